@@ -1,0 +1,4 @@
+"""Backups of SQLite and ChromaDB: a reusable Django app around an engine that knows no Django.
+
+Nothing is imported here, so that ``backups.engine`` works on a machine without Django.
+"""
