@@ -1,0 +1,8 @@
+"""``python -m backups.engine`` is the command ``refbackup``."""
+
+import sys
+
+from .cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

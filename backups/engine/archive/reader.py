@@ -1,0 +1,249 @@
+"""Reading backups: tables, trees and blocks, with every byte checked before it is believed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import DamageFound, from_os_error
+from ..names import BACKUP_ID
+from .blocks import BrokenFrame, decompress, digest
+from .paths import check_path, link_stays_inside
+from .table import MAX_TABLE_BYTES, Frame, FrameRef, Frames, Kind, Table, Tree, decompress_table, unpack
+
+_OPEN_FILES = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """Where an archive lies and where in it the table does, as its backup's manifest says; ``parent`` is that backup's."""
+
+    path: Path
+    parent: str | None
+    table_offset: int
+    table_bytes: int
+    table_blake3: str
+
+
+Locate = Callable[[str], Stored]
+"""From a backup's id to its archive. Raises `DamageFound`."""
+
+
+def locate_in(set_folder: Path) -> Locate:
+    """A `Locate` for the backups of one set that reads of each manifest only what it needs, and nothing twice."""
+    known: dict[str, Stored] = {}
+
+    def locate(backup: str) -> Stored:
+        if backup not in known:
+            if not BACKUP_ID.fullmatch(backup):
+                raise DamageFound(f"{backup!r} is no backup's id.")
+            known[backup] = _located(set_folder / backup, backup)
+        return known[backup]
+
+    return locate
+
+
+def _located(folder: Path, backup: str) -> Stored:
+    try:
+        manifest = json.loads((folder / "manifest.json").read_bytes())
+        data = manifest["data"]
+        return Stored(
+            path=folder / "data.tar.zst",
+            parent=manifest["parent"],
+            table_offset=int(data["table_offset"]),
+            table_bytes=min(int(data["table_bytes"]), MAX_TABLE_BYTES),
+            table_blake3=str(data["table_blake3"]),
+        )
+    except FileNotFoundError:
+        raise DamageFound(f"The backup {backup}, which others build on, is missing.", id=backup) from None
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise DamageFound(f"The manifest of {backup} cannot be read: {problem}.", id=backup) from None
+
+
+class BlockDamaged(DamageFound):
+    """A stored frame is not what was written; says in which archive it lies and at which byte."""
+
+    def __init__(self, message: str, *, backup: str, offset: int) -> None:
+        super().__init__(f"{message} (archive of {backup}, byte {offset})", id=backup, offset=offset)
+        self.backup = backup
+        self.offset = offset
+
+
+class Archives:
+    """Reads blocks out of the archives of a repository; safe to use from several threads.
+
+    Tables are loaded when first needed and kept (64 bytes a block); descriptors are kept open up to a bound.
+    """
+
+    def __init__(self, locate: Locate) -> None:
+        self._locate = locate
+        self._tables: dict[str, Table] = {}
+        self._files: OrderedDict[str, _File] = OrderedDict()
+        self._lock = threading.RLock()
+
+    def close(self) -> None:
+        """Close all descriptors."""
+        with self._lock:
+            for file in self._files.values():
+                file.close()
+            self._files.clear()
+
+    def __enter__(self) -> Archives:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def table(self, backup: str) -> Table:
+        """The table of *backup*'s archive. Raises `DamageFound`."""
+        with self._lock:
+            found = self._tables.get(backup)
+            if found is None:
+                found = self._tables[backup] = self._read_table(backup)
+            return found
+
+    def frames(self, backup: str) -> Frames:
+        """The frames stored in *backup*'s own archive."""
+        return self.table(backup).frames
+
+    def frame(self, ref: FrameRef) -> Frame:
+        """The record of the frame that *ref* names."""
+        return self.frames(ref.backup)[ref.frame]
+
+    def tree(self, backup: str) -> Tree:
+        """All entries of *backup*, from its table and those it builds on. Raises `DamageFound`."""
+        chain: list[Table] = []
+        wanted: str | None = backup
+        while wanted is not None:
+            if any(table.owner == wanted for table in chain):
+                raise DamageFound(f"The tables of {backup} build on each other in a circle.", id=backup)
+            table = self._read_table(wanted)
+            chain.append(table)
+            with self._lock:
+                self._tables.setdefault(wanted, table)
+            wanted = None if table.whole else self._locate(wanted).parent
+            if not table.whole and wanted is None:
+                raise DamageFound(f"The table of {table.owner} builds on a parent that its manifest does not name.")
+        tree: Tree | None = None
+        for table in reversed(chain):
+            tree = table.apply(tree)
+        assert tree is not None
+        _check_links(tree)
+        return tree
+
+    def read(self, ref: FrameRef) -> bytes:
+        """The block in the frame *ref*, decompressed and compared with its hash. Raises `BlockDamaged`."""
+        frame = self.frame(ref)
+        base: bytes | None = None
+        if frame.base is not None:
+            below = self.frame(frame.base)
+            if below.depth >= frame.depth:
+                raise BlockDamaged("a delta builds on one that is not below it", backup=ref.backup, offset=frame.offset)
+            base = self.read(frame.base)
+        try:
+            content = decompress(self.stored(ref, frame), frame.raw, base)
+        except BrokenFrame as problem:
+            raise BlockDamaged(f"A block cannot be decompressed: {problem}", backup=ref.backup, offset=frame.offset) from None
+        if digest(content) != frame.digest:
+            raise BlockDamaged("A block has another hash than when it was written", backup=ref.backup, offset=frame.offset)
+        return content
+
+    def stored(self, ref: FrameRef, frame: Frame) -> bytes:
+        """The bytes of a frame as they lie in the archive. Raises `BlockDamaged` where the archive is cut off."""
+        file = self._file(ref.backup)
+        try:
+            content = file.read(frame.offset, frame.stored)
+        except OSError as problem:
+            raise from_os_error(problem, f"Reading the archive of {ref.backup}") from problem
+        finally:
+            file.release()
+        if len(content) != frame.stored:
+            raise BlockDamaged("The archive is cut off", backup=ref.backup, offset=frame.offset)
+        return content
+
+    def _file(self, backup: str) -> _File:
+        with self._lock:
+            found = self._files.get(backup)
+            if found is None:
+                found = self._files[backup] = _File(self._locate(backup).path, backup)
+            self._files.move_to_end(backup)
+            found.take()
+            while len(self._files) > _OPEN_FILES:
+                _, oldest = self._files.popitem(last=False)
+                oldest.close()
+            return found
+
+    def _read_table(self, backup: str) -> Table:
+        where = self._locate(backup)
+        try:
+            with where.path.open("rb") as file:
+                file.seek(where.table_offset)
+                stored = file.read(where.table_bytes)
+        except FileNotFoundError:
+            raise DamageFound(f"The archive {where.path} is missing.", id=backup) from None
+        except OSError as problem:
+            raise from_os_error(problem, f"Reading {where.path}") from problem
+        if len(stored) != where.table_bytes or digest(stored).hex() != where.table_blake3:
+            raise BlockDamaged("The table is not the one that was written", backup=backup, offset=where.table_offset)
+        return unpack(backup, decompress_table(backup, stored), check_path)
+
+
+class _File:
+    """A descriptor that is closed when it was dropped and nobody reads it any more."""
+
+    def __init__(self, path: Path, backup: str) -> None:
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise DamageFound(f"The archive {path} is missing.", id=backup) from None
+        except OSError as problem:
+            raise from_os_error(problem, f"Opening {path}") from problem
+        self._users = 0
+        self._dropped = False
+        self._lock = threading.Lock()
+
+    def read(self, offset: int, length: int) -> bytes:
+        return os.pread(self._descriptor, length, offset)
+
+    def take(self) -> None:
+        with self._lock:
+            self._users += 1
+
+    def release(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._dropped and not self._users:
+                os.close(self._descriptor)
+
+    def close(self) -> None:
+        with self._lock:
+            self._dropped = True
+            if not self._users:
+                os.close(self._descriptor)
+
+
+def _check_links(tree: Tree) -> None:
+    """Raise `DamageFound` for a link that leads out, and for an entry that lies under anything but a folder."""
+    for path, entry in tree.entries.items():
+        if entry.kind is Kind.LINK and not link_stays_inside(path, entry.target):
+            raise DamageFound(f"The archive holds a link that leads out of its folder: {path!r}. Nothing was written.")
+        above = path.rpartition("/")[0]
+        parent = tree.entries.get(above)
+        if path.count("/") > 1 and (parent is None or parent.kind is not Kind.FOLDER):
+            raise DamageFound(f"The archive holds {path!r} under {above!r}, which is no folder. Nothing was written.")
+
+
+def file_sha256(path: Path, advance: Callable[[int], None] = lambda amount: None) -> str:
+    """The SHA-256 of a file in hex, read in pieces of 1 MiB."""
+    total = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            total.update(piece)
+            advance(len(piece))
+    return total.hexdigest()

@@ -1,0 +1,156 @@
+"""Writing ``data.tar.zst``: a tar compressed with zstd, one frame a block, that plain ``tar`` reads.
+
+A full archive is the tar of everything, each block a frame of its own. An incremental archive is, to ``tar``, a small file
+that says how to restore it; its blocks, which may be deltas, lie in skippable frames (RFC 8878, section 3.1.2), which
+``zstd`` passes over. So does the table, at the end of both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from .. import durable
+from .blocks import compress, digest
+from .table import Entry, Frame, FrameRef, Kind, TableWriter, Tree, compress_table
+
+SKIPPABLE_BLOCK: Final = 0x184D2A50
+SKIPPABLE_TABLE: Final = 0x184D2A5F
+_SKIPPABLE = struct.Struct("<II")
+_BUFFER = 1 << 20
+_TAR_BLOCK = 512
+
+README = """This is an incremental backup ({owner}).
+It holds only what differs from its parent ({parent}) and cannot be unpacked by tar.
+Restore it with:  refbackup restore {owner} --repo REPO --to FOLDER
+Without refbackup, unpack the newest full backup of the same set instead:
+sha256sum -c SHA256SUMS && tar --zstd -xf data.tar.zst
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a finished archive is; the fields of `types.DataFile`."""
+
+    bytes: int
+    sha256: str
+    table_offset: int
+    table_bytes: int
+    table_blake3: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A place in an archive to which it can be cut back."""
+
+    offset: int
+    sums: hashlib._Hash
+    frames: int
+
+
+class ArchiveWriter:
+    """Appends to a staged archive. Not published, and of no use, before `finish` and a rename by the caller."""
+
+    def __init__(self, path: Path, table: TableWriter, *, parent: str | None) -> None:
+        self.table = table
+        self._plain = parent is None
+        self._path = path
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._buffer = bytearray()
+        self._offset = 0
+        self._sums = hashlib.sha256()
+        self._glue = bytearray()
+        if parent is not None:
+            content = README.format(owner=table.owner, parent=parent).encode()
+            info = tarfile.TarInfo("README.txt")
+            info.size, info.mode = len(content), 0o644
+            self._glue += info.tobuf(tarfile.PAX_FORMAT) + content + bytes(-len(content) % _TAR_BLOCK + 2 * _TAR_BLOCK)
+            self._flush_glue()
+
+    @property
+    def offset(self) -> int:
+        """The number of bytes written."""
+        return self._offset
+
+    def begin_member(self, entry: Entry) -> None:
+        """Write the tar header of *entry*; a no-op in an incremental archive."""
+        if not self._plain:
+            return
+        info = tarfile.TarInfo(entry.path)
+        info.mode = entry.mode
+        info.mtime = entry.mtime_ns // 1_000_000_000
+        if entry.kind is Kind.FOLDER:
+            info.type = tarfile.DIRTYPE
+        elif entry.kind is Kind.LINK:
+            info.type, info.linkname = tarfile.SYMTYPE, entry.target
+        else:
+            info.size = entry.size
+        self._glue += info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+
+    def end_member(self, size: int) -> None:
+        """Pad a file of *size* bytes to the next tar block."""
+        if self._plain:
+            self._glue += bytes(-size % _TAR_BLOCK)
+
+    def add_block(self, hashed: bytes, stored: bytes, raw: int, base: FrameRef | None, depth: int) -> int:
+        """Append the frame of a block and return its number."""
+        self._flush_glue()
+        if not self._plain:
+            self._write(_SKIPPABLE.pack(SKIPPABLE_BLOCK, len(stored)))
+        number = self.table.add_frame(Frame(hashed, self._offset, len(stored), raw, base, depth))
+        self._write(stored)
+        return number
+
+    def mark(self) -> Mark:
+        """The present place, to come back to when a file changed while it was read."""
+        self._flush_glue()
+        return Mark(self._offset, self._sums.copy(), self.table.count)
+
+    def rewind(self, mark: Mark) -> None:
+        """Cut the archive back to *mark*."""
+        self._drain()
+        os.ftruncate(self._descriptor, mark.offset)
+        os.lseek(self._descriptor, mark.offset, os.SEEK_SET)
+        self._offset, self._sums = mark.offset, mark.sums.copy()
+        self._glue.clear()
+        self.table.truncate(mark.frames)
+
+    def finish(self, tree: Tree, parent: Tree | None) -> Written:
+        """End the tar, append the table (partial when *parent* is given) and make all of it durable."""
+        if self._plain:
+            self._glue += bytes(2 * _TAR_BLOCK)
+        self._flush_glue()
+        table = compress_table(self.table.pack(tree, parent))
+        self._write(_SKIPPABLE.pack(SKIPPABLE_TABLE, len(table)))
+        offset = self._offset
+        self._write(table)
+        self._drain()
+        durable.reach("archive-sync")
+        os.fsync(self._descriptor)
+        os.close(self._descriptor)
+        return Written(self._offset, self._sums.hexdigest(), offset, len(table), digest(table).hex())
+
+    def _flush_glue(self) -> None:
+        if self._glue:
+            self._write(compress(bytes(self._glue)))
+            self._glue.clear()
+
+    def _write(self, content: bytes) -> None:
+        self._buffer += content
+        self._offset += len(content)
+        self._sums.update(content)
+        if len(self._buffer) >= _BUFFER:
+            self._drain()
+
+    def _drain(self) -> None:
+        durable.reach("archive-write")
+        view = memoryview(self._buffer)
+        while view:
+            view = view[os.write(self._descriptor, view) :]
+        view.release()
+        self._buffer.clear()

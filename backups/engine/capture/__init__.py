@@ -1,0 +1,1 @@
+"""The cut: SQLite, Chroma and files at one instant."""

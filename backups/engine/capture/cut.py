@@ -1,0 +1,113 @@
+"""One instant for all stores: conducts the two children that a cut takes.
+
+`holder` has the connections and locks, `packer` reads. They are apart because a process that closes a file which it read
+drops its own locks on it; and both are apart from the caller, which may be a web server with connections of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ..child import Child
+from ..context import Context
+from ..types import Pause, Source, SourceKind
+
+HOLDER = "backups.engine.capture.holder"
+PACKER = "backups.engine.capture.packer"
+STEP_TIMEOUT = 900.0
+"""Seconds without a word after which a child is given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """How one SQLite database was fixed: ``pinned``, ``online`` or ``raw``, why not pinned, and its log's size in bytes."""
+
+    method: str
+    reason: str
+    log_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Instant:
+    """A cut: SQLite is pinned, Chroma is copied, and all writers go on."""
+
+    time: datetime
+    attempts: int
+    pins: dict[str, Pin]
+    broken: dict[str, str]
+    versions: dict[str, str]
+    pause: dict[tuple[SourceKind, str], float]
+    changed: dict[str, bool]
+
+    @property
+    def pauses(self) -> Pause:
+        """The longest pause of each kind of store."""
+        longest = {kind: max((ms for (k, _), ms in self.pause.items() if k is kind), default=0.0) for kind in SourceKind}
+        return Pause(sqlite=round(longest[SourceKind.SQLITE], 3), chroma=round(longest[SourceKind.CHROMA], 3))
+
+
+class Cut:
+    """A cut in the making. Leaving the context ends both children, and with them every lock."""
+
+    def __init__(self, ctx: Context, scratch: Path) -> None:
+        self._ctx = ctx
+        self._scratch = scratch
+        self._open = contextlib.ExitStack()
+
+    def __enter__(self) -> Cut:
+        with contextlib.ExitStack() as opening:
+            self.holder = opening.enter_context(Child(HOLDER))
+            self.packer = opening.enter_context(Child(PACKER))
+            self._open = opening.pop_all()
+        return self
+
+    def __exit__(self, *problem: Any) -> None:
+        self._open.__exit__(*problem)
+
+    def staged(self, source: Source) -> Path:
+        """Where the copy of a source is kept until it is packed."""
+        return self._scratch / source.prefix.replace("/", "-")
+
+    def take(self, sources: list[Source], within: float) -> Instant:
+        """Hold everything still for one instant. *within*: seconds to try for. Raises `SourceBusy`, `SourceBroken`.
+
+        1. Connect; copy Chroma, and what cannot be pinned, ahead of the locks.
+        2. All locks; pin SQLite, whose writers go on.
+        3. Copy what changed of Chroma since 1, and let its writers go on.
+
+        A crash here leaves no lock (they are the children's) and only scratch files.
+        """
+        sqlite = [source for source in sources if source.kind is SourceKind.SQLITE]
+        chroma = [source for source in sources if source.kind is SourceKind.CHROMA]
+        self.packer.begin("stage", directories=[[s.prefix, str(s.path), str(self.staged(s))] for s in chroma])
+        opened = self._ask(
+            self.holder,
+            "open",
+            sqlite=[[s.name, str(s.path), str(self.staged(s))] for s in sqlite],
+            chroma=[[s.name, str(s.path)] for s in chroma],
+        )
+        self.packer.finish(timeout=STEP_TIMEOUT, check=self._ctx.check)
+        locked = self._ask(self.holder, "lock", within=within)
+        changed = self._ask(self.packer, "refresh") if chroma else {}
+        paused = self._ask(self.holder, "unlock")
+        return Instant(
+            time=datetime.fromisoformat(locked["time"]),
+            attempts=locked["attempts"],
+            pins={name: Pin(*pin) for name, pin in locked["pins"].items()},
+            broken=locked["broken"],
+            versions={name: state["version"] for name, state in opened["chroma"].items()},
+            pause={(SourceKind(kind), name): ms for kind, names in paused.items() for name, ms in names.items()},
+            changed=changed,
+        )
+
+    def copy_pinned(self, instant: Instant) -> None:
+        """Copy, through SQLite, the pinned databases whose files must not be read."""
+        if any(pin.method == "online" for pin in instant.pins.values()):
+            self._ask(self.holder, "copy")
+
+    def _ask(self, child: Child, do: str, **arguments: Any) -> Any:
+        return child.ask(do, timeout=STEP_TIMEOUT, check=self._ctx.check, **arguments)

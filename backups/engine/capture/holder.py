@@ -1,0 +1,287 @@
+"""The child that holds live stores still: the only process of a backup with connections to them.
+
+Requests, in the order in which `cut.py` sends them:
+
+======== ==================================================================================== =========================
+do       does                                                                                 answer
+======== ==================================================================================== =========================
+open     connects; copies beforehand what cannot be pinned                                    state of each source
+lock     all locks at one instant, SQLite pinned, its writers let go; Chroma stays locked     time, pins, attempts
+unlock   Chroma's writers let go                                                              pauses in milliseconds
+copy     copies pinned databases whose files must not be read                                 -
+digest   reads a staged Chroma directory                                                      digests of collections
+log      -                                                                                    bytes of all logs
+undo     gives all up, for another try                                                        -
+release  ends everything                                                                      -
+======== ==================================================================================== =========================
+
+Lock order (capture.md, "Both at one instant"): every SQLite database, then the gate and ``chroma.sqlite3`` of every Chroma
+directory, each in the order of their real paths. An application that writes to Chroma inside a SQLite transaction waits for
+SQLite before it holds Chroma, so the opposite order could deadlock with it. Every wait is bounded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sqlite3
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ..child import Server
+from ..errors import EngineError, SourceBroken, SourceBusy
+from ..gate import Gate, GateTimeout
+from . import chroma, hnsw
+from .owners import owners
+from .sqlite import Database, Pinned, connect
+
+SQLITE_WAIT = 5.0
+"""Seconds to wait for a writer of SQLite to end its transaction, each try."""
+
+CHROMA_WAIT = 0.25
+"""Seconds that SQLite's writers may be held up while Chroma's lock is waited for, each try."""
+
+REST_WAIT = 0.3
+"""Seconds to wait, with all locks held, for HNSW files that are being written."""
+
+
+class Directory:
+    """One Chroma directory on its way through the cut."""
+
+    def __init__(self, name: str, path: Path) -> None:
+        self.name = name
+        self.path = path
+        self.held_ms = 0.0
+        self.version = ""
+        self.broken: str | None = None
+        self._gate = Gate(path)
+        self._open = contextlib.ExitStack()
+        self._locked_at = 0.0
+        self._database: sqlite3.Connection | None = None
+
+    def connect(self) -> None:
+        """Open ``chroma.sqlite3``; one that cannot be read as a database is remembered as `broken`."""
+        file = self.path / chroma.DATABASE
+        if not file.is_file():
+            raise SourceBroken(
+                f"{self.path} holds no {chroma.DATABASE}, so it is no Chroma directory.",
+                hint="Give the directory that PersistentClient or `chroma run --path` uses.",
+            )
+        self._database = connect(file)
+        try:
+            self.version = chroma.check_supported(self.path, self._database)
+        except sqlite3.OperationalError as problem:
+            raise SourceBusy(f"{file} cannot be read: {problem}.") from None
+        except SourceBroken:
+            if self._is_database():
+                raise
+            self.broken = "chroma.sqlite3 is no SQLite database"
+
+    def _is_database(self) -> bool:
+        assert self._database is not None
+        try:
+            return bool(self._database.execute("SELECT count(*) FROM sqlite_schema").fetchone())
+        except sqlite3.DatabaseError:
+            return False
+
+    def lock(self, wait: float) -> bool:
+        """Hold up writers, through the application's gate where there is one. False after *wait* seconds."""
+        if self.broken is not None:
+            return True
+        assert self._database is not None
+        deadline = time.monotonic() + wait
+        if self._gate.exists():
+            try:
+                self._open.enter_context(self._gate.exclusive(wait))
+            except GateTimeout:
+                return False
+        while True:
+            try:
+                self._database.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                if time.monotonic() > deadline:
+                    self._open.close()
+                    return False
+                time.sleep(0.0005)
+            else:
+                self._locked_at = time.monotonic()
+                return True
+
+    def wait_for_rest(self) -> str | None:
+        """Wait until the index files are at rest. None when they are, else why not."""
+        if self.broken is not None:
+            return None
+        assert self._database is not None
+        deadline = time.monotonic() + REST_WAIT
+        while True:
+            try:
+                why = chroma.unrest(self.path, self._database)
+            except sqlite3.DatabaseError as problem:
+                self.broken = str(problem)
+                return None
+            if why is None or "under way" in why or time.monotonic() > deadline:
+                return why
+            time.sleep(0.005)
+
+    def unlock(self) -> None:
+        """Let writers go on."""
+        if self._locked_at:
+            assert self._database is not None
+            self._database.execute("ROLLBACK")
+            self.held_ms += (time.monotonic() - self._locked_at) * 1000
+            self._locked_at = 0.0
+        self._open.close()
+
+    def release(self) -> None:
+        """End everything."""
+        self.unlock()
+        if self._database is not None:
+            self._database.close()
+
+
+class Holder:
+    """The handlers of the requests above."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._databases: list[Database] = []
+        self._directories: list[Directory] = []
+        self._pins: dict[str, Pinned] = {}
+
+    def open(self, sqlite: list[list[str]], chroma: list[list[str]]) -> dict[str, Any]:
+        for name, path, staged in sqlite:
+            self._databases.append(Database(name, Path(path), Path(staged)))
+        for name, path in chroma:
+            self._directories.append(Directory(name, Path(path)))
+        self._databases.sort(key=lambda item: item.path.resolve())
+        self._directories.sort(key=lambda item: item.path.resolve())
+        for database in self._databases:
+            database.open()
+            database.copy_beforehand(self._step)
+        for directory in self._directories:
+            directory.connect()
+        return {
+            "sqlite": {item.name: {"wal": item.wal, "broken": item.broken} for item in self._databases},
+            "chroma": {item.name: {"version": item.version, "broken": item.broken} for item in self._directories},
+        }
+
+    def lock(self, within: float) -> dict[str, Any]:
+        """Try until *within* seconds have passed. Raises `SourceBusy` naming who may hold the lock."""
+        deadline = time.monotonic() + within
+        pause = 0.005
+        attempts = 0
+        while True:
+            attempts += 1
+            why = self._try()
+            if why is None:
+                break
+            self.undo()
+            if time.monotonic() > deadline:
+                raise why
+            time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
+            pause = min(pause * 1.6, 0.5)
+        moment = datetime.now(UTC)
+        # From here on the state is fixed: SQLite's writers may go on, Chroma's wait until its files are copied.
+        for database in self._databases:
+            database.unlock()
+        return {
+            "time": moment.isoformat(),
+            "attempts": attempts,
+            "pins": {name: [pin.method, pin.reason, pin.log_bytes] for name, pin in self._pins.items()},
+            "broken": {item.name: item.broken for item in self._directories if item.broken},
+        }
+
+    def _try(self) -> EngineError | None:
+        """Take all locks and pin. None on success, else why it was not possible this time."""
+        for database in self._databases:
+            if not database.lock(SQLITE_WAIT):
+                return database.busy()
+        for directory in self._directories:
+            if not directory.lock(CHROMA_WAIT):
+                return _busy(directory.path, "stayed locked by a writer")
+        for directory in self._directories:
+            unrest = directory.wait_for_rest()
+            if unrest is not None:
+                return _busy(directory.path, f"did not come to rest: {unrest}")
+        for database in self._databases:
+            self._pins[database.name] = database.pin(self._step)
+        return None
+
+    def unlock(self) -> dict[str, Any]:
+        for directory in self._directories:
+            directory.unlock()
+        return {
+            "sqlite": {item.name: item.held_ms for item in self._databases},
+            "chroma": {item.name: item.held_ms for item in self._directories},
+        }
+
+    def undo(self) -> None:
+        for database in self._databases:
+            database.unlock()
+            database.unpin()
+        for directory in self._directories:
+            directory.unlock()
+        self._pins.clear()
+
+    def copy(self) -> None:
+        for database in self._databases:
+            database.copy_pinned(self._pins[database.name], self._step)
+
+    def log(self) -> int:
+        return sum(database.log_bytes() for database in self._databases)
+
+    def release(self) -> None:
+        for database in self._databases:
+            database.release()
+        for directory in self._directories:
+            directory.release()
+
+    def digest(self, directory: str, known: dict[str, list[int]]) -> dict[str, Any]:
+        """Digests of a copy; a copy whose files contradict each other is an answer too: ``{"problem": ...}``."""
+        from . import records  # numpy is loaded only when a Chroma directory changed
+
+        places = {collection: (at[0], at[1]) for collection, at in known.items()}
+        try:
+            found = records.digest_collections(Path(directory), places)
+        except hnsw.BrokenIndex as problem:
+            return {"problem": str(problem), "file": problem.file, "offset": problem.offset}
+        except sqlite3.DatabaseError as problem:
+            return {"problem": str(problem), "file": chroma.DATABASE, "offset": None}
+        return {"collections": [_described(item) for item in found]}
+
+    def _step(self, done: int) -> None:
+        self._server.emit("copied", bytes=done)
+
+
+def _described(item: Any) -> dict[str, Any]:
+    place: chroma.Positions = getattr(item, "positions", item)
+    return {
+        "id": place.id,
+        "name": place.name,
+        "dimension": place.dimension,
+        "space": place.space,
+        "metadata_at": place.metadata_at,
+        "vector_at": place.vector_at,
+        "digest": None
+        if item is place
+        else {"count": item.count, "indexed": item.indexed, "recent": item.recent, "records": item.records},
+    }
+
+
+def _busy(path: Path, what: str) -> SourceBusy:
+    holders = owners(path / chroma.DATABASE)
+    return SourceBusy(f"{path} {what}; it is open in {holders}." if holders else f"{path} {what}.")
+
+
+def main() -> None:
+    """Serve one backup."""
+    server = Server()
+    holder = Holder(server)
+    names = ("open", "lock", "unlock", "undo", "copy", "log", "digest", "release")
+    server.serve({name: getattr(holder, name) for name in names}, on_end=holder.release)
+
+
+if __name__ == "__main__":
+    main()

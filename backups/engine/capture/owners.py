@@ -1,0 +1,40 @@
+"""Who has a file open or locked, so that an error can name them (Linux; elsewhere nobody is named)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def owners(path: Path) -> str:
+    """The processes, other than this one, that have *path* open: ``"123 (gunicorn), 456 (python3)"``; may be empty."""
+    try:
+        wanted = path.stat()
+    except OSError:
+        return ""
+    found = []
+    for process in sorted(Path("/proc").glob("[0-9]*"), key=lambda entry: int(entry.name)):
+        if int(process.name) in (os.getpid(), os.getppid()):
+            continue
+        if _has_open(process, wanted):
+            try:
+                name = (process / "comm").read_text().strip()
+            except OSError:
+                continue
+            found.append(f"process {process.name} ({name})")
+    return ", ".join(found)
+
+
+def _has_open(process: Path, wanted: os.stat_result) -> bool:
+    try:
+        descriptors = list((process / "fd").iterdir())
+    except OSError:
+        return False
+    for descriptor in descriptors:
+        try:
+            open_file = descriptor.stat()
+        except OSError:
+            continue
+        if (open_file.st_dev, open_file.st_ino) == (wanted.st_dev, wanted.st_ino):
+            return True
+    return False

@@ -1,0 +1,200 @@
+"""Capturing a SQLite database: pinned in place where it is in WAL mode, else through the online backup API.
+
+Pinning (https://www.sqlite.org/wal.html) takes three connections of one process, here W, C and R:
+
+1. W: ``BEGIN IMMEDIATE``: no other writer from here on.
+2. C: ``PRAGMA wal_checkpoint(PASSIVE)``: with W's lock held nothing is added; when all of the log is checkpointed, the file
+   alone is the database. Checkpointing under W's lock only, this cannot meet the WAL-reset bug of SQLite before 3.51.3.
+3. R: ``BEGIN`` and a read: with the log fully backfilled, R takes read lock 0, and no checkpoint touches the file until R ends.
+4. W: ``ROLLBACK``: writers go on, into the log, while another process reads the file at leisure.
+
+Where the log cannot be backfilled (an old reader), R still holds the snapshot of that instant, and the online backup API
+copies it from R. A database in rollback-journal mode cannot be pinned without stopping its writers: it is copied in steps
+beforehand, and under W's lock only if it changed since.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
+
+from ..errors import SourceBroken, SourceBusy
+from .owners import owners
+
+COPY_PAGES = 4096
+SMALL = 64 << 20
+"""A database in rollback-journal mode up to this size may be copied while its writers wait."""
+
+Method = Literal["pinned", "online", "raw"]
+
+
+def connect(path: Path, *, mode: str = "rw", timeout: float = 0.0) -> sqlite3.Connection:
+    """A connection in autocommit mode to an existing file; *timeout* in seconds for locks."""
+    uri = f"file:{quote(str(path))}?mode={mode}"
+    return sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None, check_same_thread=False)
+
+
+def is_locked(problem: sqlite3.Error) -> bool:
+    """Whether SQLite refused because somebody else holds a lock."""
+    return problem.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """How a database was pinned. ``log_bytes`` is the size of its write-ahead log at that instant."""
+
+    method: Method
+    reason: str
+    log_bytes: int
+
+
+class Database:
+    """One database on its way through the cut. Use: `open`, `lock`, `pin`, `unlock`, then `release`."""
+
+    def __init__(self, name: str, path: Path, staged: Path) -> None:
+        self.name = name
+        self.path = path
+        self.staged = staged
+        self.broken: str | None = None
+        self.wal = False
+        self.held_ms = 0.0
+        self._connections: list[sqlite3.Connection] = []
+        self._locked_at = 0.0
+        self._copied_at: int | None = None
+
+    def open(self) -> None:
+        """Connect and learn the journal mode; a file that is no database is remembered as `broken`.
+
+        Raises `SourceBroken` when the file cannot be opened at all.
+        """
+        try:
+            self._writer, self._checkpointer, self._reader = (self._connect() for _ in range(3))
+            mode = str(self._reader.execute("PRAGMA journal_mode").fetchone()[0])
+            self._reader.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+            self.wal = mode == "wal"
+        except sqlite3.OperationalError as problem:
+            if is_locked(problem):
+                raise SourceBusy(self._held("cannot be read")) from None
+            raise SourceBroken(f"SQLite cannot open {self.path}: {problem}.") from None
+        except sqlite3.DatabaseError as problem:
+            self.broken = str(problem)
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = connect(self.path)
+        self._connections.append(connection)
+        return connection
+
+    def copy_beforehand(self, step: Callable[[int], None]) -> None:
+        """Copy a database that cannot be pinned, in steps that let writers in."""
+        if self.wal or self.broken is not None:
+            return
+        self._copied_at = self._version()
+        self._copy(step)
+
+    def lock(self, wait: float) -> bool:
+        """W: hold up writers. False when another writer did not end within *wait* seconds."""
+        if self.broken is not None:
+            return True
+        deadline = time.monotonic() + wait
+        while True:
+            try:
+                self._writer.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as problem:
+                if not is_locked(problem):
+                    raise SourceBroken(f"SQLite cannot lock {self.path}: {problem}.") from None
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(0.0005)
+            except sqlite3.DatabaseError as problem:
+                self.broken = str(problem)
+                return True
+            else:
+                self._locked_at = time.monotonic()
+                return True
+
+    def pin(self, step: Callable[[int], None]) -> Pinned:
+        """With `lock` held, fix the state of this instant for later reading."""
+        if self.broken is not None:
+            return Pinned("raw", f"it is broken ({self.broken}); its bytes are kept as they are", 0)
+        if not self.wal:
+            return self._pin_journal(step)
+        busy, log, checkpointed = self._checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        self._reader.execute("BEGIN")
+        self._reader.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        size = self._log_bytes()
+        if busy == 0 and log == checkpointed:
+            return Pinned("pinned", "", size)
+        return Pinned("online", f"an old reader keeps {log - checkpointed} pages in its log", size)
+
+    def _pin_journal(self, step: Callable[[int], None]) -> Pinned:
+        why = "it is in rollback-journal mode"
+        if self._copied_at is not None and self._version() == self._copied_at:
+            return Pinned("online", f"{why}; nothing was written since it was copied", 0)
+        if self.path.stat().st_size <= SMALL:
+            self._copy(step)
+            return Pinned("online", f"{why}; its writers waited while it was copied", 0)
+        return Pinned("online", f"{why} and written to: copied just after the other stores' instant", -1)
+
+    def unlock(self) -> None:
+        """W: let writers go on."""
+        if self._locked_at:
+            self._writer.execute("ROLLBACK")
+            self.held_ms += (time.monotonic() - self._locked_at) * 1000
+            self._locked_at = 0.0
+
+    def unpin(self) -> None:
+        """R: give the pinned state up, so that the cut can be tried again."""
+        if self.broken is None and self._reader.in_transaction:
+            self._reader.execute("ROLLBACK")
+
+    def copy_pinned(self, pinned: Pinned, step: Callable[[int], None]) -> None:
+        """Copy the pinned state where the file itself must not be read."""
+        if pinned.method == "online" and (self.wal or pinned.log_bytes < 0):
+            self._copy(step)
+
+    def log_bytes(self) -> int:
+        """The present size of the write-ahead log, which grows while the state is pinned."""
+        return self._log_bytes() if self.wal else 0
+
+    def release(self) -> None:
+        """End everything. The last connection of all to go may fold the log into the file: pinned reading is over."""
+        for connection in self._connections:
+            connection.close()
+        self._connections.clear()
+
+    def _copy(self, step: Callable[[int], None]) -> None:
+        self.staged.unlink(missing_ok=True)
+        target = sqlite3.connect(self.staged, isolation_level=None)
+        try:
+            target.execute("PRAGMA synchronous = OFF")
+            target.execute("PRAGMA journal_mode = OFF")
+            page = int(self._reader.execute("PRAGMA page_size").fetchone()[0])
+            self._reader.backup(
+                target, pages=COPY_PAGES, progress=lambda _, left, total: step((total - left) * page), sleep=0.001
+            )
+        except sqlite3.DatabaseError as problem:
+            raise SourceBroken(f"SQLite cannot copy {self.path}: {problem}.") from None
+        finally:
+            target.close()
+
+    def _version(self) -> int:
+        return int(self._checkpointer.execute("PRAGMA data_version").fetchone()[0])
+
+    def _log_bytes(self) -> int:
+        try:
+            return self.path.with_name(self.path.name + "-wal").stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def busy(self) -> SourceBusy:
+        """The error for a lock that could not be had."""
+        return SourceBusy(self._held("stayed locked by a writer"))
+
+    def _held(self, what: str) -> str:
+        holders = owners(self.path)
+        return f"{self.path} {what}; it is open in {holders}." if holders else f"{self.path} {what}."

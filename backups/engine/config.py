@@ -1,0 +1,109 @@
+"""Settings from the environment and ``.env``, checked at once: every problem is reported, with its name and the fix."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dotenv import dotenv_values, find_dotenv
+
+from .errors import UsageError
+from .names import NAME
+from .types import Depth, Source, SourceKind
+
+SOURCE_SETTINGS = {
+    SourceKind.SQLITE: "REFSERVER_DATABASE",
+    SourceKind.CHROMA: "CHROMA_PATH",
+    SourceKind.FILES: "REFSERVER_FILES",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the environment says; a command's arguments go before it. ``verify`` maps a kind of backup to its proof."""
+
+    repository: Path | None
+    sources: tuple[Source, ...]
+    verify_full: Depth | None
+    verify_incremental: Depth | None
+    trash_hours: float
+    stop_command: str
+    start_command: str
+    check_command: str
+
+
+def environment() -> dict[str, str]:
+    """The environment over the nearest ``.env`` at or above the working folder."""
+    found = dotenv_values(find_dotenv(usecwd=True)) if find_dotenv(usecwd=True) else {}
+    return {**{key: value for key, value in found.items() if value is not None}, **os.environ}
+
+
+def read_settings(values: Mapping[str, str]) -> Settings:
+    """Read the settings. Raises one `UsageError` that names all that are wrong."""
+    problems: list[str] = []
+    sources = []
+    for kind, name in SOURCE_SETTINGS.items():
+        for given in filter(None, values.get(name, "").split(os.pathsep)):
+            try:
+                sources.append(parse_source(kind, given))
+            except UsageError as problem:
+                problems.append(f"{name}: {problem.message}")
+    full = _depth(values, "BACKUP_VERIFY_FULL", "restore", problems)
+    incremental = _depth(values, "BACKUP_VERIFY_INCREMENTAL", "hashes", problems)
+    hours = 24.0
+    try:
+        hours = float(values.get("BACKUP_TRASH_HOURS", "24"))
+    except ValueError:
+        problems.append("BACKUP_TRASH_HOURS: give a number of hours, such as 24")
+    if problems:
+        raise UsageError("Settings are wrong: " + "; ".join(problems) + ".", hint="Correct them in .env.")
+    repository = values.get("BACKUP_REPOSITORY")
+    return Settings(
+        repository=Path(repository) if repository else None,
+        sources=tuple(sources),
+        verify_full=full,
+        verify_incremental=incremental,
+        trash_hours=hours,
+        stop_command=values.get("BACKUP_STOP_COMMAND", ""),
+        start_command=values.get("BACKUP_START_COMMAND", ""),
+        check_command=values.get("BACKUP_CHECK_COMMAND", ""),
+    )
+
+
+def _depth(values: Mapping[str, str], name: str, default: str, problems: list[str]) -> Depth | None:
+    given = values.get(name, default)
+    if given == "none":
+        return None
+    try:
+        return Depth(given)
+    except ValueError:
+        problems.append(f"{name}: give none, hashes or restore, not {given!r}")
+        return None
+
+
+def parse_source(kind: SourceKind, given: str) -> Source:
+    """A source from ``[NAME=]PATH``; the name is the file's stem where none is given. Raises `UsageError`."""
+    name, separator, path = given.partition("=")
+    if not separator or "/" in name:
+        name, path = "", given
+    if not path:
+        raise UsageError(f"{given!r} names no path.")
+    place = Path(path)
+    if not name:
+        absolute = place.absolute()
+        name = absolute.stem if kind is SourceKind.SQLITE else absolute.name
+    if not NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} cannot name a source: letters, digits, dots, dashes and underscores, at most 64.",
+            hint="Name it yourself: NAME=PATH.",
+        )
+    return Source(kind=kind, name=name, path=place)
+
+
+def check_set_name(name: str) -> str:
+    """*name*, if it can name a set. Raises `UsageError`."""
+    if not NAME.fullmatch(name):
+        raise UsageError(f"{name!r} cannot name a set: letters, digits, dots, dashes and underscores, at most 64.")
+    return name

@@ -1,0 +1,439 @@
+"""Make a backup.
+
+The data's way: live stores → the cut (`capture.cut`) → blocks → staged archive → published folder → proof.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from . import durable
+from .capture.cut import STEP_TIMEOUT, Cut, Instant
+from .context import Context
+from .errors import NoSpace, SourceBroken, UsageError, from_os_error
+from .repository.local import Repository, stamp
+from .types import (
+    Backup,
+    BackupKind,
+    Collection,
+    DataFile,
+    Depth,
+    Digest,
+    Manifest,
+    Problem,
+    Source,
+    SourceKind,
+    SourceRecord,
+)
+from .verify import verify_backup
+
+TORN_TRIES = 3
+"""How often a cut is taken again when the copy of a Chroma directory contradicts itself; then the source is broken."""
+
+_PARENT_TRIES = 3
+"""How many backups, from the newest, are tried as a parent before the backup becomes a full one."""
+
+_LEAST_FREE = 128 << 20
+"""Bytes that a pinned database's growing log must leave free on its disk."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What to back up and how. ``verify`` None proves nothing; ``wait`` is for the repository's lock, ``within`` for a cut."""
+
+    sources: tuple[Source, ...]
+    set: str = "default"
+    kind: BackupKind = BackupKind.FULL
+    note: str = ""
+    verify: Depth | None = None
+    wait: float = 0.0
+    within: float = 30.0
+    safety: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Created:
+    """A published backup, the reason why it is of another kind than asked for, and how long it all took."""
+
+    backup: Backup
+    reason: str
+    seconds: float
+
+
+@dataclass(slots=True)
+class _Packed:
+    """What one attempt made: the staged archive and all that the manifest says of it."""
+
+    instant: Instant
+    data: DataFile
+    sources: tuple[SourceRecord, ...]
+    torn: list[str] = field(default_factory=list)
+
+
+def engine_version() -> str:
+    """The version of the installed package."""
+    try:
+        return version("refserver-backups")
+    except PackageNotFoundError:
+        return "0"
+
+
+def create_backup(repository: Repository, request: Request, ctx: Context) -> Created:
+    """Back up *request*'s sources at one instant, publish the backup and prove it.
+
+    1. Check the sources; take the writer's lock; clear what a crashed run left.   A crash leaves: nothing.
+    2. Choose a parent; without a usable one an incremental becomes full.          nothing.
+    3. Take the cut, read, hash, compress into ``staging/``.                       a staged folder; the next run clears it.
+    4. Write manifest and checksums, sync, rename into place.                      the staged folder, or the backup.
+    5. Verify as asked and record the proof.                                       the backup, unproven.
+
+    Safe to call from any process: everything that touches a live store happens in children. Raises `SourceBroken`,
+    `SourceBusy`, `RepositoryLocked`, `NoSpace`, `PermissionMissing`, `Cancelled`. A source that is damaged but readable gives a
+    backup whose manifest names the problems; it never stands in for a good one.
+    """
+    began = time.monotonic()
+    check_sources(request, repository)
+    try:
+        with repository.writing(f"create ({request.kind})", ctx.now(), request.wait):
+            for left in repository.clear_debris():
+                ctx.log(f"Cleared what an interrupted run had left: {left}")
+            backup, reason = _create(repository, request, ctx)
+    except OSError as problem:
+        raise from_os_error(problem, "Making the backup") from problem
+    if request.verify is not None:
+        proof = verify_backup(repository, backup, request.verify, ctx)
+        backup = Backup(manifest=backup.manifest, proofs=(proof,))
+    return Created(backup=backup, reason=reason, seconds=time.monotonic() - began)
+
+
+def check_sources(request: Request, repository: Repository | None = None) -> None:
+    """Raise one error that lists everything wrong with the sources' names and paths."""
+    problems = []
+    missing = []
+    if not request.sources:
+        problems.append("no source is given: use --sqlite, --chroma or --files")
+    prefixes = [source.prefix for source in request.sources]
+    for prefix in sorted({prefix for prefix in prefixes if prefixes.count(prefix) > 1}):
+        problems.append(f"two sources would be stored as {prefix}: name them with NAME=PATH")
+    for source in request.sources:
+        wrong = _wrong_with(source)
+        if wrong:
+            missing.append(f"{source.path}: {wrong}")
+        if repository is not None and source.kind is SourceKind.CHROMA and _inside(repository.folder, source.path):
+            problems.append(f"the repository lies inside the Chroma directory {source.path}")
+    if problems:
+        raise UsageError("; ".join(problems) + ".")
+    if missing:
+        raise SourceBroken("; ".join(missing) + ".", hint="Correct the paths. No backup was made.")
+
+
+def _wrong_with(source: Source) -> str | None:
+    if not source.path.exists():
+        return "does not exist"
+    if source.kind is SourceKind.SQLITE:
+        if not source.path.is_file():
+            return "is no file"
+    elif not source.path.is_dir():
+        return "is no folder"
+    if not os.access(source.path, os.R_OK):
+        return "may not be read by this user"
+    return None
+
+
+def _inside(inner: Path, outer: Path) -> bool:
+    return inner.resolve().is_relative_to(outer.resolve())
+
+
+def _create(repository: Repository, request: Request, ctx: Context) -> tuple[Backup, str]:
+    sources = list(request.sources)
+    if request.kind is BackupKind.SNAPSHOT:
+        sources = [source for source in sources if source.kind is SourceKind.SQLITE]
+        if not sources:
+            raise UsageError("A snapshot holds SQLite alone, and no SQLite file is given.")
+    parents: list[Backup] = []
+    if request.kind is BackupKind.INCREMENTAL:
+        parents = list(itertools.islice(usable_parents(repository.newest_first(request.set)), _PARENT_TRIES))
+    for attempt in range(1, TORN_TRIES + 1):
+        began = ctx.now()
+        token = ctx.token()
+        staged = repository.stage(f"{stamp(began)}-{request.kind}-{token}", ctx.token())
+        try:
+            scratch = staged / "scratch"
+            scratch.mkdir()
+            with Cut(ctx, scratch) as cut:
+                parent, reason = _begin(cut, repository, request, parents, staged, stamp(began), token, ctx)
+                kind = BackupKind.FULL if request.kind is BackupKind.INCREMENTAL and parent is None else request.kind
+                backup_id = f"{stamp(began)}-{kind}-{token}"
+                packed = _pack(cut, sources, repository, request, parent, scratch, ctx)
+            if packed.torn and attempt < TORN_TRIES:
+                ctx.log(f"The copy contradicts itself and is taken again: {'; '.join(packed.torn)}")
+                continue
+            durable.remove_tree(scratch)
+            manifest = _manifest(backup_id, kind, request, parent, packed, ctx)
+            repository.publish(staged, manifest)
+            return Backup(manifest=manifest), reason
+        finally:
+            durable.remove_tree(staged)
+    raise AssertionError("the last attempt returns")
+
+
+def usable_parents(backups: Iterable[Backup]) -> Iterator[Backup]:
+    """Those of *backups* that an incremental may build on, in their order: undamaged ones that hold every store."""
+    return (item for item in backups if item.manifest.kind is not BackupKind.SNAPSHOT and not item.damaged)
+
+
+def _begin(
+    cut: Cut,
+    repository: Repository,
+    request: Request,
+    parents: list[Backup],
+    staged: Path,
+    moment: str,
+    token: str,
+    ctx: Context,
+) -> tuple[Backup | None, str]:
+    """Open the staged archive with the newest parent that can be read. Returns it, and why there is none."""
+    where = {"folder": str(staged), "set_folder": str(repository.backup_folder(request.set, ""))}
+    reasons = []
+    for parent in parents:
+        owner = f"{moment}-{BackupKind.INCREMENTAL}-{token}"
+        answer = cut.packer.ask("begin", timeout=STEP_TIMEOUT, owner=owner, parent=parent.id, **where)
+        if answer["usable"]:
+            return parent, ""
+        ctx.log(f"{parent.id} cannot be built on: {answer['why']}")
+        reasons.append(f"{parent.id} is damaged")
+    kind = BackupKind.FULL if request.kind is BackupKind.INCREMENTAL else request.kind
+    cut.packer.ask("begin", timeout=STEP_TIMEOUT, owner=f"{moment}-{kind}-{token}", parent=None, **where)
+    if request.kind is not BackupKind.INCREMENTAL:
+        return None, ""
+    reason = "; ".join(reasons) or f"the set {request.set} has no undamaged full or incremental backup yet"
+    ctx.log(f"This incremental becomes a full backup: {reason}")
+    return None, reason
+
+
+def _pack(
+    cut: Cut,
+    sources: list[Source],
+    repository: Repository,
+    request: Request,
+    parent: Backup | None,
+    scratch: Path,
+    ctx: Context,
+) -> _Packed:
+    with ctx.phase("create", "cut"):
+        instant = cut.take(sources, request.within)
+        _log_cut(instant, ctx)
+        cut.copy_pinned(instant)
+    before = {record.prefix: record for record in parent.manifest.sources} if parent is not None else {}
+    requests = [_pack_request(source, sources, instant, cut, repository) for source in sources]
+    known = parent.manifest.data if parent is not None else None
+    with ctx.phase("create", "store", sum(_size(source) for source in sources)) as phase:
+        watch = _LogWatch([source.path for source in sources if source.kind is SourceKind.SQLITE], ctx)
+        cut.packer.begin(
+            "pack",
+            sources=requests,
+            partial_bytes=known.partial_bytes if known else 0,
+            whole_bytes=known.whole_bytes if known else 0,
+        )
+        digests = {
+            source.prefix: _digest(cut, source, instant, before.get(source.prefix), watch)
+            for source in sources
+            if source.kind is SourceKind.CHROMA and source.name not in instant.broken
+        }
+        answer = cut.packer.finish(
+            timeout=STEP_TIMEOUT, on_event=lambda event: phase.reach(event["bytes"]), check=watch.check
+        )
+        cut.holder.ask("release", timeout=STEP_TIMEOUT)
+    torn = [found.message for found in digests.values() if isinstance(found, Problem)]
+    records = tuple(_record(source, instant, answer["sources"][source.prefix], digests, ctx) for source in sources)
+    return _Packed(instant, DataFile.model_validate(answer["data"]), records, torn)
+
+
+def _pack_request(
+    source: Source, sources: list[Source], instant: Instant, cut: Cut, repository: Repository
+) -> dict[str, Any]:
+    """What the packer is told of a source."""
+    asked: dict[str, Any] = {"kind": str(source.kind), "prefix": source.prefix}
+    if source.kind is SourceKind.SQLITE:
+        pin = instant.pins[source.name]
+        live = pin.method != "online"
+        asked |= {"path": str(source.path if live else cut.staged(source)), "live": pin.method == "pinned"}
+        asked["beside"] = ["-wal", "-journal"] if pin.method == "raw" else []
+    elif source.kind is SourceKind.FILES:
+        others = [other.path for other in sources if other is not source]
+        beside = [
+            path.with_name(path.name + suffix) for path in others for suffix in ("-wal", "-shm", "-journal", ".gate")
+        ]
+        asked |= {"path": str(source.path), "exclude": [str(path) for path in [*others, *beside, repository.folder]]}
+    return asked
+
+
+def _digest(
+    cut: Cut, source: Source, instant: Instant, before: SourceRecord | None, watch: _LogWatch
+) -> tuple[Collection, ...] | Problem:
+    """The digests of a Chroma directory's collections: read from the copy, or the parent's where nothing moved."""
+    if before is not None and not instant.changed[source.prefix]:
+        return before.collections
+    known = {item.id: item for item in before.collections} if before is not None else {}
+    answer = cut.holder.ask(
+        "digest",
+        timeout=STEP_TIMEOUT,
+        check=watch.check,
+        directory=str(cut.staged(source)),
+        known={item.id: [item.metadata_at, item.vector_at] for item in known.values()},
+    )
+    if "problem" in answer:
+        return Problem(
+            code="chroma_structure",
+            source=source.name,
+            file=answer["file"],
+            offset=answer["offset"],
+            message=answer["problem"],
+        )
+    collections = []
+    for item in answer["collections"]:
+        digest = item.pop("digest")
+        old = known[item["id"]].digest if item["id"] in known else None
+        if digest is None:
+            assert old is not None
+            collections.append(Collection(**item, digest=old))
+        else:
+            digest["indexed"] = digest["indexed"] or (old.indexed if old is not None else None)
+            collections.append(Collection(**item, digest=Digest(**digest)))
+    return tuple(collections)
+
+
+def _record(
+    source: Source,
+    instant: Instant,
+    tally: dict[str, Any],
+    digests: dict[str, tuple[Collection, ...] | Problem],
+    ctx: Context,
+) -> SourceRecord:
+    """What the manifest says of a source."""
+    for note in tally["notes"]:
+        ctx.log(f"{source.prefix}: {note}")
+    problems = [Problem.model_validate(problem) for problem in tally["problems"]]
+    method = "walked"
+    collections: tuple[Collection, ...] = ()
+    if source.kind is SourceKind.SQLITE:
+        pin = instant.pins[source.name]
+        method = pin.method
+        if pin.method == "raw":
+            problems.append(Problem(code="sqlite_integrity", source=source.name, file=source.path.name, message=pin.reason))
+    elif source.kind is SourceKind.CHROMA:
+        found = digests.get(source.prefix)
+        method = "cut"
+        if source.name in instant.broken:
+            method = "raw"
+            message = instant.broken[source.name]
+            problems.append(Problem(code="chroma_structure", source=source.name, file="chroma.sqlite3", message=message))
+        elif isinstance(found, Problem):
+            problems.append(found)
+        elif found is not None:
+            collections = found
+    if tally["files"] and not tally["read"] and tally["bytes"] and method in ("pinned", "cut"):
+        method = "unchanged"
+    return SourceRecord.model_validate(
+        {
+            "kind": source.kind,
+            "name": source.name,
+            "path": str(source.path),
+            "method": method,
+            "bytes": tally["bytes"],
+            "files": tally["files"],
+            "pause_ms": round(instant.pause.get((source.kind, source.name), 0.0), 3),
+            "version": instant.versions.get(source.name) if source.kind is SourceKind.CHROMA else None,
+            "collections": collections,
+            "problems": problems,
+        }
+    )
+
+
+def _manifest(
+    backup_id: str, kind: BackupKind, request: Request, parent: Backup | None, packed: _Packed, ctx: Context
+) -> Manifest:
+    for record in packed.sources:
+        for problem in record.problems:
+            ctx.log(f"DAMAGED {record.prefix}: {problem.message}")
+    return Manifest(
+        id=backup_id,
+        set=request.set,
+        kind=kind,
+        parent=parent.id if parent is not None else None,
+        time=packed.instant.time,
+        finished=ctx.now(),
+        host=platform.node(),
+        engine=engine_version(),
+        note=request.note,
+        sources=packed.sources,
+        bytes_source=sum(record.bytes for record in packed.sources),
+        bytes_stored=packed.data.bytes,
+        pause_ms=packed.instant.pauses,
+        data=packed.data,
+        safety=request.safety,
+        log=tuple(ctx.lines),
+    )
+
+
+def _log_cut(instant: Instant, ctx: Context) -> None:
+    for name, pin in instant.pins.items():
+        if pin.method != "pinned":
+            ctx.log(f"sqlite/{name} is not read in place but copied ({pin.method}): {pin.reason}")
+        elif pin.log_bytes > 64 << 20:
+            ctx.log(f"sqlite/{name} has a write-ahead log of {pin.log_bytes >> 20} MiB")
+    for (kind, name), ms in instant.pause.items():
+        ctx.log(f"{kind}/{name}: writers were held up for {ms:.1f} ms")
+    if instant.attempts > 1:
+        ctx.log(f"The cut took {instant.attempts} attempts")
+
+
+def _size(source: Source) -> int:
+    """The bytes of a source, roughly, for progress."""
+    if source.kind is SourceKind.SQLITE:
+        return source.path.stat().st_size
+    total = 0
+    for folder, _, names in os.walk(source.path):
+        for name in names:
+            try:
+                total += os.lstat(Path(folder, name)).st_size
+            except OSError:
+                continue
+    return total
+
+
+class _LogWatch:
+    """Stops a backup before the log of a pinned database, which cannot shrink meanwhile, fills its disk."""
+
+    def __init__(self, databases: list[Path], ctx: Context) -> None:
+        self._logs = [path.with_name(path.name + "-wal") for path in databases]
+        self._ctx = ctx
+        self._looked = time.monotonic()
+
+    def check(self) -> None:
+        self._ctx.check()
+        now = time.monotonic()
+        if now - self._looked < 1.0:
+            return
+        self._looked = now
+        for log in self._logs:
+            try:
+                size = log.stat().st_size
+            except FileNotFoundError:
+                continue
+            if size > _LEAST_FREE and shutil.disk_usage(log.parent).free < _LEAST_FREE:
+                raise NoSpace(
+                    f"{log} grew to {size >> 20} MiB while its database was pinned, and the disk is nearly full.",
+                    hint="Free space on the database's disk, or back up when fewer writes come in. Nothing was published.",
+                )
+
+

@@ -1,0 +1,242 @@
+"""Look at sources and repository and give advice, without changing anything."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from .capture import chroma
+from .capture.hnsw import BrokenIndex, check_structure
+from .capture.owners import owners
+from .capture.sqlite import connect
+from .context import Context
+from .errors import EngineError
+from .gate import Gate
+from .in_place import leftovers
+from .progress import human_bytes
+from .repository.local import Repository, Unreadable, open_repository
+from .types import Source, SourceKind
+
+Level = Literal["ok", "note", "warning", "problem"]
+_LOW_SPACE = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was looked at: how it is, and what to do about it where something is to be done."""
+
+    level: Level
+    subject: str
+    message: str
+    advice: str = ""
+
+
+@dataclass(slots=True)
+class Diagnosis:
+    """All findings; ``ok`` when none is a problem."""
+
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return all(finding.level != "problem" for finding in self.findings)
+
+    def add(self, level: Level, subject: str, message: str, advice: str = "") -> None:
+        """Append a finding."""
+        self.findings.append(Finding(level=level, subject=subject, message=message, advice=advice))
+
+    def as_json(self) -> dict[str, Any]:
+        """``{"ok", "findings": [{"level", "subject", "message", "advice"}]}``."""
+        return {
+            "ok": self.ok,
+            "findings": [
+                {"level": f.level, "subject": f.subject, "message": f.message, "advice": f.advice} for f in self.findings
+            ],
+        }
+
+    def as_text(self) -> str:
+        """A line a finding, the advice below it."""
+        lines = []
+        for finding in self.findings:
+            lines.append(f"{finding.level.upper():<8} {finding.subject}: {finding.message}")
+            if finding.advice:
+                lines.append(f"         -> {finding.advice}")
+        return "\n".join(lines)
+
+
+def has_wal_reset_bug(version: tuple[int, ...]) -> bool:
+    """Whether a SQLite version has the WAL-reset bug: 3.7.0 to 3.51.2, but for 3.44.6 and 3.50.7 and their successors.
+
+    https://www.sqlite.org/wal.html#walresetbug
+    """
+    fixed = (3, 51, 3) <= version or (3, 44, 6) <= version < (3, 45) or (3, 50, 7) <= version < (3, 51)
+    return version >= (3, 7, 0) and not fixed
+
+
+def diagnose(repository: Path | None, sources: tuple[Source, ...], ctx: Context) -> Diagnosis:
+    """Look at the versions, at each of *sources*, and at the *repository*."""
+    found = Diagnosis()
+    _look_at_versions(found)
+    for source in sources:
+        ctx.check()
+        if not source.path.exists():
+            found.add("problem", str(source.path), "does not exist", "Correct the path.")
+        elif source.kind is SourceKind.SQLITE:
+            _look_at_sqlite(source.path, found)
+        elif source.kind is SourceKind.CHROMA:
+            _look_at_chroma(source.path, found)
+        else:
+            found.add("ok", str(source.path), "a folder of files")
+    if not sources:
+        found.add("note", "sources", "none is named", "Give --sqlite, --chroma and --files, or set them in .env.")
+    for left in leftovers([source.path for source in sources]):
+        _tell_of_leftover(left, found)
+    if repository is None:
+        found.add("note", "repository", "none is named", "Give --repo or set BACKUP_REPOSITORY.")
+    else:
+        _look_at_repository(repository, found)
+    return found
+
+
+def _look_at_versions(found: Diagnosis) -> None:
+    if has_wal_reset_bug(sqlite3.sqlite_version_info):
+        found.add(
+            "warning",
+            "SQLite",
+            f"{sqlite3.sqlite_version} has the WAL-reset bug: a checkpoint on a timer beside a writer can lose commits",
+            "Upgrade to 3.51.3 or later where you can. Backups do not trigger it (they checkpoint under the writers' lock); "
+            "verify by --depth restore, which runs integrity_check.",
+        )
+    else:
+        found.add("ok", "SQLite", sqlite3.sqlite_version)
+
+
+def _look_at_sqlite(path: Path, found: Diagnosis) -> None:
+    try:
+        database = connect(path, timeout=5)
+        try:
+            mode = str(database.execute("PRAGMA journal_mode").fetchone()[0])
+            state = str(database.execute("PRAGMA quick_check(1)").fetchone()[0])
+        finally:
+            database.close()
+    except sqlite3.DatabaseError as problem:
+        found.add("problem", str(path), f"SQLite cannot read it: {problem}", "Restore it from the newest good backup.")
+        return
+    if state != "ok":
+        found.add("problem", str(path), f"it is damaged: {state}", "Restore it from the newest good backup.")
+        return
+    size = path.stat().st_size
+    log = path.with_name(path.name + "-wal")
+    log_size = log.stat().st_size if log.exists() else 0
+    found.add("ok", str(path), f"{human_bytes(size)}, journal mode {mode}, log {human_bytes(log_size)}")
+    if mode != "wal":
+        found.add(
+            "warning",
+            str(path),
+            "in rollback-journal mode a backup copies it, while its writers wait if they write at that moment",
+            "Set it to WAL once: sqlite3 FILE 'PRAGMA journal_mode=WAL'.",
+        )
+    if log_size > max(size, 256 << 20):
+        holders = owners(path)
+        found.add(
+            "warning",
+            str(path),
+            f"its log is larger than itself: some reader keeps it from being folded in ({holders or 'nobody has it open'})",
+            "End long-running read transactions.",
+        )
+    _look_at_space(path.parent, found, "databases grow while a backup reads them")
+
+
+def _look_at_chroma(directory: Path, found: Diagnosis) -> None:
+    database_file = directory / chroma.DATABASE
+    if not database_file.is_file():
+        found.add("problem", str(directory), f"holds no {chroma.DATABASE}", "Give the directory that Chroma uses.")
+        return
+    try:
+        database = connect(database_file, mode="ro", timeout=5)
+        try:
+            version = chroma.check_supported(directory, database)
+            listed = chroma.positions(database)
+            mode = str(database.execute("PRAGMA journal_mode").fetchone()[0])
+        finally:
+            database.close()
+    except (EngineError, sqlite3.DatabaseError) as problem:
+        found.add("problem", str(directory), f"{problem}", getattr(problem, "hint", "Restore the newest good backup."))
+        return
+    for collection in listed:
+        try:
+            count = check_structure(directory / collection.vector_segment)
+            found.add("ok", f"{directory} {collection.name}", f"{count} vectors indexed, {collection.space}")
+        except BrokenIndex as problem:
+            found.add(
+                "warning",
+                f"{directory} {collection.name}",
+                f"{problem.file}: {problem}",
+                "Normal while it is being written; if it stays, a writer was killed: restore the newest good backup.",
+            )
+    found.add("ok", str(directory), f"tables {version}, journal mode {mode}, {len(listed)} collections")
+    if not Gate(directory).exists():
+        holders = owners(database_file)
+        found.add(
+            "note",
+            str(directory),
+            "no application uses the gate, so a restore in place needs it closed" + (f"; open in {holders}" if holders else ""),
+            "Use backups.engine.gate around Chroma's calls, or give stop and start commands to the restore.",
+        )
+
+
+def _look_at_repository(folder: Path, found: Diagnosis) -> None:
+    try:
+        repository = open_repository(folder)
+    except EngineError as problem:
+        found.add("problem", str(folder), problem.message, problem.hint)
+        return
+    scanned = repository.scan()
+    broken = [item.id for item in scanned if isinstance(item, Unreadable)]
+    damaged = [item.id for item in scanned if not isinstance(item, Unreadable) and item.damaged]
+    proven = [item for item in scanned if not isinstance(item, Unreadable) and item.verified_at and not item.damaged]
+    stored = sum(item.manifest.bytes_stored for item in scanned if not isinstance(item, Unreadable))
+    found.add("ok", str(folder), f"{len(scanned)} backups, {human_bytes(stored)}, {len(proven)} proven")
+    if broken or damaged:
+        named = ", ".join((broken + damaged)[:5])
+        found.add("problem", str(folder), f"damaged: {named}", "Make a new full backup, then delete the damaged ones.")
+    if not proven:
+        found.add("warning", str(folder), "no backup is proven", "Run refbackup verify latest --depth restore.")
+    if not os.access(folder, os.W_OK):
+        found.add("problem", str(folder), "this user may not write to it", "Correct owner and mode.")
+    _look_at_leftovers(repository, found)
+    _look_at_space(folder, found, "backups need room")
+
+
+def _look_at_leftovers(repository: Repository, found: Diagnosis) -> None:
+    for place, what in ((repository.staging, "an interrupted backup"), (repository.scratch, "an interrupted verification")):
+        left = [item.name for item in place.iterdir()] if place.is_dir() else []
+        if left:
+            found.add("note", str(place), f"{len(left)} folders of {what}, or of one under way", "The next backup clears them.")
+    trash = [item.name for item in repository.trash.iterdir()] if repository.trash.is_dir() else []
+    if trash:
+        found.add("note", str(repository.trash), f"{len(trash)} deleted backups", "refbackup prune --empty-trash frees them now.")
+
+
+def _tell_of_leftover(left: dict[str, Any], found: Diagnosis) -> None:
+    if left["phase"] == "exchanging":
+        safety = left.get("safety_backup") or "none"
+        found.add(
+            "problem",
+            left["folder"],
+            f"a restore of {left['backup']} was interrupted while stores were exchanged: {', '.join(left['targets'])} may be "
+            f"partly old and partly new; what was there before is kept as {safety}",
+            f"Run the restore of {left['backup']} again, or restore {safety} in place; then remove the folder.",
+        )
+    else:
+        found.add("note", left["folder"], "a restore that did not begin to change anything left it", "Remove it.")
+
+
+def _look_at_space(folder: Path, found: Diagnosis, why: str) -> None:
+    usage = shutil.disk_usage(folder)
+    level: Level = "warning" if usage.free < _LOW_SPACE else "ok"
+    found.add(level, f"disk of {folder}", f"{human_bytes(usage.free)} free; {why}", "Free space." if level != "ok" else "")

@@ -1,0 +1,166 @@
+"""Everything that can go wrong, as one tree; command line, REST and pages render the same error.
+
+::
+
+    EngineError                 failed              1
+    ├─ UsageError               usage               2   arguments or settings are wrong; lists every problem
+    │  └─ TargetOccupied        target_occupied     2   a restore would overwrite something
+    ├─ RepositoryMissing        no_repository       3   there is no repository at the path
+    │  └─ RepositoryTooNew      repository_too_new  3   a newer version wrote it
+    ├─ BackupNotFound           no_backup           4   no backup, or several, by that name
+    ├─ DamageFound              damaged             5   stored bytes are not those that were written
+    ├─ SourceBusy               source_busy         6   a lock on a source could not be had in time
+    ├─ SourceBroken             source_broken       6   a source is missing, unreadable or inconsistent
+    ├─ RepositoryLocked         repository_locked   7   another run writes to, or reads from, the repository
+    ├─ NoSpace                  no_space            8   a disk or quota is full
+    ├─ Cancelled                cancelled           9   a person or a signal stopped it
+    ├─ KeyProblem               key                10   the backup is encrypted, and there is no right key
+    ├─ BackupInUse              in_use              1   the backup is held, or others need it
+    ├─ PermissionMissing        permission          1   the operating system refused
+    ├─ RestoreRefused           restore_refused     1   a restore stopped before anything was changed
+    ├─ RestoreUndone            restore_undone      1   a check failed after the exchange; all is as it was before
+    └─ RestoreIncomplete        restore_incomplete  1   a check failed and undoing failed too; says where the data is
+
+The second column is ``code`` (stable, for programs), the third ``exit_code`` (see ``docs/reference/cli.md``). Each error
+carries a message that says what happened and what was left untouched, and a hint that says what to do next.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Any, ClassVar
+
+
+class EngineError(Exception):
+    """Root of the tree. ``details`` are extra JSON values for programs, such as the id of a damaged backup."""
+
+    code: ClassVar[str] = "failed"
+    exit_code: ClassVar[int] = 1
+    default_hint: ClassVar[str] = "Run `refbackup doctor` for a diagnosis of sources and repository."
+
+    def __init__(self, message: str, *, hint: str | None = None, **details: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint if hint is not None else self.default_hint
+        self.details = details
+
+    def as_json(self) -> dict[str, Any]:
+        """The error as ``{"code", "message", "hint", ...details}``."""
+        return {"code": self.code, "message": self.message, "hint": self.hint, **self.details}
+
+
+class UsageError(EngineError):
+    code = "usage"
+    exit_code = 2
+    default_hint = "See `refbackup --help`."
+
+
+class TargetOccupied(UsageError):
+    code = "target_occupied"
+    default_hint = "Choose an empty or new folder. Nothing was written."
+
+
+class RepositoryMissing(EngineError):
+    code = "no_repository"
+    exit_code = 3
+    default_hint = "Make one with `refbackup init --repo PATH`, or correct --repo or BACKUP_REPOSITORY."
+
+
+class RepositoryTooNew(RepositoryMissing):
+    code = "repository_too_new"
+    default_hint = "Upgrade refbackup to the version that wrote it. Nothing was changed."
+
+
+class BackupNotFound(EngineError):
+    code = "no_backup"
+    exit_code = 4
+    default_hint = "`refbackup list` shows the backups there are."
+
+
+class DamageFound(EngineError):
+    code = "damaged"
+    exit_code = 5
+    default_hint = "Run `refbackup verify --all` to learn which backups are sound, and restore one of those."
+
+
+class SourceBusy(EngineError):
+    code = "source_busy"
+    exit_code = 6
+    default_hint = "Try again, or stop the process that holds the lock. No backup was made; earlier ones are untouched."
+
+
+class SourceBroken(EngineError):
+    code = "source_broken"
+    exit_code = 6
+    default_hint = "Check the source with `refbackup doctor`. Earlier backups are untouched."
+
+
+class RepositoryLocked(EngineError):
+    code = "repository_locked"
+    exit_code = 7
+    default_hint = "Wait for the other run to end; a lock ends with its process. Nothing was changed."
+
+
+class NoSpace(EngineError):
+    code = "no_space"
+    exit_code = 8
+    default_hint = "Free space, or run `refbackup prune`. The repository is as it was before this run."
+
+
+class Cancelled(EngineError):
+    code = "cancelled"
+    exit_code = 9
+    default_hint = "Nothing was published; run the command again when you are ready."
+
+
+class KeyProblem(EngineError):
+    code = "key"
+    exit_code = 10
+    default_hint = "Give the key that the backup was encrypted with."
+
+
+class BackupInUse(EngineError):
+    code = "in_use"
+    default_hint = "Nothing was deleted."
+
+
+class PermissionMissing(EngineError):
+    code = "permission"
+    default_hint = "Run as a user who may read the sources and write to the repository."
+
+
+class RestoreRefused(EngineError):
+    code = "restore_refused"
+    default_hint = "Nothing was changed."
+
+
+class RestoreUndone(EngineError):
+    code = "restore_undone"
+    default_hint = "The application has the data it had before. Choose another backup, or look at the check that failed."
+
+
+class RestoreIncomplete(EngineError):
+    code = "restore_incomplete"
+    default_hint = "Restore the safety backup named above with `refbackup restore ID --in-place`."
+
+
+def tree(root: type[EngineError] = EngineError) -> list[type[EngineError]]:
+    """The root and all its subclasses, in the order of the tree."""
+    return [root, *(leaf for child in root.__subclasses__() for leaf in tree(child))]
+
+
+def from_json(error: dict[str, Any]) -> EngineError:
+    """The error that a child process reported as `as_json`; an unknown code becomes an `EngineError`."""
+    known = {kind.code: kind for kind in tree()}
+    rest = {key: value for key, value in error.items() if key not in ("code", "message", "hint")}
+    return known.get(error["code"], EngineError)(error["message"], hint=error["hint"], **rest)
+
+
+def from_os_error(problem: OSError, doing: str) -> EngineError:
+    """The error of the tree for what the operating system refused while *doing* something."""
+    message = f"{doing}: {problem.strerror or problem}" + (f" ({problem.filename})" if problem.filename else "")
+    if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return NoSpace(message)
+    if problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return PermissionMissing(message)
+    return EngineError(message)

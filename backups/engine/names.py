@@ -1,0 +1,12 @@
+"""What names look like; kept apart from `types`, which child processes do without for a quick start."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""Names of sets and sources: they become folder names."""
+
+BACKUP_ID: Final = re.compile(r"(\d{8}T\d{6}Z)-(full|incremental|snapshot)-([0-9a-f]{6})")
+"""Ids sort by time and name their kind: ``20261121T030000Z-full-3f9c2a``."""

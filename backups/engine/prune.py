@@ -1,0 +1,74 @@
+"""Take away what retention does not keep: decided by a pure function (`repository.retention`), done here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from .context import Context
+from .errors import UsageError, from_os_error
+from .repository.local import Repository
+from .repository.retention import Candidate, Decision, Policy, PolicyError, decide, removal_order
+from .types import Backup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruned:
+    """The decision on each backup of a set, newest first, and what left the trash for good."""
+
+    decisions: tuple[Decision, ...]
+    emptied: tuple[str, ...]
+    dry_run: bool
+
+
+def prune(
+    repository: Repository, set_name: str, policy: Policy, ctx: Context, *, dry_run: bool, trash: timedelta
+) -> Pruned:
+    """Move what *policy* does not keep into the trash, and remove for good what has lain there longer than *trash*.
+
+    Dependents go before what they depend on, so that a crash leaves only usable backups. A backup whose manifest cannot be
+    read stays where it is: what needs it is unknown. Raises `UsageError` for an empty policy, `RepositoryLocked`.
+    """
+    now = ctx.now()
+    try:
+        if dry_run:
+            return Pruned(decisions=_decide(repository, set_name, policy, ctx), emptied=(), dry_run=True)
+        with repository.writing("prune", now), repository.removing():
+            decisions = _decide(repository, set_name, policy, ctx)
+            for backup_id in removal_order(candidates(repository.backups(set_name)), decisions):
+                ctx.check()
+                repository.remove(set_name, backup_id, now)
+                ctx.log(f"Removed {backup_id}")
+            emptied = repository.empty_trash(now, trash)
+    except OSError as problem:
+        raise from_os_error(problem, "Pruning") from problem
+    return Pruned(decisions=decisions, emptied=tuple(emptied), dry_run=False)
+
+
+def _decide(repository: Repository, set_name: str, policy: Policy, ctx: Context) -> tuple[Decision, ...]:
+    try:
+        return decide(candidates(repository.backups(set_name)), policy, ctx.now())
+    except PolicyError as problem:
+        raise UsageError(f"{str(problem).capitalize()}.", hint="For example: --keep-daily 7 --keep-weekly 4.") from None
+
+
+def candidates(backups: list[Backup]) -> list[Candidate]:
+    """Backups as retention sees them."""
+    return [
+        Candidate(
+            id=backup.id,
+            time=backup.manifest.time,
+            kind=backup.manifest.kind.value,
+            needs=frozenset(filter(None, [backup.manifest.parent])),
+            hold=(backup.hold.note or "no reason given") if backup.hold else None,
+            damaged=backup.damaged,
+            verified=backup.verified_at is not None and not backup.damaged,
+        )
+        for backup in backups
+    ]
+
+
+def delete(repository: Repository, backup: Backup, ctx: Context) -> None:
+    """Move one backup into the trash. Raises `BackupInUse` when it is held or others need it."""
+    with repository.writing("delete", ctx.now()), repository.removing():
+        repository.delete(backup, ctx.now())

@@ -1,0 +1,164 @@
+"""Bring a backup back into a folder. ``in_place`` builds on the same steps to exchange the stores of a live application."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import durable
+from .archive.reader import Archives, locate_in
+from .archive.table import Kind, Tree
+from .context import Context
+from .errors import DamageFound, TargetOccupied, UsageError, from_os_error
+from .extract import extract
+from .repository.local import MANIFEST, Repository
+from .space import need_space
+from .types import Backup, SourceKind, SourceRecord
+from .verify import Findings, check_stores
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """What a restore did, or in a dry run would do. Seconds and bytes of what was written."""
+
+    id: str
+    to: str
+    seconds: float
+    bytes: int
+    checks: dict[str, Any]
+    dry_run: bool = False
+
+
+def select(backup: Backup, only: str | None) -> tuple[SourceRecord, ...]:
+    """The sources of *backup* that ``--only KIND[:NAME]`` names; all for None. Raises `UsageError`."""
+    if only is None:
+        return backup.manifest.sources
+    kind, _, name = only.partition(":")
+    if kind not in set(SourceKind):
+        raise UsageError(f"--only takes {', '.join(SourceKind)}, each with an optional :NAME, not {only!r}.")
+    chosen = tuple(
+        record for record in backup.manifest.sources if record.kind == kind and name in ("", record.name)
+    )
+    if not chosen:
+        held = ", ".join(f"{record.kind}:{record.name}" for record in backup.manifest.sources)
+        raise UsageError(f"Backup {backup.id} holds no {only}; it holds {held}.")
+    return chosen
+
+
+def wanted_by(records: tuple[SourceRecord, ...]) -> Callable[[str], bool]:
+    """Whether a path of the archive belongs to one of *records*. The logs of a raw database belong to it."""
+    prefixes = tuple(record.prefix for record in records)
+
+    def wanted(path: str) -> bool:
+        return any(
+            path == prefix or path.startswith((prefix + "/", prefix + "-wal", prefix + "-journal"))
+            for prefix in prefixes
+        )
+
+    return wanted
+
+
+def check_manifest(repository: Repository, backup: Backup) -> None:
+    """Raise `DamageFound` unless the manifest is, byte for byte, the one that was published."""
+    expected = repository.expected_sums(backup.manifest.set, backup.id)[MANIFEST]
+    content = (repository.backup_folder(backup.manifest.set, backup.id) / MANIFEST).read_bytes()
+    if hashlib.sha256(content).hexdigest() != expected:
+        raise DamageFound(
+            f"The manifest of {backup.id} is not what was written. Nothing was restored.",
+            hint="Restore another backup; `refbackup verify --all` shows which are sound.",
+            id=backup.id,
+        )
+
+
+def plan(repository: Repository, backup: Backup, records: tuple[SourceRecord, ...]) -> tuple[Archives, Tree, int]:
+    """The open archives, the tree, and the number of bytes that *records* take. The caller closes the archives."""
+    check_manifest(repository, backup)
+    archives = Archives(locate_in(repository.backup_folder(backup.manifest.set, "")))
+    try:
+        tree = archives.tree(backup.id)
+    except BaseException:
+        archives.close()
+        raise
+    wanted = wanted_by(records)
+    return archives, tree, sum(entry.size for path, entry in tree.entries.items() if wanted(path))
+
+
+def restore_to(
+    repository: Repository,
+    backup: Backup,
+    target: Path,
+    ctx: Context,
+    *,
+    only: str | None = None,
+    dry_run: bool = False,
+    check: bool = False,
+) -> Restored:
+    """Restore *backup* into the new or empty folder *target*, which appears complete or not at all.
+
+    1. Check the manifest, the space and the target.
+    2. Write everything into a folder beside the target, each block checked against its hash, and sync it.
+    3. With *check*, open the stores and compare them with what the source held.
+    4. Rename the folder to *target*.
+
+    A crash before 4 leaves ``.NAME.TOKEN.partial`` beside the target. Raises `DamageFound`, `TargetOccupied`, `NoSpace`.
+    """
+    began = time.monotonic()
+    records = select(backup, only)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise TargetOccupied(f"{target} is not an empty folder.")
+    staged = target.absolute().with_name(f".{target.absolute().name}.{ctx.token()}.partial")
+    try:
+        with repository.reading():
+            archives, tree, size = plan(repository, backup, records)
+            with archives:
+                need_space(target.absolute().parent, size, f"restore {backup.id}")
+                checks = _counts(tree, records)
+                if not dry_run:
+                    durable.make_folder(staged.parent, 0o755)
+                    with ctx.phase("restore", "write", size) as phase:
+                        extract(archives, tree, staged, phase, wanted=wanted_by(records))
+        if not dry_run:
+            if check:
+                checks |= _checked(backup, staged, records, ctx)
+            durable.sync_tree_folders(staged)
+            if target.exists():
+                target.rmdir()
+            durable.publish(staged, target.absolute())
+    except OSError as problem:
+        raise from_os_error(problem, f"Restoring into {target}") from problem
+    finally:
+        durable.remove_tree(staged)
+    return Restored(
+        id=backup.id,
+        to=str(target),
+        seconds=round(time.monotonic() - began, 3),
+        bytes=size,
+        checks=checks,
+        dry_run=dry_run,
+    )
+
+
+def _counts(tree: Tree, records: tuple[SourceRecord, ...]) -> dict[str, Any]:
+    wanted = wanted_by(records)
+    entries = [entry for path, entry in tree.entries.items() if wanted(path)]
+    return {
+        "files": sum(1 for entry in entries if entry.kind is Kind.FILE),
+        "blocks": sum(len(entry.blocks) for entry in entries),
+        "hashes": "every block is checked as it is written",
+    }
+
+
+def _checked(backup: Backup, folder: Path, records: tuple[SourceRecord, ...], ctx: Context) -> dict[str, Any]:
+    findings = Findings()
+    check_stores(backup, folder, findings, ctx, only={record.prefix for record in records})
+    if findings.problems:
+        raise DamageFound(
+            f"What was restored from {backup.id} is not sound: {findings.problems[0].message} Nothing was published.",
+            id=backup.id,
+            problems=[problem.model_dump(mode="json") for problem in findings.problems],
+        )
+    return findings.checks

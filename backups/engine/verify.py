@@ -1,0 +1,340 @@
+"""Prove backups: every byte that one needs, or a whole restore with the stores opened and compared.
+
+A proof is recorded in the repository, good or bad, so that ``list`` and retention know it on any machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import durable
+from .archive.reader import Archives, BlockDamaged, locate_in
+from .archive.table import FrameRef, Kind, Tree
+from .child import Child
+from .context import Context, Phase
+from .errors import DamageFound, EngineError, NoSpace, RepositoryTooNew, from_os_error
+from .extract import extract
+from .repository.local import DATA, MANIFEST, Repository
+from .space import need_space
+from .types import Backup, Depth, Problem, Proof, SourceKind, SourceRecord
+
+PROBER = "backups.engine.prober"
+_PIECE = 1 << 20
+_MOST_PROBLEMS = 50
+
+
+@dataclass(slots=True)
+class Findings:
+    """What a verification found so far."""
+
+    problems: list[Problem] = field(default_factory=list)
+    checks: dict[str, Any] = field(default_factory=dict)
+    bytes: int = 0
+
+    def add(self, code: str, message: str, **place: Any) -> None:
+        """Note a problem; beyond fifty only the first are kept."""
+        if len(self.problems) < _MOST_PROBLEMS:
+            self.problems.append(Problem(code=code, message=message, **place))
+
+
+class Checked:
+    """The frames that were read and found good, so that a run over many backups reads each once."""
+
+    def __init__(self) -> None:
+        self._good: set[tuple[str, int]] = set()
+
+    def fresh(self, refs: Iterable[FrameRef]) -> list[FrameRef]:
+        """Those of *refs* that were not checked yet, each once, in the order in which they lie in their archives."""
+        wanted = {(ref.backup, ref.frame) for ref in refs} - self._good
+        return [FrameRef(backup, frame) for backup, frame in sorted(wanted)]
+
+    def note(self, ref: FrameRef) -> None:
+        """Remember that *ref* is good."""
+        self._good.add((ref.backup, ref.frame))
+
+
+def verify_backup(
+    repository: Repository,
+    backup: Backup,
+    depth: Depth,
+    ctx: Context,
+    *,
+    checked: Checked | None = None,
+    drill: bool = False,
+) -> Proof:
+    """Verify one backup and record the result.
+
+    ``hashes`` reads and checks every byte that the backup needs: manifest, archive, tables, and each block, its parents'
+    included. ``restore`` does so by restoring it into the repository's scratch folder, and then runs SQLite's checks and opens
+    Chroma in a child, compares all records with the digests of the cut, and searches. A failed proof is a result, not an
+    error; what is raised says that it could not be carried out (`NoSpace`, `Cancelled`, `RepositoryLocked`).
+
+    A crash leaves a scratch folder, which the next backup clears.
+    """
+    began = time.monotonic()
+    findings = Findings()
+    try:
+        with repository.reading():
+            _check_files(repository, backup, findings, ctx)
+            if depth is Depth.HASHES:
+                _check_blocks(repository, backup, findings, ctx, checked or Checked())
+            else:
+                _check_restore(repository, backup, findings, ctx)
+            if findings.problems:
+                findings.problems = _with_others(repository, backup, findings.problems)
+        proof = Proof(
+            id=backup.id,
+            time=ctx.now(),
+            ok=not findings.problems,
+            depth=depth,
+            seconds=round(time.monotonic() - began, 3),
+            bytes=findings.bytes,
+            problems=tuple(findings.problems),
+            checks=findings.checks,
+            drill=drill,
+        )
+        repository.record_proof(backup, proof)
+    except OSError as problem:
+        raise from_os_error(problem, f"Verifying {backup.id}") from problem
+    return proof
+
+
+def verify_many(repository: Repository, backups: list[Backup], depth: Depth, ctx: Context) -> Iterator[Proof]:
+    """Verify several backups one after the other, yielding each proof; blocks that they share are read once."""
+    checked = Checked()
+    for backup in backups:
+        ctx.check()
+        yield verify_backup(repository, backup, depth, ctx, checked=checked)
+
+
+def _check_files(repository: Repository, backup: Backup, findings: Findings, ctx: Context) -> None:
+    """Compare manifest and archive with ``SHA256SUMS``, and the archive with what the manifest says of it."""
+    folder = repository.backup_folder(backup.manifest.set, backup.id)
+    try:
+        expected = repository.expected_sums(backup.manifest.set, backup.id)
+    except DamageFound as damage:
+        findings.add("checksums", damage.message, file="SHA256SUMS")
+        expected = {DATA: backup.manifest.data.sha256}
+    for name in sorted(expected):
+        total = hashlib.sha256()
+        size = 0
+        try:
+            with (folder / name).open("rb") as file, ctx.phase("verify", name, backup.manifest.data.bytes) as phase:
+                while piece := file.read(_PIECE):
+                    total.update(piece)
+                    size += len(piece)
+                    phase.advance(len(piece))
+        except FileNotFoundError:
+            findings.add("missing_file", f"{name} is missing.", file=name)
+            continue
+        findings.bytes += size
+        if name == DATA and size != backup.manifest.data.bytes:
+            message = f"{name} has {size} bytes instead of {backup.manifest.data.bytes}."
+            findings.add("archive_size", message, file=name, offset=min(size, backup.manifest.data.bytes))
+        elif total.hexdigest() != expected[name]:
+            findings.add(
+                "manifest" if name == MANIFEST else "archive",
+                f"{name} is not what was written: its SHA-256 differs.",
+                file=name,
+            )
+
+
+def _check_blocks(
+    repository: Repository, backup: Backup, findings: Findings, ctx: Context, checked: Checked
+) -> None:
+    with Archives(locate_in(repository.backup_folder(backup.manifest.set, ""))) as archives:
+        tree = _tree(archives, backup, findings)
+        if tree is None:
+            return
+        refs = checked.fresh(ref for entry in tree.entries.values() for ref in tree.refs(entry))
+        with (
+            ctx.phase("verify", "blocks", sum(archives.frame(ref).raw for ref in refs)) as phase,
+            ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads,
+        ):
+            pending: deque[Future[list[tuple[FrameRef, str, int]]]] = deque()
+            bad: dict[FrameRef, tuple[str, int]] = {}
+            try:
+                for batch in _batches(refs, 8):
+                    pending.append(threads.submit(_check_batch, archives, batch, checked, phase))
+                    if len(pending) > 16:
+                        bad.update({ref: (why, at) for ref, why, at in pending.popleft().result()})
+                while pending:
+                    bad.update({ref: (why, at) for ref, why, at in pending.popleft().result()})
+            except BaseException:
+                for left in pending:
+                    left.cancel()
+                raise
+            findings.bytes += phase.done
+        if bad:
+            _name_blocks(tree, bad, findings)
+
+
+def _batches(refs: list[FrameRef], size: int) -> Iterator[list[FrameRef]]:
+    iterator = iter(refs)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch
+
+
+def _check_batch(
+    archives: Archives, refs: list[FrameRef], checked: Checked, phase: Phase
+) -> list[tuple[FrameRef, str, int]]:
+    bad = []
+    for ref in refs:
+        try:
+            phase.advance(len(archives.read(ref)))
+            checked.note(ref)
+        except BlockDamaged as damage:
+            bad.append((ref, f"{damage.message}", damage.offset))
+        except DamageFound as damage:
+            bad.append((ref, damage.message, 0))
+    return bad
+
+
+def _tree(archives: Archives, backup: Backup, findings: Findings) -> Tree | None:
+    try:
+        return archives.tree(backup.id)
+    except RepositoryTooNew:
+        raise
+    except DamageFound as damage:
+        findings.add("table", damage.message, file=DATA, offset=damage.details.get("offset"))
+        return None
+
+
+def _name_blocks(tree: Tree, bad: dict[FrameRef, tuple[str, int]], findings: Findings) -> None:
+    """Turn damaged frames into problems that name the files of the backup which hold them, and the byte there."""
+    from .archive.blocks import BLOCK
+
+    for path, entry in tree.entries.items():
+        for number, ref in enumerate(tree.refs(entry)):
+            if ref in bad:
+                message, _ = bad[ref]
+                findings.add(
+                    "block",
+                    f"{message}: bytes {number * BLOCK} to {min((number + 1) * BLOCK, entry.size)} of {path}.",
+                    source="/".join(path.split("/")[:2]),
+                    file=path,
+                    offset=number * BLOCK,
+                )
+
+
+def _with_others(repository: Repository, backup: Backup, problems: list[Problem]) -> list[Problem]:
+    """Name in each problem the other backups that need what is damaged: ancestors hold it, descendants build on it."""
+    others = tuple(repository.dependents(backup))
+    return [problem.model_copy(update={"also_in": others}) if others else problem for problem in problems]
+
+
+def _check_restore(repository: Repository, backup: Backup, findings: Findings, ctx: Context) -> None:
+    scratch = repository.scratch / f"{os.getpid()}.{ctx.token()}"
+    try:
+        need_space(repository.folder, backup.manifest.bytes_source, "restore the backup for verification")
+        durable.make_folder(scratch)
+        began = time.monotonic()
+        with Archives(locate_in(repository.backup_folder(backup.manifest.set, ""))) as archives:
+            tree = _tree(archives, backup, findings)
+            if tree is None:
+                return
+            try:
+                with ctx.phase("verify", "restore", backup.manifest.bytes_source) as phase:
+                    findings.bytes += extract(archives, tree, scratch, phase, sync=False)
+            except BlockDamaged as damage:
+                findings.add("block", damage.message, file=DATA, offset=damage.offset)
+                return
+        findings.checks["restore_seconds"] = round(time.monotonic() - began, 3)
+        check_stores(backup, scratch, findings, ctx)
+        findings.checks["files"] = sum(1 for entry in tree.entries.values() if entry.kind is Kind.FILE)
+    finally:
+        durable.remove_tree(scratch)
+
+
+def check_stores(backup: Backup, folder: Path, findings: Findings, ctx: Context, *, only: set[str] | None = None) -> None:
+    """Open the stores of *backup* restored in *folder*, in a child, and compare them with what the source held."""
+    for record in backup.manifest.sources:
+        if only is not None and record.prefix not in only:
+            continue
+        if record.kind is SourceKind.SQLITE:
+            _check_sqlite(record, folder / record.prefix, findings, ctx)
+        elif record.kind is SourceKind.CHROMA:
+            _check_chroma(record, folder / record.prefix, findings, ctx)
+
+
+def _check_sqlite(record: SourceRecord, path: Path, findings: Findings, ctx: Context) -> None:
+    with ctx.phase("verify", f"check {record.prefix}", record.bytes):
+        answer = probe(ctx, "sqlite", record.bytes, findings, record, path=str(path))
+    if answer is None:
+        return
+    for message in answer["integrity"]:
+        findings.add("sqlite_integrity", message, source=record.name, file=record.prefix)
+    findings.checks[record.prefix] = {
+        "integrity_check": "ok" if not answer["integrity"] else "failed",
+        "foreign_key_check": answer["foreign_keys"],
+        "tables": answer["tables"],
+    }
+
+
+def _check_chroma(record: SourceRecord, directory: Path, findings: Findings, ctx: Context) -> None:
+    if any(problem.code == "chroma_structure" for problem in record.problems):
+        findings.problems.extend(record.problems)
+        return
+    with ctx.phase("verify", f"compare {record.prefix}", record.bytes):
+        answer = probe(ctx, "digests", record.bytes, findings, record, directory=str(directory))
+        if answer is None:
+            return
+        if "problem" in answer:
+            findings.add("chroma_structure", answer["problem"], source=record.name, file=record.prefix)
+            return
+        _compare_digests(record, answer["collections"], findings)
+        opened = probe(ctx, "chroma", record.bytes, findings, record, directory=str(directory))
+    if opened is None:
+        return
+    for message in opened["problems"]:
+        findings.add("chroma_content", message, source=record.name, file=record.prefix)
+    findings.checks[record.prefix] = {
+        "chromadb": opened["client"] or "not installed: the files were compared, the client was not opened",
+        "collections": opened["collections"] or {item["name"]: {"count": item["count"]} for item in answer["collections"].values()},
+    }
+
+
+def _compare_digests(record: SourceRecord, found: dict[str, dict[str, Any]], findings: Findings) -> None:
+    expected = {item.id: item for item in record.collections}
+    for identifier in sorted(expected.keys() | found.keys()):
+        if identifier not in found or identifier not in expected:
+            name = expected[identifier].name if identifier in expected else found[identifier]["name"]
+            findings.add("chroma_content", f"The collection {name} is on one side only.", source=record.name)
+            continue
+        wanted = expected[identifier].digest
+        for part in ("count", "indexed", "recent", "records"):
+            if found[identifier][part] != getattr(wanted, part):
+                what = {"count": "number of records", "indexed": "vectors", "recent": "log"}.get(part, "records")
+                findings.add(
+                    "chroma_content",
+                    f"The {what} of {expected[identifier].name} are not those that the source held.",
+                    source=record.name,
+                    file=record.prefix,
+                )
+
+
+def probe(
+    ctx: Context, do: str, size: int, findings: Findings, record: SourceRecord, **arguments: str
+) -> dict[str, Any] | None:
+    """Ask a fresh child to open a store; a child that crashes or hangs is a finding. The limit grows with *size*."""
+    limit = 120.0 + size / 5_000_000
+    try:
+        with Child(PROBER) as child:
+            answer: dict[str, Any] = child.ask(do, timeout=limit, check=ctx.check, **arguments)
+            return answer
+    except NoSpace:
+        raise
+    except EngineError as problem:
+        if problem.code == "cancelled":
+            raise
+        findings.add("unopenable", f"{record.prefix} cannot be opened: {problem.message}", source=record.name)
+        return None
