@@ -10,6 +10,7 @@ A request is ``{"do": name, ...}``; the answer is ``{"ok": value}`` or ``{"error
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -22,7 +23,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from .errors import EngineError, from_json, from_os_error
 
@@ -43,10 +44,8 @@ class Child:
             stdout=subprocess.PIPE,
             env=environment,
         )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._to: IO[bytes] = self._process.stdin
-        self._from: IO[bytes] = self._process.stdout
+        self._to: IO[bytes] = cast(IO[bytes], self._process.stdin)
+        self._from: IO[bytes] = cast(IO[bytes], self._process.stdout)
         self._pending = b""
         self._ready = selectors.DefaultSelector()
         self._ready.register(self._from, selectors.EVENT_READ)
@@ -116,9 +115,7 @@ class Child:
     def __enter__(self) -> Child:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._ready.close()
         if kind is None:
             try:
@@ -131,10 +128,8 @@ class Child:
         self._process.wait()
         self._from.close()
         if not self._to.closed:
-            try:
+            with contextlib.suppress(BrokenPipeError):
                 self._to.close()
-            except BrokenPipeError:
-                pass
 
 
 class Server:
@@ -185,5 +180,3 @@ class Server:
                 sys.stdout.buffer.flush()
             except BrokenPipeError:
                 os._exit(3)
-
-

@@ -64,9 +64,7 @@ class Call:
 
     def sources(self) -> tuple[Source, ...]:
         """The sources on the command line, or those of the environment when there are none."""
-        given = tuple(
-            parse_source(kind, value) for kind in SourceKind for value in getattr(self.arguments, str(kind)) or ()
-        )
+        given = tuple(parse_source(kind, value) for kind in SourceKind for value in getattr(self.arguments, str(kind)) or ())
         return given or self.settings.sources
 
 
@@ -259,7 +257,10 @@ def build_parser() -> argparse.ArgumentParser:
         added.add_argument("--set", metavar="NAME", help="one application's line of backups (default: default)")
         added.add_argument("--json", action="store_true", help="one JSON object on standard output")
         added.add_argument(
-            "--progress", choices=("auto", "lines", "json", "none"), default="auto", help="how to tell it on standard error"
+            "--progress",
+            choices=("auto", "lines", "json", "none"),
+            default="auto",
+            help="how to tell it on standard error",
         )
         return added
 
@@ -314,7 +315,9 @@ def _create_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verify", choices=("none", "hashes", "restore"), help="how to prove it (BACKUP_VERIFY_FULL, ...)")
     parser.add_argument("--no-verify", dest="verify", action="store_const", const="none", help="prove nothing")
     parser.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help="for the repository's lock")
-    parser.add_argument("--within", type=float, default=30.0, metavar="SECONDS", help="to try for an instant at which all is still")
+    parser.add_argument(
+        "--within", type=float, default=30.0, metavar="SECONDS", help="to try for an instant at which all is still"
+    )
 
 
 def _restore_arguments(parser: argparse.ArgumentParser) -> None:
@@ -329,12 +332,19 @@ def _restore_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--wait", type=float, default=30.0, metavar="SECONDS", help="for writers to pause (--in-place)")
     parser.add_argument("--stop-command", metavar="CMD", default="", help="run before the exchange (BACKUP_STOP_COMMAND)")
     parser.add_argument("--start-command", metavar="CMD", default="", help="run after it (BACKUP_START_COMMAND)")
-    parser.add_argument("--check-command", metavar="CMD", default="", help="a failure undoes the restore (BACKUP_CHECK_COMMAND)")
+    parser.add_argument(
+        "--check-command", metavar="CMD", default="", help="a failure undoes the restore (BACKUP_CHECK_COMMAND)"
+    )
 
 
 def _prune_arguments(parser: argparse.ArgumentParser) -> None:
     for period in _COUNTS:
-        parser.add_argument(f"--keep-{period}", type=int, metavar="N", help=f"keep {'the last N' if period == 'last' else f'N {period} backups'}")
+        parser.add_argument(
+            f"--keep-{period}",
+            type=int,
+            metavar="N",
+            help=f"keep {'the last N' if period == 'last' else f'N {period} backups'}",
+        )
     parser.add_argument("--keep-within", metavar="14d", help="keep what is that much older than the newest, at most")
     parser.add_argument("--verified-floor", type=int, default=2, metavar="N", help="never remove the newest N proven backups")
     parser.add_argument("--empty-trash", action="store_true", help="free the space of deleted backups now")
@@ -346,8 +356,7 @@ def _cancel_on_signals() -> Iterator[Callable[[], bool]]:
     """Turn SIGINT and SIGTERM into a question that use cases ask."""
     received: list[int] = []
     before = {
-        number: signal.signal(number, lambda number, _: received.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
+        number: signal.signal(number, lambda number, _: received.append(number)) for number in (signal.SIGINT, signal.SIGTERM)
     }
     try:
         yield lambda: bool(received)

@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from . import durable
 from .capture.cut import STEP_TIMEOUT, Cut, Instant
 from .context import Context
 from .errors import NoSpace, SourceBroken, UsageError, from_os_error
-from .repository.local import Repository, stamp
+from .repository.local import STAMP, Repository, stamp
 from .types import (
     Backup,
     BackupKind,
@@ -163,7 +164,7 @@ def _create(repository: Repository, request: Request, ctx: Context) -> tuple[Bac
     if request.kind is BackupKind.INCREMENTAL:
         parents = list(itertools.islice(usable_parents(repository.newest_first(request.set)), _PARENT_TRIES))
     for attempt in range(1, TORN_TRIES + 1):
-        began = ctx.now()
+        began = _moment(repository, request.set, ctx)
         token = ctx.token()
         staged = repository.stage(f"{stamp(began)}-{request.kind}-{token}", ctx.token())
         try:
@@ -186,6 +187,18 @@ def _create(repository: Repository, request: Request, ctx: Context) -> tuple[Bac
     raise AssertionError("the last attempt returns")
 
 
+def _moment(repository: Repository, set_name: str, ctx: Context) -> datetime:
+    """The moment that the id names: now, or a second after the newest backup of the set, so that ids sort as they were made."""
+    now = ctx.now()
+    newest = next(iter(repository.ids(set_name)), None)
+    if newest is None or newest[:16] < stamp(now):
+        return now
+    after = datetime.strptime(newest[:16], STAMP).replace(tzinfo=UTC) + timedelta(seconds=1)
+    if after - now > timedelta(minutes=1):
+        ctx.log(f"The clock is behind that of the newest backup, {newest}; the id follows it")
+    return after
+
+
 def usable_parents(backups: Iterable[Backup]) -> Iterator[Backup]:
     """Those of *backups* that an incremental may build on, in their order: undamaged ones that hold every store."""
     return (item for item in backups if item.manifest.kind is not BackupKind.SNAPSHOT and not item.damaged)
@@ -202,7 +215,7 @@ def _begin(
     ctx: Context,
 ) -> tuple[Backup | None, str]:
     """Open the staged archive with the newest parent that can be read. Returns it, and why there is none."""
-    where = {"folder": str(staged), "set_folder": str(repository.backup_folder(request.set, ""))}
+    where: dict[str, Any] = {"folder": str(staged), "set_folder": str(repository.backup_folder(request.set, ""))}
     reasons = []
     for parent in parents:
         owner = f"{moment}-{BackupKind.INCREMENTAL}-{token}"
@@ -249,18 +262,14 @@ def _pack(
             for source in sources
             if source.kind is SourceKind.CHROMA and source.name not in instant.broken
         }
-        answer = cut.packer.finish(
-            timeout=STEP_TIMEOUT, on_event=lambda event: phase.reach(event["bytes"]), check=watch.check
-        )
+        answer = cut.packer.finish(timeout=STEP_TIMEOUT, on_event=lambda event: phase.reach(event["bytes"]), check=watch.check)
         cut.holder.ask("release", timeout=STEP_TIMEOUT)
     torn = [found.message for found in digests.values() if isinstance(found, Problem)]
     records = tuple(_record(source, instant, answer["sources"][source.prefix], digests, ctx) for source in sources)
     return _Packed(instant, DataFile.model_validate(answer["data"]), records, torn)
 
 
-def _pack_request(
-    source: Source, sources: list[Source], instant: Instant, cut: Cut, repository: Repository
-) -> dict[str, Any]:
+def _pack_request(source: Source, sources: list[Source], instant: Instant, cut: Cut, repository: Repository) -> dict[str, Any]:
     """What the packer is told of a source."""
     asked: dict[str, Any] = {"kind": str(source.kind), "prefix": source.prefix}
     if source.kind is SourceKind.SQLITE:
@@ -270,9 +279,7 @@ def _pack_request(
         asked["beside"] = ["-wal", "-journal"] if pin.method == "raw" else []
     elif source.kind is SourceKind.FILES:
         others = [other.path for other in sources if other is not source]
-        beside = [
-            path.with_name(path.name + suffix) for path in others for suffix in ("-wal", "-shm", "-journal", ".gate")
-        ]
+        beside = [path.with_name(path.name + suffix) for path in others for suffix in ("-wal", "-shm", "-journal", ".gate")]
         asked |= {"path": str(source.path), "exclude": [str(path) for path in [*others, *beside, repository.folder]]}
     return asked
 
@@ -435,5 +442,3 @@ class _LogWatch:
                     f"{log} grew to {size >> 20} MiB while its database was pinned, and the disk is nearly full.",
                     hint="Free space on the database's disk, or back up when fewer writes come in. Nothing was published.",
                 )
-
-

@@ -92,7 +92,7 @@ def listed_text(items: list[Backup | Unreadable]) -> str:
     """A table of backups, newest first."""
     if not items:
         return "There is no backup yet. Make the first: refbackup create --repo REPO --sqlite FILE --chroma DIR"
-    rows = [("ID", "SET", "TIME (UTC)", "SOURCE", "STORED", "PROOF", "HOLD", "NOTE")]
+    rows: list[tuple[str, ...]] = [("ID", "SET", "TIME (UTC)", "SOURCE", "STORED", "PROOF", "HOLD", "NOTE")]
     for item in items:
         if isinstance(item, Unreadable):
             rows.append((item.id, item.set, "", "", "", "DAMAGED", "", item.problem.message))
@@ -118,8 +118,7 @@ def table(rows: list[tuple[str, ...]], right: tuple[int, ...] = ()) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(
-            cell.rjust(widths[column]) if column in right else cell.ljust(widths[column])
-            for column, cell in enumerate(row)
+            cell.rjust(widths[column]) if column in right else cell.ljust(widths[column]) for column, cell in enumerate(row)
         ).rstrip()
         for row in rows
     )
@@ -165,7 +164,9 @@ def shown_text(backup: Backup) -> str:
     ]
     for record in manifest.sources:
         lines.append(f"  {record.prefix}  {human_bytes(record.bytes)}, {record.files} files, {record.method}")
-        lines += [f"    {item.name}: {item.digest.count} records of {item.dimension or 0} dimensions" for item in record.collections]
+        lines += [
+            f"    {item.name}: {item.digest.count} records of {item.dimension or 0} dimensions" for item in record.collections
+        ]
     lines += [f"  DAMAGED {problem.source or ''}: {problem.message}" for problem in problems_of(backup)]
     lines += [f"  log: {line}" for line in manifest.log]
     return "\n".join(lines)
@@ -236,7 +237,7 @@ def restored_text(restored: Restored) -> str:
 
 def pruned_text(decisions: tuple[Decision, ...], dry_run: bool) -> str:
     """What ``prune`` tells a person."""
-    rows = [("BACKUP", "", "WHY")]
+    rows: list[tuple[str, ...]] = [("BACKUP", "", "WHY")]
     for decision in decisions:
         what = "keep" if decision.keep else ("would go" if dry_run else "removed")
         rows.append((decision.id, what, "; ".join(decision.reasons)))
@@ -277,9 +278,7 @@ def files_of(repository: Repository, backup: Backup) -> dict[str, Any]:
                 "bytes": entry.size,
                 "mode": f"{entry.mode:04o}",
                 "modified": datetime.fromtimestamp(entry.mtime_ns / 1e9, UTC).isoformat(),
-                "stored_here": sum(
-                    archives.frame(ref).stored for ref in tree.refs(entry) if ref.backup == backup.id
-                ),
+                "stored_here": sum(archives.frame(ref).stored for ref in tree.refs(entry) if ref.backup == backup.id),
                 "needs": sorted({ref.backup for ref in tree.refs(entry)} - {backup.id}),
             }
             for entry in tree.entries.values()
@@ -291,7 +290,13 @@ def files_text(listed: dict[str, Any]) -> str:
     """What ``files`` tells a person."""
     rows: list[tuple[str, ...]] = [("MODE", "BYTES", "STORED HERE", "MODIFIED (UTC)", "PATH")]
     rows += [
-        (item["mode"], str(item["bytes"]), str(item["stored_here"]), item["modified"][:19].replace("T", " "), item["path"])
+        (
+            item["mode"],
+            str(item["bytes"]),
+            str(item["stored_here"]),
+            item["modified"][:19].replace("T", " "),
+            item["path"],
+        )
         for item in listed["files"]
     ]
     return table(rows, right=(1, 2))

@@ -73,7 +73,7 @@ def has_wal_reset_bug(version: tuple[int, ...]) -> bool:
 
     https://www.sqlite.org/wal.html#walresetbug
     """
-    fixed = (3, 51, 3) <= version or (3, 44, 6) <= version < (3, 45) or (3, 50, 7) <= version < (3, 51)
+    fixed = version >= (3, 51, 3) or (3, 44, 6) <= version < (3, 45) or (3, 50, 7) <= version < (3, 51)
     return version >= (3, 7, 0) and not fixed
 
 
@@ -213,13 +213,26 @@ def _look_at_repository(folder: Path, found: Diagnosis) -> None:
 
 
 def _look_at_leftovers(repository: Repository, found: Diagnosis) -> None:
-    for place, what in ((repository.staging, "an interrupted backup"), (repository.scratch, "an interrupted verification")):
+    for place, what in (
+        (repository.staging, "an interrupted backup"),
+        (repository.scratch, "an interrupted verification"),
+    ):
         left = [item.name for item in place.iterdir()] if place.is_dir() else []
         if left:
-            found.add("note", str(place), f"{len(left)} folders of {what}, or of one under way", "The next backup clears them.")
+            found.add(
+                "note",
+                str(place),
+                f"{len(left)} folders of {what}, or of one under way",
+                "The next backup clears them.",
+            )
     trash = [item.name for item in repository.trash.iterdir()] if repository.trash.is_dir() else []
     if trash:
-        found.add("note", str(repository.trash), f"{len(trash)} deleted backups", "refbackup prune --empty-trash frees them now.")
+        found.add(
+            "note",
+            str(repository.trash),
+            f"{len(trash)} deleted backups",
+            "refbackup prune --empty-trash frees them now.",
+        )
 
 
 def _tell_of_leftover(left: dict[str, Any], found: Diagnosis) -> None:

@@ -77,9 +77,7 @@ def _write_file(
     units = max(1, -(-len(entry.blocks) // _UNIT))
     file = _OpenFile(place, entry, units, sync)
     for first in range(0, units * _UNIT, _UNIT):
-        refs = [
-            FrameRef(tree.backups[packed >> 32], packed & 0xFFFFFFFF) for packed in entry.blocks[first : first + _UNIT]
-        ]
+        refs = [FrameRef(tree.backups[packed >> 32], packed & 0xFFFFFFFF) for packed in entry.blocks[first : first + _UNIT]]
         pending.append(threads.submit(_write_unit, archives, file, first, refs))
         if len(pending) >= _AHEAD:
             phase.advance(pending.popleft().result())

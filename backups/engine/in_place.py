@@ -263,11 +263,11 @@ def _fit_page_size(target: Target) -> None:
 def _safety(repository: Repository, backup: Backup, targets: list[Target], ctx: Context) -> str:
     """Back up what is there, and hold it. Returns its id, or "" where there is nothing to back up."""
     there = tuple(
-        Source(kind=target.record.kind, name=target.record.name, path=target.path)
-        for target in targets
-        if target.path.exists()
+        Source(kind=target.record.kind, name=target.record.name, path=target.path) for target in targets if target.path.exists()
     )
-    there = tuple(source for source in there if source.kind is not SourceKind.CHROMA or (source.path / "chroma.sqlite3").exists())
+    there = tuple(
+        source for source in there if source.kind is not SourceKind.CHROMA or (source.path / "chroma.sqlite3").exists()
+    )
     if not there:
         ctx.log("There is nothing at the targets, so there is nothing to keep before the restore.")
         return ""
@@ -286,7 +286,8 @@ def _safety(repository: Repository, backup: Backup, targets: list[Target], ctx: 
         raise
     except EngineError as problem:
         raise RestoreRefused(
-            f"No safety backup of what is there could be made: {problem.message} Nothing was changed.", hint=problem.hint
+            f"No safety backup of what is there could be made: {problem.message} Nothing was changed.",
+            hint=problem.hint,
         ) from problem
     repository.set_hold(created.backup, Hold(time=ctx.now(), note=f"safety: before the restore of {backup.id}"))
     ctx.log(f"What was there is kept as {created.backup.id}")
@@ -345,9 +346,7 @@ def _exchange(targets: list[Target], commands: Commands, wait: float, ctx: Conte
         raise RestoreUndone(f"{why} Everything was put back as it was.")
 
 
-def _exchange_databases(
-    databases: list[Target], folders: list[Target], opened: _Open, wait: float, commands: Commands
-) -> None:
+def _exchange_databases(databases: list[Target], folders: list[Target], opened: _Open, wait: float, commands: Commands) -> None:
     """Lock the first database by copying its first pages, do all the rest while it is locked, then copy on and commit.
 
     SQLite before Chroma, as in a backup: an application that writes to Chroma inside a transaction holds SQLite first.
@@ -558,9 +557,7 @@ def _run(command: str, commands: Commands, ctx: Context, what: str) -> None:
         return
     ctx.log(f"Running the {what} command: {command}")
     try:
-        done = subprocess.run(
-            shlex.split(command), capture_output=True, text=True, timeout=commands.seconds, check=False
-        )
+        done = subprocess.run(shlex.split(command), capture_output=True, text=True, timeout=commands.seconds, check=False)
     except (OSError, subprocess.TimeoutExpired) as problem:
         raise RestoreRefused(f"The {what} command could not be run: {problem}.") from None
     if done.returncode:

@@ -83,11 +83,13 @@ class Prober:
             listed = positions(expected)
             client = chromadb.PersistentClient(directory, settings=Settings(anonymized_telemetry=False))
             problems: list[str] = []
-            collections = {
-                place.name: self._collection(client, folder, expected, place, problems) for place in listed
-            }
+            collections = {place.name: self._collection(client, folder, expected, place, problems) for place in listed}
         except Exception as problem:  # noqa: BLE001 - whatever the client raises is the finding
-            return {"collections": {}, "problems": [f"Chroma cannot open it: {problem}"], "client": chromadb.__version__}
+            return {
+                "collections": {},
+                "problems": [f"Chroma cannot open it: {problem}"],
+                "client": chromadb.__version__,
+            }
         finally:
             expected.close()
         return {"collections": collections, "problems": problems, "client": chromadb.__version__}

@@ -21,9 +21,7 @@ class Pruned:
     dry_run: bool
 
 
-def prune(
-    repository: Repository, set_name: str, policy: Policy, ctx: Context, *, dry_run: bool, trash: timedelta
-) -> Pruned:
+def prune(repository: Repository, set_name: str, policy: Policy, ctx: Context, *, dry_run: bool, trash: timedelta) -> Pruned:
     """Move what *policy* does not keep into the trash, and remove for good what has lain there longer than *trash*.
 
     Dependents go before what they depend on, so that a crash leaves only usable backups. A backup whose manifest cannot be

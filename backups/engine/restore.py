@@ -40,9 +40,7 @@ def select(backup: Backup, only: str | None) -> tuple[SourceRecord, ...]:
     kind, _, name = only.partition(":")
     if kind not in set(SourceKind):
         raise UsageError(f"--only takes {', '.join(SourceKind)}, each with an optional :NAME, not {only!r}.")
-    chosen = tuple(
-        record for record in backup.manifest.sources if record.kind == kind and name in ("", record.name)
-    )
+    chosen = tuple(record for record in backup.manifest.sources if record.kind == kind and name in ("", record.name))
     if not chosen:
         held = ", ".join(f"{record.kind}:{record.name}" for record in backup.manifest.sources)
         raise UsageError(f"Backup {backup.id} holds no {only}; it holds {held}.")
@@ -55,8 +53,7 @@ def wanted_by(records: tuple[SourceRecord, ...]) -> Callable[[str], bool]:
 
     def wanted(path: str) -> bool:
         return any(
-            path == prefix or path.startswith((prefix + "/", prefix + "-wal", prefix + "-journal"))
-            for prefix in prefixes
+            path == prefix or path.startswith((prefix + "/", prefix + "-wal", prefix + "-journal")) for prefix in prefixes
         )
 
     return wanted

@@ -148,9 +148,7 @@ def _check_files(repository: Repository, backup: Backup, findings: Findings, ctx
             )
 
 
-def _check_blocks(
-    repository: Repository, backup: Backup, findings: Findings, ctx: Context, checked: Checked
-) -> None:
+def _check_blocks(repository: Repository, backup: Backup, findings: Findings, ctx: Context, checked: Checked) -> None:
     with Archives(locate_in(repository.backup_folder(backup.manifest.set, ""))) as archives:
         tree = _tree(archives, backup, findings)
         if tree is None:
@@ -184,9 +182,7 @@ def _batches(refs: list[FrameRef], size: int) -> Iterator[list[FrameRef]]:
         yield batch
 
 
-def _check_batch(
-    archives: Archives, refs: list[FrameRef], checked: Checked, phase: Phase
-) -> list[tuple[FrameRef, str, int]]:
+def _check_batch(archives: Archives, refs: list[FrameRef], checked: Checked, phase: Phase) -> list[tuple[FrameRef, str, int]]:
     bad = []
     for ref in refs:
         try:
@@ -299,7 +295,8 @@ def _check_chroma(record: SourceRecord, directory: Path, findings: Findings, ctx
         findings.add("chroma_content", message, source=record.name, file=record.prefix)
     findings.checks[record.prefix] = {
         "chromadb": opened["client"] or "not installed: the files were compared, the client was not opened",
-        "collections": opened["collections"] or {item["name"]: {"count": item["count"]} for item in answer["collections"].values()},
+        "collections": opened["collections"]
+        or {item["name"]: {"count": item["count"]} for item in answer["collections"].values()},
     }
 
 

@@ -50,7 +50,7 @@ def compress(content: bytes) -> bytes:
     compressor = getattr(_own, "compressor", None)
     if compressor is None:
         compressor = _own.compressor = zstandard.ZstdCompressor(compression_params=_PLAIN)
-    return compressor.compress(content)  # type: ignore[no-any-return]
+    return compressor.compress(content)
 
 
 def compress_delta(content: bytes, base: bytes) -> bytes:

@@ -177,9 +177,7 @@ class TableWriter:
         base, base_frame = NO_BASE, 0
         if frame.base is not None:
             base, base_frame = self._ordinal(frame.base.backup), frame.base.frame
-        self._frames += _FRAME.pack(
-            frame.digest, frame.offset, frame.stored, frame.raw, base, base_frame, frame.depth
-        )
+        self._frames += _FRAME.pack(frame.digest, frame.offset, frame.stored, frame.raw, base, base_frame, frame.depth)
         return self.count - 1
 
     def truncate(self, count: int) -> None:
@@ -222,12 +220,7 @@ class TableWriter:
             ref = FrameRef(tree.backups[packed >> 32], packed & 0xFFFFFFFF)
             ordinal = self._ordinal(ref.backup)
             last = runs[-1] if runs else None
-            if (
-                last is not None
-                and last[2] == ordinal
-                and last[0] + last[1] == block
-                and last[3] + last[1] == ref.frame
-            ):
+            if last is not None and last[2] == ordinal and last[0] + last[1] == block and last[3] + last[1] == ref.frame:
                 last[1] += 1
             else:
                 runs.append([block, 1, ordinal, ref.frame])
@@ -312,9 +305,7 @@ class Table:
             tree.entries[entry.path] = entry
         return tree
 
-    def _blocks(
-        self, entry: Entry, runs: list[tuple[int, ...]], before: Entry | None, tree: Tree
-    ) -> array[int]:
+    def _blocks(self, entry: Entry, runs: list[tuple[int, ...]], before: Entry | None, tree: Tree) -> array[int]:
         wanted = -(-entry.size // BLOCK) if entry.kind is Kind.FILE else 0
         blocks = array("Q", before.blocks[:wanted] if before is not None else ())
         listed = sum(run[1] for run in runs)
@@ -364,9 +355,7 @@ def _unpack_entry(cursor: _Cursor, check_path: Callable[[str], None]) -> tuple[E
     (count,) = cursor.unpack(_COUNT)
     runs = [cursor.unpack(_RUN) for _ in range(count)]
     identity = Identity(inode=inode, ctime_ns=ctime_ns, trusted=bool(trusted))
-    entry = Entry(
-        path=path, kind=known, mode=mode, mtime_ns=mtime_ns, size=size, identity=identity, target=target
-    )
+    entry = Entry(path=path, kind=known, mode=mode, mtime_ns=mtime_ns, size=size, identity=identity, target=target)
     return entry, runs
 
 

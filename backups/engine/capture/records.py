@@ -134,9 +134,7 @@ Value = tuple[str | int | float | bool | None, ...]
 """A metadata row: key, string, integer, float, boolean, and a sixth field, true, for one value of a list."""
 
 
-def stored_records(
-    database: sqlite3.Connection, collection: Positions
-) -> Iterator[tuple[str, tuple[Value, ...]]]:
+def stored_records(database: sqlite3.Connection, collection: Positions) -> Iterator[tuple[str, tuple[Value, ...]]]:
     """Each record's id and its metadata rows, document included, ordered by key."""
     rows = database.execute(
         "SELECT e.id, e.embedding_id, m.key, m.string_value, m.int_value, m.float_value, m.bool_value FROM embeddings e"
@@ -165,9 +163,7 @@ def _lists(database: sqlite3.Connection, collection: Positions) -> Iterator[tupl
         )
 
 
-def stored_vectors(
-    directory: Path, database: sqlite3.Connection, collection: Positions
-) -> Iterator[tuple[str, bytes]]:
+def stored_vectors(directory: Path, database: sqlite3.Connection, collection: Positions) -> Iterator[tuple[str, bytes]]:
     """Each record's id and vector (float32, little-endian), from the index files and, where those lag behind, the log.
 
     A vector from the index of a cosine collection is its unit vector times its length, as Chroma returns it; one from the log
@@ -269,5 +265,3 @@ class _Names:
         """Raise `hnsw.BrokenIndex` when an id names an element that the index has not."""
         if self._left:
             raise hnsw.BrokenIndex(f"{self._left} ids name elements that the index does not hold", "data_level0.bin")
-
-

@@ -44,7 +44,7 @@ from ..types import Backup, BackupKind, Hold, Manifest, Problem, Proof
 from . import lock
 
 FORMAT = 1
-_STAMP = "%Y%m%dT%H%M%SZ"
+STAMP = "%Y%m%dT%H%M%SZ"
 MANIFEST, DATA, SUMS = "manifest.json", "data.tar.zst", "SHA256SUMS"
 
 
@@ -59,7 +59,7 @@ class Unreadable:
 
 def stamp(moment: datetime) -> str:
     """A moment as ids and file names write it: ``20261121T030000Z``."""
-    return moment.strftime(_STAMP)
+    return moment.strftime(STAMP)
 
 
 class Repository:
@@ -270,9 +270,7 @@ class Repository:
     def remove(self, set_name: str, backup_id: str, now: datetime) -> None:
         """Move a backup's folder into the trash without asking whether it is needed."""
         durable.make_folder(self.trash)
-        durable.publish(
-            self.backup_folder(set_name, backup_id), self.trash / f"{stamp(now)}.{set_name}.{backup_id}"
-        )
+        durable.publish(self.backup_folder(set_name, backup_id), self.trash / f"{stamp(now)}.{set_name}.{backup_id}")
 
     def empty_trash(self, now: datetime, grace: timedelta) -> list[str]:
         """Remove for good what was deleted longer than *grace* ago, and return its names."""
@@ -318,7 +316,7 @@ def parse_manifest(backup_id: str, content: bytes) -> Manifest:
 
 def _proofs(folder: Path) -> tuple[Proof, ...]:
     try:
-        names = sorted(name for name in os.listdir(folder / "proofs") if not name.startswith("."))
+        names = sorted(entry.name for entry in os.scandir(folder / "proofs") if not entry.name.startswith("."))
     except OSError:
         return ()
     proofs = []
@@ -390,5 +388,3 @@ def open_repository(folder: Path) -> Repository:
     if not isinstance(version, int) or version > FORMAT:
         raise RepositoryTooNew(f"{folder} has format {version}; this version reads up to {FORMAT}.")
     return Repository(folder)
-
-

@@ -228,9 +228,7 @@ def removal_order(candidates: Iterable[Candidate], decisions: Iterable[Decision]
     restore, come last.
     """
     removed = {decision.id for decision in decisions if not decision.keep}
-    backups = sorted(
-        (backup for backup in candidates if backup.id in removed), key=lambda backup: (backup.time, backup.id)
-    )
+    backups = sorted((backup for backup in candidates if backup.id in removed), key=lambda backup: (backup.time, backup.id))
     needs = {backup.id: (backup.needs & removed) - {backup.id} for backup in backups}
     waiting_for = dict.fromkeys(needs, 0)
     for needed in needs.values():
@@ -316,9 +314,7 @@ def _keep_calendar(whole: Sequence[Candidate], policy: Policy, reasons: _Reasons
                 reasons[backup.id].append(f"{rule} {period}")
 
 
-def _keep_safe(
-    sound: Sequence[Candidate], whole: Sequence[Candidate], policy: Policy, reasons: _Reasons
-) -> None:
+def _keep_safe(sound: Sequence[Candidate], whole: Sequence[Candidate], policy: Policy, reasons: _Reasons) -> None:
     if sound:
         reasons[sound[0].id].append("newest good backup")
     if whole and whole[0] is not sound[0]:

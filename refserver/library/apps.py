@@ -1,0 +1,13 @@
+"""The app's name and label."""
+
+from __future__ import annotations
+
+from django.apps import AppConfig
+
+
+class LibraryConfig(AppConfig):
+    """The reference library."""
+
+    name = "refserver.library"
+    label = "library"
+    verbose_name = "Library"

@@ -1,0 +1,308 @@
+"""Changing the library: rows, vectors and originals together.
+
+All changes of what Chroma mirrors happen inside `change`::
+
+    with change() as changed:
+        paper.title = "A better title"
+        paper.save()
+        changed.touch(paper.pk)
+
+1. SQLite's write lock is taken (BEGIN IMMEDIATE), so changes of all processes take turns.
+2. The caller changes rows, and touches the papers that it changes.
+3. As the last step before the commit, Chroma is made to hold what the rows of the touched papers say.
+4. Commit.
+
+A failure in 1 to 3 rolls the rows back; when it came after Chroma was written (a failed commit, mostly), the
+vectors of the touched papers are set back to what the rows say, in a transaction of its own. A crash leaves a
+note (`unsettled`), and the next change of any process does the same. So a backup that takes SQLite's write
+lock finds a row and its vector, or neither.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from django.db import transaction
+
+from backups.engine.gate import GateTimeout
+from refserver.library import durable, embedding, unsettled
+from refserver.library.models import Embedding, Metadata, PageEmbedding, Paper
+from refserver.library.unsettled import Ids
+from refserver.library.vectors import PAGES, PAPERS, Edit, Record, store
+
+log = logging.getLogger(__name__)
+
+
+class Duplicate(Exception):
+    """The library already holds a document with the same bytes."""
+
+    def __init__(self, paper: Paper) -> None:
+        super().__init__(f"the same document is in the library as “{paper.title}” (paper {paper.pk})")
+        self.paper = paper
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """The text of one page; *number* counts from 1."""
+
+    number: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """A document as it was read, ready to be added."""
+
+    file_name: str
+    content: bytes
+    pages: Sequence[Page]
+    title: str
+    authors: str = ""
+    year: int | None = None
+    venue: str = ""
+    doi: str = ""
+    summary: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def content_hash(self) -> str:
+        """The SHA-256 of the document's bytes, as hexadecimal digits."""
+        return hashlib.sha256(self.content).hexdigest()
+
+
+class Change:
+    """The papers that one change touches."""
+
+    def __init__(self) -> None:
+        self._papers: set[int] = set()
+        self._before: list[Ids] = []
+
+    def touch(self, *papers: int) -> None:
+        """Note that rows of these papers (primary keys)
+
+        change. A paper that loses rows is touched before it does.
+        """
+        self._papers.update(papers)
+        self._before.append(_ids_of(papers))
+
+    def ids(self) -> Ids:
+        """Return the ids of all records that the touched papers have, or had."""
+        return unsettled.together([*self._before, _ids_of(self._papers)])
+
+
+_current: ContextVar[Change | None] = ContextVar("current_change", default=None)
+
+
+@contextmanager
+def change() -> Iterator[Change]:
+    """Change rows and vectors together, as the module tells. A change inside a change is part of it.
+
+    Raises `GateTimeout` when a backup or a restore keeps Chroma for too long; nothing is changed then.
+    """
+    if (outer := _current.get()) is not None:
+        yield outer
+        return
+    changed = Change()
+    token = _current.set(changed)
+    notes: list[unsettled.Note] = []
+    try:
+        with transaction.atomic(durable=True):
+            yield changed
+            if any((ids := changed.ids()).values()):
+                left_over = unsettled.pending()
+                notes = [unsettled.write(ids), *left_over]
+                store().apply(_edit(unsettled.together(note.ids for note in notes)))
+    except GateTimeout:  # raised before Chroma is reached: there is nothing to set back
+        for note in notes[:1]:
+            note.remove()
+        raise
+    except BaseException:
+        if notes:
+            _settle_again(notes)
+        raise
+    finally:
+        _current.reset(token)
+    for note in notes:
+        note.remove()
+
+
+def add(document: Document) -> Paper:
+    """Add *document* with its vectors, and keep its bytes.
+
+    Raises `Duplicate` when the library has the same bytes.
+    """
+    paper = Paper(
+        title=document.title[:500],
+        authors=document.authors,
+        year=document.year,
+        venue=document.venue[:300],
+        doi=document.doi[:200],
+        summary=document.summary,
+        file_name=document.file_name[-255:],
+        content_hash=document.content_hash,
+    )
+    embedder = embedding.configured()
+    texts = [_gist(paper), *(page.text for page in document.pages)]
+    whole, *of_pages = embedder.embed(texts)  # before the transaction: it may take long
+    described = {"model": embedder.model, "dimension": embedder.dimension}
+    try:
+        with change() as changed:
+            refuse_duplicate(paper.content_hash)
+            _keep(paper.original, document.content)
+            paper.save()
+            Embedding.objects.create(paper=paper, vector=embedding.to_blob(whole), **described)
+            PageEmbedding.objects.bulk_create(
+                PageEmbedding(
+                    paper=paper,
+                    page=page.number,
+                    text=page.text,
+                    vector=embedding.to_blob(vector),
+                    **described,
+                )
+                for page, vector in zip(document.pages, of_pages, strict=True)
+            )
+            Metadata.objects.bulk_create(
+                Metadata(paper=paper, key=key[:100], value=value) for key, value in document.metadata.items()
+            )
+            changed.touch(paper.pk)
+    except Duplicate:
+        raise
+    except BaseException:
+        _drop_originals([paper])
+        raise
+    return paper
+
+
+def refuse_duplicate(content_hash: str) -> None:
+    """Raise `Duplicate` when the library has a document with this SHA-256."""
+    if (same := Paper.objects.filter(content_hash=content_hash).first()) is not None:
+        raise Duplicate(same)
+
+
+def remove(papers: Sequence[Paper]) -> None:
+    """Remove *papers* with all their rows and vectors; their originals go when that is committed."""
+    papers = list(papers)
+    with change() as changed:
+        keys = [paper.pk for paper in papers]
+        changed.touch(*keys)
+        Paper.objects.filter(pk__in=keys).delete()
+        transaction.on_commit(lambda: _drop_originals(papers))
+
+
+def embed_again(paper: Paper, *, pages: bool = True) -> None:
+    """Compute the vectors of *paper* anew, with the embedding configured now; without *pages*, its own alone.
+
+    Its own vector comes from its title, authors and summary: after these were edited, that one is enough.
+    """
+    embedder = embedding.configured()
+    rows = list(paper.pages.all()) if pages else []
+    whole, *of_pages = embedder.embed([_gist(paper), *(row.text for row in rows)])
+    described = {"model": embedder.model, "dimension": embedder.dimension}
+    with change() as changed:
+        changed.touch(paper.pk)
+        Embedding.objects.filter(paper=paper).update(vector=embedding.to_blob(whole), **described)
+        for row, vector in zip(rows, of_pages, strict=True):
+            PageEmbedding.objects.filter(pk=row.pk).update(vector=embedding.to_blob(vector), **described)
+
+
+def _gist(paper: Paper) -> str:
+    """Return the text that a paper's own vector is made of."""
+    return "\n\n".join(part for part in (paper.title, paper.authors, paper.summary) if part)
+
+
+def _ids_of(papers: Sequence[int] | set[int]) -> Ids:
+    embedded = Embedding.objects.filter(paper__in=papers).values_list("paper_id", flat=True)
+    pages = PageEmbedding.objects.filter(paper__in=papers).values_list("pk", flat=True)
+    return {PAPERS: {f"paper-{key}" for key in embedded}, PAGES: {f"page-{key}" for key in pages}}
+
+
+def _edit(ids: Ids) -> Edit:
+    """Return the edit that makes Chroma hold, under *ids*, exactly what the rows say."""
+    records = {PAPERS: _paper_records(_keys(ids[PAPERS])), PAGES: _page_records(_keys(ids[PAGES]))}
+    edit = Edit()
+    for name, present in records.items():
+        edit.write[name] = present
+        edit.delete[name] = sorted(ids[name] - {record.id for record in present})
+    return edit
+
+
+def _keys(ids: set[str]) -> list[int]:
+    return sorted(int(id_.rpartition("-")[2]) for id_ in ids)
+
+
+def _paper_records(keys: Sequence[int]) -> list[Record]:
+    rows = Embedding.objects.filter(paper__in=keys).select_related("paper").order_by("paper_id")
+    return [
+        Record(
+            id=f"paper-{row.paper_id}",
+            vector=embedding.from_blob(row.vector),
+            document="\n\n".join(part for part in (row.paper.title, row.paper.summary) if part),
+            metadata={
+                "paper_id": row.paper_id,
+                "title": row.paper.title,
+                "file_name": row.paper.file_name,
+                "model": row.model,
+            },
+        )
+        for row in rows
+    ]
+
+
+def _page_records(keys: Sequence[int]) -> list[Record]:
+    rows = PageEmbedding.objects.filter(pk__in=keys).select_related("paper").order_by("pk")
+    return [
+        Record(
+            id=f"page-{row.pk}",
+            vector=embedding.from_blob(row.vector),
+            document=row.text,
+            metadata={
+                "paper_id": row.paper_id,
+                "title": row.paper.title,
+                "file_name": row.paper.file_name,
+                "page": row.page,
+                "model": row.model,
+            },
+        )
+        for row in rows
+    ]
+
+
+def _settle_again(notes: Sequence[unsettled.Note]) -> None:
+    """Make the vectors of *notes* what the rows say, after a change that failed.
+
+    If this fails too, the notes stay.
+    """
+    try:
+        with transaction.atomic(durable=True):
+            store().apply(_edit(unsettled.together(note.ids for note in notes)))
+    except Exception:
+        log.exception("vectors of a change that failed are not set back yet; the next change does it")
+    else:
+        for note in notes:
+            note.remove()
+
+
+def _keep(original: Path, content: bytes) -> None:
+    """Store *content* under its hash; a file of that name has that content already."""
+    if original.exists():
+        return
+    durable.write(original, content)
+
+
+def _drop_originals(papers: Sequence[Paper]) -> None:
+    """Remove the originals of *papers* that no row names.
+
+    SQLite's write lock keeps others from adding one meanwhile.
+    """
+    with transaction.atomic(durable=True):
+        hashes = [paper.content_hash for paper in papers]
+        named = set(Paper.objects.filter(content_hash__in=hashes).values_list("content_hash", flat=True))
+        for paper in papers:
+            if paper.content_hash not in named:
+                paper.original.unlink(missing_ok=True)

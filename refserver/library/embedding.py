@@ -1,0 +1,158 @@
+"""From text to vectors.
+
+An embedder turns texts into unit vectors; the cosine of two is how similar the texts are. Its `model` is
+stored with every vector, because vectors of two models cannot be compared.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import cache
+from hashlib import blake2b
+from math import log
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from django.conf import settings
+
+Matrix = npt.NDArray[np.float32]
+
+_WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)?")
+_SLOTS = 8
+_COMMON = """
+a about after all also an and any are as at be because been before being between both but by can could did
+do does doing each few for from further had has have having he her here hers him his how i if in into is it
+its itself just may me more most my no nor not of off on once one only or other our ours out over own same
+she should so some such than that the their them then there these they this those through to too under until
+up upon us very was we were what when where which while who whom why will with within without would you your
+"""
+_STOP_WORDS = frozenset(_COMMON.split())
+
+
+class EmbeddingUnavailable(Exception):
+    """The configured embedding cannot be used here. The message says what to do."""
+
+
+class Embedder(Protocol):
+    """What the library asks of an embedding."""
+
+    model: str
+    dimension: int
+
+    def embed(self, texts: Sequence[str]) -> Matrix:
+        """Return one row of `dimension` numbers a text; each row has length 1."""
+        ...
+
+
+class HashedWords:
+    """Words hashed into a fixed number of slots ("feature hashing"); needs no model file.
+
+    Each word adds its sublinear count to eight slots that its hash picks, each with a sign that its hash
+    picks too. Two different words then rarely agree in more than a slot or two, and such collisions cancel
+    out on average. It finds shared words, not synonyms. The model's name changes whenever the same text would
+    give another vector.
+    """
+
+    model = "hashed-words-1"
+    dimension = 384
+
+    def embed(self, texts: Sequence[str]) -> Matrix:
+        """Return one unit vector a text."""
+        matrix = np.zeros((len(texts), self.dimension), dtype=np.float32)
+        for row, text in enumerate(texts):
+            for word, count in Counter(_words(text)).items():
+                for slot, sign in _places(word):
+                    matrix[row, slot % self.dimension] += sign * (1 + log(count))
+        matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
+        return matrix
+
+
+class ChromaMiniLM:
+    """Chroma's own all-MiniLM-L6-v2 on ONNX, if its files are on this machine. Nothing is ever downloaded."""
+
+    model = "all-MiniLM-L6-v2"
+    dimension = 384
+
+    def __init__(self) -> None:
+        try:
+            from chromadb.utils.embedding_functions.onnx_mini_lm_l6_v2 import ONNXMiniLM_L6_V2
+
+            function: Any = ONNXMiniLM_L6_V2()
+        except (ImportError, ValueError) as error:
+            raise EmbeddingUnavailable(
+                f"REFSERVER_EMBEDDING=chroma needs onnxruntime and tokenizers ({error}); "
+                "install them, or set REFSERVER_EMBEDDING=hashing."
+            ) from error
+        folder = function.DOWNLOAD_PATH / function.EXTRACTED_FOLDER_NAME
+        # The list that Chroma itself looks for; where one is missing, it would download the archive.
+        needed = (
+            "config.json",
+            "model.onnx",
+            "special_tokens_map.json",
+            "tokenizer_config.json",
+            "tokenizer.json",
+            "vocab.txt",
+        )
+        missing = [name for name in needed if not (folder / name).is_file()]
+        if missing:
+            raise EmbeddingUnavailable(
+                f"REFSERVER_EMBEDDING=chroma needs {self.model} in {folder}; missing: {', '.join(missing)}. "
+                f"Unpack Chroma's onnx.tar.gz into {folder.parent}, or set REFSERVER_EMBEDDING=hashing."
+            )
+        self._function = function
+
+    def embed(self, texts: Sequence[str]) -> Matrix:
+        """Return one unit vector a text."""
+        if not texts:
+            return np.zeros((0, self.dimension), dtype=np.float32)
+        return np.asarray(self._function(list(texts)), dtype=np.float32)
+
+
+_EMBEDDERS: dict[str, type[HashedWords | ChromaMiniLM]] = {"hashing": HashedWords, "chroma": ChromaMiniLM}
+
+
+def configured() -> Embedder:
+    """Return the embedder that the setting REFSERVER_EMBEDDING names. Raises `EmbeddingUnavailable`."""
+    return _made(settings.REFSERVER_EMBEDDING)
+
+
+@cache
+def _made(name: str) -> Embedder:
+    return _EMBEDDERS[name]()
+
+
+def to_blob(vector: npt.NDArray[np.float32]) -> bytes:
+    """Return *vector* as it is kept in SQLite: float32, little-endian."""
+    return vector.astype("<f4").tobytes()
+
+
+def from_blob(blob: bytes | memoryview) -> Matrix:
+    """Return the vector kept in *blob*."""
+    return np.frombuffer(blob, dtype="<f4").astype(np.float32)
+
+
+def _words(text: str) -> list[str]:
+    """Return the words that *text* counts by; never none, for a vector of zeros has no direction."""
+    words = _WORD.findall(text.lower())
+    telling = [_stem(word) for word in words if word not in _STOP_WORDS]
+    return telling or words or [text.strip()]
+
+
+def _places(word: str) -> Iterator[tuple[int, int]]:
+    """Yield the slots (to be taken modulo the dimension) of *word*, with their signs."""
+    digest = blake2b(word.encode(), digest_size=4 * _SLOTS).digest()
+    for start in range(0, len(digest), 4):
+        number = int.from_bytes(digest[start : start + 4], "little")
+        yield number >> 1, 1 if number & 1 else -1
+
+
+def _stem(word: str) -> str:
+    """Return *word* without a plural's ending, so that "networks" finds "network"."""
+    if len(word) > 4 and word.endswith("ies"):
+        return word[:-3] + "y"
+    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        return word[:-1]
+    return word

@@ -1,0 +1,68 @@
+"""`manage.py ingest PATH...`: add documents to the library."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from django.db import OperationalError
+
+from backups.engine.gate import GateTimeout
+from refserver.library.embedding import EmbeddingUnavailable
+from refserver.library.ingest import Outcome, Result, files_in, ingest
+
+
+class Command(BaseCommand):
+    """Reads files and folders, reports each file, and fails when one of them failed."""
+
+    help = "Add PDF, Markdown and text files to the library; folders are read with all their subfolders."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Take paths, and the form of the summary."""
+        parser.add_argument("paths", nargs="+", metavar="PATH", type=Path, help="a file or a folder")
+        parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Ingest all paths. Exit code 1 when a file failed."""
+        started = monotonic()
+        results: list[Result] = []
+        try:
+            for path, named in files_in(options["paths"]):
+                results.append(ingest(path, named=named))
+                self._report(results[-1])
+        except EmbeddingUnavailable as error:
+            raise CommandError(str(error)) from error
+        except (GateTimeout, OperationalError) as error:
+            done = sum(result.outcome is Outcome.ADDED for result in results)
+            raise CommandError(
+                f"{error}. {done} documents were added before; run the same command again when it is over."
+            ) from error
+        self._summarise(results, monotonic() - started, as_json=options["json"])
+        if any(result.outcome is Outcome.FAILED for result in results):
+            raise SystemExit(1)
+
+    def _report(self, result: Result) -> None:
+        note = f": {result.reason}" if result.reason else f": “{result.title}”, {result.pages} page(s)"
+        self.stderr.write(
+            f"{result.outcome:9} {result.path}{note}", self.style.NOTICE if _bad(result) else str
+        )
+
+    def _summarise(self, results: list[Result], seconds: float, *, as_json: bool) -> None:
+        counts = Counter(result.outcome for result in results)
+        if as_json:
+            summary: dict[str, Any] = {str(outcome): counts[outcome] for outcome in Outcome}
+            summary |= {"seconds": round(seconds, 3), "results": [asdict(result) for result in results]}
+            self.stdout.write(json.dumps(summary))
+        else:
+            parts = ", ".join(f"{counts[outcome]} {outcome}" for outcome in Outcome)
+            self.stdout.write(f"{parts} in {seconds:.1f} s.")
+
+
+def _bad(result: Result) -> bool:
+    return result.outcome is Outcome.FAILED

@@ -1,0 +1,37 @@
+"""`manage.py reembed`: compute vectors anew after the embedding was changed."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from refserver.library import catalogue, embedding
+from refserver.library.embedding import EmbeddingUnavailable
+from refserver.library.models import Paper
+
+
+class Command(BaseCommand):
+    """Goes through the papers one by one, so that it can be stopped and run again."""
+
+    help = "Compute the vectors of papers again whose model is not the one that REFSERVER_EMBEDDING names."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Choose which."""
+        parser.add_argument("--all", action="store_true", help="also those made by the configured model")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Embed them."""
+        try:
+            model = embedding.configured().model
+        except EmbeddingUnavailable as error:
+            raise CommandError(str(error)) from error
+        papers = Paper.objects.all() if options["all"] else Paper.objects.exclude(embedding__model=model)
+        keys = list(papers.order_by("pk").values_list("pk", flat=True))
+        for number, key in enumerate(keys, start=1):
+            paper = Paper.objects.filter(pk=key).first()
+            if paper is not None:  # it may have been removed meanwhile
+                catalogue.embed_again(paper)
+            self.stderr.write(f"{number} of {len(keys)}", str)
+        self.stdout.write(f"{len(keys)} papers embedded with {model}.")

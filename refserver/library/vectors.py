@@ -1,0 +1,225 @@
+"""The one place that opens Chroma.
+
+Chroma's persistent client is not made for several processes on one directory, nor for a directory that is
+exchanged under it: its index lives in memory, and it goes on with what it once read. So every call here
+passes a gate (`backups.engine.gate`): reads hold it together, a write holds it alone and raises its
+generation, and whoever finds another generation than the one it opened with closes its client and opens a
+new one (some 7 ms). A restore uses the same gate to exchange the directory.
+
+Order: **the SQLite transaction first, then the gate.** Whoever holds the gate must not wait for SQLite's
+write lock, or the two wait for each other. `catalogue` keeps this order; nothing else writes.
+
+The two collections use the squared Euclidean distance ("l2"). All vectors have length 1, so it ranks as the
+cosine does, and 1 minus half of it is the cosine. With "cosine", Chroma would store vectors that it
+normalised itself, which differ in the last bit from those in SQLite; with "l2" the two stores can be compared
+bit by bit.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from django.conf import settings
+
+from backups.engine.gate import Gate
+from refserver.library.embedding import Matrix
+
+_T = TypeVar("_T")
+
+CollectionName = Literal["papers", "pages"]
+PAPERS: CollectionName = "papers"
+PAGES: CollectionName = "pages"
+COLLECTIONS: tuple[CollectionName, ...] = (PAPERS, PAGES)
+
+PATIENCE = 15.0
+"""Seconds to wait at the gate. A writer holds SQLite's write lock meanwhile, for which others wait 20 s."""
+
+_BATCH = 2_000
+"""Records a call: SQLite allows Chroma some 32,000 variables, and each metadata entry takes several."""
+
+_abandoned: list[Any] = []
+"""Clients that a fork left in a child: their threads are gone, so they can be neither used nor closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record of a collection."""
+
+    id: str
+    vector: Matrix
+    document: str
+    metadata: Mapping[str, str | int]
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A record that a search found; *similarity* is the cosine, 1 for the same direction."""
+
+    id: str
+    similarity: float
+
+
+@dataclass(slots=True)
+class Edit:
+    """What a write does, collection by collection: first delete, then write (add or replace)."""
+
+    delete: dict[CollectionName, list[str]] = field(default_factory=dict)
+    write: dict[CollectionName, list[Record]] = field(default_factory=dict)
+
+
+class VectorStore:
+    """Chroma in *directory*, for all threads of this process. Use `store()` to get it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._gate = Gate(directory)
+        self._lock = threading.Lock()
+        self._client: Any = None
+        self._opened: tuple[int, int] | None = None  # (generation, process)
+
+    def apply(self, edit: Edit) -> None:
+        """Carry out *edit* alone, and make all other clients reopen, even when it fails half-way.
+
+        Raises `GateTimeout` when a backup or a restore holds the gate for too long, and Chroma's own errors.
+        """
+        with self._gate.exclusive(PATIENCE) as held:
+            client = self._client_of(held.generation)
+            try:
+                for name in COLLECTIONS:
+                    collection = _made_collection(client, name)
+                    for ids in _batches(edit.delete.get(name, ())):
+                        collection.delete(ids=list(ids))
+                    for records in _batches(edit.write.get(name, ())):
+                        _upsert(collection, records)
+            finally:
+                generation = held.advance()
+                self._opened = (generation, os.getpid())  # this client made the change, and knows it
+
+    def nearest(self, name: CollectionName, vector: Matrix, limit: int) -> list[Match]:
+        """Return at most *limit* records, the most similar to *vector* first."""
+        with self._reading(name) as collection:
+            if collection is None:
+                return []
+            found = collection.query(query_embeddings=[vector], n_results=limit, include=["distances"])
+        pairs = zip(found["ids"][0], found["distances"][0], strict=True)
+        return [Match(id=id_, similarity=1.0 - float(distance) / 2) for id_, distance in pairs]
+
+    def records(self, name: CollectionName, ids: Sequence[str]) -> dict[str, Record]:
+        """Return those of *ids* that the collection holds."""
+        found: dict[str, Record] = {}
+        with self._reading(name) as collection:
+            if collection is None:
+                return {}
+            for batch in _batches(ids):
+                answer = collection.get(ids=list(batch), include=["embeddings", "documents", "metadatas"])
+                columns = (answer["ids"], answer["embeddings"], answer["documents"], answer["metadatas"])
+                for id_, vector, document, metadata in zip(*columns, strict=True):
+                    found[id_] = Record(id_, np.asarray(vector, dtype=np.float32), document, metadata)
+        return found
+
+    def count(self, name: CollectionName) -> int:
+        """Return how many records the collection holds."""
+        with self._reading(name) as collection:
+            return 0 if collection is None else int(collection.count())
+
+    def close(self) -> None:
+        """Let go of the client; the next call opens a new one."""
+        with self._gate.exclusive():
+            self._close()
+
+    @contextmanager
+    def _reading(self, name: CollectionName) -> Iterator[Any]:
+        """Hold the gate with other readers and yield the collection, or None while there is no store yet.
+
+        A directory without a store is left alone: two readers that both made one would collide.
+        """
+        with self._gate.shared(PATIENCE) as generation:
+            if not (self.directory / "chroma.sqlite3").exists():
+                yield None
+                return
+            yield _found_collection(self._client_of(generation), name)
+
+    def _client_of(self, generation: int) -> Any:
+        """Return a client that has seen *generation*. The gate is held.
+
+        Nobody uses the client that is closed here: all threads in the gate found the same generation, and any
+        of them comes through this lock before it gets a client.
+        """
+        with self._lock:
+            wanted = (generation, os.getpid())
+            if self._client is None or self._opened != wanted:
+                self._close()
+                self._client = _open(self.directory)
+                self._opened = wanted
+            return self._client
+
+    def _close(self) -> None:
+        client, opened = self._client, self._opened
+        self._client = self._opened = None
+        if client is None or opened is None:
+            return
+        if opened[1] == os.getpid():
+            client.close()
+        else:
+            _abandoned.append(client)
+            client.clear_system_cache()
+
+
+_stores: dict[Path, VectorStore] = {}
+_stores_lock = threading.Lock()
+
+
+def store() -> VectorStore:
+    """Return this process's store of the directory that the setting CHROMA_PATH names."""
+    directory = Path(settings.CHROMA_PATH)
+    with _stores_lock:
+        return _stores.setdefault(directory, VectorStore(directory))
+
+
+def _open(directory: Path) -> Any:
+    """Open a client.
+
+    Chroma caches the system behind it by path: only `close` makes the next one read the disk again.
+    """
+    import chromadb  # half a second: not for management commands that do without
+    from chromadb.config import Settings
+
+    directory.mkdir(parents=True, exist_ok=True)
+    return chromadb.PersistentClient(str(directory), settings=Settings(anonymized_telemetry=False))
+
+
+def _made_collection(client: Any, name: CollectionName) -> Any:
+    # No embedding function: vectors come from `embedding`, and Chroma's default one would download a model.
+    return client.get_or_create_collection(
+        name, embedding_function=None, configuration={"hnsw": {"space": "l2"}}
+    )
+
+
+def _found_collection(client: Any, name: CollectionName) -> Any:
+    from chromadb.errors import NotFoundError
+
+    try:
+        return client.get_collection(name, embedding_function=None)
+    except NotFoundError:
+        return None
+
+
+def _upsert(collection: Any, records: Sequence[Record]) -> None:
+    collection.upsert(
+        ids=[record.id for record in records],
+        embeddings=[record.vector for record in records],
+        documents=[record.document for record in records],
+        metadatas=[dict(record.metadata) for record in records],
+    )
+
+
+def _batches(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
+    for start in range(0, len(items), _BATCH):
+        yield items[start : start + _BATCH]

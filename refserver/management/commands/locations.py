@@ -1,0 +1,44 @@
+"""`manage.py locations`: where everything is, for people and for scripts."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from argparse import ArgumentParser
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand
+
+_NAMES = (
+    "REFSERVER_DATABASE",
+    "CHROMA_PATH",
+    "REFSERVER_FILES",
+    "REFSERVER_CONTROL_DATABASE",
+    "BACKUP_REPOSITORY",
+    "REFSERVER_RUN_DIR",
+    "REFSERVER_BIND",
+    "REFSERVER_PORT",
+)
+
+
+class Command(BaseCommand):
+    """Prints settings as they are in force: defaults filled in, relative paths made absolute."""
+
+    help = "Print where the databases, the vectors, the documents and the backups are."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Choose a form."""
+        form = parser.add_mutually_exclusive_group()
+        form.add_argument("--json", action="store_true", help="one JSON object")
+        form.add_argument("--shell", action="store_true", help="NAME=value lines that a shell can evaluate")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Print them."""
+        values = {name: str(getattr(settings, name)) for name in _NAMES}
+        if options["json"]:
+            self.stdout.write(json.dumps(values))
+        elif options["shell"]:
+            self.stdout.write("\n".join(f"{name}={shlex.quote(value)}" for name, value in values.items()))
+        else:
+            self.stdout.write("\n".join(f"{name:28}{value}" for name, value in values.items()))

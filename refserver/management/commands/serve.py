@@ -1,0 +1,90 @@
+"""`manage.py serve`: start all that runs, and keep it running."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+
+from refserver.supervisor import AlreadyRunning, Program, hold, supervise
+
+_STOP_WITHIN = 30.0
+_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (named to be shown as what can be opened)
+
+
+class Command(BaseCommand):
+    """Supervises the web server, and whatever else `programs` names."""
+
+    help = "Start the web server and keep it running, until Ctrl-C or SIGTERM."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Take an address."""
+        parser.add_argument(
+            "--port", type=int, default=settings.REFSERVER_PORT, help="TCP port (%(default)s)"
+        )
+        parser.add_argument(
+            "--bind", default=settings.REFSERVER_BIND, help="address to listen at (%(default)s)"
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Run until told to stop. Exit code 1 when a child had to be killed."""
+        bind, port = options["bind"], options["port"]
+        pid_file = Path(settings.REFSERVER_RUN_DIR) / "serve.pid"
+        try:
+            with hold(pid_file):
+                _require_free(bind, port)
+                self._say(f"http://{_shown(bind)}:{port}/ (Ctrl-C stops it)")
+                gently = supervise(programs(bind, port), self._say)
+        except AlreadyRunning as error:
+            raise CommandError(f"{error}. Stop that one first, or use it.") from error
+        if not gently:
+            raise SystemExit(1)
+
+    def _say(self, message: str) -> None:
+        self.stderr.write(f"serve: {message}", str)
+        self.stderr.flush()
+
+
+def programs(bind: str, port: int) -> list[Program]:
+    """Return what is to run, in the order of starting."""
+    address = f"[{bind}]:{port}" if ":" in bind else f"{bind}:{port}"
+    web = Program(
+        name="web",
+        command=[
+            *(sys.executable, "-m", "gunicorn"),
+            *("--config", "python:refserver.gunicorn_conf"),
+            *("--chdir", str(settings.BASE_DIR)),
+            *("--bind", address),
+            "refserver.wsgi:application",
+        ],
+        environment={"REFSERVER_THREADS": str(settings.REFSERVER_THREADS), "PYTHONUNBUFFERED": "1"},
+        stop_within=_STOP_WITHIN,
+    )
+    return [web]
+
+
+def _require_free(bind: str, port: int) -> None:
+    """Raise `CommandError` when the address is taken: better said once than by a child, again and again."""
+    family = socket.AF_INET6 if ":" in bind else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((bind, port))
+        except OverflowError:
+            raise CommandError(f"{port} is no port: use a number from 1 to 65535.") from None
+        except OSError as error:
+            taken = "another program listens there, " if error.errno == errno.EADDRINUSE else ""
+            raise CommandError(
+                f"{bind}:{port} cannot be used ({error.strerror}): {taken}see --port and --bind."
+            ) from error
+
+
+def _shown(bind: str) -> str:
+    address = _ANY_ADDRESS.get(bind, bind)
+    return f"[{address}]" if ":" in address else address

@@ -1,0 +1,169 @@
+"""Settings.
+
+What differs between machines comes from the environment or `.env`; `.env.example` lists it all.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from zoneinfo import available_timezones
+
+from refserver.env import Environment
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+_env = Environment.load(BASE_DIR)
+
+# --- Where the data is --------------------------------------------------------------------------------------
+REFSERVER_DATABASE = _env.file("REFSERVER_DATABASE", "var/data/refserver.sqlite3")
+CHROMA_PATH = _env.path("CHROMA_PATH", "var/data/chroma")
+REFSERVER_FILES = _env.path("REFSERVER_FILES", "var/data/documents")
+REFSERVER_CONTROL_DATABASE = _env.file("REFSERVER_CONTROL_DATABASE", "var/control.sqlite3")
+BACKUP_REPOSITORY = _env.text("BACKUP_REPOSITORY", "var/backups")
+if "://" not in BACKUP_REPOSITORY:  # an address of an object store is left as it is
+    BACKUP_REPOSITORY = str(_env.path("BACKUP_REPOSITORY", "var/backups"))
+REFSERVER_RUN_DIR = _env.path("REFSERVER_RUN_DIR", "var/run")
+STATIC_ROOT = _env.path("REFSERVER_STATIC_ROOT", "var/static")
+
+# --- The library --------------------------------------------------------------------------------------------
+REFSERVER_EMBEDDING = _env.text("REFSERVER_EMBEDDING", "hashing", choices={"hashing", "chroma"})
+REFSERVER_MAX_DOCUMENT_MB = _env.integer("REFSERVER_MAX_DOCUMENT_MB", 100, least=1, most=2000)
+REFSERVER_OPEN_LIBRARY = _env.flag("REFSERVER_OPEN_LIBRARY", default=True)
+
+# --- The web server -----------------------------------------------------------------------------------------
+REFSERVER_BIND = _env.text("REFSERVER_BIND", "127.0.0.1")
+REFSERVER_PORT = _env.integer("REFSERVER_PORT", 8000, least=1, most=65535)
+REFSERVER_THREADS = _env.integer("REFSERVER_THREADS", 8, least=1, most=64)
+DEBUG = _env.flag("REFSERVER_DEBUG", default=False)
+ALLOWED_HOSTS = _env.names("REFSERVER_ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
+CSRF_TRUSTED_ORIGINS = _env.names("REFSERVER_TRUSTED_ORIGINS", "")
+SECRET_KEY = _env.lasting_secret("REFSERVER_SECRET_KEY", BASE_DIR / "var" / "secret_key")
+ADMIN_USER = _env.text("REFSERVER_ADMIN_USER", "admin")
+ADMIN_PASSWORD = _env.secret("REFSERVER_ADMIN_PASSWORD")
+_HTTPS = _env.flag("REFSERVER_HTTPS", default=False)
+_BEHIND_PROXY = _env.flag("REFSERVER_BEHIND_PROXY", default=False)
+
+TIME_ZONE = _env.text("REFSERVER_TIME_ZONE", "UTC")
+if TIME_ZONE not in available_timezones():
+    _env.problem(
+        "REFSERVER_TIME_ZONE", f"{TIME_ZONE!r} is not known", "use a name such as UTC or Europe/Berlin"
+    )
+_LOG_LEVEL = _env.text(
+    "REFSERVER_LOG_LEVEL", "INFO", choices={"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}
+)
+
+ENVIRONMENT_NAMES = frozenset(_env.asked)
+_env.check()
+
+# --- Applications -------------------------------------------------------------------------------------------
+INSTALLED_APPS = [
+    "refserver",
+    "refserver.library",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+]
+MIDDLEWARE = [
+    "refserver.headers.PageHeaders",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+ROOT_URLCONF = "refserver.urls"
+WSGI_APPLICATION = "refserver.wsgi.application"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+TEMPLATES: list[dict[str, Any]] = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+# --- Databases ----------------------------------------------------------------------------------------------
+
+
+def _sqlite(file: Path) -> dict[str, Any]:
+    """Describe an SQLite database in WAL mode.
+
+    - transaction_mode: a transaction takes the write lock when it begins. One that first reads and then
+      writes would fail at once with "database is locked" when somebody else wrote in between.
+    - synchronous=FULL: a commit is on the disk when it returns. NORMAL may lose the last ones at a power cut;
+      their vectors, which Chroma has synced by then, would be left without rows.
+    """
+    return {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": str(file),
+        "OPTIONS": {
+            "transaction_mode": "IMMEDIATE",
+            "timeout": 20,
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;",
+        },
+    }
+
+
+DATABASES = {"default": _sqlite(REFSERVER_DATABASE), "control": _sqlite(REFSERVER_CONTROL_DATABASE)}
+DATABASE_ROUTERS = ["refserver.routing.ControlRouter"]
+
+# --- Security -----------------------------------------------------------------------------------------------
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _HTTPS
+SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_AGE = 14 * 24 * 3600
+# No redirect to HTTPS here: the proxy that ends TLS does it, and health checks reach this server without it.
+SECURE_HSTS_SECONDS = 365 * 24 * 3600 if _HTTPS else 0
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if _BEHIND_PROXY else None
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+SILENCED_SYSTEM_CHECKS = ["security.W008"]  # see SECURE_SSL_REDIRECT above: left to the proxy
+LOGIN_URL = "admin:login"
+
+# --- Pages --------------------------------------------------------------------------------------------------
+LANGUAGE_CODE = "en"
+USE_I18N = True
+USE_TZ = True
+STATIC_URL = "/static/"
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "refserver.statics.CollectedFiles"},
+}
+
+LOGGING: dict[str, Any] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"], "level": _LOG_LEVEL},
+    "loggers": {
+        "django": {"handlers": ["stderr"], "level": _LOG_LEVEL, "propagate": False},
+        # pypdf writes a line for every oddity of a file; what makes a file unreadable is raised, and reported
+        # by name.
+        "pypdf": {"level": "CRITICAL"},
+    },
+}

@@ -1,0 +1,19 @@
+"""Static files: compressed and named by their content, so that browsers may keep them for ever."""
+
+from __future__ import annotations
+
+from whitenoise.storage import CompressedManifestStaticFilesStorage  # type: ignore[import-untyped]
+
+
+class CollectedFiles(CompressedManifestStaticFilesStorage):  # type: ignore[misc]  # whitenoise has no types
+    """Whitenoise's storage, in which a file that was not collected keeps its plain name.
+
+    A page must not fail because a style sheet is missing: it is better plain than not there.
+    """
+
+    def stored_name(self, name: str) -> str:
+        """Return the hashed name of *name*, or *name* when it was not collected."""
+        try:
+            return str(super().stored_name(name))
+        except ValueError:
+            return name

@@ -1,0 +1,29 @@
+"""The addresses of the site."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+from django.templatetags.static import static
+from django.urls import URLPattern, URLResolver, include, path
+from django.views.generic import RedirectView
+
+from refserver import health
+
+admin.site.site_header = admin.site.site_title = "RefServer"
+admin.site.index_title = "Administration"
+
+
+class FavouriteIcon(RedirectView):
+    """Browsers ask for this address on pages that name no icon, such as the admin's."""
+
+    def get_redirect_url(self, *args: object, **kwargs: object) -> str:
+        """Return the icon's address as it was collected."""
+        return static("library/icon.svg")
+
+
+urlpatterns: list[URLPattern | URLResolver] = [
+    path("healthz", health.alive, name="healthz"),
+    path("favicon.ico", FavouriteIcon.as_view()),
+    path("admin/", admin.site.urls),
+    path("", include("refserver.library.urls")),
+]

@@ -1,0 +1,136 @@
+#!/usr/bin/env bash
+# Starts RefServer from nothing: installs, migrates, loads the sample library, makes the first backup, serves.
+#
+#   scripts/serve.sh [--port N] [--bind ADDRESS]
+#
+# Safe to run again: what is there is kept and started. Settings come from the environment and .env (see .env.example).
+# Ctrl-C stops everything.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+say() { printf '\n==> %s\n' "$*"; }
+fail() { printf '\nserve.sh: %s\n' "$*" >&2; exit 1; }
+
+usage() {
+    sed -n '2,7s/^# \{0,1\}//p' "$0"
+}
+
+# Any Python from 3.11 on, the newest tried first.
+find_python() {
+    local name
+    for name in python3.13 python3.12 python3.11 python3; do
+        if command -v "$name" >/dev/null \
+            && "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+            && "$name" -c 'import venv, ensurepip' 2>/dev/null; then
+            command -v "$name"
+            return
+        fi
+    done
+    fail "no Python 3.11 or later with venv was found. Install one, for example: apt-get install python3 python3-venv"
+}
+
+# .venv holds what requirements.lock names; it is filled again only when the lock or the project's metadata changed.
+install() {
+    local wanted
+    [[ -f requirements.lock ]] || fail "requirements.lock is missing: is this a complete checkout?"
+    wanted=$(cat requirements.lock pyproject.toml | sha256sum | cut -d' ' -f1)
+    if [[ -x .venv/bin/python && $(cat .venv/installed.sha256 2>/dev/null) == "$wanted" ]]; then
+        return
+    fi
+    say "Installing into .venv"
+    if ! .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+        "$(find_python)" -m venv --clear .venv || fail "the virtual environment .venv could not be made"
+    fi
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock \
+        || fail "installing requirements.lock failed; what pip said is above. Run this again when it is fixed."
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e . \
+        || fail "installing this project into .venv failed; what pip said is above."
+    printf '%s\n' "$wanted" > .venv/installed.sha256
+}
+
+manage() { .venv/bin/python manage.py "$@"; }
+
+prepare() {
+    say "Preparing the databases"
+    manage migrate --verbosity 0
+    manage migrate --verbosity 0 --database control
+    manage collectstatic --no-input --verbosity 0
+    # Said here, where it cannot get lost when a later step fails, and once more at the end, where it is looked for.
+    administrator=$(manage make_admin)
+    printf '%s\n' "$administrator"
+    manage load_sample
+}
+
+# The first backup is made before the web server starts: from the first request on there is a proven copy, and a
+# repository that cannot be written is found now and not at the first need.
+first_backup() {
+    local status=0 listed count
+    # With --json an error is part of the answer; what is said to people would only puzzle on the first run.
+    listed=$(.venv/bin/refbackup list --repo "$BACKUP_REPOSITORY" --json 2>/dev/null) || status=$?
+    if ((status == 3)); then
+        say "Making the backup repository"
+        .venv/bin/refbackup init --repo "$BACKUP_REPOSITORY"
+        listed='{"backups": []}'
+    elif ((status != 0)); then
+        printf '%s\n' "$listed" >&2
+        fail "the backup repository $BACKUP_REPOSITORY cannot be read (exit code $status). Nothing was changed in it."
+    fi
+    count=$(.venv/bin/python -c 'import json, sys; print(len(json.load(sys.stdin)["backups"]))' <<< "$listed")
+    if ((count > 0)); then
+        printf 'Backups: %s in %s\n' "$count" "$BACKUP_REPOSITORY"
+        return
+    fi
+    say "Making and proving the first backup"
+    .venv/bin/refbackup create --repo "$BACKUP_REPOSITORY" --kind full --note "first backup" \
+        --sqlite "refserver=$REFSERVER_DATABASE" --chroma "chroma=$CHROMA_PATH" --files "documents=$REFSERVER_FILES" \
+        || fail "the first backup failed; the reason is above. The data was only read. Run this again when it is fixed."
+}
+
+where_to_look() {
+    local host=$1 port=$2
+    [[ $host == 0.0.0.0 ]] && host=127.0.0.1
+    [[ $host == :: ]] && host=::1
+    [[ $host == *:* ]] && host="[$host]"
+    say "RefServer"
+    cat <<END
+  Library          http://$host:$port/
+  Administration   http://$host:$port/admin/
+  $administrator
+  Backups          $BACKUP_REPOSITORY
+
+  Add documents:   .venv/bin/python manage.py ingest PATH...
+  See the backups: .venv/bin/refbackup list --repo $(printf '%q' "$BACKUP_REPOSITORY")
+  Stop:            Ctrl-C
+
+END
+}
+
+main() {
+    local port="" bind="" administrator="" arguments=()
+    while (($#)); do
+        case $1 in
+            --port) (($# > 1)) || fail "--port needs a number"; port=$2; shift 2 ;;
+            --port=*) port=${1#*=}; shift ;;
+            --bind) (($# > 1)) || fail "--bind needs an address"; bind=$2; shift 2 ;;
+            --bind=*) bind=${1#*=}; shift ;;
+            -h | --help) usage; exit 0 ;;
+            *) usage >&2; printf '\nserve.sh: unknown argument: %s\n' "$1" >&2; exit 2 ;;
+        esac
+    done
+    [[ -z $port || $port =~ ^[0-9]{1,5}$ ]] || fail "--port needs a number, not $port"
+
+    install
+    # Assigned first: a failure inside eval's own substitution would go unnoticed.
+    local settings
+    settings=$(manage locations --shell)
+    eval "$settings"
+    prepare
+    first_backup
+    where_to_look "${bind:-$REFSERVER_BIND}" "${port:-$REFSERVER_PORT}"
+    [[ -n $port ]] && arguments+=(--port "$port")
+    [[ -n $bind ]] && arguments+=(--bind "$bind")
+    # In place of this shell, so that a signal sent to this script reaches the supervisor.
+    exec .venv/bin/python manage.py serve "${arguments[@]}"
+}
+
+main "$@"
