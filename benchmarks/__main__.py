@@ -29,9 +29,7 @@ def main() -> int:
     arguments = _parser().parse_args()
     CACHE.mkdir(exist_ok=True)
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(
-        prefix="scratch-", dir=arguments.scratch or CACHE.parent / "data"
-    ) as scratch:
+    with tempfile.TemporaryDirectory(prefix="scratch-", dir=arguments.scratch or CACHE.parent / "data") as scratch:
         settings = _settings(arguments, Path(scratch))
         data = prepare(Shape(scale=settings.scale, seed=settings.seed))
         idle = start_up()
@@ -56,25 +54,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
     parser.add_argument("--short", action="store_true", help=f"about a minute, at scale {_SHORT_SCALE}")
     parser.add_argument("--scale", type=float, metavar="X", help="1 is 1.2 GB of SQLite and 50,000 vectors")
-    parser.add_argument(
-        "--only", nargs="+", choices=list(SCENARIOS), metavar="NAME", help=", ".join(SCENARIOS)
-    )
-    parser.add_argument(
-        "--runs", type=int, metavar="N", help="runs of each, the median counts (5; short: 3, peers 1)"
-    )
+    parser.add_argument("--only", nargs="+", choices=list(SCENARIOS), metavar="NAME", help=", ".join(SCENARIOS))
+    parser.add_argument("--runs", type=int, metavar="N", help="runs of each, the median counts (5; short: 3, peers 1)")
     parser.add_argument("--seed", type=int, default=1, metavar="N")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was measured")
-    parser.add_argument(
-        "--no-peers", action="store_true", help="measure only refbackup, and zstd as its limit"
-    )
+    parser.add_argument("--no-peers", action="store_true", help="measure only refbackup, and zstd as its limit")
     parser.add_argument("--pace-count", type=int, metavar="N", help="incrementals of `pace` (60, short: 5)")
-    parser.add_argument(
-        "--pace-interval", type=float, metavar="S", help="seconds between them (10, short: 0)"
-    )
+    parser.add_argument("--pace-interval", type=float, metavar="S", help="seconds between them (10, short: 0)")
     parser.add_argument("--pauses", type=int, metavar="N", help="backups beside writers (40, short: 4)")
-    parser.add_argument(
-        "--scratch", type=Path, metavar="DIR", help="where copies and repositories go for the time"
-    )
+    parser.add_argument("--scratch", type=Path, metavar="DIR", help="where copies and repositories go for the time")
     return parser
 
 
@@ -111,9 +99,7 @@ def _heading(bench: Bench, idle: float | None) -> str:
         "; ".join(versions) + ".",
     ]
     if idle is not None:
-        lines.append(
-            f"Each figure of {NAME} includes {seconds(idle)} to start the interpreter and load the code."
-        )
+        lines.append(f"Each figure of {NAME} includes {seconds(idle)} to start the interpreter and load the code.")
     if not settings.is_full_size:
         lines.append("Goals that hold for 1.2 GB are not judged on less data.")
     return "\n".join(lines) + "\n"

@@ -100,10 +100,7 @@ def _change_rows(database: Path, count: int, seed: int, checkpoint: bool) -> Non
     )
     connection.executemany(
         "UPDATE paper SET abstract = ? WHERE id = ?",
-        (
-            (text, number + 1)
-            for text, number in zip(author.texts(half, 110), author.numbers(papers, half), strict=False)
-        ),
+        ((text, number + 1) for text, number in zip(author.texts(half, 110), author.numbers(papers, half), strict=False)),
     )
     connection.execute("COMMIT")
     if checkpoint:
@@ -133,9 +130,7 @@ def _write_sqlite(database: Path) -> None:
 def _write_chroma(folder: Path) -> None:
     """Write a ring of records again and again, so that the store does not grow without end."""
     collection, author = open_collection(folder), Author(11)
-    _write_until_told(
-        lambda number: add_vectors(collection, author, 9_000_000 + number * _BATCH % _RING, _BATCH)
-    )
+    _write_until_told(lambda number: add_vectors(collection, author, 9_000_000 + number * _BATCH % _RING, _BATCH))
 
 
 def _write_until_told(write: Callable[[int], None]) -> None:

@@ -143,8 +143,7 @@ class Author:
         self._cumulative = numpy.cumsum(frequencies / frequencies.sum())
         members = self._cumulative.searchsorted(fixed.random((_VOCABULARY, 3))).clip(max=_VOCABULARY - 1)
         self._words = [
-            word if number % 2 else " ".join(words[member] for member in members[number])
-            for number, word in enumerate(words)
+            word if number % 2 else " ".join(words[member] for member in members[number]) for number, word in enumerate(words)
         ]
         self._centres = fixed.standard_normal((_CLUSTERS, DIMENSION), dtype=numpy.float32)
 
@@ -195,9 +194,7 @@ def add_vectors(collection: Any, author: Author, first: int, count: int, batch: 
             ids=[f"page-{number:07}" for number in range(start, start + size)],
             embeddings=author.vectors(size),
             documents=list(author.texts(size, 5)),
-            metadatas=[
-                {"paper": number // 4, "page": number % 4 + 1} for number in range(start, start + size)
-            ],
+            metadatas=[{"paper": number // 4, "page": number % 4 + 1} for number in range(start, start + size)],
         )
 
 

@@ -143,9 +143,7 @@ def _chart(chart: Chart, position_unit: str) -> str:
         points = list(zip(chart.positions, line, strict=True))
         parts.append(f'<polyline points="{path(points)}" fill="none" stroke="{colour}" stroke-width="2"/>')
         parts += [f'<circle cx="{across(x):.1f}" cy="{up(y):.1f}" r="3" fill="{colour}"/>' for x, y in points]
-        parts.append(
-            f'<text x="{10 + number * 100}" y="{_HEIGHT + 42}" fill="{colour}">{escape(name)}</text>'
-        )
+        parts.append(f'<text x="{10 + number * 100}" y="{_HEIGHT + 42}" fill="{colour}">{escape(name)}</text>')
     return "".join(parts)
 
 

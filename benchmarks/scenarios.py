@@ -27,6 +27,8 @@ from .report import Chart, Row, milliseconds, seconds, size, svg
 _GIGABYTE = 1e9
 _MEGABYTE = 1e6
 _LONG_AGO = 3600
+_SETTLING = 3
+"""Seconds after which the time stamps of a change are old enough to be believed (git's racy rule)."""
 _FULL_SIZE = 1.2e9
 """The bytes of SQLite that goals in absolute seconds are stated for."""
 
@@ -82,16 +84,12 @@ class Bench:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def contestants(
-        self, folder: Path, names: Iterable[str], *, compared: bool = True
-    ) -> dict[str, Contestant]:
+    def contestants(self, folder: Path, names: Iterable[str], *, compared: bool = True) -> dict[str, Contestant]:
         """Ours and those of the peers *names* that take part, each with an empty repository."""
         made: dict[str, Contestant] = {}
         for name in [NAME] * self.ours + self.peers(names, compared=compared):
             try:
-                made[name] = (
-                    Ours(folder / "ours") if name == NAME else peers.make(name, folder / _plain(name))
-                )
+                made[name] = Ours(folder / "ours") if name == NAME else peers.make(name, folder / _plain(name))
             except CommandFailed as error:
                 progress(f"{name} failed: {error}")
         return made
@@ -158,6 +156,7 @@ def unchanged(bench: Bench) -> Iterator[Row]:
     """Incremental backups of a file that did not change: with its mtime as it was, and with a new one."""
     with bench.scratch("unchanged") as folder:
         source = _copy(bench.data.sqlite, folder)
+        time.sleep(_SETTLING)
         bytes_source = size_of(source)
         contestants = bench.contestants(folder, peers.DEDUPLICATING, compared=False)
         _first_backups(contestants, source)
@@ -400,15 +399,12 @@ def pauses(bench: Bench) -> Iterator[Row]:
         times = found.times[store]
         writers = "SQLite's" if store == "sqlite" else "Chroma's"
         slowest = f"without backups {milliseconds(alone.slowest[0])}" if store == "sqlite" else ""
-        ours_text = (
-            f"p50 {milliseconds(percentile(times, 0.5))}, p99 {milliseconds(percentile(times, 0.99))}, "
-        )
+        ours_text = f"p50 {milliseconds(percentile(times, 0.5))}, p99 {milliseconds(percentile(times, 0.99))}, "
         ours_text += f"most {milliseconds(max(times))}, {len(times)} backups" if times else ""
         yield Row(
             name="pauses",
             work=f"pause of {writers} writers, {name}",
-            ours=(ours_text if times else "no backup")
-            + (f", {found.failures} failed" if found.failures else ""),
+            ours=(ours_text if times else "no backup") + (f", {found.failures} failed" if found.failures else ""),
             others=_as_felt(writes, slowest),
             goal=f"p99 ≤ {milliseconds(allowed)}",
             met=None if not times else percentile(times, 0.99) <= allowed and not found.failures,
@@ -500,9 +496,7 @@ def growth(bench: Bench) -> Iterator[Row]:
     if peaks:
         charts.append(Chart(title="memory", unit="MB", positions=sizes, lines=peaks))
     bench.settings.plot.parent.mkdir(parents=True, exist_ok=True)
-    bench.settings.plot.write_text(
-        svg(charts, "MB", "Source data of both stores; the dashed line grows in proportion to it.")
-    )
+    bench.settings.plot.write_text(svg(charts, "MB", "Source data of both stores; the dashed line grows in proportion to it."))
     progress(f"plot: {bench.settings.plot}")
     detail = {"megabytes": sizes, "seconds": times, "memory_megabytes": peaks}
     yield Row(
@@ -516,17 +510,14 @@ def growth(bench: Bench) -> Iterator[Row]:
     yield Row(
         name="growth",
         work="memory at the same",
-        ours="; ".join(
-            f"{name} {' / '.join(size(value * _MEGABYTE) for value in line)}" for name, line in peaks.items()
-        ),
+        ours="; ".join(f"{name} {' / '.join(size(value * _MEGABYTE) for value in line)}" for name, line in peaks.items()),
         goal="flat: ≤ 50 MB more for 16 times the data",
         met=all(line[-1] - line[0] <= 50 for line in peaks.values()) if peaks else None,
     )
 
 
 SCENARIOS: dict[str, Scenario] = {
-    scenario.__name__: scenario
-    for scenario in (full, unchanged, rows, vectors, pace, restore, verify, pauses, memory, growth)
+    scenario.__name__: scenario for scenario in (full, unchanged, rows, vectors, pace, restore, verify, pauses, memory, growth)
 }
 
 

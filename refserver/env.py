@@ -106,15 +106,16 @@ class Environment:
         """Return an absolute path; a relative one is taken from the project's root."""
         return self._absolute(self._get(name) or default)
 
-    def file(self, name: str, default: str) -> Path:
-        """Return the path of a file that is going to be written: like `path`, and its folder is made."""
+    def folder(self, name: str, default: str) -> Path:
+        """Return the path of a folder; it is made."""
         path = self.path(name, default)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            self.problem(
-                name, f"the folder {path.parent} cannot be made ({error.strerror})", "name another place"
-            )
+        self._make(name, path)
+        return path
+
+    def file(self, name: str, default: str) -> Path:
+        """Return the path of a file that is going to be written; its folder is made."""
+        path = self.path(name, default)
+        self._make(name, path.parent)
         return path
 
     def names(self, name: str, default: str) -> list[str]:
@@ -159,6 +160,12 @@ class Environment:
     def _get(self, name: str) -> str | None:
         self.asked.add(name)
         return self._values.get(name, "").strip() or None
+
+    def _make(self, name: str, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            self.problem(name, f"the folder {folder} cannot be made ({error.strerror})", "name another place")
 
     def _absolute(self, path: str) -> Path:
         return (self._root / Path(path).expanduser()).resolve()

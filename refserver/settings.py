@@ -23,7 +23,7 @@ BACKUP_REPOSITORY = _env.text("BACKUP_REPOSITORY", "var/backups")
 if "://" not in BACKUP_REPOSITORY:  # an address of an object store is left as it is
     BACKUP_REPOSITORY = str(_env.path("BACKUP_REPOSITORY", "var/backups"))
 REFSERVER_RUN_DIR = _env.path("REFSERVER_RUN_DIR", "var/run")
-STATIC_ROOT = _env.path("REFSERVER_STATIC_ROOT", "var/static")
+STATIC_ROOT = _env.folder("REFSERVER_STATIC_ROOT", "var/static")  # whitenoise warns of a missing one
 
 # --- The library --------------------------------------------------------------------------------------------
 REFSERVER_EMBEDDING = _env.text("REFSERVER_EMBEDDING", "hashing", choices={"hashing", "chroma"})

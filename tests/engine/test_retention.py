@@ -116,9 +116,7 @@ def test_a_policy_without_a_rule_is_refused() -> None:
         decide([], policy, NOW)
 
 
-@pytest.mark.parametrize(
-    "numbers", [{"keep_last": 1}, {"keep_monthly": 2}, {"keep_within": timedelta(hours=1)}]
-)
+@pytest.mark.parametrize("numbers", [{"keep_last": 1}, {"keep_monthly": 2}, {"keep_within": timedelta(hours=1)}])
 def test_one_rule_makes_a_policy(numbers: dict[str, Any]) -> None:
     policy = Policy(**numbers)
     assert not policy.is_empty
@@ -317,12 +315,8 @@ def test_what_needs_a_damaged_or_missing_backup_is_unsound() -> None:
     ]
     decisions = decide(backups, Policy(keep_last=9), NOW)
     assert kept(decisions) == {"good"}
-    assert reasons(decisions)["second"] == (
-        "needs base, which is damaged, and a newer good backup exists: good",
-    )
-    assert reasons(decisions)["on missing"] == (
-        "needs gone, which is missing, and a newer good backup exists: good",
-    )
+    assert reasons(decisions)["second"] == ("needs base, which is damaged, and a newer good backup exists: good",)
+    assert reasons(decisions)["on missing"] == ("needs gone, which is missing, and a newer good backup exists: good",)
 
 
 @pytest.mark.parametrize("needs", [["first"], ["first", "base"]], ids=["direct", "resolved"])
@@ -358,9 +352,7 @@ def test_what_a_kept_backup_needs_is_kept_and_shown(resolved: bool) -> None:
         backup("two", "2026-11-03", kind="incremental", needs=["one", "full"] if resolved else ["one"]),
         backup("side", "2026-11-04", kind="incremental", needs=["full"]),
         backup("new", "2026-11-05"),
-        backup(
-            "other", "2026-11-06", kind="incremental", needs=["two", "one", "full"] if resolved else ["two"]
-        ),
+        backup("other", "2026-11-06", kind="incremental", needs=["two", "one", "full"] if resolved else ["two"]),
     ]
     decisions = decide(backups, Policy(keep_last=1, **BARE), NOW)
     assert kept(decisions) == {"other", "two", "one", "full"}
@@ -418,14 +410,10 @@ def test_a_year_of_daily_backups() -> None:
     for day in range(364):
         time = first + timedelta(days=day)
         needs = {one.id for one in backups[day - day % 7 : day]}
-        backups.append(
-            backup(f"{time:%m-%d}", time, kind="incremental" if needs else "full", needs=needs, verified=True)
-        )
+        backups.append(backup(f"{time:%m-%d}", time, kind="incremental" if needs else "full", needs=needs, verified=True))
     policy = Policy(keep_daily=3, keep_weekly=2, keep_monthly=3, keep_yearly=2)
     decisions = decide(backups, policy, NOW)
-    first_reasons = {
-        one.id: one.reasons for one in decisions if one.keep and "needed by" not in one.reasons[0]
-    }
+    first_reasons = {one.id: one.reasons for one in decisions if one.keep and "needed by" not in one.reasons[0]}
     assert {id_: [why for why in all_ if "needed" not in why] for id_, all_ in first_reasons.items()} == {
         "11-21": [
             "daily 2026-11-21",
@@ -477,9 +465,7 @@ def repositories(draw: st.DrawFn) -> list[Candidate]:
         id_ = f"b{n:02}"
         time = NOW - timedelta(hours=draw(st.one_of(st.integers(0, 60), st.integers(-48, 24 * 800))))
         needs: set[str] = set()
-        kind = draw(
-            st.sampled_from(["full", "full", "incremental", "incremental", "incremental", "snapshot"])
-        )
+        kind = draw(st.sampled_from(["full", "full", "incremental", "incremental", "incremental", "snapshot"]))
         if kind == "incremental" and backups:
             parent = draw(st.sampled_from(backups))
             needs = {parent.id} | (set(parent.needs) if resolved else set())
@@ -488,9 +474,7 @@ def repositories(draw: st.DrawFn) -> list[Candidate]:
         hold = draw(st.sampled_from([None, None, None, None, "", "before migration"]))
         damaged = draw(st.integers(0, 4)) == 0
         verified = draw(st.booleans())
-        backups.append(
-            backup(id_, time, kind=kind, needs=needs, hold=hold, damaged=damaged, verified=verified)
-        )
+        backups.append(backup(id_, time, kind=kind, needs=needs, hold=hold, damaged=damaged, verified=verified))
     return draw(st.permutations(backups))
 
 
@@ -522,18 +506,12 @@ def closure(backups: Iterable[Candidate], ids: Iterable[str]) -> set[str]:
 def is_good(one: Candidate, backups: list[Candidate]) -> bool:
     by_id = {other.id: other for other in backups}
     needed = closure(backups, [one.id])
-    return (
-        not one.damaged
-        and needed <= by_id.keys()
-        and (one.verified or not any(by_id[id_].damaged for id_ in needed))
-    )
+    return not one.damaged and needed <= by_id.keys() and (one.verified or not any(by_id[id_].damaged for id_ in needed))
 
 
 @unhurried
 @given(repositories(), policies)
-def test_every_backup_gets_one_decision_newest_first_with_reasons(
-    backups: list[Candidate], policy: Policy
-) -> None:
+def test_every_backup_gets_one_decision_newest_first_with_reasons(backups: list[Candidate], policy: Policy) -> None:
     decisions = decide(backups, policy, NOW)
     newest_first = sorted(backups, key=lambda one: (one.time, one.id), reverse=True)
     assert [decision.id for decision in decisions] == [one.id for one in newest_first]
@@ -554,9 +532,7 @@ def test_nothing_kept_needs_something_removed(backups: list[Candidate], policy: 
 def test_what_must_stay_stays(backups: list[Candidate], policy: Policy) -> None:
     """Holds, the future, the newest good ones, and the floor, whatever the policy."""
     staying = kept(decide(backups, policy, NOW))
-    present = sorted(
-        (one for one in backups if one.time <= NOW), key=lambda one: (one.time, one.id), reverse=True
-    )
+    present = sorted((one for one in backups if one.time <= NOW), key=lambda one: (one.time, one.id), reverse=True)
     for good in (
         [one for one in present if is_good(one, backups)],
         [one for one in present if is_good(one, backups) and one.kind != "snapshot"],
@@ -568,9 +544,7 @@ def test_what_must_stay_stays(backups: list[Candidate], policy: Policy) -> None:
 
 @unhurried
 @given(repositories(), policies, st.data())
-def test_raising_a_number_never_removes_more(
-    backups: list[Candidate], policy: Policy, data: st.DataObject
-) -> None:
+def test_raising_a_number_never_removes_more(backups: list[Candidate], policy: Policy, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from([field.name for field in fields(Policy)]))
     before = getattr(policy, name)
     if name == "keep_within":
@@ -585,12 +559,8 @@ def test_raising_a_number_never_removes_more(
 def test_bad_backups_never_displace_good_ones(backups: list[Candidate], policy: Policy) -> None:
     """Without the bad ones, the same good ones would stay: they take no slot and move no window."""
     bad = {one.id for one in backups if not is_good(one, backups)}
-    ordinary = [
-        replace(one, needs=one.needs - bad, hold=None if one.id in bad else one.hold) for one in backups
-    ]
-    bad_too = [
-        one if one.id not in bad else replace(one, damaged=True, needs=frozenset()) for one in ordinary
-    ]
+    ordinary = [replace(one, needs=one.needs - bad, hold=None if one.id in bad else one.hold) for one in backups]
+    bad_too = [one if one.id not in bad else replace(one, damaged=True, needs=frozenset()) for one in ordinary]
     good_alone = [one for one in ordinary if one.id not in bad]
     assert kept(decide(bad_too, policy, NOW)) - bad == kept(decide(good_alone, policy, NOW))
 

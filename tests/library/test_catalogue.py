@@ -13,11 +13,11 @@ import pytest
 from django.db import IntegrityError, connection, connections, transaction
 
 from backups.engine.gate import Gate
-from refserver.library import catalogue, unsettled
+from refserver.library import catalogue
 from refserver.library.catalogue import Document, Duplicate, Page, change
-from refserver.library.embedding import from_blob
-from refserver.library.models import Embedding, Metadata, PageEmbedding, Paper
+from refserver.library.models import Embedding, Metadata, Paper
 from refserver.library.vectors import PAGES, PAPERS, store
+from tests.library.places import assert_equal_stores
 
 
 def document(name: str = "whales", pages: int = 2) -> Document:
@@ -29,23 +29,6 @@ def document(name: str = "whales", pages: int = 2) -> Document:
         title=name.title(),
         metadata={"kind": "test"},
     )
-
-
-def assert_equal_stores() -> None:
-    """Every row's vector is in Chroma with the row's facts, and nothing else is."""
-    papers = {f"paper-{row.paper_id}": row for row in Embedding.objects.select_related("paper")}
-    pages = {f"page-{row.pk}": row for row in PageEmbedding.objects.select_related("paper")}
-    for name, rows in ((PAPERS, papers), (PAGES, pages)):
-        assert store().count(name) == len(rows)
-        for id_, record in store().records(name, list(rows)).items():
-            row = rows.pop(id_)
-            np.testing.assert_array_equal(record.vector, from_blob(row.vector))
-            assert record.metadata["title"] == row.paper.title
-            assert record.metadata["file_name"] == row.paper.file_name
-            assert record.metadata["paper_id"] == row.paper_id
-            assert record.metadata.get("page") == getattr(row, "page", None)
-        assert not rows
-    assert not unsettled.pending()
 
 
 def test_a_paper_is_added_to_both_stores_with_its_original(library):
@@ -115,6 +98,7 @@ def test_a_commit_that_fails_takes_the_vectors_back(library):
 
 KILLED_BEFORE_THE_COMMIT = """
 import os, signal, sys
+from tests.library.places import assert_equal_stores
 from refserver.library import catalogue, documents, vectors
 real = vectors.VectorStore.apply
 def apply(self, edit):
@@ -269,6 +253,7 @@ def audit(event, arguments):
     if event in {"socket.connect", "socket.getaddrinfo", "socket.sendto"}:
         print("network:", event, arguments, flush=True)
 sys.addaudithook(audit)
+from tests.library.places import assert_equal_stores
 from refserver.library import catalogue, documents, search, vectors
 catalogue.add(documents.parse("a.md", b"# Whales"))
 assert search.search("whales", 3)

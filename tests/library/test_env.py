@@ -16,7 +16,7 @@ from django.core.exceptions import ImproperlyConfigured
 from refserver.env import Environment
 from refserver.library.models import Paper
 from refserver.routing import ControlRouter
-from tests.library.conftest import ROOT
+from tests.library.places import ROOT
 
 
 def env(root: Path = Path("/project"), **values: str) -> Environment:
@@ -38,6 +38,15 @@ def test_path_is_taken_from_the_root_unless_absolute():
     assert reader.path("A", "z") == Path("/project/data/x")
     assert reader.path("B", "z") == Path("/else/where")
     assert reader.path("C", "z") == Path("/project/z")
+
+
+def test_a_folder_that_cannot_be_made_is_a_problem(tmp_path):
+    (tmp_path / "file").touch()
+    reader = env(tmp_path, A="file/x", B="file/x/y")
+    reader.folder("A", "z")
+    reader.file("B", "z")
+    assert [problem.partition(":")[0] for problem in reader.problems] == ["A", "B"]
+    assert reader.folder("C", "made").is_dir()
 
 
 def test_names_may_be_emptied():

@@ -13,7 +13,7 @@ from backups.engine.gate import Gate
 from refserver.library import vectors
 from refserver.library.embedding import HashedWords
 from refserver.library.models import Paper
-from tests.library.test_catalogue import assert_equal_stores
+from tests.library.places import assert_equal_stores
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from refserver.supervisor import AlreadyRunning, hold
-from tests.library.conftest import ROOT, Places
+from tests.library.places import ROOT, Places
 
 SUPERVISE = """
 import sys

@@ -147,8 +147,8 @@ class Repository:
     def find(self, wanted: str, set_name: str | None) -> Backup:
         """The backup that *wanted* names: an id, a unique prefix, ``latest``, ``latest:KIND`` or ``@TIME``.
 
-        ``latest`` and ``@TIME`` pass over damaged backups and those that a restore made of what it replaced. *set_name* None looks in every set for ids and in
-        ``default`` for the others. Raises `BackupNotFound`.
+        ``latest`` and ``@TIME`` pass over damaged backups and those that a restore made of what it replaced. *set_name* None
+        looks in every set for ids and in ``default`` for the others. Raises `BackupNotFound`.
         """
         if BACKUP_ID.fullmatch(wanted):
             return self._by_id(wanted, set_name)

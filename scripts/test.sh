@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Makes .venv with the test extras and runs the whole suite with coverage; the engine's must be 90 % or more.
+#
+#   scripts/test.sh [pytest arguments]        arguments that choose tests leave out the measure of coverage
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=scripts/environment.sh
+source scripts/environment.sh
+
+make_environment requirements-test.lock
+if (($#)); then
+    exec .venv/bin/python -m pytest "$@"
+fi
+.venv/bin/python -m coverage erase
+status=0
+.venv/bin/python -m coverage run -m pytest || status=$?
+.venv/bin/python -m coverage combine --quiet
+.venv/bin/python -m coverage report --skip-covered --sort=cover || true
+printf '\nThe engine:\n'
+.venv/bin/python -m coverage report --include='backups/engine/*' --fail-under=90 --format=total || status=1
+exit "$status"
