@@ -7,45 +7,13 @@
 # Ctrl-C stops everything.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=scripts/environment.sh
+source scripts/environment.sh
 
 say() { printf '\n==> %s\n' "$*"; }
-fail() { printf '\nserve.sh: %s\n' "$*" >&2; exit 1; }
 
 usage() {
     sed -n '2,7s/^# \{0,1\}//p' "$0"
-}
-
-# Any Python from 3.11 on, the newest tried first.
-find_python() {
-    local name
-    for name in python3.13 python3.12 python3.11 python3; do
-        if command -v "$name" >/dev/null \
-            && "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
-            && "$name" -c 'import venv, ensurepip' 2>/dev/null; then
-            command -v "$name"
-            return
-        fi
-    done
-    fail "no Python 3.11 or later with venv was found. Install one, for example: apt-get install python3 python3-venv"
-}
-
-# .venv holds what requirements.lock names; it is filled again only when the lock or the project's metadata changed.
-install() {
-    local wanted
-    [[ -f requirements.lock ]] || fail "requirements.lock is missing: is this a complete checkout?"
-    wanted=$(cat requirements.lock pyproject.toml | sha256sum | cut -d' ' -f1)
-    if [[ -x .venv/bin/python && $(cat .venv/installed.sha256 2>/dev/null) == "$wanted" ]]; then
-        return
-    fi
-    say "Installing into .venv"
-    if ! .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-        "$(find_python)" -m venv --clear .venv || fail "the virtual environment .venv could not be made"
-    fi
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock \
-        || fail "installing requirements.lock failed; what pip said is above. Run this again when it is fixed."
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e . \
-        || fail "installing this project into .venv failed; what pip said is above."
-    printf '%s\n' "$wanted" > .venv/installed.sha256
 }
 
 manage() { .venv/bin/python manage.py "$@"; }
@@ -119,7 +87,7 @@ main() {
     done
     [[ -z $port || $port =~ ^[0-9]{1,5}$ ]] || fail "--port needs a number, not $port"
 
-    install
+    make_environment requirements.lock
     # Assigned first: a failure inside eval's own substitution would go unnoticed.
     local settings
     settings=$(manage locations --shell)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from .context import Context
 from .errors import UsageError, from_os_error
@@ -51,7 +51,16 @@ def _decide(repository: Repository, set_name: str, policy: Policy, ctx: Context)
 
 
 def candidates(backups: list[Backup]) -> list[Candidate]:
-    """Backups as retention sees them."""
+    """Backups as retention sees them.
+
+    A proof counts until damage is found in the repository, later, in what the backup builds on.
+    """
+    spoilt: dict[str, datetime] = {}
+    for backup in sorted(backups, key=lambda item: item.id):
+        found = [proof.time for proof in backup.proofs[-1:] if not proof.ok and not proof.blames_source]
+        found += [spoilt[backup.manifest.parent]] if backup.manifest.parent in spoilt else []
+        if found:
+            spoilt[backup.id] = max(found)
     return [
         Candidate(
             id=backup.id,
@@ -60,10 +69,15 @@ def candidates(backups: list[Backup]) -> list[Candidate]:
             needs=frozenset(filter(None, [backup.manifest.parent])),
             hold=(backup.hold.note or "no reason given") if backup.hold else None,
             damaged=backup.damaged,
-            verified=backup.verified_at is not None and not backup.damaged,
+            verified=_is_proven(backup, spoilt.get(backup.id)),
         )
         for backup in backups
     ]
+
+
+def _is_proven(backup: Backup, spoilt: datetime | None) -> bool:
+    proven = backup.verified_at
+    return proven is not None and not backup.damaged and (spoilt is None or proven > spoilt)
 
 
 def delete(repository: Repository, backup: Backup, ctx: Context) -> None:

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import SourceBroken
+from ..errors import SourceBroken, SourceBusy
 from . import hnsw
+from .sqlite import is_locked
 
 DATABASE = "chroma.sqlite3"
 SUPPORTED = {"sysdb": 10, "metadb": 6, "embeddings_queue": 2}
@@ -50,6 +51,8 @@ def check_supported(directory: Path, database: sqlite3.Connection) -> str:
     try:
         found = migrations(database)
     except sqlite3.DatabaseError as problem:
+        if is_locked(problem):
+            raise SourceBusy(f"{directory / DATABASE} stayed locked by a writer.") from None
         raise SourceBroken(
             f"{directory / DATABASE} is no Chroma database: {problem}.",
             hint="Give the directory that PersistentClient or `chroma run --path` uses.",

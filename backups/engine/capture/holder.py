@@ -35,13 +35,19 @@ from ..errors import EngineError, SourceBroken, SourceBusy
 from ..gate import Gate, GateTimeout
 from . import chroma, hnsw
 from .owners import owners
-from .sqlite import Database, Pinned, connect
+from .sqlite import Database, Pinned, connect, is_locked
+
+PIN_TRIES = 8
+"""How often a database is tried to be pinned in place before it is copied instead."""
 
 SQLITE_WAIT = 5.0
 """Seconds to wait for a writer of SQLite to end its transaction, each try."""
 
 CHROMA_WAIT = 0.25
 """Seconds that SQLite's writers may be held up while Chroma's lock is waited for, each try."""
+
+CONNECT_WAIT = 10.0
+"""Seconds to wait for the end of one write when a directory is first looked at."""
 
 REST_WAIT = 0.3
 """Seconds to wait, with all locks held, for HNSW files that are being written."""
@@ -70,14 +76,14 @@ class Directory:
                 hint="Give the directory that PersistentClient or `chroma run --path` uses.",
             )
         self._database = connect(file)
+        self._database.execute(f"PRAGMA busy_timeout = {int(CONNECT_WAIT * 1000)}")
         try:
             self.version = chroma.check_supported(self.path, self._database)
-        except sqlite3.OperationalError as problem:
-            raise SourceBusy(f"{file} cannot be read: {problem}.") from None
         except SourceBroken:
             if self._is_database():
                 raise
             self.broken = "chroma.sqlite3 is no SQLite database"
+        self._database.execute("PRAGMA busy_timeout = 0")
 
     def _is_database(self) -> bool:
         assert self._database is not None
@@ -100,7 +106,9 @@ class Directory:
         while True:
             try:
                 self._database.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError:
+            except sqlite3.OperationalError as problem:
+                if not is_locked(problem):
+                    raise SourceBroken(f"SQLite cannot lock {self.path / chroma.DATABASE}: {problem}.") from None
                 if time.monotonic() > deadline:
                     self._open.close()
                     return False
@@ -174,7 +182,7 @@ class Holder:
         attempts = 0
         while True:
             attempts += 1
-            why = self._try()
+            why = self._try(last=attempts >= PIN_TRIES)
             if why is None:
                 break
             self.undo()
@@ -193,8 +201,11 @@ class Holder:
             "broken": {item.name: item.broken for item in self._directories if item.broken},
         }
 
-    def _try(self) -> EngineError | None:
-        """Take all locks and pin. None on success, else why it was not possible this time."""
+    def _try(self, *, last: bool) -> EngineError | None:
+        """Take all locks and pin. None on success, else why it was not possible this time.
+
+        On the *last* try a database that cannot be read in place is pinned for copying.
+        """
         for database in self._databases:
             if not database.lock(SQLITE_WAIT):
                 return database.busy()
@@ -206,7 +217,10 @@ class Holder:
             if unrest is not None:
                 return _busy(directory.path, f"did not come to rest: {unrest}")
         for database in self._databases:
-            self._pins[database.name] = database.pin(self._step)
+            pinned = database.pin(self._step, last=last)
+            if pinned is None:
+                return database.busy()
+            self._pins[database.name] = pinned
         return None
 
     def unlock(self) -> dict[str, Any]:

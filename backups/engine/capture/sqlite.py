@@ -41,7 +41,7 @@ def connect(path: Path, *, mode: str = "rw", timeout: float = 0.0) -> sqlite3.Co
 
 def is_locked(problem: sqlite3.Error) -> bool:
     """Whether SQLite refused because somebody else holds a lock."""
-    return problem.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    return getattr(problem, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +117,12 @@ class Database:
                 self._locked_at = time.monotonic()
                 return True
 
-    def pin(self, step: Callable[[int], None]) -> Pinned:
-        """With `lock` held, fix the state of this instant for later reading."""
+    def pin(self, step: Callable[[int], None], *, last: bool) -> Pinned | None:
+        """With `lock` held, fix the state of this instant for later reading.
+
+        None when the file cannot be read in place just now, because another process checkpoints or an old reader needs its
+        log: worth another try, unless it is the *last*.
+        """
         if self.broken is not None:
             return Pinned("raw", f"it is broken ({self.broken}); its bytes are kept as they are", 0)
         if not self.wal:
@@ -129,7 +133,10 @@ class Database:
         size = self._log_bytes()
         if busy == 0 and log == checkpointed:
             return Pinned("pinned", "", size)
-        return Pinned("online", f"an old reader keeps {log - checkpointed} pages in its log", size)
+        if not last:
+            return None
+        why = "another process keeps checkpointing it" if log == checkpointed else "an old reader needs its log"
+        return Pinned("online", f"{why} ({log - checkpointed} of {log} pages are not in the file yet)", size)
 
     def _pin_journal(self, step: Callable[[int], None]) -> Pinned:
         why = "it is in rollback-journal mode"
