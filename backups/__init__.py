@@ -2,3 +2,5 @@
 
 Nothing is imported here, so that ``backups.engine`` works on a machine without Django.
 """
+
+__version__ = "0.1.0"

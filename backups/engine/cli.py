@@ -1,4 +1,7 @@
-"""The command ``refbackup``: one function a subcommand, errors as messages, exit codes and JSON (``docs/reference/cli.md``)."""
+"""The command ``refbackup``: one function a subcommand, errors as messages, exit codes and JSON (``docs/reference/cli.md``).
+
+Each subcommand imports its use case when it is called: what runs every ten seconds starts in a tenth of a second less.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +16,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from .. import __version__
 from . import describe, progress
 from .config import Settings, check_set_name, environment, parse_source, read_settings
 from .context import Context
-from .create import Request, create_backup, engine_version
-from .doctor import diagnose
 from .errors import EngineError, RestoreRefused, UsageError, from_os_error
-from .in_place import Commands, plan_in_place, restore_in_place
-from .prune import delete, prune
 from .repository.local import Repository, initialise, open_repository
-from .repository.retention import Policy, PolicyError, parse_duration
-from .restore import restore_to
 from .types import Backup, BackupKind, Depth, Hold, Source, SourceKind
-from .verify import verify_backup, verify_many
 
 _COUNTS = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
 
@@ -74,6 +71,8 @@ def init(call: Call) -> Outcome:
 
 
 def create(call: Call) -> Outcome:
+    from .create import Request, create_backup
+
     arguments = call.arguments
     kind = BackupKind(arguments.kind)
     depth = call.settings.verify_incremental if kind is BackupKind.INCREMENTAL else call.settings.verify_full
@@ -110,6 +109,8 @@ def files(call: Call) -> Outcome:
 
 
 def verify(call: Call) -> Outcome:
+    from .verify import verify_many
+
     repository = call.repository()
     arguments = call.arguments
     depth = Depth(arguments.depth)
@@ -133,6 +134,8 @@ def verify(call: Call) -> Outcome:
 
 
 def drill(call: Call) -> Outcome:
+    from .verify import verify_backup
+
     repository = call.repository()
     proof = verify_backup(repository, call.backup(repository), Depth.RESTORE, call.ctx, drill=True)
     text = describe.proof_text(proof)
@@ -140,6 +143,9 @@ def drill(call: Call) -> Outcome:
 
 
 def restore(call: Call) -> Outcome:
+    from .in_place import Commands, plan_in_place, restore_in_place
+    from .restore import restore_to
+
     arguments = call.arguments
     repository = call.repository()
     backup = call.backup(repository)
@@ -201,6 +207,8 @@ def _set_hold(call: Call, wish: Hold | None, what: str) -> Outcome:
 
 
 def delete_(call: Call) -> Outcome:
+    from .prune import delete
+
     repository = call.repository()
     backup = call.backup(repository)
     delete(repository, backup, call.ctx)
@@ -209,6 +217,9 @@ def delete_(call: Call) -> Outcome:
 
 
 def prune_(call: Call) -> Outcome:
+    from .prune import prune
+    from .repository.retention import Policy, PolicyError, parse_duration
+
     arguments = call.arguments
     try:
         policy = Policy(
@@ -236,6 +247,8 @@ def prune_(call: Call) -> Outcome:
 
 
 def doctor(call: Call) -> Outcome:
+    from .doctor import diagnose
+
     path = call.arguments.repo or call.settings.repository
     found = diagnose(Path(path) if path else None, call.sources(), call.ctx)
     return Outcome(found.as_json(), found.as_text(), 0 if found.ok else 1)
@@ -247,7 +260,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="refbackup",
         description="Back up SQLite and ChromaDB at one instant, prove the backups, and bring them back.",
     )
-    parser.add_argument("--version", action="version", version=f"refbackup {engine_version()}")
+    parser.add_argument("--version", action="version", version=f"refbackup {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, run: Callable[[Call], Outcome], text: str) -> argparse.ArgumentParser:

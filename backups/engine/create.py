@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import itertools
 import os
-import platform
 import shutil
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from .. import __version__
 from . import durable
 from .capture.cut import STEP_TIMEOUT, Cut, Instant
 from .context import Context
@@ -78,14 +77,6 @@ class _Packed:
     data: DataFile
     sources: tuple[SourceRecord, ...]
     torn: list[str] = field(default_factory=list)
-
-
-def engine_version() -> str:
-    """The version of the installed package."""
-    try:
-        return version("refserver-backups")
-    except PackageNotFoundError:
-        return "0"
 
 
 def create_backup(repository: Repository, request: Request, ctx: Context) -> Created:
@@ -379,8 +370,8 @@ def _manifest(
         parent=parent.id if parent is not None else None,
         time=packed.instant.time,
         finished=ctx.now(),
-        host=platform.node(),
-        engine=engine_version(),
+        host=os.uname().nodename,
+        engine=__version__,
         note=request.note,
         sources=packed.sources,
         bytes_source=sum(record.bytes for record in packed.sources),

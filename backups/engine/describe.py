@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .archive.reader import Archives, locate_in
-from .create import Created
 from .progress import human_bytes, human_seconds
 from .repository.local import Repository, Unreadable
-from .repository.retention import Decision
-from .restore import Restored
 from .types import Backup, Depth, Proof
+
+if TYPE_CHECKING:
+    from .create import Created
+    from .repository.retention import Decision
+    from .restore import Restored
 
 
 def created_json(created: Created) -> dict[str, Any]:
