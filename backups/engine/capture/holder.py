@@ -66,6 +66,7 @@ class Directory:
         self._open = contextlib.ExitStack()
         self._locked_at = 0.0
         self._database: sqlite3.Connection | None = None
+        self._checkpointer: sqlite3.Connection | None = None
 
     def connect(self) -> None:
         """Open ``chroma.sqlite3``; one that cannot be read as a database is remembered as `broken`."""
@@ -84,6 +85,8 @@ class Directory:
                 raise
             self.broken = "chroma.sqlite3 is no SQLite database"
         self._database.execute("PRAGMA busy_timeout = 0")
+        if self.broken is None and self._database.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
+            self._checkpointer = connect(file)
 
     def _is_database(self) -> bool:
         assert self._database is not None
@@ -125,13 +128,20 @@ class Directory:
         deadline = time.monotonic() + REST_WAIT
         while True:
             try:
-                why = chroma.unrest(self.path, self._database)
+                why = chroma.unrest(self.path, self._database) or self._unfolded()
             except sqlite3.DatabaseError as problem:
                 self.broken = str(problem)
                 return None
             if why is None or "under way" in why or time.monotonic() > deadline:
                 return why
             time.sleep(0.005)
+
+    def _unfolded(self) -> str | None:
+        """Fold the log of a ``chroma.sqlite3`` that somebody set to WAL mode into the file, the lock being held."""
+        if self._checkpointer is None:
+            return None
+        busy, log, checkpointed = self._checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        return None if busy == 0 and log == checkpointed else "a reader needs the log of chroma.sqlite3"
 
     def unlock(self) -> None:
         """Let writers go on."""
@@ -145,8 +155,9 @@ class Directory:
     def release(self) -> None:
         """End everything."""
         self.unlock()
-        if self._database is not None:
-            self._database.close()
+        for connection in (self._checkpointer, self._database):
+            if connection is not None:
+                connection.close()
 
 
 class Holder:
