@@ -85,9 +85,7 @@ class Environment:
             self.problem(name, f"{value!r} is no whole number", f"write one, such as {default}")
             return default
         if (least is not None and number < least) or (most is not None and number > most):
-            bounds = " and ".join(
-                [f"at least {least}"] * (least is not None) + [f"at most {most}"] * (most is not None)
-            )
+            bounds = " and ".join([f"at least {least}"] * (least is not None) + [f"at most {most}"] * (most is not None))
             self.problem(name, f"{number} is out of range", f"use {bounds}")
             return default
         return number
@@ -152,9 +150,7 @@ class Environment:
         try:
             return _kept_secret(keep_in)
         except (OSError, UnicodeDecodeError) as error:
-            self.problem(
-                name, f"{keep_in} cannot be made or read ({error})", f"set {name}, or make it readable"
-            )
+            self.problem(name, f"{keep_in} cannot be made or read ({error})", f"set {name}, or make it readable")
             return secrets.token_urlsafe(48)
 
     def _get(self, name: str) -> str | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import available_timezones
 
+from backups.engine.config import ENGINE_SETTINGS
 from refserver.env import Environment
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -28,7 +29,7 @@ STATIC_ROOT = _env.folder("REFSERVER_STATIC_ROOT", "var/static")  # whitenoise w
 # --- The library --------------------------------------------------------------------------------------------
 REFSERVER_EMBEDDING = _env.text("REFSERVER_EMBEDDING", "hashing", choices={"hashing", "chroma"})
 REFSERVER_MAX_DOCUMENT_MB = _env.integer("REFSERVER_MAX_DOCUMENT_MB", 100, least=1, most=2000)
-REFSERVER_OPEN_LIBRARY = _env.flag("REFSERVER_OPEN_LIBRARY", default=True)
+REFSERVER_OPEN_LIBRARY = _env.flag("REFSERVER_OPEN_LIBRARY", default=False)
 
 # --- The web server -----------------------------------------------------------------------------------------
 REFSERVER_BIND = _env.text("REFSERVER_BIND", "127.0.0.1")
@@ -45,14 +46,10 @@ _BEHIND_PROXY = _env.flag("REFSERVER_BEHIND_PROXY", default=False)
 
 TIME_ZONE = _env.text("REFSERVER_TIME_ZONE", "UTC")
 if TIME_ZONE not in available_timezones():
-    _env.problem(
-        "REFSERVER_TIME_ZONE", f"{TIME_ZONE!r} is not known", "use a name such as UTC or Europe/Berlin"
-    )
-_LOG_LEVEL = _env.text(
-    "REFSERVER_LOG_LEVEL", "INFO", choices={"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}
-)
+    _env.problem("REFSERVER_TIME_ZONE", f"{TIME_ZONE!r} is not known", "use a name such as UTC or Europe/Berlin")
+_LOG_LEVEL = _env.text("REFSERVER_LOG_LEVEL", "INFO", choices={"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"})
 
-ENVIRONMENT_NAMES = frozenset(_env.asked)
+ENVIRONMENT_NAMES = frozenset(_env.asked) | ENGINE_SETTINGS
 _env.check()
 
 # --- Applications -------------------------------------------------------------------------------------------

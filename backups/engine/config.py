@@ -20,6 +20,23 @@ SOURCE_SETTINGS = {
 }
 
 
+ENGINE_SETTINGS = frozenset(
+    {
+        "BACKUP_REPOSITORY",
+        "BACKUP_VERIFY_FULL",
+        "BACKUP_VERIFY_INCREMENTAL",
+        "BACKUP_TRASH_HOURS",
+        "BACKUP_STOP_COMMAND",
+        "BACKUP_START_COMMAND",
+        "BACKUP_CHECK_COMMAND",
+        *SOURCE_SETTINGS.values(),
+    }
+)
+"""Every name that `read_settings` looks at."""
+
+_PATHS = ("BACKUP_REPOSITORY", *SOURCE_SETTINGS.values())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What the environment says; a command's arguments go before it. ``verify`` maps a kind of backup to its proof."""
@@ -35,9 +52,22 @@ class Settings:
 
 
 def environment() -> dict[str, str]:
-    """The environment over the nearest ``.env`` at or above the working folder."""
-    found = dotenv_values(find_dotenv(usecwd=True)) if find_dotenv(usecwd=True) else {}
-    return {**{key: value for key, value in found.items() if value is not None}, **os.environ}
+    """The environment over the nearest ``.env`` at or above the working folder, whose relative paths start at its folder."""
+    place = find_dotenv(usecwd=True)
+    found = {key: value for key, value in dotenv_values(place).items() if value} if place else {}
+    for name in _PATHS:
+        if name in found:
+            paths = found[name].split(os.pathsep)
+            found[name] = os.pathsep.join(_beside(path, Path(place).parent) for path in paths if path)
+    return {**found, **os.environ}
+
+
+def _beside(given: str, folder: Path) -> str:
+    """``[NAME=]PATH`` with a relative path made to start at *folder*."""
+    name, separator, path = given.partition("=")
+    if not separator or "/" in name:
+        return str(folder / given)
+    return f"{name}={folder / path}"
 
 
 def read_settings(values: Mapping[str, str]) -> Settings:

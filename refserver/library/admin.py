@@ -69,9 +69,7 @@ class PaperAdmin(PaperAdminBase):
         """Show the list, or carry out an action on it."""
         return self._changing(request, super().changelist_view, *args, **kwargs)
 
-    def _changing(
-        self, request: HttpRequest, view: Callable[..., HttpResponse], *args: Any, **kwargs: Any
-    ) -> HttpResponse:
+    def _changing(self, request: HttpRequest, view: Callable[..., HttpResponse], *args: Any, **kwargs: Any) -> HttpResponse:
         """Have *view* answer, a POST inside a `change`."""
         if request.method != "POST":
             return view(request, *args, **kwargs)

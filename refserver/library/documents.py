@@ -45,9 +45,7 @@ class Unreadable(Exception):
 def load(path: Path) -> Document:
     """Read the file *path*. Raises `Unreadable`."""
     if path.suffix.lower() not in SUFFIXES:
-        raise Unreadable(
-            f"files of type “{path.suffix or 'none'}” are not read; known are {', '.join(sorted(SUFFIXES))}"
-        )
+        raise Unreadable(f"files of type “{path.suffix or 'none'}” are not read; known are {', '.join(sorted(SUFFIXES))}")
     limit = settings.REFSERVER_MAX_DOCUMENT_MB * 1_000_000
     try:
         state = path.stat()

@@ -78,6 +78,4 @@ def ingest_document(path: str, document: Document) -> Result:
             paper=error.paper.pk,
             title=error.paper.title,
         )
-    return Result(
-        path=path, outcome=Outcome.ADDED, paper=paper.pk, title=paper.title, pages=len(document.pages)
-    )
+    return Result(path=path, outcome=Outcome.ADDED, paper=paper.pk, title=paper.title, pages=len(document.pages))

@@ -58,10 +58,7 @@ def search(query: str, limit: int) -> list[Hit]:
     whole = {_key(m.id): m.similarity for m in store().nearest(PAPERS, vector, reach)}
     pages = {_key(m.id): m.similarity for m in store().nearest(PAGES, vector, reach)}
     best = _best_pages(pages)
-    scores = {
-        key: max(whole.get(key, 0.0), best[key][0] if key in best else 0.0)
-        for key in whole.keys() | best.keys()
-    }
+    scores = {key: max(whole.get(key, 0.0), best[key][0] if key in best else 0.0) for key in whole.keys() | best.keys()}
     papers = Paper.objects.in_bulk([key for key, score in scores.items() if score >= _LEAST_SIMILARITY])
     ranked = sorted(papers.values(), key=lambda paper: (-scores[paper.pk], paper.pk))[:limit]
     return [_hit(paper, scores[paper.pk], best.get(paper.pk), query) for paper in ranked]

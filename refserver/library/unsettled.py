@@ -71,9 +71,7 @@ def _read(file: Path) -> Note | None:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:  # its change has just committed
         return None
-    except (
-        ValueError
-    ):  # damaged by hand: no reason to refuse all changes; the consistency check sees what it was about
+    except ValueError:  # damaged by hand: no reason to refuse all changes; the consistency check sees what it was about
         log.warning("%s is no note of a change, and is left alone; remove it", file)
         return None
     return Note(file, {name: set(content.get(name, ())) for name in COLLECTIONS})

@@ -197,9 +197,7 @@ def _open(directory: Path) -> Any:
 
 def _made_collection(client: Any, name: CollectionName) -> Any:
     # No embedding function: vectors come from `embedding`, and Chroma's default one would download a model.
-    return client.get_or_create_collection(
-        name, embedding_function=None, configuration={"hnsw": {"space": "l2"}}
-    )
+    return client.get_or_create_collection(name, embedding_function=None, configuration={"hnsw": {"space": "l2"}})
 
 
 def _found_collection(client: Any, name: CollectionName) -> Any:

@@ -41,9 +41,7 @@ def for_readers(view: View) -> View:
         if settings.REFSERVER_OPEN_LIBRARY or request.user.is_authenticated:
             return view(request, *args, **kwargs)
         if request.path.startswith("/api/"):
-            return problem(
-                Refused(HTTPStatus.UNAUTHORIZED, "Sign in first: this library is not open to all.")
-            )
+            return problem(Refused(HTTPStatus.UNAUTHORIZED, "Sign in first: this library is not open to all."))
         return redirect_to_login(request.get_full_path())
 
     return checked
@@ -125,9 +123,7 @@ def problem(error: Refused) -> JsonResponse:
 
 def _searched(query: str, limit: int) -> list[Hit]:
     if len(query) > LONGEST_QUERY:
-        raise Refused(
-            HTTPStatus.BAD_REQUEST, f"The query is longer than {LONGEST_QUERY} characters; shorten it."
-        )
+        raise Refused(HTTPStatus.BAD_REQUEST, f"The query is longer than {LONGEST_QUERY} characters; shorten it.")
     if "\0" in query:
         raise Refused(HTTPStatus.BAD_REQUEST, "The query holds a NUL character; remove it.")
     try:

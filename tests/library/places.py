@@ -53,6 +53,7 @@ class Places:
             | named
             | {
                 "REFSERVER_ENV_FILE": "/dev/null",
+                "REFSERVER_OPEN_LIBRARY": "yes",
                 "REFSERVER_SECRET_KEY": "only-for-tests-" * 4,
                 "BACKUP_REPOSITORY": str(self.root / "backups"),
                 "DJANGO_SETTINGS_MODULE": "refserver.settings",
@@ -94,7 +95,7 @@ def at(places: Places) -> Iterator[Places]:
     places.settings["STATIC_ROOT"].mkdir(exist_ok=True)
     before = {alias: connections[alias].settings_dict["NAME"] for alias in files}
     with ExitStack() as stack:
-        stack.enter_context(override_settings(**places.settings))
+        stack.enter_context(override_settings(REFSERVER_OPEN_LIBRARY=True, **places.settings))
         connections.close_all()
         for alias, name in files.items():
             connections[alias].settings_dict["NAME"] = str(places.settings[name])

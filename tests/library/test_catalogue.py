@@ -40,10 +40,7 @@ def test_a_paper_is_added_to_both_stores_with_its_original(library):
     row = paper.embedding
     assert (row.dimension, len(row.vector)) == (384, 4 * 384)
     with connection.cursor() as cursor:
-        modes = [
-            cursor.execute(f"PRAGMA {name}").fetchone()[0]
-            for name in ("journal_mode", "synchronous", "foreign_keys")
-        ]
+        modes = [cursor.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous", "foreign_keys")]
     assert modes == ["wal", 2, 1]
 
 
@@ -89,9 +86,7 @@ def test_a_commit_that_fails_takes_the_vectors_back(library):
         kept.save()
         changed.touch(kept.pk)
         catalogue.add(document("gone"))
-        Metadata.objects.create(
-            paper_id=4711, key="of", value="nobody"
-        )  # SQLite looks at keys when it commits
+        Metadata.objects.create(paper_id=4711, key="of", value="nobody")  # SQLite looks at keys when it commits
     assert_equal_stores()
     assert [paper.title for paper in Paper.objects.all()] == ["Kept"]
 
@@ -167,9 +162,7 @@ for line in sys.stdin:
     print(store().count("pages"), flush=True)
 """
     command = [sys.executable, "-c", f"import django; django.setup()\n{code}"]
-    with subprocess.Popen(
-        command, env=library.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as other:
+    with subprocess.Popen(command, env=library.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
 
         def ask() -> int:
             other.stdin.write("\n")
@@ -218,8 +211,7 @@ def test_processes_write_and_search_at_the_same_time(library, tmp_path):
         folders.append(folder)
     command = [sys.executable, "manage.py", "ingest"]
     children = [
-        subprocess.Popen([*command, str(folder)], env=library.environment, stderr=subprocess.PIPE)
-        for folder in folders
+        subprocess.Popen([*command, str(folder)], env=library.environment, stderr=subprocess.PIPE) for folder in folders
     ]
     while any(child.poll() is None for child in children):
         for match in store().nearest(PAGES, np.ones(384, dtype=np.float32), 20):

@@ -12,9 +12,7 @@ from tests.library.pdf import encrypted, make_pdf
 
 
 def test_a_pdf_gives_pages_title_and_facts():
-    document = documents.parse(
-        "a.pdf", make_pdf("Whales sing", "", "They dive", title="On Whales", author="A. Hab")
-    )
+    document = documents.parse("a.pdf", make_pdf("Whales sing", "", "They dive", title="On Whales", author="A. Hab"))
     assert [(page.number, page.text) for page in document.pages] == [(1, "Whales sing"), (3, "They dive")]
     assert (document.title, document.authors) == ("On Whales", "A. Hab")
     assert document.metadata == {"Producer": "a test"}

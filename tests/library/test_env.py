@@ -57,9 +57,7 @@ def test_names_may_be_emptied():
 
 
 def test_all_problems_are_reported_together_with_name_and_fix():
-    reader = env(
-        PORT="eighty", SIZE="0", DEBUG="perhaps", KIND="odd", KEY="x", KEY_FILE="y", TOKEN_FILE="/not/there"
-    )
+    reader = env(PORT="eighty", SIZE="0", DEBUG="perhaps", KIND="odd", KEY="x", KEY_FILE="y", TOKEN_FILE="/not/there")
     assert reader.integer("PORT", 8000) == 8000
     assert reader.integer("SIZE", 5, least=1, most=9) == 5
     assert reader.flag("DEBUG", default=False) is False
@@ -113,9 +111,7 @@ def test_wrong_settings_stop_a_command_with_all_their_names(library):
         "REFSERVER_TIME_ZONE": "Nowhere",
         "REFSERVER_ENV_FILE": "/no/env",
     }
-    result = subprocess.run(
-        [sys.executable, "-c", code], env=wrong, capture_output=True, text=True, check=False
-    )
+    result = subprocess.run([sys.executable, "-c", code], env=wrong, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     for name in ("REFSERVER_PORT", "REFSERVER_TIME_ZONE", "REFSERVER_ENV_FILE"):
         assert f"  - {name}: " in result.stderr

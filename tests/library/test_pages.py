@@ -84,7 +84,7 @@ def test_health_needs_no_database(library, client: Client, django_db_blocker):
 
 
 def test_a_closed_library_asks_to_sign_in(sample_library, client: Client, admin, settings):
-    settings.REFSERVER_OPEN_LIBRARY = False
+    settings.REFSERVER_OPEN_LIBRARY = False  # the default
     assert client.get("/?q=dna")["Location"] == "/admin/login/?next=/%3Fq%3Ddna"
     assert client.get("/papers/1/original").status_code == 302
     response = client.get("/api/search?q=dna")

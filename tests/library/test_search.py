@@ -61,9 +61,7 @@ def test_a_paper_finds_itself(sample_library):
 
 
 def test_a_vector_whose_row_is_gone_is_passed_over(sample_library):
-    Paper.objects.filter(
-        title__startswith="Attention"
-    ).delete()  # rows only, as a broken restore might leave it
+    Paper.objects.filter(title__startswith="Attention").delete()  # rows only, as a broken restore might leave it
     assert all(not hit.paper.title.startswith("Attention") for hit in search("attention", 20))
 
 
@@ -86,10 +84,7 @@ def test_api_answers_by_similarity(sample_library, client: Client):
         ({"q": "   "}, "Say what to search for"),
         ({"q": "x" * 501}, "longer than 500"),
         ({"q": "a\0b"}, "NUL"),
-        *[
-            ({"q": "x", "limit": limit}, "limit is a whole number")
-            for limit in ("0", "51", "-1", "ten", "1e9", "²", "")
-        ],
+        *[({"q": "x", "limit": limit}, "limit is a whole number") for limit in ("0", "51", "-1", "ten", "1e9", "²", "")],
     ],
 )
 def test_api_says_what_is_wrong(library, client: Client, parameters, detail):

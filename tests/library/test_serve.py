@@ -191,7 +191,5 @@ def test_an_administrator_is_made_once(library: Places):
 
 def test_locations_can_be_evaluated_by_a_shell(library: Places):
     lines = library.manage("locations", "--shell").stdout
-    shown = subprocess.run(
-        ["sh", "-c", f'{lines}\necho "$CHROMA_PATH"'], capture_output=True, text=True, check=True
-    )
+    shown = subprocess.run(["sh", "-c", f'{lines}\necho "$CHROMA_PATH"'], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == str(library.chroma)

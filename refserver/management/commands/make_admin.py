@@ -31,18 +31,12 @@ class Command(BaseCommand):
                 return
             name, given = settings.ADMIN_USER, settings.ADMIN_PASSWORD
             if users.filter(username=name).exists():
-                raise CommandError(
-                    f"The account {name!r} is no administrator; name another one in REFSERVER_ADMIN_USER."
-                )
+                raise CommandError(f"The account {name!r} is no administrator; name another one in REFSERVER_ADMIN_USER.")
             if given:
                 _require_good(given)
             password = given or secrets.token_urlsafe(15)
             users.create_superuser(username=name, email="", password=password)
-        shown = (
-            "the password from REFSERVER_ADMIN_PASSWORD"
-            if given
-            else f"password {password}   <- shown only now"
-        )
+        shown = "the password from REFSERVER_ADMIN_PASSWORD" if given else f"password {password}   <- shown only now"
         self.stdout.write(f"{'Administrator':16} {name}, {shown}")
 
 

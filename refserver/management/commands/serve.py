@@ -25,12 +25,8 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Take an address."""
-        parser.add_argument(
-            "--port", type=int, default=settings.REFSERVER_PORT, help="TCP port (%(default)s)"
-        )
-        parser.add_argument(
-            "--bind", default=settings.REFSERVER_BIND, help="address to listen at (%(default)s)"
-        )
+        parser.add_argument("--port", type=int, default=settings.REFSERVER_PORT, help="TCP port (%(default)s)")
+        parser.add_argument("--bind", default=settings.REFSERVER_BIND, help="address to listen at (%(default)s)")
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Run until told to stop. Exit code 1 when a child had to be killed."""
@@ -80,9 +76,7 @@ def _require_free(bind: str, port: int) -> None:
             raise CommandError(f"{port} is no port: use a number from 1 to 65535.") from None
         except OSError as error:
             taken = "another program listens there, " if error.errno == errno.EADDRINUSE else ""
-            raise CommandError(
-                f"{bind}:{port} cannot be used ({error.strerror}): {taken}see --port and --bind."
-            ) from error
+            raise CommandError(f"{bind}:{port} cannot be used ({error.strerror}): {taken}see --port and --bind.") from error
 
 
 def _shown(bind: str) -> str:

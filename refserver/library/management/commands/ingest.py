@@ -49,9 +49,7 @@ class Command(BaseCommand):
 
     def _report(self, result: Result) -> None:
         note = f": {result.reason}" if result.reason else f": “{result.title}”, {result.pages} page(s)"
-        self.stderr.write(
-            f"{result.outcome:9} {result.path}{note}", self.style.NOTICE if _bad(result) else str
-        )
+        self.stderr.write(f"{result.outcome:9} {result.path}{note}", self.style.NOTICE if _bad(result) else str)
 
     def _summarise(self, results: list[Result], seconds: float, *, as_json: bool) -> None:
         counts = Counter(result.outcome for result in results)

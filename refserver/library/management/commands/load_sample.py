@@ -17,9 +17,7 @@ from refserver.library.sample import sample_documents
 class Command(BaseCommand):
     """Loads the sample unless the library holds anything else; a load that was cut short is completed."""
 
-    help = (
-        "Load the sample library, some sixty well-known papers, if the library holds no papers of your own."
-    )
+    help = "Load the sample library, some sixty well-known papers, if the library holds no papers of your own."
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Load it, through the same path as `ingest`."""
@@ -32,6 +30,4 @@ class Command(BaseCommand):
             counts = Counter(ingest_document(document.file_name, document).outcome for document in sample)
         except (EmbeddingUnavailable, GateTimeout) as error:
             raise CommandError(f"The sample was not loaded to its end: {error}") from error
-        self.stdout.write(
-            f"Sample library: {counts[Outcome.ADDED]} papers added, {counts[Outcome.DUPLICATE]} were there."
-        )
+        self.stdout.write(f"Sample library: {counts[Outcome.ADDED]} papers added, {counts[Outcome.DUPLICATE]} were there.")
