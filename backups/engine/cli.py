@@ -59,6 +59,10 @@ class Call:
         """The backup that the ID argument names."""
         return repository.find(self.arguments.id, self.arguments.set)
 
+    def set_or_all(self) -> str | None:
+        """The set that is meant, ``default`` where none is named; None for ``--all-sets``."""
+        return None if self.arguments.all_sets else check_set_name(self.arguments.set or "default")
+
     def sources(self) -> tuple[Source, ...]:
         """The sources on the command line, or those of the environment when there are none."""
         given = tuple(parse_source(kind, value) for kind in SourceKind for value in getattr(self.arguments, str(kind)) or ())
@@ -93,7 +97,7 @@ def create(call: Call) -> Outcome:
 
 
 def list_(call: Call) -> Outcome:
-    found = call.repository().scan(call.arguments.set)
+    found = call.repository().scan(call.set_or_all())
     return Outcome({"backups": [describe.listed_json(item) for item in found]}, describe.listed_text(found))
 
 
@@ -118,7 +122,7 @@ def verify(call: Call) -> Outcome:
         raise UsageError("Give ids or --all, not both.")
     unreadable: list[dict[str, Any]] = []
     if arguments.all:
-        scanned = repository.scan(arguments.set)
+        scanned = repository.scan(call.set_or_all())
         backups = [item for item in scanned if isinstance(item, Backup)]
         unreadable = [describe.unreadable_json(item, depth) for item in scanned if not isinstance(item, Backup)]
     else:
@@ -279,7 +283,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     command("init", init, "Make a repository in a new or empty folder.")
     _create_arguments(command("create", create, "Back up at one instant, publish, and prove."))
-    command("list", list_, "List backups, newest first.")
+    listing = command("list", list_, "List backups, newest first.")
+    listing.add_argument("--all-sets", action="store_true", help="those of every set")
     for name, run, text in (
         ("show", show, "Show all about a backup."),
         ("files", files, "List the files of a backup."),
@@ -292,7 +297,8 @@ def build_parser() -> argparse.ArgumentParser:
     held.add_argument("--note", default="", metavar="TEXT", help="why")
     proving = command("verify", verify, "Prove backups; exit code 5 when damage is found.")
     proving.add_argument("id", nargs="*", metavar="ID", help="default: latest")
-    proving.add_argument("--all", action="store_true", help="every backup of the set, or of all sets")
+    proving.add_argument("--all", action="store_true", help="every backup of the set")
+    proving.add_argument("--all-sets", action="store_true", help="with --all: of every set")
     proving.add_argument("--depth", choices=[*Depth], default=Depth.HASHES.value, help="every byte, or a whole restore")
     drilling = command("drill", drill, "Restore a backup into scratch with checks and timings, and record it.")
     _id_argument(drilling, default="latest")

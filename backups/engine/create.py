@@ -268,7 +268,9 @@ def _pack_request(source: Source, sources: list[Source], instant: Instant, cut: 
         live = pin.method != "online"
         asked |= {"path": str(source.path if live else cut.staged(source)), "live": pin.method == "pinned"}
         asked["beside"] = ["-wal", "-journal"] if pin.method == "raw" else []
-    elif source.kind is SourceKind.FILES:
+    elif source.kind is SourceKind.CHROMA:
+        asked["intact"] = source.name not in instant.broken
+    else:
         others = [other.path for other in sources if other is not source]
         beside = [path.with_name(path.name + suffix) for path in others for suffix in ("-wal", "-shm", "-journal", ".gate")]
         asked |= {"path": str(source.path), "exclude": [str(path) for path in [*others, *beside, repository.folder]]}

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Final
 
 from .archive.blocks import BLOCK
-from .archive.reader import Archives
+from .archive.reader import Archives, BlockDamaged
 from .archive.table import Entry, FrameRef, Kind, Tree
 from .context import Phase
-from .durable import reach
+from .durable import WRITEBACK_BYTES, begin_writeback, reach
 
 _UNIT: Final = 4
 _AHEAD: Final = 32
+_WRITEBACK: Final = WRITEBACK_BYTES // BLOCK
 
 
 def extract(
@@ -39,22 +40,29 @@ def extract(
     for entry in chosen:
         place = target / entry.path
         if entry.kind is Kind.FOLDER:
-            place.mkdir(mode=0o700, parents=True)
+            place.mkdir(mode=0o700, parents=True, exist_ok=True)
         elif entry.kind is Kind.LINK:
             place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             place.symlink_to(entry.target)
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-        pending: deque[Future[int]] = deque()
-        try:
-            for entry in chosen:
-                if entry.kind is Kind.FILE:
-                    _write_file(archives, tree, entry, target / entry.path, threads, pending, phase, sync)
-            while pending:
-                phase.advance(pending.popleft().result())
-        except BaseException:
-            for left in pending:
-                left.cancel()
-            raise
+    opened: list[_OpenFile] = []
+    try:
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+            pending: deque[Future[int]] = deque()
+            try:
+                for entry in chosen:
+                    if entry.kind is Kind.FILE:
+                        opened.append(_OpenFile(target / entry.path, entry, sync))
+                        _write_file(archives, tree, entry, opened[-1], threads, pending, phase)
+                        opened = [file for file in opened if not file.closed]
+                while pending:
+                    phase.advance(pending.popleft().result())
+            except BaseException:
+                for left in pending:
+                    left.cancel()
+                raise
+    finally:
+        for file in opened:
+            file.close()
     folders = [entry for entry in chosen if entry.kind is Kind.FOLDER]
     for entry in reversed(folders):
         place = target / entry.path
@@ -67,16 +75,12 @@ def _write_file(
     archives: Archives,
     tree: Tree,
     entry: Entry,
-    place: Path,
+    file: _OpenFile,
     threads: ThreadPoolExecutor,
     pending: deque[Future[int]],
     phase: Phase,
-    sync: bool,
 ) -> None:
-    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    units = max(1, -(-len(entry.blocks) // _UNIT))
-    file = _OpenFile(place, entry, units, sync)
-    for first in range(0, units * _UNIT, _UNIT):
+    for first in range(0, file.units * _UNIT, _UNIT):
         refs = [FrameRef(tree.backups[packed >> 32], packed & 0xFFFFFFFF) for packed in entry.blocks[first : first + _UNIT]]
         pending.append(threads.submit(_write_unit, archives, file, first, refs))
         if len(pending) >= _AHEAD:
@@ -88,36 +92,62 @@ def _write_unit(archives: Archives, file: _OpenFile, first: int, refs: list[Fram
     try:
         for number, ref in enumerate(refs, start=first):
             content = archives.read(ref)
+            if len(content) != file.block_size(number):
+                offset = archives.frame(ref).offset
+                raise BlockDamaged(f"A block has not the size of its place in {file.path}", backup=ref.backup, offset=offset)
             reach("restore-write")
-            os.pwrite(file.descriptor, content, number * BLOCK)
+            _write_at(file.descriptor, content, number * BLOCK)
             written += len(content)
+        if file.sync and first % _WRITEBACK == 0:
+            begin_writeback(file.descriptor, max(0, first - _WRITEBACK) * BLOCK, _WRITEBACK * BLOCK)
     finally:
         file.done()
     return written
 
 
-class _OpenFile:
-    """A file being written by several threads; finished by whichever ends last."""
+def _write_at(descriptor: int, content: bytes, offset: int) -> None:
+    """Write all of *content*: a disk that is filling up takes a part of it without an error."""
+    view = memoryview(content)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
 
-    def __init__(self, place: Path, entry: Entry, units: int, sync: bool) -> None:
+
+class _OpenFile:
+    """A file being written in units by several threads; finished by whichever ends last."""
+
+    def __init__(self, place: Path, entry: Entry, sync: bool) -> None:
+        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        self.path = entry.path
+        self.units = max(1, -(-len(entry.blocks) // _UNIT))
+        self.closed = False
         self.descriptor = os.open(place, flags, 0o600)
-        os.ftruncate(self.descriptor, entry.size)
         self._entry = entry
-        self._units = units
-        self._sync = sync
+        self._left = self.units
+        self.sync = sync
         self._lock = threading.Lock()
+
+    def block_size(self, number: int) -> int:
+        """The bytes of the file's block *number*."""
+        return min(BLOCK, self._entry.size - number * BLOCK)
 
     def done(self) -> None:
         """Count a unit; after the last set mode and time, sync and close."""
         with self._lock:
-            self._units -= 1
-            if self._units:
+            self._left -= 1
+            if self._left:
                 return
         try:
             os.fchmod(self.descriptor, self._entry.mode & 0o777)
             os.utime(self.descriptor, ns=(self._entry.mtime_ns, self._entry.mtime_ns))
-            if self._sync:
+            if self.sync:
                 os.fsync(self.descriptor)
         finally:
+            self.close()
+
+    def close(self) -> None:
+        """Close the descriptor, of a file that was given up too; nobody may be writing to it any more."""
+        if not self.closed:
+            self.closed = True
             os.close(self.descriptor)

@@ -8,5 +8,5 @@ from typing import Final
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """Names of sets and sources: they become folder names."""
 
-BACKUP_ID: Final = re.compile(r"(\d{8}T\d{6}Z)-(full|incremental|snapshot)-([0-9a-f]{6})")
+BACKUP_ID: Final = re.compile(r"([0-9]{8}T[0-9]{6}Z)-(full|incremental|snapshot)-([0-9a-f]{6})")
 """Ids sort by time and name their kind: ``20261121T030000Z-full-3f9c2a``."""

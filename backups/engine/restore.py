@@ -49,12 +49,11 @@ def select(backup: Backup, only: str | None) -> tuple[SourceRecord, ...]:
 
 def wanted_by(records: tuple[SourceRecord, ...]) -> Callable[[str], bool]:
     """Whether a path of the archive belongs to one of *records*. The logs of a raw database belong to it."""
-    prefixes = tuple(record.prefix for record in records)
+    whole = frozenset(record.prefix + suffix for record in records for suffix in ("", "-wal", "-journal"))
+    below = tuple(record.prefix + "/" for record in records)
 
     def wanted(path: str) -> bool:
-        return any(
-            path == prefix or path.startswith((prefix + "/", prefix + "-wal", prefix + "-journal")) for prefix in prefixes
-        )
+        return path in whole or path.startswith(below)
 
     return wanted
 

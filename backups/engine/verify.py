@@ -5,6 +5,7 @@ A proof is recorded in the repository, good or bad, so that ``list`` and retenti
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import os
@@ -17,13 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from . import durable
+from .archive.blocks import BLOCK
 from .archive.reader import Archives, BlockDamaged, locate_in
+from .archive.sharing import Spot, sharers
 from .archive.table import FrameRef, Kind, Tree
 from .child import Child
 from .context import Context, Phase
 from .errors import DamageFound, EngineError, NoSpace, RepositoryTooNew, from_os_error
 from .extract import extract
-from .repository.local import DATA, MANIFEST, Repository
+from .repository.local import DATA, MANIFEST, SUMS, Repository
 from .space import need_space
 from .types import Backup, Depth, Problem, Proof, SourceKind, SourceRecord
 
@@ -37,13 +40,17 @@ class Findings:
     """What a verification found so far."""
 
     problems: list[Problem] = field(default_factory=list)
+    spots: dict[Problem, Spot] = field(default_factory=dict)
     checks: dict[str, Any] = field(default_factory=dict)
     bytes: int = 0
 
-    def add(self, code: str, message: str, **place: Any) -> None:
-        """Note a problem; beyond fifty only the first are kept."""
+    def add(self, code: str, message: str, spot: Spot | None = None, **place: Any) -> None:
+        """Note a problem, and the damaged *spot* in an archive that causes it; beyond fifty only the first are kept."""
         if len(self.problems) < _MOST_PROBLEMS:
-            self.problems.append(Problem(code=code, message=message, **place))
+            problem = Problem(code=code, message=message, **place)
+            self.problems.append(problem)
+            if spot is not None:
+                self.spots[problem] = spot
 
 
 class Checked:
@@ -84,13 +91,17 @@ def verify_backup(
     findings = Findings()
     try:
         with repository.reading():
-            _check_files(repository, backup, findings, ctx)
-            if depth is Depth.HASHES:
-                _check_blocks(repository, backup, findings, ctx, checked or Checked())
-            else:
-                _check_restore(repository, backup, findings, ctx)
+            with ThreadPoolExecutor(1) as beside:
+                summed = beside.submit(_check_files, repository, backup, ctx)
+                if depth is Depth.HASHES:
+                    _check_blocks(repository, backup, findings, ctx, checked or Checked())
+                else:
+                    _check_restore(repository, backup, findings, ctx)
+                files = summed.result()
+            findings.bytes += files.bytes
+            findings.problems[:0] = files.problems
             if findings.problems:
-                findings.problems = _with_others(repository, backup, findings.problems)
+                findings.problems = _with_others(repository, backup, findings)
         proof = Proof(
             id=backup.id,
             time=ctx.now(),
@@ -102,7 +113,12 @@ def verify_backup(
             checks=findings.checks,
             drill=drill,
         )
-        repository.record_proof(backup, proof)
+        try:
+            repository.record_proof(backup, proof)
+        except OSError as problem:
+            if problem.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            ctx.log(f"The result could not be recorded, for the repository may not be written to: {problem}")
     except OSError as problem:
         raise from_os_error(problem, f"Verifying {backup.id}") from problem
     return proof
@@ -116,36 +132,42 @@ def verify_many(repository: Repository, backups: list[Backup], depth: Depth, ctx
         yield verify_backup(repository, backup, depth, ctx, checked=checked)
 
 
-def _check_files(repository: Repository, backup: Backup, findings: Findings, ctx: Context) -> None:
+def _check_files(repository: Repository, backup: Backup, ctx: Context) -> Findings:
     """Compare manifest and archive with ``SHA256SUMS``, and the archive with what the manifest says of it."""
     folder = repository.backup_folder(backup.manifest.set, backup.id)
+    findings = Findings()
+    wanted = backup.manifest.data
     try:
         expected = repository.expected_sums(backup.manifest.set, backup.id)
     except DamageFound as damage:
-        findings.add("checksums", damage.message, file="SHA256SUMS")
-        expected = {DATA: backup.manifest.data.sha256}
+        findings.add("checksums", damage.message, file=SUMS)
+        expected = {DATA: wanted.sha256}
     for name in sorted(expected):
         total = hashlib.sha256()
         size = 0
         try:
-            with (folder / name).open("rb") as file, ctx.phase("verify", name, backup.manifest.data.bytes) as phase:
+            with (folder / name).open("rb") as file:
                 while piece := file.read(_PIECE):
+                    ctx.check()
                     total.update(piece)
                     size += len(piece)
-                    phase.advance(len(piece))
         except FileNotFoundError:
             findings.add("missing_file", f"{name} is missing.", file=name)
             continue
         findings.bytes += size
-        if name == DATA and size != backup.manifest.data.bytes:
-            message = f"{name} has {size} bytes instead of {backup.manifest.data.bytes}."
-            findings.add("archive_size", message, file=name, offset=min(size, backup.manifest.data.bytes))
-        elif total.hexdigest() != expected[name]:
-            findings.add(
-                "manifest" if name == MANIFEST else "archive",
-                f"{name} is not what was written: its SHA-256 differs.",
-                file=name,
-            )
+        found = total.hexdigest()
+        if name == MANIFEST:
+            if found != expected[name]:
+                findings.add("manifest", f"{name} is not what was written: its SHA-256 differs.", file=name)
+        elif size != wanted.bytes:
+            message = f"{name} has {size} bytes instead of {wanted.bytes}."
+            findings.add("archive_size", message, file=name, offset=min(size, wanted.bytes))
+        elif found not in (expected[name], wanted.sha256):
+            findings.add("archive", f"{name} is not what was written: its SHA-256 differs.", file=name)
+        elif expected[name] != wanted.sha256:
+            wrong = SUMS if found == wanted.sha256 else MANIFEST
+            findings.add("checksums", f"{wrong} names another SHA-256 than {name} has.", file=wrong)
+    return findings
 
 
 def _check_blocks(repository: Repository, backup: Backup, findings: Findings, ctx: Context, checked: Checked) -> None:
@@ -155,25 +177,24 @@ def _check_blocks(repository: Repository, backup: Backup, findings: Findings, ct
             return
         refs = checked.fresh(ref for entry in tree.entries.values() for ref in tree.refs(entry))
         with (
-            ctx.phase("verify", "blocks", sum(archives.frame(ref).raw for ref in refs)) as phase,
+            ctx.phase("verify", "blocks", sum(_raw(archives, ref) or 0 for ref in refs)) as phase,
             ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads,
         ):
-            pending: deque[Future[list[tuple[FrameRef, str, int]]]] = deque()
-            bad: dict[FrameRef, tuple[str, int]] = {}
+            pending: deque[Future[_Bad]] = deque()
+            bad: _Bad = {}
             try:
                 for batch in _batches(refs, 8):
                     pending.append(threads.submit(_check_batch, archives, batch, checked, phase))
                     if len(pending) > 16:
-                        bad.update({ref: (why, at) for ref, why, at in pending.popleft().result()})
+                        bad |= pending.popleft().result()
                 while pending:
-                    bad.update({ref: (why, at) for ref, why, at in pending.popleft().result()})
+                    bad |= pending.popleft().result()
             except BaseException:
                 for left in pending:
                     left.cancel()
                 raise
             findings.bytes += phase.done
-        if bad:
-            _name_blocks(tree, bad, findings)
+        _name_blocks(archives, tree, bad, findings)
 
 
 def _batches(refs: list[FrameRef], size: int) -> Iterator[list[FrameRef]]:
@@ -182,17 +203,34 @@ def _batches(refs: list[FrameRef], size: int) -> Iterator[list[FrameRef]]:
         yield batch
 
 
-def _check_batch(archives: Archives, refs: list[FrameRef], checked: Checked, phase: Phase) -> list[tuple[FrameRef, str, int]]:
-    bad = []
+_Bad = dict[FrameRef, tuple[str, Spot]]
+"""The references that cannot be read, each with what was said and the spot that causes it."""
+
+
+def _check_batch(archives: Archives, refs: list[FrameRef], checked: Checked, phase: Phase) -> _Bad:
+    bad: _Bad = {}
     for ref in refs:
         try:
             phase.advance(len(archives.read(ref)))
             checked.note(ref)
-        except BlockDamaged as damage:
-            bad.append((ref, f"{damage.message}", damage.offset))
         except DamageFound as damage:
-            bad.append((ref, damage.message, 0))
+            bad[ref] = (damage.message, _spot(damage, ref.backup))
     return bad
+
+
+def _spot(damage: DamageFound, backup: str) -> Spot:
+    """Where the damage lies: the frame that a `BlockDamaged` names, else a whole archive, that of *backup* if none is named."""
+    if isinstance(damage, BlockDamaged):
+        return damage.backup, damage.offset
+    return str(damage.details.get("id", backup)), None
+
+
+def _raw(archives: Archives, ref: FrameRef) -> int | None:
+    """The size of a block as its table tells it, None where that cannot be read."""
+    try:
+        return archives.frame(ref).raw
+    except DamageFound:
+        return None
 
 
 def _tree(archives: Archives, backup: Backup, findings: Findings) -> Tree | None:
@@ -201,31 +239,58 @@ def _tree(archives: Archives, backup: Backup, findings: Findings) -> Tree | None
     except RepositoryTooNew:
         raise
     except DamageFound as damage:
-        findings.add("table", damage.message, file=DATA, offset=damage.details.get("offset"))
+        spot = (str(damage.details.get("id", backup.id)), None)
+        findings.add("table", damage.message, spot, file=DATA, offset=damage.details.get("offset"))
         return None
 
 
-def _name_blocks(tree: Tree, bad: dict[FrameRef, tuple[str, int]], findings: Findings) -> None:
-    """Turn damaged frames into problems that name the files of the backup which hold them, and the byte there."""
-    from .archive.blocks import BLOCK
+def _name_blocks(archives: Archives, tree: Tree, bad: _Bad, findings: Findings) -> None:
+    """Turn damaged frames into problems that name the files of the backup which hold them, and the byte there.
 
+    So it does with blocks that have not the size of their place.
+    """
     for path, entry in tree.entries.items():
         for number, ref in enumerate(tree.refs(entry)):
+            start, end = number * BLOCK, min((number + 1) * BLOCK, entry.size)
             if ref in bad:
-                message, _ = bad[ref]
-                findings.add(
-                    "block",
-                    f"{message}: bytes {number * BLOCK} to {min((number + 1) * BLOCK, entry.size)} of {path}.",
-                    source="/".join(path.split("/")[:2]),
-                    file=path,
-                    offset=number * BLOCK,
-                )
+                message, spot = bad[ref]
+            elif _raw(archives, ref) != end - start:
+                frame = archives.frame(ref)
+                message, spot = f"A block of {frame.raw} bytes does not fit its place", (ref.backup, frame.offset)
+            else:
+                continue
+            findings.add(
+                "block",
+                f"{message}: bytes {start} to {end} of {path}.",
+                spot,
+                source="/".join(path.split("/")[:2]),
+                file=path,
+                offset=start,
+            )
 
 
-def _with_others(repository: Repository, backup: Backup, problems: list[Problem]) -> list[Problem]:
-    """Name in each problem the other backups that need what is damaged: ancestors hold it, descendants build on it."""
-    others = tuple(repository.dependents(backup))
-    return [problem.model_copy(update={"also_in": others}) if others else problem for problem in problems]
+def _with_others(repository: Repository, backup: Backup, findings: Findings) -> list[Problem]:
+    """Name in each problem the other backups of the set that need what is damaged.
+
+    Damage of the archive that lies in no block and not in the table harms no other backup; its place is looked for.
+    """
+    others = [other for other in repository.ids(backup.manifest.set) if other != backup.id]
+    own = {spot for spot in findings.spots.values() if spot[0] == backup.id}
+    named = []
+    with Archives(locate_in(repository.backup_folder(backup.manifest.set, ""))) as archives:
+        shared = sharers(archives, others, set(findings.spots.values()))
+        for problem in findings.problems:
+            if problem in findings.spots:
+                known = set(shared[findings.spots[problem]])
+            elif problem.file == DATA:
+                known = {other for spot in own for other in shared[spot]}
+            else:
+                known = set()
+            update: dict[str, Any] = {"also_in": tuple(other for other in others if other in known)}
+            if problem.code == "archive" and not own:
+                update["offset"] = archives.damaged_glue(backup.id)
+            named.append(problem.model_copy(update=update))
+    return named
 
 
 def _check_restore(repository: Repository, backup: Backup, findings: Findings, ctx: Context) -> None:
@@ -241,8 +306,9 @@ def _check_restore(repository: Repository, backup: Backup, findings: Findings, c
             try:
                 with ctx.phase("verify", "restore", backup.manifest.bytes_source) as phase:
                     findings.bytes += extract(archives, tree, scratch, phase, sync=False)
-            except BlockDamaged as damage:
-                findings.add("block", damage.message, file=DATA, offset=damage.offset)
+            except DamageFound as damage:
+                spot = _spot(damage, backup.id)
+                findings.add("block", damage.message, spot, file=DATA, offset=spot[1])
                 return
         findings.checks["restore_seconds"] = round(time.monotonic() - began, 3)
         check_stores(backup, scratch, findings, ctx)

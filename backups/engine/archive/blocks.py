@@ -22,7 +22,7 @@ MAX_DEPTH: Final = 8
 """The most deltas that lie one on another, so that a block takes at most nine reads."""
 
 _PLAIN = zstandard.ZstdCompressionParameters.from_level(
-    1, source_size=BLOCK, hash_log=17, write_checksum=True, write_content_size=True
+    1, source_size=BLOCK, hash_log=16, write_checksum=True, write_content_size=True
 )
 _DELTA = zstandard.ZstdCompressionParameters.from_level(
     1,
@@ -45,7 +45,7 @@ def digest(content: bytes | memoryview) -> bytes:
     return blake3(content).digest()
 
 
-def compress(content: bytes) -> bytes:
+def compress(content: bytes | memoryview) -> bytes:
     """*content* as one plain zstd frame with its size and checksum."""
     compressor = getattr(_own, "compressor", None)
     if compressor is None:
@@ -53,7 +53,7 @@ def compress(content: bytes) -> bytes:
     return compressor.compress(content)
 
 
-def compress_delta(content: bytes, base: bytes) -> bytes:
+def compress_delta(content: bytes | memoryview, base: bytes) -> bytes:
     """*content* as a zstd frame that needs *base* to be read."""
     dictionary = zstandard.ZstdCompressionDict(base, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
     return zstandard.ZstdCompressor(dict_data=dictionary, compression_params=_DELTA).compress(content)

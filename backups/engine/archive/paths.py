@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 from ..errors import DamageFound
 from ..names import NAME
 
 _KINDS = ("sqlite", "chroma", "files")
+_DATABASE = re.compile(r"(.+)\.sqlite3(-wal|-journal)?")
+"""A database, or one of the logs that belong to the raw bytes of a broken one."""
 
 
 def check_path(path: str) -> None:
@@ -14,24 +18,26 @@ def check_path(path: str) -> None:
     Allowed: ``KIND/NAME[/...]`` with forward slashes, no empty, ``.`` or ``..`` part, no NUL, at most 4,096 bytes.
     """
     parts = path.split("/")
+    database = _DATABASE.fullmatch(parts[-1]) if parts[0] == "sqlite" else None
     if (
         len(path.encode("utf-8", "surrogateescape")) > 4096
         or "\0" in path
         or len(parts) < 2
         or parts[0] not in _KINDS
-        or not NAME.fullmatch(parts[1].removesuffix(".sqlite3") if parts[0] == "sqlite" else parts[1])
+        or not NAME.fullmatch(database[1] if database else parts[1])
         or any(part in ("", ".", "..") for part in parts)
     ):
         raise DamageFound(f"The archive names {path!r}, which is no place inside a backup. Nothing was written there.")
 
 
 def link_stays_inside(path: str, target: str) -> bool:
-    """Whether the symbolic link *path* with *target* points to a place inside its own source (``KIND/NAME``)."""
-    if target.startswith("/") or "\0" in target or not target:
-        return False
+    """Whether the symbolic link *path* with *target* points to a place inside its own source (``KIND/NAME``).
+
+    ``..`` counts at the beginning only. After a name, which may be that of another link, it could lead anywhere.
+    """
     depth = len(path.split("/")) - 3
-    for part in target.split("/"):
-        depth += -1 if part == ".." else 0 if part in ("", ".") else 1
-        if depth < 0:
-            return False
-    return True
+    if depth < 0 or not target or target.startswith("/") or "\0" in target:
+        return False
+    parts = [part for part in target.split("/") if part not in ("", ".")]
+    up = next((number for number, part in enumerate(parts) if part != ".."), len(parts))
+    return up <= depth and ".." not in parts[up:]

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import zstandard
+
 from ..errors import DamageFound, from_os_error
 from ..names import BACKUP_ID
 from .blocks import BrokenFrame, decompress, digest
 from .paths import check_path, link_stays_inside
 from .table import MAX_TABLE_BYTES, Frame, FrameRef, Frames, Kind, Table, Tree, decompress_table, unpack
+from .writer import SKIPPABLE_BLOCK, SKIPPABLE_TABLE
 
 _OPEN_FILES = 64
+_PIECE = 1 << 20
+MAX_MANIFEST_BYTES = 1 << 26
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,19 +58,32 @@ def locate_in(set_folder: Path) -> Locate:
 
 def _located(folder: Path, backup: str) -> Stored:
     try:
-        manifest = json.loads((folder / "manifest.json").read_bytes())
+        manifest = json.loads(read_manifest(folder))
         data = manifest["data"]
-        return Stored(
+        stored = Stored(
             path=folder / "data.tar.zst",
             parent=manifest["parent"],
             table_offset=int(data["table_offset"]),
-            table_bytes=min(int(data["table_bytes"]), MAX_TABLE_BYTES),
+            table_bytes=int(data["table_bytes"]),
             table_blake3=str(data["table_blake3"]),
         )
     except FileNotFoundError:
         raise DamageFound(f"The backup {backup}, which others build on, is missing.", id=backup) from None
-    except (OSError, ValueError, KeyError, TypeError) as problem:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as problem:
         raise DamageFound(f"The manifest of {backup} cannot be read: {problem}.", id=backup) from None
+    in_bounds = 0 <= stored.table_offset <= 1 << 62 and 0 < stored.table_bytes <= MAX_TABLE_BYTES
+    if not in_bounds or not isinstance(stored.parent, str | None):
+        raise DamageFound(f"The manifest of {backup} names an impossible table or parent.", id=backup)
+    return stored
+
+
+def read_manifest(folder: Path) -> bytes:
+    """The bytes of a backup's manifest. Raises ``OSError``, and ``ValueError`` for a file too large to be one."""
+    with (folder / "manifest.json").open("rb") as file:
+        content = file.read(MAX_MANIFEST_BYTES + 1)
+    if len(content) > MAX_MANIFEST_BYTES:
+        raise ValueError("it is larger than any manifest")
+    return content
 
 
 class BlockDamaged(DamageFound):
@@ -160,12 +180,21 @@ class Archives:
         try:
             content = file.read(frame.offset, frame.stored)
         except OSError as problem:
+            if problem.errno == errno.EIO:
+                raise BlockDamaged("The disk cannot read a block", backup=ref.backup, offset=frame.offset) from None
             raise from_os_error(problem, f"Reading the archive of {ref.backup}") from problem
         finally:
             file.release()
         if len(content) != frame.stored:
             raise BlockDamaged("The archive is cut off", backup=ref.backup, offset=frame.offset)
         return content
+
+    def damaged_glue(self, backup: str) -> int | None:
+        """The offset of the first piece between the blocks of *backup*'s archive that is not what was written, or None.
+
+        Between them lie tar headers and padding, compressed with a checksum, and the heads of skippable frames.
+        """
+        return _damaged_glue(self.frames(backup), self._locate(backup))
 
     def _file(self, backup: str) -> _File:
         with self._lock:
@@ -231,12 +260,52 @@ class _File:
 def _check_links(tree: Tree) -> None:
     """Raise `DamageFound` for a link that leads out, and for an entry that lies under anything but a folder."""
     for path, entry in tree.entries.items():
+        if path.count("/") == 1 and entry.kind is not (Kind.FILE if path.startswith("sqlite/") else Kind.FOLDER):
+            raise DamageFound(f"The archive holds {path!r} as a {entry.kind.name.lower()}. Nothing was written.")
         if entry.kind is Kind.LINK and not link_stays_inside(path, entry.target):
             raise DamageFound(f"The archive holds a link that leads out of its folder: {path!r}. Nothing was written.")
         above = path.rpartition("/")[0]
         parent = tree.entries.get(above)
         if path.count("/") > 1 and (parent is None or parent.kind is not Kind.FOLDER):
             raise DamageFound(f"The archive holds {path!r} under {above!r}, which is no folder. Nothing was written.")
+
+
+def _damaged_glue(frames: Frames, where: Stored) -> int | None:
+    extents = [(frame.offset, frame.stored, SKIPPABLE_BLOCK) for frame in map(frames.__getitem__, range(len(frames)))]
+    at = 0
+    with where.path.open("rb") as file:
+        for offset, stored, magic in [*extents, (where.table_offset, where.table_bytes, SKIPPABLE_TABLE)]:
+            if offset < at:
+                return offset
+            file.seek(at)
+            between = file.read(offset - at)
+            if magic == SKIPPABLE_TABLE or where.parent is not None:
+                head = struct.pack("<II", magic, stored)
+                if not between.endswith(head):
+                    return max(at, offset - len(head))
+                between = between[: -len(head)]
+            if not _decompresses(between):
+                return at
+            at = offset + stored
+        file.seek(at)
+        return at if file.read(1) else None
+
+
+def _decompresses(frames: bytes) -> bool:
+    """Whether *frames* are whole zstd frames whose checksums hold."""
+    while frames:
+        one = zstandard.ZstdDecompressor().decompressobj()
+        try:
+            for first in range(0, len(frames), _PIECE):
+                one.decompress(frames[first : first + _PIECE])
+                if one.eof:
+                    frames = one.unused_data + frames[first + _PIECE :]
+                    break
+            else:
+                return False
+        except zstandard.ZstdError:
+            return False
+    return True
 
 
 def file_sha256(path: Path, advance: Callable[[int], None] = lambda amount: None) -> str:

@@ -32,8 +32,15 @@ from .blocks import BLOCK, HASH_BYTES, MAX_DEPTH
 
 MAGIC: Final = b"RBTABLE1"
 MAX_TABLE_BYTES: Final = 1 << 31
+MAX_RATIO: Final = 256
+"""The most that a table larger than `_SMALL_TABLE` may shrink: half of a frame's record is a hash, which does not."""
+
 MAX_BLOCKS: Final = 1 << 26
-"""The most blocks of one file, 16 TiB; a table that names more is not believed."""
+"""The most blocks of one backup, 16 TiB; a table that names more is not believed."""
+
+_SMALL_TABLE: Final = 1 << 26
+_MAX_STORED: Final = 2 * BLOCK
+_MAX_OFFSET: Final = 1 << 62
 
 NO_BASE: Final = 0xFFFFFFFF
 _HEADER = struct.Struct("<8s6I")
@@ -120,6 +127,8 @@ class Frames:
         ref = None if base == NO_BASE else FrameRef(self._names(base), base_frame)
         if depth > MAX_DEPTH or (ref is None) != (depth == 0):
             raise DamageFound(f"Frame {number} names a delta of depth {depth}.")
+        if not (0 < raw <= BLOCK and 0 < stored <= _MAX_STORED and offset <= _MAX_OFFSET):
+            raise DamageFound(f"Frame {number} names {stored} bytes at {offset} for a block of {raw}.")
         return Frame(digest, offset, stored, raw, ref, depth)
 
     def digest(self, number: int) -> bytes:
@@ -296,29 +305,35 @@ class Table:
             raise DamageFound(f"The table of {self.owner} is partial, and its parent is missing.")
         else:
             tree = parent.copy()
+        left = MAX_BLOCKS
         for entry, runs in self.entries:
             if entry.kind is Kind.REMOVED:
                 tree.entries.pop(entry.path, None)
                 continue
             before = None if self.whole else tree.entries.get(entry.path)
-            entry.blocks = self._blocks(entry, runs, before, tree)
+            entry.blocks = self._blocks(entry, runs, before, tree, left)
+            left -= len(entry.blocks)
             tree.entries[entry.path] = entry
         return tree
 
-    def _blocks(self, entry: Entry, runs: list[tuple[int, ...]], before: Entry | None, tree: Tree) -> array[int]:
+    def _blocks(self, entry: Entry, runs: list[tuple[int, ...]], before: Entry | None, tree: Tree, most: int) -> array[int]:
+        """The references of *entry*'s blocks, at most *most*: those of *before*, and over them the *runs*, which ascend."""
         wanted = -(-entry.size // BLOCK) if entry.kind is Kind.FILE else 0
         blocks = array("Q", before.blocks[:wanted] if before is not None else ())
-        listed = sum(run[1] for run in runs)
-        if wanted > MAX_BLOCKS or wanted > len(blocks) + listed:
-            raise DamageFound(f"The table of {self.owner} lacks blocks of {entry.path}.")
-        blocks.extend([1 << 63] * (wanted - len(blocks)))
+        if wanted > most:
+            raise DamageFound(f"The table of {self.owner} names more blocks than a backup may have.")
+        end = 0
         for first, count, ordinal, frame in runs:
-            if first + count > wanted or ordinal >= len(self.backups):
+            if first < end or first + count > wanted or ordinal >= len(self.backups):
                 raise DamageFound(f"The table of {self.owner} names a block that {entry.path} has not.")
+            if frame + count > (len(self.frames) if ordinal == 0 else NO_BASE):
+                raise DamageFound(f"The table of {self.owner} names a frame that is not there for {entry.path}.")
+            if first > len(blocks):
+                break  # a block between two runs that the parent has not
             high = tree.ordinal(self.backups[ordinal]) << 32
-            for step in range(count):
-                blocks[first + step] = high | (frame + step)
-        if any(packed >> 63 for packed in blocks):
+            blocks[first : first + count] = array("Q", range(high | frame, (high | frame) + count))
+            end = first + count
+        if len(blocks) != wanted:
             raise DamageFound(f"The table of {self.owner} lacks blocks of {entry.path}.")
         return blocks
 
@@ -334,6 +349,8 @@ def unpack(owner: str, content: bytes, check_path: Callable[[str], None]) -> Tab
     listed = [_unpack_entry(cursor, check_path) for _ in range(entries)]
     if not cursor.at_end():
         raise DamageFound(f"The table of {owner} is longer than it says.")
+    if len({entry.path for entry, _ in listed}) != len(listed):
+        raise DamageFound(f"The table of {owner} names a path twice.")
 
     def name(ordinal: int) -> str:
         if ordinal >= len(names):
@@ -367,11 +384,15 @@ def compress_table(content: bytes) -> bytes:
 def decompress_table(owner: str, stored: bytes) -> bytes:
     """The table that `compress_table` stored; its size is bounded before memory is taken. Raises `DamageFound`."""
     try:
-        if not 0 < zstandard.frame_content_size(stored) <= MAX_TABLE_BYTES:
+        size = zstandard.frame_content_size(stored)
+        if not 0 < size <= min(MAX_TABLE_BYTES, max(_SMALL_TABLE, MAX_RATIO * len(stored))):
             raise DamageFound(f"The table of {owner} names an impossible size.")
-        return zstandard.ZstdDecompressor().decompress(stored)
+        content: bytes = zstandard.ZstdDecompressor().decompress(stored, max_output_size=size, allow_extra_data=False)
     except zstandard.ZstdError as problem:
         raise DamageFound(f"The table of {owner} cannot be read: {problem}.") from None
+    if len(content) != size:
+        raise DamageFound(f"The table of {owner} has another size than it names.")
+    return content
 
 
 def chain(tables: Iterable[Table]) -> Tree:

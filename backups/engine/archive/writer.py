@@ -23,6 +23,9 @@ SKIPPABLE_BLOCK: Final = 0x184D2A50
 SKIPPABLE_TABLE: Final = 0x184D2A5F
 _SKIPPABLE = struct.Struct("<II")
 _BUFFER = 1 << 20
+_VECTOR = 256
+"""The most pieces that are written in one call; every system takes so many."""
+
 _TAR_BLOCK = 512
 
 README = """This is an incremental backup ({owner}).
@@ -61,8 +64,10 @@ class ArchiveWriter:
         self._plain = parent is None
         self._path = path
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        self._buffer = bytearray()
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
         self._offset = 0
+        self._begun = 0
         self._sums = hashlib.sha256()
         self._glue = bytearray()
         if parent is not None:
@@ -117,6 +122,7 @@ class ArchiveWriter:
         os.ftruncate(self._descriptor, mark.offset)
         os.lseek(self._descriptor, mark.offset, os.SEEK_SET)
         self._offset, self._sums = mark.offset, mark.sums.copy()
+        self._begun = min(self._begun, mark.offset)
         self._glue.clear()
         self.table.truncate(mark.frames)
 
@@ -141,16 +147,22 @@ class ArchiveWriter:
             self._glue.clear()
 
     def _write(self, content: bytes) -> None:
-        self._buffer += content
+        self._pending.append(content)
+        self._pending_bytes += len(content)
         self._offset += len(content)
         self._sums.update(content)
-        if len(self._buffer) >= _BUFFER:
+        if self._pending_bytes >= _BUFFER or len(self._pending) >= _VECTOR:
             self._drain()
 
     def _drain(self) -> None:
         durable.reach("archive-write")
-        view = memoryview(self._buffer)
-        while view:
-            view = view[os.write(self._descriptor, view) :]
-        view.release()
-        self._buffer.clear()
+        written = os.writev(self._descriptor, self._pending)
+        if written < self._pending_bytes:
+            rest = memoryview(b"".join(self._pending))[written:]
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+        if self._offset - self._begun >= durable.WRITEBACK_BYTES:
+            durable.begin_writeback(self._descriptor, self._begun, self._offset - self._begun)
+            self._begun = self._offset
+        self._pending.clear()
+        self._pending_bytes = 0

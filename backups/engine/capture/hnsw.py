@@ -74,7 +74,8 @@ def read_header(folder: Path) -> Header | None:
     header = Header(*_HEADER.unpack(content))
     if header.version != 1:
         raise BrokenIndex(f"the index has format version {header.version}; 1 is supported", "header.bin", 0)
-    if not header.vector_offset < header.label_offset < header.size_per_element:
+    in_order = header.vector_offset < header.label_offset <= header.size_per_element - _U64.size
+    if not in_order or (header.label_offset - header.vector_offset) % 4:
         raise BrokenIndex("the header's offsets contradict each other", "header.bin", 36)
     return header
 
@@ -82,8 +83,9 @@ def read_header(folder: Path) -> Header | None:
 def check_structure(folder: Path) -> int:
     """Compare the sizes of a segment's files with each other and return the number of elements.
 
-    Holds exactly, also after updates, deletes and additions, whenever the files are at rest. Reads the sizes, 100 bytes
-    of header and the head of the pickle. Raises `BrokenIndex`.
+    Holds exactly, also after updates, deletes and additions, whenever the files are at rest. An index that never outgrew the
+    room that it was made with (100 elements) keeps files of that size. Reads the sizes, 100 bytes of header and the head of
+    the pickle. Raises `BrokenIndex`.
     """
     header = read_header(folder)
     pickle = folder / "index_metadata.pickle"
@@ -95,16 +97,14 @@ def check_structure(folder: Path) -> int:
         if header.count:
             raise BrokenIndex(f"the index holds {header.count} elements and has no id table", "index_metadata.pickle")
         return 0
-    sizes = {
-        "length.bin": header.count * 4,
-        "data_level0.bin": header.count * header.size_per_element,
-    }
-    for name, wanted in sizes.items():
+    element = {"length.bin": 4, "data_level0.bin": header.size_per_element}
+    for name, width in element.items():
+        wanted = header.count * width
         try:
             size = (folder / name).stat().st_size
         except FileNotFoundError:
             raise BrokenIndex(f"{name} is missing", name) from None
-        if size != wanted:
+        if size not in (wanted, header.max_elements * width):
             raise BrokenIndex(f"{name} has {size} bytes; {header.count} elements need {wanted}", name, min(size, wanted))
     added = total_added(pickle)
     if added != header.count:
@@ -162,6 +162,9 @@ _PASSED_OVER = {0x94: 0, 0x71: 1, 0x72: 4, 0x80: 1, 0x95: 8}
 """MEMOIZE, BINPUT, LONG_BINPUT, PROTO and FRAME, each with the length of its argument."""
 
 
+_MOST_NESTED = 8
+
+
 def _scan(content: mmap.mmap, name: str) -> Iterator[tuple[Key, Scalar]]:
     at = 0
     path: Key = ()
@@ -209,6 +212,8 @@ def _scan(content: mmap.mmap, name: str) -> Iterator[tuple[Key, Scalar]]:
         elif op in (0x88, 0x89):  # NEWTRUE, NEWFALSE
             value = op == 0x88
         elif op == 0x7D:  # EMPTY_DICT: the value of the key before it, or the root
+            if depth == _MOST_NESTED:
+                raise BrokenIndex("the id table is nested too deep", name, start)
             if have_key:
                 path, have_key = (*path, key), False
                 yield path, None

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 import time
 from array import array
 from collections import deque
@@ -31,7 +32,9 @@ from ..archive.table import Entry, FrameRef, Identity, Kind, TableWriter, Tree
 from ..archive.writer import ArchiveWriter
 from ..child import Server
 from ..errors import DamageFound, EngineError
+from .chroma import DATABASE
 from .files import Found, walk
+from .free_pages import blank_free_pages
 from .staging import DirectoryCopy, Seen, identify, is_unchanged
 
 _UNIT: Final = 4
@@ -74,6 +77,8 @@ class Packer:
         self._copies: dict[str, DirectoryCopy] = {}
         self._seen: dict[str, list[Seen]] = {}
         self._moved: dict[bytes, int] = {}
+        self._own_buffers = threading.local()
+        self._counting = threading.Lock()
         self._done = 0
         self._told = 0.0
 
@@ -161,6 +166,8 @@ class Packer:
         prefix = source["prefix"]
         copy = self._copies[prefix]
         self._folder_entry(prefix, copy.live.stat())
+        if source["intact"] and any(item.path == DATABASE and item.staged for item in self._seen[prefix]):
+            blank_free_pages(copy.staged / DATABASE)
         for item in self._seen[prefix]:
             path = f"{prefix}/{item.path}"
             if item.is_folder:
@@ -303,9 +310,10 @@ class Packer:
     def _unit(self, descriptor: int, first: int, size: int, prior: array[int]) -> list[Block]:
         start = first * BLOCK
         wanted = min(_UNIT * BLOCK, size - start)
-        content = os.pread(descriptor, wanted, start)
-        content += bytes(wanted - len(content))  # cut off meanwhile: the caller sees it and reads again
-        view = memoryview(content)
+        view = self._buffer()[:wanted]
+        got = os.preadv(descriptor, [view], start)
+        if got < wanted:
+            view[got:] = bytes(wanted - got)  # cut off meanwhile: the caller sees it and reads again
         blocks = [
             self._block(view[at : at + BLOCK], prior[number] if number < len(prior) else None)
             for number, at in enumerate(range(0, wanted, BLOCK), start=first)
@@ -313,24 +321,30 @@ class Packer:
         self._count(wanted)
         return blocks
 
+    def _buffer(self) -> memoryview:
+        """A buffer of the calling thread's own, used again and again: fresh memory costs as much as reading into it."""
+        if not hasattr(self._own_buffers, "view"):
+            self._own_buffers.view = memoryview(bytearray(_UNIT * BLOCK))
+        view: memoryview = self._own_buffers.view
+        return view
+
     def _block(self, view: memoryview, prior: int | None) -> Block:
         hashed = digest(view)
         if prior is not None and self._frames_digest(prior) == hashed:
             return Block(prior)
         if hashed in self._moved:
             return Block(self._moved[hashed])
-        content = bytes(view)
         if prior is not None:
-            delta = self._delta(content, prior)
+            delta = self._delta(view, prior)
             if delta is not None:
-                return Block(None, hashed, delta[0], len(content), delta[1], delta[2])
-        return Block(None, hashed, compress(content), len(content))
+                return Block(None, hashed, delta[0], len(view), delta[1], delta[2])
+        return Block(None, hashed, compress(view), len(view))
 
     def _frames_digest(self, packed: int) -> bytes:
         assert self._archives is not None
         return self._archives.frames(self._tree.backups[packed >> 32]).digest(packed & 0xFFFFFFFF)
 
-    def _delta(self, content: bytes, prior: int) -> tuple[bytes, FrameRef, int] | None:
+    def _delta(self, content: memoryview, prior: int) -> tuple[bytes, FrameRef, int] | None:
         """*content* as a delta against the block before it, or None where a plain frame is smaller.
 
         Where the chain would grow too deep, the delta is made against the plain frame at its root.
@@ -351,11 +365,12 @@ class Packer:
         return delta, ref, depth + 1
 
     def _count(self, amount: int) -> None:
-        self._done += amount
-        now = time.monotonic()
-        if now - self._told > 0.1:
-            self._told = now
-            self._server.emit("packed", bytes=self._done)
+        with self._counting:
+            self._done += amount
+            now = time.monotonic()
+            if now - self._told > 0.1:
+                self._told = now
+                self._server.emit("packed", bytes=self._done)
 
 
 def main() -> None:

@@ -204,7 +204,7 @@ def _replay(database: sqlite3.Connection, collection: Positions, pickle: Path | 
 def _indexed(folder: Path, pickle: Path, collection: Positions) -> Iterator[tuple[str, bytes]]:
     header = hnsw.read_header(folder)
     assert header is not None
-    names = _Names(pickle)
+    names = _Names(pickle, 4 * header.count + 1024)
     lengths = None
     if collection.space == "cosine":
         lengths = np.fromfile(folder / "length.bin", dtype="<f4", count=header.count)
@@ -236,15 +236,15 @@ def _indexed(folder: Path, pickle: Path, collection: Positions) -> Iterator[tupl
 class _Names:
     """The ids of an index by label, packed: 20 bytes and the id itself a record."""
 
-    def __init__(self, pickle: Path) -> None:
+    def __init__(self, pickle: Path, most: int) -> None:
         self._text = bytearray()
         self._start = array("q")
         self._length = array("i")
         self._left = 0
         for identifier, label in hnsw.labels(pickle):
+            if not 0 <= label <= most:
+                raise hnsw.BrokenIndex(f"the label {label} is out of bounds", pickle.name)
             if label >= len(self._start):
-                if label > 1 << 31:
-                    raise hnsw.BrokenIndex(f"the label {label} is out of bounds", pickle.name)
                 grow = label + 1 - len(self._start)
                 self._start.extend([-1] * grow)
                 self._length.extend([0] * grow)
