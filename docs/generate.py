@@ -36,7 +36,7 @@ from backups.engine.repository.local import Repository, initialise
 from backups.engine.types import BackupKind, Source, SourceKind
 
 DOCS = Path(__file__).resolve().parent
-GENERATED = re.compile(r"(<!-- generated: (?P<what>[a-z ]+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
+GENERATED = re.compile(r"(<!-- generated: (?P<what>[a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 EXAMPLE = re.compile(r"(<!-- example: (?P<what>\S+) -->\n```\w*\n).*?(\n```)", re.DOTALL)
 
 
@@ -52,7 +52,7 @@ def main() -> int:
     behind = []
     for page in sorted(DOCS.rglob("*.md")):
         before = page.read_text(encoding="utf-8")
-        after = GENERATED.sub(lambda found: found[1] + generated(found["what"]) + found[3], before)
+        after = GENERATED.sub(lambda found: found[1] + generated(found["what"]) + "\n" + found[3], before)
         if _words(before) != _words(after):
             behind.append(page.relative_to(DOCS).as_posix())
             if not arguments.check:
@@ -91,6 +91,8 @@ def _errors() -> str:
     meanings = {found[1]: found[4] or "anything else" for found in line.finditer(errors.__doc__ or "")}
     rows = ["| exit | `code` | what happened | hint |", "| --- | --- | --- | --- |"]
     for kind in sorted(errors.tree(), key=lambda kind: kind.exit_code):
+        if kind.__module__ != errors.__name__:
+            continue  # a refinement that bears its parent's code
         rows.append(f"| {kind.exit_code} | `{kind.code}` | {meanings[kind.__name__]} | {kind.default_hint} |")
     return "\n".join(rows)
 
@@ -200,14 +202,15 @@ def _fields_of_table(table: bytes) -> Iterator[tuple[bytes, str]]:
         values = struct.unpack_from("<" + layout, table, at)
         part = table[at : at + size]
         at += size
-        shown = ", ".join(str(value) for value in values if isinstance(value, int))
-        return part, what.format(*values) if "{" in what else f"{what}: {shown}"
+        if "{" in what:
+            return part, what.format(*values)
+        return part, f"{what}: {values[0]}" if isinstance(values[0], int) else what
 
     def text(what: str) -> Iterator[tuple[bytes, str]]:
         (length,) = struct.unpack_from("<H", table, at)
         yield take("H", f"length of the {what}")
         if length:
-            yield take(f"{length}s", f"the {what}")
+            yield take(f"{length}s", f"the {what}: {table[at : at + length].decode()}")
 
     _, _, _, backups, frames, entries, _ = struct.unpack_from("<8s6I", table)
     yield take("8s", "magic: RBTABLE1")

@@ -20,8 +20,8 @@ from .. import __version__
 from . import describe, progress
 from .config import Settings, check_set_name, environment, parse_source, read_settings
 from .context import Context
-from .errors import EngineError, RestoreRefused, UsageError, from_os_error
-from .repository.local import Repository, initialise, open_repository
+from .errors import DamageFound, EngineError, RestoreRefused, UsageError, from_os_error
+from .repository.local import Repository, Unreadable, initialise, open_repository
 from .types import Backup, BackupKind, Depth, Hold, Source, SourceKind
 
 _COUNTS = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
@@ -57,7 +57,11 @@ class Call:
 
     def backup(self, repository: Repository) -> Backup:
         """The backup that the ID argument names."""
-        return repository.find(self.arguments.id, self.arguments.set)
+        return repository.find(self.arguments.id, self.set_name())
+
+    def set_name(self) -> str | None:
+        """``--set``, if it was given."""
+        return check_set_name(self.arguments.set) if self.arguments.set else None
 
     def set_or_all(self) -> str | None:
         """The set that is meant, ``default`` where none is named; None for ``--all-sets``."""
@@ -126,7 +130,7 @@ def verify(call: Call) -> Outcome:
         backups = [item for item in scanned if isinstance(item, Backup)]
         unreadable = [describe.unreadable_json(item, depth) for item in scanned if not isinstance(item, Backup)]
     else:
-        backups = [repository.find(wanted, arguments.set) for wanted in arguments.id or ["latest"]]
+        backups = [repository.find(wanted, call.set_name()) for wanted in arguments.id or ["latest"]]
     proofs = list(verify_many(repository, backups, depth, call.ctx))
     ok = all(proof.ok for proof in proofs) and not unreadable
     results = [describe.proof_json(proof) for proof in proofs] + unreadable
@@ -214,7 +218,15 @@ def delete_(call: Call) -> Outcome:
     from .prune import delete
 
     repository = call.repository()
-    backup = call.backup(repository)
+    backup: Backup | Unreadable
+    try:
+        backup = call.backup(repository)
+    except DamageFound:  # a backup that cannot be read goes by its whole id
+        scanned = repository.scan(call.set_name())
+        damaged = [item for item in scanned if isinstance(item, Unreadable) and item.id == call.arguments.id]
+        if not damaged:
+            raise
+        backup = damaged[0]
     delete(repository, backup, call.ctx)
     text = f"{backup.id} is in the trash for {call.settings.trash_hours:g} h: {repository.trash}"
     return Outcome({"id": backup.id, "deleted": True}, text)

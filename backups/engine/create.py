@@ -116,6 +116,9 @@ def check_sources(request: Request, repository: Repository | None = None) -> Non
     prefixes = [source.prefix for source in request.sources]
     for prefix in sorted({prefix for prefix in prefixes if prefixes.count(prefix) > 1}):
         problems.append(f"two sources would be stored as {prefix}: name them with NAME=PATH")
+    places = [(source.kind, source.path.resolve()) for source in request.sources]
+    for _, place in sorted({place for place in places if places.count(place) > 1}):
+        problems.append(f"{place} is given twice")
     for source in request.sources:
         wrong = _wrong_with(source)
         if wrong:

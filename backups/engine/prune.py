@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from .context import Context
 from .errors import UsageError, from_os_error
-from .repository.local import Repository
+from .repository.local import Repository, Unreadable
 from .repository.retention import Candidate, Decision, Policy, PolicyError, decide, removal_order
 from .types import Backup
 
@@ -25,7 +25,8 @@ def prune(repository: Repository, set_name: str, policy: Policy, ctx: Context, *
     """Move what *policy* does not keep into the trash, and remove for good what has lain there longer than *trash*.
 
     Dependents go before what they depend on, so that a crash leaves only usable backups. A backup whose manifest cannot be
-    read stays where it is: what needs it is unknown. Raises `UsageError` for an empty policy, `RepositoryLocked`.
+    read stays where it is: what needs it is unknown. Raises `UsageError` for an empty policy, `RepositoryLocked`, and
+    `RepositoryTooNew` when there is a backup of a later format, for it may need any other.
     """
     now = ctx.now()
     try:
@@ -44,6 +45,7 @@ def prune(repository: Repository, set_name: str, policy: Policy, ctx: Context, *
 
 
 def _decide(repository: Repository, set_name: str, policy: Policy, ctx: Context) -> tuple[Decision, ...]:
+    repository.refuse_newer(set_name)
     try:
         return decide(candidates(repository.backups(set_name)), policy, ctx.now())
     except PolicyError as problem:
@@ -80,7 +82,8 @@ def _is_proven(backup: Backup, spoilt: datetime | None) -> bool:
     return proven is not None and not backup.damaged and (spoilt is None or proven > spoilt)
 
 
-def delete(repository: Repository, backup: Backup, ctx: Context) -> None:
+def delete(repository: Repository, backup: Backup | Unreadable, ctx: Context) -> None:
     """Move one backup into the trash. Raises `BackupInUse` when it is held or others need it."""
+    set_name = backup.set if isinstance(backup, Unreadable) else backup.manifest.set
     with repository.writing("delete", ctx.now()), repository.removing():
-        repository.delete(backup, ctx.now())
+        repository.delete(set_name, backup.id, ctx.now())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -104,14 +105,17 @@ def restore_to(
     """
     began = time.monotonic()
     records = select(backup, only)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise TargetOccupied(f"{target} is not an empty folder.")
-    staged = target.absolute().with_name(f".{target.absolute().name}.{ctx.token()}.partial")
+    place = Path(os.path.realpath(target))
+    staged = place.with_name(f".{place.name}.{ctx.token()}.partial")
     try:
+        if place.exists() and (not place.is_dir() or any(place.iterdir())):
+            raise TargetOccupied(f"{target} is not an empty folder.")
+        if place.is_mount():
+            raise TargetOccupied(f"{target} is a mount point, which cannot be exchanged.", hint="Choose a new folder in it.")
         with repository.reading():
             archives, tree, size = plan(repository, backup, records)
             with archives:
-                need_space(target.absolute().parent, size, f"restore {backup.id}")
+                need_space(place.parent, size, f"restore {backup.id}")
                 checks = _counts(tree, records)
                 if not dry_run:
                     durable.make_folder(staged.parent, 0o755)
@@ -121,9 +125,9 @@ def restore_to(
             if check:
                 checks |= _checked(backup, staged, records, ctx)
             durable.sync_tree_folders(staged)
-            if target.exists():
-                target.rmdir()
-            durable.publish(staged, target.absolute())
+            if place.exists():
+                place.rmdir()
+            durable.publish(staged, place)
     except OSError as problem:
         raise from_os_error(problem, f"Restoring into {target}") from problem
     finally:

@@ -16,7 +16,6 @@ The pickle is read by a scanner that knows only the opcodes which Chroma writes:
 
 from __future__ import annotations
 
-import mmap
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -114,7 +113,7 @@ def check_structure(folder: Path) -> int:
 
 def total_added(pickle: Path) -> int:
     """``total_elements_added`` of an id table, which stands near its head."""
-    for key, value in scan(pickle):
+    for key, value in scan(pickle, _HEAD):
         if key == ("total_elements_added",):
             if not isinstance(value, int):
                 break
@@ -137,25 +136,27 @@ Scalar = str | int | float | None
 Key = tuple[Scalar, ...]
 
 
-def scan(pickle: Path) -> Iterator[tuple[Key, Scalar]]:
-    """Every scalar of a pickled tree of dictionaries with its path of keys, read from left to right in bounded memory.
+_HEAD = 1 << 16
+
+
+def scan(pickle: Path, most: int = -1) -> Iterator[tuple[Key, Scalar]]:
+    """Every scalar of a pickled tree of dictionaries with its path of keys, from left to right, of the first *most* bytes.
 
     Knows the opcodes for dict, str, int, float, bool and None (https://docs.python.org/3/library/pickletools.html) and
-    raises `BrokenIndex` for any other, so an object that runs code when it is loaded is only ever looked at.
+    raises `BrokenIndex` for any other, so an object that runs code when it is loaded is only ever looked at. The file is
+    read and not mapped: Chroma cuts it off to write it anew, and a mapping would then end the process with SIGBUS.
     """
     name = "index_metadata.pickle"
     with pickle.open("rb") as file:
-        try:
-            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except ValueError:
-            raise BrokenIndex("the id table is empty", name, 0) from None
-        with content:
-            try:
-                yield from _scan(content, name)
-            except (IndexError, struct.error):
-                raise BrokenIndex("the id table ends too early", name, len(content)) from None
-            except UnicodeDecodeError:
-                raise BrokenIndex("the id table holds an id that is no UTF-8", name) from None
+        content = file.read(most)
+    if not content:
+        raise BrokenIndex("the id table is empty", name, 0)
+    try:
+        yield from _scan(content, name)
+    except (IndexError, struct.error):
+        raise BrokenIndex("the id table ends too early", name, len(content)) from None
+    except UnicodeDecodeError:
+        raise BrokenIndex("the id table holds an id that is no UTF-8", name) from None
 
 
 _PASSED_OVER = {0x94: 0, 0x71: 1, 0x72: 4, 0x80: 1, 0x95: 8}
@@ -165,7 +166,7 @@ _PASSED_OVER = {0x94: 0, 0x71: 1, 0x72: 4, 0x80: 1, 0x95: 8}
 _MOST_NESTED = 8
 
 
-def _scan(content: mmap.mmap, name: str) -> Iterator[tuple[Key, Scalar]]:
+def _scan(content: bytes, name: str) -> Iterator[tuple[Key, Scalar]]:
     at = 0
     path: Key = ()
     key: Scalar = None

@@ -43,13 +43,13 @@ PIN_TRIES = 8
 SQLITE_WAIT = 5.0
 """Seconds to wait for a writer of SQLite to end its transaction, each try."""
 
-CHROMA_WAIT = 0.25
+CHROMA_WAIT = 0.1
 """Seconds that SQLite's writers may be held up while Chroma's lock is waited for, each try."""
 
 CONNECT_WAIT = 10.0
 """Seconds to wait for the end of one write when a directory is first looked at."""
 
-REST_WAIT = 0.3
+REST_WAIT = 0.1
 """Seconds to wait, with all locks held, for HNSW files that are being written."""
 
 
@@ -106,6 +106,7 @@ class Directory:
                 self._open.enter_context(self._gate.exclusive(wait))
             except GateTimeout:
                 return False
+        since = time.monotonic()
         while True:
             try:
                 self._database.execute("BEGIN IMMEDIATE")
@@ -117,7 +118,7 @@ class Directory:
                     return False
                 time.sleep(0.0005)
             else:
-                self._locked_at = time.monotonic()
+                self._locked_at = since if self._gate.exists() else time.monotonic()
                 return True
 
     def wait_for_rest(self) -> str | None:
@@ -148,7 +149,7 @@ class Directory:
         if self._locked_at:
             assert self._database is not None
             self._database.execute("ROLLBACK")
-            self.held_ms += (time.monotonic() - self._locked_at) * 1000
+            self.held_ms = max(self.held_ms, (time.monotonic() - self._locked_at) * 1000)
             self._locked_at = 0.0
         self._open.close()
 

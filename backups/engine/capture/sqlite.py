@@ -62,7 +62,7 @@ class Database:
         self.staged = staged
         self.broken: str | None = None
         self.wal = False
-        self.held_ms = 0.0
+        self.held_ms = 0.0  # the longest time that writers waited without a break
         self._connections: list[sqlite3.Connection] = []
         self._locked_at = 0.0
         self._copied_at: int | None = None
@@ -151,7 +151,7 @@ class Database:
         """W: let writers go on."""
         if self._locked_at:
             self._writer.execute("ROLLBACK")
-            self.held_ms += (time.monotonic() - self._locked_at) * 1000
+            self.held_ms = max(self.held_ms, (time.monotonic() - self._locked_at) * 1000)
             self._locked_at = 0.0
 
     def unpin(self) -> None:

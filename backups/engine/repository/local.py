@@ -267,18 +267,18 @@ class Repository:
                 found.append(other.id)
         return found[::-1]
 
-    def delete(self, backup: Backup, now: datetime) -> None:
-        """Move a backup into the trash, in one step. Raises `BackupInUse` when it is held or others need it."""
-        if backup.hold is not None:
-            raise BackupInUse(
-                f"Backup {backup.id} is held: {backup.hold.note or 'no reason given'}.",
-                hint=f"Release it first: refbackup release {backup.id}",
-            )
-        self.delete_unneeded(backup.manifest.set, backup.id, now)
+    def delete(self, set_name: str, backup_id: str, now: datetime) -> None:
+        """Move a backup, which may be unreadable, into the trash, in one step.
 
-    def delete_unneeded(self, set_name: str, backup_id: str, now: datetime) -> None:
-        """Move a backup, which may be unreadable, into the trash. Raises `BackupInUse`, `RepositoryTooNew`."""
+        Raises `BackupInUse` when it is held or others need it, and `RepositoryTooNew` when it cannot be known who does.
+        """
         self.refuse_newer(set_name)
+        hold = _hold(self.backup_folder(set_name, backup_id))
+        if hold is not None:
+            raise BackupInUse(
+                f"Backup {backup_id} is held: {hold.note or 'no reason given'}.",
+                hint=f"Release it first: refbackup release {backup_id}",
+            )
         dependents = self.dependents(set_name, backup_id)
         if dependents:
             raise BackupInUse(

@@ -12,6 +12,7 @@ readers   restore, verify and whatever reads      delete and prune, which take b
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -34,7 +35,10 @@ def _holder(path: Path) -> str:
 
 @contextmanager
 def _flock(path: Path, mode: int, wait: float, refusal: Callable[[], str]) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = _open(path) if mode == fcntl.LOCK_SH else os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    if descriptor is None:
+        yield -1
+        return
     try:
         deadline = time.monotonic() + wait
         while True:
@@ -48,6 +52,19 @@ def _flock(path: Path, mode: int, wait: float, refusal: Callable[[], str]) -> It
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _open(path: Path) -> int | None:
+    """The lock file, made where it is not there, for a reader who may not be able to write; None where it cannot be made."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as problem:
+        if problem.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None  # nobody has locked it yet, and whoever cannot make it is not waited for either
 
 
 @contextmanager
@@ -68,7 +85,10 @@ def writing(folder: Path, what: str, since: str, wait: float = 0.0) -> Iterator[
 
 @contextmanager
 def reading(folder: Path, wait: float = 30.0) -> Iterator[None]:
-    """Keep backups from being taken away while they are read. Raises `RepositoryLocked` after *wait* seconds."""
+    """Keep backups from being taken away while they are read. Raises `RepositoryLocked` after *wait* seconds.
+
+    A reader who may not write to the folder, or reads from read-only media, locks what lock file there is.
+    """
 
     def refusal() -> str:
         return f"Backups are being removed from the repository {folder}."
