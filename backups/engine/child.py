@@ -20,6 +20,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -43,6 +44,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
+            process_group=0,  # a Ctrl-C, or a signal to the whole group, is the parent's to answer
         )
         self._to: IO[bytes] = cast(IO[bytes], self._process.stdin)
         self._from: IO[bytes] = cast(IO[bytes], self._process.stdout)
@@ -76,8 +78,10 @@ class Child:
         """
         deadline = time.monotonic() + timeout
         while True:
-            line = self._read_line(0.1)
-            check()
+            try:
+                line = self._read_line(0.1)
+            finally:
+                check()  # also where the child has died: whoever cancels may have stopped it as well
             if line is None:
                 if time.monotonic() > deadline:
                     raise EngineError(f"The {self._name} process gave no answer for {timeout:g} s and was stopped.")
@@ -149,21 +153,30 @@ class Server:
 
         An end of standard input in the middle of a request ends the process at once: whoever asked is gone.
         """
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches the whole group; the parent decides
+        for number in (signal.SIGINT, signal.SIGTERM):  # service managers signal every process; the parent decides
+            signal.signal(number, signal.SIG_IGN)
         threading.Thread(target=self._listen, daemon=True).start()
         while True:
             request = self._requests.get()
             if not request:
                 on_end()
                 return
-            try:
-                handler = handlers[request.pop("do")]
-                self._send({"ok": handler(**request)})
-            except EngineError as problem:
-                self._send({"error": problem.as_json()})
-            except OSError as problem:
-                self._send({"error": from_os_error(problem, "While reading and storing").as_json()})
-            self._busy.clear()
+            answer = self._answer(handlers, request)
+            self._busy.clear()  # before the answer goes out: the next request may follow it at once
+            self._send(answer)
+
+    def _answer(self, handlers: dict[str, Callable[..., Any]], request: dict[str, Any]) -> dict[str, Any]:
+        """What a handler returns, or the error that it raised; an unexpected one is also traced on standard error."""
+        name = request.pop("do")
+        try:
+            return {"ok": handlers[name](**request)}
+        except EngineError as problem:
+            return {"error": problem.as_json()}
+        except OSError as problem:
+            return {"error": from_os_error(problem, "While reading and storing").as_json()}
+        except Exception as problem:  # noqa: BLE001 - whatever it is, the parent must hear of it
+            traceback.print_exc()
+            return {"error": EngineError(f"The step {name!r} failed: {type(problem).__name__}: {problem}").as_json()}
 
     def _listen(self) -> None:
         for line in sys.stdin.buffer:

@@ -168,8 +168,9 @@ def restore(call: Call) -> Outcome:
             only=arguments.only,
             dry_run=arguments.dry_run,
             check=arguments.check,
+            salvage=arguments.salvage,
         )
-        return Outcome(describe.restored_json(restored), describe.restored_text(restored))
+        return Outcome(describe.restored_json(restored), describe.restored_text(restored), 5 if restored.lost else 0)
     sources = call.sources()
     if arguments.dry_run:
         planned = plan_in_place(repository, backup, sources, only=arguments.only)
@@ -358,6 +359,7 @@ def _restore_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--in-place", action="store_true", help="replace live stores; a safety backup is made first")
     parser.add_argument("--only", metavar="KIND[:NAME]", help="one kind of store, or one store")
     parser.add_argument("--check", action="store_true", help="open and compare the stores before they appear (--to)")
+    parser.add_argument("--salvage", action="store_true", help="put zeros where a block cannot be read, and name it (--to)")
     parser.add_argument("--dry-run", action="store_true", help="say what would happen")
     parser.add_argument("--yes", action="store_true", help="do not ask (--in-place)")
     parser.add_argument("--wait", type=float, default=30.0, metavar="SECONDS", help="for writers to pause (--in-place)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -220,6 +221,7 @@ def restored_json(restored: Restored) -> dict[str, Any]:
         "bytes": restored.bytes,
         "checks": restored.checks,
         "dry_run": restored.dry_run,
+        "lost": [asdict(block) for block in restored.lost],
     }
 
 
@@ -231,10 +233,13 @@ def restored_text(restored: Restored) -> str:
             f"written to {restored.to}. Nothing was written."
         )
     rate = human_bytes(restored.bytes / max(restored.seconds, 1e-3))
-    return (
+    done = (
         f"{restored.id} restored to {restored.to}: {human_bytes(restored.bytes)} in "
         f"{human_seconds(restored.seconds)} ({rate}/s)"
     )
+    if restored.lost:
+        done += f"\n{len(restored.lost)} blocks could not be read and are zeros now:"
+    return "\n".join([done, *(f"  {b.path}, bytes {b.offset} to {b.offset + b.bytes}: {b.message}" for b in restored.lost)])
 
 
 def pruned_text(decisions: tuple[Decision, ...], dry_run: bool) -> str:

@@ -80,7 +80,10 @@ class BackupNotFound(EngineError):
 class DamageFound(EngineError):
     code = "damaged"
     exit_code = 5
-    default_hint = "Run `refbackup verify --all` to learn which backups are sound, and restore one of those."
+    default_hint = (
+        "Run `refbackup verify --all` to learn which backups are sound, and restore one of those. "
+        "If none is: `refbackup restore ID --to DIR --salvage` brings back all that can be read."
+    )
 
 
 class SourceBusy(EngineError):

@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -15,10 +16,21 @@ from .archive.reader import Archives, BlockDamaged
 from .archive.table import Entry, FrameRef, Kind, Tree
 from .context import Phase
 from .durable import WRITEBACK_BYTES, begin_writeback, reach
+from .errors import DamageFound
 
 _UNIT: Final = 4
 _AHEAD: Final = 32
 _WRITEBACK: Final = WRITEBACK_BYTES // BLOCK
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A block that could not be read: *bytes* at *offset* of the file *path* of the backup, and why."""
+
+    path: str
+    offset: int
+    bytes: int
+    message: str
 
 
 def extract(
@@ -29,11 +41,13 @@ def extract(
     *,
     wanted: Callable[[str], bool] = lambda path: True,
     sync: bool = True,
+    lost: Callable[[Lost], None] | None = None,
 ) -> int:
     """Write the entries of *tree* whose path is *wanted* into the new folder *target*; return the number of bytes.
 
     Modes and modification times are restored. With *sync* all is durable on return. Raises `BlockDamaged` at the first
     block that is not what was stored, `Cancelled` and ``OSError``; *target* is then incomplete and the caller's to remove.
+    With *lost*, a block that cannot be read is told to it, from any thread, and left as zeros.
     """
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
     chosen = [entry for path, entry in tree.entries.items() if wanted(path)]
@@ -51,7 +65,7 @@ def extract(
             try:
                 for entry in chosen:
                     if entry.kind is Kind.FILE:
-                        opened.append(_OpenFile(target / entry.path, entry, sync))
+                        opened.append(_OpenFile(target / entry.path, entry, sync, lost))
                         _write_file(archives, tree, entry, opened[-1], threads, pending, phase)
                         opened = [file for file in opened if not file.closed]
                 while pending:
@@ -91,10 +105,13 @@ def _write_unit(archives: Archives, file: _OpenFile, first: int, refs: list[Fram
     written = 0
     try:
         for number, ref in enumerate(refs, start=first):
-            content = archives.read(ref)
-            if len(content) != file.block_size(number):
-                offset = archives.frame(ref).offset
-                raise BlockDamaged(f"A block has not the size of its place in {file.path}", backup=ref.backup, offset=offset)
+            try:
+                content = _read_block(archives, file, number, ref)
+            except DamageFound as damage:
+                if file.lost is None:
+                    raise
+                file.lost(Lost(file.path, number * BLOCK, file.block_size(number), damage.message))
+                continue
             reach("restore-write")
             _write_at(file.descriptor, content, number * BLOCK)
             written += len(content)
@@ -103,6 +120,14 @@ def _write_unit(archives: Archives, file: _OpenFile, first: int, refs: list[Fram
     finally:
         file.done()
     return written
+
+
+def _read_block(archives: Archives, file: _OpenFile, number: int, ref: FrameRef) -> bytes:
+    content = archives.read(ref)
+    if len(content) != file.block_size(number):
+        offset = archives.frame(ref).offset
+        raise BlockDamaged(f"A block has not the size of its place in {file.path}", backup=ref.backup, offset=offset)
+    return content
 
 
 def _write_at(descriptor: int, content: bytes, offset: int) -> None:
@@ -116,10 +141,11 @@ def _write_at(descriptor: int, content: bytes, offset: int) -> None:
 class _OpenFile:
     """A file being written in units by several threads; finished by whichever ends last."""
 
-    def __init__(self, place: Path, entry: Entry, sync: bool) -> None:
+    def __init__(self, place: Path, entry: Entry, sync: bool, lost: Callable[[Lost], None] | None) -> None:
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         self.path = entry.path
+        self.lost = lost
         self.units = max(1, -(-len(entry.blocks) // _UNIT))
         self.closed = False
         self.descriptor = os.open(place, flags, 0o600)
@@ -139,6 +165,8 @@ class _OpenFile:
             if self._left:
                 return
         try:
+            if self.lost is not None:
+                os.ftruncate(self.descriptor, self._entry.size)  # the last block may be a lost one
             os.fchmod(self.descriptor, self._entry.mode & 0o777)
             os.utime(self.descriptor, ns=(self._entry.mtime_ns, self._entry.mtime_ns))
             if self.sync:

@@ -13,7 +13,6 @@ import errno
 import json
 import os
 import shlex
-import shutil
 import sqlite3
 import subprocess
 import time
@@ -24,6 +23,7 @@ from typing import Any
 
 from . import durable
 from .archive.table import Tree
+from .capture import chroma
 from .capture.owners import owners
 from .capture.sqlite import connect, is_locked
 from .context import Context
@@ -40,10 +40,10 @@ from .errors import (
 from .extract import extract
 from .gate import Gate, GateTimeout
 from .repository.local import Repository
-from .restore import Restored, check_manifest, plan, select, wanted_by
+from .restore import Restored, check_manifest, check_untouched, plan, select, wanted_by
 from .space import need_space
 from .types import Backup, BackupKind, Depth, Hold, Source, SourceKind, SourceRecord
-from .verify import Findings, check_stores
+from .verify import Findings
 
 STAGE = ".refbackup-restore."
 _RENAME_EXCHANGE = 2
@@ -104,6 +104,7 @@ def restore_in_place(
     began = time.monotonic()
     records = select(backup, only)
     targets = _targets(records, sources, ctx)
+    _refuse_nested(targets, repository, backup, sources)
     try:
         with contextlib.ExitStack() as stages:
             for target in targets:
@@ -113,13 +114,28 @@ def restore_in_place(
             for target in targets:
                 if target.record.kind is SourceKind.SQLITE:
                     _fit_page_size(target)
+                _give_to_owner(target)
             safety = _safety(repository, backup, targets, ctx)
             _journal(targets, backup, safety, "exchanging")
-            _run(commands.stop, commands, ctx, "stop")
             try:
+                _run(commands.stop, commands, ctx, "stop")
                 _exchange(targets, commands, wait, ctx)
-            finally:
-                _run(commands.start, commands, ctx, "start")
+            except RestoreIncomplete as problem:
+                _start(commands, ctx)
+                raise RestoreIncomplete(
+                    f"{problem.message} What was there before is kept as {safety or 'no backup, for there was nothing'}.",
+                    hint=problem.hint,
+                    safety_backup=safety,
+                ) from problem
+            except BaseException:
+                _start(commands, ctx)
+                raise
+            if why := _start(commands, ctx):
+                raise RestoreIncomplete(
+                    f"{backup.id} is restored, and the application was not started: {why}",
+                    hint="Start the application yourself; the data is in place and was checked.",
+                    safety_backup=safety,
+                )
     except OSError as problem:
         raise from_os_error(problem, "Restoring in place") from problem
     return Restored(
@@ -160,6 +176,23 @@ def _targets(records: tuple[SourceRecord, ...], sources: tuple[Source, ...], ctx
         stage = stages.setdefault(path.parent, path.parent / f"{STAGE}{ctx.token()}")
         targets.append(Target(record, path, stage))
     return targets
+
+
+def _refuse_nested(targets: list[Target], repository: Repository, backup: Backup, sources: tuple[Source, ...]) -> None:
+    """Raise `RestoreRefused` when two targets are one, or when exchanging a folder would take away what lies in it."""
+    paths = [target.path for target in targets]
+    for path in paths:
+        if paths.count(path) > 1:
+            raise RestoreRefused(f"{path} is the target of two stores. Nothing was changed.")
+    others = [source.path for source in sources] or [Path(record.path) for record in backup.manifest.sources]
+    within = [repository.folder.resolve(), *paths, *(Path(os.path.realpath(path)) for path in others)]
+    for target in targets:
+        for inner in within:
+            if target.record.kind is not SourceKind.SQLITE and inner != target.path and inner.is_relative_to(target.path):
+                raise RestoreRefused(
+                    f"{inner} lies inside {target.path} and would be taken away when that is exchanged.",
+                    hint=f"Restore {target.record.kind}:{target.record.name} into a folder, or leave it out with --only.",
+                )
 
 
 def leftovers(paths: list[Path]) -> list[dict[str, Any]]:
@@ -215,14 +248,7 @@ def _check_staged(backup: Backup, targets: list[Target], ctx: Context) -> dict[s
     """All that can be checked is checked before anything live is touched."""
     findings = Findings()
     for target in targets:
-        folder = target.stage
-        if target.record.kind is SourceKind.CHROMA:
-            # Opening a directory with a newer chromadb migrates it: a copy is opened, the staged one stays as it was stored
-            folder = target.stage / "opened"
-            _copy_folder(target.staged, folder / target.record.prefix)
-        check_stores(backup, folder, findings, ctx, only={target.record.prefix})
-        if folder != target.stage:
-            durable.remove_tree(folder)
+        check_untouched(backup, target.stage, target.record, findings, ctx)
     if findings.problems:
         raise RestoreRefused(
             f"What was staged from {backup.id} is not sound: {findings.problems[0].message} Nothing was changed.",
@@ -230,10 +256,6 @@ def _check_staged(backup: Backup, targets: list[Target], ctx: Context) -> dict[s
             problems=[problem.model_dump(mode="json") for problem in findings.problems],
         )
     return findings.checks
-
-
-def _copy_folder(source: Path, target: Path) -> None:
-    shutil.copytree(source, target, symlinks=True)
 
 
 def _fit_page_size(target: Target) -> None:
@@ -250,6 +272,10 @@ def _fit_page_size(target: Target) -> None:
         return  # it is broken and will be set aside
     staged = connect(target.staged, timeout=10)
     try:
+        if int(staged.execute("PRAGMA page_count").fetchone()[0]) < 2:
+            # One page would be copied and committed in a single step, with no moment at which it is locked and the rest is not
+            staged.execute("CREATE TABLE refbackup_page (x)")
+            staged.execute("DROP TABLE refbackup_page")
         if int(staged.execute("PRAGMA page_size").fetchone()[0]) != wanted:
             mode = str(staged.execute("PRAGMA journal_mode").fetchone()[0])
             staged.execute("PRAGMA journal_mode = DELETE")
@@ -258,6 +284,15 @@ def _fit_page_size(target: Target) -> None:
             staged.execute(f"PRAGMA journal_mode = {mode}")
     finally:
         staged.close()
+
+
+def _give_to_owner(target: Target) -> None:
+    """Let what root restores belong to whom the store belonged, or the folder around it."""
+    if os.geteuid() != 0:
+        return
+    live = (target.path if target.path.exists() else target.path.parent).stat()
+    for place in [target.staged, *(target.staged.rglob("*") if target.staged.is_dir() else ())]:
+        os.chown(place, live.st_uid, live.st_gid, follow_symlinks=False)
 
 
 def _safety(repository: Repository, backup: Backup, targets: list[Target], ctx: Context) -> str:
@@ -306,12 +341,19 @@ class _Open:
 
     held: contextlib.ExitStack
     gates: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    gates_held: set[Path] = field(default_factory=set)
     live: dict[str, sqlite3.Connection] = field(default_factory=dict)
     before: dict[str, sqlite3.Connection] = field(default_factory=dict)
+    versions: dict[str, int] = field(default_factory=dict)
 
-    def writes(self) -> dict[str, int]:
-        """A number for each database that changes when anybody else commits to it."""
-        return {name: int(live.execute("PRAGMA data_version").fetchone()[0]) for name, live in self.live.items()}
+    def open_gates(self) -> None:
+        """Let the application use Chroma again."""
+        self.gates.close()
+        self.gates_held.clear()
+
+    def version(self, name: str) -> int:
+        """A number that changes when anybody else commits to a database."""
+        return int(self.live[name].execute("PRAGMA data_version").fetchone()[0])
 
 
 def _exchange(targets: list[Target], commands: Commands, wait: float, ctx: Context) -> None:
@@ -320,30 +362,48 @@ def _exchange(targets: list[Target], commands: Commands, wait: float, ctx: Conte
     folders = [target for target in targets if target.record.kind is not SourceKind.SQLITE]
     with contextlib.ExitStack() as held:
         opened = _Open(held)
-        held.callback(opened.gates.close)
+        held.callback(opened.open_gates)
         try:
             with ctx.phase("restore", "exchange"):
                 _exchange_databases(databases, folders, opened, wait, commands)
                 durable.reach("in-place-exchanged")
-        except (EngineError, OSError, sqlite3.Error) as problem:
+        except (OSError, sqlite3.Error) as problem:
             _exchange_back(databases, folders, opened, wait)
-            if isinstance(problem, EngineError):
-                raise
             raise RestoreUndone(f"The exchange failed and was undone: {problem}.") from problem
-        writes = opened.writes()
+        except BaseException:
+            _exchange_back(databases, folders, opened, wait)
+            raise
+        opened.versions = {name: opened.version(name) for name in opened.live}
+        chroma = [_chroma_position(target) for target in folders]
         why = _quick_check(targets)
         if why is None:
-            opened.gates.close()
+            opened.open_gates()
             why = _check_command(commands, ctx)
         if why is None:
             return
-        if opened.writes() != writes:
+        versions = {name: opened.version(name) for name in opened.live}
+        if versions != opened.versions or [_chroma_position(target) for target in folders] != chroma:
             raise RestoreIncomplete(
                 f"{why} It was not undone, because the application has written to the restored data since.",
                 hint="Stop the application and restore the safety backup with `refbackup restore ID --in-place`.",
             )
         _exchange_back(databases, folders, opened, wait)
         raise RestoreUndone(f"{why} Everything was put back as it was.")
+
+
+def _chroma_position(target: Target) -> object:
+    """How far a Chroma directory is in its log: it moves with each write."""
+    if target.record.kind is not SourceKind.CHROMA:
+        return None
+    try:
+        database = connect(target.path / chroma.DATABASE, mode="ro", timeout=5)
+        try:
+            newest = database.execute("SELECT max(seq_id) FROM embeddings_queue").fetchone()
+            return newest, sorted(database.execute("SELECT segment_id, seq_id FROM max_seq_id")), chroma.positions(database)
+        finally:
+            database.close()
+    except sqlite3.DatabaseError as problem:
+        return str(problem)
 
 
 def _exchange_databases(databases: list[Target], folders: list[Target], opened: _Open, wait: float, commands: Commands) -> None:
@@ -353,14 +413,17 @@ def _exchange_databases(databases: list[Target], folders: list[Target], opened: 
     """
     if not databases:
         for folder in folders:
-            _exchange_folder(folder, opened.gates, wait, commands)
+            _exchange_folder(folder, opened, wait, commands)
+            durable.reach("in-place-folder")
         return
     target, *rest = databases
+    name = target.record.name
     if not _is_database(target.path):
         _replace_file(target, commands)
+        durable.reach("in-place-database")
+        opened.live[name] = opened.held.enter_context(contextlib.closing(connect(target.path)))
         _exchange_databases(rest, folders, opened, wait, commands)
         return
-    name = target.record.name
     source = opened.held.enter_context(contextlib.closing(connect(target.staged)))
     live = opened.live[name] = opened.held.enter_context(contextlib.closing(connect(target.path)))
     wal = str(live.execute("PRAGMA journal_mode").fetchone()[0]) == "wal"
@@ -372,7 +435,7 @@ def _exchange_databases(databases: list[Target], folders: list[Target], opened: 
         nonlocal entered
         if status in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             if time.monotonic() > deadline:
-                holders = owners(target.path) or "another process"
+                holders = owners(target.path, parent=True) or "another process"
                 raise RestoreRefused(f"{target.path} stayed locked; it is open in {holders}. Nothing was changed.")
         elif not entered:
             entered = True
@@ -380,10 +443,12 @@ def _exchange_databases(databases: list[Target], folders: list[Target], opened: 
                 opened.before[name] = opened.held.enter_context(contextlib.closing(connect(target.path, timeout=1)))
                 opened.before[name].execute("BEGIN")
                 opened.before[name].execute("SELECT count(*) FROM sqlite_schema").fetchone()
+            durable.reach("in-place-locked")
             _exchange_databases(rest, folders, opened, wait, commands)
 
     source.backup(live, pages=pages, progress=step, sleep=0.005)
     target.exchanged = True
+    durable.reach("in-place-database")
 
 
 def _is_database(path: Path) -> bool:
@@ -402,37 +467,52 @@ def _is_database(path: Path) -> bool:
 
 
 def _replace_file(target: Target, commands: Commands) -> None:
-    """Put the staged file where no usable database is, its old logs set aside with it: one left behind would be replayed."""
+    """Put the staged file where no usable database is, its old logs set aside with it: one left behind would be replayed.
+
+    The logs go first, and the file is replaced in one step. A crash between leaves what was unusable, without its logs.
+    """
     if target.path.exists() and not commands.stop:
-        holders = owners(target.path)
+        holders = owners(target.path, parent=True)
         if holders:
             raise RestoreRefused(
                 f"{target.path} is no readable database, so it must be exchanged as a file, and it is open in {holders}.",
                 hint="Stop the application, or give --stop-command and --start-command. Nothing was changed.",
             )
-    for suffix in ("", "-wal", "-shm", "-journal"):
-        old = target.path.with_name(target.path.name + suffix)
+    target.created = target.exchanged = True
+    for old in _logs(target.path):
         if old.exists():
-            aside = target.stage / f"old{suffix or '-database'}-{target.record.name}"
+            aside = target.stage / f"old-{old.name}"
             old.rename(aside)
             target.set_aside.append((old, aside))
-    target.staged.rename(target.path)
-    target.created = target.exchanged = True
+    durable.sync_folder(target.path.parent)
+    if target.path.exists():
+        aside = target.stage / f"old-{target.path.name}"
+        aside.hardlink_to(target.path)
+        target.set_aside.append((target.path, aside))
+    target.staged.replace(target.path)
     durable.sync_folder(target.path.parent)
 
 
-def _exchange_folder(target: Target, gates: contextlib.ExitStack, wait: float, commands: Commands) -> None:
-    """Exchange a folder with the staged one in one step, Chroma's while nobody is inside its gate."""
-    held = None
+def _logs(database: Path) -> list[Path]:
+    return [database.with_name(database.name + suffix) for suffix in ("-wal", "-shm", "-journal")]
+
+
+def _exchange_folder(target: Target, opened: _Open, wait: float, commands: Commands) -> None:
+    """Exchange a folder with the staged one in one step, Chroma's while nobody is inside its gate.
+
+    The generation is raised before: after a crash a client that reopens in vain is better than one that does not.
+    """
     if target.record.kind is SourceKind.CHROMA:
         gate = Gate(target.path)
         if gate.exists():
             try:
-                held = gates.enter_context(gate.exclusive(wait))
+                held = opened.gates.enter_context(gate.exclusive(wait))
             except GateTimeout as problem:
                 raise RestoreRefused(f"{problem}. Nothing was changed.") from None
+            opened.gates_held.add(target.path)
+            held.advance()
         elif not commands.stop:
-            holders = owners(target.path / "chroma.sqlite3")
+            holders = owners(target.path / chroma.DATABASE, parent=True)
             if holders:
                 raise RestoreRefused(
                     f"{target.path} is open in {holders}, which does not use the gate.",
@@ -445,8 +525,6 @@ def _exchange_folder(target: Target, gates: contextlib.ExitStack, wait: float, c
         target.created = True
     target.exchanged = True
     durable.sync_folder(target.path.parent)
-    if held is not None:
-        held.advance()
 
 
 def exchange(left: Path, right: Path) -> None:
@@ -500,14 +578,14 @@ def _exchange_back(databases: list[Target], folders: list[Target], opened: _Open
     stuck = []
     for target in databases:
         try:
-            _database_back(target, opened.before.get(target.record.name), wait)
+            _database_back(target, opened, wait)
         except (OSError, sqlite3.Error) as problem:
             stuck.append(f"{target.path} ({problem})")
     for target in folders:
         if not target.exchanged:
             continue
         try:
-            with _inside_gate(target, opened.gates, wait):
+            with _inside_gate(target, opened, wait):
                 if target.created:
                     target.path.rename(target.staged)
                 else:
@@ -519,35 +597,55 @@ def _exchange_back(databases: list[Target], folders: list[Target], opened: _Open
         raise RestoreIncomplete(f"A check failed, and these could not be put back: {'; '.join(stuck)}.")
 
 
-def _database_back(target: Target, before: sqlite3.Connection | None, wait: float) -> None:
+def _database_back(target: Target, opened: _Open, wait: float) -> None:
     if not target.exchanged:
         return
+    before = opened.before.get(target.record.name)
     if target.created:
-        target.path.unlink()
+        if target.record.name in opened.live:
+            opened.live[target.record.name].close()
+        for new in [target.path, *_logs(target.path)]:
+            new.unlink(missing_ok=True)
         for old, aside in target.set_aside:
             aside.rename(old)
         durable.sync_folder(target.path.parent)
     elif before is None:
         raise OSError(errno.EBUSY, "it is in rollback-journal mode: restore its safety backup")
     else:
-        live = connect(target.path, timeout=wait)
-        try:
-            before.backup(live)
-        finally:
-            live.close()
+        _copy_back(target, before, opened, wait)
     target.exchanged = False
 
 
+def _copy_back(target: Target, before: sqlite3.Connection, opened: _Open, wait: float) -> None:
+    """Copy the state that *before* still sees over the live database, unless somebody has written to it meanwhile."""
+    name = target.record.name
+    pages = max(1, int(before.execute("PRAGMA page_count").fetchone()[0]) // 4)
+    deadline = time.monotonic() + wait
+    entered = False
+
+    def step(status: int, left: int, total: int) -> None:
+        nonlocal entered
+        if status in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            if time.monotonic() > deadline:
+                raise OSError(errno.EBUSY, f"it stayed locked by {owners(target.path, parent=True) or 'another process'}")
+        elif not entered:
+            entered = True
+            if name in opened.versions and opened.version(name) != opened.versions[name]:
+                raise OSError(errno.EBUSY, "the application has written to it since")
+
+    with contextlib.closing(connect(target.path)) as live:
+        before.backup(live, pages=pages, progress=step, sleep=0.005)
+
+
 @contextlib.contextmanager
-def _inside_gate(target: Target, gates: contextlib.ExitStack, wait: float) -> Iterator[None]:
-    """Be inside the gate of a Chroma directory, newly entered: whoever opened what is moved away must reopen."""
-    gates.close()
+def _inside_gate(target: Target, opened: _Open, wait: float) -> Iterator[None]:
+    """Be inside the gate of a Chroma directory: whoever opened what is moved away must reopen."""
     gate = Gate(target.path)
-    if target.record.kind is SourceKind.CHROMA and gate.exists():
-        with gate.exclusive(wait) as held:
-            yield
-            held.advance()
-    else:
+    if target.record.kind is not SourceKind.CHROMA or not gate.exists() or target.path in opened.gates_held:
+        yield
+        return
+    with gate.exclusive(wait) as held:
+        held.advance()
         yield
 
 
@@ -565,6 +663,16 @@ def _run(command: str, commands: Commands, ctx: Context, what: str) -> None:
         raise RestoreRefused(f"The {what} command failed with status {done.returncode}: {said}.")
 
 
+def _start(commands: Commands, ctx: Context) -> str | None:
+    """Run the start command, whatever happened before. None, or why it did not work."""
+    try:
+        _run(commands.start, commands, ctx, "start")
+    except RestoreRefused as problem:
+        ctx.log(problem.message)
+        return problem.message
+    return None
+
+
 def plan_in_place(
     repository: Repository, backup: Backup, sources: tuple[Source, ...], *, only: str | None = None
 ) -> dict[str, Any]:
@@ -573,6 +681,7 @@ def plan_in_place(
     Raises what the restore would raise before it changes anything.
     """
     targets = _targets(select(backup, only), sources, Context())
+    _refuse_nested(targets, repository, backup, sources)
     check_manifest(repository, backup)
     planned = []
     for target in targets:
@@ -581,7 +690,7 @@ def plan_in_place(
             if not _is_database(target.path):
                 how = "the file is put in place; old logs are set aside"
         elif target.record.kind is SourceKind.CHROMA and not Gate(target.path).exists():
-            holders = owners(target.path / "chroma.sqlite3")
+            holders = owners(target.path / chroma.DATABASE, parent=True)
             how = f"exchanged; open without a gate in {holders}: needs a stop command" if holders else "exchanged"
         else:
             how = "exchanged in one step" + (", under the gate" if target.record.kind is SourceKind.CHROMA else "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from .archive.reader import Archives, locate_in
 from .archive.table import Kind, Tree
 from .context import Context
 from .errors import DamageFound, TargetOccupied, UsageError, from_os_error
-from .extract import extract
+from .extract import Lost, extract
 from .repository.local import MANIFEST, Repository
 from .space import need_space
 from .types import Backup, SourceKind, SourceRecord
@@ -24,7 +25,7 @@ from .verify import Findings, check_stores
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restored:
-    """What a restore did, or in a dry run would do. Seconds and bytes of what was written."""
+    """What a restore did, or in a dry run would do: seconds, bytes of what was written, and blocks that a salvage lost."""
 
     id: str
     to: str
@@ -32,6 +33,7 @@ class Restored:
     bytes: int
     checks: dict[str, Any]
     dry_run: bool = False
+    lost: tuple[Lost, ...] = ()
 
 
 def select(backup: Backup, only: str | None) -> tuple[SourceRecord, ...]:
@@ -71,9 +73,15 @@ def check_manifest(repository: Repository, backup: Backup) -> None:
         )
 
 
-def plan(repository: Repository, backup: Backup, records: tuple[SourceRecord, ...]) -> tuple[Archives, Tree, int]:
-    """The open archives, the tree, and the number of bytes that *records* take. The caller closes the archives."""
-    check_manifest(repository, backup)
+def plan(
+    repository: Repository, backup: Backup, records: tuple[SourceRecord, ...], *, salvage: bool = False
+) -> tuple[Archives, Tree, int]:
+    """The open archives, the tree, and the number of bytes that *records* take. The caller closes the archives.
+
+    With *salvage* a manifest that differs from the published one is believed, since its fields were valid.
+    """
+    if not salvage:
+        check_manifest(repository, backup)
     archives = Archives(locate_in(repository.backup_folder(backup.manifest.set, "")))
     try:
         tree = archives.tree(backup.id)
@@ -93,6 +101,7 @@ def restore_to(
     only: str | None = None,
     dry_run: bool = False,
     check: bool = False,
+    salvage: bool = False,
 ) -> Restored:
     """Restore *backup* into the new or empty folder *target*, which appears complete or not at all.
 
@@ -101,10 +110,14 @@ def restore_to(
     3. With *check*, open the stores and compare them with what the source held.
     4. Rename the folder to *target*.
 
+    With *salvage* blocks that cannot be read become zeros, and are named in the answer: the last resort for a backup that is
+    damaged and has no sound sibling.
+
     A crash before 4 leaves ``.NAME.TOKEN.partial`` beside the target. Raises `DamageFound`, `TargetOccupied`, `NoSpace`.
     """
     began = time.monotonic()
     records = select(backup, only)
+    lost: list[Lost] = []
     place = Path(os.path.realpath(target))
     staged = place.with_name(f".{place.name}.{ctx.token()}.partial")
     try:
@@ -113,14 +126,22 @@ def restore_to(
         if place.is_mount():
             raise TargetOccupied(f"{target} is a mount point, which cannot be exchanged.", hint="Choose a new folder in it.")
         with repository.reading():
-            archives, tree, size = plan(repository, backup, records)
+            archives, tree, size = plan(repository, backup, records, salvage=salvage)
             with archives:
-                need_space(place.parent, size, f"restore {backup.id}")
+                copied = sum(record.bytes for record in records if check and record.kind is SourceKind.CHROMA)
+                need_space(place.parent, size + copied, f"restore {backup.id}")
                 checks = _counts(tree, records)
                 if not dry_run:
                     durable.make_folder(staged.parent, 0o755)
                     with ctx.phase("restore", "write", size) as phase:
-                        extract(archives, tree, staged, phase, wanted=wanted_by(records))
+                        extract(
+                            archives,
+                            tree,
+                            staged,
+                            phase,
+                            wanted=wanted_by(records),
+                            lost=lost.append if salvage else None,
+                        )
         if not dry_run:
             if check:
                 checks |= _checked(backup, staged, records, ctx)
@@ -139,6 +160,7 @@ def restore_to(
         bytes=size,
         checks=checks,
         dry_run=dry_run,
+        lost=tuple(sorted(lost, key=lambda block: (block.path, block.offset))),
     )
 
 
@@ -152,9 +174,26 @@ def _counts(tree: Tree, records: tuple[SourceRecord, ...]) -> dict[str, Any]:
     }
 
 
+def check_untouched(backup: Backup, folder: Path, record: SourceRecord, findings: Findings, ctx: Context) -> None:
+    """`check_stores` for one store restored in *folder*, which stays as it was stored.
+
+    Opening a directory with a newer chromadb migrates it, so a copy is opened.
+    """
+    if record.kind is not SourceKind.CHROMA:
+        check_stores(backup, folder, findings, ctx, only={record.prefix})
+        return
+    opened = folder / ".opened"
+    try:
+        shutil.copytree(folder / record.prefix, opened / record.prefix, symlinks=True)
+        check_stores(backup, opened, findings, ctx, only={record.prefix})
+    finally:
+        durable.remove_tree(opened)
+
+
 def _checked(backup: Backup, folder: Path, records: tuple[SourceRecord, ...], ctx: Context) -> dict[str, Any]:
     findings = Findings()
-    check_stores(backup, folder, findings, ctx, only={record.prefix for record in records})
+    for record in records:
+        check_untouched(backup, folder, record, findings, ctx)
     if findings.problems:
         raise DamageFound(
             f"What was restored from {backup.id} is not sound: {findings.problems[0].message} Nothing was published.",

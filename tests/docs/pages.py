@@ -5,12 +5,13 @@ A block may have a marker, an HTML comment on the line before it:
 ==================== ==============================================================================
 marker               the test
 ==================== ==============================================================================
-``run``              runs the shell block; all of a document's are one session in one folder
-``file: NAME``       writes the block into that file before the session goes on
+``run``              runs the shell block; all of a document's run in one shell, in one folder
+``run, any status``  the same, and a command that fails does not end it
+``file: NAME``       writes the block into that file before it goes on
 ``example: NAME``    takes it as a part of the worked example of the format
 ==================== ==============================================================================
 
-A comment ``<!-- setup`` ... ``-->`` is shell that the session runs and readers do not see.
+A comment ``<!-- setup`` ... ``-->`` is shell that is run as well and that readers do not see.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import dedent
 
 ROOT = Path(__file__).resolve().parents[2]
 _PARTS = re.compile(
-    r"^<!-- setup\n(?P<setup>.*?)^-->$|(?:^<!-- (?P<marker>[^\n]*?) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$",
+    r"^ *<!-- setup\n(?P<setup>.*?)^ *-->$|(?:^ *<!-- (?P<marker>[^\n]*?) -->\n)?^ *```(?P<language>\w*)\n(?P<text>.*?)^ *```$",
     re.DOTALL | re.MULTILINE,
 )
 
@@ -54,6 +56,6 @@ def blocks(page: Path) -> Iterator[Block]:
         group = "setup" if found["setup"] is not None else "text"
         line = content.count("\n", 0, found.start(group)) + 1
         if group == "setup":
-            yield Block("sh", "setup", found["setup"], line)
+            yield Block("sh", "setup", dedent(found["setup"]), line)
         else:
-            yield Block(found["language"], found["marker"] or "", found["text"], line)
+            yield Block(found["language"], found["marker"] or "", dedent(found["text"]), line)

@@ -1,4 +1,4 @@
-"""The worked example of the format: what the document shows is a repository that a reader written from it, and the engine, read."""
+"""The worked example of the format is a repository that a reader written from the document reads, and so does the engine."""
 
 from __future__ import annotations
 

@@ -122,14 +122,15 @@ def total_added(pickle: Path) -> int:
 
 
 def labels(pickle: Path) -> Iterator[tuple[str, int]]:
-    """Each (id, label) of an id table, in its order, without holding it in memory."""
+    """Each (id, label) of an id table, in its order.
+
+    Reads on to the end, where the same pairs stand once more the other way round: half a table is one being written.
+    """
     for key, value in scan(pickle):
         if len(key) == 2 and key[0] == "id_to_label":
             if not isinstance(value, int):
                 raise BrokenIndex("an id has a label that is no number", "index_metadata.pickle")
             yield str(key[1]), value
-        elif key == ("label_to_id",):
-            return  # the same pairs once more, the other way round
 
 
 Scalar = str | int | float | None

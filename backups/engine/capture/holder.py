@@ -23,9 +23,12 @@ SQLite before it holds Chroma, so the opposite order could deadlock with it. Eve
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
 import random
 import sqlite3
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -44,7 +47,7 @@ SQLITE_WAIT = 5.0
 """Seconds to wait for a writer of SQLite to end its transaction, each try."""
 
 CHROMA_WAIT = 0.1
-"""Seconds that SQLite's writers may be held up while Chroma's lock is waited for, each try."""
+"""Seconds that the writers of what is locked already may be held up while the next lock is waited for, each try."""
 
 CONNECT_WAIT = 10.0
 """Seconds to wait for the end of one write when a directory is first looked at."""
@@ -62,6 +65,8 @@ class Directory:
         self.held_ms = 0.0
         self.version = ""
         self.broken: str | None = None
+        self.abandoned: str | None = None
+        self._unrest: tuple[str, list[tuple[str, int, int]]] | None = None
         self._gate = Gate(path)
         self._open = contextlib.ExitStack()
         self._locked_at = 0.0
@@ -80,6 +85,8 @@ class Directory:
         self._database.execute(f"PRAGMA busy_timeout = {int(CONNECT_WAIT * 1000)}")
         try:
             self.version = chroma.check_supported(self.path, self._database)
+        except SourceBusy:
+            raise _busy(self.path, "stayed locked by a writer") from None
         except SourceBroken:
             if self._is_database():
                 raise
@@ -92,6 +99,8 @@ class Directory:
         assert self._database is not None
         try:
             return bool(self._database.execute("SELECT count(*) FROM sqlite_schema").fetchone())
+        except sqlite3.OperationalError:
+            return True  # it cannot be read just now, which does not make it another kind of file
         except sqlite3.DatabaseError:
             return False
 
@@ -117,13 +126,16 @@ class Directory:
                     self._open.close()
                     return False
                 time.sleep(0.0005)
+            except sqlite3.DatabaseError as problem:
+                self.broken = str(problem)
+                return True
             else:
                 self._locked_at = since if self._gate.exists() else time.monotonic()
                 return True
 
     def wait_for_rest(self) -> str | None:
         """Wait until the index files are at rest. None when they are, else why not."""
-        if self.broken is not None:
+        if self.broken is not None or self.abandoned is not None:
             return None
         assert self._database is not None
         deadline = time.monotonic() + REST_WAIT
@@ -133,9 +145,40 @@ class Directory:
             except sqlite3.DatabaseError as problem:
                 self.broken = str(problem)
                 return None
-            if why is None or "under way" in why or time.monotonic() > deadline:
+            if why is None:
+                self._unrest = None
+                return None
+            if "under way" in why or time.monotonic() > deadline:
+                stamps = self._stamps()
+                if self._unrest is None or self._unrest[1] != stamps:
+                    self._unrest = (why, stamps)
                 return why
             time.sleep(0.005)
+
+    def is_abandoned(self) -> bool:
+        """Whether the unrest will not end: nothing moved since it was first seen, and no process has the directory open.
+
+        A writer that was killed leaves such a directory. Chroma may still be able to complete the write when it opens it, so
+        it is captured as it is, and known as not sound.
+        """
+        if self._unrest is None or self.abandoned is not None or self._stamps() != self._unrest[1]:
+            return False
+        if owners(self.path / chroma.DATABASE, parent=True):
+            return False
+        self.abandoned = (
+            f"{self._unrest[0]}, and the process that wrote is gone; start the application once, so that Chroma completes it"
+        )
+        return True
+
+    def _stamps(self) -> list[tuple[str, int, int]]:
+        """Each file with its size and time of change."""
+        found = []
+        for folder, _, names in os.walk(self.path):
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    status = Path(folder, name).stat()
+                    found.append((f"{folder}/{name}", status.st_size, status.st_mtime_ns))
+        return sorted(found)
 
     def _unfolded(self) -> str | None:
         """Fold the log of a ``chroma.sqlite3`` that somebody set to WAL mode into the file, the lock being held."""
@@ -194,12 +237,12 @@ class Holder:
         attempts = 0
         while True:
             attempts += 1
-            why = self._try(last=attempts >= PIN_TRIES)
-            if why is None:
+            refusal = self._try(deadline, last=attempts >= PIN_TRIES)
+            if refusal is None:
                 break
             self.undo()
-            if time.monotonic() > deadline:
-                raise why
+            if time.monotonic() > deadline and not any(item.is_abandoned() for item in self._directories):
+                raise refusal()
             time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
             pause = min(pause * 1.6, 0.5)
         moment = datetime.now(UTC)
@@ -210,28 +253,30 @@ class Holder:
             "time": moment.isoformat(),
             "attempts": attempts,
             "pins": {name: [pin.method, pin.reason, pin.log_bytes] for name, pin in self._pins.items()},
-            "broken": {item.name: item.broken for item in self._directories if item.broken},
+            "broken": {item.name: item.broken or item.abandoned for item in self._directories if item.broken or item.abandoned},
         }
 
-    def _try(self, *, last: bool) -> EngineError | None:
-        """Take all locks and pin. None on success, else why it was not possible this time.
+    def _try(self, deadline: float, *, last: bool) -> Callable[[], EngineError] | None:
+        """Take all locks and pin. None on success, else how to tell, once the locks are given up, why it was not possible.
 
         On the *last* try a database that cannot be read in place is pinned for copying.
         """
+        wait = max(0.0, min(SQLITE_WAIT, deadline - time.monotonic()))
         for database in self._databases:
-            if not database.lock(SQLITE_WAIT):
-                return database.busy()
+            if not database.lock(wait):
+                return database.busy
+            wait = CHROMA_WAIT
         for directory in self._directories:
             if not directory.lock(CHROMA_WAIT):
-                return _busy(directory.path, "stayed locked by a writer")
+                return functools.partial(_busy, directory.path, "stayed locked by a writer")
         for directory in self._directories:
             unrest = directory.wait_for_rest()
             if unrest is not None:
-                return _busy(directory.path, f"did not come to rest: {unrest}")
+                return functools.partial(_busy, directory.path, f"did not come to rest: {unrest}")
         for database in self._databases:
             pinned = database.pin(self._step, last=last)
             if pinned is None:
-                return database.busy()
+                return database.busy
             self._pins[database.name] = pinned
         return None
 

@@ -6,15 +6,19 @@ import os
 from pathlib import Path
 
 
-def owners(path: Path) -> str:
-    """The processes, other than this one, that have *path* open: ``"123 (gunicorn), 456 (python3)"``; may be empty."""
+def owners(path: Path, *, parent: bool = False) -> str:
+    """The processes that have *path* open: ``"process 123 (gunicorn), process 456 (python3)"``; may be empty.
+
+    This one is left out, and its parent, which for a child of the engine is the engine, unless *parent* is asked for.
+    """
     try:
         wanted = path.stat()
     except OSError:
         return ""
+    own = {os.getpid()} if parent else {os.getpid(), os.getppid()}
     found = []
     for process in sorted(Path("/proc").glob("[0-9]*"), key=lambda entry: int(entry.name)):
-        if int(process.name) in (os.getpid(), os.getppid()):
+        if int(process.name) in own:
             continue
         if _has_open(process, wanted):
             try:

@@ -26,6 +26,9 @@ from urllib.parse import quote
 from ..errors import SourceBroken, SourceBusy
 from .owners import owners
 
+OPEN_WAIT = 5.0
+"""Seconds to wait for a lock when a database is opened: a writer in rollback-journal mode locks readers out as it commits."""
+
 COPY_PAGES = 4096
 SMALL = 64 << 20
 """A database in rollback-journal mode up to this size may be copied while its writers wait."""
@@ -77,15 +80,17 @@ class Database:
             mode = str(self._reader.execute("PRAGMA journal_mode").fetchone()[0])
             self._reader.execute("SELECT count(*) FROM sqlite_schema").fetchone()
             self.wal = mode == "wal"
+            for connection in self._connections:
+                connection.execute("PRAGMA busy_timeout = 0")  # from here on waits are counted here
         except sqlite3.OperationalError as problem:
             if is_locked(problem):
-                raise SourceBusy(self._held("cannot be read")) from None
+                raise SourceBusy(self._held("stayed locked, so that it could not be read")) from None
             raise SourceBroken(f"SQLite cannot open {self.path}: {problem}.") from None
         except sqlite3.DatabaseError as problem:
             self.broken = str(problem)
 
     def _connect(self) -> sqlite3.Connection:
-        connection = connect(self.path)
+        connection = connect(self.path, timeout=OPEN_WAIT)
         self._connections.append(connection)
         return connection
 

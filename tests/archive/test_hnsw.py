@@ -1,0 +1,247 @@
+"""Index files of a Chroma segment that were made to harm, or cut off: `BrokenIndex` and nothing else ever comes of them."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import struct
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backups.engine.capture import hnsw
+from backups.engine.capture.chroma import Positions
+from backups.engine.capture.records import _indexed
+from tests.restore.stores import History
+
+PLACE = Positions("c", "c", 16, "l2", 100, "m", "v", 0, 0)
+
+
+@pytest.fixture(scope="module")
+def segment(history: History) -> Path:
+    """A real index, not to be changed."""
+    return next((history.expected(3) / "chroma/vectors").glob("*/index_metadata.pickle")).parent
+
+
+@pytest.fixture
+def copy(segment: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(segment, tmp_path / "segment"))
+
+
+def read(folder: Path) -> list[tuple[str, bytes]]:
+    """All that is read of a segment."""
+    if not hnsw.check_structure(folder):
+        return []
+    return list(_indexed(folder, folder / "index_metadata.pickle", PLACE))
+
+
+def survive(folder: Path) -> bool:
+    """Whether a segment can be read; anything but a list and `BrokenIndex` fails the test."""
+    try:
+        read(folder)
+    except (hnsw.BrokenIndex, FileNotFoundError):
+        return False
+    return True
+
+
+def scan(path: Path, content: bytes) -> list[Any]:
+    path.write_bytes(content)
+    return list(hnsw.scan(path))
+
+
+def test_the_scanner_agrees_with_pickle(segment: Path) -> None:
+    """The reference is Python's own, on a file that is known to be good."""
+    content = (segment / "index_metadata.pickle").read_bytes()
+    known = pickle.loads(content)
+    known = known if isinstance(known, dict) else vars(known)
+    assert dict(hnsw.labels(segment / "index_metadata.pickle")) == known["id_to_label"]
+    assert hnsw.total_added(segment / "index_metadata.pickle") == known["total_elements_added"]
+    assert len(read(segment)) == len(known["id_to_label"]) >= 400
+
+
+class Canary:
+    """Unpickled, it leaves a file behind."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_pickle_that_runs_code_is_only_looked_at(tmp_path: Path, protocol: int) -> None:
+    canary = tmp_path / "canary"
+    for planted in (Canary(canary), {"id_to_label": {"a": Canary(canary)}}, {"a": [Canary(canary)]}, {Canary(canary): 1}):
+        content = pickle.dumps(planted, protocol)
+        with pytest.raises(hnsw.BrokenIndex):
+            scan(tmp_path / "index_metadata.pickle", content)
+        assert not canary.exists()
+    pickle.loads(pickle.dumps(Canary(canary)))
+    assert canary.exists(), "the canary sings when it is let out"
+
+
+def test_an_object_between_the_pairs_of_a_real_table_is_refused(copy: Path, tmp_path: Path) -> None:
+    path = copy / "index_metadata.pickle"
+    content = path.read_bytes()
+    canary = pickle.dumps(Canary(tmp_path / "canary"), 2)[2:-1]
+    refused = 0
+    for place in range(2, len(content), max(1, len(content) // 300)):
+        try:
+            scan(path, content[:place] + canary + content[place:])
+        except hnsw.BrokenIndex:
+            refused += 1
+        assert not (tmp_path / "canary").exists()
+    assert refused > 250
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        {},
+        {"id_to_label": {}},
+        {"total_elements_added": "three"},
+        {"total_elements_added": None},
+        {"id_to_label": {"a": "b"}, "total_elements_added": 1},
+        {"id_to_label": {"a": -5}, "total_elements_added": 1},
+        {"id_to_label": {"a": 1 << 31}, "total_elements_added": 1},
+        {"id_to_label": {"a": 1 << 62}, "total_elements_added": 1},
+        {"id_to_label": {"a": 1 << 200}, "total_elements_added": 1},
+        {"id_to_label": {"a": 1.5}, "total_elements_added": 1},
+        {"id_to_label": {"a": {"b": 1}}, "total_elements_added": 1},
+        {"id_to_label": 5, "total_elements_added": 1},
+        {"id_to_label": {str(n): 1 for n in range(50)}, "total_elements_added": 1},
+        [1, 2],
+        "text",
+        7,
+        None,
+    ],
+)
+def test_tables_of_another_shape_are_broken(copy: Path, planted: Any) -> None:
+    count = hnsw.check_structure(copy)
+    if isinstance(planted, dict) and planted.get("total_elements_added") == 1:
+        planted["total_elements_added"] = count
+    (copy / "index_metadata.pickle").write_bytes(pickle.dumps(planted, 2))
+    tracemalloc.start()
+    try:
+        if planted == {"id_to_label": 5, "total_elements_added": count}:
+            assert read(copy) == []
+        elif isinstance(planted, dict) and planted.get("id_to_label") == {"a": {"b": 1}}:
+            with pytest.raises(hnsw.BrokenIndex):
+                read(copy)
+        else:
+            with pytest.raises(hnsw.BrokenIndex):
+                read(copy)
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_deeply_nested_table_takes_neither_time_nor_memory(tmp_path: Path) -> None:
+    path = tmp_path / "index_metadata.pickle"
+    path.write_bytes(b"\x80\x02" + b"}(K\x01" * 1_500_000 + b".")
+    began = time.monotonic()
+    tracemalloc.start()
+    try:
+        with pytest.raises(hnsw.BrokenIndex, match="nested"):
+            list(hnsw.scan(path))
+        assert tracemalloc.get_traced_memory()[1] < 2 * path.stat().st_size
+    finally:
+        tracemalloc.stop()
+    assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize("name", hnsw.FILES)
+def test_a_file_cut_off_anywhere_is_broken(copy: Path, name: str) -> None:
+    content = (copy / name).read_bytes()
+    lengths = {*range(min(len(content), 120)), *range(0, len(content), max(1, len(content) // 150))}
+    for length in sorted(lengths - {len(content)}):
+        (copy / name).write_bytes(content[:length])
+        if name == "link_lists.bin":
+            survive(copy)  # links above level 0 carry no record
+        else:
+            assert not survive(copy), f"{name} with {length} of {len(content)} bytes"
+
+
+@pytest.mark.parametrize("name", hnsw.FILES)
+def test_a_missing_file_is_broken(copy: Path, name: str) -> None:
+    (copy / name).unlink()
+    if name == "link_lists.bin":
+        survive(copy)
+    else:
+        assert not survive(copy)
+
+
+def test_bits_flipped_in_a_real_id_table(copy: Path) -> None:
+    path = copy / "index_metadata.pickle"
+    content = path.read_bytes()
+    began = time.monotonic()
+    broken = 0
+    for number in range(1500):
+        flipped = bytearray(content)
+        bit = number * 7919 % (len(content) * 8)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        broken += not survive(copy)
+    assert broken > 100
+    assert time.monotonic() - began < 60
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.binary(max_size=200))
+def test_any_bytes_are_scanned_or_broken(tmp_path_factory: Any, content: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.pickle"
+    for made in (content, b"\x80\x02}(" + content, b"\x80\x02}X\x01\x00\x00\x00a}(" + content):
+        path.write_bytes(made)
+        try:
+            list(hnsw.scan(path))
+        except hnsw.BrokenIndex:
+            continue
+
+
+HEADER = struct.Struct("<i6QiI3QdQ")
+HUGE = [0, 1, 7, 8, 100, 1 << 20, 1 << 31, 1 << 40, (1 << 64) - 1]
+
+
+@pytest.mark.parametrize("field", range(14))
+def test_a_header_with_one_number_changed(copy: Path, field: int) -> None:
+    path = copy / "header.bin"
+    good = HEADER.unpack(path.read_bytes())
+    tracemalloc.start()
+    try:
+        for value in [*HUGE, *(int(good[field]) + n for n in (-4, -1, 1, 4))]:
+            wrong = list(good)
+            wrong[field] = value
+            try:
+                path.write_bytes(HEADER.pack(*wrong))
+            except struct.error:
+                continue
+            survive(copy)
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_offsets_that_fit_no_vector_are_broken(copy: Path) -> None:
+    path = copy / "header.bin"
+    good = list(HEADER.unpack(path.read_bytes()))
+    size, label, vector = good[4], good[5], good[6]
+    for wrong in ((size, size, vector), (size, size - 4, vector), (size, label, label), (size, label, vector + 1)):
+        path.write_bytes(HEADER.pack(*good[:4], *wrong, *good[7:]))
+        with pytest.raises(hnsw.BrokenIndex):
+            read(copy)
+
+
+def test_vectors_are_those_that_were_stored(segment: Path) -> None:
+    header = hnsw.read_header(segment)
+    assert header is not None and header.dimension == 16
+    for _, vector in read(segment)[:50]:
+        assert abs(float(np.linalg.norm(np.frombuffer(vector, "<f4"))) - 1) < 1e-5  # unit vectors: a cosine collection

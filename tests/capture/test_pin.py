@@ -1,0 +1,276 @@
+"""Pinning SQLite: the file is read in place while writers go on, and where that cannot be, the content is right as well."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import sys
+from pathlib import Path
+
+import pytest
+
+from backups.engine.errors import SourceBroken
+from tests.capture.conftest import Bench, Start, accounts, sqlite_source
+from tests.capture.peers import ACCOUNTS, EACH
+from tests.capture.processes import Peer, run
+from tests.capture.states import integrity
+
+
+def balance(path: Path) -> tuple[int, int]:
+    """The sum over all accounts, which every transfer conserves, and the number of the last transfer."""
+    assert integrity(path) == "ok"
+    database = sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)
+    try:
+        (total,) = database.execute("SELECT sum(amount) FROM account").fetchone()
+        (last,) = database.execute("SELECT coalesce(max(id), 0) FROM transfer").fetchone()
+    finally:
+        database.close()
+    return total, last
+
+
+def captured(bench: Bench, path: Path, **options: str) -> tuple[str, Path]:
+    """Back up one database; the method, and the restored file."""
+    created = bench.create(sqlite_source(path), **options)
+    assert not created.backup.damaged
+    return created.backup.manifest.sources[0].method, bench.restore(created.backup) / "sqlite/app.sqlite3"
+
+
+@pytest.mark.slow
+def test_the_sum_is_conserved_in_thirty_pins_under_two_writers(bench: Bench, peer: Start, tmp_path: Path) -> None:
+    path = accounts(tmp_path / "app.sqlite3", padding=500)
+    writers = [peer("transfer", path, seed) for seed in "ab"]
+    seen, methods = [], []
+
+    for number in range(30):
+        created = bench.create(sqlite_source(path), kind="incremental" if number else "full")
+        methods.append(created.backup.manifest.sources[0].method)
+        assert created.backup.manifest.pause_ms.sqlite < 1000
+        folder = bench.restore(created.backup)
+        total, last = balance(folder / "sqlite/app.sqlite3")
+        assert total == ACCOUNTS * EACH
+        seen.append(last)
+        shutil.rmtree(folder)
+
+    assert seen == sorted(seen)
+    assert len(set(seen)) > 20, "the writers stood still"
+    assert methods.count("pinned") > 20
+    for writer in writers:
+        writer.end()
+
+
+def test_an_old_reader_makes_it_a_copy_of_the_instant_and_the_log_says_so(bench: Bench, peer: Start, tmp_path: Path) -> None:
+    path = accounts(tmp_path / "app.sqlite3")
+    keeper = sqlite3.connect(path, isolation_level=None)
+    keeper.execute("INSERT INTO transfer (amount) VALUES (1)")
+    peer("read", path)
+    keeper.execute("INSERT INTO transfer (amount) VALUES (2)")
+    keeper.execute("UPDATE account SET amount = amount - 7 WHERE id = 0")
+    keeper.execute("UPDATE account SET amount = amount + 7 WHERE id = 1")
+
+    method, restored = captured(bench, path)
+
+    keeper.close()
+    assert method == "online"
+    assert [line for line in bench.lines if "not read in place but copied (online)" in line and "old reader" in line]
+    assert balance(restored) == (ACCOUNTS * EACH, 2)
+
+
+@pytest.mark.slow
+def test_an_old_reader_and_a_writer_at_once(bench: Bench, peer: Start, tmp_path: Path) -> None:
+    path = accounts(tmp_path / "app.sqlite3", padding=2000)
+    writer = peer("transfer", path, "a")
+    peer("read", path)
+    seen = set()
+    for _ in range(5):
+        method, restored = captured(bench, path)
+        assert method == "online"
+        total, last = balance(restored)
+        assert total == ACCOUNTS * EACH
+        seen.add(last)
+    assert len(seen) == 5
+    writer.end()
+
+
+def test_rollback_journal_mode_is_copied(bench: Bench, tmp_path: Path) -> None:
+    path = accounts(tmp_path / "app.sqlite3", wal=False)
+    method, restored = captured(bench, path, verify="restore")
+    assert method == "online"
+    assert [line for line in bench.lines if "rollback-journal mode" in line]
+    assert balance(restored) == (ACCOUNTS * EACH, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("padding", [100, 24_000], ids=["in one step", "in several steps"])
+def test_rollback_journal_mode_under_a_writer(bench: Bench, peer: Start, tmp_path: Path, padding: int) -> None:
+    path = accounts(tmp_path / "app.sqlite3", wal=False, padding=padding)
+    writer = peer("transfer", path, "a")
+    for number in range(3):
+        created = bench.create(sqlite_source(path), kind="incremental" if number else "full")
+        assert created.seconds < 15
+        assert created.backup.manifest.sources[0].method == "online"
+        folder = bench.restore(created.backup)
+        assert balance(folder / "sqlite/app.sqlite3")[0] == ACCOUNTS * EACH
+        shutil.rmtree(folder)
+    assert writer.end()["count"] > 50
+
+
+def test_what_a_killed_writer_had_committed_to_the_log_is_captured(bench: Bench, peer: Start, tmp_path: Path) -> None:
+    path = accounts(tmp_path / "app.sqlite3")
+    writer = peer("transfer", path, "a")
+    writer.kill()
+    log = path.with_name(path.name + "-wal")
+    assert log.stat().st_size > 0, "the log is cold: this would prove nothing"
+
+    method, restored = captured(bench, path)
+
+    assert method == "pinned"
+    total, last = balance(restored)
+    assert total == ACCOUNTS * EACH
+    assert last >= 49
+
+
+def test_a_killed_writer_in_rollback_journal_mode(bench: Bench, tmp_path: Path) -> None:
+    """A hot journal is rolled back before the copy, as by any application that opens the file next."""
+    path = accounts(tmp_path / "app.sqlite3", wal=False, padding=50)
+    code = (
+        "import sqlite3, os, signal, sys; d = sqlite3.connect(sys.argv[1], isolation_level=None);"
+        "d.execute('PRAGMA cache_size = 2'); d.execute('PRAGMA cache_spill = 1'); d.execute('BEGIN IMMEDIATE');"
+        "d.execute('UPDATE account SET amount = amount + 1'); d.execute('UPDATE padding SET text = randomblob(3000)');"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert os.spawnl(os.P_WAIT, sys.executable, sys.executable, "-c", code, str(path)) == -9
+    assert path.with_name(path.name + "-journal").stat().st_size > 0
+
+    method, restored = captured(bench, path)
+
+    assert method == "online"
+    assert balance(restored) == (ACCOUNTS * EACH, 0)
+
+
+@pytest.mark.parametrize("wal", [True, False])
+def test_an_empty_database(bench: Bench, tmp_path: Path, wal: bool) -> None:
+    path = tmp_path / "app.sqlite3"
+    path.touch()
+    if wal:
+        database = sqlite3.connect(path)
+        database.execute("PRAGMA journal_mode = WAL")
+        database.close()
+    _, restored = captured(bench, path, verify="restore")
+    assert restored.exists()
+    assert integrity(restored) == "ok"
+
+
+@pytest.mark.parametrize("name", ["with space.db", "größe ✓.db", "what?#frag%41.db", "semi;colon&amp=1.db"])
+@pytest.mark.parametrize("wal", [True, False])
+def test_any_path_is_taken_as_it_is(bench: Bench, tmp_path: Path, name: str, wal: bool) -> None:
+    folder = tmp_path / "a folder? #1"
+    folder.mkdir()
+    path = accounts(folder / name, wal=wal)
+    _, restored = captured(bench, path)
+    assert balance(restored)[0] == ACCOUNTS * EACH
+    assert sorted(entry.name for entry in folder.iterdir() if not entry.name.endswith(("-wal", "-shm"))) == [name]
+
+
+def test_other_page_sizes(bench: Bench, tmp_path: Path) -> None:
+    for size in (512, 65536):
+        path = accounts(tmp_path / f"{size}.sqlite3", page_size=size, padding=20)
+        method, restored = captured(bench, path)
+        assert method == "pinned"
+        assert balance(restored)[0] == ACCOUNTS * EACH
+
+
+def test_a_folder_that_may_not_be_written_is_refused_in_clear_words(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Holding writers up needs to write; a command without that right says so and makes no backup."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to run the command as somebody else")
+    folder = Path("/tmp") / f"refbackup-{os.getpid()}-readonly"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o755)
+    try:
+        accounts(folder / "app.sqlite3")
+        (folder / "repository").mkdir()
+        os.chown(folder / "repository", 65534, 65534)
+        assert run("init", "--repo", folder / "repository", user=65534, group=65534).code == 0
+        ended = run(
+            "create", "--repo", folder / "repository", "--sqlite", folder / "app.sqlite3", user=65534, group=65534
+        )
+        assert ended.code == 6
+        assert str(folder / "app.sqlite3") in ended.error["message"]
+        assert run("list", "--repo", folder / "repository").json["backups"] == []
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_a_missing_file_makes_no_backup(bench: Bench, tmp_path: Path) -> None:
+    with pytest.raises(SourceBroken, match="does not exist"):
+        bench.create(sqlite_source(tmp_path / "absent.sqlite3"))
+    assert bench.ids() == []
+
+
+# Broken sources
+
+
+def test_a_file_that_is_no_database_is_kept_raw_and_known_as_damaged(bench: Bench, tmp_path: Path) -> None:
+    path = accounts(tmp_path / "app.sqlite3")
+    good = bench.create(sqlite_source(path)).backup.id
+    path.write_bytes(b"not a database, and that for many bytes " * 400)
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+    ended = run("create", "--repo", bench.repository.folder, "--sqlite", f"app={path}", "--verify", "restore")
+
+    assert ended.code == 6
+    assert ended.json["verification"] == "damaged"
+    assert ended.json["sources"][0]["method"] == "raw"
+    assert {problem["code"] for problem in ended.json["problems"]} == {"sqlite_integrity"}
+    assert bench.latest() == good
+    raw = bench.restore(bench.repository.find(ended.json["id"], None))
+    assert (raw / "sqlite/app.sqlite3").read_bytes() == path.read_bytes()
+
+
+def damage_a_page(path: Path) -> None:
+    """Overwrite the content of a table's page in the middle of the file."""
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(size // 2 // 4096 * 4096)
+        file.write(os.urandom(4096))
+
+
+def test_a_corrupt_page_is_found_named_and_passed_over(bench: Bench, tmp_path: Path) -> None:
+    path = accounts(tmp_path / "app.sqlite3", padding=1000)
+    good = bench.create(sqlite_source(path), verify="restore").backup
+    assert good.verification == "restore"
+    damage_a_page(path)
+
+    ended = run("create", "--repo", bench.repository.folder, "--sqlite", f"app={path}", "--verify", "restore")
+
+    assert ended.code == 6
+    assert ended.json["sources"][0]["method"] == "pinned"
+    problem = ended.json["problems"][0]
+    assert problem["code"] == "sqlite_integrity"
+    assert problem["file"] == "sqlite/app.sqlite3"
+    assert "page" in problem["message"] or "malformed" in problem["message"]
+    assert ended.json["id"] in bench.ids()
+    assert bench.latest() == good.id
+    following = bench.create(sqlite_source(path), kind="incremental").backup
+    assert following.manifest.parent == good.id
+
+
+@pytest.mark.parametrize("size", [50, 100, 2048, 4096])
+def test_a_file_cut_off_early(bench: Bench, tmp_path: Path, size: int) -> None:
+    """However little is left of a database, the backup is either refused or known as damaged; nothing hangs or crashes."""
+    path = accounts(tmp_path / "app.sqlite3", padding=200)
+    with path.open("r+b") as file:
+        file.truncate(size)
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    ended = run("create", "--repo", bench.repository.folder, "--sqlite", f"app={path}", "--verify", "restore")
+    assert ended.code == 6, ended
+
+
+def test_peers_end(peer: Start, tmp_path: Path) -> None:
+    """The peers of these tests end when they are told to: no test leaves one behind."""
+    started: Peer = peer("read", accounts(tmp_path / "app.sqlite3"))
+    started.end()
+    assert started.process.returncode == 0
