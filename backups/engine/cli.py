@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from .. import __version__
 from . import describe, progress
@@ -271,9 +271,16 @@ def doctor(call: Call) -> Outcome:
     return Outcome(found.as_json(), found.as_text(), 0 if found.ok else 1)
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints are `UsageError`, so that they too are JSON when JSON was asked for."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}.", hint=f"See `{self.prog} --help`.")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of ``refbackup``; every subcommand's function is its default ``run``."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="refbackup",
         description="Back up SQLite and ChromaDB at one instant, prove the backups, and bring them back.",
     )
@@ -400,7 +407,10 @@ def _cancel_on_signals() -> Iterator[Callable[[], bool]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``refbackup`` and return its exit code; 2 for wrong usage, also argparse's own."""
-    arguments = build_parser().parse_args(argv)
+    try:
+        arguments = build_parser().parse_args(argv)
+    except UsageError as problem:
+        return _fail(problem, "--json" in (sys.argv if argv is None else argv))
     show_event, log, close = progress.chosen("none" if arguments.command == "list" else arguments.progress)
     try:
         with _cancel_on_signals() as cancelled:

@@ -350,10 +350,11 @@ def _record(
         {
             "kind": source.kind,
             "name": source.name,
-            "path": str(source.path),
+            "path": str(source.path.absolute()),
             "method": method,
             "bytes": tally["bytes"],
             "files": tally["files"],
+            "same_instant": source.kind is not SourceKind.SQLITE or instant.pins[source.name].log_bytes >= 0,
             "pause_ms": round(instant.pause.get((source.kind, source.name), 0.0), 3),
             "version": instant.versions.get(source.name) if source.kind is SourceKind.CHROMA else None,
             "collections": collections,

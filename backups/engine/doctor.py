@@ -14,7 +14,7 @@ from .capture.hnsw import BrokenIndex, check_structure
 from .capture.owners import owners
 from .capture.sqlite import connect
 from .context import Context
-from .errors import EngineError
+from .errors import EngineError, RepositoryTooNew
 from .gate import Gate
 from .in_place import leftovers
 from .progress import human_bytes
@@ -196,14 +196,26 @@ def _look_at_repository(folder: Path, found: Diagnosis) -> None:
         found.add("problem", str(folder), problem.message, problem.hint)
         return
     scanned = repository.scan()
-    broken = [item.id for item in scanned if isinstance(item, Unreadable)]
-    damaged = [item.id for item in scanned if not isinstance(item, Unreadable) and item.damaged]
+    broken = [item.id for item in scanned if isinstance(item, Unreadable) and item.problem.code != RepositoryTooNew.code]
+    newer = [item.id for item in scanned if isinstance(item, Unreadable) and item.problem.code == RepositoryTooNew.code]
+    unsound = [item for item in scanned if not isinstance(item, Unreadable) and item.damaged]
+    damaged = [item.id for item in unsound if not item.manifest.safety]
+    kept = [item.id for item in unsound if item.manifest.safety]
     proven = [item for item in scanned if not isinstance(item, Unreadable) and item.verified_at and not item.damaged]
     stored = sum(item.manifest.bytes_stored for item in scanned if not isinstance(item, Unreadable))
     found.add("ok", str(folder), f"{len(scanned)} backups, {human_bytes(stored)}, {len(proven)} proven")
     if broken or damaged:
         named = ", ".join((broken + damaged)[:5])
         found.add("problem", str(folder), f"damaged: {named}", "Make a new full backup, then delete the damaged ones.")
+    if newer:
+        found.add("problem", str(folder), f"written by a newer version: {', '.join(newer[:5])}", "Upgrade refbackup.")
+    if kept:
+        found.add(
+            "note",
+            str(folder),
+            f"what restores replaced was damaged already: {', '.join(kept[:5])}",
+            "Release and delete these when nobody needs them any more.",
+        )
     if not proven:
         found.add("warning", str(folder), "no backup is proven", "Run refbackup verify latest --depth restore.")
     if not os.access(folder, os.W_OK):

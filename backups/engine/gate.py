@@ -73,7 +73,8 @@ class Gate:
     """The gate of one Chroma directory; cheap to make, holds nothing open between uses."""
 
     def __init__(self, directory: Path) -> None:
-        self.folder = directory.with_name(directory.name + ".gate")
+        place = Path(os.path.realpath(directory))  # so that whoever comes through a link meets the others
+        self.folder = place.with_name(place.name + ".gate")
 
     def exists(self) -> bool:
         """Whether an application takes part: it creates the gate at its first use."""

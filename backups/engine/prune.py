@@ -67,7 +67,8 @@ def candidates(backups: list[Backup]) -> list[Candidate]:
         Candidate(
             id=backup.id,
             time=backup.manifest.time,
-            kind=backup.manifest.kind.value,
+            # what a restore replaced must not take the place of a good backup in the calendar, as a snapshot does not
+            kind="snapshot" if backup.manifest.safety else backup.manifest.kind.value,
             needs=frozenset(filter(None, [backup.manifest.parent])),
             hold=(backup.hold.note or "no reason given") if backup.hold else None,
             damaged=backup.damaged,

@@ -102,6 +102,7 @@ class SourceRecord(_Stored):
 
     ``method``: ``pinned`` (read in place while it could not change), ``online`` (SQLite's online backup API), ``cut``
     (Chroma, copied under its lock), ``walked`` (files), ``raw`` (bytes of a broken store), ``unchanged`` (not read).
+    ``same_instant`` is false for a large database in rollback-journal mode that was written to: it is copied after the cut.
     """
 
     kind: SourceKind
@@ -111,6 +112,7 @@ class SourceRecord(_Stored):
     bytes: Size
     files: Size = 1
     pause_ms: float = 0.0
+    same_instant: bool = True
     version: str | None = None
     collections: tuple[Collection, ...] = ()
     problems: tuple[Problem, ...] = ()
@@ -195,7 +197,7 @@ class Proof(_Stored):
         return bool(self.problems) and all(problem.code in SOURCE_PROBLEMS for problem in self.problems)
 
 
-SOURCE_PROBLEMS = frozenset({"sqlite_integrity", "sqlite_foreign_keys", "chroma_structure", "source_unreadable"})
+SOURCE_PROBLEMS = frozenset({"sqlite_integrity", "chroma_structure", "source_unreadable"})
 """Codes of problems that the source had; the backup holds it faithfully."""
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
 import re
 import subprocess
 import sys
 import unicodedata
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -177,10 +179,10 @@ def answers(planted: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     assert sorted(calls) == COMMANDS
     found = {}
     for command, arguments in calls.items():
-        line = [sys.executable, "-m", "backups.engine", command, "--repo", str(folder / "repository"), "--json", *arguments]
-        done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.stdout, f"{command}: {done.stderr}"
-        found[command] = json.loads(done.stdout)
+        answer = io.StringIO()
+        with redirect_stdout(answer):
+            main([command, "--repo", str(folder / "repository"), "--json", "--progress", "none", *arguments])
+        found[command] = json.loads(answer.getvalue())
     return found
 
 

@@ -46,14 +46,18 @@ def migrations(database: sqlite3.Connection) -> dict[str, int]:
     return dict(database.execute("SELECT dir, max(version) FROM migrations GROUP BY dir"))
 
 
+class NotChroma(SourceBroken):
+    """A ``chroma.sqlite3`` that is no database, or one without Chroma's tables."""
+
+
 def check_supported(directory: Path, database: sqlite3.Connection) -> str:
-    """The versions of the tables as text. Raises `SourceBroken` for tables of a later Chroma, or of none."""
+    """The versions of the tables as text. Raises `NotChroma`, and `SourceBroken` for tables of a later Chroma."""
     try:
         found = migrations(database)
     except sqlite3.DatabaseError as problem:
         if is_locked(problem):
             raise SourceBusy(f"{directory / DATABASE} stayed locked by a writer.") from None
-        raise SourceBroken(
+        raise NotChroma(
             f"{directory / DATABASE} is no Chroma database: {problem}.",
             hint="Give the directory that PersistentClient or `chroma run --path` uses.",
         ) from None

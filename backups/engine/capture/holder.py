@@ -38,7 +38,7 @@ from ..errors import EngineError, SourceBroken, SourceBusy
 from ..gate import Gate, GateTimeout
 from . import chroma, hnsw
 from .owners import owners
-from .sqlite import Database, Pinned, connect, is_locked
+from .sqlite import Database, Pinned, check_writable, connect, is_locked
 
 PIN_TRIES = 8
 """How often a database is tried to be pinned in place before it is copied instead."""
@@ -81,28 +81,18 @@ class Directory:
                 f"{self.path} holds no {chroma.DATABASE}, so it is no Chroma directory.",
                 hint="Give the directory that PersistentClient or `chroma run --path` uses.",
             )
+        check_writable(file)
         self._database = connect(file)
         self._database.execute(f"PRAGMA busy_timeout = {int(CONNECT_WAIT * 1000)}")
         try:
             self.version = chroma.check_supported(self.path, self._database)
         except SourceBusy:
             raise _busy(self.path, "stayed locked by a writer") from None
-        except SourceBroken:
-            if self._is_database():
-                raise
-            self.broken = "chroma.sqlite3 is no SQLite database"
+        except chroma.NotChroma as problem:
+            self.broken = problem.message
         self._database.execute("PRAGMA busy_timeout = 0")
         if self.broken is None and self._database.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
             self._checkpointer = connect(file)
-
-    def _is_database(self) -> bool:
-        assert self._database is not None
-        try:
-            return bool(self._database.execute("SELECT count(*) FROM sqlite_schema").fetchone())
-        except sqlite3.OperationalError:
-            return True  # it cannot be read just now, which does not make it another kind of file
-        except sqlite3.DatabaseError:
-            return False
 
     def lock(self, wait: float) -> bool:
         """Hold up writers, through the application's gate where there is one. False after *wait* seconds."""

@@ -15,19 +15,23 @@ beforehand, and under W's lock only if it changed since.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import quote
 
-from ..errors import SourceBroken, SourceBusy
+from ..errors import NoSpace, SourceBroken, SourceBusy
 from .owners import owners
 
 OPEN_WAIT = 5.0
-"""Seconds to wait for a lock when a database is opened: a writer in rollback-journal mode locks readers out as it commits."""
+"""Seconds to wait for a lock when a database is read: in rollback-journal mode a writer that commits locks readers out."""
+
+PIN_WAIT = 0.05
+"""Seconds that writers may be held up while a checkpoint that another process has begun runs to its end, each try."""
 
 COPY_PAGES = 4096
 SMALL = 64 << 20
@@ -42,9 +46,34 @@ def connect(path: Path, *, mode: str = "rw", timeout: float = 0.0) -> sqlite3.Co
     return sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None, check_same_thread=False)
 
 
+def check_writable(path: Path) -> None:
+    """Raise `SourceBroken` for a database that this process may not write to.
+
+    SQLite opens such a file for reading only, and ``BEGIN IMMEDIATE`` then succeeds without any lock: writers would go on
+    unseen (https://www.sqlite.org/lang_transaction.html).
+    """
+    if not os.access(path, os.W_OK):
+        raise SourceBroken(
+            f"{path} may not be written to by this process, so its writers cannot be held up.",
+            hint="Run as the application's user, or mount its folder writable: a backup changes nothing, but it takes locks.",
+        )
+
+
 def is_locked(problem: sqlite3.Error) -> bool:
     """Whether SQLite refused because somebody else holds a lock."""
     return getattr(problem, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _ask(connection: sqlite3.Connection, statement: str) -> Any:
+    """The first value that *statement* answers with; a lock is waited for, closely, so that a busy writer is outpaced."""
+    deadline = time.monotonic() + OPEN_WAIT
+    while True:
+        try:
+            return connection.execute(statement).fetchone()[0]
+        except sqlite3.OperationalError as problem:
+            if not is_locked(problem) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.0005)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +83,10 @@ class Pinned:
     method: Method
     reason: str
     log_bytes: int
+
+
+class _Overtaken(Exception):
+    """Writers made a copy in steps begin anew for too long."""
 
 
 class Database:
@@ -75,13 +108,12 @@ class Database:
 
         Raises `SourceBroken` when the file cannot be opened at all.
         """
+        check_writable(self.path)
         try:
             self._writer, self._checkpointer, self._reader = (self._connect() for _ in range(3))
-            mode = str(self._reader.execute("PRAGMA journal_mode").fetchone()[0])
-            self._reader.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+            mode = str(_ask(self._reader, "PRAGMA journal_mode"))
+            _ask(self._reader, "SELECT count(*) FROM sqlite_schema")
             self.wal = mode == "wal"
-            for connection in self._connections:
-                connection.execute("PRAGMA busy_timeout = 0")  # from here on waits are counted here
         except sqlite3.OperationalError as problem:
             if is_locked(problem):
                 raise SourceBusy(self._held("stayed locked, so that it could not be read")) from None
@@ -90,7 +122,7 @@ class Database:
             self.broken = str(problem)
 
     def _connect(self) -> sqlite3.Connection:
-        connection = connect(self.path, timeout=OPEN_WAIT)
+        connection = connect(self.path)
         self._connections.append(connection)
         return connection
 
@@ -99,7 +131,10 @@ class Database:
         if self.wal or self.broken is not None:
             return
         self._copied_at = self._version()
-        self._copy(step)
+        try:
+            self._copy(step, self._patience())
+        except _Overtaken:
+            self._copied_at = None
 
     def lock(self, wait: float) -> bool:
         """W: hold up writers. False when another writer did not end within *wait* seconds."""
@@ -132,7 +167,12 @@ class Database:
             return Pinned("raw", f"it is broken ({self.broken}); its bytes are kept as they are", 0)
         if not self.wal:
             return self._pin_journal(step)
-        busy, log, checkpointed = self._checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        deadline = time.monotonic() + PIN_WAIT
+        while True:
+            busy, log, checkpointed = self._checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            if (busy == 0 and log == checkpointed) or time.monotonic() > deadline:
+                break
+            time.sleep(0.001)  # with the writer's lock held none begins another
         self._reader.execute("BEGIN")
         self._reader.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         size = self._log_bytes()
@@ -166,8 +206,25 @@ class Database:
 
     def copy_pinned(self, pinned: Pinned, step: Callable[[int], None]) -> None:
         """Copy the pinned state where the file itself must not be read."""
-        if pinned.method == "online" and (self.wal or pinned.log_bytes < 0):
+        if pinned.method != "online" or not (self.wal or pinned.log_bytes < 0):
+            return
+        try:
+            self._copy(step, None if self.wal else self._patience())
+        except _Overtaken:
+            self._read_lock()
             self._copy(step)
+
+    def _read_lock(self) -> None:
+        """Keep writers in rollback-journal mode from committing until `release`. Raises `SourceBusy`."""
+        self._reader.execute("BEGIN")
+        try:
+            _ask(self._reader, "SELECT count(*) FROM sqlite_schema")
+        except sqlite3.OperationalError:
+            raise self.busy() from None
+
+    def _patience(self) -> float:
+        """Seconds after which a copy in steps, which each commit of a writer makes begin anew, is given up."""
+        return 2.0 + self.path.stat().st_size / 25_000_000
 
     def log_bytes(self) -> int:
         """The present size of the write-ahead log, which grows while the state is pinned."""
@@ -179,23 +236,31 @@ class Database:
             connection.close()
         self._connections.clear()
 
-    def _copy(self, step: Callable[[int], None]) -> None:
+    def _copy(self, step: Callable[[int], None], patience: float | None = None) -> None:
+        """Copy through R. Raises `_Overtaken` after *patience* seconds, `NoSpace` and `SourceBroken`."""
         self.staged.unlink(missing_ok=True)
         target = sqlite3.connect(self.staged, isolation_level=None)
+        began = time.monotonic()
+
+        def told(_: int, left: int, total: int) -> None:
+            step((total - left) * page)
+            if patience is not None and left and time.monotonic() - began > patience:
+                raise _Overtaken
+
         try:
             target.execute("PRAGMA synchronous = OFF")
             target.execute("PRAGMA journal_mode = OFF")
-            page = int(self._reader.execute("PRAGMA page_size").fetchone()[0])
-            self._reader.backup(
-                target, pages=COPY_PAGES, progress=lambda _, left, total: step((total - left) * page), sleep=0.001
-            )
+            page = int(_ask(self._reader, "PRAGMA page_size"))
+            self._reader.backup(target, pages=COPY_PAGES, progress=told, sleep=0.001)
         except sqlite3.DatabaseError as problem:
+            if problem.sqlite_errorcode in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE):
+                raise NoSpace(f"The copy of {self.path} does not fit: the disk or quota is full.") from None
             raise SourceBroken(f"SQLite cannot copy {self.path}: {problem}.") from None
         finally:
             target.close()
 
     def _version(self) -> int:
-        return int(self._checkpointer.execute("PRAGMA data_version").fetchone()[0])
+        return int(_ask(self._checkpointer, "PRAGMA data_version"))
 
     def _log_bytes(self) -> int:
         try:

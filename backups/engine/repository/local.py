@@ -46,6 +46,9 @@ from . import lock
 
 FORMAT = 1
 STAMP = "%Y%m%dT%H%M%SZ"
+MOST_PROOFS = 40
+"""How many proofs of one backup are kept: the newest decides, the others are its history."""
+
 MANIFEST, DATA, SUMS = "manifest.json", "data.tar.zst", "SHA256SUMS"
 
 
@@ -219,6 +222,8 @@ class Repository:
         durable.make_folder(folder)
         name = f"{stamp(proof.time)}-{proof.time.microsecond:06d}-{proof.depth}.json"
         durable.write_file(folder / name, proof.model_dump_json(exclude_defaults=True).encode())
+        for old in sorted(folder.glob("*.json"))[:-MOST_PROOFS]:
+            old.unlink()
 
     def set_hold(self, backup: Backup, hold: Hold | None) -> None:
         """Hold a backup, or release it."""
