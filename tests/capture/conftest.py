@@ -72,6 +72,14 @@ def config(databases: list[Path], chromas: list[Path], **more: Any) -> str:
     return json.dumps(settings | more)
 
 
+def write_batches(databases: list[Path], chromas: list[Path], *, most: int, **more: Any) -> None:
+    """Let the application write *most* batches and end."""
+    with Peer("tests.capture.application", config(databases, chromas, most=most, **more)) as application:
+        while not (line := application.hear()).startswith("{"):
+            pass
+    assert json.loads(line)["batches"] == most
+
+
 @dataclass(slots=True)
 class Bench:
     """A repository with short ways to use it; ``lines`` are those that the last backup logged."""
@@ -120,9 +128,7 @@ def bench(tmp_path: Path) -> Bench:
 def _grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One SQLite file and one Chroma directory that the application wrote and closed."""
     folder = tmp_path_factory.mktemp("grown")
-    settings = config([folder / "app.sqlite3"], [folder / "chroma"], most=60, threshold=20)
-    with Peer("tests.capture.application", settings) as application:
-        application.end()
+    write_batches([folder / "app.sqlite3"], [folder / "chroma"], most=60)
     return folder
 
 

@@ -10,6 +10,7 @@ exclusive holds ``BEGIN EXCLUSIVE`` on a SQLite file
 read      keeps a read transaction open on a SQLite file
 transfer  moves amounts between accounts at full speed; says at the end how often, and its longest wait
 loose     adds batches of vectors to a Chroma directory at full speed, in no transaction of SQLite
+halfway   writes a record to Chroma's log and, as a client would just then, not to its tables; keeps the file open
 shared    reads inside the shared gate without a pause; says at the end how often
 client    for each path told, answers with all that Chroma's own client returns of it
 try       for each request told, answers whether a lock can be had: ``begin PATH`` or ``fcntl PATH``
@@ -124,6 +125,18 @@ def loose(path: str, size: str, threshold: str, width: str, keep: str) -> None:
     say({"batches": number})
 
 
+def halfway(path: str) -> None:
+    database = sqlite3.connect(Path(path) / "chroma.sqlite3", isolation_level=None, timeout=30)
+    database.execute(
+        "INSERT INTO embeddings_queue (operation, topic, id, vector, encoding, metadata)"
+        " SELECT operation, topic, id || '-half', vector, encoding, metadata FROM embeddings_queue"
+        " ORDER BY seq_id DESC LIMIT 1"
+    )
+    say("ready")
+    sys.stdin.read()
+    database.close()
+
+
 def shared(path: str) -> None:
     from backups.engine.gate import Gate
 
@@ -186,6 +199,7 @@ def main() -> None:
         "read": read,
         "transfer": transfer,
         "loose": loose,
+        "halfway": halfway,
         "shared": shared,
         "client": client,
         "try": try_locks,

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from backups.engine.types import Backup, Source
-from tests.capture.conftest import Bench, Start, Stores, chroma_source, config, files_source, sqlite_source
-from tests.capture.processes import Peer
+from tests.capture.conftest import Bench, Start, Stores, chroma_source, files_source, sqlite_source, write_batches
 from tests.capture.states import check_loose, check_state, check_vectors, vectors_of
 
 
@@ -149,12 +148,11 @@ def test_neither_backup_nor_writer_starves_while_others_read_without_a_pause(
 
 
 @pytest.mark.parametrize("batches", [1, 4, 12])
-def test_a_young_index_is_sound(bench: Bench, application: Start, tmp_path: Path, batches: int) -> None:
+def test_a_young_index_is_sound(bench: Bench, tmp_path: Path, batches: int) -> None:
     """Before its first resize an index keeps files for a hundred elements, however few it holds."""
     database, chroma = tmp_path / "app.sqlite3", tmp_path / "chroma"
-    with Peer("tests.capture.application", config([database], [chroma], sizes=[5, 5], threshold=10, most=batches)) as writer:
-        while "batches" not in writer.hear():
-            pass
+    write_batches([database], [chroma], sizes=[5, 5], threshold=10, most=batches)
+
     created = bench.create(sqlite_source(database), chroma_source(chroma), verify="restore")
 
     assert created.backup.verification == "restore", created.backup.proof
@@ -167,9 +165,7 @@ def test_a_young_index_is_sound(bench: Bench, application: Start, tmp_path: Path
 def test_an_incremental_after_a_single_kind_of_change(bench: Bench, stores: Stores, what: str) -> None:
     """An index rewritten by updates or deletes alone is whole in the backup, and its digest is right."""
     bench.create(*stores.sources)
-    with Peer("tests.capture.application", config([stores.database], [stores.chroma], only=what, most=12, seed=7)) as writer:
-        while "batches" not in writer.hear():
-            pass
+    write_batches([stores.database], [stores.chroma], only=what, most=12, seed=7)
 
     created = bench.create(*stores.sources, kind="incremental", verify="restore")
 

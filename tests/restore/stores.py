@@ -204,7 +204,8 @@ def make_files(folder: Path) -> None:
     (folder / "empty").mkdir()
     (folder / "big.bin").write_bytes(random.Random(1).randbytes(700_000))
     (folder / "nothing").write_bytes(b"")
-    (folder / "deep/er/naïve – 名.txt").write_text("unicode")
+    (folder / "deep/er/naïve 名.txt").write_text("unicode")
+    (folder / "letter.txt").write_text("kept for two backups")
     (folder / "tool.sh").write_text("#!/bin/sh\n")
     (folder / "tool.sh").chmod(0o750)
     (folder / "deep/link").symlink_to("../tool.sh")
@@ -287,7 +288,11 @@ def history(factory: Callable[[str], Path]) -> History:
                 (live.files / f"new-{number}.txt").write_text(f"new {number}")
             if number == 2:
                 (live.files / "nothing").unlink()
+                (live.files / "letter.txt").unlink()
                 chroma.call("logged", "delete", ids=["id-1", "id-2"])
+            if number == 3:
+                (live.files / "new-1.txt").unlink()
+                (live.files / "new-2.txt").unlink()
             ids.append(back_up(repository, live.sources, kind).id)
             live.archived(folder / f"expected-{number}")
     return History(folder, tuple(ids))

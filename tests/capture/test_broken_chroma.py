@@ -1,0 +1,213 @@
+"""A Chroma directory that is broken: the backup says so, keeps what is there, and never stands in for a good one."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from backups.engine.capture.chroma import positions
+from backups.engine.capture.hnsw import BrokenIndex, check_structure, read_header
+from backups.engine.capture.records import open_at_rest
+from tests.capture.conftest import Bench, Start, Stores, chroma_source
+from tests.capture.processes import Peer, run
+from tests.capture.states import vectors_of
+
+COUNT_AT = 28
+"""Where ``header.bin`` holds the number of elements."""
+
+
+def cut_off(name: str, keep: float) -> Callable[[Path], None]:
+    def apply(segment: Path) -> None:
+        path = segment / name
+        with path.open("r+b") as file:
+            file.truncate(int(path.stat().st_size * keep))
+
+    return apply
+
+
+def count_one_more(segment: Path) -> None:
+    header = read_header(segment)
+    assert header is not None
+    with (segment / "header.bin").open("r+b") as file:
+        file.seek(COUNT_AT)
+        assert struct.unpack("<Q", file.read(8)) == (header.count,)
+        file.seek(COUNT_AT)
+        file.write(struct.pack("<Q", header.count + 1))
+
+
+def remove(name: str) -> Callable[[Path], None]:
+    return lambda segment: (segment / name).unlink()
+
+
+BREAKS = {
+    "vectors cut off": cut_off("data_level0.bin", 0.5),
+    "header counts one more": count_one_more,
+    "header cut off": cut_off("header.bin", 0.5),
+    "lengths missing": remove("length.bin"),
+    "header missing": remove("header.bin"),
+    "id table cut off": cut_off("index_metadata.pickle", 0.7),
+    "id table empty": cut_off("index_metadata.pickle", 0),
+    "id table missing": remove("index_metadata.pickle"),
+    "database cut off": lambda segment: cut_off("chroma.sqlite3", 0.3)(segment.parent),
+    "database overwritten": lambda segment: (segment.parent / "chroma.sqlite3").write_bytes(b"no database" * 999) and None,
+}
+
+
+@pytest.mark.parametrize("broken", BREAKS)
+def test_a_broken_directory_is_told_and_kept_and_passed_over(bench: Bench, stores: Stores, broken: str) -> None:
+    good = bench.create(*stores.sources, verify="restore").backup
+    assert good.verification == "restore"
+    BREAKS[broken](stores.segment)
+
+    ended = run(
+        "create", "--repo", bench.repository.folder, "--kind", "incremental", "--verify", "none", "--within", "2",
+        "--sqlite", stores.database, "--chroma", stores.chroma,
+    )  # fmt: skip
+
+    assert ended.code == 6, ended
+    assert ended.json["verification"] == "damaged"
+    assert [problem["code"] for problem in ended.json["problems"]] == ["chroma_structure"]
+    assert [line for line in ended.json["log"] if line.startswith("DAMAGED chroma/chroma")]
+    assert bench.latest() == good.id
+    damaged = bench.repository.find(ended.json["id"], None)
+    kept = bench.restore(damaged) / "chroma/chroma"
+    for file in (entry for entry in stores.chroma.rglob("*") if entry.is_file() and entry.suffix == ".bin"):
+        assert (kept / file.relative_to(stores.chroma)).read_bytes() == file.read_bytes()
+    following = bench.create(*stores.sources, kind="incremental", within=2).backup
+    assert following.manifest.parent == good.id, "a damaged backup is built on"
+
+
+def test_a_damaged_chroma_does_not_spoil_sqlite_beside_it(bench: Bench, stores: Stores) -> None:
+    BREAKS["vectors cut off"](stores.segment)
+    created = bench.create(*stores.sources)
+    sqlite, chroma = created.backup.manifest.sources
+    assert sqlite.problems == ()
+    assert [problem.code for problem in chroma.problems] == ["chroma_structure"]
+    assert (bench.restore(created.backup) / "sqlite/app.sqlite3").read_bytes() == stores.database.read_bytes()
+
+
+def test_a_folder_that_is_no_chroma_directory_is_refused(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    ended = run("create", "--repo", bench.repository.folder, "--chroma", tmp_path / "empty")
+    assert ended.code == 6
+    assert "no Chroma directory" in ended.error["message"]
+    assert bench.ids() == []
+
+
+@pytest.mark.slow
+def test_what_a_killed_writer_leaves_is_never_taken_for_sound(bench: Bench, peer: Start, tmp_path: Path) -> None:
+    """Writers are killed while the index is rewritten until one leaves files that contradict each other."""
+    good = torn = None
+    for attempt in range(12):
+        directory = tmp_path / f"chroma-{attempt}"
+        writer = peer("loose", directory, 400, 20, 128, 30)
+        if good is None:
+            good = bench.create(chroma_source(directory)).backup
+            assert not good.damaged
+        (segment,) = [entry for entry in directory.iterdir() if entry.is_dir()]
+        _wait_for_a_rewrite(segment)
+        writer.kill()
+        try:
+            check_structure(segment)
+        except BrokenIndex as problem:
+            torn = problem
+        created = bench.create(chroma_source(directory), kind="incremental", within=0.5).backup
+        if torn is not None:
+            assert created.damaged
+        if created.damaged:
+            assert bench.latest() != created.id
+            assert {problem.code for problem in created.manifest.problems} == {"chroma_structure"}
+        else:
+            restored = bench.restore(created) / "chroma/vectors"
+            assert len(vectors_of(restored, "loose")) % 400 == 0
+        shutil.rmtree(directory)
+        if torn is not None:
+            break
+    if torn is None:
+        pytest.skip("no kill hit the moment at which the files contradict each other")
+
+
+def _wait_for_a_rewrite(segment: Path) -> None:
+    """Until the first file of an index has been written anew and the last has not."""
+    while (segment / "data_level0.bin").stat().st_mtime_ns <= (segment / "index_metadata.pickle").stat().st_mtime_ns:
+        pass
+
+
+def test_an_unfinished_write_whose_process_is_gone_does_not_stop_backups(bench: Bench, stores: Stores) -> None:
+    """A record that stands in Chroma's log alone: the writer died between its two steps, and nobody completes it."""
+    good = bench.create(*stores.sources).backup
+    with Peer("tests.capture.peers", "halfway", str(stores.chroma)) as writer:
+        assert writer.hear() == "ready"
+        writer.kill()
+
+    created = bench.create(*stores.sources, kind="incremental", within=0.3).backup
+
+    assert created.damaged
+    assert "the process that wrote is gone" in created.manifest.problems[0].message
+    assert bench.latest() == good.id
+
+
+def test_an_unfinished_write_whose_process_lives_is_waited_for(bench: Bench, stores: Stores) -> None:
+    with Peer("tests.capture.peers", "halfway", str(stores.chroma)) as writer:
+        assert writer.hear() == "ready"
+        ended = run("create", "--repo", bench.repository.folder, "--chroma", stores.chroma, "--within", "0.3")
+        assert ended.code == 6
+        assert "a write to papers is under way" in ended.error["message"]
+        assert f"process {writer.pid}" in ended.error["message"]
+        assert bench.ids() == []
+
+
+def test_a_flipped_bit_of_the_source_is_data_and_one_of_the_repository_is_damage(bench: Bench, stores: Stores) -> None:
+    vectors = stores.segment / "data_level0.bin"
+    header = read_header(stores.segment)
+    assert header is not None
+    flip(vectors, header.vector_offset + 5)
+    created = bench.create(*stores.sources, verify="restore").backup
+    assert created.verification == "restore"
+    kept = bench.restore(created) / "chroma/vectors" / stores.segment.name / "data_level0.bin"
+    assert kept.read_bytes() == vectors.read_bytes()
+
+    archive = bench.repository.backup_folder("default", created.id) / "data.tar.zst"
+    flip(archive, archive.stat().st_size // 2)
+    ended = run("verify", "--repo", bench.repository.folder, "--all")
+    assert ended.code == 5
+    assert ended.json["results"][0]["problems"]
+    assert run("restore", created.id, "--repo", bench.repository.folder, "--to", bench.folder / "no").code in (0, 5)
+
+
+def flip(path: Path, offset: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        (byte,) = file.read(1)
+        file.seek(offset)
+        file.write(bytes([byte ^ 4]))
+
+
+def test_tables_of_a_later_chroma_are_refused(bench: Bench, stores: Stores) -> None:
+    import sqlite3
+
+    database = sqlite3.connect(stores.chroma / "chroma.sqlite3")
+    columns = [row[1] for row in database.execute("PRAGMA table_info(migrations)")]
+    row = dict(zip(columns, database.execute("SELECT * FROM migrations WHERE dir = 'sysdb'").fetchone(), strict=True))
+    row["version"] = 99
+    database.execute(f"INSERT INTO migrations VALUES ({','.join('?' * len(columns))})", list(row.values()))
+    database.commit()
+    database.close()
+    ended = run("create", "--repo", bench.repository.folder, "--chroma", stores.chroma)
+    assert ended.code == 6
+    assert "sysdb 99" in ended.error["message"]
+    assert bench.ids() == []
+
+
+def test_positions_of_grown_stores(stores: Stores) -> None:
+    """The fixture is what these tests take it for: an index on disk and records in the log after it."""
+    database = open_at_rest(stores.chroma)
+    (place,) = positions(database)
+    database.close()
+    assert place.vector_at > 0
+    assert place.metadata_at > place.vector_at
+    assert check_structure(stores.segment) > 100
