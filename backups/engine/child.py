@@ -100,6 +100,11 @@ class Child:
         self.begin(do, **arguments)
         return self.finish(timeout=timeout, check=check)
 
+    def end(self) -> None:
+        """Tell the child that there will be no more requests; it ends by itself."""
+        with contextlib.suppress(BrokenPipeError):
+            self._to.close()
+
     def _read_line(self, wait: float) -> bytes | None:
         while b"\n" not in self._pending:
             if not self._ready.select(wait):

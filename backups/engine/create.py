@@ -209,17 +209,22 @@ def _begin(
     ctx: Context,
 ) -> tuple[Backup | None, str]:
     """Open the staged archive with the newest parent that can be read. Returns it, and why there is none."""
-    where: dict[str, Any] = {"folder": str(staged), "set_folder": str(repository.backup_folder(request.set, ""))}
+    where: dict[str, Any] = {
+        "folder": str(staged),
+        "set_folder": str(repository.backup_folder(request.set, "")),
+        "timeout": STEP_TIMEOUT,
+        "check": ctx.check,
+    }
     reasons = []
     for parent in parents:
         owner = f"{moment}-{BackupKind.INCREMENTAL}-{token}"
-        answer = cut.packer.ask("begin", timeout=STEP_TIMEOUT, owner=owner, parent=parent.id, **where)
+        answer = cut.packer.ask("begin", owner=owner, parent=parent.id, **where)
         if answer["usable"]:
             return parent, ""
         ctx.log(f"{parent.id} cannot be built on: {answer['why']}")
         reasons.append(f"{parent.id} is damaged")
     kind = BackupKind.FULL if request.kind is BackupKind.INCREMENTAL else request.kind
-    cut.packer.ask("begin", timeout=STEP_TIMEOUT, owner=f"{moment}-{kind}-{token}", parent=None, **where)
+    cut.packer.ask("begin", owner=f"{moment}-{kind}-{token}", parent=None, **where)
     if request.kind is not BackupKind.INCREMENTAL:
         return None, ""
     reason = "; ".join(reasons) or f"the set {request.set} has no undamaged full or incremental backup yet"
@@ -257,7 +262,7 @@ def _pack(
             if source.kind is SourceKind.CHROMA and source.name not in instant.broken
         }
         answer = cut.packer.finish(timeout=STEP_TIMEOUT, on_event=lambda event: phase.reach(event["bytes"]), check=watch.check)
-        cut.holder.ask("release", timeout=STEP_TIMEOUT)
+        cut.holder.ask("release", timeout=STEP_TIMEOUT, check=ctx.check)
     torn = [found.message for found in digests.values() if isinstance(found, Problem)]
     records = tuple(_record(source, instant, answer["sources"][source.prefix], digests, ctx) for source in sources)
     return _Packed(instant, DataFile.model_validate(answer["data"]), records, torn)
@@ -292,7 +297,7 @@ def _digest(
         timeout=STEP_TIMEOUT,
         check=watch.check,
         directory=str(cut.staged(source)),
-        known={item.id: [item.metadata_at, item.vector_at] for item in known.values()},
+        known={item.id: _known(item) for item in known.values()},
     )
     if "problem" in answer:
         return Problem(
@@ -310,9 +315,16 @@ def _digest(
             assert old is not None
             collections.append(Collection(**item, digest=old))
         else:
-            digest["indexed"] = digest["indexed"] or (old.indexed if old is not None else None)
+            if digest["indexed"] is None and old is not None:
+                digest |= {"indexed": old.indexed, "indexed_count": old.indexed_count}
             collections.append(Collection(**item, digest=Digest(**digest)))
     return tuple(collections)
+
+
+def _known(collection: Collection) -> dict[str, Any]:
+    """The fields of `capture.records.Known`."""
+    digest = collection.digest.model_dump(include={"count", "indexed_count", "indexed", "records"})
+    return {"metadata_at": collection.metadata_at, "vector_at": collection.vector_at, **digest}
 
 
 def _record(
@@ -324,8 +336,11 @@ def _record(
 ) -> SourceRecord:
     """What the manifest says of a source."""
     for note in tally["notes"]:
-        ctx.log(f"{source.prefix}: {note}")
-    problems = [Problem.model_validate(problem) for problem in tally["problems"]]
+        ctx.log(f"{source.prefix}: {_text(note)}")
+    problems = [
+        Problem.model_validate(problem | {"file": _text(problem["file"]), "message": _text(problem["message"])})
+        for problem in tally["problems"]
+    ]
     method = "walked"
     collections: tuple[Collection, ...] = ()
     if source.kind is SourceKind.SQLITE:
@@ -350,7 +365,7 @@ def _record(
         {
             "kind": source.kind,
             "name": source.name,
-            "path": str(source.path.absolute()),
+            "path": _text(str(source.path.absolute())),
             "method": method,
             "bytes": tally["bytes"],
             "files": tally["files"],
@@ -361,6 +376,11 @@ def _record(
             "problems": problems,
         }
     )
+
+
+def _text(value: str) -> str:
+    """*value* as JSON can hold it: bytes that are no UTF-8, which a file's name may contain, as ``\\xff``."""
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _manifest(

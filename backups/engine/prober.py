@@ -14,7 +14,9 @@ chroma  ``{"collections": {name: {"count", "searched"}}, "problems": [message...
 
 from __future__ import annotations
 
+import json
 import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from .capture.sqlite import connect
 from .child import Server
 
 _PAGE = 1000
+_SEARCHES = 3
 _TOLERANCE = 1e-5
 """How far a vector may be from the stored one, relative to its length: Chroma scales those of cosine collections."""
 
@@ -77,106 +80,151 @@ class Prober:
             from chromadb.config import Settings
         except ImportError:
             return {"collections": {}, "problems": [], "client": None}
-        folder = Path(directory)
-        expected = open_at_rest(folder)
         try:
-            listed = positions(expected)
-            client = chromadb.PersistentClient(directory, settings=Settings(anonymized_telemetry=False))
+            stored = _Stored(Path(directory), self._beat)
             problems: list[str] = []
-            collections = {place.name: self._collection(client, folder, expected, place, problems) for place in listed}
+            collections = {}
+            for place in stored.listed:
+                tenant, database = stored.homes[place.id]
+                client = chromadb.PersistentClient(
+                    directory, settings=Settings(anonymized_telemetry=False), tenant=tenant, database=database
+                )
+                collections[stored.label(place)] = self._collection(client, stored, place, problems)
         except Exception as problem:  # noqa: BLE001 - whatever the client raises is the finding
             return {
                 "collections": {},
                 "problems": [f"Chroma cannot open it: {problem}"],
                 "client": chromadb.__version__,
             }
-        finally:
-            expected.close()
         return {"collections": collections, "problems": problems, "client": chromadb.__version__}
 
-    def _collection(
-        self, client: Any, folder: Path, expected: sqlite3.Connection, place: Positions, problems: list[str]
-    ) -> dict[str, Any]:
+    def _collection(self, client: Any, stored: _Stored, place: Positions, problems: list[str]) -> dict[str, Any]:
         import numpy as np
 
+        label = stored.label(place)
         collection = client.get_collection(place.name, embedding_function=None)
         count = collection.count()
-        wanted = _Wanted(folder, expected, place)
-        first: Any = None
-        for ids in wanted.pages():
+        samples: list[Any] = []
+        expected = 0
+        for page in stored.pages(place):
             self._beat()
-            got = collection.get(ids=ids, include=["embeddings", "documents", "metadatas"])
-            if len(got["ids"]) != len(ids):
-                problems.append(f"{place.name}: {len(ids) - len(got['ids'])} records are not returned, one near {ids[0]!r}")
+            expected += len(page)
+            got = collection.get(ids=list(page), include=["embeddings", "documents", "metadatas"])
+            if len(got["ids"]) != len(page):
+                problems.append(
+                    f"{label}: {len(page) - len(got['ids'])} records are not returned, one near {next(iter(page))!r}"
+                )
             vectors = np.asarray(got["embeddings"], dtype="<f4")
             for index, identifier in enumerate(got["ids"]):
-                wrong = wanted.compare(
-                    identifier, vectors[index], got["documents"][index], got["metadatas"][index], place.space
+                vector = stored.vector(place, identifier)
+                wrong = _differs(
+                    page[identifier], vector, vectors[index], got["documents"][index], got["metadatas"][index], place
                 )
                 if wrong and len(problems) < 20:
-                    problems.append(f"{place.name}: {wrong} of {identifier!r}")
-            first = vectors[0] if first is None and len(vectors) else first
-        if wanted.count != count:
-            problems.append(f"{place.name}: Chroma counts {count} records, the files hold {wanted.count}")
-        searched = 0
-        if first is not None:
-            answer = collection.query(query_embeddings=[first.tolist()], n_results=min(5, count))
-            searched = len(answer["ids"][0])
-            if not searched:
-                problems.append(f"{place.name}: a search by a stored vector finds nothing")
+                    problems.append(f"{label}: {wrong} of {identifier!r}")
+            samples = [*samples[: _SEARCHES - 1], *vectors[:1]]
+        if expected != count:
+            problems.append(f"{label}: Chroma counts {count} records, the files hold {expected}")
+        searched = sum(_search(collection, sample) for sample in samples)
+        if samples and not searched:
+            problems.append(f"{label}: a search by a stored vector finds nothing")
         return {"count": count, "searched": searched}
 
     def _beat(self) -> None:
         self._server.emit("working")
 
 
-class _Wanted:
-    """The records of a collection as its files hold them; vectors are fetched through an index on disk."""
+def _search(collection: Any, vector: Any) -> int:
+    """How many records a search by a stored vector finds. None is an answer where few are left of many that were deleted."""
+    try:
+        answer = collection.query(query_embeddings=[vector.tolist()], n_results=1)
+    except Exception as problem:
+        if "contiguous 2D array" in str(problem):  # what hnswlib says when it finds fewer than it was asked for
+            return 0
+        raise
+    return len(answer["ids"][0])
 
-    def __init__(self, folder: Path, database: sqlite3.Connection, place: Positions) -> None:
-        self.count = 0
-        self._records = stored_records(database, place)
-        self._page: dict[str, tuple[Any, ...]] = {}
-        self._vectors = sqlite3.connect("")  # a temporary database on disk: memory stays flat
-        self._vectors.execute("CREATE TABLE vector (id TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID")
-        self._vectors.executemany("INSERT INTO vector VALUES (?, ?)", stored_vectors(folder, database, place))
 
-    def pages(self) -> Any:
-        """Lists of ids, each with its records at hand for `compare`."""
+class _Stored:
+    """The records of all collections as the files hold them, read before the client opens and may change these.
+
+    They are kept in a temporary database on disk, so that memory stays flat.
+    """
+
+    def __init__(self, folder: Path, beat: Callable[[], None]) -> None:
+        self._rows = sqlite3.connect("")
+        self._rows.execute("CREATE TABLE vector (place TEXT, id TEXT, value BLOB, PRIMARY KEY (place, id)) WITHOUT ROWID")
+        self._rows.execute("CREATE TABLE record (number INTEGER PRIMARY KEY, place TEXT, id TEXT, value TEXT)")
+        database = open_at_rest(folder)
+        try:
+            self.listed = positions(database)
+            self.homes: dict[str, tuple[str, str]] = {
+                collection: (tenant, name)
+                for collection, tenant, name in database.execute(
+                    "SELECT c.id, d.tenant_id, d.name FROM collections c JOIN databases d ON d.id = c.database_id"
+                )
+            }
+            for place in self.listed:
+                beat()
+                vectors = ((place.id, *row) for row in stored_vectors(folder, database, place))
+                self._rows.executemany("INSERT INTO vector VALUES (?, ?, ?)", vectors)
+                records = ((place.id, name, json.dumps(values)) for name, values in stored_records(database, place))
+                self._rows.executemany("INSERT INTO record (place, id, value) VALUES (?, ?, ?)", records)
+        finally:
+            database.close()
+        self._rows.execute("CREATE INDEX by_place ON record (place, number)")
+
+    def label(self, place: Positions) -> str:
+        """The collection's name, with its database and tenant where they are not the default ones."""
+        tenant, database = self.homes[place.id]
+        parts = [tenant] if tenant != "default_tenant" else []
+        parts += [database] if parts or database != "default_database" else []
+        return "/".join([*parts, place.name])
+
+    def pages(self, place: Positions) -> Iterator[dict[str, list[Any]]]:
+        """The rows of the records by id, a thousand at a time."""
+        last = 0
         while True:
-            self._page = {}
-            for identifier, values in self._records:
-                self._page[identifier] = values
-                if len(self._page) == _PAGE:
-                    break
-            if not self._page:
+            rows = self._rows.execute(
+                "SELECT number, id, value FROM record WHERE place = ? AND number > ? ORDER BY number LIMIT ?",
+                (place.id, last, _PAGE),
+            ).fetchall()
+            if not rows:
                 return
-            self.count += len(self._page)
-            yield list(self._page)
+            last = rows[-1][0]
+            yield {identifier: json.loads(value) for _, identifier, value in rows}
 
-    def compare(self, identifier: str, vector: Any, document: str | None, metadata: Any, space: str) -> str | None:
-        """What differs between a returned record and the stored one, or None."""
-        import numpy as np
+    def vector(self, place: Positions, identifier: str) -> bytes | None:
+        """The vector of a record, None where the files hold none."""
+        row = self._rows.execute("SELECT value FROM vector WHERE place = ? AND id = ?", (place.id, identifier)).fetchone()
+        return row[0] if row is not None else None
 
-        row = self._vectors.execute("SELECT value FROM vector WHERE id = ?", (identifier,)).fetchone()
-        if row is None:
-            return "a vector was returned that the files do not hold,"
-        stored = np.frombuffer(row[0], dtype="<f4")
-        if stored.shape != vector.shape:
-            return "the dimension"
-        if not np.array_equal(stored, vector, equal_nan=True):
-            allowed = _TOLERANCE * float(np.linalg.norm(stored)) if space == "cosine" else 0.0
-            if not float(np.linalg.norm(stored - vector)) <= allowed:
+
+def _differs(
+    values: list[Any], stored: bytes | None, vector: Any, document: str | None, metadata: Any, place: Positions
+) -> str | None:
+    """What differs between a returned record and the stored one, or None."""
+    import numpy as np
+
+    if stored is None:
+        return "a vector was returned that the files do not hold,"
+    held = np.frombuffer(stored, dtype="<f4")
+    if held.shape != vector.shape:
+        return "the dimension"
+    if not np.array_equal(held, vector, equal_nan=True):
+        with np.errstate(over="ignore", invalid="ignore"):
+            allowed = _TOLERANCE * float(np.linalg.norm(held)) if place.space == "cosine" else 0.0
+            if not float(np.linalg.norm(held - vector)) <= allowed:
                 return "the vector"
-        stored_document, stored_metadata = _as_client(self._page[identifier])
-        if stored_document != document:
-            return "the document"
-        if stored_metadata != (dict(metadata) if metadata else {}):
-            return "the metadata"
-        return None
+    stored_document, stored_metadata = _as_client(values)
+    if stored_document != document:
+        return "the document"
+    if stored_metadata != (dict(metadata) if metadata else {}):
+        return "the metadata"
+    return None
 
 
-def _as_client(values: tuple[Any, ...]) -> tuple[str | None, dict[str, Any]]:
+def _as_client(values: Iterable[Sequence[Any]]) -> tuple[str | None, dict[str, Any]]:
     """Document and metadata of stored rows in the shape in which the client returns them."""
     document: str | None = None
     metadata: dict[str, Any] = {}

@@ -77,9 +77,11 @@ class Problem(_Stored):
 
 
 class Digest(_Stored):
-    """What a Chroma collection held at the cut: a count, and the three digests that ``capture/records.py`` defines."""
+    """What a Chroma collection held at the cut: the three digests that ``capture/records.py`` defines, and how many records
+    the last and the first of them cover."""
 
     count: Size
+    indexed_count: Size | None = None
     indexed: Hex
     recent: Hex
     records: Hex

@@ -20,7 +20,7 @@ from backups.engine.restore import restore_to
 from backups.engine.types import Backup, BackupKind, Depth, Source, SourceKind
 from tests.capture.application import WIDTH
 from tests.capture.peers import ACCOUNTS, EACH
-from tests.capture.processes import Peer
+from tests.capture.processes import Command, Peer, stop, until
 
 
 def sqlite_source(path: Path, name: str = "app") -> Source:
@@ -156,6 +156,20 @@ def stores(_grown: Path, tmp_path: Path) -> Stores:
     live = tmp_path / "live"
     shutil.copytree(_grown, live)
     return Stores(live / "app.sqlite3", live / "chroma")
+
+
+@pytest.fixture(scope="session")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database that takes a while to store."""
+    return accounts(tmp_path_factory.mktemp("large") / "large.sqlite3", padding=150_000)
+
+
+def storing(bench: Bench, backup: Command) -> int:
+    """Wait until something is stored, and stop the packer there; its id."""
+    until(lambda: any(path.stat().st_size for path in bench.repository.staging.glob("*/data.tar.zst")), what="an archive")
+    packer = backup.child("packer")
+    stop(packer)
+    return packer
 
 
 @pytest.fixture

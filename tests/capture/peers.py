@@ -13,7 +13,7 @@ loose     adds batches of vectors to a Chroma directory at full speed, in no tra
 halfway   writes a record to Chroma's log and, as a client would just then, not to its tables; keeps the file open
 shared    reads inside the shared gate without a pause; says at the end how often
 client    for each path told, answers with all that Chroma's own client returns of it
-try       for each request told, answers whether a lock can be had: ``begin PATH`` or ``fcntl PATH``
+try       for each request told, answers whether its locks can be had: ``begin``, ``checkpoint`` or ``fcntl``, and PATH
 ========= ==================================================================================================
 """
 
@@ -181,6 +181,10 @@ def try_locks() -> None:
                 database.execute("ROLLBACK")
             except sqlite3.OperationalError:
                 free = False
+            database.close()
+        elif what == "checkpoint":
+            database = sqlite3.connect(path, isolation_level=None, timeout=0)
+            free = database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
             database.close()
         else:
             with open(path, "r+b") as file:

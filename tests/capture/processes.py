@@ -152,7 +152,7 @@ class Command:
 
         def find() -> int | None:
             assert self.process.poll() is None, f"the command ended first: {self.end()}"
-            return next((pid for pid, command in descendants(self.pid) if module in command), None)
+            return next((pid for pid, line in descendants(self.pid) if any(part.endswith(module) for part in line)), None)
 
         return int(until(find, within, f"a child {module}"))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import chromadb
+from chromadb.api.client import AdminClient
 from chromadb.api.shared_system_client import SharedSystemClient
 from chromadb.config import Settings
 
@@ -29,9 +30,11 @@ class Client:
 
     def _opened(self, tenant: str | None, database: str | None) -> Any:
         where = {"tenant": tenant or "default_tenant", "database": database or "default_database"}
-        if self._client is None or tenant or database:
-            settings = Settings(anonymized_telemetry=False)
-            self._client = chromadb.PersistentClient(self._directory, settings=settings, **where)
+        settings = Settings(anonymized_telemetry=False)
+        if tenant or database:
+            return chromadb.PersistentClient(self._directory, settings=settings, **where)
+        if self._client is None:
+            self._client = chromadb.PersistentClient(self._directory, settings=settings)
         return self._client
 
     def call(self, request: dict[str, Any]) -> Any:
@@ -54,7 +57,8 @@ class Client:
             self.close()
             return None
         if request["do"] == "database":
-            admin = chromadb.AdminClient(Settings(is_persistent=True, persist_directory=self._directory))
+            self._opened(None, None)
+            admin = AdminClient.from_system(self._client._system)
             if request.get("tenant"):
                 admin.create_tenant(request["tenant"])
             admin.create_database(request["name"], tenant=request.get("tenant") or "default_tenant")

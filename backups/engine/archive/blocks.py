@@ -29,7 +29,7 @@ _DELTA = zstandard.ZstdCompressionParameters.from_level(
     source_size=BLOCK,
     dict_size=BLOCK,
     window_log=(2 * BLOCK - 1).bit_length(),
-    hash_log=18,
+    hash_log=17,
     write_checksum=True,
     write_content_size=True,
 )

@@ -66,6 +66,8 @@ class Cut:
         return self
 
     def __exit__(self, *problem: Any) -> None:
+        for child in (self.packer, self.holder):
+            child.end()  # both at once; leaving their contexts waits for one after the other
         self._open.__exit__(*problem)
 
     def staged(self, source: Source) -> Path:

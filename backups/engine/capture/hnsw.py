@@ -82,8 +82,9 @@ def read_header(folder: Path) -> Header | None:
 def check_structure(folder: Path) -> int:
     """Compare the sizes of a segment's files with each other and return the number of elements.
 
-    Holds exactly, also after updates, deletes and additions, whenever the files are at rest. An index that never outgrew the
-    room that it was made with (100 elements) keeps files of that size. Reads the sizes, 100 bytes of header and the head of
+    Holds whenever the files are at rest, also after updates, deletes and additions. The files may be longer than the elements
+    need: they are made for 100, written in place, and never cut off. An index whose elements are all deleted is begun anew
+    by the client that opens it, while its id table still counts them. Reads the sizes, 100 bytes of header and the head of
     the pickle. Raises `BrokenIndex`.
     """
     header = read_header(folder)
@@ -96,6 +97,8 @@ def check_structure(folder: Path) -> int:
         if header.count:
             raise BrokenIndex(f"the index holds {header.count} elements and has no id table", "index_metadata.pickle")
         return 0
+    if header.count == 0 and next(labels(pickle), None) is None:
+        return 0
     element = {"length.bin": 4, "data_level0.bin": header.size_per_element}
     for name, width in element.items():
         wanted = header.count * width
@@ -103,8 +106,8 @@ def check_structure(folder: Path) -> int:
             size = (folder / name).stat().st_size
         except FileNotFoundError:
             raise BrokenIndex(f"{name} is missing", name) from None
-        if size not in (wanted, header.max_elements * width):
-            raise BrokenIndex(f"{name} has {size} bytes; {header.count} elements need {wanted}", name, min(size, wanted))
+        if size < wanted:
+            raise BrokenIndex(f"{name} has {size} bytes; {header.count} elements need {wanted}", name, size)
     added = total_added(pickle)
     if added != header.count:
         raise BrokenIndex(f"the id table counts {added} elements and header.bin {header.count}", "index_metadata.pickle")

@@ -299,13 +299,16 @@ class Holder:
         for directory in self._directories:
             directory.release()
 
-    def digest(self, directory: str, known: dict[str, list[int]]) -> dict[str, Any]:
-        """Digests of a copy; a copy whose files contradict each other is an answer too: ``{"problem": ...}``."""
+    def digest(self, directory: str, known: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        """Digests of a copy; a copy whose files contradict each other is an answer too: ``{"problem": ...}``.
+
+        *known* maps ids of collections to the fields of `records.Known`.
+        """
         from . import records  # numpy is loaded only when a Chroma directory changed
 
-        places = {collection: (at[0], at[1]) for collection, at in known.items()}
+        before = {collection: records.Known(**fields) for collection, fields in known.items()}
         try:
-            found = records.digest_collections(Path(directory), places)
+            found = records.digest_collections(Path(directory), before)
         except hnsw.BrokenIndex as problem:
             return {"problem": str(problem), "file": problem.file, "offset": problem.offset}
         except sqlite3.DatabaseError as problem:
@@ -327,7 +330,13 @@ def _described(item: Any) -> dict[str, Any]:
         "vector_at": place.vector_at,
         "digest": None
         if item is place
-        else {"count": item.count, "indexed": item.indexed, "recent": item.recent, "records": item.records},
+        else {
+            "count": item.count,
+            "indexed_count": item.indexed_count,
+            "indexed": item.indexed,
+            "recent": item.recent,
+            "records": item.records,
+        },
     }
 
 

@@ -14,6 +14,7 @@ pack    reads every source, writes the archive                                  
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -219,16 +220,18 @@ class Packer:
             mark = self._writer.mark()
             before = (tally.bytes, tally.files, tally.read)
             try:
-                status = place.stat()
+                status = place.lstat()
                 changed = not self._file(path, place, status, identify(status, time.time_ns()), tally, steady=False)
             except FileNotFoundError:
                 tally.bytes, tally.files, tally.read = before
                 self._writer.rewind(mark)
+                self._tree.entries.pop(path, None)  # that of an earlier try names frames that are gone
                 tally.notes.append(f"{path} was deleted while the backup ran and is not in it")
                 return
             except PermissionError as problem:
                 tally.bytes, tally.files, tally.read = before
                 self._writer.rewind(mark)
+                self._tree.entries.pop(path, None)
                 tally.problems.append(
                     {"code": "source_unreadable", "source": path.split("/")[1], "file": path, "message": str(problem)}
                 )
@@ -262,7 +265,7 @@ class Packer:
             tally.bytes += before.size
             self._count(before.size)
             return True
-        descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC) if steady else _open_regular(place)
         try:
             opened = os.fstat(descriptor)
             entry = Entry(
@@ -371,6 +374,20 @@ class Packer:
             if now - self._told > 0.1:
                 self._told = now
                 self._server.emit("packed", bytes=self._done)
+
+
+def _open_regular(place: Path) -> int:
+    """Open a file of a folder that others may change. One that became a link, a pipe or the like meanwhile is gone."""
+    try:
+        descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as problem:
+        if problem.errno in (errno.ELOOP, errno.ENXIO):
+            raise FileNotFoundError(problem.errno, os.strerror(problem.errno), str(place)) from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise FileNotFoundError(errno.ENOENT, "is no regular file any more", str(place))
+    return descriptor
 
 
 def main() -> None:

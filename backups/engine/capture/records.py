@@ -12,6 +12,9 @@ digest      hashed for each record
 ``records`` ``repr`` of ``(id, ((key, string, integer, float, boolean), ...))``, by key; the document is the key
             ``chroma:document``; values of a list follow in their order, with the key's name
 =========== ==========================================================================================================
+
+Being sums, digests are carried on: where all that was digested before is still there and unchanged, which the sequence numbers
+of the records tell (Chroma gives a record a new one with every change), only what is new is read and added.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
+import numpy.typing as npt
 from blake3 import blake3
 
 from . import hnsw
@@ -40,9 +44,9 @@ _ADD, _UPDATE, _UPSERT, _DELETE = range(4)
 class SetHash:
     """A hash of a set of byte strings that does not depend on their order."""
 
-    def __init__(self) -> None:
-        self.count = 0
-        self._total = 0
+    def __init__(self, count: int = 0, digest: str = "") -> None:
+        self.count = count
+        self._total = int.from_bytes(bytes.fromhex(digest), "little")
 
     def add(self, record: bytes) -> None:
         """Count one more member."""
@@ -55,11 +59,24 @@ class SetHash:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """The digests that a parent backup has of a collection, and the positions at which it was then."""
+
+    metadata_at: int
+    vector_at: int
+    count: int
+    indexed_count: int | None
+    indexed: str
+    records: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionDigest:
-    """The digests of one collection; None for what was known already and so not read."""
+    """The digests of one collection. ``indexed`` is None when its index was not there to be read: it has not changed."""
 
     positions: Positions
     count: int
+    indexed_count: int | None
     indexed: str | None
     recent: str
     records: str
@@ -71,58 +88,114 @@ def open_at_rest(directory: Path) -> sqlite3.Connection:
 
 
 def digest_collections(
-    directory: Path, known: dict[str, tuple[int, int]], check: Callable[[], None] = lambda: None
+    directory: Path, known: dict[str, Known], check: Callable[[], None] = lambda: None
 ) -> list[CollectionDigest | Positions]:
     """The digests of the collections in a directory at rest, by name.
 
-    *known* maps ids of collections to the positions of metadata and vector segment at which their digests are known: of
-    those that have not moved the `Positions` alone are returned. An index whose files are not in *directory*, because they
-    have not changed, is not digested. Raises `hnsw.BrokenIndex` and `sqlite3.DatabaseError`.
+    *known* maps ids of collections to what is known of them: of those that have not moved the `Positions` alone are returned.
+    An index whose files are not in *directory*, because they have not changed, is not digested. Raises `hnsw.BrokenIndex` and
+    `sqlite3.DatabaseError`.
     """
     database = open_at_rest(directory)
     try:
         return [
             collection
-            if known.get(collection.id) == (collection.metadata_at, collection.vector_at)
-            else _digest(directory, database, collection, collection.id in known, check)
+            if _is_unmoved(known.get(collection.id), collection)
+            else _digest(directory, database, collection, known.get(collection.id), check)
             for collection in positions(database)
         ]
     finally:
         database.close()
 
 
+def _is_unmoved(known: Known | None, collection: Positions) -> bool:
+    return known is not None and (known.metadata_at, known.vector_at) == (collection.metadata_at, collection.vector_at)
+
+
 def _digest(
-    directory: Path, database: sqlite3.Connection, collection: Positions, known: bool, check: Callable[[], None]
+    directory: Path,
+    database: sqlite3.Connection,
+    collection: Positions,
+    known: Known | None,
+    check: Callable[[], None],
 ) -> CollectionDigest:
-    records = SetHash()
-    for record in stored_records(database, collection):
-        records.add(repr(record).encode("utf-8", "surrogatepass"))
-        if not records.count % 1024:
-            check()
+    records = _digest_records(database, collection, known, check)
     recent = SetHash()
     for number, operation, identifier, vector in log_rows(database, collection, collection.vector_at):
         recent.add(struct.pack("<QI", number, operation) + _prefixed(identifier) + (vector or b""))
     folder = directory / collection.vector_segment
-    indexed: str | None = None
-    if not known or (collection.vector_segment and (folder / "header.bin").exists()):
-        indexed = _digest_index(folder, collection, check)
+    indexed: SetHash | None = None
+    if known is None or (collection.vector_segment and (folder / "header.bin").exists()):
+        indexed = _digest_index(folder, database, collection, known, check)
     return CollectionDigest(
         positions=collection,
         count=records.count,
-        indexed=indexed,
+        indexed_count=indexed.count if indexed is not None else None,
+        indexed=indexed.hexdigest() if indexed is not None else None,
         recent=recent.hexdigest(),
         records=records.hexdigest(),
     )
 
 
-def _digest_index(folder: Path, collection: Positions, check: Callable[[], None]) -> str:
+def _unchanged_since(database: sqlite3.Connection, collection: Positions, position: int) -> int:
+    """The number of records that nobody changed after a position of the log."""
+    return int(
+        database.execute(
+            "SELECT count(*) FROM embeddings WHERE segment_id = ? AND seq_id <= ?", (collection.metadata_segment, position)
+        ).fetchone()[0]
+    )
+
+
+def _digest_records(
+    database: sqlite3.Connection, collection: Positions, known: Known | None, check: Callable[[], None]
+) -> SetHash:
+    records, after = SetHash(), None
+    if known is not None and _unchanged_since(database, collection, known.metadata_at) == known.count:
+        records, after = SetHash(known.count, known.records), known.metadata_at
+    for record in stored_records(database, collection, after):
+        records.add(repr(record).encode("utf-8", "surrogatepass"))
+        if not records.count % 1024:
+            check()
+    return records
+
+
+def _digest_index(
+    folder: Path, database: sqlite3.Connection, collection: Positions, known: Known | None, check: Callable[[], None]
+) -> SetHash:
     vectors = SetHash()
-    if collection.vector_segment and hnsw.check_structure(folder):
-        for identifier, vector in _indexed(folder, folder / "index_metadata.pickle", collection):
-            vectors.add(_prefixed(identifier) + vector)
-            if not vectors.count % 1024:
-                check()
-    return vectors.hexdigest()
+    if not collection.vector_segment or not hnsw.check_structure(folder):
+        return vectors
+    pickle = folder / "index_metadata.pickle"
+    wanted = _new_in_index(database, collection, known, pickle)
+    if wanted is not None and known is not None:
+        vectors = SetHash(known.indexed_count or 0, known.indexed)
+    for identifier, vector in _indexed(folder, pickle, collection, wanted):
+        vectors.add(_prefixed(identifier) + vector)
+        if not vectors.count % 1024:
+            check()
+    return vectors
+
+
+def _new_in_index(database: sqlite3.Connection, collection: Positions, known: Known | None, pickle: Path) -> set[str] | None:
+    """The ids that are new in the index since *known*; None unless all others are as they were digested then."""
+    if known is None or known.indexed_count is None:
+        return None
+    if _unchanged_since(database, collection, known.vector_at) != known.indexed_count:
+        return None
+    changed = {
+        identifier
+        for (identifier,) in database.execute(
+            "SELECT embedding_id FROM embeddings WHERE segment_id = ? AND seq_id > ?",
+            (collection.metadata_segment, known.vector_at),
+        )
+    }
+    total = 0
+    new = set()
+    for identifier, _ in hnsw.labels(pickle):
+        total += 1
+        if identifier in changed:
+            new.add(identifier)
+    return new if total - len(new) == known.indexed_count else None
 
 
 def _prefixed(identifier: str) -> bytes:
@@ -134,14 +207,17 @@ Value = tuple[str | int | float | bool | None, ...]
 """A metadata row: key, string, integer, float, boolean, and a sixth field, true, for one value of a list."""
 
 
-def stored_records(database: sqlite3.Connection, collection: Positions) -> Iterator[tuple[str, tuple[Value, ...]]]:
-    """Each record's id and its metadata rows, document included, ordered by key."""
+def stored_records(
+    database: sqlite3.Connection, collection: Positions, after: int | None = None
+) -> Iterator[tuple[str, tuple[Value, ...]]]:
+    """Each record's id and its metadata rows, document included, ordered by key; with *after* those changed since then."""
     rows = database.execute(
         "SELECT e.id, e.embedding_id, m.key, m.string_value, m.int_value, m.float_value, m.bool_value FROM embeddings e"
-        " LEFT JOIN embedding_metadata m ON m.id = e.id WHERE e.segment_id = ? ORDER BY e.id, m.key",
-        (collection.metadata_segment,),
+        " LEFT JOIN embedding_metadata m ON m.id = e.id WHERE e.segment_id = ? AND (? IS NULL OR e.seq_id > ?)"
+        " ORDER BY e.id, m.key",
+        (collection.metadata_segment, after, after),
     )
-    lists = _lists(database, collection)
+    lists = _lists(database, collection, after)
     pending = next(lists, None)
     for (number, identifier), group in itertools.groupby(rows, key=lambda row: row[:2]):
         values = [row[2:] for row in group if row[2] is not None]
@@ -152,14 +228,16 @@ def stored_records(database: sqlite3.Connection, collection: Positions) -> Itera
         yield identifier, tuple(values)
 
 
-def _lists(database: sqlite3.Connection, collection: Positions) -> Iterator[tuple[int, str, str, int, float, int]]:
+def _lists(
+    database: sqlite3.Connection, collection: Positions, after: int | None
+) -> Iterator[tuple[int, str, str, int, float, int]]:
     """The rows of metadata that holds lists, ordered as `stored_records` needs them."""
     if database.execute("SELECT 1 FROM sqlite_schema WHERE name = 'embedding_metadata_array'").fetchone():
         yield from database.execute(
             "SELECT a.id, a.key, a.string_value, a.int_value, a.float_value, a.bool_value"
             " FROM embedding_metadata_array a JOIN embeddings e ON e.id = a.id WHERE e.segment_id = ?"
-            " ORDER BY a.id, a.key, a.rowid",
-            (collection.metadata_segment,),
+            " AND (? IS NULL OR e.seq_id > ?) ORDER BY a.id, a.key, a.rowid",
+            (collection.metadata_segment, after, after),
         )
 
 
@@ -201,10 +279,11 @@ def _replay(database: sqlite3.Connection, collection: Positions, pickle: Path | 
     return changed
 
 
-def _indexed(folder: Path, pickle: Path, collection: Positions) -> Iterator[tuple[str, bytes]]:
+def _indexed(folder: Path, pickle: Path, collection: Positions, wanted: set[str] | None = None) -> Iterator[tuple[str, bytes]]:
+    """Each id of an index with its vector; those of *wanted* alone where it is given."""
     header = hnsw.read_header(folder)
     assert header is not None
-    names = _Names(pickle, 4 * header.count + 1024)
+    names = _Names(pickle, 4 * header.count + 1024, wanted)
     lengths = None
     if collection.space == "cosine":
         lengths = np.fromfile(folder / "length.bin", dtype="<f4", count=header.count)
@@ -219,15 +298,14 @@ def _indexed(folder: Path, pickle: Path, collection: Positions) -> Iterator[tupl
                 raise hnsw.BrokenIndex("the index ends too early", "data_level0.bin", first * size + len(content))
             elements = np.frombuffer(content, dtype=np.uint8).reshape(count, size)
             labels = elements[:, header.label_offset : header.label_offset + 8].copy().view("<u8").ravel()
-            vectors = elements[:, header.vector_offset : header.label_offset].copy().view("<f4")
+            rows = np.flatnonzero(names.has(labels))
+            vectors = elements[rows, header.vector_offset : header.label_offset].copy().view("<f4")
             if lengths is not None:
-                vectors = vectors * lengths[first : first + count, None]
+                vectors = vectors * lengths[first + rows, None]
             packed = memoryview(np.ascontiguousarray(vectors, dtype="<f4").tobytes())
             width = header.dimension * 4
-            for row, label in enumerate(labels.tolist()):
-                identifier = names.take(label)
-                if identifier is not None:
-                    yield identifier, bytes(packed[row * width : (row + 1) * width])
+            for number, label in enumerate(labels[rows].tolist()):
+                yield names.take(label), bytes(packed[number * width : (number + 1) * width])
     finally:
         os.close(descriptor)
     names.check_all_taken()
@@ -236,7 +314,7 @@ def _indexed(folder: Path, pickle: Path, collection: Positions) -> Iterator[tupl
 class _Names:
     """The ids of an index by label, packed: 20 bytes and the id itself a record."""
 
-    def __init__(self, pickle: Path, most: int) -> None:
+    def __init__(self, pickle: Path, most: int, wanted: set[str] | None) -> None:
         self._text = bytearray()
         self._start = array("q")
         self._length = array("i")
@@ -244,6 +322,8 @@ class _Names:
         for identifier, label in hnsw.labels(pickle):
             if not 0 <= label <= most:
                 raise hnsw.BrokenIndex(f"the label {label} is out of bounds", pickle.name)
+            if wanted is not None and identifier not in wanted:
+                continue
             if label >= len(self._start):
                 grow = label + 1 - len(self._start)
                 self._start.extend([-1] * grow)
@@ -253,10 +333,19 @@ class _Names:
             self._text += encoded
             self._left += 1
 
-    def take(self, label: int) -> str | None:
-        """The id of *label*, once; None for a deleted element, which carries no id."""
-        if label >= len(self._start) or (start := self._start[label]) < 0:
-            return None
+    def has(self, labels: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+        """Which of *labels* have an id that was not taken yet; deleted elements carry none."""
+        known = np.zeros(len(labels), dtype=np.bool_)
+        inside = np.flatnonzero(labels < len(self._start))
+        if len(inside):
+            known[inside] = np.frombuffer(self._start, dtype=np.int64)[labels[inside]] >= 0
+        return known
+
+    def take(self, label: int) -> str:
+        """The id of a label that it has; once, for no two elements may have one label. Raises `hnsw.BrokenIndex`."""
+        start = self._start[label]
+        if start < 0:
+            raise hnsw.BrokenIndex(f"two elements have the label {label}", "data_level0.bin")
         self._start[label] = -1
         self._left -= 1
         return self._text[start : start + self._length[label]].decode("utf-8", "surrogatepass")

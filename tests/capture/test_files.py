@@ -1,0 +1,242 @@
+"""A folder of files: what is in it, what is left out and why, and what happens to files that do not keep still."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.capture.conftest import Bench, Stores, chroma_source, files_source, sqlite_source
+from tests.capture.processes import run
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "papers"
+    made.mkdir()
+    return made
+
+
+def state(folder: Path) -> dict[str, object]:
+    """Everything below *folder*: content, mode and time of files, targets of links."""
+    found: dict[str, object] = {}
+    for where, folders, files in os.walk(os.fsencode(folder)):
+        for name in folders + files:
+            path = os.path.join(where, name)
+            status = os.lstat(path)
+            key = os.fsdecode(os.path.relpath(path, os.fsencode(folder)))
+            if stat.S_ISLNK(status.st_mode):
+                found[key] = os.readlink(path)
+            elif stat.S_ISDIR(status.st_mode):
+                found[key] = ("folder", stat.S_IMODE(status.st_mode))
+            else:
+                content = Path(os.fsdecode(path)).read_bytes()
+                found[key] = (content, stat.S_IMODE(status.st_mode), status.st_mtime_ns)
+    return found
+
+
+def restored(bench: Bench, folder: Path, **options: str) -> Path:
+    created = bench.create(files_source(folder), **options)
+    assert not created.backup.damaged
+    return bench.restore(created.backup) / "files/papers"
+
+
+def test_everything_comes_back(bench: Bench, folder: Path) -> None:
+    (folder / "empty folder").mkdir()
+    (folder / "deep/er/and deeper").mkdir(parents=True)
+    (folder / "empty").touch()
+    (folder / "deep/er/file").write_bytes(b"content")
+    (folder / "deep/large").write_bytes(os.urandom(700_000))
+    (folder / "private").write_text("x")
+    (folder / "private").chmod(0o600)
+    (folder / "run.sh").write_text("#!/bin/sh\n")
+    (folder / "run.sh").chmod(0o755)
+    (folder / "inside").symlink_to("deep/er/file")
+    (folder / "deep/up").symlink_to("../empty")
+    (folder / "dangling").symlink_to("nothing here")
+    os.utime(folder / "empty", ns=(1_000_000_007, 1_234_567_891_234_567_891))
+    wanted = state(folder)
+
+    assert state(restored(bench, folder, verify="restore")) == wanted
+    assert state(restored(bench, folder, kind="incremental")) == wanted
+
+
+NAMES = [
+    b"new\nline", b"quote'\"", b"tab\t", b" ", b"-rf", "größe ✓ 漢字 \U0001f600".encode(), b"\xff\xfe not utf-8", b"caf\xe9",
+    b"x" * 255, b"back\\slash", b"...", b"CON", "e\u0301".encode(), "\u00e9".encode(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["full", "incremental"])
+def test_any_name(bench: Bench, folder: Path, kind: str) -> None:
+    if kind == "incremental":
+        bench.create(files_source(folder))
+    for name in NAMES:
+        with open(os.path.join(os.fsencode(folder), name), "wb") as file:
+            file.write(b"content of " + name)
+    os.mkdir(os.path.join(os.fsencode(folder), b"folder \xe9"))
+    wanted = state(folder)
+    assert len(wanted) == len(NAMES) + 1
+    assert state(restored(bench, folder, kind=kind, verify="hashes")) == wanted
+    assert run("files", bench.ids()[0], "--repo", bench.repository.folder).code == 0
+
+
+def test_what_is_left_out_is_logged(bench: Bench, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("not to be backed up")
+    (folder / "kept").write_text("kept")
+    (folder / "out").symlink_to("../secret")
+    (folder / "absolute").symlink_to(tmp_path / "secret")
+    os.mkfifo(folder / "pipe")
+    os.mkfifo(os.path.join(os.fsencode(folder), b"pipe \xff"))
+    target = restored(bench, folder)
+    assert list(state(target)) == ["kept"]
+    for name in ("out", "absolute", "pipe"):
+        assert [line for line in bench.lines if f"{name} is left out" in line], name
+    assert len([line for line in bench.lines if "is left out" in line]) == 4
+
+
+def test_names_that_are_no_text_in_messages(bench: Bench, folder: Path) -> None:
+    """The command can tell of such names as well, in its log, in JSON and in the manifest."""
+    os.mkfifo(os.path.join(os.fsencode(folder), b"pipe \xff"))
+    ended = run("create", "--repo", bench.repository.folder, "--files", f"papers={folder}")
+    assert ended.code == 0, ended
+    assert [line for line in ended.json["log"] if "pipe" in line]
+    assert run("show", ended.json["id"], "--repo", bench.repository.folder).code == 0
+
+
+def test_other_sources_and_the_repository_inside_the_folder_are_left_out(stores: Stores, tmp_path: Path) -> None:
+    from datetime import UTC, datetime
+
+    from backups.engine.repository.local import initialise
+
+    folder = stores.database.parent
+    (folder / "file").write_text("content")
+    bench = Bench(initialise(folder / "repository", datetime.now(UTC)), tmp_path)
+    created = bench.create(sqlite_source(stores.database), chroma_source(stores.chroma), files_source(folder))
+    assert list(state(bench.restore(created.backup) / "files/papers")) == ["file"]
+
+
+def test_a_renamed_file_costs_no_new_bytes(bench: Bench, folder: Path) -> None:
+    (folder / "before").write_bytes(os.urandom(3_000_000))
+    full = bench.create(files_source(folder)).backup
+    (folder / "before").rename(folder / "after")
+    incremental = bench.create(files_source(folder), kind="incremental").backup
+    assert full.manifest.bytes_stored > 3_000_000
+    assert incremental.manifest.bytes_stored < 10_000
+    assert state(bench.restore(incremental) / "files/papers") == state(folder)
+
+
+def test_a_file_that_was_deleted_and_one_that_became_a_folder(bench: Bench, folder: Path) -> None:
+    for name in ("gone", "changing", "shrinking", "growing"):
+        (folder / name).write_bytes(os.urandom(600_000))
+    bench.create(files_source(folder))
+    (folder / "gone").unlink()
+    (folder / "changing").unlink()
+    (folder / "changing").mkdir()
+    (folder / "changing/inside").write_text("x")
+    os.truncate(folder / "shrinking", 10)
+    with (folder / "growing").open("ab") as file:
+        file.write(b"more" * 100_000)
+    wanted = state(folder)
+    assert state(restored(bench, folder, kind="incremental", verify="hashes")) == wanted
+
+
+@pytest.mark.slow
+def test_five_thousand_small_files(bench: Bench, folder: Path) -> None:
+    for number in range(5000):
+        place = folder / f"{number % 50:02}"
+        place.mkdir(exist_ok=True)
+        (place / f"{number}.txt").write_text(f"file {number}\n" * (number % 7))
+    wanted = state(folder)
+    created = bench.create(files_source(folder))
+    assert created.backup.manifest.sources[0].files == 5000
+    assert created.seconds < 20
+    again = bench.create(files_source(folder), kind="incremental")
+    assert again.backup.manifest.bytes_stored < 400_000
+    assert state(bench.restore(again.backup) / "files/papers") == wanted
+
+
+def test_a_file_that_never_rests_is_captured_and_noted(bench: Bench, folder: Path) -> None:
+    busy = folder / "busy.log"
+    busy.write_bytes(bytes(40 << 20))
+    (folder / "quiet").write_text("quiet")
+    ended = threading.Event()
+
+    def write() -> None:
+        with busy.open("r+b") as file:
+            number = 0
+            while not ended.is_set():
+                number += 1
+                os.pwrite(file.fileno(), number.to_bytes(8, "little"), (number * 8191) % (39 << 20))
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        created = bench.create(files_source(folder), verify="hashes")
+    finally:
+        ended.set()
+        writer.join()
+    assert not created.backup.damaged
+    assert [line for line in bench.lines if "busy.log was being written to" in line]
+    target = bench.restore(created.backup) / "files/papers"
+    assert (target / "quiet").read_text() == "quiet"
+    assert (target / "busy.log").stat().st_size == 40 << 20
+    following = bench.create(files_source(folder), kind="incremental").backup
+    assert (bench.restore(following) / "files/papers/busy.log").read_bytes() == busy.read_bytes()
+
+
+def test_files_that_come_and_go_while_they_are_read(bench: Bench, folder: Path) -> None:
+    for number in range(300):
+        (folder / f"{number:03}").write_bytes(os.urandom(20_000))
+    ended = threading.Event()
+
+    def change() -> None:
+        number = 0
+        while not ended.is_set():
+            number += 1
+            name = f"{299 - number % 200:03}"
+            (folder / name).unlink(missing_ok=True)
+            (folder / f"new-{number % 50}").write_bytes(bytes(number % 5000))
+            staged = folder / f".{name}.tmp"
+            staged.write_bytes(name.encode() * 7000)
+            staged.rename(folder / name)
+
+    changer = threading.Thread(target=change)
+    changer.start()
+    try:
+        made = [bench.create(files_source(folder), kind="incremental", verify="hashes").backup for _ in range(6)]
+    finally:
+        ended.set()
+        changer.join()
+    for backup in made:
+        assert backup.verification == "hashes"
+        target = bench.restore(backup) / "files/papers"
+        for number in range(100):
+            assert (target / f"{number:03}").read_bytes() == (folder / f"{number:03}").read_bytes()
+        for path in target.glob("[12]*"):
+            assert len(path.read_bytes()) in (20_000, 21_000), "half of one state and half of another"
+
+
+def test_a_file_that_may_not_be_read(bench: Bench, folder: Path) -> None:
+    (folder / "open").write_text("open")
+    (folder / "closed").write_text("closed")
+    (folder / "closed").chmod(0)
+    if os.access(folder / "closed", os.R_OK):
+        pytest.skip("this user may read everything: see test_reader.py for the packer's own answer")
+    created = bench.create(files_source(folder)).backup
+    assert created.damaged
+    assert [problem.code for problem in created.manifest.problems] == ["source_unreadable"]
+
+
+def test_a_missing_folder_makes_no_backup(bench: Bench, folder: Path) -> None:
+    ended = run("create", "--repo", bench.repository.folder, "--files", folder / "absent")
+    assert ended.code == 6
+    assert "does not exist" in ended.error["message"]
+
+
+def test_an_empty_folder(bench: Bench, folder: Path) -> None:
+    assert state(restored(bench, folder, verify="restore")) == {}
+    assert state(restored(bench, folder, kind="incremental")) == {}
