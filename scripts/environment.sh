@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: makes .venv from a lock file, and fills it again only when the lock or the project changed.
 #
 #   make_environment LOCK

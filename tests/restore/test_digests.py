@@ -360,7 +360,7 @@ def test_every_byte_of_every_vector_in_the_index_counts(store: Path, tmp_path: P
         ("DELETE FROM embeddings WHERE id = 7", "records count"),
         ("DELETE FROM embeddings_queue WHERE seq_id = (SELECT max(seq_id) FROM embeddings_queue)", "recent"),
         (
-            "UPDATE embeddings_queue SET vector = zeroblob(64) WHERE seq_id = (SELECT max(seq_id) FROM embeddings_queue)",
+            "UPDATE embeddings_queue SET vector = zeroblob(9) WHERE seq_id = (SELECT max(seq_id) FROM embeddings_queue)",
             "recent",
         ),
         ("UPDATE embeddings_queue SET operation = 3 WHERE seq_id = (SELECT max(seq_id) FROM embeddings_queue)", "recent"),
