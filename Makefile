@@ -37,7 +37,7 @@ bench-short: ## The same on a twentieth of the data, in about a minute
 	$(PYTHON) -m benchmarks --short
 
 audit: install ## Known vulnerabilities of the locked dependencies
-	$(PYTHON) -m pip_audit --require-hashes --disable-pip -r requirements.lock
+	$(PYTHON) -m pip_audit --strict --require-hashes --disable-pip -r requirements.lock
 
 lock: install ## Resolve the dependencies anew into the lock files
 	$(PYTHON) -m uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes \

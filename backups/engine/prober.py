@@ -42,8 +42,9 @@ class Prober:
         database = connect(Path(path), timeout=10)
         try:
             database.set_progress_handler(self._beat, 2_000_000)
-            database.execute("PRAGMA cache_size = -65536")
             try:
+                database.execute("PRAGMA cache_size = -65536")
+                database.execute("PRAGMA mmap_size = 1099511627776")  # a check three times as fast, and this is a child
                 found = [str(row[0]) for row in database.execute("PRAGMA integrity_check(20)")]
                 broken_keys = sum(1 for _ in database.execute("PRAGMA foreign_key_check"))
                 tables = _row_counts(database)

@@ -329,6 +329,9 @@ def check_stores(backup: Backup, folder: Path, findings: Findings, ctx: Context,
 
 
 def _check_sqlite(record: SourceRecord, path: Path, findings: Findings, ctx: Context) -> None:
+    if record.method == "raw":
+        findings.problems.extend(record.problems)
+        return
     with ctx.phase("verify", f"check {record.prefix}", record.bytes):
         answer = probe(ctx, "sqlite", record.bytes, findings, record, path=str(path))
     if answer is None:

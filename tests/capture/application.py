@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import sqlite3
 import sys
@@ -173,6 +174,7 @@ def wait_for_end(ended: threading.Event) -> None:
 
 def main() -> None:
     """Write until standard input ends, or until ``most`` batches are written."""
+    os.nice(5)  # a writer that never pauses shall not starve what is tested of a processor
     config = json.loads(sys.argv[1])
     ended = threading.Event()
     threading.Thread(target=wait_for_end, args=(ended,), daemon=True).start()

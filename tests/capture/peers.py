@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import random
 import sqlite3
 import sys
@@ -108,6 +109,7 @@ def loose(path: str, size: str, threshold: str, width: str, keep: str) -> None:
     import chromadb
     from chromadb.config import Settings
 
+    os.nice(5)  # as in application.py
     done = ended()
     client = chromadb.PersistentClient(path, settings=Settings(anonymized_telemetry=False))
     collection = client.get_or_create_collection(
