@@ -183,17 +183,7 @@ def proof_json(proof: Proof) -> dict[str, Any]:
         "depth": proof.depth,
         "seconds": proof.seconds,
         "bytes": proof.bytes,
-        "problems": [
-            {
-                "code": problem.code,
-                "source": problem.source,
-                "file": problem.file,
-                "offset": problem.offset,
-                "message": problem.message,
-                "also_in": list(problem.also_in),
-            }
-            for problem in proof.problems
-        ],
+        "problems": [problem.model_dump(mode="json") for problem in proof.problems],
         "checks": proof.checks,
     }
 
@@ -253,23 +243,13 @@ def pruned_text(decisions: tuple[Decision, ...], dry_run: bool) -> str:
 
 def unreadable_json(item: Unreadable, depth: Depth) -> dict[str, Any]:
     """The result of ``verify`` for a backup whose manifest cannot be read."""
-    problem = item.problem
     return {
         "id": item.id,
         "ok": False,
         "depth": depth,
         "seconds": 0.0,
         "bytes": 0,
-        "problems": [
-            {
-                "code": problem.code,
-                "source": None,
-                "file": problem.file,
-                "offset": None,
-                "message": problem.message,
-                "also_in": [],
-            }
-        ],
+        "problems": [item.problem.model_dump(mode="json")],
         "checks": {},
     }
 

@@ -115,7 +115,7 @@ def restore_in_place(
                 if target.record.kind is SourceKind.SQLITE:
                     _fit_page_size(target)
                 _give_to_owner(target)
-            safety = _safety(repository, backup, targets, ctx)
+            safety = _safety(repository, backup, targets, wait, ctx)
             _journal(targets, backup, safety, "exchanging")
             try:
                 _run(commands.stop, commands, ctx, "stop")
@@ -295,8 +295,8 @@ def _give_to_owner(target: Target) -> None:
         os.chown(place, live.st_uid, live.st_gid, follow_symlinks=False)
 
 
-def _safety(repository: Repository, backup: Backup, targets: list[Target], ctx: Context) -> str:
-    """Back up what is there, and hold it. Returns its id, or "" where there is nothing to back up."""
+def _safety(repository: Repository, backup: Backup, targets: list[Target], wait: float, ctx: Context) -> str:
+    """Back up what is there, and hold it; *wait* seconds for writers to pause. Returns its id, "" where nothing is there."""
     there = tuple(
         Source(kind=target.record.kind, name=target.record.name, path=target.path) for target in targets if target.path.exists()
     )
@@ -313,6 +313,7 @@ def _safety(repository: Repository, backup: Backup, targets: list[Target], ctx: 
         note=f"safety: before the restore of {backup.id}",
         verify=Depth.HASHES,
         wait=60.0,
+        within=wait,
         safety=True,
     )
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -13,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from backups.engine.errors import SourceBroken
-from tests.capture.conftest import Bench, Start, Stores, accounts, sqlite_source
+from tests.capture.conftest import Bench, Start, Stores, accounts, sqlite_source, storing
 from tests.capture.peers import ACCOUNTS, EACH
-from tests.capture.processes import Peer, environment, run
+from tests.capture.processes import Peer, command, environment, run
 from tests.capture.states import integrity
 
 
@@ -59,6 +60,26 @@ def test_the_sum_is_conserved_in_thirty_pins_under_two_writers(bench: Bench, pee
     assert methods.count("pinned") > 20
     for writer in writers:
         writer.end()
+
+
+def test_what_is_written_while_the_file_is_read_is_not_in_the_backup(bench: Bench, large: Path) -> None:
+    """The packer is stopped in the middle of the file; no checkpoint reaches the rest of it until the backup has ended."""
+    database = sqlite3.connect(large, isolation_level=None, timeout=0)
+    with command("create", "--repo", bench.repository.folder, "--verify", "restore", "--sqlite", f"app={large}") as backup:
+        packer = storing(bench, backup)
+        database.execute("UPDATE account SET amount = amount + 1")
+        database.execute("UPDATE padding SET text = randomblob(1000) WHERE id % 40 = 0")
+        database.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        assert database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 1, "a checkpoint went through"
+        os.kill(packer, signal.SIGCONT)
+        ended = backup.end()
+    assert database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+    database.execute("UPDATE account SET amount = amount - 1")
+    database.close()
+    assert ended.code == 0, ended
+    assert ended.json["sources"][0]["method"] == "pinned"
+    restored = bench.restore(bench.repository.find(ended.json["id"], None))
+    assert balance(restored / "sqlite/app.sqlite3")[0] == ACCOUNTS * EACH
 
 
 def test_an_old_reader_makes_it_a_copy_of_the_instant_and_the_log_says_so(bench: Bench, peer: Start, tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ import pytest
 
 from backups.engine.archive.blocks import BLOCK, MAX_DEPTH
 from backups.engine.archive.reader import Archives, locate_in
+from backups.engine.archive.table import Entry, Kind
 from backups.engine.capture import packer as packing
 from backups.engine.capture.packer import Packer
-from backups.engine.capture.staging import GRAIN_NS
+from backups.engine.capture.staging import GRAIN_NS, identify, is_unchanged
 from backups.engine.child import Server
 from tests.capture.conftest import Bench, Stores, accounts, files_source, sqlite_source, write_batches
 from tests.capture.processes import until
@@ -103,6 +104,31 @@ def test_a_change_in_the_log_alone_is_a_change(bench: Bench, tmp_path: Path) -> 
     restored = sqlite3.connect(bench.restore(backup) / "sqlite/app.sqlite3")
     assert restored.execute("SELECT amount FROM account WHERE id = 3").fetchone() == (5,)
     restored.close()
+
+
+def test_a_time_stamp_is_believed_once_its_grain_is_over(tmp_path: Path) -> None:
+    """Two changes within one tick of the file system's clock bear the same times: only an older one tells something."""
+    path = tmp_path / "file"
+    path.write_bytes(b"first")
+    status = path.stat()
+    last = max(status.st_mtime_ns, status.st_ctime_ns)
+
+    def unchanged(captured_at: int) -> bool:
+        entry = Entry(
+            path="files/x/file",
+            kind=Kind.FILE,
+            mode=0o644,
+            mtime_ns=status.st_mtime_ns,
+            size=5,
+            identity=identify(status, captured_at),
+        )
+        return is_unchanged(entry, status)
+
+    assert not unchanged(last)
+    assert not unchanged(last + GRAIN_NS)
+    assert unchanged(last + GRAIN_NS + 1)
+    path.touch()
+    assert not is_unchanged(None, status)
 
 
 def test_a_change_within_the_same_tick_is_seen(bench: Bench, tmp_path: Path) -> None:

@@ -106,11 +106,11 @@ try:
 except sqlite3.Error as problem:
     print("error", problem)
 """
+TAGS = "SELECT group_concat(tag) FROM (SELECT DISTINCT tag FROM item WHERE tag != 'writer' ORDER BY tag)"
 READER = """
 import sqlite3, sys
 database = sqlite3.connect(sys.argv[1], timeout=30, isolation_level=None)
-tags = "SELECT group_concat(tag) FROM (SELECT DISTINCT tag FROM item WHERE tag != 'writer' ORDER BY tag)"
-def look(): print(database.execute(tags).fetchone()[0], flush=True)
+def look(): print(database.execute(sys.argv[2]).fetchone()[0], flush=True)
 database.execute("BEGIN")
 look()
 sys.stdin.readline()
@@ -127,7 +127,7 @@ threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).sta
 print("ready", flush=True)
 seen = []
 while not stop.is_set():
-    found = database.execute("SELECT group_concat(tag) FROM (SELECT DISTINCT tag FROM item WHERE tag != 'writer' ORDER BY tag)").fetchone()[0]
+    found = database.execute(sys.argv[2]).fetchone()[0]
     if found not in seen: seen.append(found)
 print("|".join(seen))
 """
@@ -148,8 +148,8 @@ def test_writers_and_readers_meet_no_error_and_see_old_rows_or_new_ones(scene: S
     assert before == "change-1,change-2,change-3,first,later"
     with (
         python(WRITER, scene.live.database) as writer,
-        python(READER, scene.live.database) as reader,
-        python(WATCHER, scene.live.database) as watcher,
+        python(READER, scene.live.database, TAGS) as reader,
+        python(WATCHER, scene.live.database, TAGS) as watcher,
         closing(sqlite3.connect(scene.live.database, timeout=10)) as mine,
     ):
         assert (ask(writer), ask(watcher), ask(reader)) == ("ready", "ready", before)
@@ -201,7 +201,10 @@ def test_a_log_left_beside_a_missing_database_is_not_replayed(scene: Scene) -> N
     # the planted log would have been replayed: this is what happens without care
     shutil.copy(scene.history.expected(0) / "sqlite/app.sqlite3", scene.live.folder / "naive.sqlite3")
     Path(f"{scene.live.folder}/naive.sqlite3-wal").write_bytes(log)
-    assert "in the log" in tags_of(scene.live.folder / "naive.sqlite3")
+    with closing(sqlite3.connect(scene.live.folder / "naive.sqlite3")) as database:
+        database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    naive = (scene.live.folder / "naive.sqlite3").read_bytes()
+    assert naive != (scene.history.expected(0) / "sqlite/app.sqlite3").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -277,13 +280,20 @@ def test_a_file_that_is_no_database_and_is_open_is_left_alone(scene: Scene, tmp_
     assert scene.rows() == scene.restored("sqlite") and marks.exists()
 
 
-def test_a_failed_check_puts_a_broken_file_and_its_logs_back(scene: Scene) -> None:
+def test_a_failed_check_puts_a_broken_file_back(scene: Scene) -> None:
     scene.live.database.write_bytes(GARBAGE)
+    with pytest.raises(RestoreUndone):
+        scene.restore(commands=Commands(check="false"))
+    assert scene.live.database.read_bytes() == GARBAGE and scene.leftovers() == []
+
+
+def test_a_failed_check_puts_a_lone_log_back(scene: Scene) -> None:
     log = Path(f"{scene.live.database}-wal")
+    scene.live.database.unlink()
     log.write_bytes(b"a log")
     with pytest.raises(RestoreUndone):
         scene.restore(commands=Commands(check="false"))
-    assert scene.live.database.read_bytes() == GARBAGE and log.read_bytes() == b"a log"
+    assert log.read_bytes() == b"a log" and not scene.live.database.exists() and scene.leftovers() == []
 
 
 # Chroma
@@ -326,7 +336,7 @@ def test_chroma_without_the_gate_is_exchanged_between_stop_and_start(scene: Scen
     with Chroma(scene.live.chroma) as client:
         some_vectors(client)
         log = tmp_path / "log"
-        told = f"{sys.executable} -c 'import sys; open({str(log)!r}, \"a\").write(sys.argv[1])'"
+        told = shlex.join([sys.executable, "-c", "import sys; open(sys.argv[1], 'a').write(sys.argv[2])", str(log)])
         scene.restore(
             only="chroma", commands=Commands(stop=f"kill {client.pid}", start=f"{told} start", check=f"{told} check,")
         )
@@ -353,6 +363,38 @@ def test_a_gate_that_stays_closed_changes_nothing(scene: Scene) -> None:
 
 # Going back
 
+COUNT = """
+import sqlite3, sys
+database = sqlite3.connect(sys.argv[1])
+sys.exit(database.execute('SELECT count(*) FROM item').fetchone()[0] != 3000)
+"""
+WRITE = """
+import sqlite3, sys
+database = sqlite3.connect(sys.argv[1])
+database.execute('UPDATE counter SET value = 99')
+database.commit()
+sys.exit(1)
+"""
+QUEUE = """
+import sqlite3, sys
+database = sqlite3.connect(sys.argv[1])
+database.execute('INSERT INTO embeddings_queue (operation, topic, id) VALUES (3, ?, ?)', ('x', 'y'))
+database.commit()
+sys.exit(1)
+"""
+LOCK = """
+import sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+database.execute('BEGIN IMMEDIATE')
+print('locked', flush=True)
+sys.stdin.read()
+"""
+
+
+def run(program: str, *arguments: object) -> str:
+    """A command line that runs *program*."""
+    return shlex.join([sys.executable, "-c", program, *map(str, arguments)])
+
 
 @contextmanager
 def state_unchanged(scene: Scene) -> Iterator[None]:
@@ -377,16 +419,12 @@ def test_a_failing_check_command_puts_everything_back(scene: Scene) -> None:
 
 
 def test_a_check_sees_the_restored_data(scene: Scene) -> None:
-    program = (
-        "import sqlite3, sys; sys.exit(sqlite3.connect(sys.argv[1]).execute('SELECT count(*) FROM item').fetchone()[0] != 3000)"
-    )
-    scene.restore(commands=Commands(check=shlex.join([sys.executable, "-c", program, str(scene.live.database)])))
+    scene.restore(commands=Commands(check=run(COUNT, scene.live.database)))
 
 
 def test_a_check_that_fails_after_the_application_wrote_says_so(scene: Scene) -> None:
-    program = "import sqlite3, sys; d = sqlite3.connect(sys.argv[1]); d.execute('UPDATE counter SET value = 99'); d.commit(); sys.exit(1)"
     with pytest.raises(RestoreIncomplete, match="written to the restored data") as problem:
-        scene.restore(commands=Commands(check=shlex.join([sys.executable, "-c", program, str(scene.live.database)])))
+        scene.restore(commands=Commands(check=run(WRITE, scene.live.database)))
     assert scene.safety().id in problem.value.message and problem.value.details["safety_backup"] == scene.safety().id
     assert scene.rows() == scene.restored("sqlite"), "the restored data stays, and what was written to it"
 
@@ -394,18 +432,13 @@ def test_a_check_that_fails_after_the_application_wrote_says_so(scene: Scene) ->
 def test_a_write_to_chroma_is_not_lost_by_going_back(scene: Scene) -> None:
     with Chroma(scene.live.chroma, gate=True) as client:
         some_vectors(client)
-        program = "import sqlite3, sys; d = sqlite3.connect(sys.argv[1]); d.execute('INSERT INTO embeddings_queue (operation, topic, id) VALUES (3, ?, ?)', ('x', 'y')); d.commit(); sys.exit(1)"
         with pytest.raises(RestoreIncomplete):
-            scene.restore(
-                only="chroma",
-                commands=Commands(check=shlex.join([sys.executable, "-c", program, str(scene.live.chroma / "chroma.sqlite3")])),
-            )
+            scene.restore(only="chroma", commands=Commands(check=run(QUEUE, scene.live.chroma / "chroma.sqlite3")))
         assert len(client.all("indexed")) == 400
 
 
 def test_going_back_waits_for_a_writer_and_gives_up_in_time(scene: Scene, tmp_path: Path) -> None:
     """The check starts somebody who keeps the database locked, and fails."""
-    lock = "import sqlite3, sys; d = sqlite3.connect(sys.argv[1], isolation_level=None); d.execute('BEGIN IMMEDIATE'); print('locked', flush=True); sys.stdin.read()"
     check = (
         "import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', sys.argv[2], sys.argv[1]], "
         "stdin=open(sys.argv[3]), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL); child.stdout.readline(); sys.exit(1)"
@@ -415,10 +448,7 @@ def test_going_back_waits_for_a_writer_and_gives_up_in_time(scene: Scene, tmp_pa
     keep = os.open(fifo, os.O_RDWR)
     try:
         with pytest.raises(RestoreIncomplete, match="stayed locked"):
-            scene.restore(
-                wait=0.5,
-                commands=Commands(check=shlex.join([sys.executable, "-c", check, str(scene.live.database), lock, str(fifo)])),
-            )
+            scene.restore(wait=0.5, commands=Commands(check=run(check, scene.live.database, LOCK, fifo)))
     finally:
         os.close(keep)
     assert scene.rows() == scene.restored("sqlite")
@@ -453,11 +483,9 @@ def test_no_room_for_the_new_pages_puts_everything_back(scene: Scene) -> None:
         "sys.exit(cli.main(sys.argv[1:]))"
     )
     with state_unchanged(scene):
-        done = subprocess.run(
-            [sys.executable, "-c", program, "restore", scene.backup.id, "--in-place", "--yes", "--json", *scene.live.arguments[:1],
-             "--only=sqlite", f"--repo={scene.repository.folder}"],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        command = ["restore", scene.backup.id, "--in-place", "--yes", "--json", "--only=sqlite", *scene.live.arguments[:1]]
+        command.append(f"--repo={scene.repository.folder}")
+        done = subprocess.run([sys.executable, "-c", program, *command], capture_output=True, text=True, check=False)
         assert done.returncode == 1, done.stderr
         assert json.loads(done.stdout)["error"]["code"] == "restore_undone"
 
@@ -485,16 +513,13 @@ def test_a_command_that_cannot_be_run(scene: Scene, what: str) -> None:
 
 def test_a_writer_that_does_not_end_is_named_and_nothing_is_changed(scene: Scene) -> None:
     """The lock is taken once the safety backup is made, which would wait for it too."""
-    lock = "import sqlite3, sys; d = sqlite3.connect(sys.argv[1], isolation_level=None); d.execute('BEGIN IMMEDIATE'); open(sys.argv[2], 'w').close(); sys.stdin.read()"
     marks = scene.live.folder.parent / "locked"
-    with python("import sys; exec(sys.stdin.readline()); exec(sys.argv[3])", scene.live.database, marks, lock) as writer:
-        stop = shlex.join(
-            [
-                sys.executable,
-                "-c",
-                f"import os, time\nopen('/proc/{writer.pid}/fd/0', 'w').write('pass\\n')\nwhile not os.path.exists({str(marks)!r}): time.sleep(0.01)",
-            ]
-        )
+    wait = "import os, sys, time; open(f'/proc/{sys.argv[1]}/fd/0', 'w').write('go\\n')\n"
+    wait += "while not os.path.exists(sys.argv[2]): time.sleep(0.01)"
+    lock = "import sqlite3, sys; sys.stdin.readline(); database = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+    lock += "database.execute('BEGIN IMMEDIATE'); open(sys.argv[2], 'w').close(); sys.stdin.read()"
+    with python(lock, scene.live.database, marks) as writer:
+        stop = run(wait, writer.pid, marks)
         with state_unchanged(scene), pytest.raises(RestoreRefused, match=f"open in process {writer.pid}"):
             scene.restore(wait=0.5, commands=Commands(stop=stop))
 

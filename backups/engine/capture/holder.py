@@ -38,7 +38,7 @@ from ..errors import EngineError, SourceBroken, SourceBusy
 from ..gate import Gate, GateTimeout
 from . import chroma, hnsw
 from .owners import owners
-from .sqlite import Database, Pinned, check_writable, connect, is_locked
+from .sqlite import Database, Pinned, begin_immediate, check_writable, connect
 
 PIN_TRIES = 8
 """How often a database is tried to be pinned in place before it is copied instead."""
@@ -99,29 +99,21 @@ class Directory:
         if self.broken is not None:
             return True
         assert self._database is not None
-        deadline = time.monotonic() + wait
-        if self._gate.exists():
+        gated = self._gate.exists()
+        if gated:
             try:
                 self._open.enter_context(self._gate.exclusive(wait))
             except GateTimeout:
                 return False
         since = time.monotonic()
-        while True:
-            try:
-                self._database.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError as problem:
-                if not is_locked(problem):
-                    raise SourceBroken(f"SQLite cannot lock {self.path / chroma.DATABASE}: {problem}.") from None
-                if time.monotonic() > deadline:
-                    self._open.close()
-                    return False
-                time.sleep(0.0005)
-            except sqlite3.DatabaseError as problem:
-                self.broken = str(problem)
-                return True
-            else:
-                self._locked_at = since if self._gate.exists() else time.monotonic()
-                return True
+        try:
+            if not begin_immediate(self._database, self.path / chroma.DATABASE, wait):
+                self._open.close()
+                return False
+            self._locked_at = since if gated else time.monotonic()
+        except sqlite3.DatabaseError as problem:
+            self.broken = str(problem)
+        return True
 
     def wait_for_rest(self) -> str | None:
         """Wait until the index files are at rest. None when they are, else why not."""

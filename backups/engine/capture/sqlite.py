@@ -76,6 +76,25 @@ def _ask(connection: sqlite3.Connection, statement: str) -> Any:
             time.sleep(0.0005)
 
 
+def begin_immediate(connection: sqlite3.Connection, path: Path, wait: float) -> bool:
+    """Take the write lock of *path*, asking twice a millisecond. False when another kept it for *wait* seconds.
+
+    Raises `SourceBroken` where it cannot be locked at all, and ``sqlite3.DatabaseError`` where it is no database.
+    """
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as problem:
+            if not is_locked(problem):
+                raise SourceBroken(f"SQLite cannot lock {path}: {problem}.") from None
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.0005)
+        else:
+            return True
+
+
 @dataclass(frozen=True, slots=True)
 class Pinned:
     """How a database was pinned. ``log_bytes`` is the size of its write-ahead log at that instant."""
@@ -140,22 +159,13 @@ class Database:
         """W: hold up writers. False when another writer did not end within *wait* seconds."""
         if self.broken is not None:
             return True
-        deadline = time.monotonic() + wait
-        while True:
-            try:
-                self._writer.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError as problem:
-                if not is_locked(problem):
-                    raise SourceBroken(f"SQLite cannot lock {self.path}: {problem}.") from None
-                if time.monotonic() > deadline:
-                    return False
-                time.sleep(0.0005)
-            except sqlite3.DatabaseError as problem:
-                self.broken = str(problem)
-                return True
-            else:
-                self._locked_at = time.monotonic()
-                return True
+        try:
+            if not begin_immediate(self._writer, self.path, wait):
+                return False
+            self._locked_at = time.monotonic()
+        except sqlite3.DatabaseError as problem:
+            self.broken = str(problem)
+        return True
 
     def pin(self, step: Callable[[int], None], *, last: bool) -> Pinned | None:
         """With `lock` held, fix the state of this instant for later reading.
