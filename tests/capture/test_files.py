@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
 from tests.capture.conftest import Bench, Stores, chroma_source, files_source, sqlite_source
-from tests.capture.processes import run
+from tests.capture.processes import ROOT, run
 
 
 @pytest.fixture
@@ -224,11 +227,16 @@ def test_a_file_that_may_not_be_read(bench: Bench, folder: Path) -> None:
     (folder / "open").write_text("open")
     (folder / "closed").write_text("closed")
     (folder / "closed").chmod(0)
-    if os.access(folder / "closed", os.R_OK):
-        pytest.skip("this user may read everything: see test_reader.py for the packer's own answer")
-    created = bench.create(files_source(folder)).backup
-    assert created.damaged
-    assert [problem.code for problem in created.manifest.problems] == ["source_unreadable"]
+    command = [sys.executable, "-m", "backups.engine", "create", "--repo", bench.repository.folder, "--json"]
+    if os.access(folder / "closed", os.R_OK):  # root reads everything, unless that is taken from it
+        command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *command]
+    ended = subprocess.run([*command, f"--files={folder}"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 6
+    created = json.loads(ended.stdout)
+    assert created["verification"] == "damaged"
+    assert [problem["code"] for problem in created["sources"][0]["problems"]] == ["source_unreadable"]
+    target = bench.restore(bench.repository.find(created["id"], None)) / "files/papers"
+    assert [path.name for path in target.iterdir()] == ["open"], "what can be read is kept"
 
 
 def test_a_missing_folder_makes_no_backup(bench: Bench, folder: Path) -> None:
