@@ -6,6 +6,7 @@ Each subcommand imports its use case when it is called: what runs every ten seco
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import signal
 import sys
@@ -18,7 +19,7 @@ from typing import Any, NoReturn
 
 from .. import __version__
 from . import describe, progress
-from .config import Settings, check_set_name, environment, parse_source, read_settings
+from .config import Settings, check_note, check_set_name, environment, parse_source, read_settings
 from .context import Context
 from .errors import DamageFound, EngineError, RestoreRefused, UsageError, from_os_error
 from .repository.local import Repository, Unreadable, initialise, open_repository
@@ -90,7 +91,7 @@ def create(call: Call) -> Outcome:
         sources=call.sources(),
         set=check_set_name(arguments.set or "default"),
         kind=kind,
-        note=arguments.note,
+        note=check_note(arguments.note),
         verify=depth,
         wait=arguments.wait,
         within=arguments.within,
@@ -155,10 +156,10 @@ def restore(call: Call) -> Outcome:
     from .restore import restore_to
 
     arguments = call.arguments
-    repository = call.repository()
-    backup = call.backup(repository)
     if bool(arguments.to) == bool(arguments.in_place):
         raise UsageError("Say where to restore: either --to FOLDER or --in-place.")
+    repository = call.repository()
+    backup = call.backup(repository)
     if arguments.to:
         restored = restore_to(
             repository,
@@ -200,7 +201,7 @@ def _confirm(call: Call, backup: Backup) -> None:
 
 
 def hold(call: Call) -> Outcome:
-    return _set_hold(call, Hold(time=call.ctx.now(), note=call.arguments.note), "held")
+    return _set_hold(call, Hold(time=call.ctx.now(), note=check_note(call.arguments.note)), "held")
 
 
 def release(call: Call) -> Outcome:
@@ -407,6 +408,9 @@ def _cancel_on_signals() -> Iterator[Callable[[], bool]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``refbackup`` and return its exit code; 2 for wrong usage, also argparse's own."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape")  # names of files need not be UTF-8
     try:
         arguments = build_parser().parse_args(argv)
     except UsageError as problem:

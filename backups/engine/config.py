@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from dotenv import dotenv_values, find_dotenv
 
 from .errors import UsageError
 from .names import NAME
-from .types import Depth, Source, SourceKind
+from .types import LONGEST_NOTE, Depth, Source, SourceKind
 
 SOURCE_SETTINGS = {
     SourceKind.SQLITE: "REFSERVER_DATABASE",
@@ -34,6 +35,7 @@ ENGINE_SETTINGS = frozenset(
 )
 """Every name that `read_settings` looks at."""
 
+_MOST_HOURS = 100_000
 _PATHS = ("BACKUP_REPOSITORY", *SOURCE_SETTINGS.values())
 
 
@@ -82,11 +84,7 @@ def read_settings(values: Mapping[str, str]) -> Settings:
                 problems.append(f"{name}: {problem.message}")
     full = _depth(values, "BACKUP_VERIFY_FULL", "restore", problems)
     incremental = _depth(values, "BACKUP_VERIFY_INCREMENTAL", "hashes", problems)
-    hours = 24.0
-    try:
-        hours = float(values.get("BACKUP_TRASH_HOURS", "24"))
-    except ValueError:
-        problems.append("BACKUP_TRASH_HOURS: give a number of hours, such as 24")
+    hours = _hours(values, "BACKUP_TRASH_HOURS", 24.0, problems)
     if problems:
         raise UsageError("Settings are wrong: " + "; ".join(problems) + ".", hint="Correct them in .env.")
     repository = values.get("BACKUP_REPOSITORY")
@@ -100,6 +98,17 @@ def read_settings(values: Mapping[str, str]) -> Settings:
         start_command=values.get("BACKUP_START_COMMAND", ""),
         check_command=values.get("BACKUP_CHECK_COMMAND", ""),
     )
+
+
+def _hours(values: Mapping[str, str], name: str, default: float, problems: list[str]) -> float:
+    try:
+        hours = float(values.get(name, default))
+    except ValueError:
+        hours = math.nan
+    if not 0 <= hours <= _MOST_HOURS:
+        problems.append(f"{name}: give a number of hours from 0 to {_MOST_HOURS:,}, such as {default:g}")
+        return default
+    return hours
 
 
 def _depth(values: Mapping[str, str], name: str, default: str, problems: list[str]) -> Depth | None:
@@ -130,6 +139,13 @@ def parse_source(kind: SourceKind, given: str) -> Source:
             hint="Name it yourself: NAME=PATH.",
         )
     return Source(kind=kind, name=name, path=place)
+
+
+def check_note(note: str) -> str:
+    """*note*, if a manifest can hold it. Raises `UsageError`."""
+    if len(note) > LONGEST_NOTE or any("\ud800" <= letter <= "\udfff" for letter in note):
+        raise UsageError(f"A note is text of at most {LONGEST_NOTE} characters.")
+    return note
 
 
 def check_set_name(name: str) -> str:

@@ -19,7 +19,8 @@ from .. import __version__
 from . import durable
 from .capture.cut import STEP_TIMEOUT, Cut, Instant
 from .context import Context
-from .errors import NoSpace, SourceBroken, UsageError, from_os_error
+from .errors import EngineError, NoSpace, SourceBroken, UsageError, from_os_error
+from .names import printable
 from .repository.local import STAMP, Repository, stamp
 from .types import (
     Backup,
@@ -102,7 +103,14 @@ def create_backup(repository: Repository, request: Request, ctx: Context) -> Cre
     except OSError as problem:
         raise from_os_error(problem, "Making the backup") from problem
     if request.verify is not None:
-        proof = verify_backup(repository, backup, request.verify, ctx)
+        try:
+            proof = verify_backup(repository, backup, request.verify, ctx)
+        except EngineError as problem:
+            raise type(problem)(
+                f"{backup.id} is published, but it could not be proven: {problem.message}",
+                hint=f"Prove it when that is mended: refbackup verify {backup.id} --depth {request.verify}",
+                id=backup.id,
+            ) from problem
         backup = Backup(manifest=backup.manifest, proofs=(proof,))
     return Created(backup=backup, reason=reason, seconds=time.monotonic() - began)
 
@@ -336,9 +344,9 @@ def _record(
 ) -> SourceRecord:
     """What the manifest says of a source."""
     for note in tally["notes"]:
-        ctx.log(f"{source.prefix}: {_text(note)}")
+        ctx.log(f"{source.prefix}: {printable(note)}")
     problems = [
-        Problem.model_validate(problem | {"file": _text(problem["file"]), "message": _text(problem["message"])})
+        Problem.model_validate(problem | {"file": printable(problem["file"]), "message": printable(problem["message"])})
         for problem in tally["problems"]
     ]
     method = "walked"
@@ -365,7 +373,7 @@ def _record(
         {
             "kind": source.kind,
             "name": source.name,
-            "path": _text(str(source.path.absolute())),
+            "path": printable(str(source.path.absolute())),
             "method": method,
             "bytes": tally["bytes"],
             "files": tally["files"],
@@ -376,11 +384,6 @@ def _record(
             "problems": problems,
         }
     )
-
-
-def _text(value: str) -> str:
-    """*value* as JSON can hold it: bytes that are no UTF-8, which a file's name may contain, as ``\\xff``."""
-    return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _manifest(

@@ -148,8 +148,9 @@ class RestoreIncomplete(EngineError):
 
 
 def tree(root: type[EngineError] = EngineError) -> list[type[EngineError]]:
-    """The root and all its subclasses, in the order of the tree."""
-    return [root, *(leaf for child in root.__subclasses__() for leaf in tree(child))]
+    """The root and its subclasses in this module, in the order of the tree; others refine one and keep its code."""
+    children = [child for child in root.__subclasses__() if child.__module__ == __name__]
+    return [root, *(leaf for child in children for leaf in tree(child))]
 
 
 def from_json(error: dict[str, Any]) -> EngineError:

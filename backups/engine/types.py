@@ -12,15 +12,17 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
-from .names import BACKUP_ID, NAME
+from .names import BACKUP_ID, NAME, printable
 
 Name = Annotated[str, StringConstraints(pattern=rf"^{NAME.pattern}$")]
 Id = Annotated[str, StringConstraints(pattern=rf"^{BACKUP_ID.pattern}$")]
 Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Size = Annotated[int, Field(ge=0, le=1 << 62)]
-Short = Annotated[str, StringConstraints(max_length=4096)]
+LONGEST_NOTE = 4096
+Printable = Annotated[str, BeforeValidator(lambda text: printable(text) if isinstance(text, str) else text)]
+Short = Annotated[str, StringConstraints(max_length=LONGEST_NOTE)]
 
 
 class BackupKind(StrEnum):
@@ -69,10 +71,10 @@ class Problem(_Stored):
     """Something wrong, with its place: which source, which file, which byte, and which other backups share it."""
 
     code: str
-    source: str | None = None
-    file: str | None = None
+    source: Printable | None = None
+    file: Printable | None = None
     offset: int | None = None
-    message: str
+    message: Printable
     also_in: tuple[str, ...] = ()
 
 

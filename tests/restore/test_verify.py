@@ -129,19 +129,6 @@ def test_a_chroma_that_its_client_cannot_open_is_found(mine: History, tmp_path: 
     assert (problem.code, problem.source) == ("chroma_content", "vectors") and "cannot open" in problem.message
 
 
-def test_links_of_an_index_that_are_lost_are_found_by_searching(mine: History, tmp_path: Path) -> None:
-    """No digest covers them, for they hold no record; a search that finds nothing, or fails, tells."""
-    directory = tmp_path / "vectors"
-    with Chroma(directory) as chroma:
-        chroma.create("things", threshold=5)
-        chroma.call("things", "add", ids=[f"n{n}" for n in range(300)], embeddings=[vector(n) for n in range(300)])
-    links = next(directory.glob("*/link_lists.bin"))
-    links.write_bytes(links.read_bytes()[:-6])
-    backup = back_up(mine.repository, (Source(kind=SourceKind.CHROMA, name="vectors", path=directory),), set="odd")
-    (problem,) = verified(mine.repository, backup, "restore").problems
-    assert problem.source == "vectors"
-
-
 def test_a_prober_that_dies_or_hangs_is_a_finding(mine: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "dying.py").write_text("import sys, os; sys.stdin.readline(); os.kill(os.getpid(), 9)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

@@ -18,6 +18,9 @@ from ..types import Pause, Source, SourceKind
 
 HOLDER = "backups.engine.capture.holder"
 PACKER = "backups.engine.capture.packer"
+REFRESH_TIMEOUT = 60.0
+"""Seconds that Chroma may be locked for while what changed is copied; then the cut is given up."""
+
 STEP_TIMEOUT = 900.0
 """Seconds without a word after which a child is given up."""
 
@@ -94,7 +97,9 @@ class Cut:
         )
         self.packer.finish(timeout=STEP_TIMEOUT, check=self._ctx.check)
         locked = self._ask(self.holder, "lock", within=within)
-        changed = self._ask(self.packer, "refresh") if chroma else {}
+        changed = {}
+        if chroma:  # Chroma's writers wait for this
+            changed = self.packer.ask("refresh", timeout=REFRESH_TIMEOUT, check=self._ctx.check)
         paused = self._ask(self.holder, "unlock")
         return Instant(
             time=datetime.fromisoformat(locked["time"]),
