@@ -289,6 +289,8 @@ def _with_others(repository: Repository, backup: Backup, findings: Findings) -> 
             update: dict[str, Any] = {"also_in": tuple(other for other in others if other in known)}
             if problem.code == "archive" and not own:
                 update["offset"] = archives.damaged_glue(backup.id)
+                if update["offset"] is None:
+                    update["message"] = f"{problem.message} All blocks and headers still read as written: no content changed."
             named.append(problem.model_copy(update=update))
     return named
 

@@ -273,7 +273,7 @@ def test_a_restore_is_cancelled_between_blocks(history: History, tmp_path: Path)
 def test_signals_cancel(history: History, tmp_path: Path, number: int) -> None:
     """The first block waits in a pipe that is never filled, so the signal surely comes before the end."""
     slow = "import os, sys, time; from backups.engine import durable, cli; from threading import Event; go = Event()\n"
-    slow += "durable.FAULTS['restore-write'] = lambda: (print('writing', flush=True), go.wait(0.2))\n"
+    slow += "durable.FAULTS['restore-write'] = lambda: (os.write(1, b'writing\\n'), go.wait(0.2))\n"
     slow += "sys.exit(cli.main(sys.argv[1:]))"
     child = subprocess.Popen(
         [sys.executable, "-c", slow, "restore", history.ids[0], "--to=target", f"--repo={history.repository.folder}"],
