@@ -125,8 +125,10 @@ def change_rows(path: Path, tag: str, numbers: list[int]) -> None:
         database.execute("COMMIT")
 
 
-def rows_of(path: Path) -> list[tuple[int, str, str]]:
-    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)) as database:
+def rows_of(path: Path, *, immutable: bool = False) -> list[tuple[int, str, str]]:
+    """All rows; *immutable* leaves no file beside a database that nobody has open."""
+    how = "mode=ro&immutable=1" if immutable else "mode=ro"
+    with closing(sqlite3.connect(f"file:{path}?{how}", uri=True, timeout=10)) as database:
         return database.execute("SELECT * FROM item ORDER BY id").fetchall()
 
 

@@ -65,7 +65,7 @@ class Scene:
         """What a store must be after the restore."""
         expected = self.history.expected(0)
         if kind == "sqlite":
-            return rows_of(expected / "sqlite/app.sqlite3")
+            return rows_of(expected / "sqlite/app.sqlite3", immutable=True)
         return tree_of(expected / ("chroma/vectors" if kind == "chroma" else "files/papers"))
 
     def now(self, kind: str) -> Any:
