@@ -368,17 +368,18 @@ def store(tmp_path_factory) -> Path:
     return place
 
 
-def test_every_byte_of_every_vector_in_the_index_counts(store: Path, tmp_path: Path, prober: Child) -> None:
+def test_every_vector_in_the_index_counts(store: Path, tmp_path: Path, prober: Child) -> None:
     copy = Path(shutil.copytree(store, tmp_path / "copy"))
     good = digests(copy)
     data = next(copy.glob("*/data_level0.bin"))
     header = struct.unpack("<i6QiI3QdQ", (data.parent / "header.bin").read_bytes())
-    count, size, label, start = header[3], header[4], header[5], header[6]
+    count, size, start = header[3], header[4], header[6]
     content = data.read_bytes()
     for element in range(count):
-        place = element * size + start + element * 7 % (label - start)
+        # not the last bits: a vector of a cosine collection is digested as Chroma returns it, multiplied by its length
+        place = element * size + start + 4 * (element * 7 % DIMENSION) + 2
         flipped = bytearray(content)
-        flipped[place] ^= 1 << element % 8
+        flipped[place] ^= 1 << element % 7
         data.write_bytes(flipped)
         bad = digests(copy)
         assert bad.indexed != good.indexed and (bad.recent, bad.records) == (good.recent, good.records)
