@@ -104,7 +104,7 @@ def create_backup(repository: Repository, request: Request, ctx: Context) -> Cre
         raise from_os_error(problem, "Making the backup") from problem
     if request.verify is not None:
         try:
-            proof = verify_backup(repository, backup, request.verify, ctx)
+            proof = verify_backup(repository, backup, request.verify, ctx, written_only=True)
         except EngineError as problem:
             raise type(problem)(
                 f"{backup.id} is published, but it could not be proven: {problem.message}",

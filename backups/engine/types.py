@@ -183,7 +183,10 @@ class Manifest(_Stored):
 
 
 class Proof(_Stored):
-    """The result of a verification, kept in the repository beside the backup."""
+    """The result of a verification, kept in the repository beside the backup.
+
+    ``scope``: whether all that the backup needs was read, its ancestors' blocks included, or what its own archive stores.
+    """
 
     id: Id
     time: AwareDatetime
@@ -194,6 +197,7 @@ class Proof(_Stored):
     problems: tuple[Problem, ...] = ()
     checks: dict[str, Any] = {}
     drill: bool = False
+    scope: Literal["needed", "written"] = "needed"
 
     @property
     def blames_source(self) -> bool:
