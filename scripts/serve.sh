@@ -7,6 +7,7 @@
 # Ctrl-C stops everything.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+umask 077 # the databases hold password hashes and sessions
 # shellcheck source=scripts/environment.sh
 source scripts/environment.sh
 

@@ -251,6 +251,7 @@ def _pack(
 ) -> _Packed:
     with ctx.phase("create", "cut"):
         instant = cut.take(sources, request.within)
+        _refuse_strangers(repository, request, sources, instant)
         _log_cut(instant, ctx)
         cut.copy_pinned(instant)
     before = {record.prefix: record for record in parent.manifest.sources} if parent is not None else {}
@@ -274,6 +275,20 @@ def _pack(
     torn = [found.message for found in digests.values() if isinstance(found, Problem)]
     records = tuple(_record(source, instant, answer["sources"][source.prefix], digests, ctx) for source in sources)
     return _Packed(instant, DataFile.model_validate(answer["data"]), records, torn)
+
+
+def _refuse_strangers(repository: Repository, request: Request, sources: list[Source], instant: Instant) -> None:
+    """Raise `SourceBroken` for a file that is no database and was none in an earlier backup: the path is wrong."""
+    for source in sources:
+        pin = instant.pins.get(source.name) if source.kind is SourceKind.SQLITE else None
+        if request.safety or pin is None or pin.method != "raw" or "not a database" not in pin.reason:
+            continue
+        earlier = repository.newest_first(request.set)
+        if not any(record.prefix == source.prefix for backup in earlier for record in backup.manifest.sources):
+            raise SourceBroken(
+                f"{source.path} is no SQLite database, and no earlier backup knows it as one.",
+                hint="Correct the path. No backup was made.",
+            )
 
 
 def _pack_request(source: Source, sources: list[Source], instant: Instant, cut: Cut, repository: Repository) -> dict[str, Any]:

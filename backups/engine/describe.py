@@ -54,8 +54,8 @@ def created_json(created: Created) -> dict[str, Any]:
 def problems_of(backup: Backup) -> tuple[Any, ...]:
     """What is wrong with a backup: found when it was captured, and by its newest proof."""
     found = backup.manifest.problems
-    if backup.proof is not None:
-        found += tuple(problem for problem in backup.proof.problems if problem not in found)
+    if backup.failure is not None:
+        found += tuple(problem for problem in backup.failure.problems if problem not in found)
     return found
 
 
@@ -227,6 +227,8 @@ def restored_text(restored: Restored) -> str:
         f"{restored.id} restored to {restored.to}: {human_bytes(restored.bytes)} in "
         f"{human_seconds(restored.seconds)} ({rate}/s)"
     )
+    if restored.checks.get("safety_backup"):
+        done += f"\nWhat was there before is kept as {restored.checks['safety_backup']}"
     if restored.lost:
         done += f"\n{len(restored.lost)} blocks could not be read and are zeros now:"
     return "\n".join([done, *(f"  {b.path}, bytes {b.offset} to {b.offset + b.bytes}: {b.message}" for b in restored.lost)])

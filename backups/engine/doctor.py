@@ -84,7 +84,8 @@ def diagnose(repository: Path | None, sources: tuple[Source, ...], ctx: Context)
     for source in sources:
         ctx.check()
         if not source.path.exists():
-            found.add("problem", str(source.path), "does not exist", "Correct the path.")
+            advice = "Correct the path, or restore it from the newest good backup: refbackup restore latest --in-place."
+            found.add("problem", str(source.path), "does not exist", advice)
         elif source.kind is SourceKind.SQLITE:
             _look_at_sqlite(source.path, found)
         elif source.kind is SourceKind.CHROMA:
@@ -124,6 +125,9 @@ def _look_at_sqlite(path: Path, found: Diagnosis) -> None:
         finally:
             database.close()
     except sqlite3.DatabaseError as problem:
+        if not os.access(path, os.R_OK | os.W_OK):
+            found.add("problem", str(path), "this user may not read and write it", "Run as the application's user.")
+            return
         found.add("problem", str(path), f"SQLite cannot read it: {problem}", "Restore it from the newest good backup.")
         return
     if state != "ok":

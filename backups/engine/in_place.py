@@ -43,7 +43,7 @@ from .repository.local import Repository
 from .restore import Restored, check_manifest, check_untouched, plan, select, wanted_by
 from .space import need_space
 from .types import Backup, BackupKind, Depth, Hold, Source, SourceKind, SourceRecord
-from .verify import Findings
+from .verify import Findings, record_failure
 
 STAGE = ".refbackup-restore."
 _RENAME_EXCHANGE = 2
@@ -103,14 +103,16 @@ def restore_in_place(
     """
     began = time.monotonic()
     records = select(backup, only)
-    targets = _targets(records, sources, ctx)
+    targets = _targets(records, sources, ctx, whole=only is None)
     _refuse_nested(targets, repository, backup, sources)
+    for target in targets:
+        _refuse_open(target, commands)
     try:
         with contextlib.ExitStack() as stages:
             for target in targets:
                 stages.callback(durable.remove_tree, target.stage)
             size = _stage(repository, backup, targets, ctx)
-            checks = _check_staged(backup, targets, ctx)
+            checks = _check_staged(repository, backup, targets, ctx)
             for target in targets:
                 if target.record.kind is SourceKind.SQLITE:
                     _fit_page_size(target)
@@ -150,9 +152,16 @@ def restore_in_place(
 # Looking
 
 
-def _targets(records: tuple[SourceRecord, ...], sources: tuple[Source, ...], ctx: Context) -> list[Target]:
-    """The live store of each record. Raises `RestoreRefused` for any that cannot be exchanged."""
+def _targets(records: tuple[SourceRecord, ...], sources: tuple[Source, ...], ctx: Context, *, whole: bool) -> list[Target]:
+    """The live store of each record. Raises `RestoreRefused` for any that cannot be exchanged, and, unless a part of the
+    *whole* backup was asked for, for a source that the backup does not hold."""
     given = {(source.kind, source.name): source.path for source in sources}
+    left = sorted(f"{kind}:{name}" for kind, name in given.keys() - {(record.kind, record.name) for record in records})
+    if left and whole:
+        raise RestoreRefused(
+            f"Targets are given that this backup does not hold: {', '.join(left)}. The stores would be of different times.",
+            hint="Choose a backup that holds them all, or say --only KIND[:NAME]. Nothing was changed.",
+        )
     targets: list[Target] = []
     stages: dict[Path, Path] = {}
     for record in records:
@@ -176,6 +185,18 @@ def _targets(records: tuple[SourceRecord, ...], sources: tuple[Source, ...], ctx
         stage = stages.setdefault(path.parent, path.parent / f"{STAGE}{ctx.token()}")
         targets.append(Target(record, path, stage))
     return targets
+
+
+def _refuse_open(target: Target, commands: Commands) -> None:
+    """Raise `RestoreRefused` for a Chroma directory that somebody has open without the gate and no command would stop."""
+    if target.record.kind is not SourceKind.CHROMA or commands.stop or Gate(target.path).exists():
+        return
+    holders = owners(target.path / chroma.DATABASE, parent=True)
+    if holders:
+        raise RestoreRefused(
+            f"{target.path} is open in {holders}, which does not use the gate.",
+            hint="Give --stop-command and --start-command, or stop the application first. Nothing was changed.",
+        )
 
 
 def _refuse_nested(targets: list[Target], repository: Repository, backup: Backup, sources: tuple[Source, ...]) -> None:
@@ -244,15 +265,17 @@ def _journal(targets: list[Target], backup: Backup, safety: str, phase: str) -> 
         durable.write_file(target.stage / "journal.json", json.dumps(about).encode())
 
 
-def _check_staged(backup: Backup, targets: list[Target], ctx: Context) -> dict[str, Any]:
+def _check_staged(repository: Repository, backup: Backup, targets: list[Target], ctx: Context) -> dict[str, Any]:
     """All that can be checked is checked before anything live is touched."""
     findings = Findings()
     for target in targets:
         check_untouched(backup, target.stage, target.record, findings, ctx)
     if findings.problems:
+        record_failure(repository, backup, Depth.RESTORE, findings.problems, ctx)
         raise RestoreRefused(
-            f"What was staged from {backup.id} is not sound: {findings.problems[0].message} Nothing was changed.",
-            hint="Choose another backup; `refbackup verify --all --depth restore` shows which are sound.",
+            f"What was staged from {backup.id} is not sound: {findings.problems[0].message.rstrip('.')}. Nothing was changed.",
+            hint="It is marked damaged now, and `latest` names the one before it: run the same command again, or choose "
+            "another by `refbackup list`.",
             problems=[problem.model_dump(mode="json") for problem in findings.problems],
         )
     return findings.checks
@@ -512,13 +535,8 @@ def _exchange_folder(target: Target, opened: _Open, wait: float, commands: Comma
                 raise RestoreRefused(f"{problem}. Nothing was changed.") from None
             opened.gates_held.add(target.path)
             held.advance()
-        elif not commands.stop:
-            holders = owners(target.path / chroma.DATABASE, parent=True)
-            if holders:
-                raise RestoreRefused(
-                    f"{target.path} is open in {holders}, which does not use the gate.",
-                    hint="Give --stop-command and --start-command, or stop the application first. Nothing was changed.",
-                )
+        else:
+            _refuse_open(target, commands)
     if target.path.exists():
         exchange(target.path, target.staged)
     else:
@@ -681,7 +699,7 @@ def plan_in_place(
 
     Raises what the restore would raise before it changes anything.
     """
-    targets = _targets(select(backup, only), sources, Context())
+    targets = _targets(select(backup, only), sources, Context(), whole=only is None)
     _refuse_nested(targets, repository, backup, sources)
     check_manifest(repository, backup)
     planned = []

@@ -55,11 +55,13 @@ def _decide(repository: Repository, set_name: str, policy: Policy, ctx: Context)
 def candidates(backups: list[Backup]) -> list[Candidate]:
     """Backups as retention sees them.
 
-    A proof counts until damage is found in the repository, later, in what the backup builds on.
+    A proof counts until damage is found in the repository, later, in what the backup builds on. Where any was proven by
+    restoring it, only those count as verified: the hashes of a broken database are as good as those of a sound one.
     """
+    restored = any(backup.verification == "restore" for backup in backups)
     spoilt: dict[str, datetime] = {}
     for backup in sorted(backups, key=lambda item: item.id):
-        found = [proof.time for proof in backup.proofs[-1:] if not proof.ok and not proof.blames_source]
+        found = [backup.failure.time] if backup.failure is not None and not backup.failure.blames_source else []
         found += [spoilt[backup.manifest.parent]] if backup.manifest.parent in spoilt else []
         if found:
             spoilt[backup.id] = max(found)
@@ -72,7 +74,7 @@ def candidates(backups: list[Backup]) -> list[Candidate]:
             needs=frozenset(filter(None, [backup.manifest.parent])),
             hold=(backup.hold.note or "no reason given") if backup.hold else None,
             damaged=backup.damaged,
-            verified=_is_proven(backup, spoilt.get(backup.id)),
+            verified=_is_proven(backup, spoilt.get(backup.id)) and (not restored or backup.verification == "restore"),
         )
         for backup in backups
     ]

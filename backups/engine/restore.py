@@ -17,10 +17,10 @@ from .archive.table import Kind, Tree
 from .context import Context
 from .errors import DamageFound, TargetOccupied, UsageError, from_os_error
 from .extract import Lost, extract
-from .repository.local import MANIFEST, Repository
+from .repository.local import DATA, MANIFEST, Repository
 from .space import need_space
-from .types import Backup, SourceKind, SourceRecord
-from .verify import Findings, check_stores
+from .types import Backup, Depth, Problem, SourceKind, SourceRecord
+from .verify import Findings, check_stores, record_failure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +149,10 @@ def restore_to(
             if place.exists():
                 place.rmdir()
             durable.publish(staged, place)
+    except DamageFound as damage:
+        problem = Problem(code="restore", message=damage.message, file=DATA, offset=damage.details.get("offset"))
+        record_failure(repository, backup, Depth.RESTORE if "problems" in damage.details else Depth.HASHES, [problem], ctx)
+        raise
     except OSError as problem:
         raise from_os_error(problem, f"Restoring into {target}") from problem
     finally:
@@ -196,7 +200,7 @@ def _checked(backup: Backup, folder: Path, records: tuple[SourceRecord, ...], ct
         check_untouched(backup, folder, record, findings, ctx)
     if findings.problems:
         raise DamageFound(
-            f"What was restored from {backup.id} is not sound: {findings.problems[0].message} Nothing was published.",
+            f"What was restored from {backup.id} is not sound, and nothing was published: {findings.problems[0].message}",
             id=backup.id,
             problems=[problem.model_dump(mode="json") for problem in findings.problems],
         )

@@ -200,6 +200,13 @@ class Proof(_Stored):
     scope: Literal["needed", "written"] = "needed"
 
     @property
+    def reach(self) -> int:
+        """How deep it looked: 1 for what was written, 2 for every byte that is needed, 3 for a restore."""
+        if self.depth is Depth.RESTORE:
+            return 3
+        return 2 if self.scope == "needed" else 1
+
+    @property
     def blames_source(self) -> bool:
         """Whether every problem lies in what was backed up, and none in the repository."""
         return bool(self.problems) and all(problem.code in SOURCE_PROBLEMS for problem in self.problems)
@@ -234,9 +241,20 @@ class Backup:
         return self.proofs[-1] if self.proofs else None
 
     @property
+    def failure(self) -> Proof | None:
+        """The newest failed proof that stands: only a later success that looked at least as deep lifts a failure."""
+        lifted = 0
+        for proof in reversed(self.proofs):
+            if proof.ok:
+                lifted = max(lifted, proof.reach)
+            elif proof.reach > lifted:
+                return proof
+        return None
+
+    @property
     def damaged(self) -> bool:
-        """Whether the source was broken when it was captured, or the newest proof failed."""
-        return bool(self.manifest.problems) or (self.proof is not None and not self.proof.ok)
+        """Whether the source was broken when it was captured, or a failed proof stands."""
+        return bool(self.manifest.problems) or self.failure is not None
 
     @property
     def verified_at(self) -> datetime | None:

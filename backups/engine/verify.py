@@ -5,6 +5,7 @@ A proof is recorded in the repository, good or bad, so that ``list`` and retenti
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import itertools
@@ -127,6 +128,13 @@ def verify_backup(
     except OSError as problem:
         raise from_os_error(problem, f"Verifying {backup.id}") from problem
     return proof
+
+
+def record_failure(repository: Repository, backup: Backup, depth: Depth, problems: list[Problem], ctx: Context) -> None:
+    """Record what a restore found wrong, so that ``latest`` passes over the backup. A repository on read-only media forgets."""
+    proof = Proof(id=backup.id, time=ctx.now(), ok=False, depth=depth, seconds=0.0, bytes=0, problems=tuple(problems))
+    with contextlib.suppress(OSError):
+        repository.record_proof(backup, proof)
 
 
 def verify_many(repository: Repository, backups: list[Backup], depth: Depth, ctx: Context) -> Iterator[Proof]:
@@ -343,8 +351,9 @@ def _check_sqlite(record: SourceRecord, path: Path, findings: Findings, ctx: Con
     if record.method == "raw":
         findings.problems.extend(record.problems)
         return
-    with ctx.phase("verify", f"check {record.prefix}", record.bytes):
+    with ctx.phase("verify", f"check {record.prefix}", record.bytes) as phase:
         answer = probe(ctx, "sqlite", record.bytes, findings, record, path=str(path))
+        phase.reach(record.bytes)
     if answer is None:
         return
     for message in answer["integrity"]:
@@ -360,7 +369,7 @@ def _check_chroma(record: SourceRecord, directory: Path, findings: Findings, ctx
     if any(problem.code == "chroma_structure" for problem in record.problems):
         findings.problems.extend(record.problems)
         return
-    with ctx.phase("verify", f"compare {record.prefix}", record.bytes):
+    with ctx.phase("verify", f"compare {record.prefix}", record.bytes) as phase:
         answer = probe(ctx, "digests", record.bytes, findings, record, directory=str(directory))
         if answer is None:
             return
@@ -369,6 +378,7 @@ def _check_chroma(record: SourceRecord, directory: Path, findings: Findings, ctx
             return
         _compare_digests(record, answer["collections"], findings)
         opened = probe(ctx, "chroma", record.bytes, findings, record, directory=str(directory))
+        phase.reach(record.bytes)
     if opened is None:
         return
     for message in opened["problems"]:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from backups.engine.capture.chroma import Positions, positions
-from backups.engine.capture.records import Known, digest_collections, open_at_rest, stored_records, stored_vectors
+from backups.engine.capture.records import digest_collections, open_at_rest, stored_records, stored_vectors
 from backups.engine.child import Child
 from backups.engine.prober import _as_client
 from backups.engine.verify import PROBER
@@ -159,48 +159,6 @@ def test_no_false_alarm_after_any_calls(tmp_path: Path, prober: Child, seed: int
             counted = check(copy, prober)
             assert {name: counted[name]["count"] for name in spaces} == {name: len(files[name]) for name in spaces}
     assert indexed > 3 and logged > 3, "both the index and the log were used"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2))
-def test_digests_carried_on_from_backup_to_backup_are_those_of_a_whole_reading(tmp_path: Path, seed: int) -> None:
-    chosen = random.Random(1000 + seed)
-    names = {"l2-7": ("l2", 7), "cosine-40": ("cosine", 40), "ip-1000": ("ip", 1000)}
-    ids = [f"id-{n}" for n in range(60)]
-    known: dict[str, Known] = {}
-    carried_on = unmoved = 0
-    with Chroma(tmp_path / "chroma") as chroma:
-        for name, (space, threshold) in names.items():
-            chroma.create(name, space=space, threshold=threshold)
-            chroma.call(name, "add", ids=ids[:50], embeddings=[vector(n) for n in ids[:50]])
-        for step in range(50):
-            name = chosen.choice([*names])
-            for _ in range(chosen.choice([1, 1, 2, 5])):
-                act(chroma, name, chosen, chosen.sample(ids, 14))
-            copy = copied(tmp_path / "chroma", tmp_path)
-            whole = {item.positions.id: item for item in digest_collections(copy, {}) if not isinstance(item, Positions)}
-            for item in digest_collections(copy, known):
-                place = item if isinstance(item, Positions) else item.positions
-                truth, old = whole[place.id], known.get(place.id)
-                if isinstance(item, Positions):
-                    assert old is not None
-                    unmoved += 1
-                    found = (old.count, old.indexed_count, old.indexed, old.records)
-                else:
-                    carried_on += old is not None and item.count > 30
-                    assert item.recent == truth.recent, (step, place.name)
-                    found = (item.count, item.indexed_count, item.indexed, item.records)
-                assert found == (truth.count, truth.indexed_count, truth.indexed, truth.records), (step, place.name)
-                known[place.id] = Known(
-                    metadata_at=place.metadata_at,
-                    vector_at=place.vector_at,
-                    count=found[0],
-                    indexed_count=found[1],
-                    indexed=found[2] or "",
-                    records=found[3],
-                )
-            shutil.rmtree(copy)
-    assert carried_on > 30 and unmoved > 60
 
 
 def test_ids_that_come_and_go_around_a_sync(tmp_path: Path, prober: Child) -> None:

@@ -587,6 +587,7 @@ def test_targets_that_cannot_be(scene: Scene, tmp_path: Path, monkeypatch: pytes
         monkeypatch.setattr(Path, "is_mount", lambda self: True)
     else:
         broken = tmp_path / "app.sqlite3"
+        back_up(scene.repository, sources, set="broken")  # a file that never was a database is a wrong path
         broken.write_bytes(GARBAGE)
         backup = back_up(scene.repository, (Source(kind=SourceKind.SQLITE, name="app", path=broken),), set="broken")
         assert backup.damaged

@@ -271,10 +271,10 @@ def test_a_restore_is_cancelled_between_blocks(history: History, tmp_path: Path)
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_cancel(history: History, tmp_path: Path, number: int) -> None:
-    """The first block waits in a pipe that is never filled, so the signal surely comes before the end."""
-    slow = "import os, sys, time; from backups.engine import durable, cli; from threading import Event; go = Event()\n"
-    slow += "durable.FAULTS['restore-write'] = lambda: (os.write(1, b'writing\\n'), go.wait(0.2))\n"
-    slow += "sys.exit(cli.main(sys.argv[1:]))"
+    """No block is written before the signal was sent."""
+    slow = "import os, sys, time; from backups.engine import durable, cli\n"
+    slow += "def wait():\n    os.write(1, b'writing\\n')\n    while not os.path.exists('signalled'): time.sleep(0.005)\n"
+    slow += "durable.FAULTS['restore-write'] = wait\nsys.exit(cli.main(sys.argv[1:]))"
     child = subprocess.Popen(
         [sys.executable, "-c", slow, "restore", history.ids[0], "--to=target", f"--repo={history.repository.folder}"],
         cwd=tmp_path, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -282,9 +282,10 @@ def test_signals_cancel(history: History, tmp_path: Path, number: int) -> None:
     assert child.stdout is not None
     assert child.stdout.readline() == "writing\n"
     child.send_signal(number)
+    (tmp_path / "signalled").touch()
     _, said = child.communicate(timeout=30)
     assert child.returncode == 9, said
-    assert left_in(tmp_path) == []
+    assert left_in(tmp_path) == ["signalled"]
 
 
 def descriptors(folder: Path) -> list[str]:

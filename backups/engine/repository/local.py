@@ -35,6 +35,7 @@ from ..errors import (
     BackupInUse,
     BackupNotFound,
     DamageFound,
+    EngineError,
     RepositoryMissing,
     RepositoryTooNew,
     UsageError,
@@ -47,7 +48,7 @@ from . import lock
 FORMAT = 1
 STAMP = "%Y%m%dT%H%M%SZ"
 MOST_PROOFS = 40
-"""How many proofs of one backup are kept: the newest decides, the others are its history."""
+"""How many proofs of each depth are kept of a backup: a failure is lifted by a later success as deep, never by time."""
 
 MANIFEST, DATA, SUMS = "manifest.json", "data.tar.zst", "SHA256SUMS"
 
@@ -202,7 +203,7 @@ class Repository:
                 continue
             try:
                 backup = self.load(set_name, backup_id)
-            except (DamageFound, BackupNotFound, RepositoryTooNew):
+            except EngineError:
                 continue
             if backup.damaged or (before is not None and backup.manifest.time > before):
                 continue
@@ -222,7 +223,7 @@ class Repository:
         durable.make_folder(folder)
         name = f"{stamp(proof.time)}-{proof.time.microsecond:06d}-{proof.depth}.json"
         durable.write_file(folder / name, proof.model_dump_json(exclude_defaults=True).encode())
-        for old in sorted(folder.glob("*.json"))[:-MOST_PROOFS]:
+        for old in sorted(folder.glob(f"*-{proof.depth}.json"))[:-MOST_PROOFS]:
             old.unlink()
 
     def set_hold(self, backup: Backup, hold: Hold | None) -> None:
