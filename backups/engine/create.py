@@ -202,8 +202,15 @@ def _moment(repository: Repository, set_name: str, ctx: Context) -> datetime:
 
 
 def usable_parents(backups: Iterable[Backup]) -> Iterator[Backup]:
-    """Those of *backups* that an incremental may build on, in their order: undamaged ones that hold every store."""
-    return (item for item in backups if item.manifest.kind is not BackupKind.SNAPSHOT and not item.damaged)
+    """Those of *backups* that an incremental may build on, in their order: undamaged ones that hold every store.
+
+    What a restore made of what it replaced is none: it may hold a part of the stores only, and goes when it is released.
+    """
+    return (
+        item
+        for item in backups
+        if item.manifest.kind is not BackupKind.SNAPSHOT and not item.manifest.safety and not item.damaged
+    )
 
 
 def _begin(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from backups.engine.capture.chroma import positions
 from backups.engine.capture.hnsw import BrokenIndex, check_structure, read_header
 from backups.engine.capture.records import open_at_rest
 from tests.capture.conftest import Bench, Start, Stores, chroma_source
-from tests.capture.processes import Peer, run
+from tests.capture.processes import Peer, run, until
 from tests.capture.states import vectors_of
 
 COUNT_AT = 20
@@ -49,9 +51,12 @@ BREAKS = {
     "header cut off": cut_off("header.bin", 0.5),
     "lengths missing": remove("length.bin"),
     "header missing": remove("header.bin"),
+    "links cut off": cut_off("link_lists.bin", 0.5),
+    "links missing": remove("link_lists.bin"),
     "id table cut off": cut_off("index_metadata.pickle", 0.7),
     "id table empty": cut_off("index_metadata.pickle", 0),
     "id table missing": remove("index_metadata.pickle"),
+    "index folder gone": lambda segment: shutil.rmtree(segment),
     "database cut off": lambda segment: cut_off("chroma.sqlite3", 0.3)(segment.parent),
     "database overwritten": lambda segment: (segment.parent / "chroma.sqlite3").write_bytes(b"no database" * 999) and None,
 }
@@ -87,6 +92,22 @@ def test_a_damaged_chroma_does_not_spoil_sqlite_beside_it(bench: Bench, stores: 
     assert sqlite.problems == ()
     assert [problem.code for problem in chroma.problems] == ["chroma_structure"]
     assert (bench.restore(created.backup) / "sqlite/app.sqlite3").read_bytes() == stores.database.read_bytes()
+
+
+def test_files_that_are_touched_without_a_write_are_no_damage(bench: Bench, stores: Stores) -> None:
+    """Long after the last write: the database itself is unchanged then, and still needed to check the index."""
+    long_ago = time.time() - 3600
+    for path in stores.chroma.rglob("*"):
+        os.utime(path, (long_ago, long_ago))
+    until(
+        lambda: time.time() - stores.chroma.joinpath("chroma.sqlite3").stat().st_ctime > 2.5,
+        what="time stamps older than their grain",
+    )
+    bench.create(chroma_source(stores.chroma))
+    os.utime(stores.segment / "link_lists.bin")
+    touched = bench.create(chroma_source(stores.chroma), kind="incremental", verify="restore").backup
+    assert touched.verification == "restore"
+    assert touched.manifest.kind == "incremental"
 
 
 def test_a_folder_that_is_no_chroma_directory_is_refused(bench: Bench, tmp_path: Path) -> None:

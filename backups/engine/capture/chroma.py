@@ -86,7 +86,10 @@ def positions(database: sqlite3.Connection) -> list[Positions]:
         vector, kind = segments.get((identifier, "VECTOR"), ("", ""))
         if vector and kind != HNSW_TYPE:
             raise SourceBroken(f"The collection {name} is kept in segments of type {kind}, which is not supported.")
-        space, threshold = _settings(database, identifier, schema_json, config_json)
+        try:
+            space, threshold = _settings(database, identifier, schema_json, config_json)
+        except (ValueError, TypeError, AttributeError) as problem:
+            raise sqlite3.DatabaseError(f"the settings of the collection {name} cannot be read: {problem}") from None
         found.append(
             Positions(
                 id=identifier,

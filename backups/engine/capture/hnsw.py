@@ -114,6 +114,27 @@ def check_structure(folder: Path) -> int:
     return header.count
 
 
+def check_links(folder: Path) -> None:
+    """Walk ``link_lists.bin``: of each element the length in bytes of its links above level 0 (u32), then those links.
+
+    Reads the file; a search survives much of what can be wrong with it, so nothing else would tell. Raises `BrokenIndex`.
+    """
+    header = read_header(folder)
+    if header is None or not header.count:
+        return
+    try:
+        content = (folder / "link_lists.bin").read_bytes()
+    except FileNotFoundError:
+        raise BrokenIndex("link_lists.bin is missing", "link_lists.bin") from None
+    at = 0
+    for element in range(header.count):
+        if at + 4 > len(content):
+            raise BrokenIndex(f"link_lists.bin ends after {element} of {header.count} elements", "link_lists.bin", at)
+        at += 4 + _U32.unpack_from(content, at)[0]
+    if at > len(content):
+        raise BrokenIndex("link_lists.bin ends within the links of its last element", "link_lists.bin", len(content))
+
+
 def total_added(pickle: Path) -> int:
     """``total_elements_added`` of an id table, which stands near its head."""
     for key, value in scan(pickle, _HEAD):

@@ -114,7 +114,7 @@ class Packer:
     def refresh(self) -> dict[str, bool]:
         for prefix, copy in self._copies.items():
             self._seen[prefix] = copy.refresh()
-        return {prefix: any(item.staged for item in seen) for prefix, seen in self._seen.items()}
+        return {prefix: bool(copy.touched) for prefix, copy in self._copies.items()}
 
     def pack(self, sources: list[dict[str, Any]], partial_bytes: int, whole_bytes: int) -> dict[str, Any]:
         """*partial_bytes* and *whole_bytes* are those of the parent's table (`types.DataFile`)."""

@@ -100,7 +100,7 @@ def digest_collections(
     try:
         return [
             collection
-            if _is_unmoved(known.get(collection.id), collection)
+            if _is_unmoved(known.get(collection.id), collection) and not _index_is_here(directory, collection)
             else _digest(directory, database, collection, known.get(collection.id), check)
             for collection in positions(database)
         ]
@@ -110,6 +110,11 @@ def digest_collections(
 
 def _is_unmoved(known: Known | None, collection: Positions) -> bool:
     return known is not None and (known.metadata_at, known.vector_at) == (collection.metadata_at, collection.vector_at)
+
+
+def _index_is_here(directory: Path, collection: Positions) -> bool:
+    """Whether the folder of the index was copied: something in it changed or went since the parent."""
+    return collection.vector_segment != "" and (directory / collection.vector_segment).is_dir()
 
 
 def _digest(
@@ -125,8 +130,15 @@ def _digest(
         recent.add(struct.pack("<QI", number, operation) + _prefixed(identifier) + (vector or b""))
     folder = directory / collection.vector_segment
     indexed: SetHash | None = None
-    if known is None or (collection.vector_segment and (folder / "header.bin").exists()):
-        indexed = _digest_index(folder, database, collection, known, check)
+    if known is None or _index_is_here(directory, collection):
+        # files that changed without a write are no reason to believe the digest that was made of them before
+        indexed = _digest_index(folder, database, collection, None if _is_unmoved(known, collection) else known, check)
+        older = _unchanged_since(database, collection, collection.vector_at)
+        if older > indexed.count:
+            raise hnsw.BrokenIndex(
+                f"{older} records of {collection.name} are older than its index, which holds {indexed.count}",
+                "index_metadata.pickle",
+            )
     return CollectionDigest(
         positions=collection,
         count=records.count,
@@ -165,6 +177,7 @@ def _digest_index(
     vectors = SetHash()
     if not collection.vector_segment or not hnsw.check_structure(folder):
         return vectors
+    hnsw.check_links(folder)
     pickle = folder / "index_metadata.pickle"
     wanted = _new_in_index(database, collection, known, pickle)
     if wanted is not None and known is not None:

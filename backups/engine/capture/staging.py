@@ -13,7 +13,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..archive.table import Entry, Identity
+from ..archive.table import Entry, Identity, Kind
+from .chroma import DATABASE
 
 GRAIN_NS = 2_000_000_000
 """The coarsest grain of a time stamp that is reckoned with."""
@@ -64,18 +65,30 @@ class DirectoryCopy:
         self.staged = staged
         self._known = known
         self._copied: dict[str, tuple[os.stat_result, bool]] = {}
+        self.touched: set[str] = set()
+        """The folders, "" for the directory itself, in which a file changed or went since the parent."""
 
     def refresh(self) -> list[Seen]:
-        """Bring the copy up to date and return what the live directory holds, folders before what is in them."""
+        """Bring the copy up to date and return what the live directory holds, folders before what is in them.
+
+        What belongs together is copied together, so that it can be checked: where one file of a segment changed or went, all
+        that are left of it, and where anything did, the database.
+        """
         now = time.time_ns()
+        walked = _walk(self.live, "")
+        files = {path for path, status in walked if not stat.S_ISDIR(status.st_mode)}
+        moved = {path for path, status in walked if path in files and not is_unchanged(self._known.get(path), status)}
+        moved |= {path for path, entry in self._known.items() if entry.kind is Kind.FILE and path not in files}
+        self.touched = {path.rpartition("/")[0] for path in moved}
+        for folder in sorted(self.touched):
+            (self.staged / folder).mkdir(parents=True, exist_ok=True)
         seen = []
-        self.staged.mkdir(parents=True, exist_ok=True)
-        for path, status in _walk(self.live, ""):
-            if stat.S_ISDIR(status.st_mode):
-                (self.staged / path).mkdir(exist_ok=True)
+        for path, status in walked:
+            if path not in files:
                 seen.append(Seen(path, status, Identity(), False))
                 continue
-            staged = not is_unchanged(self._known.get(path), status)
+            folder = path.rpartition("/")[0]
+            staged = path in moved or (folder != "" and folder in self.touched) or (bool(moved) and path == DATABASE)
             if staged:
                 self._bring(path, status, now)
             seen.append(Seen(path, status, identify(status, now), staged))
