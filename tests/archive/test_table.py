@@ -67,7 +67,7 @@ def build(parent: Tree | None, wanted: dict[str, Any], owner: str, *, whole: boo
     tree.entries["files/root"] = Entry(path="files/root", kind=Kind.FOLDER, mode=0o755, mtime_ns=1)
     own = tree.ordinal(owner)
     for name, (kind, mode, mtime, choices, last, trusted) in wanted.items():
-        path = f"files/root/{name}"
+        path = f"files/any/{name}"
         entry = Entry(path=path, kind=kind, mode=mode, mtime_ns=mtime, target="a/b" if kind is Kind.LINK else "")
         if kind is Kind.FILE:
             before = parent.entries.get(path) if parent is not None else None

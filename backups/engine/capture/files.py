@@ -46,7 +46,7 @@ def _walk(folder: Path, prefix: str, barred: set[Path], notes: list[str]) -> Ite
             status = entry.stat(follow_symlinks=False)
             if stat.S_ISLNK(status.st_mode):
                 target = place.readlink().as_posix()
-                if link_stays_inside(f"files/root/{path}", target):
+                if link_stays_inside(f"files/any/{path}", target):
                     yield Found(path, Kind.LINK, status, target)
                 else:
                     notes.append(f"{path} is left out: it is a link that leads out of the folder")
