@@ -64,7 +64,7 @@ def build(parent: Tree | None, wanted: dict[str, Any], owner: str, *, whole: boo
     writer = TableWriter(owner)
     tree = Tree() if parent is None else parent.copy()
     tree.entries = {}
-    tree.entries["files/root"] = Entry(path="files/root", kind=Kind.FOLDER, mode=0o755, mtime_ns=1)
+    tree.entries["files/any"] = Entry(path="files/any", kind=Kind.FOLDER, mode=0o755, mtime_ns=1)
     own = tree.ordinal(owner)
     for name, (kind, mode, mtime, choices, last, trusted) in wanted.items():
         path = f"files/any/{name}"
