@@ -14,6 +14,7 @@ import pytest
 
 from backups.engine.archive.blocks import BLOCK
 from backups.engine.archive.reader import Archives, locate_in
+from backups.engine.archive.table import FrameRef
 from backups.engine.cli import main
 from backups.engine.errors import DamageFound, RepositoryMissing
 from backups.engine.repository.local import open_repository
@@ -73,6 +74,16 @@ def extents(history: History, number: int) -> tuple[list[tuple[int, int]], tuple
     return found, (data.table_offset, data.table_bytes)
 
 
+def still_reads(mine: History, number: int, frame: int) -> bool:
+    """Whether a block of a damaged archive still is, by its hash, what was stored."""
+    with archives_of(mine) as archives:
+        try:
+            archives.read(FrameRef(mine.ids[number], frame))
+        except DamageFound:
+            return False
+    return True
+
+
 @pytest.mark.parametrize("number", range(4))
 def test_a_bit_in_any_block_is_found_and_the_file_the_byte_and_the_others_are_named(mine: History, number: int) -> None:
     blocks, _ = extents(mine, number)
@@ -85,7 +96,11 @@ def test_a_bit_in_any_block_is_found_and_the_file_the_byte_and_the_others_are_na
         with flipped(path, offset + frame * 37 % stored, frame % 8):
             proof = verified(mine.repository, mine.backup(number), "hashes")
             truth = needing(mine, number)
+            harmless = still_reads(mine, number, frame)
         assert not proof.ok
+        if harmless:  # a bit that means nothing to zstd: only the archive's sum tells
+            assert [problem.code for problem in proof.problems] == ["archive"]
+            continue
         users = {
             (entry.path, place * BLOCK)
             for entry in tree.entries.values()
