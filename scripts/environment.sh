@@ -36,7 +36,8 @@ make_environment() {
         python=$(find_python)
         "$python" -m venv --clear .venv || fail "the virtual environment .venv could not be made"
     fi
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r "$lock" \
+    # --no-deps: the lock is complete, and older versions of pip look past it for what a dependency names with an extra.
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r "$lock" \
         || fail "installing $lock failed; what pip said is above. Run this again when it is fixed."
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e . \
         || fail "installing this project into .venv failed; what pip said is above."
