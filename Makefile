@@ -42,7 +42,7 @@ audit: install ## Known vulnerabilities of the locked dependencies
 lock: install ## Resolve the dependencies anew into the lock files
 	$(PYTHON) -m uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	  --no-header -o requirements.lock
-	$(PYTHON) -m uv pip compile -q pyproject.toml --extra test --extra audit -c requirements.lock --universal \
+	$(PYTHON) -m uv pip compile -q pyproject.toml --extra test --extra hosts --extra audit -c requirements.lock --universal \
 	  --python-version 3.11 --generate-hashes --no-header -o requirements-test.lock
 
 clean: ## Remove what can be made again; data in var/ stays
