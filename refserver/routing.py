@@ -12,7 +12,7 @@ from typing import Any
 from django.db.models import Model
 
 CONTROL = "control"
-CONTROL_APPS = frozenset({"sessions", "django_q", "backups", "consistency"})
+CONTROL_APPS = frozenset({"sessions", "django_q", "axes", "backups", "consistency"})
 
 
 class ControlRouter:

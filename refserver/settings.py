@@ -24,6 +24,7 @@ BACKUP_REPOSITORY = _env.text("BACKUP_REPOSITORY", "var/backups")
 if "://" not in BACKUP_REPOSITORY:  # an address of an object store is left as it is
     BACKUP_REPOSITORY = str(_env.path("BACKUP_REPOSITORY", "var/backups"))
 REFSERVER_RUN_DIR = _env.path("REFSERVER_RUN_DIR", "var/run")
+REFSERVER_RESTORED = _env.path("REFSERVER_RESTORED", "var/restored")
 STATIC_ROOT = _env.folder("REFSERVER_STATIC_ROOT", "var/static")  # whitenoise warns of a missing one
 
 # --- The library --------------------------------------------------------------------------------------------
@@ -44,6 +45,11 @@ ADMIN_PASSWORD = _env.secret("REFSERVER_ADMIN_PASSWORD")
 _HTTPS = _env.flag("REFSERVER_HTTPS", default=False)
 _BEHIND_PROXY = _env.flag("REFSERVER_BEHIND_PROXY", default=False)
 
+_HOST = _env.text("REFSERVER_HOST", "")
+_JOBS_AT_ONCE = _env.integer("REFSERVER_JOBS_AT_ONCE", 2, least=1, most=64)
+_PROMISED_RPO = _env.integer("REFSERVER_PROMISED_RPO_MINUTES", 60, least=1, most=1_000_000)
+_PROMISED_RTO = _env.integer("REFSERVER_PROMISED_RTO_MINUTES", 5, least=1, most=1_000_000)
+
 TIME_ZONE = _env.text("REFSERVER_TIME_ZONE", "UTC")
 if TIME_ZONE not in available_timezones():
     _env.problem("REFSERVER_TIME_ZONE", f"{TIME_ZONE!r} is not known", "use a name such as UTC or Europe/Berlin")
@@ -52,10 +58,51 @@ _LOG_LEVEL = _env.text("REFSERVER_LOG_LEVEL", "INFO", choices={"DEBUG", "INFO", 
 ENVIRONMENT_NAMES = frozenset(_env.asked) | ENGINE_SETTINGS
 _env.check()
 
+# --- Backups ------------------------------------------------------------------------------------------------
+BACKUPS: dict[str, Any] = {
+    "DATABASE": "control",
+    "REPOSITORIES": {"main": BACKUP_REPOSITORY},
+    "SETS": {
+        "default": [
+            f"sqlite:refserver={REFSERVER_DATABASE}",
+            f"chroma:chroma={CHROMA_PATH}",
+            f"files:documents={REFSERVER_FILES}",
+        ],
+        "control": [f"sqlite:control={REFSERVER_CONTROL_DATABASE}"],
+    },
+    "KEPT_APART": ["control"],
+    "HOST": _HOST,
+    "JOBS_AT_ONCE": _JOBS_AT_ONCE,
+    "RESTORE_FOLDER": str(REFSERVER_RESTORED),
+    "RUN_FOLDER": str(REFSERVER_RUN_DIR),
+    "PROMISED_RPO_MINUTES": _PROMISED_RPO,
+    "PROMISED_RTO_MINUTES": _PROMISED_RTO,
+}
+# Why each of these: ARCHITECTURE.md, "Jobs". One worker more than jobs, so that the minute's tick is never kept waiting.
+Q_CLUSTER: dict[str, Any] = {
+    "name": "refserver",
+    "orm": "control",
+    "broker_class": "backups.broker.DatabaseBroker",
+    "workers": _JOBS_AT_ONCE + 1,
+    "timeout": 30 * 24 * 3600,
+    "retry": 31 * 24 * 3600,
+    "queue_limit": 1,
+    "ack_failures": True,
+    "max_attempts": 1,
+    "catch_up": False,
+    "poll": 0.5,
+    "guard_cycle": 0.5,
+    "save_limit": 100,
+    "label": "Queue",
+    "ALT_CLUSTERS": {},  # must be there: each host reads a queue of its own, named by Q_CLUSTER_NAME
+}
+
 # --- Applications -------------------------------------------------------------------------------------------
 INSTALLED_APPS = [
     "refserver",
     "refserver.library",
+    "backups",
+    "django_q",
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",

@@ -95,6 +95,7 @@ def create(call: Call) -> Outcome:
         verify=depth,
         wait=arguments.wait,
         within=arguments.within,
+        job=check_note(arguments.job),
     )
     created = create_backup(call.repository(), request, call.ctx)
     broken = created.backup.damaged
@@ -220,18 +221,30 @@ def delete_(call: Call) -> Outcome:
     from .prune import delete
 
     repository = call.repository()
-    backup: Backup | Unreadable
-    try:
-        backup = call.backup(repository)
-    except DamageFound:  # a backup that cannot be read goes by its whole id
-        scanned = repository.scan(call.set_name())
-        damaged = [item for item in scanned if isinstance(item, Unreadable) and item.id == call.arguments.id]
-        if not damaged:
+    wanted = {item.id: item for item in (_deletable(call, repository, given) for given in call.arguments.id)}
+    deleted: list[str] = []
+    for _, backup in sorted(wanted.items(), reverse=True):  # the newest first: dependents before what they depend on
+        try:
+            delete(repository, backup, call.ctx)
+        except EngineError as problem:
+            problem.details |= {"deleted": deleted} if deleted else {}
             raise
-        backup = damaged[0]
-    delete(repository, backup, call.ctx)
-    text = f"{backup.id} is in the trash for {call.settings.trash_hours:g} h: {repository.trash}"
-    return Outcome({"id": backup.id, "deleted": True}, text)
+        deleted.append(backup.id)
+    where = f"in the trash for {call.settings.trash_hours:g} h: {repository.trash}"
+    if len(deleted) == 1:
+        return Outcome({"id": deleted[0], "deleted": True}, f"{deleted[0]} is {where}")
+    return Outcome({"ids": deleted, "deleted": True}, f"{len(deleted)} backups are {where}")
+
+
+def _deletable(call: Call, repository: Repository, given: str) -> Backup | Unreadable:
+    """The backup that *given* names; one that cannot be read goes by its whole id."""
+    try:
+        return repository.find(given, call.set_name())
+    except DamageFound:
+        for item in repository.scan(call.set_name()):
+            if isinstance(item, Unreadable) and item.id == given:
+                return item
+        raise
 
 
 def prune_(call: Call) -> Outcome:
@@ -247,21 +260,21 @@ def prune_(call: Call) -> Outcome:
         )
     except PolicyError as problem:
         raise UsageError(f"{problem}.") from None
+    repository = call.repository()
     hours = 0.0 if arguments.empty_trash else call.settings.trash_hours
-    done = prune(
-        call.repository(),
-        check_set_name(arguments.set or "default"),
-        policy,
-        call.ctx,
-        dry_run=arguments.dry_run,
-        trash=timedelta(hours=hours),
-    )
+    wanted = call.set_or_all()
+    done = [
+        prune(repository, name, policy, call.ctx, dry_run=arguments.dry_run, trash=timedelta(hours=hours))
+        for name in ([wanted] if wanted else repository.sets())
+    ]
+    decisions = tuple(item for one in done for item in one.decisions)
     decided = {
-        True: [{"id": item.id, "reasons": list(item.reasons)} for item in done.decisions if item.keep],
-        False: [{"id": item.id, "reasons": list(item.reasons)} for item in done.decisions if not item.keep],
+        keep: [{"id": item.id, "reasons": list(item.reasons)} for item in decisions if item.keep is keep]
+        for keep in (True, False)
     }
-    answer = {"kept": decided[True], "removed": decided[False], "dry_run": done.dry_run, "emptied": list(done.emptied)}
-    return Outcome(answer, describe.pruned_text(done.decisions, done.dry_run))
+    emptied = [name for one in done for name in one.emptied]
+    answer = {"kept": decided[True], "removed": decided[False], "dry_run": arguments.dry_run, "emptied": emptied}
+    return Outcome(answer, describe.pruned_text(decisions, arguments.dry_run))
 
 
 def doctor(call: Call) -> Outcome:
@@ -310,9 +323,12 @@ def build_parser() -> argparse.ArgumentParser:
         ("show", show, "Show all about a backup."),
         ("files", files, "List the files of a backup."),
         ("release", release, "End a hold."),
-        ("delete", delete_, "Move a backup that no other needs into the trash."),
     ):
         _id_argument(command(name, run, text))
+    deleting = command("delete", delete_, "Move backups that no other needs into the trash.")
+    deleting.add_argument(
+        "id", nargs="+", metavar="ID", help="an id, a unique prefix, latest, ...; several go the newest first"
+    )
     held = command("hold", hold, "Keep a backup whatever retention says.")
     _id_argument(held)
     held.add_argument("--note", default="", metavar="TEXT", help="why")
@@ -352,6 +368,7 @@ def _create_arguments(parser: argparse.ArgumentParser) -> None:
     _source_arguments(parser)
     parser.add_argument("--kind", choices=[*BackupKind], default=BackupKind.FULL.value, help="default: full")
     parser.add_argument("--note", default="", metavar="TEXT", help="kept with the backup")
+    parser.add_argument("--job", default="", metavar="NAME", help="what the caller calls this run; kept in the manifest")
     parser.add_argument("--verify", choices=("none", "hashes", "restore"), help="how to prove it (BACKUP_VERIFY_FULL, ...)")
     parser.add_argument("--no-verify", dest="verify", action="store_const", const="none", help="prove nothing")
     parser.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help="for the repository's lock")
@@ -388,6 +405,7 @@ def _prune_arguments(parser: argparse.ArgumentParser) -> None:
         )
     parser.add_argument("--keep-within", metavar="14d", help="keep what is that much older than the newest, at most")
     parser.add_argument("--verified-floor", type=int, default=2, metavar="N", help="never remove the newest N proven backups")
+    parser.add_argument("--all-sets", action="store_true", help="by the same rules in every set")
     parser.add_argument("--empty-trash", action="store_true", help="free the space of deleted backups now")
     parser.add_argument("--dry-run", action="store_true", help="say what would go, and why")
 

@@ -59,6 +59,7 @@ class Request:
     wait: float = 0.0
     within: float = 30.0
     safety: bool = False
+    job: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -430,6 +431,7 @@ def _manifest(
         pause_ms=packed.instant.pauses,
         data=packed.data,
         safety=request.safety,
+        job=request.job,
         log=tuple(ctx.lines),
     )
 

@@ -154,6 +154,7 @@ class Manifest(_Stored):
     """``manifest.json``: all about a backup but its table.
 
     ``time`` is the instant of the cut. ``safety`` marks a backup that a restore in place made of what it was about to replace.
+    ``job`` is what whoever asked for it calls the run, so that a run whose end was never told is found again.
     """
 
     format: Literal[1] = 1
@@ -173,6 +174,7 @@ class Manifest(_Stored):
     data: DataFile
     encryption: None = None
     safety: bool = False
+    job: Short = ""
     replaces: tuple[Id, ...] = ()
     log: tuple[str, ...] = ()
 

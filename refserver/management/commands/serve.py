@@ -12,6 +12,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
+from backups.conf import configuration
 from refserver.supervisor import AlreadyRunning, Program, hold, supervise
 
 _STOP_WITHIN = 30.0
@@ -62,7 +63,14 @@ def programs(bind: str, port: int) -> list[Program]:
         environment={"REFSERVER_THREADS": str(settings.REFSERVER_THREADS), "PYTHONUNBUFFERED": "1"},
         stop_within=_STOP_WITHIN,
     )
-    return [web]
+    queue = Program(
+        name="worker",
+        command=[sys.executable, str(settings.BASE_DIR / "manage.py"), "qcluster"],
+        # The name of the queue: jobs go to the host that holds the data.
+        environment={"Q_CLUSTER_NAME": configuration().host, "PYTHONUNBUFFERED": "1"},
+        stop_within=_STOP_WITHIN,
+    )
+    return [web, queue]
 
 
 def _require_free(bind: str, port: int) -> None:

@@ -1,0 +1,180 @@
+"""The project's setting ``BACKUPS``, read and checked at once.
+
+::
+
+    BACKUPS = {
+        "DATABASE": "control",                          # alias of the database that holds jobs, plans, index, audit
+        "REPOSITORIES": {"main": "/srv/backups"},       # name -> folder; the first is the default
+        "SETS": {                                       # name -> what it backs up together; the first is the default
+            "default": ["sqlite:app=/srv/app.sqlite3", "chroma:chroma=/srv/chroma", "files:uploads=/srv/uploads"],
+            "control": ["sqlite:control=/srv/control.sqlite3"],
+        },
+        "KEPT_APART": ["control"],                      # sets that are never restored in place: they hold what controls
+        "HOST": "",                                     # this machine's name among several; empty: its host name
+        "JOBS_AT_ONCE": 2,                              # jobs that run at the same time on a host
+        "RESTORE_FOLDER": "/srv/restored",              # restores from pages and REST go into folders below this one
+        "RUN_FOLDER": "/srv/run",                       # pid files and the worker's heartbeat
+        "KINDS": ["project.jobs.CHECK"],                # further kinds of job, as paths to `kinds.Kind` objects
+        "PROMISED_RPO_MINUTES": 60,
+        "PROMISED_RTO_MINUTES": 5,
+        "KEEP_JOBS_DAYS": 400,                          # how long ended jobs stay
+        "KEEP_LOGS_DAYS": 30,                           # how long their log lines stay
+    }
+"""
+
+from __future__ import annotations
+
+import functools
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+
+from .engine.config import parse_source
+from .engine.errors import EngineError
+from .engine.names import NAME
+from .engine.repository.local import Repository, open_repository
+from .engine.types import Source, SourceKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """What the project says. Names of repositories and sets keep the order in which they were given."""
+
+    database: str
+    repositories: Mapping[str, Path]
+    sets: Mapping[str, tuple[Source, ...]]
+    kept_apart: frozenset[str]
+    host: str
+    jobs_at_once: int
+    restore_folder: Path
+    run_folder: Path
+    kinds: tuple[str, ...] = ()
+    promised_rpo_minutes: int
+    promised_rto_minutes: int
+    keep_jobs_days: int
+    keep_logs_days: int
+    problems: tuple[str, ...] = field(default=())
+
+    @property
+    def default_repository(self) -> str:
+        """The name of the first repository."""
+        return next(iter(self.repositories))
+
+    @property
+    def default_set(self) -> str:
+        """The name of the first set."""
+        return next(iter(self.sets))
+
+    def open(self, name: str) -> Repository:
+        """The repository of that name. Raises `RepositoryMissing`, and `EngineError` for an unknown name."""
+        if name not in self.repositories:
+            raise EngineError(
+                f"No repository is named {name!r}.", hint=f"There are: {', '.join(self.repositories)} (setting BACKUPS)."
+            )
+        return open_repository(self.repositories[name])
+
+    def sources(self, set_name: str) -> tuple[Source, ...]:
+        """The sources of a set. Raises `EngineError` for an unknown name."""
+        if set_name not in self.sets:
+            raise EngineError(f"No set is named {set_name!r}.", hint=f"There are: {', '.join(self.sets)} (setting BACKUPS).")
+        return self.sets[set_name]
+
+
+_NUMBERS = {
+    "JOBS_AT_ONCE": (2, 1, 64),
+    "PROMISED_RPO_MINUTES": (60, 1, 1_000_000),
+    "PROMISED_RTO_MINUTES": (5, 1, 1_000_000),
+    "KEEP_JOBS_DAYS": (400, 1, 100_000),
+    "KEEP_LOGS_DAYS": (30, 1, 100_000),
+}
+_KNOWN = {
+    "DATABASE",
+    "REPOSITORIES",
+    "SETS",
+    "KEPT_APART",
+    "HOST",
+    "RESTORE_FOLDER",
+    "RUN_FOLDER",
+    "KINDS",
+    *_NUMBERS,
+}
+
+
+@functools.cache
+def configuration() -> Configuration:
+    """The setting as it is in force. Raises `ImproperlyConfigured` that names every problem; see also `checks`."""
+    found = read(getattr(settings, "BACKUPS", {}))
+    if found.problems:
+        lines = "\n".join(f"  - {problem}" for problem in found.problems)
+        raise ImproperlyConfigured(f"The setting BACKUPS is wrong:\n{lines}")
+    return found
+
+
+def read(given: Mapping[str, Any]) -> Configuration:
+    """Read *given*; what is wrong is listed in ``problems``, and defaults stand in for it."""
+    problems = [f"{name} is not known" for name in sorted(set(given) - _KNOWN)]
+    numbers = {}
+    for name, (default, least, most) in _NUMBERS.items():
+        value = given.get(name, default)
+        if not isinstance(value, int) or not least <= value <= most:
+            problems.append(f"{name}: give a whole number from {least} to {most}")
+            value = default
+        numbers[name.lower()] = value
+    repositories = {name: Path(path) for name, path in given.get("REPOSITORIES", {}).items()}
+    if not repositories:
+        problems.append('REPOSITORIES: name at least one, such as {"main": "/srv/backups"}')
+        repositories = {"main": Path("backups")}
+    sets = {name: _sources(name, lines, problems) for name, lines in given.get("SETS", {}).items()}
+    if not sets:
+        problems.append('SETS: name what is backed up, such as {"default": ["sqlite:app=/srv/app.sqlite3"]}')
+        sets = {"default": ()}
+    for what, names in (("REPOSITORIES", repositories), ("SETS", sets)):
+        problems += [f"{what}: {name!r} is no name (letters, digits, . _ -)" for name in names if not NAME.fullmatch(name)]
+    apart = frozenset(given.get("KEPT_APART", ()))
+    problems += [f"KEPT_APART: there is no set {name!r}" for name in sorted(apart - sets.keys())]
+    first = next(iter(repositories.values()))
+    return Configuration(
+        database=given.get("DATABASE", "default"),
+        repositories=repositories,
+        sets=sets,
+        kept_apart=apart,
+        host=given.get("HOST") or socket.gethostname(),
+        restore_folder=Path(given.get("RESTORE_FOLDER") or first.with_name("restored")),
+        run_folder=Path(given.get("RUN_FOLDER") or first.with_name("run")),
+        kinds=tuple(given.get("KINDS", ())),
+        problems=tuple(problems),
+        **numbers,
+    )
+
+
+def _sources(set_name: str, lines: Any, problems: list[str]) -> tuple[Source, ...]:
+    sources = []
+    for line in lines:
+        kind, separator, rest = str(line).partition(":")
+        try:
+            if not separator:
+                raise ValueError
+            sources.append(parse_source(SourceKind(kind), rest))
+        except ValueError:
+            problems.append(
+                f"SETS[{set_name!r}]: {line!r} is no source; write sqlite:NAME=FILE, chroma:NAME=DIR, files:NAME=DIR"
+            )
+        except EngineError as problem:
+            problems.append(f"SETS[{set_name!r}]: {problem.message}")
+    if not sources:
+        problems.append(f"SETS[{set_name!r}]: it backs up nothing")
+    return tuple(sources)
+
+
+def _forget(*, setting: str, **_: Any) -> None:
+    if setting == "BACKUPS":
+        configuration.cache_clear()
+
+
+setting_changed.connect(_forget)

@@ -1,0 +1,93 @@
+"""The plans that a new installation starts with. ``manage.py install_schedules`` makes those that are missing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.db import transaction
+from django_q.models import Schedule
+
+from .conf import configuration
+from .models import Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Default:
+    """A plan as it is made; what a person changed in it since stays."""
+
+    name: str
+    title: str
+    kind: str
+    cron: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    attempts: int = 3
+
+
+DEFAULTS: tuple[Default, ...] = (
+    Default(
+        name="hourly-incremental",
+        title="Hourly incremental",
+        kind="backup",
+        cron="0 * * * *",
+        arguments={"backup": "incremental"},
+    ),
+    Default(name="daily-full", title="Daily full", kind="backup", cron="5 3 * * *", arguments={"backup": "full"}),
+    Default(
+        name="weekly-full",
+        title="Weekly full, kept longer",
+        kind="backup",
+        cron="30 4 * * 0",
+        arguments={"backup": "full", "note": "weekly"},
+    ),
+    Default(
+        name="daily-control",
+        title="Daily full of the control database",
+        kind="backup",
+        cron="20 3 * * *",
+        arguments={"set": "control", "backup": "full"},
+    ),
+    Default(name="hourly-health", title="Hourly health check", kind="health", cron="10 * * * *", attempts=1),
+    Default(
+        name="weekly-drill", title="Weekly test restore", kind="drill", cron="0 5 * * 0", arguments={"backup_id": "latest"}
+    ),
+    Default(
+        name="daily-prune",
+        title="Daily prune",
+        kind="prune",
+        cron="0 6 * * *",
+        arguments={"every_set": True, "keep_hourly": 48, "keep_daily": 14, "keep_weekly": 8, "keep_monthly": 12},
+    ),
+)
+
+
+def install() -> list[str]:
+    """Make the plans that are missing and this host's tick. Returns the names of what was made; a second call makes nothing."""
+    found = configuration()
+    made = []
+    with transaction.atomic(using=found.database):
+        for default in DEFAULTS:
+            if str(default.arguments.get("set", found.default_set)) not in found.sets:
+                continue
+            values = {
+                "title": default.title,
+                "kind": default.kind,
+                "cron": default.cron,
+                "arguments": default.arguments,
+                "attempts": default.attempts,
+                "builtin": True,
+            }
+            if Plan.objects.get_or_create(name=default.name, defaults=values)[1]:
+                made.append(default.name)
+        name = f"backups: tick of {found.host}"
+        tick = {
+            "func": "backups.tasks.tick",
+            "args": repr((found.host,)),
+            "schedule_type": Schedule.MINUTES,
+            "minutes": 1,
+            "repeats": -1,
+            "cluster": found.host,
+        }
+        if Schedule.objects.update_or_create(name=name, defaults=tick)[1]:
+            made.append(name)
+    return made

@@ -1,0 +1,62 @@
+"""Tokens of the API, and the answers kept for requests that may come twice."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.utils import timezone
+
+
+class ApiToken(models.Model):
+    """A token for the API. Only a SHA-256 of its secret is kept; the secret is shown once, when it is made.
+
+    It never grants more than its account may do at the time of the request, and only what its scopes name (`access.SCOPES`).
+    """
+
+    name = models.CharField(max_length=120)
+    user_id = models.CharField(max_length=64, help_text="Primary key of the account.")
+    username = models.CharField(max_length=150, help_text="Must still be the name of that account.")
+    digest = models.CharField(max_length=64, unique=True, help_text="SHA-256 of the secret, in hexadecimal.")
+    hint = models.CharField(max_length=8, help_text="The first characters of the secret, to tell tokens apart.")
+    scopes = models.JSONField(default=list)
+    created = models.DateTimeField(default=timezone.now)
+    expires = models.DateTimeField(null=True, blank=True)
+    revoked = models.DateTimeField(null=True, blank=True)
+    used = models.DateTimeField(null=True, blank=True, help_text="Last use, to the minute.")
+    used_from = models.GenericIPAddressField(null=True, blank=True)
+
+    class Meta:
+        ordering = ("-created",)
+        default_permissions = ()
+        permissions = (
+            ("view_token", "May see everybody's tokens"),
+            ("issue_token", "May make tokens, for itself"),
+            ("revoke_token", "May revoke everybody's tokens"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.hint}…)"
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is neither revoked nor expired."""
+        return self.revoked is None and (self.expires is None or self.expires > timezone.now())
+
+
+class IdempotencyKey(models.Model):
+    """The answer to a request that named an ``Idempotency-Key``: the same request gets the same answer for a day."""
+
+    owner = models.CharField(max_length=80, help_text="Account or token that sent it.")
+    key = models.CharField(max_length=200)
+    fingerprint = models.CharField(max_length=64, help_text="SHA-256 of method, path and body.")
+    status = models.PositiveSmallIntegerField(null=True, help_text="None while the first request is still being answered.")
+    body = models.JSONField(null=True)
+    headers = models.JSONField(default=dict)
+    created = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        default_permissions = ()
+        constraints = (models.UniqueConstraint(fields=["owner", "key"], name="a_key_once_an_owner"),)
+        indexes = (models.Index(fields=["created"], name="idempotency_by_age"),)
+
+    def __str__(self) -> str:
+        return self.key

@@ -1,0 +1,81 @@
+"""The index of backups: what pages and REST list and filter, rebuilt from the repository at any time (`backups.index`)."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.urls import reverse
+
+
+class IndexedBackup(models.Model):
+    """A backup as its repository described it when it was last looked at. ``seen`` tells whether it has changed since."""
+
+    class Verification(models.TextChoices):
+        NONE = "none", "Not proven"
+        HASHES = "hashes", "Every byte read"
+        RESTORE = "restore", "Restored"
+        DAMAGED = "damaged", "Damaged"
+
+    class Kind(models.TextChoices):
+        FULL = "full", "Full"
+        INCREMENTAL = "incremental", "Incremental"
+        SNAPSHOT = "snapshot", "Snapshot"
+
+    repository = models.CharField(max_length=64)
+    backup_id = models.CharField(max_length=80)
+    set = models.CharField(max_length=64)
+    kind = models.CharField(max_length=12, choices=Kind)
+    parent_id = models.CharField(max_length=80, blank=True)
+    time = models.DateTimeField(help_text="The instant of the cut.")
+    finished = models.DateTimeField()
+    host = models.CharField(max_length=255, blank=True)
+    note = models.TextField(blank=True)
+    bytes_source = models.BigIntegerField(default=0)
+    bytes_stored = models.BigIntegerField(default=0)
+    seconds = models.FloatField(default=0.0, help_text="From the cut to its publication.")
+    pause_sqlite = models.FloatField(default=0.0, help_text="Milliseconds that writers were held up.")
+    pause_chroma = models.FloatField(default=0.0)
+    verification = models.CharField(max_length=8, choices=Verification, default=Verification.NONE)
+    verified_at = models.DateTimeField(null=True, blank=True)
+    held = models.BooleanField(default=False)
+    hold_note = models.TextField(blank=True)
+    safety = models.BooleanField(default=False, help_text="Made by a restore in place of what it replaced.")
+    sources = models.JSONField(default=list, help_text='[{"kind", "name", "bytes", "files", "method"}]')
+    proofs = models.PositiveIntegerField(default=0)
+    restore_seconds = models.FloatField(null=True, blank=True, help_text="Of the newest proof by restore, for the RTO.")
+    job = models.CharField(max_length=36, blank=True, help_text="The job that made it, as the manifest says.")
+    problem = models.TextField(blank=True, help_text="Why it is damaged, in a sentence.")
+    seen = models.CharField(max_length=80, blank=True, help_text="Time stamps of its folder when it was read.")
+
+    class Meta:
+        ordering = ("-time", "-backup_id")
+        verbose_name = "backup"
+        default_permissions = ()
+        permissions = (
+            ("view_backup", "May see backups"),
+            ("create_backup", "May make backups"),
+            ("verify_backup", "May prove backups"),
+            ("hold_backup", "May hold and release backups"),
+            ("download_backup", "May download backups"),
+            ("restore_backup", "May restore backups"),
+            ("delete_backup", "May delete backups"),
+        )
+        constraints = (models.UniqueConstraint(fields=["repository", "backup_id"], name="a_backup_once_a_repository"),)
+        indexes = (
+            models.Index(fields=["-time", "-backup_id"], name="backup_newest"),
+            models.Index(fields=["repository", "set", "-time"], name="backup_of_set"),
+            models.Index(fields=["kind", "-time"], name="backup_by_kind"),
+            models.Index(fields=["verification", "-time"], name="backup_by_proof"),
+            models.Index(fields=["parent_id"], name="backup_by_parent", condition=~models.Q(parent_id="")),
+        )
+
+    def __str__(self) -> str:
+        return self.backup_id
+
+    def get_absolute_url(self) -> str:
+        """The backup's page."""
+        return reverse("backups:backup", args=[self.backup_id])
+
+    @property
+    def damaged(self) -> bool:
+        """Whether it must not be relied on."""
+        return self.verification == self.Verification.DAMAGED

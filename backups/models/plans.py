@@ -1,0 +1,50 @@
+"""Plans: what is done by itself, and when."""
+
+from __future__ import annotations
+
+from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
+from django.db import models
+from django.urls import reverse
+from django.utils import timezone
+
+
+class Plan(models.Model):
+    """A kind of job with its arguments, and the times at which it is due (`schedules`)."""
+
+    name = models.CharField(
+        max_length=64,
+        unique=True,
+        validators=[RegexValidator(r"\A[A-Za-z0-9][A-Za-z0-9._-]*\Z", "Letters, digits, dots, dashes and underscores.")],
+    )
+    title = models.CharField(max_length=120, blank=True)
+    kind = models.CharField(max_length=40, help_text="A kind of job.")
+    arguments = models.JSONField(default=dict, blank=True)
+    cron = models.CharField(max_length=100, help_text="Minute, hour, day of month, month, day of week: 0 3 * * *")
+    time_zone = models.CharField(max_length=64, default="UTC")
+    enabled = models.BooleanField(default=True)
+    paused_by = models.CharField(max_length=150, blank=True)
+    host = models.CharField(max_length=255, blank=True, help_text="The host that holds the data; empty: whichever looks first.")
+    attempts = models.PositiveSmallIntegerField(default=3, validators=[MinValueValidator(1), MaxValueValidator(20)])
+    limit_minutes = models.PositiveIntegerField(default=1440, validators=[MinValueValidator(1), MaxValueValidator(40_000)])
+    alert_to = models.JSONField(default=list, blank=True, help_text="Addresses that hear of a failure.")
+    alert_after = models.PositiveSmallIntegerField(default=1, help_text="Failures in a row before anybody is told.")
+    builtin = models.BooleanField(default=False, editable=False, help_text="Made by install_schedules.")
+    served = models.DateTimeField(default=timezone.now, help_text="The last time of the plan that was served, or passed over.")
+    created = models.DateTimeField(auto_now_add=True)
+    changed = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ("name",)
+        default_permissions = ()
+        permissions = (
+            ("view_plan", "May see plans"),
+            ("change_plan", "May add, change and remove plans"),
+            ("run_plan", "May run, pause and resume plans"),
+        )
+
+    def __str__(self) -> str:
+        return self.title or self.name
+
+    def get_absolute_url(self) -> str:
+        """The plan's page."""
+        return reverse("backups:plan", args=[self.name])

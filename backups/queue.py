@@ -1,0 +1,21 @@
+"""The queue is a bell: it wakes a worker, which then looks at the jobs. What it delivers twice or loses does no harm."""
+
+from __future__ import annotations
+
+from django.db import transaction
+from django_q.tasks import async_task
+
+from .conf import configuration
+
+
+def nudge(host: str) -> None:
+    """Wake a worker of *host* once the current transaction of the control database is committed.
+
+    A bell that cannot be rung is no error: the job is there, and `tasks.tick` rings again within a minute.
+    """
+    transaction.on_commit(lambda: ring(host), using=configuration().database, robust=True)
+
+
+def ring(host: str) -> None:
+    """Wake a worker of *host* now."""
+    async_task("backups.tasks.work", host, q_options={"cluster": host, "task_name": "work", "save": False})

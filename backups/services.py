@@ -1,0 +1,188 @@
+"""What people and programs may ask for: pages, the API, and management commands all call these.
+
+Each function checks nothing about rights (the caller knows who asks, `access.may`), says in the audit who asked, and raises
+`engine.errors.EngineError` with a hint. What takes long is queued as a job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.utils import timezone
+
+from . import access, audit, jobs, schedules
+from .audit import Actor
+from .conf import configuration
+from .engine.config import check_note
+from .engine.errors import BackupNotFound, RestoreRefused, UsageError
+from .engine.repository.local import Repository
+from .engine.types import Backup, Hold
+from .index import note_job, refresh_one
+from .kinds import BACKUP, DELETE, DRILL, PREVIEW, PRUNE, REINDEX, RESTORE, RESTORE_IN_PLACE, VERIFY, kind_of
+from .models import IndexedBackup, Job, Plan
+
+_HOLD_WAIT = 2.0
+
+
+# Backups
+
+
+def back_up(actor: Actor, **arguments: Any) -> Job:
+    """Queue a backup; *arguments* as `kinds.BackupArguments`."""
+    return jobs.enqueue(BACKUP, arguments, actor, note=str(arguments.get("note", "")))
+
+
+def verify(actor: Actor, **arguments: Any) -> Job:
+    """Queue a verification; *arguments* as `kinds.VerifyArguments`."""
+    return jobs.enqueue(VERIFY, arguments, actor)
+
+
+def drill(actor: Actor, **arguments: Any) -> Job:
+    """Queue a test restore; *arguments* as `kinds.DrillArguments`."""
+    return jobs.enqueue(DRILL, arguments, actor)
+
+
+def preview_restore(actor: Actor, **arguments: Any) -> Job:
+    """Queue a look at what a restore in place would change; *arguments* as `kinds.RestoreInPlaceArguments`."""
+    return jobs.enqueue(PREVIEW, arguments, actor)
+
+
+def restore_to_folder(actor: Actor, **arguments: Any) -> Job:
+    """Queue a restore below ``RESTORE_FOLDER``; *arguments* as `kinds.RestoreArguments`."""
+    row = indexed(str(arguments.get("backup_id", "")), str(arguments.get("repository", "")))
+    return jobs.enqueue(RESTORE, {**arguments, "repository": row.repository}, actor)
+
+
+def restore_in_place(actor: Actor, *, typed: str, **arguments: Any) -> Job:
+    """Queue a restore over the live stores; *typed* must be the backup's id. The caller has asked for the password again.
+
+    Raises `RestoreRefused` for a set that is kept apart: it holds the jobs and the audit, and what is running now.
+    """
+    row = indexed(str(arguments.get("backup_id", "")), str(arguments.get("repository", "")))
+    if typed != row.backup_id:
+        raise RestoreRefused("The id that was typed is not that of the backup. Nothing was changed.", hint="Type it in full.")
+    if row.set in configuration().kept_apart:
+        raise RestoreRefused(
+            f"The set {row.set} holds what controls the backups, and is not restored from here.",
+            hint="Stop everything, and use `refbackup restore` in a shell (DISASTER_RECOVERY.md).",
+        )
+    return jobs.enqueue(RESTORE_IN_PLACE, {**arguments, "repository": row.repository}, actor)
+
+
+def delete(actor: Actor, backup_ids: Sequence[str], *, repository: str = "") -> Job:
+    """Queue the deletion of backups that no other needs."""
+    for backup_id in backup_ids:
+        row = indexed(backup_id, repository)
+        if row.held:
+            raise UsageError(f"Backup {backup_id} is held: {row.hold_note or 'no reason given'}.", hint="Release it first.")
+    return jobs.enqueue(DELETE, {"backup_ids": list(backup_ids), "repository": repository}, actor)
+
+
+def prune(actor: Actor, **arguments: Any) -> Job:
+    """Queue a prune; *arguments* as `kinds.PruneArguments`."""
+    return jobs.enqueue(PRUNE, arguments, actor)
+
+
+def reindex(actor: Actor, *, repository: str = "") -> Job:
+    """Queue reading the repository anew."""
+    return jobs.enqueue(REINDEX, {"repository": repository}, actor)
+
+
+def hold(actor: Actor, backup_id: str, note: str, *, repository: str = "") -> IndexedBackup:
+    """Keep a backup whatever retention says. Raises `RepositoryLocked` while another run writes."""
+    return _set_hold(actor, backup_id, Hold(time=timezone.now(), note=check_note(note)), repository)
+
+
+def release(actor: Actor, backup_id: str, *, repository: str = "") -> IndexedBackup:
+    """End a hold. Raises `RepositoryLocked` while another run writes."""
+    return _set_hold(actor, backup_id, None, repository)
+
+
+def _set_hold(actor: Actor, backup_id: str, wish: Hold | None, repository: str) -> IndexedBackup:
+    row = indexed(backup_id, repository)
+    opened, backup = stored(row)
+    with opened.writing("hold", timezone.now(), wait=_HOLD_WAIT):
+        opened.set_hold(backup, wish)
+    audit.record(
+        actor,
+        "backup.held" if wish else "backup.released",
+        f"backup:{backup_id}",
+        before={"held": row.held, "note": row.hold_note},
+        after={"held": wish is not None, "note": wish.note if wish else ""},
+    )
+    changed = refresh_one(row.repository, backup_id)
+    assert changed is not None
+    return changed
+
+
+def indexed(backup_id: str, repository: str = "") -> IndexedBackup:
+    """The index's row of a backup. Raises `BackupNotFound`."""
+    rows = IndexedBackup.objects.filter(backup_id=backup_id)
+    row = (rows.filter(repository=repository) if repository else rows.order_by("repository")).first()
+    if row is None:
+        raise BackupNotFound(
+            f"There is no backup {backup_id!r} in the index.", hint="Read the repository anew if it was made elsewhere."
+        )
+    return row
+
+
+def stored(row: IndexedBackup) -> tuple[Repository, Backup]:
+    """A backup as its repository holds it now. Raises `BackupNotFound`, `DamageFound`."""
+    repository = configuration().open(row.repository)
+    return repository, repository.load(row.set, row.backup_id)
+
+
+# Jobs and plans
+
+
+def cancel(actor: Actor, job: Job) -> Job:
+    """End a waiting job, or ask a running one to end."""
+    return jobs.cancel(job, actor)
+
+
+def run_again(actor: Actor, job: Job) -> Job:
+    """A new job like an ended one. A restore in place is asked for anew, not again."""
+    if job.kind == RESTORE_IN_PLACE.name:
+        raise RestoreRefused("A restore in place is not run again by one click.", hint="Go through its steps again.")
+    return jobs.again(job, actor)
+
+
+def run_plan(actor: Actor, plan: Plan) -> Job:
+    """Queue a job of a plan now; its times stay as they are."""
+    return schedules.run(plan, actor)
+
+
+def pause_plan(actor: Actor, plan: Plan) -> Plan:
+    """Let a plan rest until it is resumed."""
+    return _switch(actor, plan, enabled=False)
+
+
+def resume_plan(actor: Actor, plan: Plan) -> Plan:
+    """Let a plan run again, from its next time on: what was due while it rested is passed over."""
+    return _switch(actor, plan, enabled=True)
+
+
+def _switch(actor: Actor, plan: Plan, *, enabled: bool) -> Plan:
+    if plan.enabled != enabled:
+        before = {"enabled": plan.enabled}
+        plan.enabled, plan.paused_by = enabled, "" if enabled else actor.name
+        if enabled:
+            plan.served = timezone.now()
+        plan.save(update_fields=["enabled", "paused_by", "served", "changed"])
+        audit.record(
+            actor, "plan.resumed" if enabled else "plan.paused", f"plan:{plan.name}", before=before, after={"enabled": enabled}
+        )
+    return plan
+
+
+def after_job(job: Job) -> None:
+    """What a job may have changed is read anew: the index, and after a restore of the application's database the groups."""
+    if job.kind == RESTORE_IN_PLACE.name:
+        access.make_groups()
+    note_job(job)
+
+
+def permission_for(kind: str) -> str:
+    """The permission that asking for a job of that kind takes."""
+    return kind_of(kind).permission
