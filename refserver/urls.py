@@ -24,6 +24,7 @@ class FavouriteIcon(RedirectView):
 urlpatterns: list[URLPattern | URLResolver] = [
     path("healthz", health.alive, name="healthz"),
     path("favicon.ico", FavouriteIcon.as_view()),
+    path("admin/backup/", include("backups.admin.urls")),
     path("admin/", admin.site.urls),
     path("", include("refserver.library.urls")),
 ]

@@ -1,0 +1,112 @@
+"""What all pages share: who may see them, the frame of Django's admin around them, and how errors are told."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from django.contrib import admin, messages
+from django.contrib.auth.views import redirect_to_login
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
+from django.shortcuts import render as render_template
+from django.urls import NoReverseMatch, reverse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.csrf import csrf_protect
+
+from backups.engine.errors import BackupNotFound, EngineError
+
+View = Callable[..., HttpResponse]
+
+_STATUS = {
+    "no_backup": 404,
+    "usage": 400,
+    "repository_locked": 409,
+    "in_use": 409,
+    "source_busy": 409,
+    "restore_refused": 409,
+    "no_space": 507,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tab:
+    """An entry of the navigation: the name of its address, what it is called, and who sees it."""
+
+    name: str
+    label: str
+    permission: str
+
+
+TABS = (
+    Tab("backups:dashboard", "Overview", "backups.view_backup"),
+    Tab("backups:backups", "Backups", "backups.view_backup"),
+    Tab("backups:restore", "Restore", "backups.restore_backup"),
+    Tab("backups:jobs", "Jobs", "backups.view_job"),
+    Tab("backups:plans", "Plans", "backups.view_plan"),
+    Tab("consistency:overview", "Consistency", "consistency.view_check"),
+    Tab("backups:tokens", "Tokens", "backups.issue_token"),
+    Tab("backups:audit", "Audit", "backups.view_audit"),
+)
+
+
+def page(permission: str, *, methods: tuple[str, ...] = ("GET",)) -> Callable[[View], View]:
+    """A view inside the admin: signed-in staff with *permission*, one of *methods*, CSRF for what changes, never cached.
+
+    An `EngineError` becomes a page with its hint, or for a POST a message on the page that it came from.
+    """
+
+    def decorate(view: View) -> View:
+        @functools.wraps(view)
+        def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+            if not admin.site.has_permission(request):
+                return redirect_to_login(request.get_full_path(), reverse("admin:login"))
+            if request.method not in (*methods, *(("HEAD",) if "GET" in methods else ())):
+                return HttpResponseNotAllowed(methods)
+            if not request.user.has_perm(permission):
+                raise PermissionDenied
+            try:
+                return view(request, *args, **kwargs)
+            except EngineError as problem:
+                return refused(request, problem)
+
+        return never_cache(csrf_protect(guarded))
+
+    return decorate
+
+
+def render(
+    request: HttpRequest, template: str, title: str, context: dict[str, Any] | None = None, *, status: int = 200
+) -> HttpResponse:
+    """A whole page: *template* extends ``backups/base.html``."""
+    tabs = [(tab, address) for tab in TABS if (address := _address(tab)) and request.user.has_perm(tab.permission)]
+    here = max((address for _, address in tabs if request.path.startswith(address)), key=len, default="")
+    full = {
+        **admin.site.each_context(request),
+        "title": title,
+        "tabs": [{"label": tab.label, "address": address, "here": address == here} for tab, address in tabs],
+        **(context or {}),
+    }
+    return render_template(request, template, full, status=status)
+
+
+def refused(request: HttpRequest, problem: EngineError) -> HttpResponse:
+    """A page that says what happened, what was left untouched and what to do; for htmx, its part of the page alone."""
+    status = 404 if isinstance(problem, BackupNotFound) else _STATUS.get(problem.code, 500)
+    if request.headers.get("HX-Request"):
+        return render_template(request, "backups/problem.html", {"problem": problem}, status=status)
+    return render(request, "backups/refused.html", "That did not work", {"problem": problem}, status=status)
+
+
+def say(request: HttpRequest, text: str, *, level: int = messages.SUCCESS) -> None:
+    """A message for the next page that this person sees."""
+    messages.add_message(request, level, text)
+
+
+def _address(tab: Tab) -> str:
+    try:
+        return reverse(tab.name)
+    except NoReverseMatch:
+        return ""  # that part is not installed

@@ -1,0 +1,18 @@
+"""The addresses of the pages, put together from their areas: ``path("admin/backup/", include("backups.admin.urls"))``."""
+
+from __future__ import annotations
+
+from django.urls import URLPattern, URLResolver
+
+from . import audit, backups, dashboard, jobs, plans, restore, tokens
+
+app_name = "backups"
+urlpatterns: list[URLPattern | URLResolver] = [
+    *dashboard.urlpatterns,
+    *backups.urlpatterns,
+    *restore.urlpatterns,
+    *jobs.urlpatterns,
+    *plans.urlpatterns,
+    *tokens.urlpatterns,
+    *audit.urlpatterns,
+]
