@@ -1,1 +1,1 @@
-"""Consistency of SQLite and Chroma, record against record: a reusable Django app (not built yet)."""
+"""Consistency of SQLite and Chroma, record against record: a reusable Django app around `consistency.engine`."""

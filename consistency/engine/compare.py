@@ -1,0 +1,237 @@
+"""The pass over everything: which ids are not certainly fine. Rows and vectors are compared window by window, by id.
+
+Both sides come sorted by id. A window holds what either side has up to some id, so memory depends on the size of a window
+alone. Vectors are compared as matrices; metadata is compared inside SQLite, which has both databases attached and gives
+back only what differs, on a thread of its own.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+
+from .chroma import DOCUMENT, Collection, Vectors, record_pages
+from .index import Floats
+from .mapping import Field, Mapping
+from .rows import RowTuple, Rows, document_expression, expression, joins, literal, name, tables
+
+_WINDOW_BYTES = 12 << 20
+_FEWEST, _MOST = 128, 4096
+COSINE_TOLERANCE = 1e-5
+"""How far a vector of a cosine collection may be off, as a share of its length: Chroma keeps its unit vector and its length."""
+
+_first = itemgetter(0)
+
+
+def window_size(dimension: int) -> int:
+    """How many records make a window: fewer, the longer their vectors are."""
+    return max(_FEWEST, min(_MOST, _WINDOW_BYTES // (4 * max(dimension, 1))))
+
+
+class Sorted:
+    """A sorted stream of tuples, from which all up to some first member can be taken."""
+
+    def __init__(self, pages: Iterator[list[Any]]) -> None:
+        self._pages = pages
+        self._held: list[Any] = []
+        self._ended = False
+
+    def fill(self, size: int) -> str | None:
+        """Hold *size* members where there are as many. The last one's key, or None when nothing comes after what is held."""
+        while len(self._held) < size and not self._ended:
+            page = next(self._pages, None)
+            if page is None:
+                self._ended = True
+            else:
+                self._held += page
+        return None if self._ended else self._held[size - 1][0]
+
+    def take(self, bound: str | None) -> list[Any]:
+        """All held members up to *bound*, or all."""
+        cut = len(self._held) if bound is None else bisect_right(self._held, bound, key=_first)
+        taken, self._held = self._held[:cut], self._held[cut:]
+        return taken
+
+
+def fetched(cursor: sqlite3.Cursor, size: int) -> Iterator[list[Any]]:
+    """The rows of a cursor, *size* at a time."""
+    while page := cursor.fetchmany(size):
+        yield page
+
+
+def windows(streams: Sequence[Sorted], size: int) -> Iterator[list[list[Any]]]:
+    """What each of *streams* has of one range of ids after the other."""
+    while True:
+        ends = [end for stream in streams if (end := stream.fill(size)) is not None]
+        parts = [stream.take(min(ends) if ends else None) for stream in streams]
+        if any(parts):
+            yield parts
+        elif not ends:
+            return
+
+
+class MetadataQuery:
+    """Compares metadata of pairs of a record and a row, within SQLite: the application's database with Chroma's attached."""
+
+    def __init__(self, database: sqlite3.Connection, mapping: Mapping) -> None:
+        self._database = database
+        fields = [(field.key, _same(field)) for field in _compared(mapping)]
+        absent = [f"({expression(field.column)} IS NULL)" for field in _compared(mapping)]
+        if mapping.document:
+            fields.append((DOCUMENT, f"m.string_value IS {document_expression(mapping)}"))
+        self.needed = bool(fields)
+        cases = " ".join(f"WHEN {literal(key)} THEN {same}" for key, same in fields)
+        database.execute("CREATE TEMP TABLE IF NOT EXISTS pair (record INTEGER PRIMARY KEY, row INTEGER NOT NULL)")
+        self._sql = (
+            f"SELECT p.record FROM temp.pair p CROSS JOIN {tables(mapping)} ON t0.rowid = p.row{joins(mapping)}"
+            " LEFT JOIN chroma.embedding_metadata m ON m.id = p.record GROUP BY p.record"
+            f" HAVING total(CASE m.key {cases} END) IS NOT {'-'.join([f'{len(fields)}.0', *absent])}"
+        )
+
+    def differing(self, pairs: list[tuple[int, int]]) -> list[int]:
+        """The records of *pairs* (record, row) whose metadata is not what the row says."""
+        execute = self._database.execute
+        execute("DELETE FROM temp.pair")
+        execute("BEGIN")
+        self._database.executemany("INSERT OR REPLACE INTO temp.pair VALUES (?, ?)", pairs)
+        execute("COMMIT")
+        return [number for (number,) in execute(self._sql)]
+
+
+def _compared(mapping: Mapping) -> tuple[Field, ...]:
+    return (*mapping.metadata, *((mapping.model,) if mapping.model else ()))
+
+
+def _same(field: Field) -> str:
+    """1 where Chroma's value is the row's, else 0; far below 0 where Chroma has one and the row none."""
+    held = {
+        "text": "m.string_value",
+        "uuid": "m.string_value",
+        "integer": "m.int_value",
+        "real": "coalesce(m.float_value, m.int_value)",
+        "boolean": "m.bool_value",
+    }[field.column.type]
+    value = expression(field.column)
+    return f"iif({value} IS NULL, -1e6, {held} IS {value})"
+
+
+@dataclass(slots=True, kw_only=True)
+class Compared:
+    """What one window gave: how many rows, records and vectors it had, and the ids that are not certainly fine."""
+
+    rows: int
+    records: int
+    vectors: int
+    suspects: list[str]
+
+
+def compare(
+    mapping: Mapping, rows: Rows, records: sqlite3.Connection, metadata: sqlite3.Connection, vectors: Vectors
+) -> Iterator[Compared]:
+    """Compare all rows of *mapping* with all records of its collection, window by window.
+
+    *records* and *metadata* are connections to Chroma's database and to the application's with Chroma's attached.
+    """
+    collection = vectors.collection
+    dimension = (collection.dimension or 0) if collection else 0
+    size = window_size(dimension)
+    streams = [
+        Sorted(fetched(rows.stream(), size)),
+        Sorted(record_pages(records, collection, size) if collection else iter(())),
+        Sorted(fetched(vectors.stream(), size)),
+    ]
+    query = MetadataQuery(metadata, mapping)
+    comparing: Future[list[str]] | None = None
+    with ThreadPoolExecutor(max_workers=1) as other:
+        for held_rows, held_records, held_vectors in windows(streams, size):
+            suspects, pairs = _compare_window(mapping, collection, vectors, held_rows, held_records, held_vectors)
+            if comparing is not None:
+                suspects += comparing.result()
+            comparing = other.submit(_differing_ids, query, pairs) if query.needed and pairs else None
+            yield Compared(
+                rows=len(held_rows), records=len(held_records), vectors=len(held_vectors), suspects=list(dict.fromkeys(suspects))
+            )
+        if comparing is not None:
+            yield Compared(rows=0, records=0, vectors=0, suspects=comparing.result())
+
+
+def _differing_ids(query: MetadataQuery, pairs: dict[int, tuple[str, int]]) -> list[str]:
+    found = query.differing([(record, row) for record, (_, row) in pairs.items()])
+    return [pairs[record][0] for record in found]
+
+
+def _compare_window(
+    mapping: Mapping,
+    collection: Collection | None,
+    vectors: Vectors,
+    held_rows: list[RowTuple],
+    held_records: list[tuple[str, int]],
+    held_vectors: list[tuple[str, int]],
+) -> tuple[list[str], dict[int, tuple[str, int]]]:
+    """The suspects of a window, and the pairs (record: id, row) whose metadata is still to be compared."""
+    records, places = dict(held_records), dict(held_vectors)
+    dimension = (collection.dimension or 0) if collection else 0
+    width = 4 * dimension
+    in_both = [
+        row
+        for row in held_rows
+        if len(row[2]) == width and width and not row[3] and row[4] in (None, dimension) and row[0] in records and row[0] in places
+    ]
+    ids = [row[0] for row in in_both]
+    if len(set(ids)) < len(ids):  # several rows with one id
+        in_both = []
+        ids = []
+    known = set(ids)
+    suspects = [identifier for identifier in chain(map(_first, held_rows), records, places) if identifier not in known]
+    if not in_both:
+        return suspects, {}
+    ours = np.frombuffer(b"".join([row[2] for row in in_both]), "<f4").reshape(len(in_both), dimension)
+    theirs, failed, odd = vectors.read([places[identifier] for identifier in ids], dimension)
+    wrong = ~_alike(ours, theirs, tolerance_of(mapping, collection)) | ~_usable(ours)
+    wrong[[*failed, *odd]] = True
+    suspects += [ids[number] for number in np.flatnonzero(wrong)]
+    return suspects, {records[row[0]]: (row[0], row[1]) for row in in_both}
+
+
+def tolerance_of(mapping: Mapping, collection: Collection | None) -> float:
+    """How far two vectors of a mapping may be from each other, as a share of the row's length."""
+    return max(mapping.tolerance, COSINE_TOLERANCE if collection and collection.cosine else 0.0)
+
+
+def _alike(ours: Floats, theirs: Floats, tolerance: float) -> Any:
+    """Which rows of two matrices are the same, bit for bit, or near enough for *tolerance*."""
+    if theirs.shape != ours.shape:
+        return np.zeros(len(ours), np.bool_)
+    same = (ours.view("<u4") == np.ascontiguousarray(theirs, "<f4").view("<u4")).all(axis=1)
+    if tolerance and not same.all():
+        rest = np.flatnonzero(~same)
+        with np.errstate(over="ignore", invalid="ignore"):
+            distance = np.linalg.norm((ours[rest] - theirs[rest]).astype(np.float64), axis=1)
+            same[rest] = distance <= tolerance * np.linalg.norm(ours[rest].astype(np.float64), axis=1)
+    return same
+
+
+def _usable(vectors: Floats) -> Any:
+    """Which rows are certainly vectors to search by: their squares add up to a finite number above zero."""
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        squares = np.einsum("ij,ij->i", vectors, vectors)
+    return np.isfinite(squares) & (squares > 0)
+
+
+def differs(ours: bytes, theirs: bytes, tolerance: float) -> bool:
+    """Whether two vectors of one dimension differ."""
+    pair = [np.frombuffer(vector, "<f4").reshape(1, -1) for vector in (ours, theirs)]
+    return not bool(_alike(pair[0], pair[1], tolerance)[0])
+
+
+def attach(database: sqlite3.Connection, uri: str) -> None:
+    """Make Chroma's database known as ``chroma`` on a connection to the application's."""
+    database.execute(f"ATTACH {literal(uri)} AS {name('chroma')}")

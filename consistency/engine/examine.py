@@ -1,0 +1,279 @@
+"""A closer look at single ids: what each side says of them, and what is wrong with them, if anything.
+
+`classify` is pure. Its rules, in their order:
+
+1. Several rows with the id: ``duplicate_id``, nothing else.
+2. A row whose parent is gone: ``orphaned_sqlite``; if Chroma has the id too, ``orphaned_chromadb`` as well; nothing else.
+3. No row: ``orphaned_chromadb`` when Chroma names a parent that is gone, else ``missing_in_sqlite``; a vector without a
+   record is ``stray_vector``.
+4. A row and no record: ``missing_in_chromadb``.
+5. The row's vector is unusable: ``wrong_dimension`` or ``invalid_vector``; it is not compared.
+6. Chroma has the record and no vector: ``missing_vector``; one that nobody can search by: ``invalid_vector``.
+7. The vectors, or the models, differ: ``embedding_mismatch``.
+8. Metadata or document differ: ``metadata_mismatch``, also beside 5 to 7.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from .chroma import Collection, Record, Vectors, find_records, pending_ids, unpacked
+from .compare import differs, tolerance_of
+from .findings import Cause, Finding, Kind, Repair, Severity, finding
+from .mapping import Mapping, Scalar
+from .rows import Row, Rows
+
+_SHOWN = 8
+"""Values of a vector that a finding shows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What the stores say of one id. *stray* is a vector in the index without a record; *pending*: Chroma is at it."""
+
+    id: str
+    row: Row | None
+    record: Record | None
+    stray: bytes | None = None
+    parent_exists: bool = True
+    pending: bool = False
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever one of the stores says something else."""
+        said = (
+            self.row and replace(self.row, rowid=0),
+            self.record and (self.record.sequence, self.record.vector, self.record.document, sorted(self.record.metadata)),
+            self.record and [repr(self.record.metadata[key]) for key in sorted(self.record.metadata)],
+            self.stray,
+            self.parent_exists,
+            self.pending,
+        )
+        return hashlib.blake2b(repr(said).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+
+
+def gather(rows: Rows, vectors: Vectors, ids: Sequence[str]) -> list[Facts]:
+    """What the stores say of *ids*, each id once."""
+    ids = list(dict.fromkeys(ids))
+    held = rows.find(ids)
+    places = vectors.places_of(ids)
+    records: dict[str, Record] = {}
+    pending: set[str] = set()
+    if vectors.collection is not None:
+        records = find_records(vectors.database, vectors.collection, ids)
+        pending = set(pending_ids(vectors.database, vectors.collection))
+    read = {identifier: vectors.one(place) for identifier, place in places.items()}
+    records = {identifier: replace(record, vector=read.get(identifier)) for identifier, record in records.items()}
+    key = rows.mapping.parent.metadata if rows.mapping.parent else ""
+    named = {identifier: record.metadata[key] for identifier, record in records.items() if key in record.metadata}
+    parents = rows.parents([value for value in set(named.values()) if isinstance(value, str | int)]) if key else set()
+    return [
+        Facts(
+            id=identifier,
+            row=held.get(identifier),
+            record=records.get(identifier),
+            stray=read.get(identifier) if identifier not in records else None,
+            parent_exists=identifier not in named or named[identifier] in parents,
+            pending=identifier in pending,
+        )
+        for identifier in ids
+    ]
+
+
+def classify(mapping: Mapping, collection: Collection | None, facts: Facts, instant: datetime | None) -> list[Finding]:
+    """What is wrong with one id. *instant* is when the stores were as they are, or None where nobody knows."""
+    found = list(_wrong(mapping, collection, facts))
+    in_flight = facts.pending or _is_recent(mapping, facts.row, instant)
+    done = []
+    for item in found:
+        values: dict[str, Any] = {
+            "fingerprint": facts.fingerprint,
+            "parent": facts.row.parent if facts.row else _named_parent(mapping, facts.record),
+            "sqlite": _of_row(facts.row),
+            "chroma": _of_record(facts),
+        }
+        if in_flight:
+            values |= {"cause": Cause.IN_FLIGHT, "severity": Severity.INFO}
+        done.append(replace(item, **values))
+    return done
+
+
+def _wrong(mapping: Mapping, collection: Collection | None, facts: Facts) -> Iterable[Finding]:
+    row, record = facts.row, facts.record
+    about = {"mapping": mapping.name, "record": facts.id}
+    parent = mapping.parent.name if mapping.parent else "parent"
+    if row is not None and row.twins > 1:
+        yield finding(Kind.DUPLICATE_ID, message=f"{row.twins} rows claim this id; Chroma can hold one.", **about)
+    elif row is not None and row.orphan:
+        yield finding(Kind.ORPHANED_SQLITE, message=f"The row names {parent} {row.parent}, which is gone.", **about)
+        if record is not None:
+            yield finding(Kind.ORPHANED_CHROMADB, message=f"The vector belongs to {parent} {row.parent}, which is gone.", **about)
+    elif row is None:
+        if record is None:
+            if facts.stray is not None:
+                yield finding(Kind.STRAY_VECTOR, message="Chroma's index holds a vector that no record names.", **about)
+        elif not facts.parent_exists:
+            gone = _named_parent(mapping, record)
+            yield finding(Kind.ORPHANED_CHROMADB, message=f"The vector belongs to {parent} {gone}, which is gone.", **about)
+        else:
+            yield finding(Kind.MISSING_IN_SQLITE, message="The vector's row is gone.", **about)
+    elif record is None:
+        yield from _unusable(mapping, collection, row, None, about)
+        repair = Repair.NONE if _fault(collection, row) else Repair.WRITE
+        yield finding(Kind.MISSING_IN_CHROMADB, message="The row's vector is not in Chroma.", repair=repair, **about)
+    else:
+        yield from _compared(mapping, collection, row, record, about)
+
+
+def _compared(
+    mapping: Mapping, collection: Collection | None, row: Row, record: Record, about: dict[str, Any]
+) -> Iterable[Finding]:
+    fault = _fault(collection, row)
+    repair = Repair.NONE if fault else Repair.WRITE
+    if fault:
+        yield from _unusable(mapping, collection, row, record, about)
+    elif record.vector is None:
+        yield finding(Kind.MISSING_VECTOR, message="Chroma has the record and no vector of it.", **about)
+    elif len(record.vector) == len(row.vector) and (what := _bad_values(record.vector)):
+        yield finding(Kind.INVALID_VECTOR, message=f"The vector in Chroma has {what}; the one in SQLite is fine.", **about)
+    else:
+        yield from _mismatch(mapping, collection, row, record, about)
+    names = tuple(_differences(mapping, row, record))
+    if names:
+        text = f"Chroma and the row differ in {', '.join(names)}."
+        yield finding(Kind.METADATA_MISMATCH, message=text, differences=names, repair=repair, **about)
+
+
+def _mismatch(
+    mapping: Mapping, collection: Collection | None, row: Row, record: Record, about: dict[str, Any]
+) -> Iterable[Finding]:
+    """The vectors themselves: dimension, model, values."""
+    names, said, cause = [], [], Cause.UNKNOWN
+    assert record.vector is not None
+    if len(record.vector) != len(row.vector):
+        names.append("dimension")
+        said.append(f"{len(record.vector) // 4} values instead of {len(row.vector) // 4}")
+    elif differs(row.vector, record.vector, tolerance_of(mapping, collection)):
+        names.append("values")
+        with np.errstate(over="ignore", invalid="ignore"):
+            apart = float(np.linalg.norm(unpacked(row.vector).astype(np.float64) - unpacked(record.vector)))
+        said.append(f"they are {apart:.3g} apart")
+    if mapping.model and record.metadata.get(mapping.model.key) != row.model:
+        names.append("model")
+        said.append(f"{record.metadata.get(mapping.model.key)} instead of {row.model}")
+        cause = Cause.OTHER_MODEL
+    elif names and record.written and row.changed and (written := _instant(record.written)) and (changed := _instant(row.changed)):
+        cause = Cause.OLDER if written < changed else cause
+    if names:
+        text = f"The vector in Chroma is not the row's: {'; '.join(said)}."
+        yield finding(Kind.EMBEDDING_MISMATCH, message=text, differences=tuple(names), cause=cause, **about)
+
+
+def _unusable(
+    mapping: Mapping, collection: Collection | None, row: Row, record: Record | None, about: dict[str, Any]
+) -> Iterable[Finding]:
+    """What is wrong with the row's own vector."""
+    fault = _fault(collection, row)
+    if fault:
+        kind, what = fault
+        also = " So has the one in Chroma." if record and record.vector == row.vector else ""
+        yield finding(
+            kind, message=f"The vector in SQLite has {what}.{also}", severity=Severity.CRITICAL, repair=Repair.NONE, **about
+        )
+
+
+def _fault(collection: Collection | None, row: Row) -> tuple[Kind, str] | None:
+    """Why the row's vector cannot be searched by, or None."""
+    length, rest = divmod(len(row.vector), 4)
+    if rest or not length:
+        return Kind.WRONG_DIMENSION, f"{len(row.vector)} bytes, which is no whole number of values"
+    if row.dimension is not None and row.dimension != length:
+        return Kind.WRONG_DIMENSION, f"{length} values, and its row says {row.dimension}"
+    if collection and collection.dimension and collection.dimension != length:
+        return Kind.WRONG_DIMENSION, f"{length} values, and the collection's have {collection.dimension}"
+    what = _bad_values(row.vector)
+    return (Kind.INVALID_VECTOR, what) if what else None
+
+
+def _bad_values(vector: bytes) -> str:
+    values = unpacked(vector)
+    if np.isnan(values).any():
+        return "values that are no numbers"
+    if np.isinf(values).any():
+        return "infinite values"
+    return "" if values.any() else "nothing but zeros"
+
+
+def _differences(mapping: Mapping, row: Row, record: Record) -> Iterable[str]:
+    for field in mapping.metadata:
+        ours, theirs = row.values[field.key], record.metadata.get(field.key)
+        if not _same(ours, theirs, real=field.column.type == "real"):
+            yield field.key
+    if mapping.document and record.document != row.document:
+        yield "document"
+
+
+def _same(ours: Scalar, theirs: Any, *, real: bool) -> bool:
+    if real and isinstance(theirs, int) and not isinstance(theirs, bool):
+        theirs = float(theirs)
+    return type(ours) is type(theirs) and ours == theirs
+
+
+def _named_parent(mapping: Mapping, record: Record | None) -> Scalar:
+    if record is None or mapping.parent is None:
+        return None
+    value = record.metadata.get(mapping.parent.metadata)
+    return value if isinstance(value, str | int | float | bool) else None
+
+
+def _is_recent(mapping: Mapping, row: Row | None, instant: datetime | None) -> bool:
+    """Whether the row was changed so shortly before *instant* that its vector may still follow."""
+    if instant is None or row is None or not row.changed or not (changed := _instant(row.changed)):
+        return False
+    return (instant - changed).total_seconds() < mapping.grace
+
+
+def _instant(text: str) -> datetime | None:
+    try:
+        found = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _of_row(row: Row | None) -> dict[str, Any] | None:
+    """A row as a finding shows it."""
+    if row is None:
+        return None
+    shown: dict[str, Any] = {"row": row.rowid, **row.values, "vector": _shown(row.vector)}
+    optional = {"model": row.model, "document": row.document, "changed": row.changed}
+    return shown | {key: value for key, value in optional.items() if value is not None}
+
+
+def _of_record(facts: Facts) -> dict[str, Any] | None:
+    """A record as a finding shows it."""
+    record = facts.record
+    if record is None:
+        return {"vector": _shown(facts.stray)} if facts.stray is not None else None
+    shown: dict[str, Any] = {**record.metadata, "vector": _shown(record.vector) if record.vector is not None else None}
+    optional = {"document": record.document, "written": record.written}
+    return shown | {key: value for key, value in optional.items() if value is not None}
+
+
+def _shown(vector: bytes) -> dict[str, Any]:
+    """A vector in short: its dimension, length, hash and first values. Values that JSON has no word for are text."""
+    values = unpacked(vector)
+    with np.errstate(over="ignore", invalid="ignore"):
+        length = float(np.linalg.norm(values.astype(np.float64)))
+    return {
+        "dimension": len(vector) // 4,
+        "length": length if np.isfinite(length) else str(length),
+        "hash": hashlib.blake2b(vector, digest_size=8).hexdigest(),
+        "first": [float(value) if np.isfinite(value) else str(value) for value in values[:_SHOWN]],
+    }
