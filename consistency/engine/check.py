@@ -91,7 +91,8 @@ class Outcome:
             "in_flight": self.tally.severities[Severity.INFO],
             "records": self.records,
             "mappings": {
-                key: {"rows": sums.rows, "records": sums.records, "vectors": sums.vectors} for key, sums in self.mappings.items()
+                key: {"rows": sums.rows, "records": sums.records, "vectors": sums.vectors}
+                for key, sums in self.mappings.items()
             },
             "seconds": round(self.seconds, 3),
         }
@@ -151,9 +152,7 @@ def opened(mapping: Mapping, stores: Stores, ctx: Context) -> Iterator[Opened]:
         metadata = stack.enter_context(closing(connect(database, at_rest=stores.at_rest, check=ctx.check)))
         if uri:
             attach(metadata, uri)
-        vectors = stack.enter_context(
-            closing(Vectors(directory, chroma, mapping.collection, check=ctx.check, wait=ctx.wait))
-        )
+        vectors = stack.enter_context(closing(Vectors(directory, chroma, mapping.collection, check=ctx.check, wait=ctx.wait)))
         yield Opened(
             mapping=mapping,
             database=database,
@@ -252,9 +251,7 @@ def _settle(
                 for item in sides.look(ids, stores.instant or datetime.now(UTC)):
                     found[item.record].append(item)
             seen = dict(
-                suspects.execute(
-                    "SELECT s.id, s.seen FROM json_each(?) j JOIN suspect s ON s.id = j.value", (json.dumps(ids),)
-                )
+                suspects.execute("SELECT s.id, s.seen FROM json_each(?) j JOIN suspect s ON s.id = j.value", (json.dumps(ids),))
             )
             settled = []
             for identifier, items in found.items():
@@ -376,8 +373,12 @@ class _Balance:
 
 def _surplus(more: int) -> str:
     number, side = abs(more), "rows than vectors" if more > 0 else "vectors than rows"
-    return f"There are {number} more {side}" if number > 1 else f"There is 1 more {side.replace('rows', 'row', 1)}" if more > 0 else (
-        "There is 1 more vector than rows"
+    return (
+        f"There are {number} more {side}"
+        if number > 1
+        else f"There is 1 more {side.replace('rows', 'row', 1)}"
+        if more > 0
+        else ("There is 1 more vector than rows")
     )
 
 

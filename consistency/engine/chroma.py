@@ -78,9 +78,7 @@ def find_collection(database: sqlite3.Connection, name: str) -> Collection | Non
     identifier, dimension, schema, config = row
     segments = {
         scope: (segment, kind)
-        for segment, kind, scope in database.execute(
-            "SELECT id, type, scope FROM segments WHERE collection = ?", (identifier,)
-        )
+        for segment, kind, scope in database.execute("SELECT id, type, scope FROM segments WHERE collection = ?", (identifier,))
     }
     metadata, _ = segments.get("METADATA", ("", ""))
     vector, kind = segments.get("VECTOR", ("", HNSW))
@@ -274,7 +272,9 @@ class Vectors:
     def places_of(self, ids: Sequence[str]) -> dict[str, int]:
         """The places of those of *ids* that have a vector."""
         return dict(
-            self.places.execute("SELECT p.id, p.at FROM json_each(?) j JOIN place p ON p.id = j.value", (json.dumps(list(ids)),))
+            self.places.execute(
+                "SELECT p.id, p.at FROM json_each(?) j JOIN place p ON p.id = j.value", (json.dumps(list(ids)),)
+            )
         )
 
     def read(self, places: Sequence[int], dimension: int) -> tuple[Floats, list[int], dict[int, bytes]]:

@@ -157,7 +157,10 @@ def compare(
                 suspects += comparing.result()
             comparing = other.submit(_differing_ids, query, pairs) if query.needed and pairs else None
             yield Compared(
-                rows=len(held_rows), records=len(held_records), vectors=len(held_vectors), suspects=list(dict.fromkeys(suspects))
+                rows=len(held_rows),
+                records=len(held_records),
+                vectors=len(held_vectors),
+                suspects=list(dict.fromkeys(suspects)),
             )
         if comparing is not None:
             yield Compared(rows=0, records=0, vectors=0, suspects=comparing.result())
@@ -183,7 +186,12 @@ def _compare_window(
     in_both = [
         row
         for row in held_rows
-        if len(row[2]) == width and width and not row[3] and row[4] in (None, dimension) and row[0] in records and row[0] in places
+        if len(row[2]) == width
+        and width
+        and not row[3]
+        and row[4] in (None, dimension)
+        and row[0] in records
+        and row[0] in places
     ]
     ids = [row[0] for row in in_both]
     if len(set(ids)) < len(ids):  # several rows with one id

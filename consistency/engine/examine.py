@@ -113,7 +113,9 @@ def _wrong(mapping: Mapping, collection: Collection | None, facts: Facts) -> Ite
     elif row is not None and row.orphan:
         yield finding(Kind.ORPHANED_SQLITE, message=f"The row names {parent} {row.parent}, which is gone.", **about)
         if record is not None:
-            yield finding(Kind.ORPHANED_CHROMADB, message=f"The vector belongs to {parent} {row.parent}, which is gone.", **about)
+            yield finding(
+                Kind.ORPHANED_CHROMADB, message=f"The vector belongs to {parent} {row.parent}, which is gone.", **about
+            )
     elif row is None:
         if record is None:
             if facts.stray is not None:
@@ -168,7 +170,13 @@ def _mismatch(
         names.append("model")
         said.append(f"{record.metadata.get(mapping.model.key)} instead of {row.model}")
         cause = Cause.OTHER_MODEL
-    elif names and record.written and row.changed and (written := _instant(record.written)) and (changed := _instant(row.changed)):
+    elif (
+        names
+        and record.written
+        and row.changed
+        and (written := _instant(record.written))
+        and (changed := _instant(row.changed))
+    ):
         cause = Cause.OLDER if written < changed else cause
     if names:
         text = f"The vector in Chroma is not the row's: {'; '.join(said)}."

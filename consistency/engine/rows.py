@@ -229,7 +229,8 @@ class Rows:
         join = self.mapping.joins[self.mapping.parent.join - 1]
         key = name(join.key)
         rows = self._database.execute(
-            f"SELECT p.{key} FROM json_each(?) j CROSS JOIN {name(join.table)} p ON p.{key} = j.value", (json.dumps(list(keys)),)
+            f"SELECT p.{key} FROM json_each(?) j CROSS JOIN {name(join.table)} p ON p.{key} = j.value",
+            (json.dumps(list(keys)),),
         )
         return {value for (value,) in rows}
 

@@ -1,0 +1,102 @@
+"""The probe for whoever restores a backup: are the two stores of this copy consistent?
+
+It needs no Django and no database but the copy's own. A project's mappings come as JSON: `consistency.declaration.description`
+makes it where Django runs, a backup keeps it, and a child process uses it::
+
+    answer = probe(description, sqlite={"refserver": path}, chroma={"chroma": path}, instant="2026-11-21T03:00:00+00:00")
+
+``python -m consistency.probe REQUEST.json`` does the same with the arguments in a file (``-`` for standard input), prints the
+answer as one JSON object, and ends with status 0 (consistent), 5 (findings), 1 (failed), 2 (a wrong request) or 9 (cancelled by
+SIGTERM). Run it like this in an own process: the files may be damaged.
+
+The answer is that of `Outcome.as_json` and ``"listed"``: the first *limit* findings of each kind as plain data. Counts are exact
+whatever is listed. A failure is ``{"error": {"code", "message", "hint"}}``.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from consistency.engine.check import Stores, check
+from consistency.engine.context import Context
+from consistency.engine.errors import ConsistencyError, Mistake
+from consistency.engine.findings import Finding, State
+from consistency.engine.mapping import Description
+
+LIMIT = 100
+
+
+def probe(
+    description: dict[str, Any],
+    *,
+    sqlite: Mapping[str, str | Path],
+    chroma: Mapping[str, str | Path],
+    instant: str | None = None,
+    limit: int = LIMIT,
+    check_cancelled: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
+    """Check a copy that nobody writes to. *instant* is when the copy's original was as it is, in ISO 8601.
+
+    Mappings whose stores are not among those given are left out, and named under ``"left_out"``: a backup may hold one of the
+    two alone. Raises `ConsistencyError`.
+    """
+    wanted = Description.from_json(description)
+    present = tuple(one for one in wanted.mappings if one.sqlite in sqlite and one.chroma in chroma)
+    listed: list[dict[str, Any]] = []
+    kinds: Counter[str] = Counter()
+
+    def keep(item: Finding) -> None:
+        kinds[item.kind] += 1
+        if kinds[item.kind] <= limit:
+            listed.append(item.as_json())
+
+    stores = Stores(
+        sqlite={name: Path(path) for name, path in sqlite.items()},
+        chroma={name: Path(path) for name, path in chroma.items()},
+        at_rest=True,
+        instant=datetime.fromisoformat(instant) if instant else None,
+    )
+    outcome = check(Description(mappings=present), stores, Context(should_cancel=check_cancelled), keep)
+    left_out = [one.name for one in wanted.mappings if one not in present]
+    return outcome.as_json() | {"listed": listed, "left_out": left_out}
+
+
+def main(arguments: list[str]) -> int:
+    """Answer one request."""
+    cancelled = False
+
+    def cancel(*_: object) -> None:
+        nonlocal cancelled
+        cancelled = True
+
+    signal.signal(signal.SIGTERM, cancel)
+    try:
+        answer = probe(**_request(arguments), check_cancelled=lambda: cancelled)
+    except ConsistencyError as problem:
+        print(json.dumps({"error": problem.as_json()}))  # noqa: T201 - it is the answer
+        return problem.exit_code
+    print(json.dumps(answer))  # noqa: T201
+    return 0 if answer["state"] == State.CONSISTENT else 5
+
+
+def _request(arguments: list[str]) -> dict[str, Any]:
+    known = {"description", "sqlite", "chroma", "instant", "limit"}
+    try:
+        (path,) = arguments
+        request = json.loads(sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8"))
+    except (ValueError, OSError) as problem:
+        raise Mistake(f"There is no request to read: {problem}.", hint="Give one file with a JSON object.") from None
+    if not isinstance(request, dict) or not {"description", "sqlite", "chroma"} <= request.keys() <= known:
+        raise Mistake(f"A request has {', '.join(sorted(known))}.", hint="See the docstring of consistency.probe.")
+    return request
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
