@@ -1,0 +1,101 @@
+"""A job from the wish to its true end."""
+
+from __future__ import annotations
+
+import pytest
+
+from backups import audit, jobs, services
+from backups.engine.errors import RestoreRefused, UsageError
+from backups.models import AuditEntry, IndexedBackup, Job
+
+
+def test_a_backup_is_made_proven_and_indexed(site):
+    job = services.back_up(site.actor, backup="full", note="by hand")
+    assert job.state == Job.State.QUEUED
+    job = site.done(job)
+    assert job.state == Job.State.SUCCEEDED, job.error
+    row = IndexedBackup.objects.get(backup_id=job.backup_id)
+    assert (row.kind, row.verification, row.note, row.job) == ("full", "restore", "by hand", str(job.pk))
+    assert [phase["name"] for phase in job.phases][:2] == ["cut", "store"]
+    assert all(phase["seconds"] is not None for phase in job.phases)
+    assert job.log.filter(line__contains="writers were held up").exists()
+    assert audit.verify_chain()[1] is None
+    actions = list(AuditEntry.objects.order_by("number").values_list("action", flat=True))
+    assert actions == ["backup.requested", "backup.succeeded"]
+
+
+def test_one_writer_a_repository_and_the_others_wait(site):
+    first = services.back_up(site.actor, backup="full")
+    second = services.back_up(site.actor, backup="full")
+    reader = services.verify(site.actor, everything=True)
+    assert jobs.claim("test-host", "me") == first
+    assert jobs.claim("test-host", "me") == reader  # the second backup waits for the first
+    assert jobs.claim("test-host", "me") is None
+    assert jobs.end(Job.objects.get(pk=first.pk), Job.State.FAILED, error={"code": "no_space", "message": "full"})
+    assert jobs.claim("test-host", "me") == second
+
+
+def test_a_job_of_another_host_is_left_alone(site):
+    job = services.back_up(site.actor, backup="full")
+    Job.objects.filter(pk=job.pk).update(host="elsewhere")
+    assert site.work() == 0
+
+
+def test_wrong_arguments_are_refused_before_anything_is_queued(site):
+    with pytest.raises(UsageError, match=r"backup: .*'full'"):
+        services.back_up(site.actor, backup="complete")
+    with pytest.raises(UsageError, match="none of the stores"):
+        services.back_up(site.actor, only=["chroma:other"])
+    assert not Job.objects.exists() and not AuditEntry.objects.exists()
+
+
+def test_what_failed_for_a_passing_reason_is_tried_again(site):
+    site.repository.folder.joinpath("repository.json").rename(site.places.root / "aside.json")
+    job = site.done(services.back_up(site.actor, backup="full"))
+    assert (job.state, job.error["code"]) == (Job.State.FAILED, "no_repository")
+    assert not hasattr(job, "tried_again")  # a second try would not mend that
+    Job.objects.filter(pk=job.pk).update(state=Job.State.RUNNING, claim="x")
+    job.refresh_from_db()
+    assert jobs.end(job, Job.State.FAILED, error={"code": "source_busy", "message": "locked"})
+    again = job.tried_again
+    assert (again.state, again.attempt, again.again_after) == (Job.State.QUEUED, 2, job)
+    assert again.not_before > job.finished
+    assert jobs.claim("test-host", "me") is None  # not yet
+
+
+def test_a_worker_that_lost_its_claim_changes_nothing(site):
+    job = services.back_up(site.actor, backup="full")
+    mine = jobs.claim("test-host", "me")
+    Job.objects.filter(pk=job.pk).update(claim="somebody else")
+    assert not jobs.beat(mine, phase="mine")
+    assert not jobs.end(mine, Job.State.SUCCEEDED)
+    job.refresh_from_db()
+    assert (job.state, job.phase) == (Job.State.RUNNING, "")
+
+
+def test_a_backup_of_one_store_goes_to_a_set_of_its_own(site):
+    job = site.done(services.back_up(site.actor, backup="full", only=["sqlite"]))
+    assert job.state == Job.State.SUCCEEDED, job.error
+    row = IndexedBackup.objects.get()
+    assert row.set == "default-sqlite" and [source["kind"] for source in row.sources] == ["sqlite"]
+
+
+def test_a_restore_in_place_wants_the_id_and_leaves_the_control_database_alone(site):
+    made = site.done(services.back_up(site.actor, set="control"))
+    with pytest.raises(RestoreRefused, match="not that of the backup"):
+        services.restore_in_place(site.actor, backup_id=made.backup_id, typed="yes")
+    with pytest.raises(RestoreRefused, match="what controls the backups"):
+        services.restore_in_place(site.actor, backup_id=made.backup_id, typed=made.backup_id)
+    assert Job.objects.count() == 1
+
+
+def test_damage_found_by_a_job_is_told(site):
+    made = site.done(services.back_up(site.actor, backup="full"))
+    data = site.repository.backup_folder("default", made.backup_id) / "data.tar.zst"
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 0x55
+    data.write_bytes(content)
+    job = site.done(services.verify(site.actor, backup_ids=[made.backup_id]))
+    assert (job.state, job.error["code"]) == (Job.State.FAILED, "damaged")
+    assert job.result["results"][0]["problems"]
+    assert IndexedBackup.objects.get().verification == "damaged"
