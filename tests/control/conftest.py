@@ -1,4 +1,4 @@
-"""A site to test the control plane with: migrated databases, the sample library, a repository, and processes that see the same."""
+"""A site to test the control plane with: databases, the sample library, a repository, and processes that see the same."""
 
 from __future__ import annotations
 
