@@ -85,6 +85,15 @@ class Configuration:
             raise EngineError(f"No set is named {set_name!r}.", hint=f"There are: {', '.join(self.sets)} (setting BACKUPS).")
         return self.sets[set_name]
 
+    def live_sources(self, set_name: str) -> tuple[Source, ...]:
+        """The live stores that backups of a set go back to; a set of some stores (``default-sqlite``) has those of its whole.
+
+        Raises `EngineError` for a set that is not this project's: another application's data must not be written over its own.
+        """
+        while set_name not in self.sets and "-" in set_name:
+            set_name = set_name.rpartition("-")[0]
+        return self.sources(set_name)
+
 
 _NUMBERS = {
     "JOBS_AT_ONCE": (2, 1, 64),

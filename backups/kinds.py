@@ -18,9 +18,10 @@ from django.utils.module_loading import import_string
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from .conf import Configuration, configuration
-from .engine.errors import UsageError
+from .engine.errors import BackupNotFound, UsageError
 from .engine.names import BACKUP_ID, NAME
 from .engine.types import LONGEST_NOTE
+from .models import IndexedBackup
 
 BackupId = Annotated[str, StringConstraints(pattern=rf"^{BACKUP_ID.pattern}$")]
 Name = Annotated[str, StringConstraints(pattern=rf"^{NAME.pattern}$")]
@@ -211,6 +212,11 @@ def _restore(arguments: RestoreArguments, job: str) -> list[str]:
 def _restore_in_place(arguments: RestoreInPlaceArguments, job: str) -> list[str]:
     more = [arguments.backup_id, "--in-place", "--yes"]
     more += ["--only", arguments.only] if arguments.only else []
+    row = IndexedBackup.objects.filter(backup_id=arguments.backup_id).only("set").first()
+    if row is None:
+        raise BackupNotFound(f"There is no backup {arguments.backup_id} in the index.", hint="Read the repository anew.")
+    for source in configuration().live_sources(row.set):
+        more += [f"--{source.kind}", f"{source.name}={source.path}"]
     return engine("restore", arguments, *more)
 
 
