@@ -11,6 +11,7 @@ from django.db import transaction
 
 from .conf import configuration
 from .engine.errors import BackupNotFound, EngineError
+from .engine.names import BACKUP_ID
 from .engine.repository.local import Repository
 from .engine.types import Backup, Depth
 from .models import IndexedBackup, Job
@@ -53,25 +54,50 @@ def refresh(name: str, *, everything: bool = False) -> Change:
     return Change(found=len(places), read=len(changed), forgotten=len(gone))
 
 
+def refresh_some(name: str, backup_ids: Iterable[str]) -> None:
+    """Bring the rows of these backups up to date; those that are gone are forgotten."""
+    repository = configuration().open(name)
+    sets = repository.sets()
+    places, gone = [], []
+    for backup_id in sorted(set(backup_ids)):
+        homes = [set_name for set_name in sets if repository.backup_folder(set_name, backup_id).is_dir()]
+        places += [(set_name, backup_id) for set_name in homes[:1]]
+        gone += [] if homes else [backup_id]
+    for start in range(0, len(places), _BATCH):
+        _store(_rows(name, repository, places[start : start + _BATCH]))
+    for start in range(0, len(gone), _BATCH):
+        IndexedBackup.objects.filter(repository=name, backup_id__in=gone[start : start + _BATCH]).delete()
+
+
 def refresh_one(name: str, backup_id: str) -> IndexedBackup | None:
     """Bring one backup's row up to date; None when the backup is gone."""
-    repository = configuration().open(name)
-    for set_name in repository.sets():
-        if repository.backup_folder(set_name, backup_id).is_dir():
-            _store(_rows(name, repository, [(set_name, backup_id)]))
-            return IndexedBackup.objects.get(repository=name, backup_id=backup_id)
-    IndexedBackup.objects.filter(repository=name, backup_id=backup_id).delete()
-    return None
+    refresh_some(name, [backup_id])
+    return IndexedBackup.objects.filter(repository=name, backup_id=backup_id).first()
 
 
 def note_job(job: Job) -> None:
-    """After a job: read what it may have changed. What cannot be read now is, at the next health check."""
+    """After a job: read what it may have changed, which is what it names, or after one that did not end well, all that changed.
+
+    What cannot be read now is, at the next health check.
+    """
     if not job.repository:
         return
     try:
-        refresh(job.repository)
+        if job.state == Job.State.SUCCEEDED:
+            refresh_some(job.repository, _named(job))
+        else:
+            refresh(job.repository)
     except EngineError as problem:
         _log.warning("The index of %s is behind: %s", job.repository, problem.message)
+
+
+def _named(job: Job) -> set[str]:
+    """The ids of the backups that a job's answer and arguments name."""
+    answer = job.result or {}
+    items = [answer, *answer.get("results", ()), *answer.get("removed", ())]
+    named = {str(item.get("id", "")) for item in items} | {*answer.get("ids", ()), job.backup_id}
+    named.add(str(answer.get("checks", {}).get("safety_backup", "")))
+    return {backup_id for backup_id in named if BACKUP_ID.fullmatch(backup_id)}
 
 
 def _store(rows: Iterable[IndexedBackup]) -> None:
