@@ -63,6 +63,8 @@ class IndexedBackup(models.Model):
         indexes = (
             models.Index(fields=["-time", "-backup_id"], name="backup_newest"),
             models.Index(fields=["repository", "set", "-time"], name="backup_of_set"),
+            models.Index(fields=["repository", "set", "verification", "-time"], name="backup_of_set_by_proof"),
+            models.Index(fields=["repository", "-time", "bytes_stored"], name="backup_space"),
             models.Index(fields=["kind", "-time"], name="backup_by_kind"),
             models.Index(fields=["verification", "-time"], name="backup_by_proof"),
             models.Index(fields=["parent_id"], name="backup_by_parent", condition=~models.Q(parent_id="")),
