@@ -30,11 +30,12 @@ _LOCK = 0x7265_6661_7564_6974  # "refaudit": PostgreSQL's advisory lock for addi
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Actor:
-    """On whose behalf something is done: an account, a plan, or the system itself."""
+    """On whose behalf something is done: an account, by way of a token where one was used; a plan; or the system itself."""
 
     name: str
     via: Job.Via
     id: str = ""
+    token: str = ""
     address: str = ""
 
 
@@ -56,6 +57,7 @@ def record(actor: Actor, action: str, target: str = "", *, before: Any = None, a
             who=actor.name[:150],
             who_id=actor.id,
             via=actor.via,
+            token=actor.token[:140],
             address=actor.address,
             action=action,
             target=target[:200],
@@ -76,6 +78,7 @@ def digest(entry: AuditEntry) -> str:
         "who": entry.who,
         "who_id": entry.who_id,
         "via": str(entry.via),
+        "token": entry.token,
         "address": entry.address,
         "action": entry.action,
         "target": entry.target,

@@ -86,6 +86,7 @@ class Migration(migrations.Migration):
                 ('who', models.CharField(blank=True, max_length=150)),
                 ('who_id', models.CharField(blank=True, max_length=64)),
                 ('via', models.CharField(max_length=8)),
+                ('token', models.CharField(blank=True, help_text="Name and beginning of the API's token, where one was used.", max_length=140)),
                 ('address', models.CharField(blank=True, help_text='Where the request came from.', max_length=45)),
                 ('action', models.CharField(help_text='Such as backup.requested or token.revoked.', max_length=60)),
                 ('target', models.CharField(blank=True, help_text='What it was done to: backup:ID, job:ID, plan:NAME …', max_length=200)),

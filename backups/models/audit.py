@@ -16,6 +16,7 @@ class AuditEntry(models.Model):
     who = models.CharField(max_length=150, blank=True)
     who_id = models.CharField(max_length=64, blank=True)
     via = models.CharField(max_length=8)
+    token = models.CharField(max_length=140, blank=True, help_text="Name and beginning of the API's token, where one was used.")
     address = models.CharField(max_length=45, blank=True, help_text="Where the request came from.")
     action = models.CharField(max_length=60, help_text="Such as backup.requested or token.revoked.")
     target = models.CharField(max_length=200, blank=True, help_text="What it was done to: backup:ID, job:ID, plan:NAME …")
