@@ -1,4 +1,4 @@
-"""``python -m benchmarks.consistency``: how long a check of rows against vectors takes, and how much memory. See README.md here.
+"""``python -m benchmarks.consistency``: how long a check of rows against vectors takes, in how much memory. See README.md.
 
 The data is a library's pages: rows with text, title and a vector of 384 values in SQLite, and the same in Chroma. Chroma's
 client takes a minute to write 60,000 of them, so the collection is made by the client and then filled in Chroma's own formats,
@@ -47,7 +47,8 @@ total, wrong = pages.count(), 0
 for start in range(0, total, 1000):
     part = pages.get(limit=1000, offset=start, include=["embeddings", "metadatas", "documents"])
     held = {f"page-{row[0]}": row for row in rows.execute(
-        "SELECT g.id, g.vector, p.title, p.file_name, g.page, g.paper_id, g.model, g.text FROM page g JOIN paper p ON p.id = g.paper_id"
+        "SELECT g.id, g.vector, p.title, p.file_name, g.page, g.paper_id, g.model, g.text"
+        " FROM page g JOIN paper p ON p.id = g.paper_id"
         f" WHERE g.id IN ({','.join(i[5:] for i in part['ids'])})")}
     for id_, vector, data, document in zip(part["ids"], part["embeddings"], part["metadatas"], part["documents"]):
         row = held.get(id_)
@@ -65,9 +66,8 @@ def main() -> int:
     parser.add_argument("--no-peer", action="store_true", help=f"do not page through the client (up to {_PEER_MOST:,} records)")
     arguments = parser.parse_args()
     idle = run([sys.executable, "-c", _IDLE], watch_memory=True)
-    print(
-        f"Median of {arguments.runs}, {os.cpu_count()} cores; Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}."
-    )
+    versions = f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}"
+    print(f"Median of {arguments.runs}, {os.cpu_count()} cores; {versions}.")
     print("\n| records | check | a second | own memory above the interpreter | through the client | goal | |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for count in arguments.sizes:

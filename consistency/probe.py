@@ -9,8 +9,8 @@ makes it where Django runs, a backup keeps it, and a child process uses it::
 answer as one JSON object, and ends with status 0 (consistent), 5 (findings), 1 (failed), 2 (a wrong request) or 9 (cancelled by
 SIGTERM). Run it like this in an own process: the files may be damaged.
 
-The answer is that of `Outcome.as_json` and ``"listed"``: the first *limit* findings of each kind as plain data. Counts are exact
-whatever is listed. A failure is ``{"error": {"code", "message", "hint"}}``.
+The answer is that of `Outcome.as_json` and ``"listed"``: the first *limit* findings of each kind as plain data. Counts are
+exact whatever is listed. A failure is ``{"error": {"code", "message", "hint"}}``.
 """
 
 from __future__ import annotations

@@ -78,6 +78,7 @@ BACKUPS: dict[str, Any] = {
     "PROMISED_RPO_MINUTES": _PROMISED_RPO,
     "PROMISED_RTO_MINUTES": _PROMISED_RTO,
 }
+CONSISTENCY = {"DECLARATION": "refserver.library.consistency.DECLARATION"}
 # Why each of these: ARCHITECTURE.md, "Jobs". One worker more than jobs, so that the minute's tick is never kept waiting.
 Q_CLUSTER: dict[str, Any] = {
     "name": "refserver",
@@ -102,6 +103,7 @@ INSTALLED_APPS = [
     "refserver",
     "refserver.library",
     "backups",
+    "consistency",
     "django_q",
     "django.contrib.admin",
     "django.contrib.auth",

@@ -1,1 +1,1 @@
-"""The check itself: reads both stores, compares every record, and says what is wrong. Imports no Django and no Chroma client."""
+"""The check itself: reads both stores, compares every record, says what is wrong. No Django, no Chroma client."""

@@ -17,7 +17,8 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping as Names, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Mapping as Names
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,10 +29,10 @@ from .chroma import DATABASE, Vectors, check_supported, count_records
 from .compare import attach, compare
 from .context import Context, Phase
 from .errors import Mistake, StoreBusy
-from .examine import classify, gather
+from .examine import Facts, classify, gather
 from .findings import Cause, Finding, Kind, Severity, State, Tally, finding
 from .mapping import Description, Mapping, scalar
-from .rows import BrokenKey, Rows, address, broken_keys, connect, held, name, reading
+from .rows import BrokenKey, Rows, address, broken_keys, connect, held, reading
 
 LOOKS = 4
 _BATCH = 250
@@ -43,7 +44,8 @@ class Stores:
     """Where the stores are: SQLite files and Chroma directories, by the names that the mappings use.
 
     *at_rest*: nobody writes to them. *instant*: when they were as they are; None on live stores: now. *settle*: seconds
-    between two looks at live stores. *patience*: seconds to wait for writers of SQLite at a second look.
+    between two looks at live stores. *patience*: seconds to wait for writers of SQLite at a second look. *under_way*: the
+    ids of a mapping that the application itself will put right.
     """
 
     sqlite: Names[str, Path]
@@ -52,6 +54,7 @@ class Stores:
     instant: datetime | None = None
     settle: float = 1.0
     patience: float = 20.0
+    under_way: Callable[[str], Collection[str]] | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -129,11 +132,20 @@ class Opened:
     metadata: sqlite3.Connection
     records: sqlite3.Connection
     vectors: Vectors
+    under_way: Callable[[str], Collection[str]] | None
+
+    def facts(self, ids: Sequence[str]) -> list[Facts]:
+        """What both sides say of *ids* now, as far as the vectors are known; `Vectors.refresh` makes them known."""
+        return gather(self.rows, self.vectors, ids, self.under_way(self.mapping.name) if self.under_way else ())
 
     def look(self, ids: Sequence[str], instant: datetime | None) -> Iterator[Finding]:
         """What is wrong with *ids* now."""
-        for facts in gather(self.rows, self.vectors, ids):
-            yield from classify(self.mapping, self.vectors.collection, facts, instant)
+        for facts in self.facts(ids):
+            yield from self.wrong_with(facts, instant)
+
+    def wrong_with(self, facts: Facts, instant: datetime | None) -> list[Finding]:
+        """What is wrong, by *facts*."""
+        return classify(self.mapping, self.vectors.collection, facts, instant)
 
 
 @contextmanager
@@ -160,6 +172,7 @@ def opened(mapping: Mapping, stores: Stores, ctx: Context) -> Iterator[Opened]:
             metadata=metadata,
             records=chroma,
             vectors=vectors,
+            under_way=stores.under_way,
         )
 
 
@@ -372,14 +385,8 @@ class _Balance:
 
 
 def _surplus(more: int) -> str:
-    number, side = abs(more), "rows than vectors" if more > 0 else "vectors than rows"
-    return (
-        f"There are {number} more {side}"
-        if number > 1
-        else f"There is 1 more {side.replace('rows', 'row', 1)}"
-        if more > 0
-        else ("There is 1 more vector than rows")
-    )
+    side = "rows than vectors" if more > 0 else "vectors than rows"
+    return f"There are {abs(more)} more {side}"
 
 
 def _check_keys(description: Description, stores: Stores, ctx: Context) -> Iterator[Finding]:
@@ -412,6 +419,3 @@ def _of_key(item: BrokenKey) -> Finding:
         sqlite={"table": item.table, "row": item.rowid, item.column: value},
         fingerprint=f"{item.column} {value}",
     )
-
-
-__all__ = ["Opened", "Outcome", "Stores", "Sums", "check", "name", "opened"]

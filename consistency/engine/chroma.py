@@ -151,7 +151,7 @@ def pending_ids(database: sqlite3.Connection, collection: Collection) -> list[st
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One record, whole. *written* is when its newest change was logged, where the log still tells; *vector* None: it has none."""
+    """One record, whole. *written* is when its newest change was logged, where the log still tells."""
 
     id: str
     sequence: int
@@ -367,7 +367,7 @@ class Vectors:
         ).fetchall()
 
     def _apply(self, log: list[tuple[int, int, str, bool]]) -> None:
-        """By the rules that Chroma replays it with: an add of an id that exists is ignored, as is an update of one that does not."""
+        """By Chroma's own rules: an add of an id that exists is ignored, as is an update of one that does not."""
         execute = self.places.execute
         execute("BEGIN")
         for sequence, operation, identifier, has_vector in log:

@@ -21,7 +21,7 @@ import numpy as np
 from .chroma import DOCUMENT, Collection, Vectors, record_pages
 from .index import Floats
 from .mapping import Field, Mapping
-from .rows import RowTuple, Rows, document_expression, expression, joins, literal, name, tables
+from .rows import Rows, RowTuple, document_expression, expression, joins, literal, name, tables
 
 _WINDOW_BYTES = 12 << 20
 _FEWEST, _MOST = 128, 4096

@@ -26,7 +26,10 @@ class Progress:
 
 @dataclass(slots=True, kw_only=True)
 class Context:
-    """``should_cancel`` is asked at every window of records and inside long queries; ``on_progress`` gets at most ten events a second."""
+    """``should_cancel`` is asked at every window of records and inside long queries.
+
+    ``on_progress`` gets at most ten events a second, and always the last one of a phase.
+    """
 
     on_progress: Callable[[Progress], None] = lambda event: None
     on_log: Callable[[str], None] = lambda line: None

@@ -58,16 +58,16 @@ class Facts:
         return hashlib.blake2b(repr(said).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
-def gather(rows: Rows, vectors: Vectors, ids: Sequence[str]) -> list[Facts]:
-    """What the stores say of *ids*, each id once."""
+def gather(rows: Rows, vectors: Vectors, ids: Sequence[str], under_way: Iterable[str] = ()) -> list[Facts]:
+    """What the stores say of *ids*, each id once; *under_way* are ids whose change is not at its end."""
     ids = list(dict.fromkeys(ids))
     held = rows.find(ids)
     places = vectors.places_of(ids)
     records: dict[str, Record] = {}
-    pending: set[str] = set()
+    pending = set(under_way)
     if vectors.collection is not None:
         records = find_records(vectors.database, vectors.collection, ids)
-        pending = set(pending_ids(vectors.database, vectors.collection))
+        pending |= set(pending_ids(vectors.database, vectors.collection))
     read = {identifier: vectors.one(place) for identifier, place in places.items()}
     records = {identifier: replace(record, vector=read.get(identifier)) for identifier, record in records.items()}
     key = rows.mapping.parent.metadata if rows.mapping.parent else ""
@@ -242,15 +242,15 @@ def _named_parent(mapping: Mapping, record: Record | None) -> Scalar:
 
 def _is_recent(mapping: Mapping, row: Row | None, instant: datetime | None) -> bool:
     """Whether the row was changed so shortly before *instant* that its vector may still follow."""
-    if instant is None or row is None or not row.changed or not (changed := _instant(row.changed)):
+    if instant is None or row is None or not (changed := _instant(row.changed)):
         return False
     return (instant - changed).total_seconds() < mapping.grace
 
 
-def _instant(text: str) -> datetime | None:
+def _instant(text: str | None) -> datetime | None:
     try:
-        found = datetime.fromisoformat(text)
-    except (TypeError, ValueError):
+        found = datetime.fromisoformat(text or "")
+    except ValueError:
         return None
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
@@ -269,9 +269,17 @@ def _of_record(facts: Facts) -> dict[str, Any] | None:
     record = facts.record
     if record is None:
         return {"vector": _shown(facts.stray)} if facts.stray is not None else None
-    shown: dict[str, Any] = {**record.metadata, "vector": _shown(record.vector) if record.vector is not None else None}
+    shown: dict[str, Any] = {
+        **{key: _plain(value) for key, value in record.metadata.items()},
+        "vector": _shown(record.vector) if record.vector is not None else None,
+    }
     optional = {"document": record.document, "written": record.written}
     return shown | {key: value for key, value in optional.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    """*value*, or its text where JSON has no word for it."""
+    return str(value) if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _shown(vector: bytes) -> dict[str, Any]:
@@ -281,7 +289,7 @@ def _shown(vector: bytes) -> dict[str, Any]:
         length = float(np.linalg.norm(values.astype(np.float64)))
     return {
         "dimension": len(vector) // 4,
-        "length": length if np.isfinite(length) else str(length),
+        "length": _plain(length),
         "hash": hashlib.blake2b(vector, digest_size=8).hexdigest(),
-        "first": [float(value) if np.isfinite(value) else str(value) for value in values[:_SHOWN]],
+        "first": [_plain(float(value)) for value in values[:_SHOWN]],
     }

@@ -54,8 +54,8 @@ class Record:
 
     id: str
     vector: Matrix
-    document: str
-    metadata: Mapping[str, str | int]
+    document: str | None
+    metadata: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +214,7 @@ def _upsert(collection: Any, records: Sequence[Record]) -> None:
         ids=[record.id for record in records],
         embeddings=[record.vector for record in records],
         documents=[record.document for record in records],
-        metadatas=[dict(record.metadata) for record in records],
+        metadatas=[dict(record.metadata) or None for record in records],
     )
 
 

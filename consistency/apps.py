@@ -1,0 +1,18 @@
+"""The app's name and label."""
+
+from __future__ import annotations
+
+from django.apps import AppConfig
+
+
+class ConsistencyConfig(AppConfig):
+    """Checks of rows against vectors."""
+
+    name = "consistency"
+    label = "consistency"
+    verbose_name = "Consistency"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        """Register the system checks."""
+        from consistency import checks  # noqa: F401

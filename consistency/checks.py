@@ -1,0 +1,93 @@
+"""System checks of the declaration, each with an id and a hint.
+
+============= ==================================================================
+consistency.  what
+============= ==================================================================
+E001          the setting, or what it names, cannot be used
+E002          no such model
+E003          a model that is not kept in SQLite
+E004          no such field
+E005          a field of a type that cannot stand where it was named
+E006          two mirrors of one name
+E007          two mirrors of one collection
+E008          an id that is the same for every row, or cannot be taken apart again
+W001          nothing can be repaired: no writer is declared
+W002          rows that might share an id: no constraint keeps them apart
+============= ==================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from django.apps import AppConfig, apps
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning, register
+from django.db.models import UniqueConstraint
+
+from consistency.declaration import DEFAULTS, SETTING, Declaration, Mirror, declared, describe
+from consistency.engine.errors import Mistake
+
+
+@register("consistency")
+def check_declaration(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """All that is wrong with the setting and with what it names."""
+    given = getattr(settings, SETTING, None)
+    if given is None:
+        return []
+    problems = list(_of_setting(given))
+    if problems:
+        return problems
+    try:
+        declaration = declared()
+    except Mistake as problem:
+        return [_error("E001", problem.message, problem.hint)]
+    _, found = describe(declaration)
+    return [*(_error(one.code, one.message, one.hint) for one in found), *_warnings(declaration, broken=bool(found))]
+
+
+def _error(code: str, message: str, hint: str) -> CheckMessage:
+    return Error(message, hint=hint, id=f"consistency.{code}")
+
+
+def _of_setting(given: Any) -> Iterator[CheckMessage]:
+    if not isinstance(given, dict):
+        yield _error("E001", f"{SETTING} is no dictionary.", f"Give one with {', '.join(DEFAULTS)}.")
+        return
+    for key in sorted(given.keys() - DEFAULTS.keys()):
+        yield _error("E001", f"{SETTING} has no member {key!r}.", f"It has {', '.join(DEFAULTS)}.")
+    for key, least in (("SETTLE_SECONDS", 0), ("LISTED", 1)):
+        value = given.get(key, DEFAULTS[key])
+        if not isinstance(value, int | float) or isinstance(value, bool) or value < least:
+            yield _error("E001", f"{SETTING}[{key!r}] is {value!r}.", f"Give a number of at least {least}.")
+
+
+def _warnings(declaration: Declaration, *, broken: bool) -> Iterator[CheckMessage]:
+    if declaration.writer is None:
+        yield Warning(
+            "Findings cannot be repaired: no writer is declared.",
+            hint="Give Declaration a writer, which opens Chroma as the project does.",
+            id="consistency.W001",
+        )
+    for mirror in () if broken else declaration.mirrors:
+        if not _is_unique(mirror):
+            yield Warning(
+                f"The mirror {mirror.name!r}: rows could share an id, as nothing keeps the fields in {mirror.id!r} unique.",
+                hint="Add a unique constraint on them, or make the id of the primary key.",
+                id="consistency.W002",
+            )
+
+
+def _is_unique(mirror: Mirror) -> bool:
+    """Whether the fields in the id are unique, alone or together."""
+    options = apps.get_model(mirror.model)._meta
+    fields = {
+        one.name for one in options.concrete_fields if f"{{{one.name}}}" in mirror.id or f"{{{one.attname}}}" in mirror.id
+    }
+    if "{pk}" in mirror.id and options.pk is not None:
+        fields.add(options.pk.name)
+    sets = [{one.name} for one in options.concrete_fields if one.unique]
+    sets += [set(names) for names in options.unique_together]
+    sets += [set(one.fields) for one in options.constraints if isinstance(one, UniqueConstraint) and one.condition is None]
+    return any(names and names <= fields for names in sets)

@@ -1,0 +1,165 @@
+"""Checks, what they found, and the journal of repairs; kept where no restore of the application rolls them back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import models
+from django.utils import timezone
+
+from consistency.engine.findings import Cause, Kind, Severity
+from consistency.engine.findings import Repair as Action
+from consistency.engine.findings import State as Verdict
+
+
+class Check(models.Model):
+    """One check, of live stores or of a backup."""
+
+    class State(models.TextChoices):
+        """How far it is; the verdict is `verdict`."""
+
+        RUNNING = "running"
+        DONE = "done"
+        FAILED = "failed"
+        CANCELLED = "cancelled"
+
+    LIVE = "live"
+
+    source = models.CharField(max_length=200, default=LIVE, help_text="“live”, or the id of the backup that was checked.")
+    state = models.CharField(max_length=10, choices=State.choices, default=State.RUNNING)
+    verdict = models.CharField(max_length=12, blank=True, choices=[(one.value, one.value) for one in Verdict])
+    actor = models.CharField(max_length=150, blank=True, help_text="Who asked for it.")
+    started = models.DateTimeField(default=timezone.now)
+    heard = models.DateTimeField(default=timezone.now, help_text="When it last gave a sign of life.")
+    ended = models.DateTimeField(null=True, blank=True)
+    seconds = models.FloatField(default=0)
+    records = models.PositiveBigIntegerField(default=0, help_text="Rows and records compared.")
+    findings_count = models.PositiveBigIntegerField(default=0)
+    in_flight = models.PositiveBigIntegerField(default=0)
+    kinds = models.JSONField(default=dict, help_text="How many findings there are of each kind.")
+    severities = models.JSONField(default=dict)
+    mappings = models.JSONField(default=dict, help_text="Rows, records and vectors of each mapping.")
+    error = models.JSONField(null=True, blank=True)
+
+    class Meta:
+        ordering = ("-started", "-pk")
+        permissions = (("run_check", "Can check for consistency"),)
+        indexes = (models.Index(fields=["source", "-started"], name="check_by_source"),)
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.verdict or self.state}"
+
+
+class Finding(models.Model):
+    """One thing that a check found. Of each kind the first are kept, as many as the setting says; counts are the check's."""
+
+    class State(models.TextChoices):
+        """What became of it."""
+
+        OPEN = "open"
+        REPAIRED = "repaired"
+        GONE = "gone", "gone before it was repaired"
+        UNDONE = "undone", "repaired, and the repair undone"
+
+    belongs_to = models.ForeignKey(Check, on_delete=models.CASCADE, related_name="findings")
+    kind = models.CharField(max_length=24, choices=[(one.value, one.value) for one in Kind])
+    severity = models.CharField(max_length=8, choices=[(one.value, one.value) for one in Severity])
+    mapping = models.CharField(max_length=100, blank=True)
+    record = models.CharField(max_length=500, blank=True)
+    parent = models.CharField(max_length=200, blank=True)
+    message = models.TextField()
+    cause = models.CharField(max_length=12, blank=True, choices=[(one.value, one.value) for one in Cause if one])
+    repair = models.CharField(max_length=13, choices=[(one.value, one.value) for one in Action])
+    safe = models.BooleanField(default=False)
+    sqlite = models.JSONField(null=True, blank=True)
+    chroma = models.JSONField(null=True, blank=True)
+    differences = models.JSONField(default=list)
+    fingerprint = models.CharField(max_length=64, blank=True)
+    state = models.CharField(max_length=8, choices=State.choices, default=State.OPEN)
+
+    class Meta:
+        ordering = ("pk",)
+        permissions = (("repair_finding", "Can repair findings, and undo repairs"),)
+        indexes = (
+            models.Index(fields=["belongs_to", "kind", "state"], name="finding_by_kind"),
+            models.Index(fields=["belongs_to", "mapping", "record"], name="finding_by_record"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.record}"
+
+
+class Repair(models.Model):
+    """One repair of some of a check's findings, and the journal of what it replaced."""
+
+    class State(models.TextChoices):
+        """``running`` and ``undoing`` with nobody at it are unfinished: go on, or undo."""
+
+        RUNNING = "running"
+        DONE = "done"
+        UNDOING = "undoing"
+        UNDONE = "undone"
+
+    of_check = models.ForeignKey(Check, on_delete=models.CASCADE, related_name="repairs")
+    state = models.CharField(max_length=8, choices=State.choices, default=State.RUNNING)
+    actor = models.CharField(max_length=150, blank=True)
+    snapshot = models.CharField(max_length=200, blank=True, help_text="The backup that was made before.")
+    started = models.DateTimeField(default=timezone.now)
+    ended = models.DateTimeField(null=True, blank=True)
+    undone_by = models.CharField(max_length=150, blank=True)
+    undone = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ("-started", "-pk")
+
+    def __str__(self) -> str:
+        return f"repair {self.pk}: {self.state}"
+
+    def counts(self) -> dict[str, int]:
+        """How many steps are in each state."""
+        rows = self.steps.values("state").annotate(number=models.Count("pk")).order_by("state")
+        return {row["state"]: row["number"] for row in rows}
+
+
+class Step(models.Model):
+    """One record that a repair changes: what it held before, and what it was made to hold.
+
+    *before* and *after* are ``{"record": {"vector", "document", "metadata"} or null, "row": {column: value} or null}``; bytes
+    are ``{"base64": text}``.
+    """
+
+    class State(models.TextChoices):
+        """``begun`` and ``undoing`` are on the disk before a store is touched: no change is without its journal."""
+
+        PLANNED = "planned"
+        BEGUN = "begun"
+        APPLIED = "applied"
+        SKIPPED = "skipped", "not needed, or not possible any more"
+        UNDOING = "undoing"
+        UNDONE = "undone"
+        KEPT = "kept", "changed since, so not undone"
+
+    of_repair = models.ForeignKey(Repair, on_delete=models.CASCADE, related_name="steps")
+    finding = models.ForeignKey(Finding, on_delete=models.CASCADE, related_name="steps")
+    action = models.CharField(max_length=13, choices=[(one.value, one.value) for one in Action])
+    mapping = models.CharField(max_length=100)
+    record = models.CharField(max_length=500)
+    state = models.CharField(max_length=8, choices=State.choices, default=State.PLANNED)
+    note = models.TextField(blank=True)
+    before = models.JSONField(null=True, blank=True)
+    after = models.JSONField(null=True, blank=True)
+    changed = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ("pk",)
+        indexes = (models.Index(fields=["of_repair", "state"], name="step_by_state"),)
+
+    def __str__(self) -> str:
+        return f"{self.action} {self.record}: {self.state}"
+
+    def move(self, state: str, note: str = "", **values: Any) -> None:
+        """Change the state, in memory."""
+        self.state, self.changed = state, timezone.now()
+        self.note = note or self.note
+        for key, value in values.items():
+            setattr(self, key, value)

@@ -1,0 +1,82 @@
+"""What the library tells the consistency app: papers and pages, where Chroma is, and how it is written to."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from django.conf import settings
+from django.db import transaction
+
+from consistency.declaration import Declaration, Mirror, VectorRecord
+from refserver.library import unsettled
+from refserver.library.vectors import PAGES, PAPERS, CollectionName, Edit, Record, store
+
+
+class Writing:
+    """Writes through the library's gate, inside a transaction, as `catalogue` does.
+
+    It leaves no note of a change under way: a repair has a journal of its own, and undoing one brings back what the rows do
+    not say.
+    """
+
+    def changing(self) -> AbstractContextManager[Any]:
+        """Hold SQLite's write lock, as every change of the library does."""
+        return transaction.atomic(durable=True)
+
+    def apply(self, collection: str, *, delete: Sequence[str], write: Sequence[VectorRecord]) -> None:
+        """Delete, then add or replace, in one turn at the gate."""
+        name = cast(CollectionName, collection)
+        records = [
+            Record(
+                id=record.id,
+                vector=np.frombuffer(record.vector, dtype="<f4").astype(np.float32),
+                document=record.document,
+                metadata=record.metadata,
+            )
+            for record in write
+        ]
+        store().apply(Edit(delete={name: list(delete)}, write={name: records}))
+
+
+def _under_way(mirror: str) -> Collection[str]:
+    """Ids whose change was cut short; the next change of the library puts them right."""
+    return unsettled.together(note.ids for note in unsettled.pending())[cast(CollectionName, mirror)]
+
+
+_OF_BOTH = {"paper_id": "paper_id", "title": "paper__title", "file_name": "paper__file_name"}
+
+DECLARATION = Declaration(
+    mirrors=(
+        Mirror(
+            name=PAPERS,
+            model="library.Embedding",
+            collection=PAPERS,
+            id="paper-{paper_id}",
+            dimension="dimension",
+            embedding_model="model",
+            metadata=_OF_BOTH,
+            document=("paper__title", "paper__summary"),
+            parent="paper",
+            parent_key="paper_id",
+        ),
+        Mirror(
+            name=PAGES,
+            model="library.PageEmbedding",
+            collection=PAGES,
+            id="page-{pk}",
+            dimension="dimension",
+            embedding_model="model",
+            metadata={**_OF_BOTH, "page": "page"},
+            document=("text",),
+            parent="paper",
+            parent_key="paper_id",
+        ),
+    ),
+    chroma=lambda: Path(settings.CHROMA_PATH),
+    writer=Writing,
+    under_way=_under_way,
+)
