@@ -1,0 +1,285 @@
+"""Are we safe? The decision as a table, and what it reads from a real site."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+from django.db import connections
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from backups import services, status
+from backups.facts import (
+    BackupFact,
+    Counts,
+    Day,
+    EndedJob,
+    Facts,
+    PlanFact,
+    RepositoryFact,
+    RestoreFact,
+    SetFact,
+    WorkerFact,
+)
+from backups.models import IndexedBackup, Job, Plan, Worker
+from backups.status import Level, verdict
+from tests.control.many import many
+
+NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+GB = 10**9
+
+
+def ago(**since) -> datetime:
+    return NOW - timedelta(**since)
+
+
+def backup(*, proof: str = "restore", **since) -> BackupFact:
+    return BackupFact(
+        id="20261121T110000Z-full-3f9c2a", kind="full", time=ago(**since), bytes_stored=2_300_000, verification=proof
+    )
+
+
+def failed(code: str, message: str, **since) -> EndedJob:
+    return EndedJob(id=f"{since}", set="default", ok=False, finished=ago(**since), code=code, message=message, hint="Do this.")
+
+
+HOURLY = PlanFact(name="hourly", title="Hourly incremental", kind="backup", set="default", next=NOW + timedelta(minutes=20))
+FINE = Facts(
+    host="here",
+    sets=(SetFact(name="default", newest=backup(minutes=14), proven=backup(minutes=14)),),
+    repositories=(RepositoryFact(name="main", used=4 * GB, free=500 * GB, size=1000 * GB, grown_a_day=2.5 * GB),),
+    plans=(HOURLY,),
+    workers=(WorkerFact(host="here", beat=ago(seconds=30)),),
+    restores=(RestoreFact(seconds=8.1, time=ago(minutes=13)),),
+    days=(Day(day=date(2026, 11, 20), done=24, failed=1), Day(day=date(2026, 11, 21), done=12)),
+    counts=Counts(backups=40, proven=40),
+)
+
+
+def with_set(**facts) -> Facts:
+    return replace(FINE, sets=(SetFact(**{"name": "default", **facts}),))
+
+
+def test_fresh_and_proven():
+    found = verdict(FINE, NOW)
+    assert (found.level, found.reasons) == (Level.PROTECTED, ())
+    assert found.text == "Protected. Newest proven backup: 14 min ago (full, 2.3 MB). A restore takes about 8.1 s."
+    assert (found.recovery_point.seconds, found.recovery_point.kept) == (14 * 60, True)
+    assert (found.recovery_time.seconds, found.recovery_time.promised, found.recovery_time.kept) == (8.1, 300, True)
+    assert found.space.full_in_days == 200
+    assert (found.success.done, found.success.failed, round(found.success.rate, 3)) == (36, 1, 0.973)
+    assert [run.title for run in found.next] == ["Hourly incremental"]
+
+
+NO_SPACE = failed("no_space", "The disk is full. Nothing was published.", minutes=5)
+TABLE = {
+    "nothing yet": (
+        replace(with_set(), bytes_to_back_up=720_000_000),
+        "unprotected: nothing",
+        "Unprotected: Nothing is protected yet.",
+    ),
+    "nothing yet, and the first one failed": (
+        with_set(jobs=(NO_SPACE,)),
+        "unprotected: nothing failing",
+        "Unprotected: Nothing is protected yet. The last backup failed: The disk is full.",
+    ),
+    "too old": (
+        with_set(newest=backup(hours=3), proven=backup(hours=3)),
+        "at_risk: too_old",
+        "At risk: No proven backup for 3 h.",
+    ),
+    "within the grace of the next one": (with_set(newest=backup(minutes=63), proven=backup(minutes=63)), "protected:", ""),
+    "much too old": (
+        with_set(newest=backup(days=4), proven=backup(days=4)),
+        "unprotected: too_old",
+        "Unprotected: No proven backup for 4 days.",
+    ),
+    "newest not proven, and the proven one too old": (
+        with_set(newest=backup(minutes=10, proof="none"), proven=backup(hours=3)),
+        "at_risk: too_old",
+        "At risk: No proven backup for 3 h. The newest, 10 min old, is not proven.",
+    ),
+    "newest not proven yet, the one before fresh": (
+        with_set(newest=backup(minutes=1, proof="none"), proven=backup(minutes=40)),
+        "protected:",
+        "",
+    ),
+    "none proven": (with_set(newest=backup(minutes=10, proof="none")), "at_risk: unproven", "At risk: No backup is proven."),
+    "the last two failed": (
+        with_set(
+            newest=backup(hours=3),
+            proven=backup(hours=3),
+            jobs=(NO_SPACE, failed("no_space", "The disk is full.", hours=1), replace(NO_SPACE, ok=True)),
+        ),
+        "at_risk: failing too_old",
+        "At risk: The last two backups failed: The disk is full. No proven backup for 3 h.",
+    ),
+    "the last one failed": (
+        with_set(newest=backup(minutes=14), proven=backup(minutes=14), jobs=(NO_SPACE,)),
+        "protected: failing",
+        "",
+    ),
+    "failed before the newest": (
+        with_set(newest=backup(minutes=1), proven=backup(minutes=1), jobs=(NO_SPACE,)),
+        "protected:",
+        "",
+    ),
+    "newest damaged": (
+        with_set(
+            newest=replace(backup(minutes=5, proof="damaged"), problem="A block is not what was written."),
+            proven=backup(minutes=50),
+        ),
+        "at_risk: damaged",
+        "At risk: The newest backup is damaged: A block is not what was written.",
+    ),
+    "all damaged": (
+        with_set(newest=backup(minutes=5, proof="damaged")),
+        "unprotected: unproven damaged",
+        "Unprotected: No backup is proven. The newest backup is damaged: its proof failed.",
+    ),
+    "dated in the future": (
+        with_set(newest=backup(hours=-5), proven=backup(hours=-5)),
+        "at_risk: clock",
+        "At risk: The newest backup is dated 5 h in the future.",
+    ),
+    "worker without a sign of life": (
+        replace(FINE, workers=(WorkerFact(host="here", beat=ago(minutes=12)),)),
+        "at_risk: worker",
+        "At risk: No worker has given a sign of life for 12 min: nothing runs by itself, and jobs wait.",
+    ),
+    "worker never seen": (
+        replace(FINE, workers=()),
+        "at_risk: worker",
+        "At risk: No worker has run yet: nothing runs by itself, and jobs wait.",
+    ),
+    "another host silent": (
+        replace(FINE, workers=(*FINE.workers, WorkerFact(host="there", beat=ago(hours=2)))),
+        "at_risk: worker",
+        "At risk: No worker on there has given a sign of life for 2 h: nothing runs by itself, and jobs wait.",
+    ),
+    "another host taken out of service": (
+        replace(FINE, workers=(*FINE.workers, WorkerFact(host="there", beat=ago(days=20)))),
+        "protected:",
+        "",
+    ),
+    "plan paused, none left": (
+        replace(FINE, plans=(replace(HOURLY, enabled=False, paused_by="ada", next=None),)),
+        "at_risk: plans",
+        "At risk: Hourly incremental is paused by ada. No plan makes a backup any more.",
+    ),
+    "plan paused, the next too late": (
+        replace(
+            FINE,
+            plans=(replace(HOURLY, enabled=False, next=None), replace(HOURLY, name="daily", next=NOW + timedelta(hours=15))),
+        ),
+        "at_risk: plans",
+        "At risk: Hourly incremental is paused. The next backup is due in 15 h.",
+    ),
+    "plan paused, another keeps the promise": (
+        replace(FINE, plans=(replace(HOURLY, enabled=False, next=None), replace(HOURLY, name="other"))),
+        "protected:",
+        "",
+    ),
+    "disk nearly full": (
+        replace(FINE, repositories=(RepositoryFact(name="main", free=20 * GB, size=1000 * GB),)),
+        "at_risk: space",
+        "At risk: The disk of the repository is nearly full: 20.0 GB of 1.00 TB are free.",
+    ),
+    "disk soon full": (
+        replace(FINE, repositories=(RepositoryFact(name="main", free=100 * GB, size=1000 * GB, grown_a_day=20 * GB),)),
+        "at_risk: space",
+        "At risk: The disk of the repository will be full in about 5 days.",
+    ),
+    "repository gone": (
+        replace(FINE, repositories=(RepositoryFact(name="main", there=False),)),
+        "unprotected: repository_missing",
+        "Unprotected: The repository is not there.",
+    ),
+    "restores too slow": (
+        replace(FINE, restores=(*FINE.restores, RestoreFact(seconds=420, time=ago(minutes=1), real=True))),
+        "at_risk: slow_restore",
+        "At risk: A restore takes about 7 min; 5 min are promised.",
+    ),
+    "an old one damaged": (replace(FINE, counts=Counts(backups=40, damaged=1)), "protected: damaged_some", ""),
+}
+
+
+@pytest.mark.parametrize("facts, expected, text", TABLE.values(), ids=TABLE)
+def test_the_verdict(facts, expected, text):
+    found = verdict(facts, NOW)
+    assert f"{found.level.value}: {' '.join(reason.code for reason in found.reasons)}".strip() == expected
+    assert found.text.startswith(text or "Protected. Newest proven backup: ")
+    for reason in found.reasons:
+        assert reason.todo.endswith(".") and reason.text.endswith(".")
+        assert reason.address.startswith("/admin/backup/")
+    assert found.as_json()["level"] == expected.partition(":")[0]
+
+
+def test_the_first_backup_is_estimated():
+    (reason,) = verdict(replace(with_set(), bytes_to_back_up=720_000_000), NOW).reasons
+    assert reason.todo == "Make the first backup: about 20 s."
+
+
+def test_two_sets_are_named_and_the_worse_one_decides():
+    sets = (*FINE.sets, SetFact(name="other", newest=backup(hours=5), proven=backup(hours=5)))
+    found = verdict(replace(FINE, sets=sets), NOW)
+    assert (found.level, found.reasons[0].text) == (Level.AT_RISK, "No proven backup of other for 5 h.")
+    assert found.recovery_point.seconds == 5 * 3600
+
+
+def test_a_real_site_from_nothing_to_protected_to_damaged(site):
+    found = status.now()
+    assert [reason.code for reason in found.reasons] == ["nothing", "worker"]
+    Worker.objects.create(host="test-host")
+    job = site.done(services.back_up(site.actor, backup="full"))
+    assert job.state == Job.State.SUCCEEDED, job.error
+    found = status.now()
+    assert (found.level, found.newest.id) == (Level.PROTECTED, job.backup_id)
+    assert found.recovery_time.seconds and found.space.used and found.space.free
+    assert (found.success.done, found.success.days[-1].done + found.success.days[-2].done) == (1, 1)
+    assert (found.counts.backups, found.counts.proven) == (1, 1)
+    IndexedBackup.objects.update(verification="damaged", problem="A block is missing.")
+    assert status.now().level is Level.UNPROTECTED
+    site.repository.folder.rename(site.places.root / "aside")
+    assert "repository_missing" in [reason.code for reason in status.now().reasons]
+
+
+def test_what_a_restore_replaced_protects_nothing(site):
+    row = {"repository": "main", "set": "default", "kind": "snapshot", "finished": timezone.now(), "time": timezone.now()}
+    IndexedBackup.objects.create(backup_id="20261121T030000Z-snapshot-3f9c2a", safety=True, verification="restore", **row)
+    assert status.now().reasons[0].code == "nothing"
+
+
+def test_a_plan_whose_time_cannot_be_read_is_not_counted_on(site):
+    Worker.objects.create(host="test-host")
+    site.done(services.back_up(site.actor, backup="full"))
+    Plan.objects.create(name="odd", kind="backup", cron="99 * * * *")
+    assert [reason.code for reason in status.now().reasons] == ["plans"]
+
+
+def test_the_worker_is_seen_by_its_file_before_the_first_minute(site):
+    site.work()
+    assert "worker" not in [reason.code for reason in status.now().reasons]
+    old = (timezone.now() - timedelta(minutes=10)).timestamp()
+    os.utime(site.places.root / "run" / "worker.heartbeat", (old, old))
+    assert "worker" in [reason.code for reason in status.now().reasons]
+
+
+def test_a_hundred_thousand_backups_are_answered_from_indexes(empty_site):
+    many(backups=100_000, jobs=100_000)
+    with CaptureQueriesContext(
+        connections["control"],
+    ) as captured:
+        found = status.now()
+    assert found.counts.backups == 100_000 and found.success.done > 5000 and found.space.full_in_days
+    assert len(captured) <= 25
+    with connections["control"].cursor() as cursor:
+        for query in captured.captured_queries:
+            cursor.execute("EXPLAIN QUERY PLAN " + query["sql"])
+            for *_, step in cursor.fetchall():
+                scans = step.startswith("SCAN") and "backups_plan" not in step and "backups_worker" not in step
+                assert not scans or "COVERING INDEX" in step, (step, query["sql"])
+                assert "TEMP B-TREE FOR ORDER BY" not in step, (step, query["sql"])
