@@ -15,6 +15,7 @@
         "RESTORE_FOLDER": "/srv/restored",              # restores from pages and REST go into folders below this one
         "RUN_FOLDER": "/srv/run",                       # pid files and the worker's heartbeat
         "KINDS": ["project.jobs.CHECK"],                # further kinds of job, as paths to `kinds.Kind` objects
+        "METRICS": ["project.metrics.more"],            # further metrics, as paths to generators of metric families
         "PROMISED_RPO_MINUTES": 60,
         "PROMISED_RTO_MINUTES": 5,
         "KEEP_JOBS_DAYS": 400,                          # how long ended jobs stay
@@ -55,6 +56,7 @@ class Configuration:
     restore_folder: Path
     run_folder: Path
     kinds: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
     promised_rpo_minutes: int
     promised_rto_minutes: int
     keep_jobs_days: int
@@ -111,6 +113,7 @@ _KNOWN = {
     "RESTORE_FOLDER",
     "RUN_FOLDER",
     "KINDS",
+    "METRICS",
     *_NUMBERS,
 }
 
@@ -157,6 +160,7 @@ def read(given: Mapping[str, Any]) -> Configuration:
         restore_folder=Path(given.get("RESTORE_FOLDER") or first.with_name("restored")),
         run_folder=Path(given.get("RUN_FOLDER") or first.with_name("run")),
         kinds=tuple(given.get("KINDS", ())),
+        metrics=tuple(given.get("METRICS", ())),
         problems=tuple(problems),
         **numbers,
     )

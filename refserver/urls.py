@@ -7,6 +7,7 @@ from django.templatetags.static import static
 from django.urls import URLPattern, URLResolver, include, path
 from django.views.generic import RedirectView
 
+from backups.metrics import metrics
 from refserver import health
 
 admin.site.site_header = admin.site.site_title = "RefServer"
@@ -23,6 +24,7 @@ class FavouriteIcon(RedirectView):
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("healthz", health.alive, name="healthz"),
+    path("metrics", metrics, name="metrics"),
     path("favicon.ico", FavouriteIcon.as_view()),
     path("admin/backup/", include("backups.admin.urls")),
     path("admin/", admin.site.urls),

@@ -1,0 +1,12 @@
+#!/bin/sh
+# Prepares what a fresh volume lacks, then becomes the supervisor: signals reach it, and it lets a running job end.
+set -eu
+cd /opt/refserver
+umask 077
+.venv/bin/python manage.py migrate --verbosity 0
+.venv/bin/python manage.py migrate --verbosity 0 --database control
+.venv/bin/python manage.py collectstatic --no-input --verbosity 0
+.venv/bin/python manage.py make_admin
+[ -e "$BACKUP_REPOSITORY/repository.json" ] || .venv/bin/refbackup init --repo "$BACKUP_REPOSITORY"
+.venv/bin/python manage.py install_schedules
+exec .venv/bin/python manage.py serve

@@ -1,0 +1,68 @@
+"""What Prometheus reads, parsed as Prometheus does."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from django.test import Client, override_settings
+from prometheus_client.parser import text_string_to_metric_families
+
+from backups import access, default_plans, services
+from backups.models import Worker
+from tests.docs.pages import ROOT
+
+
+def read(client: Client, **headers: str) -> dict[str, list[tuple[dict[str, str], float]]]:
+    answer = client.get("/metrics", **headers)
+    assert answer.status_code == 200, answer.content
+    found: dict[str, list[tuple[dict[str, str], float]]] = {}
+    for family in text_string_to_metric_families(answer.content.decode()):
+        assert family.documentation
+        for sample in family.samples:
+            found.setdefault(sample.name, []).append((sample.labels, sample.value))
+    return found
+
+
+def test_they_tell_what_is_there(site):
+    default_plans.install()
+    Worker.objects.create(host="test-host")
+    made = site.done(services.back_up(site.actor, backup="full"))
+    services.back_up(site.actor, backup="full")
+    found = read(Client())
+    assert ({"repository": "main", "set": "default", "kind": "full", "proof": "restore"}, 1.0) in found["refbackup_backups"]
+    assert ({"kind": "backup", "state": "queued"}, 1.0) in found["refbackup_jobs"]
+    [(labels, stamp)] = found["refbackup_last_proven_timestamp_seconds"]
+    assert labels == {"repository": "main", "set": "default"} and abs(stamp - made.started.timestamp()) < 60
+    assert found["refbackup_last_backup_stored_bytes"][0][1] > 10_000
+    assert found["refbackup_repository_reachable"] == [({"repository": "main"}, 1.0)]
+    assert found["refbackup_worker_last_beat_timestamp_seconds"][0][0] == {"host": "test-host"}
+    assert ({"plan": "daily-full"}, 1.0) in found["refbackup_plan_enabled"]
+
+
+def test_every_metric_is_documented_and_no_other(site):
+    default_plans.install()
+    site.done(services.back_up(site.actor, backup="full"))
+    documented = set(re.findall(r"^\| `(refbackup_\w+)`", (ROOT / "docs/reference/metrics.md").read_text(), re.MULTILINE))
+    answer = Client().get("/metrics").content.decode()
+    named = {sample.name for family in text_string_to_metric_families(answer) for sample in family.samples}
+    families = set(re.findall(r"^# TYPE (\w+)", answer, re.MULTILINE))
+    assert named <= documented and documented == families
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"REMOTE_ADDR": "192.0.2.7"}, {"HTTP_X_FORWARDED_FOR": "127.0.0.1"}, {"HTTP_FORWARDED": "for=127.0.0.1"}],
+)
+def test_others_need_a_token_with_its_scope(site, headers):
+    person = site.person("scraper", "viewer")
+    right = access.issue(person, "prometheus", ["metrics"], None).secret
+    wrong = access.issue(person, "other", ["read"], None).secret
+    assert Client().get("/metrics", **headers).status_code == 401
+    assert Client().get("/metrics", **headers, HTTP_AUTHORIZATION=f"Bearer {wrong}").status_code == 401
+    assert read(Client(), **headers, HTTP_AUTHORIZATION=f"Bearer {right}")
+
+
+def test_behind_a_proxy_nobody_is_local(site):
+    with override_settings(SECURE_PROXY_SSL_HEADER=("HTTP_X_FORWARDED_PROTO", "https")):
+        assert Client().get("/metrics").status_code == 401
