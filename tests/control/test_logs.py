@@ -1,0 +1,32 @@
+"""Log lines that a program reads."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+from backups.logs import JobFilter, JsonFormatter, about
+
+
+def line(**values: object) -> dict[str, object]:
+    record = logging.makeLogRecord({"name": "backups", "levelname": "INFO", "msg": "one\n%s", "args": ("two",), **values})
+    assert JobFilter().filter(record)
+    text = JsonFormatter().format(record)
+    assert "\n" not in text
+    return json.loads(text)
+
+
+def test_a_line_is_one_json_object_with_its_job():
+    assert line()["message"] == "one\ntwo" and "job" not in line()
+    with about("a1"):
+        with about("b2"):
+            assert line()["job"] == "b2"
+        assert line()["job"] == "a1"
+
+
+def test_errors_and_extras_are_told_and_objects_are_not_dumped():
+    try:
+        raise ValueError("broken")
+    except ValueError as problem:
+        found = line(exc_info=(type(problem), problem, problem.__traceback__), backup="x", request=object())
+    assert "ValueError: broken" in str(found["error"]) and found["backup"] == "x" and "request" not in found
