@@ -6,12 +6,27 @@ foreign key: after a restore the number may belong to somebody else.
 """
 
 from .access import ApiToken, IdempotencyKey
+from .alerts import (
+    Alert,
+    AlertChannel,
+    AlertDelivery,
+    AlertLook,
+    AlertRule,
+    AlertSubscription,
+    Severity,
+)
 from .audit import AuditEntry
 from .index import IndexedBackup
 from .jobs import Job, JobLog, Worker
 from .plans import Plan
 
 __all__ = [
+    "Alert",
+    "AlertChannel",
+    "AlertDelivery",
+    "AlertLook",
+    "AlertRule",
+    "AlertSubscription",
     "ApiToken",
     "AuditEntry",
     "IdempotencyKey",
@@ -19,5 +34,6 @@ __all__ = [
     "Job",
     "JobLog",
     "Plan",
+    "Severity",
     "Worker",
 ]
