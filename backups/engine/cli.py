@@ -411,7 +411,7 @@ def _prune_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
-def _cancel_on_signals() -> Iterator[Callable[[], bool]]:
+def cancel_on_signals() -> Iterator[Callable[[], bool]]:
     """Turn SIGINT and SIGTERM into a question that use cases ask."""
     received: list[int] = []
     before = {
@@ -435,7 +435,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(problem, "--json" in (sys.argv if argv is None else argv))
     show_event, log, close = progress.chosen("none" if arguments.command == "list" else arguments.progress)
     try:
-        with _cancel_on_signals() as cancelled:
+        with cancel_on_signals() as cancelled:
             ctx = Context(on_progress=show_event, on_log=log, should_cancel=cancelled)
             outcome = arguments.run(Call(arguments, read_settings(environment()), ctx))
     except OSError as problem:
