@@ -325,7 +325,7 @@ def _days(now: datetime) -> tuple[Day, ...]:
         .annotate(count=Count("pk"))
     )
     for state, hour, count in rows:
-        day = datetime.strptime(hour.replace("T", " "), "%Y-%m-%d %H").replace(tzinfo=UTC).astimezone(zone).date()
+        day = datetime.fromisoformat(f"{hour}:00+00:00").astimezone(zone).date()
         if day in counted:
             counted[day][0 if state == Job.State.SUCCEEDED else 1] += count
     return tuple(Day(day=day, done=done, failed=failed) for day, (done, failed) in counted.items())
