@@ -107,6 +107,8 @@ class Job(models.Model):
         )
         indexes = (
             models.Index(fields=["-created", "-id"], name="job_newest"),
+            models.Index(fields=["state", "-created", "-id"], name="job_by_state"),
+            models.Index(fields=["kind", "-created", "-id"], name="job_of_kind"),
             models.Index(fields=["state", "host", "not_before"], name="job_next"),
             models.Index(fields=["kind", "state", "-finished"], name="job_by_kind"),
             models.Index(fields=["plan", "-created"], name="job_by_plan"),
