@@ -16,6 +16,9 @@
         "RUN_FOLDER": "/srv/run",                       # pid files and the worker's heartbeat
         "KINDS": ["project.jobs.CHECK"],                # further kinds of job, as paths to `kinds.Kind` objects
         "METRICS": ["project.metrics.more"],            # further metrics, as paths to generators of metric families
+        "ADDRESS": "https://refs.example.org",          # where this site is reached: for links in alerts; empty: none
+        "ALERT_DETECTORS": ["project.alerts.DETECTOR"], # further detectors, as paths to `alerts.detectors.Detector` objects
+        "ALERT_HOSTS": ["hooks.slack.com", "*.example.org", "10.0.0.0/8"],  # where webhooks may go; empty: see alerts.outgoing
         "PROMISED_RPO_MINUTES": 60,
         "PROMISED_RTO_MINUTES": 5,
         "KEEP_JOBS_DAYS": 400,                          # how long ended jobs stay
@@ -37,7 +40,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
 from .engine.config import parse_source
-from .engine.errors import EngineError
+from .engine.errors import EngineError, UsageError
 from .engine.names import NAME
 from .engine.repository.local import Repository, open_repository
 from .engine.types import Source, SourceKind
@@ -57,6 +60,9 @@ class Configuration:
     run_folder: Path
     kinds: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
+    address: str = ""
+    alert_detectors: tuple[str, ...] = ()
+    alert_hosts: tuple[str, ...] = ()
     promised_rpo_minutes: int
     promised_rto_minutes: int
     keep_jobs_days: int
@@ -74,17 +80,17 @@ class Configuration:
         return next(iter(self.sets))
 
     def open(self, name: str) -> Repository:
-        """The repository of that name. Raises `RepositoryMissing`, and `EngineError` for an unknown name."""
+        """The repository of that name. Raises `RepositoryMissing`, and `UsageError` for an unknown name."""
         if name not in self.repositories:
-            raise EngineError(
+            raise UsageError(
                 f"No repository is named {name!r}.", hint=f"There are: {', '.join(self.repositories)} (setting BACKUPS)."
             )
         return open_repository(self.repositories[name])
 
     def sources(self, set_name: str) -> tuple[Source, ...]:
-        """The sources of a set. Raises `EngineError` for an unknown name."""
+        """The sources of a set. Raises `UsageError` for an unknown name."""
         if set_name not in self.sets:
-            raise EngineError(f"No set is named {set_name!r}.", hint=f"There are: {', '.join(self.sets)} (setting BACKUPS).")
+            raise UsageError(f"No set is named {set_name!r}.", hint=f"There are: {', '.join(self.sets)} (setting BACKUPS).")
         return self.sets[set_name]
 
     def live_sources(self, set_name: str) -> tuple[Source, ...]:
@@ -113,6 +119,9 @@ _KNOWN = {
     "RESTORE_FOLDER",
     "RUN_FOLDER",
     "KINDS",
+    "ADDRESS",
+    "ALERT_DETECTORS",
+    "ALERT_HOSTS",
     "METRICS",
     *_NUMBERS,
 }
@@ -160,6 +169,9 @@ def read(given: Mapping[str, Any]) -> Configuration:
         restore_folder=Path(given.get("RESTORE_FOLDER") or first.with_name("restored")),
         run_folder=Path(given.get("RUN_FOLDER") or first.with_name("run")),
         kinds=tuple(given.get("KINDS", ())),
+        address=str(given.get("ADDRESS", "")).rstrip("/"),
+        alert_detectors=tuple(given.get("ALERT_DETECTORS", ())),
+        alert_hosts=tuple(given.get("ALERT_HOSTS", ())),
         metrics=tuple(given.get("METRICS", ())),
         problems=tuple(problems),
         **numbers,

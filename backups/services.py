@@ -7,11 +7,15 @@ Each function checks nothing about rights (the caller knows who asks, `access.ma
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
+from django.contrib.auth.models import AbstractUser
+from django.db import transaction
 from django.utils import timezone
 
-from . import access, audit, jobs, schedules
+from . import access, audit, jobs, plans, schedules
+from .access import Issued
 from .audit import Actor
 from .conf import configuration
 from .engine.config import check_note
@@ -20,7 +24,7 @@ from .engine.repository.local import Repository
 from .engine.types import Backup, Hold
 from .index import note_job, refresh_one
 from .kinds import BACKUP, DELETE, DRILL, PREVIEW, PRUNE, REINDEX, RESTORE, RESTORE_IN_PLACE, VERIFY, kind_of
-from .models import IndexedBackup, Job, Plan
+from .models import ApiToken, IndexedBackup, Job, Plan
 
 _HOLD_WAIT = 2.0
 
@@ -163,6 +167,53 @@ def resume_plan(actor: Actor, plan: Plan) -> Plan:
     return _switch(actor, plan, enabled=True)
 
 
+def make_plan(actor: Actor, name: str, **values: Any) -> Plan:
+    """Make a plan; *values* as `plans.WRITABLE`, and ``enabled``. Raises `UsageError` that names all that is wrong."""
+    plan = Plan(name=name, **values)
+    plan.paused_by = "" if plan.enabled else actor.name
+    plans.check(plan)
+    with transaction.atomic(using=configuration().database):
+        if Plan.objects.filter(name=name).exists():
+            raise UsageError(f"There is a plan {name!r} already.", hint="Change that one, or choose another name.")
+        plan.save(force_insert=True)
+        audit.record(actor, "plan.made", f"plan:{plan.name}", after={**plans.described(plan), "enabled": plan.enabled})
+    return plan
+
+
+def change_plan(actor: Actor, plan: Plan, **values: Any) -> Plan:
+    """Change what *values* name, of `plans.WRITABLE`. A plan whose times change is next due after now."""
+    with transaction.atomic(using=configuration().database):
+        plan = Plan.objects.select_for_update().get(pk=plan.pk)
+        before = plans.described(plan)
+        for name, value in values.items():
+            if name not in plans.WRITABLE:
+                raise UsageError(f"{name} of a plan cannot be changed.", hint="Nothing was changed.")
+            setattr(plan, name, value)
+        plans.check(plan)
+        after = plans.described(plan)
+        changed = [name for name in plans.WRITABLE if before[name] != after[name]]
+        if not changed:
+            return plan
+        if {"cron", "time_zone"} & set(changed):
+            plan.served = timezone.now()
+        plan.save()
+        audit.record(
+            actor,
+            "plan.changed",
+            f"plan:{plan.name}",
+            before={name: before[name] for name in changed},
+            after={name: after[name] for name in changed},
+        )
+    return plan
+
+
+def remove_plan(actor: Actor, plan: Plan) -> None:
+    """Remove a plan; its jobs stay. `install_schedules` makes a built-in one anew: pause it instead."""
+    with transaction.atomic(using=configuration().database):
+        audit.record(actor, "plan.removed", f"plan:{plan.name}", before=plans.described(plan))
+        plan.delete()
+
+
 def _switch(actor: Actor, plan: Plan, *, enabled: bool) -> Plan:
     if plan.enabled != enabled:
         before = {"enabled": plan.enabled}
@@ -174,6 +225,39 @@ def _switch(actor: Actor, plan: Plan, *, enabled: bool) -> Plan:
             actor, "plan.resumed" if enabled else "plan.paused", f"plan:{plan.name}", before=before, after={"enabled": enabled}
         )
     return plan
+
+
+# Tokens
+
+
+def issue_token(actor: Actor, user: AbstractUser, name: str, scopes: Sequence[str], expires: datetime | None) -> Issued:
+    """Make a token of the API for *user*. Raises `UsageError`."""
+    with transaction.atomic(using=configuration().database):
+        try:
+            issued = access.issue(user, name, scopes, expires)
+        except ValueError as problem:
+            raise UsageError(str(problem), hint="No token was made.") from None
+        audit.record(actor, "token.issued", f"token:{issued.token.pk}", after=_described(issued.token))
+    return issued
+
+
+def revoke_token(actor: Actor, token: ApiToken) -> ApiToken:
+    """Let a token be good for nothing from now on."""
+    with transaction.atomic(using=configuration().database):
+        if ApiToken.objects.filter(pk=token.pk, revoked=None).update(revoked=timezone.now()):
+            audit.record(actor, "token.revoked", f"token:{token.pk}", before=_described(token))
+    token.refresh_from_db()
+    return token
+
+
+def _described(token: ApiToken) -> dict[str, Any]:
+    return {
+        "name": token.name,
+        "hint": token.hint,
+        "account": token.username,
+        "scopes": token.scopes,
+        "expires": token.expires.isoformat() if token.expires else None,
+    }
 
 
 def after_job(job: Job) -> None:
