@@ -5,6 +5,7 @@ What differs between machines comes from the environment or `.env`; `.env.exampl
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from zoneinfo import available_timezones
@@ -49,6 +50,8 @@ _HOST = _env.text("REFSERVER_HOST", "")
 _JOBS_AT_ONCE = _env.integer("REFSERVER_JOBS_AT_ONCE", 2, least=1, most=64)
 _PROMISED_RPO = _env.integer("REFSERVER_PROMISED_RPO_MINUTES", 60, least=1, most=1_000_000)
 _PROMISED_RTO = _env.integer("REFSERVER_PROMISED_RTO_MINUTES", 5, least=1, most=1_000_000)
+
+_SECOND_FACTOR = _env.text("REFSERVER_SECOND_FACTOR", "optional", choices={"optional", "required"})
 
 TIME_ZONE = _env.text("REFSERVER_TIME_ZONE", "UTC")
 if TIME_ZONE not in available_timezones():
@@ -111,8 +114,13 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
+    "django_otp",
+    "django_otp.plugins.otp_static",
+    "django_otp.plugins.otp_totp",
+    "axes",
 ]
 MIDDLEWARE = [
+    *(["refserver.proxy.ClientAddress"] if _BEHIND_PROXY else []),
     "refserver.headers.PageHeaders",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
@@ -120,8 +128,11 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django_otp.middleware.OTPMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "backups.second_factor.Gate",
+    "axes.middleware.AxesMiddleware",
 ]
 ROOT_URLCONF = "refserver.urls"
 WSGI_APPLICATION = "refserver.wsgi.application"
@@ -176,6 +187,19 @@ AUTH_PASSWORD_VALIDATORS = [
         "NumericPasswordValidator",
     )
 ]
+# Wrong passwords are slowed down (backups.guesses); what axes would keep beyond the count is in the audit.
+AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
+AXES_HANDLER = "backups.guesses.Handler"
+AXES_LOCKOUT_CALLABLE = "backups.guesses.answer"
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+AXES_FAILURE_LIMIT = 5
+AXES_COOLOFF_TIME = timedelta(days=1)
+AXES_RESET_ON_SUCCESS = True
+AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False
+AXES_DISABLE_ACCESS_LOG = True
+AXES_ENABLE_ADMIN = AXES_VERBOSE = False
+BACKUPS_SECOND_FACTOR = _SECOND_FACTOR
+OTP_TOTP_ISSUER = "RefServer"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _HTTPS
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
 SESSION_COOKIE_HTTPONLY = True
@@ -208,6 +232,7 @@ LOGGING: dict[str, Any] = {
     "root": {"handlers": ["stderr"], "level": _LOG_LEVEL},
     "loggers": {
         "django": {"handlers": ["stderr"], "level": _LOG_LEVEL, "propagate": False},
+        "axes": {"level": "ERROR"},  # the audit tells of logins
         # pypdf writes a line for every oddity of a file; what makes a file unreadable is raised, and reported
         # by name.
         "pypdf": {"level": "CRITICAL"},

@@ -8,10 +8,12 @@ from django.urls import URLPattern, URLResolver, include, path
 from django.views.generic import RedirectView
 
 from backups.metrics import metrics
+from backups.sign_in import SignInForm
 from refserver import health
 
 admin.site.site_header = admin.site.site_title = "RefServer"
 admin.site.index_title = "Administration"
+admin.site.login_form = SignInForm
 
 
 class FavouriteIcon(RedirectView):

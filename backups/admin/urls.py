@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import URLPattern, URLResolver
 
-from . import audit, backups, dashboard, jobs, plans, restore, tokens
+from . import audit, backups, dashboard, jobs, plans, restore, second_factor, tokens
 
 app_name = "backups"
 urlpatterns: list[URLPattern | URLResolver] = [
@@ -15,4 +15,5 @@ urlpatterns: list[URLPattern | URLResolver] = [
     *plans.urlpatterns,
     *tokens.urlpatterns,
     *audit.urlpatterns,
+    *second_factor.urlpatterns,
 ]

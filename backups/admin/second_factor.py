@@ -1,0 +1,152 @@
+"""My second factor: enrol an app, get recovery codes, give a code, take it away again."""
+
+from __future__ import annotations
+
+import functools
+from base64 import b32encode
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlencode
+
+import segno
+from django.contrib import admin, messages
+from django.contrib.auth.views import redirect_to_login
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
+from django.http.response import HttpResponseBase
+from django.shortcuts import redirect
+from django.urls import URLPattern, path, reverse
+from django.utils.http import url_has_allowed_host_and_scheme
+from django.utils.safestring import SafeString, mark_safe
+from django.views.decorators.cache import never_cache
+from django.views.decorators.csrf import csrf_protect
+from django.views.decorators.debug import sensitive_post_parameters
+from django_otp.plugins.otp_static.models import StaticDevice
+from django_otp.plugins.otp_totp.models import TOTPDevice
+
+from backups import second_factor
+from backups.sign_in import actor_of, password_problem
+
+from .frame import View, render, say
+
+# The admin's own pages for these would show keys and codes to whoever administers accounts.
+for model in (TOTPDevice, StaticDevice):
+    if admin.site.is_registered(model):
+        admin.site.unregister(model)
+
+
+def _own(view: View) -> View:
+    """A page about the account that is signed in, also for a session that is not strong yet."""
+
+    @functools.wraps(view)
+    def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        if not admin.site.has_permission(request):
+            return redirect_to_login(request.get_full_path(), reverse("admin:login"))
+        if request.method not in ("GET", "HEAD", "POST"):
+            return HttpResponseNotAllowed(("GET", "POST"))
+        return view(request, *args, **kwargs)
+
+    kept_secret: Callable[[View], View] = sensitive_post_parameters("password", "code")
+    return kept_secret(never_cache(csrf_protect(guarded)))
+
+
+@_own
+def overview(request: HttpRequest) -> HttpResponse:
+    """Whether my account has a second factor, and what can be done about it."""
+    user: Any = request.user
+    device = second_factor.device_of(user)
+    if device is not None and not second_factor.session_is_strong(request):
+        return redirect("backups:second_factor_code")
+    doing = request.POST.get("do", "")
+    if request.method == "POST" and doing == "begin" and device is None:
+        second_factor.begin(request)
+        return redirect(_with_next(request, "backups:second_factor"))
+    if request.method == "POST" and doing == "confirm" and device is None:
+        codes = second_factor.confirm(request, request.POST.get("code", ""))
+        if codes:
+            say(request, "Your second factor is set up. Keep the recovery codes somewhere safe.")
+            return _page(request, {"codes": codes, "fresh": True, "onward": _next(request)})
+        return _page(
+            request, {"problem": "That code does not fit. Is the phone's clock right? Give the one that the app shows now."}
+        )
+    if request.method == "POST" and device is not None and doing in ("renew", "remove"):
+        problem = password_problem(request, request.POST.get("password", ""))
+        if problem:
+            return _page(request, {f"{doing}_problem": problem})
+        if doing == "renew":
+            say(request, "These codes replace the ones you had.")
+            return _page(request, {"codes": second_factor.renew_codes(request)})
+        second_factor.remove(user, actor_of(request))
+        say(request, "Your second factor is gone: signing in takes your password alone.", level=messages.WARNING)
+        return redirect("backups:second_factor")
+    return _page(request, {})
+
+
+@_own
+def code(request: HttpRequest) -> HttpResponse:
+    """The second step of signing in."""
+    user: Any = request.user
+    if second_factor.session_is_strong(request):
+        return redirect(_next(request))
+    if second_factor.device_of(user) is None:
+        return redirect(_with_next(request, "backups:second_factor"))
+    problem = ""
+    if request.method == "POST":
+        checked = second_factor.check(request, request.POST.get("code", ""))
+        if checked.by:
+            if checked.by == "recovery code":
+                text = f"That recovery code is used up; you have {checked.left} left. Make new ones before the last is gone."
+                say(request, text, level=messages.WARNING)
+            return redirect(_next(request))
+        problem = "That code is not right." + (f" The next one is looked at in {checked.wait} s." if checked.wait else "")
+    context = {"problem": problem, "next": _next(request), "tabs": []}
+    return render(request, "backups/second_factor_code.html", "Second factor", context, status=403 if problem else 200)
+
+
+def _page(request: HttpRequest, context: dict[str, Any]) -> HttpResponse:
+    user: Any = request.user
+    device = second_factor.device_of(user)
+    pending = second_factor.pending_of(user) if device is None else None
+    strong = second_factor.session_is_strong(request)
+    found = {
+        "device": device,
+        "pending": pending,
+        "left": second_factor.codes_left(user) if device is not None else 0,
+        "required": second_factor.required(),
+        "picture": _picture(pending.config_url) if pending is not None else "",
+        "key": _grouped(pending.bin_key) if pending is not None else "",
+        "next": _next(request),
+        **({} if strong else {"tabs": []}),
+    }
+    status = 403 if any(name.endswith("problem") for name in context) else 200
+    return render(request, "backups/second_factor.html", "Second factor", found | context, status=status)
+
+
+def _picture(address: str) -> SafeString:
+    """The address as a QR code: SVG without style, black on white in every theme, with a quiet zone."""
+    code = segno.make(address, error="m", micro=False)
+    return mark_safe(  # noqa: S308 (made by segno from its own numbers)
+        code.svg_inline(scale=5, border=4, dark="#000", light="#fff", omitsize=True, svgclass="rb-qr", lineclass=None)
+    )
+
+
+def _grouped(key: bytes) -> str:
+    text = b32encode(key).decode("ascii")
+    return " ".join(text[start : start + 4] for start in range(0, len(text), 4))
+
+
+def _next(request: HttpRequest) -> str:
+    """Where to go on, on this site only."""
+    wanted = request.POST.get("next") or request.GET.get("next") or ""
+    if url_has_allowed_host_and_scheme(wanted, allowed_hosts={request.get_host()}, require_https=request.is_secure()):
+        return wanted
+    return reverse("admin:index")
+
+
+def _with_next(request: HttpRequest, name: str) -> str:
+    return f"{reverse(name)}?{urlencode({'next': _next(request)})}"
+
+
+urlpatterns: list[URLPattern] = [
+    path("second-factor/", overview, name="second_factor"),
+    path("second-factor/code/", code, name="second_factor_code"),
+]

@@ -1,0 +1,34 @@
+"""`manage.py remove_second_factor USER`: for somebody who lost the phone and the recovery codes."""
+
+from __future__ import annotations
+
+import getpass
+from argparse import ArgumentParser
+from typing import Any
+
+from django.contrib.auth import get_user_model
+from django.core.management.base import BaseCommand, CommandError
+
+from backups import second_factor
+from backups.audit import Actor
+from backups.models import Job
+
+
+class Command(BaseCommand):
+    """Removes the device and the recovery codes of an account; the audit tells of it."""
+
+    help = "Take away the second factor of an account whose phone and recovery codes are lost."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Name the account."""
+        parser.add_argument("user", help="name of the account")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Remove it, or say that there is none."""
+        users = get_user_model()
+        user = users._default_manager.filter(**{users.USERNAME_FIELD: options["user"]}).first()
+        if user is None:
+            raise CommandError(f"There is no account {options['user']!r}. Nothing was changed.")
+        if not second_factor.remove(user, Actor(name=getpass.getuser(), via=Job.Via.COMMAND)):
+            raise CommandError(f"{options['user']} has no second factor. Nothing was changed.")
+        self.stdout.write(f"The second factor of {options['user']} is gone; a password alone signs in.")

@@ -1,0 +1,240 @@
+"""The second factor: codes of an authenticator app, and recovery codes for the day when the phone is gone.
+
+Rule (`session_is_strong`): an account that has a device must have given a code in this session; one that has none is asked to
+enrol when the setting ``BACKUPS_SECOND_FACTOR`` is ``"required"`` (default ``"optional"``). A session that is not strong may
+sign out, give its code or enrol, and nothing else: `Gate` keeps it from every other page, and from the API. Tokens of the API
+are secrets of their own and need no code.
+
+Devices live where accounts live, and come back with them when the application's database is restored. Of a recovery code only a
+hash is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from base64 import b32encode
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import urlencode
+
+import django_otp
+from django.apps import apps
+from django.conf import settings
+from django.contrib.auth.models import AbstractBaseUser
+from django.db import router, transaction
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import redirect
+from django.urls import reverse
+from django.utils import timezone
+
+from . import audit
+from .sign_in import actor_of
+
+CODES = 10
+"""Recovery codes that an account gets at a time."""
+
+OPEN = frozenset(
+    {"admin:login", "admin:logout", "admin:jsi18n", "backups:second_factor", "backups:second_factor_code", "healthz"}
+)
+"""Names of addresses that a session that is not strong may see."""
+
+ISSUER = "RefServer"
+
+
+def required() -> bool:
+    """Whether every account must have a second factor."""
+    return str(getattr(settings, "BACKUPS_SECOND_FACTOR", "optional")) == "required"
+
+
+def session_is_strong(request: HttpRequest) -> bool:
+    """Whether the session of *request* may be believed: its code was given, or none is needed. True for nobody."""
+    user: Any = request.user
+    if not user.is_authenticated or not apps.is_installed("django_otp.plugins.otp_totp"):
+        return True
+    if getattr(user, "otp_device", None) is not None:
+        return True
+    return not required() and device_of(user) is None
+
+
+def device_of(user: AbstractBaseUser) -> Any:
+    """The authenticator app of an account (a ``TOTPDevice``), once it was confirmed; else None."""
+    from django_otp.plugins.otp_totp.models import TOTPDevice
+
+    return TOTPDevice.objects.filter(user=user, confirmed=True).order_by("pk").first()
+
+
+def pending_of(user: AbstractBaseUser) -> Any:
+    """The device that an account has begun to enrol, or None."""
+    from django_otp.plugins.otp_totp.models import TOTPDevice
+
+    return TOTPDevice.objects.filter(user=user, confirmed=False).order_by("-pk").first()
+
+
+def codes_left(user: AbstractBaseUser) -> int:
+    """How many recovery codes an account has."""
+    from django_otp.plugins.otp_static.models import StaticToken
+
+    return int(StaticToken.objects.filter(device__user=user).count())
+
+
+def begin(request: HttpRequest) -> Any:
+    """Make a device with a new key that counts once it is confirmed; one that was begun before is forgotten."""
+    from django_otp.plugins.otp_totp.models import TOTPDevice
+
+    user: Any = request.user
+    TOTPDevice.objects.filter(user=user, confirmed=False).delete()
+    return TOTPDevice.objects.create(user=user, name="Authenticator app", confirmed=False)
+
+
+def confirm(request: HttpRequest, code: str) -> tuple[str, ...]:
+    """Confirm the device that was begun by a code that it shows. Returns the recovery codes; empty: the code is wrong."""
+    user: Any = request.user
+    device = pending_of(user)
+    if device is None or django_otp.verify_token(user, device.persistent_id, _digits(code)) is None:
+        return ()
+    with transaction.atomic(using=router.db_for_write(type(device))):
+        type(device).objects.filter(user=user, confirmed=True).delete()
+        type(device).objects.filter(pk=device.pk).update(confirmed=True)
+        codes = _make_codes(user)
+    device.refresh_from_db()
+    _believe(request, device)
+    audit.record(actor_of(request), "second_factor.enrolled", f"account:{user.get_username()}", after={"recovery_codes": CODES})
+    return codes
+
+
+def renew_codes(request: HttpRequest) -> tuple[str, ...]:
+    """New recovery codes; the old ones no longer count."""
+    user: Any = request.user
+    codes = _make_codes(user)
+    audit.record(
+        actor_of(request), "second_factor.codes_renewed", f"account:{user.get_username()}", after={"recovery_codes": CODES}
+    )
+    return codes
+
+
+def remove(user: AbstractBaseUser, actor: audit.Actor) -> bool:
+    """Take away an account's device and recovery codes; a password alone is enough from then on. False when it had none."""
+    from django_otp.plugins.otp_static.models import StaticDevice
+    from django_otp.plugins.otp_totp.models import TOTPDevice
+
+    had = device_of(user) is not None
+    with transaction.atomic(using=router.db_for_write(TOTPDevice)):
+        TOTPDevice.objects.filter(user=user).delete()
+        StaticDevice.objects.filter(user=user).delete()
+    if had:
+        audit.record(actor, "second_factor.removed", f"account:{user.get_username()}")
+    return had
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """What came of a code: what it was (``""``: wrong), how many seconds to wait, and the recovery codes that are left."""
+
+    by: Literal["", "app", "recovery code"]
+    wait: int = 0
+    left: int = 0
+
+
+def check(request: HttpRequest, code: str) -> Checked:
+    """Check a code of the app, or a recovery code, which is used up. When it is right the session is strong from now on.
+
+    Wrong codes slow each other down: one second, two, four …; a code that comes earlier is not looked at.
+    """
+    user: Any = request.user
+    device, method = device_of(user), "app"
+    given = _digits(code)
+    if len(given) != 6 or not given.isascii() or not given.isdigit():
+        device, method, given = _static_of(user), "recovery code", _kept(code)
+    if device is None:
+        return Checked(by="")
+    allowed, why = device.verify_is_allowed()
+    if not allowed:
+        return Checked(by="", wait=_seconds_until(why))
+    verified = django_otp.verify_token(user, device.persistent_id, given)
+    target = f"account:{user.get_username()}"
+    if verified is None:
+        audit.record(actor_of(request), "second_factor.refused", target, after={"by": method})
+        device.refresh_from_db()
+        return Checked(by="", wait=_seconds_until(device.verify_is_allowed()[1]))
+    _believe(request, verified)
+    left = codes_left(user)
+    audit.record(actor_of(request), "second_factor.accepted", target, after={"by": method, "recovery_codes": left})
+    return Checked(by="app" if method == "app" else "recovery code", left=left)
+
+
+class Gate:
+    """Middleware: keeps sessions that are not strong from everything but what makes them so. After ``OTPMiddleware``."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self._get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        """Pass *request* on; `process_view` decides once its address is known."""
+        return self._get_response(request)
+
+    def process_view(self, request: HttpRequest, view: object, args: object, kwargs: object) -> HttpResponse | None:
+        """None lets the view answer."""
+        match = request.resolver_match
+        if (match is not None and match.view_name in OPEN) or session_is_strong(request):
+            return None
+        return refuse(request)
+
+
+def refuse(request: HttpRequest) -> HttpResponse:
+    """The answer to a session that is not strong: for people the way to make it so, for programs a problem as JSON."""
+    page = reverse("backups:second_factor_code" if device_of(request.user) is not None else "backups:second_factor")  # type: ignore[arg-type]
+    if request.headers.get("HX-Request"):
+        return HttpResponse(status=204, headers={"HX-Redirect": page})
+    if "text/html" in request.headers.get("Accept", ""):
+        back = f"?{urlencode({'next': request.get_full_path()})}" if request.method == "GET" else ""
+        return redirect(page + back)
+    problem = {
+        "type": "about:blank",
+        "title": "A second factor is needed",
+        "status": 403,
+        "code": "second_factor",
+        "detail": "This session has not given the code of its second factor. Nothing was done.",
+        "hint": f"Sign in at {page}, or use a token.",
+    }
+    return JsonResponse(problem, status=403, content_type="application/problem+json")
+
+
+def _believe(request: HttpRequest, device: Any) -> None:
+    """Bind the session to the device, under a new key: what was known of it before is worth nothing now."""
+    django_otp.login(request, device)
+    request.session.cycle_key()
+
+
+def _static_of(user: AbstractBaseUser) -> Any:
+    from django_otp.plugins.otp_static.models import StaticDevice
+
+    return StaticDevice.objects.filter(user=user, confirmed=True).order_by("pk").first()
+
+
+def _make_codes(user: AbstractBaseUser) -> tuple[str, ...]:
+    """Ten codes of 80 random bits; the table keeps 64 bits of a hash of each (its column has room for 16 characters)."""
+    from django_otp.plugins.otp_static.models import StaticDevice, StaticToken
+
+    codes = tuple(b32encode(secrets.token_bytes(10)).decode("ascii").lower() for _ in range(CODES))
+    with transaction.atomic(using=router.db_for_write(StaticDevice)):
+        # The device stays: a session that was made strong by one of its codes stays strong
+        device = _static_of(user) or StaticDevice.objects.create(user=user, name="Recovery codes")
+        device.token_set.all().delete()
+        StaticToken.objects.bulk_create(StaticToken(device=device, token=_kept(code)) for code in codes)
+    return tuple("-".join(code[start : start + 4] for start in range(0, 16, 4)) for code in codes)
+
+
+def _kept(code: str) -> str:
+    plain = "".join(letter for letter in code.lower() if letter.isalnum())
+    return hashlib.sha256(plain.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _digits(code: str) -> str:
+    return "".join(code.split())
+
+
+def _seconds_until(why: dict[str, Any] | None) -> int:
+    until = (why or {}).get("locked_until")
+    return max(1, round((until - timezone.now()).total_seconds())) if until is not None else 0
