@@ -137,6 +137,7 @@ def restore_in_place(
                     f"{backup.id} is restored, and the application was not started: {why}",
                     hint="Start the application yourself; the data is in place and was checked.",
                     safety_backup=safety,
+                    restored=True,
                 )
     except OSError as problem:
         raise from_os_error(problem, "Restoring in place") from problem
@@ -347,6 +348,7 @@ def _safety(repository: Repository, backup: Backup, targets: list[Target], wait:
         raise RestoreRefused(
             f"No safety backup of what is there could be made: {problem.message} Nothing was changed.",
             hint=problem.hint,
+            reason=problem.code,
         ) from problem
     repository.set_hold(created.backup, Hold(time=ctx.now(), note=f"safety: before the restore of {backup.id}"))
     ctx.log(f"What was there is kept as {created.backup.id}")
