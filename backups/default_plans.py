@@ -1,4 +1,13 @@
-"""The plans that a new installation starts with. ``manage.py install_schedules`` makes those that are missing."""
+"""The plans that a new installation starts with. ``manage.py install_schedules`` makes those that are missing.
+
+Why these times (UTC):
+
+- At 03:00 the full backup is queued before the hourly incremental, which then stores next to nothing on top of it.
+- The weekly full is made on Sunday at 23:30. Retention keeps the newest backup of each ISO week, and an ISO week ends on Sunday
+  night: so what is kept of a week is this full one, by itself, and no chain of a day's incrementals. When it is late or fails,
+  the incremental of 23:00 is kept with its chain.
+- What prunes and what restores stand between the hours, apart from each other: `prune` gives way to whoever reads.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +17,10 @@ from typing import Any
 from django.db import transaction
 from django_q.models import Schedule
 
+from . import audit
 from .conf import configuration
-from .models import Plan
+from .kinds import kinds
+from .models import AuditEntry, Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,12 +43,12 @@ DEFAULTS: tuple[Default, ...] = (
         cron="0 * * * *",
         arguments={"backup": "incremental"},
     ),
-    Default(name="daily-full", title="Daily full", kind="backup", cron="5 3 * * *", arguments={"backup": "full"}),
+    Default(name="daily-full", title="Daily full", kind="backup", cron="0 3 * * *", arguments={"backup": "full"}),
     Default(
         name="weekly-full",
         title="Weekly full, kept longer",
         kind="backup",
-        cron="30 4 * * 0",
+        cron="30 23 * * 0",
         arguments={"backup": "full", "note": "weekly"},
     ),
     Default(
@@ -48,26 +59,33 @@ DEFAULTS: tuple[Default, ...] = (
         arguments={"set": "control", "backup": "full"},
     ),
     Default(name="hourly-health", title="Hourly health check", kind="health", cron="10 * * * *", attempts=1),
+    Default(name="daily-consistency", title="Daily consistency check", kind="check_consistency", cron="0 6 * * *"),
     Default(
-        name="weekly-drill", title="Weekly test restore", kind="drill", cron="0 5 * * 0", arguments={"backup_id": "latest"}
+        name="weekly-drill", title="Weekly test restore", kind="drill", cron="30 7 * * 0", arguments={"backup_id": "latest"}
     ),
     Default(
         name="daily-prune",
         title="Daily prune",
         kind="prune",
-        cron="0 6 * * *",
+        cron="30 5 * * *",
         arguments={"every_set": True, "keep_hourly": 48, "keep_daily": 14, "keep_weekly": 8, "keep_monthly": 12},
     ),
+    Default(name="weekly-audit", title="Weekly check of the audit", kind="audit_verify", cron="40 7 * * 0", attempts=1),
 )
 
 
-def install() -> list[str]:
-    """Make the plans that are missing and this host's tick. Returns the names of what was made; a second call makes nothing."""
+def install(*, again: bool = False) -> list[str]:
+    """Make the plans that are missing and this host's tick. Returns the names of what was made; a second call makes nothing.
+
+    Left out are plans of kinds or sets that are not there (yet), and plans that a person has deleted, unless *again*.
+    """
     found = configuration()
     made = []
     with transaction.atomic(using=found.database):
         for default in DEFAULTS:
-            if str(default.arguments.get("set", found.default_set)) not in found.sets:
+            if default.kind not in kinds() or str(default.arguments.get("set", found.default_set)) not in found.sets:
+                continue
+            if not again and AuditEntry.objects.filter(target=f"plan:{default.name}", action="plan.deleted").exists():
                 continue
             values = {
                 "title": default.title,
@@ -79,6 +97,7 @@ def install() -> list[str]:
             }
             if Plan.objects.get_or_create(name=default.name, defaults=values)[1]:
                 made.append(default.name)
+                audit.record(audit.SYSTEM, "plan.added", f"plan:{default.name}", after=values)
         name = f"backups: tick of {found.host}"
         tick = {
             "func": "backups.tasks.tick",

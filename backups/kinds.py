@@ -244,6 +244,10 @@ def _reindex(arguments: CommandArguments, job: str) -> list[str]:
     return management("reindex_backups", "--json")
 
 
+def _audit(arguments: CommandArguments, job: str) -> list[str]:
+    return management("audit_verify", "--json")
+
+
 def _health(arguments: CommandArguments, job: str) -> list[str]:
     return management("backup_health", "--json")
 
@@ -309,6 +313,13 @@ HEALTH = Kind(
     attempts=2,
     permission="backups.view_backup",
 )
+AUDIT = Kind(
+    name="audit_verify",
+    title="Verify the audit",
+    arguments=CommandArguments,
+    command=_audit,
+    permission="backups.view_audit",
+)
 
 _OWN: tuple[Kind[Any], ...] = (
     BACKUP,
@@ -321,6 +332,7 @@ _OWN: tuple[Kind[Any], ...] = (
     PRUNE,
     REINDEX,
     HEALTH,
+    AUDIT,
 )
 
 
