@@ -1,0 +1,128 @@
+"""The command line of ``scripts/disaster_recovery.sh``; exit codes as those of ``refbackup``."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NoReturn
+
+from backups.engine.config import check_set_name
+from backups.engine.describe import listed_text
+from backups.engine.errors import EngineError, UsageError, from_os_error
+from backups.engine.repository.local import Unreadable, open_repository, stamp
+from backups.engine.types import Backup
+
+from .places import DEFAULT, read_places
+from .report import Report
+from .steps import Recovery, Request
+
+NAME = "disaster_recovery.sh"
+_DATE = re.compile(r"\d{4}(-\d{2}){0,2}")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}.", hint=f"See scripts/{NAME} --help. Nothing was changed.")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments."""
+    made = _Parser(
+        prog=f"scripts/{NAME}",
+        description="Brings the data back from a backup: looks, asks, stops what runs, keeps what is there, restores, checks, "
+        "and starts again what it stopped.",
+        epilog="Exit codes are those of refbackup: 0 done, 1 failed or refused, 2 usage, 3 no repository, 4 no such backup, "
+        "5 damage, 6 a store is busy, 7 locked, 8 no space, 9 stopped.",
+        allow_abbrev=False,
+    )
+    what = made.add_mutually_exclusive_group(required=True)
+    what.add_argument("--list", action="store_true", help="show the backups; changes nothing")
+    what.add_argument("--latest", action="store_true", help="restore the newest backup that is not damaged")
+    what.add_argument("--backup-id", metavar="ID", help="restore this one: an id, its beginning, or @2026-11-20T10:00Z")
+    made.add_argument("--date", metavar="DAY", help="with --list: those of a day (2026-11-20), a month or a year, in UTC")
+    made.add_argument("--only", metavar="KIND[:NAME]", help="sqlite, chroma or files")
+    made.add_argument("--to", metavar="DIR", type=Path, help="into this new folder; nothing live is touched")
+    made.add_argument("--dry-run", action="store_true", help="change nothing, and print every step")
+    made.add_argument("--yes", action="store_true", help="do not ask; needed without a terminal")
+    made.add_argument("--repo", metavar="REPO", default="", help="the repository (BACKUP_REPOSITORY, else var/backups)")
+    made.add_argument("--set", metavar="NAME", help="default, or control for the control database")
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run it and return the exit code."""
+    report = Report()
+    try:
+        given = parser().parse_args(argv)
+        set_name = check_set_name(given.set) if given.set else None
+        if given.date and not given.list:
+            raise UsageError(
+                "--date goes with --list.", hint="To restore the newest backup before a moment: --backup-id @2026-11-20T10:00Z."
+            )
+        if given.list and (given.to or given.only or given.yes or given.dry_run):
+            raise UsageError("--list shows backups and takes --date, --repo and --set alone.")
+        if given.backup_id == "":
+            raise UsageError("--backup-id needs an id.", hint="--list shows them.")
+        places = read_places(repository=given.repo)
+        if given.list:
+            sys.stdout.write(listing(places.repository, set_name or DEFAULT, given.date or "") + "\n")
+            return 0
+        request = Request(
+            backup="latest" if given.latest else given.backup_id,
+            set=set_name,
+            only=given.only,
+            to=given.to.absolute() if given.to else None,
+            dry_run=given.dry_run,
+            yes=given.yes,
+        )
+        return Recovery(request, places, report).run()
+    except OSError as problem:
+        return _fail(from_os_error(problem, "The recovery"), report)
+    except EngineError as problem:
+        return _fail(problem, report)
+    finally:
+        report.close()
+
+
+def _fail(problem: EngineError, report: Report) -> int:
+    if report.path is not None:  # what is kept says how it ended
+        report.say(f"\nFAILED         {problem.message}\n               -> {problem.hint}\nExit code      {problem.exit_code}")
+    else:
+        sys.stderr.write(f"{NAME}: {problem.message}\n  -> {problem.hint}\n")
+    return problem.exit_code
+
+
+def listing(repository: Path, set_name: str, date: str) -> str:
+    """The backups of a set as a table, those of *date* alone where one is given. Raises `UsageError` for what is no date."""
+    found = open_repository(repository).scan(set_name)
+    if not date:
+        return (
+            listed_text(found)
+            + "\n\nRestore one: scripts/disaster_recovery.sh --backup-id ID   (--dry-run looks, --to DIR restores beside)"
+        )
+    try:
+        if not _DATE.fullmatch(date):
+            raise ValueError
+        datetime.fromisoformat(f"{date}-01-01"[:10]).replace(tzinfo=UTC)
+    except ValueError:
+        raise UsageError(
+            f"{date!r} is no date.", hint="Write a day as 2026-11-20, a month as 2026-11, a year as 2026."
+        ) from None
+    begins = date.replace("-", "")
+    chosen = [item for item in found if _when(item).startswith(begins)]
+    if chosen:
+        return listed_text(chosen)
+    earlier = next((item.id for item in found if _when(item)[: len(begins)] < begins), "none")
+    return f"No backup of {date} (UTC). The newest before it: {earlier}."
+
+
+def _when(item: Backup | Unreadable) -> str:
+    return item.id if isinstance(item, Unreadable) else stamp(item.manifest.time)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

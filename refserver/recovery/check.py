@@ -1,0 +1,158 @@
+"""The question of a monitoring system: is there a fresh and sound backup? One line, and an exit code as its plug-ins give.
+
+What runs as ``scripts/check_backups.sh``. It only reads; a repository on read-only media is fine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import IntEnum
+from typing import NoReturn
+
+from backups.engine.config import check_set_name
+from backups.engine.context import Context
+from backups.engine.errors import EngineError, RepositoryMissing, RepositoryTooNew, UsageError, from_os_error
+from backups.engine.progress import human_bytes, human_seconds
+from backups.engine.repository.local import Repository, Unreadable, open_repository
+from backups.engine.types import Backup, BackupKind, Depth, Proof
+from backups.engine.verify import verify_backup
+
+from .places import DEFAULT, read_places
+
+DEFAULT_MAX_AGE = 26.0
+"""Hours: a daily backup may be late by two."""
+
+_CLOCKS_DIFFER = timedelta(minutes=5)
+
+
+class Level(IntEnum):
+    """Exit codes of monitoring plug-ins."""
+
+    OK = 0
+    WARNING = 1
+    CRITICAL = 2
+    UNKNOWN = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What is said: the level, the words, and figures that a monitoring system draws."""
+
+    level: Level
+    text: str
+    figures: str = ""
+
+    def line(self) -> str:
+        """The one line, free of the bar that separates figures."""
+        said = f"BACKUPS {self.level.name}: {self.text.replace('|', '/')}"
+        return " ".join(said.split()) + (f" | {self.figures}" if self.figures else "")
+
+
+def judge(
+    scanned: Sequence[Backup | Unreadable], now: datetime, *, max_age: float, free: int, deep: Proof | None = None
+) -> Answer:
+    """Judge the backups of a set, newest first. *max_age* in hours, *free* bytes on the repository's disk.
+
+    *deep* is the proof of the newest usable one, where it was asked for.
+    """
+    readable = [item for item in scanned if isinstance(item, Backup)]
+    mine = [item for item in readable if not item.manifest.safety]
+    usable = [item for item in mine if not item.damaged and item.manifest.kind is not BackupKind.SNAPSHOT]
+    damaged = [item.id for item in scanned if isinstance(item, Unreadable) or (item.damaged and not item.manifest.safety)]
+    figures = [f"backups={len(mine)};;;0", f"damaged={len(damaged)};0;;0", f"free={free}B;;;0"]
+    if not usable:
+        found = f"none of {len(damaged)} is sound" if damaged else "there is none"
+        return Answer(level=Level.CRITICAL, text=f"no usable backup: {found}", figures=" ".join(figures))
+    newest = usable[0]
+    age = (now - newest.manifest.time).total_seconds()
+    proven = max((item.verified_at for item in usable if item.verified_at), default=None)
+    limit = round(max_age * 3600)
+    figures.insert(0, f"age={age:.0f}s;;{limit};0")
+    if proven:
+        figures.insert(1, f"proof_age={max(0.0, (now - proven).total_seconds()):.0f}s;;;0")
+    critical = []
+    warnings = []
+    if age > limit:
+        critical.append(f"the newest backup is {human_seconds(age)} old, more than {max_age:g} h")
+    if deep is not None and not deep.ok:
+        critical.append(f"{deep.id} is damaged: {deep.problems[0].message}")
+    if -age > _CLOCKS_DIFFER.total_seconds():
+        warnings.append(f"{newest.id} is of the future: a clock was wrong")
+    if newest.verified_at is None and deep is None:
+        warnings.append(f"{newest.id} was never proven")
+    if damaged:
+        warnings.append(f"{len(damaged)} damaged: {', '.join(damaged[:3])}")
+    full = next((item.manifest.bytes_stored for item in usable if item.manifest.kind is BackupKind.FULL), 0)
+    if free < 2 * full:
+        warnings.append(f"{human_bytes(free)} free, room for less than two full backups")
+    level = Level.CRITICAL if critical else Level.WARNING if warnings else Level.OK
+    how = f"proven by {newest.verification}" if newest.verified_at or deep else "not proven"
+    if deep is not None and deep.ok:
+        how = f"every byte read in {human_seconds(deep.seconds)}"
+    whole = f"{newest.id} is {human_seconds(max(0.0, age))} old, {how}, {len(mine)} backups"
+    return Answer(level=level, text="; ".join([*critical, *warnings, whole]), figures=" ".join(figures))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+def _hours(text: str) -> float:
+    hours = float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else math.nan
+    if not 0 < hours <= 100_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of hours")
+    return hours
+
+
+def answer(argv: Sequence[str] | None = None) -> Answer:
+    """Read the arguments, look, and judge."""
+    parser = _Parser(prog="scripts/check_backups.sh", allow_abbrev=False)
+    parser.add_argument("--max-age", type=_hours, default=DEFAULT_MAX_AGE, metavar="HOURS")
+    parser.add_argument("--deep", action="store_true")
+    parser.add_argument("--repo", default="")
+    parser.add_argument("--set", default=DEFAULT)
+    try:
+        given = parser.parse_args(argv)
+        name = check_set_name(given.set)
+        repository = open_repository(read_places(repository=given.repo).repository)
+        scanned = repository.scan(name)
+        now = datetime.now(UTC)
+        deep = _deep(repository, name) if given.deep else None
+        free = shutil.disk_usage(repository.folder).free
+        return judge(scanned, now, max_age=given.max_age, free=free, deep=deep)
+    except RepositoryTooNew as problem:
+        return Answer(level=Level.UNKNOWN, text=problem.message)
+    except RepositoryMissing as problem:
+        return Answer(level=Level.CRITICAL, text=problem.message)
+    except EngineError as problem:
+        return Answer(level=Level.UNKNOWN, text=f"{problem.message} {problem.hint}")
+    except OSError as problem:
+        return Answer(level=Level.UNKNOWN, text=from_os_error(problem, "Looking at the repository").message)
+
+
+def _deep(repository: Repository, name: str) -> Proof | None:
+    """Read every byte that the newest usable backup needs; None where there is none."""
+    try:
+        newest = repository.find("latest", name)
+    except EngineError:
+        return None
+    return verify_backup(repository, newest, Depth.HASHES, Context())
+
+
+def main() -> int:
+    """Print the line and return the exit code."""
+    found = answer()
+    sys.stdout.write(f"{found.line()}\n")
+    return int(found.level)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

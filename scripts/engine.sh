@@ -1,0 +1,32 @@
+# shellcheck shell=bash
+# Sourced by disaster_recovery.sh and check_backups.sh: the engine in the .venv of the project in $1, made where it is gone.
+
+# Whether the engine can be used as it is. Nothing is installed into an environment that works, however old.
+engine_works() {
+    [[ -x $1/.venv/bin/python ]] \
+        && env PYTHONPATH="$1" timeout 60 "$1/.venv/bin/python" -P -c 'import backups.engine.cli, backups.engine.verify' 2>/dev/null
+}
+
+# Makes .venv from requirements.lock, one maker at a time. Fails when packages cannot be had.
+make_engine() (
+    cd "$1" && mkdir -p var || exit 1
+    trap 'printf "\nStopped. Nothing but .venv was begun; the next run makes it anew.\n"; exit 9' INT TERM HUP
+    if command -v flock >/dev/null; then
+        exec 9>> var/environment.lock
+        flock -w 1800 9 || exit 1
+    fi
+    if engine_works "$1"; then # another one made it meanwhile
+        exit 0
+    fi
+    # Complete and broken all the same, or its Python is gone: it is kept, for whoever wants to know why.
+    if [[ -L .venv ]] || compgen -G '.venv/installed-*' >/dev/null; then
+        aside=var/venv.broken-$(date -u +%Y%m%dT%H%M%SZ)
+        mv .venv "$aside" || exit 1
+        printf 'The environment that does not work was moved to %s\n' "$aside"
+    fi
+    timeout --foreground 1800 bash -c 'set -euo pipefail; source scripts/environment.sh; make_environment requirements.lock' || exit 1
+    if [[ $(id -u) == 0 ]]; then # so that the project's owner can use it
+        chown -R --reference="$1" .venv
+    fi
+    engine_works "$1"
+)
