@@ -1,0 +1,78 @@
+"""Hand a message over to a channel, an account or an address."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+from urllib.parse import urlencode, urlsplit, urlunsplit
+
+from django.contrib.auth import get_user_model
+
+from backups.models import AlertChannel, AlertDelivery, AlertSubscription
+
+from . import mail, messages, outgoing, signature
+from .outgoing import Answer
+
+
+def hand_over(delivery: AlertDelivery, now: datetime) -> Answer:
+    """Send *delivery* to its recipient as it is now: a channel that was changed since is called at its new address."""
+    kind, _, which = delivery.recipient.partition(":")
+    if kind == "mail":
+        return mail.send([which], delivery.message, str(delivery.uid))
+    if kind == "person":
+        person = AlertSubscription.objects.filter(pk=which).first()
+        address = address_of(person) if person is not None else None
+        if address is None:
+            return Answer(ok=False, text="That account is gone, may not see alerts, or has no mail address.")
+        return mail.send([address], delivery.message, str(delivery.uid))
+    channel = AlertChannel.objects.filter(pk=which).first()
+    if channel is None:
+        return Answer(ok=False, text="That channel was removed.")
+    return send(channel, delivery, now)
+
+
+def send(channel: AlertChannel, delivery: AlertDelivery, now: datetime) -> Answer:
+    """Send *delivery* through *channel*."""
+    message, uid = delivery.message, str(delivery.uid)
+    if channel.kind == AlertChannel.Kind.MAIL:
+        return mail.send(mail.addresses(channel.target), message, uid)
+    if channel.kind == AlertChannel.Kind.SLACK:
+        return _post(channel.target, messages.as_slack(message))
+    if channel.kind == AlertChannel.Kind.PING:
+        return _ping(channel.target, delivery)
+    body = json.dumps({**message, "delivery": uid}, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    signed = signature.headers(channel.key, f"msg_{uid}", int(now.timestamp()), body)
+    return outgoing.post(channel.target, body, _headers("application/json", signed))
+
+
+def address_of(person: AlertSubscription) -> str | None:
+    """The mail address of a subscriber whose account is still the one that subscribed, and may still see alerts."""
+    user: Any = get_user_model()._default_manager.filter(pk=person.user_id, is_active=True).first()
+    if user is None or user.get_username() != person.username or not user.has_perm("backups.view_alert"):
+        return None
+    return getattr(user, user.get_email_field_name(), "") or None
+
+
+def ping_address(target: str, event: str, run: str = "") -> str:
+    """Where a dead man's switch is called: ``/start`` and ``/fail`` go to the end of the path, the run into the query."""
+    parts = urlsplit(target)
+    path = parts.path.rstrip("/") + {"start": "/start", "fail": "/fail"}.get(event, "")
+    query = "&".join(part for part in (parts.query, urlencode({"rid": run}) if run else "") if part)
+    return urlunsplit((parts.scheme, parts.netloc, path or "/", query, ""))
+
+
+def _ping(target: str, delivery: AlertDelivery) -> Answer:
+    message = delivery.message
+    event = "success" if delivery.event == "test" else delivery.event
+    body = str(message.get("text") or f"Test of {messages.site()}")[:1000].encode("utf-8")
+    return outgoing.post(ping_address(target, event, message.get("run", "")), body, _headers("text/plain; charset=utf-8"))
+
+
+def _post(address: str, body: dict[str, Any]) -> Answer:
+    content = json.dumps(body, ensure_ascii=False).encode("utf-8")
+    return outgoing.post(address, content, _headers("application/json"))
+
+
+def _headers(content_type: str, more: dict[str, str] | None = None) -> dict[str, str]:
+    return {"Content-Type": content_type, "User-Agent": messages.agent(), "Accept": "*/*", **(more or {})}

@@ -1,0 +1,166 @@
+"""Messages on their way: written with the decision that they tell of, then tried until they arrive or are given up.
+
+A delivery is claimed by a conditional update, so two workers never send one at the same time. One whose sender died is taken up
+again: every message is sent at least once, and twice only when its sender died after the receiver had it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import transaction
+from django.db.models import Q
+from django.utils import timezone
+from django_q.tasks import async_task
+
+from backups.conf import configuration
+from backups.models import Alert, AlertDelivery
+
+from .channels import hand_over
+from .outgoing import Answer
+
+_log = logging.getLogger(__name__)
+
+PAUSES = tuple(timedelta(seconds=seconds) for seconds in (30, 60, 300, 900, 3600))
+"""Before the second and every later try."""
+
+GIVE_UP = timedelta(hours=24)
+GIVE_UP_PING = timedelta(hours=1)
+"""A call of a dead man's switch that comes later would tell of a time that is over."""
+
+STALE = timedelta(minutes=2)
+"""A claim this old belongs to a sender that died: every call ends much sooner."""
+
+ONE_TURN = 40.0
+"""Seconds after which a turn begins no further call. The next turn goes on; the tick rings for it every minute."""
+
+_AT_ONCE = 50
+_PINGS = ("start", "success", "fail")
+
+Sender = Callable[[AlertDelivery, datetime], Answer]
+
+
+def write(
+    event: str, recipient: str, to: str, message: dict[str, Any], *, thread: str, alerts: Iterable[Alert] = ()
+) -> AlertDelivery:
+    """Put a message into the outbox, inside the transaction of what it tells of; after its commit a sender is rung for.
+
+    A call of a dead man's switch that did not arrive yet is dropped when a newer one says more.
+    """
+    if event in _PINGS:
+        failing = AlertDelivery.objects.filter(thread=thread, state=AlertDelivery.State.WAITING, attempts__gt=0)
+        overtaken = failing.filter(event="start") if event == "start" else failing
+        overtaken.update(state=AlertDelivery.State.DROPPED, finished=timezone.now())
+    delivery = AlertDelivery.objects.create(event=event, recipient=recipient, to=to[:254], message=message, thread=thread)
+    delivery.alerts.set(alerts)
+    transaction.on_commit(ring, using=configuration().database, robust=True)
+    return delivery
+
+
+def ring() -> None:
+    """Wake a sender of this host."""
+    host = configuration().host
+    async_task("backups.alerts.tasks.deliver", host, q_options={"cluster": host, "task_name": "deliver", "save": False})
+
+
+def waiting(now: datetime) -> bool:
+    """Whether something could be sent now."""
+    return AlertDelivery.objects.filter(state=AlertDelivery.State.WAITING, next_try__lte=now).exists()
+
+
+def take_up(now: datetime) -> int:
+    """Bring back what a sender that died had claimed, and what a clock that was wrong put off. Returns how many."""
+    abandoned = AlertDelivery.objects.filter(state=AlertDelivery.State.SENDING)
+    count = abandoned.filter(Q(claimed__lt=now - STALE) | Q(claimed__gt=now + STALE)).update(
+        state=AlertDelivery.State.WAITING, claim="", next_try=now
+    )
+    late = AlertDelivery.objects.filter(state=AlertDelivery.State.WAITING, next_try__gt=now + 2 * PAUSES[-1])
+    return count + late.update(next_try=now)
+
+
+def turn(clock: Callable[[], datetime] = timezone.now, send: Sender = hand_over) -> int:
+    """Send what can be sent now, one after the other, for `ONE_TURN` at most. Returns how many calls were made.
+
+    A recipient that failed is not called again in the same turn, so that one that hangs keeps the others waiting once.
+    """
+    began, calls = time.monotonic(), 0
+    failed: set[str] = set()
+    with _alone() as mine:
+        while mine and time.monotonic() - began < ONE_TURN:
+            delivery = claim(clock(), without=failed)
+            if delivery is None:
+                break
+            if not attempt(delivery, clock, send).ok:
+                failed.add(delivery.recipient)
+            calls += 1
+    return calls
+
+
+def claim(now: datetime, *, without: Iterable[str] = ()) -> AlertDelivery | None:
+    """Take the next delivery whose turn it is, or None. Nothing is taken before what was written earlier on its thread."""
+    State = AlertDelivery.State
+    ready = AlertDelivery.objects.filter(state=State.WAITING, next_try__lte=now).exclude(recipient__in=set(without))
+    for delivery in ready.order_by("next_try", "id")[:_AT_ONCE]:
+        if AlertDelivery.objects.filter(
+            thread=delivery.thread, id__lt=delivery.pk, state__in=(State.WAITING, State.SENDING)
+        ).exists():
+            continue
+        if take(delivery, now):
+            return delivery
+    return None
+
+
+def take(delivery: AlertDelivery, now: datetime) -> bool:
+    """Claim that delivery; False when somebody else has it."""
+    delivery.claim, delivery.claimed = secrets.token_hex(16), now
+    delivery.attempts += 1
+    delivery.state = AlertDelivery.State.SENDING
+    mine = AlertDelivery.objects.filter(pk=delivery.pk, state=AlertDelivery.State.WAITING)
+    return bool(mine.update(state=delivery.state, claim=delivery.claim, claimed=now, attempts=delivery.attempts))
+
+
+def attempt(delivery: AlertDelivery, clock: Callable[[], datetime] = timezone.now, send: Sender = hand_over) -> Answer:
+    """Send a claimed delivery and write down how that went: delivered, to be tried again, or given up."""
+    answer = send(delivery, clock())
+    now = clock()
+    values: dict[str, Any] = {"status": answer.status, "answer": answer.text[:1000], "claim": ""}
+    if answer.ok:
+        values |= {"state": AlertDelivery.State.DELIVERED, "finished": now}
+    elif delivery.event == "test" or now - delivery.created >= (GIVE_UP_PING if delivery.event in _PINGS else GIVE_UP):
+        values |= {"state": AlertDelivery.State.GIVEN_UP, "finished": now}
+        _log.warning("Given up: %s to %s: %s", delivery.event, delivery.to, answer.text)
+    elif delivery.event in _PINGS and _overtaken(delivery):
+        values |= {"state": AlertDelivery.State.DROPPED, "finished": now}
+    else:
+        pause = PAUSES[min(delivery.attempts, len(PAUSES)) - 1]
+        if answer.retry_after is not None:
+            pause = min(max(pause, timedelta(seconds=answer.retry_after)), PAUSES[-1])
+        values |= {"state": AlertDelivery.State.WAITING, "next_try": now + pause}
+    AlertDelivery.objects.filter(pk=delivery.pk, claim=delivery.claim).update(**values)
+    return answer
+
+
+def _overtaken(delivery: AlertDelivery) -> bool:
+    later = AlertDelivery.objects.filter(thread=delivery.thread, id__gt=delivery.pk)
+    return (later if delivery.event == "start" else later.exclude(event="start")).exists()
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[bool]:
+    """Whether this process is the only one of this host that sends; it is until the block ends, or it does."""
+    path = configuration().run_folder / "alerts.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True

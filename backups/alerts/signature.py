@@ -1,0 +1,44 @@
+"""The signature of a webhook, as the Standard Webhooks specification has it (standardwebhooks.com), version 1.
+
+HMAC-SHA256 over ``ID.TIMESTAMP.BODY``. The id is the same at every try of one message, so a receiver that keeps ids takes each
+message once; the timestamp is that of the try, so an old request that somebody sends again is refused by its age.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import secrets
+
+PREFIX = "whsec_"
+SHORTEST, LONGEST = 24, 64
+"""Bytes of a key."""
+
+
+def new_key() -> str:
+    """A random key, in the form that receivers' libraries take."""
+    return PREFIX + base64.b64encode(secrets.token_bytes(32)).decode("ascii")
+
+
+def key_bytes(key: str) -> bytes:
+    """The bytes of a key. Raises `ValueError` for one that is none, or is too short."""
+    try:
+        found = base64.b64decode(key.removeprefix(PREFIX), validate=True)
+    except binascii.Error as problem:
+        raise ValueError("it is not in base64") from problem
+    if not SHORTEST <= len(found) <= LONGEST:
+        raise ValueError(f"it has {len(found)} bytes; {SHORTEST} to {LONGEST} are needed")
+    return found
+
+
+def headers(key: str, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
+    """The headers that sign *body*."""
+    signed = b".".join((message_id.encode("ascii"), str(timestamp).encode("ascii"), body))
+    digest = hmac.new(key_bytes(key), signed, hashlib.sha256).digest()
+    return {
+        "webhook-id": message_id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": f"v1,{base64.b64encode(digest).decode('ascii')}",
+    }

@@ -1,0 +1,70 @@
+"""Dead man's switches: addresses that are called when a plan's job starts and ends. What stays away is told by the monitor.
+
+It is how monitors in the manner of healthchecks.io expect it: the address itself after a success, ``/start`` and ``/fail`` at its
+end otherwise, ``rid`` naming the run. The calls are written with the job's state, so one is never told without the other.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db.models import Q
+from django.utils import timezone
+
+from backups.engine.progress import human_bytes, human_seconds
+from backups.models import AlertChannel, Job
+
+from . import outbox
+
+
+def started(job: Job) -> None:
+    """Write the calls for a job that starts; inside the transaction that makes it run."""
+    _call(job, "start", f"{_what(job)} started.")
+
+
+def ended(job: Job, *, tried_again: bool) -> None:
+    """Write the calls for a job that ended; a failure that is tried again is not told yet."""
+    if job.state == Job.State.SUCCEEDED:
+        _call(job, "success", f"{_what(job)} succeeded. {_made(job)}")
+    elif not tried_again:
+        error = job.error or {}
+        _call(job, "fail", f"{_what(job)}: {job.get_state_display().lower()}. {error.get('message', '')}".strip())
+
+
+def beat(now: datetime) -> None:
+    """Call the switches that watch the worker itself, when their time has come."""
+    for channel in AlertChannel.objects.filter(kind=AlertChannel.Kind.PING, enabled=True, beat_minutes__gt=0):
+        # Half a minute early: the tick is not exact, and the monitor is
+        due = now - timedelta(minutes=channel.beat_minutes, seconds=-30)
+        mine = AlertChannel.objects.filter(Q(beaten=None) | Q(beaten__lte=due) | Q(beaten__gt=now), pk=channel.pk)
+        if mine.update(beaten=now):
+            _write(channel, "success", "The worker is alive.", thread=f"beat:{channel.pk}", run="")
+
+
+def _call(job: Job, event: str, text: str) -> None:
+    if job.plan_id is None:
+        return
+    for channel in AlertChannel.objects.filter(kind=AlertChannel.Kind.PING, enabled=True, plans=job.plan_id):
+        _write(channel, event, text, thread=f"ping:{channel.pk}:{job.plan_id}", run=str(job.pk))
+
+
+def _write(channel: AlertChannel, event: str, text: str, *, thread: str, run: str) -> None:
+    message: dict[str, Any] = {"text": text, "run": run, "at": timezone.now().isoformat()}
+    outbox.write(event, f"channel:{channel.pk}", channel.name, message, thread=thread)
+
+
+def _what(job: Job) -> str:
+    return f"{job.plan.name if job.plan else job.kind} on {job.host}"
+
+
+def _made(job: Job) -> str:
+    result = job.result or {}
+    parts = [job.backup_id] if job.backup_id else []
+    if isinstance(result.get("bytes_stored"), int):
+        parts.append(f"{human_bytes(result['bytes_stored'])} stored")
+    if result.get("verification") not in (None, "none"):
+        parts.append(f"proven by {result['verification']}")
+    if job.took is not None:
+        parts.append(f"in {human_seconds(job.took.total_seconds())}")
+    return (", ".join(parts) + ".") if parts else ""
