@@ -7,18 +7,19 @@ worker that was given up for dead can never both go on.
 from __future__ import annotations
 
 import secrets
+import zlib
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connections, transaction
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from . import audit
 from .audit import Actor
 from .conf import configuration
-from .kinds import Kind, kind_of
-from .models import Job, JobLog, Plan
+from .kinds import BACKUP, Kind, kind_of
+from .models import Job, JobLog, Plan, Worker
 from .queue import nudge
 
 RETRIED_CODES = frozenset({"failed", "source_busy", "repository_locked", "no_answer"})
@@ -26,6 +27,11 @@ RETRIED_CODES = frozenset({"failed", "source_busy", "repository_locked", "no_ans
 
 _PAUSES = (30, 120, 600)
 """Seconds before the second, third and every later try."""
+
+SILENT_AFTER = timedelta(minutes=10)
+"""A host whose workers gave no sign of life for so long is taken for gone, when a person says so by cancelling."""
+
+_CLAIM_LOCK = 0x7265_6A6F  # "rejo": first half of PostgreSQL's advisory lock for claiming, the second half is the host
 
 
 def enqueue(
@@ -79,10 +85,11 @@ def claim(host: str, worker: str) -> Job | None:
         now = timezone.now()
         try:
             with transaction.atomic(using=found.database):
+                _one_at_a_time(host)
                 taken = Job.objects.filter(pk=job.pk, state=Job.State.QUEUED).update(
                     state=Job.State.RUNNING, claim=token, worker=worker, started=now, heartbeat=now
                 )
-                # Looked at again inside the transaction: two workers may have counted at the same time
+                # Counted again, now that no other worker of the host can be doing the same
                 if taken and running.count() > found.jobs_at_once:
                     transaction.set_rollback(True, using=found.database)
                     return None
@@ -92,6 +99,15 @@ def claim(host: str, worker: str) -> Job | None:
             job.refresh_from_db()
             return job
     return None
+
+
+def _one_at_a_time(host: str) -> None:
+    """In a transaction: let the workers of a host claim one after the other. On SQLite the transaction has seen to that."""
+    connection = connections[configuration().database]
+    if connection.vendor == "postgresql":
+        key = zlib.crc32(host.encode()) - (1 << 31)
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [_CLAIM_LOCK, key])
 
 
 def runnable(host: str, now: datetime) -> QuerySet[Job]:
@@ -147,8 +163,10 @@ def end(
 
 
 def wants_another_try(job: Job) -> bool:
-    """Whether an ended job is to be tried again by itself."""
+    """Whether an ended job is to be tried again by itself. A backup that was published is not made twice."""
     if job.attempt >= job.attempts or job.cancel_asked is not None:
+        return False
+    if job.kind == BACKUP.name and job.backup_id:
         return False
     if job.state == Job.State.INTERRUPTED:
         return True
@@ -181,7 +199,11 @@ def _try_again(job: Job) -> Job:
 
 
 def cancel(job: Job, actor: Actor) -> Job:
-    """End a waiting job now; ask a running one to end, which takes at most two seconds. An ended one stays as it is."""
+    """End a waiting job now; ask a running one to end, which takes at most two seconds. An ended one stays as it is.
+
+    A job on a host that has been silent for long (`SILENT_AFTER`) is given up: should it still run there, it is stopped when
+    that host is back.
+    """
     with transaction.atomic(using=configuration().database):
         now = timezone.now()
         asked: dict[str, Any] = {"cancel_asked": now, "cancel_by": actor.name}
@@ -190,6 +212,11 @@ def cancel(job: Job, actor: Actor) -> Job:
             nudge(job.host)
         elif Job.objects.filter(pk=job.pk, state=Job.State.RUNNING, cancel_asked=None).update(**asked):
             audit.record(actor, "job.cancel_asked", f"job:{job.id}")
+        if Worker.objects.filter(host=job.host, beat__lt=now - SILENT_AFTER).exists():
+            message = f"Given up by {actor.name}: its host {job.host} gave no sign of life. How far it came is not known."
+            hint = "Look at the repository: what the job published is there."
+            error = {"code": "interrupted", "message": message, "hint": hint}
+            end(job, Job.State.INTERRUPTED, error=error, by_claim=False)
     job.refresh_from_db()
     return job
 

@@ -2,42 +2,82 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
 import signal
+import time
 from pathlib import Path
+
+JOB_VARIABLE = "BACKUPS_JOB"
+"""In the environment of every process that works for a job: its id. Children of children have it too."""
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 @functools.cache
-def _boot() -> str:
+def boot() -> str:
+    """The identity of this start of the machine."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
 def identity(pid: int) -> str:
     """A name for the process *pid* that no other process ever has: boot, number, and start; empty when there is none."""
     started = _started(pid)
-    return f"{_boot()}:{pid}:{started}" if started else ""
+    return f"{boot()}:{pid}:{started}" if started else ""
+
+
+def current() -> str:
+    """The identity of this process."""
+    return identity(os.getpid())
 
 
 def alive(name: str) -> bool:
     """Whether the process that `identity` named still runs on this machine; a zombie does not."""
-    boot, _, rest = name.partition(":")
+    start_of_machine, _, rest = name.partition(":")
     pid, _, started = rest.partition(":")
-    return bool(started) and boot == _boot() and _started(int(pid)) == started
+    return bool(started) and start_of_machine == boot() and _started(int(pid)) == started
 
 
-def pid_of(name: str) -> int | None:
-    """The number of the process that `identity` named, while it is alive."""
-    return int(name.split(":")[1]) if alive(name) else None
+def end_with_parent(parent: int) -> None:
+    """In a child: have it told to stop (SIGTERM) when the process *parent*, which started it, dies (``prctl(2)``).
 
-
-def end_with_parent() -> None:
-    """In a child, before its program: have it told to stop when the process that started it dies (``prctl(2)``)."""
+    A parent that died before this call is noticed as well: the child ends at once.
+    """
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def of_job(job: str) -> list[int]:
+    """The numbers of all processes that work for the job of that id, children's children included; zombies do not count."""
+    wanted = f"{JOB_VARIABLE}={job}".encode()
+    found = []
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdigit():
+            continue
+        try:
+            environment = Path(entry.path, "environ").read_bytes()
+        except OSError:  # gone meanwhile, or another user's
+            continue
+        if wanted in environment.split(b"\0"):
+            found.append(int(entry.name))
+    return [pid for pid in found if _started(pid)]
+
+
+def end_all_of_job(job: str, within: float) -> bool:
+    """Kill every process that works for a job, and wait until they are gone. False when one is left after *within* seconds."""
+    deadline = time.monotonic() + within
+    while left := of_job(job):
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def _started(pid: int) -> str:
@@ -48,8 +88,3 @@ def _started(pid: int) -> str:
         return ""
     fields = text[text.rindex(")") + 2 :].split()
     return "" if fields[0] in "ZX" else fields[19]
-
-
-def current() -> str:
-    """The identity of this process."""
-    return identity(os.getpid())

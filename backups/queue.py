@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.db import transaction
 from django_q.tasks import async_task
 
@@ -17,5 +19,10 @@ def nudge(host: str) -> None:
 
 
 def ring(host: str) -> None:
-    """Wake a worker of *host* now."""
+    """Wake a worker of *host* now. Raises ``DatabaseError`` or ``OSError`` when the queue cannot be reached."""
     async_task("backups.tasks.work", host, q_options={"cluster": host, "task_name": "work", "save": False})
+
+
+def ring_tick(host: str, broker: Any) -> None:
+    """Have what is done every minute done now as well. Raises as `ring`."""
+    async_task("backups.tasks.tick", host, q_options={"broker": broker, "task_name": "tick", "save": False})

@@ -2,32 +2,68 @@
 
 from __future__ import annotations
 
-from . import jobs, processes, queue, runner, schedules, watch
+import logging
+from collections.abc import Callable
+
+from django.utils import timezone
+
+from . import cluster, jobs, processes, queue, runner, schedules, watch
 from .conf import configuration
 from .housekeeping import tidy
 from .reconcile import reconcile
 
+_log = logging.getLogger(__name__)
+
 
 def work(host: str) -> int:
-    """Run jobs of *host* until there is none to run. Returns how many were run here."""
+    """Run jobs of *host* until there is none to run, or this worker is to end. Returns how many were run here."""
+    if host != configuration().host:
+        return 0
     watch.touch_heartbeat()
+    reconcile(host)
     count = 0
-    while host == configuration().host and (job := jobs.claim(host, processes.current())) is not None:
-        runner.run(job)
+    while not cluster.stopping():
+        with cluster.unhurried():
+            job = jobs.claim(host, processes.current())
+            if job is None:
+                break
+            try:
+                runner.run(job)
+            except Exception:
+                if not cluster.in_worker():
+                    raise
+                # The job still says that it runs. With its worker gone, the next look brings it to a true state
+                _log.exception("Job %s could not be brought to an end here", job.pk)
+                raise SystemExit(1) from None
         count += 1
     return count
 
 
 def tick(host: str) -> None:
-    """Every minute: give a sign of life, end what died, queue what is due, ring for what waits."""
-    from django.utils import timezone
+    """Every minute: give a sign of life, end what died, queue what is due, ring for what waits.
 
+    Each of these is done also when one before it failed; the failures are raised together at the end.
+    """
     if host != configuration().host:
         return
-    watch.beat()
-    reconcile(host)
     now = timezone.now()
-    schedules.queue_due(host, now)
-    tidy(now)
-    if jobs.runnable(host, now).exists():
+    steps: tuple[Callable[[], object], ...] = (
+        watch.beat,
+        lambda: reconcile(host),
+        lambda: schedules.queue_due(host, now),
+        lambda: _ring_for_waiting(host),
+        lambda: tidy(now),
+    )
+    failures: list[Exception] = []
+    for step in steps:
+        try:
+            step()
+        except Exception as problem:  # noqa: BLE001 - raised below, with the others
+            failures.append(problem)
+    if failures:
+        raise ExceptionGroup(f"The minute's tick of {host}", failures)
+
+
+def _ring_for_waiting(host: str) -> None:
+    if jobs.runnable(host, timezone.now()).exists():
         queue.ring(host)

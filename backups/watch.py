@@ -5,6 +5,7 @@ The file is for the supervisor, which restarts a queue that has stopped working:
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -21,11 +22,12 @@ def heartbeat_file() -> Path:
 
 
 def touch_heartbeat() -> None:
-    """Give a sign of life to the supervisor."""
+    """Give a sign of life to the supervisor. A full disk is no reason to stop the job that might free it."""
     path = heartbeat_file()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
-    os.utime(path)
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        os.utime(path)
 
 
 def beat() -> None:

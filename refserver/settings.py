@@ -11,6 +11,7 @@ from typing import Any
 from zoneinfo import available_timezones
 
 from backups.engine.config import ENGINE_SETTINGS
+from refserver.databases import cluster, control_database, sqlite
 from refserver.env import Environment
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -20,7 +21,8 @@ _env = Environment.load(BASE_DIR)
 REFSERVER_DATABASE = _env.file("REFSERVER_DATABASE", "var/data/refserver.sqlite3")
 CHROMA_PATH = _env.path("CHROMA_PATH", "var/data/chroma")
 REFSERVER_FILES = _env.path("REFSERVER_FILES", "var/data/documents")
-REFSERVER_CONTROL_DATABASE = _env.file("REFSERVER_CONTROL_DATABASE", "var/control.sqlite3")
+# The file, or the address of a PostgreSQL database, without the password
+_CONTROL, REFSERVER_CONTROL_DATABASE = control_database(_env, "REFSERVER_CONTROL_DATABASE", "var/control.sqlite3")
 BACKUP_REPOSITORY = _env.text("BACKUP_REPOSITORY", "var/backups")
 if "://" not in BACKUP_REPOSITORY:  # an address of an object store is left as it is
     BACKUP_REPOSITORY = str(_env.path("BACKUP_REPOSITORY", "var/backups"))
@@ -48,6 +50,7 @@ _BEHIND_PROXY = _env.flag("REFSERVER_BEHIND_PROXY", default=False)
 
 _HOST = _env.text("REFSERVER_HOST", "")
 _JOBS_AT_ONCE = _env.integer("REFSERVER_JOBS_AT_ONCE", 2, least=1, most=64)
+Q_CLUSTER: dict[str, Any] = cluster(_env, "REFSERVER_QUEUE", _JOBS_AT_ONCE)
 _PROMISED_RPO = _env.integer("REFSERVER_PROMISED_RPO_MINUTES", 60, least=1, most=1_000_000)
 _PROMISED_RTO = _env.integer("REFSERVER_PROMISED_RTO_MINUTES", 5, least=1, most=1_000_000)
 
@@ -62,6 +65,8 @@ ENVIRONMENT_NAMES = frozenset(_env.asked) | ENGINE_SETTINGS
 _env.check()
 
 # --- Backups ------------------------------------------------------------------------------------------------
+# A PostgreSQL server is backed up by its own means (docs/how-to/run-on-several-hosts.md)
+_CONTROL_SET = {"control": [f"sqlite:control={_CONTROL['NAME']}"]} if "sqlite3" in _CONTROL["ENGINE"] else {}
 BACKUPS: dict[str, Any] = {
     "DATABASE": "control",
     "REPOSITORIES": {"main": BACKUP_REPOSITORY},
@@ -71,9 +76,9 @@ BACKUPS: dict[str, Any] = {
             f"chroma:chroma={CHROMA_PATH}",
             f"files:documents={REFSERVER_FILES}",
         ],
-        "control": [f"sqlite:control={REFSERVER_CONTROL_DATABASE}"],
+        **_CONTROL_SET,
     },
-    "KEPT_APART": ["control"],
+    "KEPT_APART": [*_CONTROL_SET],
     "HOST": _HOST,
     "JOBS_AT_ONCE": _JOBS_AT_ONCE,
     "RESTORE_FOLDER": str(REFSERVER_RESTORED),
@@ -82,25 +87,6 @@ BACKUPS: dict[str, Any] = {
     "PROMISED_RTO_MINUTES": _PROMISED_RTO,
 }
 CONSISTENCY = {"DECLARATION": "refserver.library.consistency.DECLARATION"}
-# Why each of these: ARCHITECTURE.md, "Jobs". One worker more than jobs, so that the minute's tick is never kept waiting.
-Q_CLUSTER: dict[str, Any] = {
-    "name": "refserver",
-    "orm": "control",
-    "broker_class": "backups.broker.DatabaseBroker",
-    "workers": _JOBS_AT_ONCE + 1,
-    "timeout": 30 * 24 * 3600,
-    "retry": 31 * 24 * 3600,
-    "queue_limit": 1,
-    "ack_failures": True,
-    "max_attempts": 1,
-    "catch_up": False,
-    "poll": 0.5,
-    "guard_cycle": 0.5,
-    "save_limit": 100,
-    "label": "Queue",
-    "ALT_CLUSTERS": {},  # must be there: each host reads a queue of its own, named by Q_CLUSTER_NAME
-}
-
 # --- Applications -------------------------------------------------------------------------------------------
 INSTALLED_APPS = [
     "refserver",
@@ -154,27 +140,7 @@ TEMPLATES: list[dict[str, Any]] = [
 
 # --- Databases ----------------------------------------------------------------------------------------------
 
-
-def _sqlite(file: Path) -> dict[str, Any]:
-    """Describe an SQLite database in WAL mode.
-
-    - transaction_mode: a transaction takes the write lock when it begins. One that first reads and then
-      writes would fail at once with "database is locked" when somebody else wrote in between.
-    - synchronous=FULL: a commit is on the disk when it returns. NORMAL may lose the last ones at a power cut;
-      their vectors, which Chroma has synced by then, would be left without rows.
-    """
-    return {
-        "ENGINE": "django.db.backends.sqlite3",
-        "NAME": str(file),
-        "OPTIONS": {
-            "transaction_mode": "IMMEDIATE",
-            "timeout": 20,
-            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;",
-        },
-    }
-
-
-DATABASES = {"default": _sqlite(REFSERVER_DATABASE), "control": _sqlite(REFSERVER_CONTROL_DATABASE)}
+DATABASES = {"default": sqlite(REFSERVER_DATABASE), "control": _CONTROL}
 DATABASE_ROUTERS = ["refserver.routing.ControlRouter"]
 
 # --- Security -----------------------------------------------------------------------------------------------
@@ -233,6 +199,8 @@ LOGGING: dict[str, Any] = {
     "loggers": {
         "django": {"handlers": ["stderr"], "level": _LOG_LEVEL, "propagate": False},
         "axes": {"level": "ERROR"},  # the audit tells of logins
+        # The workers say one line a job themselves (backups.runner).
+        "django-q": {"level": "WARNING"},
         # pypdf writes a line for every oddity of a file; what makes a file unreadable is raised, and reported
         # by name.
         "pypdf": {"level": "CRITICAL"},

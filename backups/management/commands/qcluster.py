@@ -1,0 +1,24 @@
+"""`manage.py qcluster`: the workers of this host. It takes the place of Django-Q's command of the same name."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from backups.cluster import Cluster
+
+
+class Command(BaseCommand):
+    """Runs `backups.cluster`, which gets over the death of its processes; Django-Q's own guard does not."""
+
+    help = "Run the workers of this host until Ctrl-C or SIGTERM. Running jobs are finished; a second signal interrupts them."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Choose how many."""
+        parser.add_argument("--workers", type=int, help="number of workers (Q_CLUSTER's)")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Run."""
+        Cluster(options["workers"]).run()

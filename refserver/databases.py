@@ -1,0 +1,129 @@
+"""The control database and the queue, each from one setting: a file or the database for one host, servers for several."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
+
+from refserver.env import Environment
+
+_WAIT = 20
+_LONGEST_JOB = 30 * 24 * 3600
+
+
+def sqlite(file: Path) -> dict[str, Any]:
+    """Describe an SQLite database in WAL mode.
+
+    - transaction_mode: a transaction takes the write lock when it begins. One that first reads and then
+      writes would fail at once with "database is locked" when somebody else wrote in between.
+    - synchronous=FULL: a commit is on the disk when it returns. NORMAL may lose the last ones at a power cut;
+      their vectors, which Chroma has synced by then, would be left without rows.
+    """
+    return {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": str(file),
+        "OPTIONS": {
+            "transaction_mode": "IMMEDIATE",
+            "timeout": _WAIT,
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;",
+        },
+    }
+
+
+def control_database(env: Environment, name: str, default: str) -> tuple[dict[str, Any], Path | str]:
+    """What the setting *name* says, as a file or as ``postgresql://user:password@host:port/name?sslmode=require``.
+
+    Returns Django's description of the database, and where it is, without the password.
+    """
+    given = env.text(name, default)
+    password = env.secret(f"{name}_PASSWORD")
+    if "://" not in given:
+        file = env.file(name, default)
+        return sqlite(file), file
+    parts = urlsplit(given)
+    if parts.scheme not in ("postgresql", "postgres"):
+        env.problem(name, f"{parts.scheme}:// is not known", "name a file, or postgresql://user@host/name")
+    _require(env, name, "psycopg")
+    options: dict[str, Any] = dict(parse_qsl(parts.query))
+    host = options.pop("host", "") or parts.hostname or ""
+    database = {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": unquote(parts.path.lstrip("/")) or "refserver",
+        "USER": unquote(parts.username or ""),
+        "PASSWORD": password or unquote(parts.password or ""),
+        "HOST": host,
+        "PORT": str(_port(env, name, parts) or ""),
+        "CONN_MAX_AGE": 60,
+        "CONN_HEALTH_CHECKS": True,
+        "OPTIONS": {
+            "connect_timeout": 5,
+            "options": f"-c lock_timeout={_WAIT}s -c idle_in_transaction_session_timeout=5min",
+            "application_name": "refserver",
+            # A server that went away without a word is noticed within half a minute
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 4,
+            **options,
+        },
+    }
+    return database, _without_password(parts)
+
+
+def queue(env: Environment, name: str) -> dict[str, Any]:
+    """Django-Q's settings for ``database`` (the control database) or ``redis://host:port/number``."""
+    given = env.text(name, "database")
+    password = env.secret(f"{name}_PASSWORD")
+    if given == "database":
+        return {"orm": "control", "broker_class": "backups.broker.DatabaseBroker"}
+    parts = urlsplit(given)
+    if parts.scheme not in ("redis", "rediss", "unix"):
+        env.problem(name, f"{given.partition('@')[0]!r} is not known", "say database, or redis://host:6379/0")
+    _require(env, name, "redis")
+    _port(env, name, parts)
+    secret = password or unquote(parts.password or "")
+    return {
+        "redis": {"url": _without_password(parts), "password": secret},
+        "broker_class": "backups.redis_broker.RedisBroker",
+    }
+
+
+def cluster(env: Environment, name: str, jobs_at_once: int) -> dict[str, Any]:
+    """All of Django-Q's settings. Why each: `backups.checks` insists on them, and ARCHITECTURE.md says why.
+
+    One worker more than jobs, so that the minute's tick is never kept waiting.
+    """
+    return queue(env, name) | {
+        "name": "refserver",
+        "workers": jobs_at_once + 1,
+        "timeout": _LONGEST_JOB,
+        "retry": _LONGEST_JOB + 24 * 3600,
+        "queue_limit": 1,
+        "ack_failures": True,
+        "max_attempts": 1,
+        "catch_up": False,
+        "poll": 0.5,
+        "guard_cycle": 0.5,
+        "save_limit": -1,
+        "ALT_CLUSTERS": {},  # must be there: each host reads a queue of its own, named by Q_CLUSTER_NAME
+    }
+
+
+def _without_password(parts: SplitResult) -> str:
+    user = f"{parts.username}@" if parts.username else ""
+    place = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{user}{place}"))
+
+
+def _port(env: Environment, name: str, parts: SplitResult) -> int | None:
+    try:
+        return parts.port
+    except ValueError:
+        env.problem(name, "its port is no number", "write it as host:5432")
+        return None
+
+
+def _require(env: Environment, name: str, module: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        env.problem(name, f"{module} is not installed", "install the extra: pip install 'refserver-backups[hosts]'")
