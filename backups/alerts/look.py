@@ -83,7 +83,7 @@ def detect(rules: Iterable[AlertRule], every: dict[str, Detector], facts: known.
         else:
             try:
                 found[rule.name] = tuple({one.subject: one for one in detector.find(facts, rule.threshold)}.values())
-            except Exception as problem:  # a project's detector must not silence the others
+            except Exception as problem:  # noqa: BLE001  # a detector of the project must not silence the others
                 _log.exception("The detector %s raised", rule.kind)
                 found[rule.name] = None
                 broken[rule.kind] = f"{type(problem).__name__}: {problem}"[:300]
@@ -98,7 +98,7 @@ def _gathered(every: dict[str, Detector], now: datetime) -> known.Facts:
             continue
         try:
             more[detector.name] = detector.gather(now)
-        except Exception as problem:  # as above
+        except Exception as problem:  # noqa: BLE001  # as above
             _log.exception("The detector %s could not read", detector.name)
             broken[detector.name] = f"{type(problem).__name__}: {problem}"[:300]
     return replace(known.gather(now), more=more, broken=broken)

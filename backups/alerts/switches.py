@@ -1,6 +1,6 @@
 """Dead man's switches: addresses that are called when a plan's job starts and ends. What stays away is told by the monitor.
 
-It is how monitors in the manner of healthchecks.io expect it: the address itself after a success, ``/start`` and ``/fail`` at its
+Monitors in the manner of healthchecks.io expect it so: the address itself after a success, ``/start`` and ``/fail`` at its
 end otherwise, ``rid`` naming the run. The calls are written with the job's state, so one is never told without the other.
 """
 
