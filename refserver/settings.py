@@ -100,6 +100,9 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
+    "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
     "django_otp",
     "django_otp.plugins.otp_static",
     "django_otp.plugins.otp_totp",
@@ -188,6 +191,37 @@ STATIC_URL = "/static/"
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": "refserver.statics.CollectedFiles"},
+}
+
+# --- The REST interface -------------------------------------------------------------------------------------
+# What backups.api sets for its own routes, for those that other apps add below /api/v1/ too (backups.api.urls).
+REST_FRAMEWORK: dict[str, Any] = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["backups.api.callers.Bearer", "backups.api.callers.AdminSession"],
+    "DEFAULT_PERMISSION_CLASSES": ["backups.api.rights.Permitted"],
+    "DEFAULT_THROTTLE_CLASSES": [
+        "backups.api.rates.AnonymousRate",
+        "backups.api.rates.CallerRate",
+        "backups.api.rates.ChangesRate",
+    ],
+    "DEFAULT_THROTTLE_RATES": {},  # names and defaults: backups.api.rates
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_SCHEMA_CLASS": "backups.api.describe.Describer",
+    "EXCEPTION_HANDLER": "backups.api.problems.answer",
+    "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
+}
+SPECTACULAR_SETTINGS: dict[str, Any] = {
+    "TITLE": "RefServer Backups",
+    "DESCRIPTION": "Backups of SQLite and ChromaDB at one instant: make them, prove them, bring them back.",
+    "VERSION": "1",
+    "OAS_VERSION": "3.1.1",
+    "SCHEMA_PATH_PREFIX": "/api/v1",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "POSTPROCESSING_HOOKS": [],
+}
+CACHES = {
+    # Counts requests, for their rates. Several web processes need one in common, such as django.core.cache.backends.redis.
+    "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "OPTIONS": {"MAX_ENTRIES": 10_000}},
 }
 
 LOGGING: dict[str, Any] = {

@@ -7,6 +7,8 @@ from django.templatetags.static import static
 from django.urls import URLPattern, URLResolver, include, path
 from django.views.generic import RedirectView
 
+from backups.api import earlier
+from backups.api.probes import Readyz
 from backups.metrics import metrics
 from backups.sign_in import SignInForm
 from refserver import health
@@ -28,6 +30,10 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("healthz", health.alive, name="healthz"),
     path("metrics", metrics, name="metrics"),
     path("favicon.ico", FavouriteIcon.as_view()),
+    path("readyz", Readyz.as_view(), name="readyz"),
+    # Another app's routes below api/v1/ come before this line: backups.api.urls says how.
+    path("api/v1/", include("backups.api.urls")),
+    path("admin/backup/", include(earlier.urlpatterns)),
     path("admin/backup/", include("backups.admin.urls")),
     path("admin/", admin.site.urls),
     path("", include("refserver.library.urls")),

@@ -1,0 +1,56 @@
+"""The OpenAPI description, and a page to read and try it that loads nothing from elsewhere."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from django.contrib import admin
+from django.contrib.auth.views import redirect_to_login
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.shortcuts import render
+from django.urls import reverse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.csrf import csrf_exempt, ensure_csrf_cookie
+from django.views.decorators.http import require_safe
+from drf_spectacular.generators import SchemaGenerator
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from . import problems
+from .operation import Resource, operation
+
+
+@functools.cache
+def description() -> dict[str, Any]:
+    """The OpenAPI document. It is the same for everybody, and as long as this process lives."""
+    generator = SchemaGenerator()  # type: ignore[no-untyped-call]
+    found: dict[str, Any] = generator.get_schema(request=None, public=True)  # type: ignore[no-untyped-call]
+    return found
+
+
+class Description(Resource):
+    """The OpenAPI document."""
+
+    tag = "Reference"
+
+    @operation("show_schema", answers={200: {"application/json": {"type": "object"}}})
+    def get(self, request: Request) -> HttpResponseBase:
+        """The OpenAPI 3.1 description of this interface."""
+        return Response(description())
+
+
+@csrf_exempt
+def nothing_here(request: HttpRequest) -> HttpResponse:
+    """Whatever else is asked for below this interface's address, by whatever method."""
+    return problems.plain(404, "not_found", "There is nothing at this address.", problems.HINTS[404])
+
+
+@require_safe
+@never_cache
+@ensure_csrf_cookie
+def page(request: HttpRequest) -> HttpResponse:
+    """The description to read and try, for whoever is signed in to the admin."""
+    if not admin.site.has_permission(request):
+        return redirect_to_login(request.get_full_path(), reverse("admin:login"))
+    return render(request, "backups/api.html", {"schema": reverse("backups-api:schema")})

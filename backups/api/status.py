@@ -1,0 +1,34 @@
+"""Status and readiness."""
+
+from __future__ import annotations
+
+from django.http import HttpResponseBase
+from rest_framework.request import Request
+
+from backups import status
+
+from .operation import Resource, operation, reply
+from .shapes import Readiness, Status
+
+
+class Safe(Resource):
+    """Are we safe?"""
+
+    tag = "Status"
+
+    @operation("show_status", "backups.view_backup", answers={200: Status})
+    def get(self, request: Request) -> HttpResponseBase:
+        """Are we safe? The verdict of the overview, and what it rests on."""
+        return reply(Status.model_validate(status.now().as_json()))
+
+
+class ReadinessOf(Resource):
+    """Are we safe, in short?"""
+
+    tag = "Status"
+
+    @operation("show_readiness", "backups.view_backup", answers={200: Readiness})
+    def get(self, request: Request) -> HttpResponseBase:
+        """Are we safe, in short: a level, a sentence, and the reasons."""
+        told = status.now().as_json()
+        return reply(Readiness.model_validate({name: told[name] for name in ("level", "sentence", "reasons")}))

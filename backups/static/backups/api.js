@@ -1,0 +1,32 @@
+// The page to read and try the REST interface: Swagger UI, as the session that looks at it. Nothing is loaded from elsewhere.
+"use strict";
+
+(() => {
+  const main = document.getElementById("api");
+  const cookie = (name) =>
+    document.cookie.split("; ").map((pair) => pair.split("=")).find(([key]) => key === name)?.[1] ?? "";
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const follow = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
+  dark.addEventListener("change", follow);
+  follow();
+  SwaggerUIBundle({
+    url: main.dataset.schema,
+    domNode: main,
+    deepLinking: true,
+    filter: true,
+    docExpansion: "list",
+    defaultModelsExpandDepth: 0,
+    displayRequestDuration: true,
+    tryItOutEnabled: true,
+    validatorUrl: null,
+    persistAuthorization: false,
+    requestInterceptor: (request) => {
+      // A token that was entered stands for itself; the session is then left out.
+      if (request.headers.Authorization) request.credentials = "omit";
+      else if (!["GET", "HEAD"].includes((request.method || "GET").toUpperCase())) {
+        request.headers["X-CSRFToken"] = cookie("csrftoken");
+      }
+      return request;
+    },
+  });
+})();
