@@ -120,6 +120,7 @@ def _row(name: str, backup: Backup, seen: str) -> IndexedBackup:
     manifest = backup.manifest
     problems = [*manifest.problems, *(backup.failure.problems if backup.failure else ())]
     restored = [proof for proof in backup.proofs if proof.ok and proof.depth is Depth.RESTORE]
+    drill = next((proof for proof in reversed(backup.proofs) if proof.drill), None)
     return IndexedBackup(
         repository=name,
         backup_id=backup.id,
@@ -152,6 +153,9 @@ def _row(name: str, backup: Backup, seen: str) -> IndexedBackup:
         ],
         proofs=len(backup.proofs),
         restore_seconds=restored[-1].seconds if restored else None,
+        drilled_at=drill.time if drill else None,
+        drill_ok=drill.ok if drill else None,
+        drill_seconds=drill.seconds if drill else None,
         job=manifest.job,
         problem=problems[0].message if problems else "",
         seen=seen,

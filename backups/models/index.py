@@ -42,6 +42,9 @@ class IndexedBackup(models.Model):
     sources = models.JSONField(default=list, help_text='[{"kind", "name", "bytes", "files", "method"}]')
     proofs = models.PositiveIntegerField(default=0)
     restore_seconds = models.FloatField(null=True, blank=True, help_text="Of the newest proof by restore, for the RTO.")
+    drilled_at = models.DateTimeField(null=True, blank=True, help_text="Of the newest test restore.")
+    drill_ok = models.BooleanField(null=True, blank=True)
+    drill_seconds = models.FloatField(null=True, blank=True)
     job = models.CharField(max_length=36, blank=True, help_text="The job that made it, as the manifest says.")
     problem = models.TextField(blank=True, help_text="Why it is damaged, in a sentence.")
     seen = models.CharField(max_length=80, blank=True, help_text="Time stamps of its folder when it was read.")
@@ -67,6 +70,7 @@ class IndexedBackup(models.Model):
             models.Index(fields=["repository", "-time", "bytes_stored"], name="backup_space"),
             models.Index(fields=["kind", "-time"], name="backup_by_kind"),
             models.Index(fields=["verification", "-time"], name="backup_by_proof"),
+            models.Index(fields=["-drilled_at"], name="backup_drilled", condition=models.Q(drilled_at__isnull=False)),
             models.Index(fields=["parent_id"], name="backup_by_parent", condition=~models.Q(parent_id="")),
         )
 
