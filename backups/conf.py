@@ -98,9 +98,14 @@ class Configuration:
 
         Raises `EngineError` for a set that is not this project's: another application's data must not be written over its own.
         """
-        while set_name not in self.sets and "-" in set_name:
-            set_name = set_name.rpartition("-")[0]
-        return self.sources(set_name)
+        return self.sources(self.whole_set(set_name))
+
+    def whole_set(self, set_name: str) -> str:
+        """The set of this project that a set of some of its stores belongs to; any other name as it is."""
+        wanted = set_name
+        while wanted not in self.sets and "-" in wanted:
+            wanted = wanted.rpartition("-")[0]
+        return wanted if wanted in self.sets else set_name
 
 
 _NUMBERS = {

@@ -66,12 +66,21 @@ def restore_in_place(actor: Actor, *, typed: str, **arguments: Any) -> Job:
     row = indexed(str(arguments.get("backup_id", "")), str(arguments.get("repository", "")))
     if typed != row.backup_id:
         raise RestoreRefused("The id that was typed is not that of the backup. Nothing was changed.", hint="Type it in full.")
-    if row.set in configuration().kept_apart:
-        raise RestoreRefused(
-            f"The set {row.set} holds what controls the backups, and is not restored from here.",
-            hint="Stop everything, and use `refbackup restore` in a shell (DISASTER_RECOVERY.md).",
-        )
+    why, hint = refusal_in_place(row)
+    if why:
+        raise RestoreRefused(why, hint=hint)
     return jobs.enqueue(RESTORE_IN_PLACE, {**arguments, "repository": row.repository}, actor)
+
+
+def refusal_in_place(row: IndexedBackup) -> tuple[str, str]:
+    """Why backups of this one's set are not restored in place from here, and what to do; both empty where they are."""
+    if configuration().whole_set(row.set) not in configuration().kept_apart:
+        return "", ""
+    return (
+        f"The set {row.set} holds what controls the backups, and is not restored in place from here: "
+        "it would take away the very job that restores it.",
+        "Restore it into a folder, or stop everything and use `refbackup restore` in a shell (DISASTER_RECOVERY.md).",
+    )
 
 
 def delete(actor: Actor, backup_ids: Sequence[str], *, repository: str = "") -> Job:
@@ -208,7 +217,7 @@ def change_plan(actor: Actor, plan: Plan, **values: Any) -> Plan:
 
 
 def remove_plan(actor: Actor, plan: Plan) -> None:
-    """Remove a plan; its jobs stay. `install_schedules` makes a built-in one anew: pause it instead."""
+    """Remove a plan; its jobs stay. One that came with the installation comes back with ``install_schedules --again`` only."""
     with transaction.atomic(using=configuration().database):
         audit.record(actor, "plan.removed", f"plan:{plan.name}", before=plans.described(plan))
         plan.delete()
