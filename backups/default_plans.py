@@ -18,6 +18,7 @@ from django.db import transaction
 from django_q.models import Schedule
 
 from . import audit
+from .alerts import default_rules
 from .conf import configuration
 from .kinds import kinds
 from .models import AuditEntry, Plan
@@ -75,7 +76,7 @@ DEFAULTS: tuple[Default, ...] = (
 
 
 def install(*, again: bool = False) -> list[str]:
-    """Make the plans that are missing and this host's tick. Returns the names of what was made; a second call makes nothing.
+    """Make the plans and rules of alerts that are missing, and this host's tick. Returns the names of what was made.
 
     Left out are plans of kinds or sets that are not there (yet), and plans that a person has deleted, unless *again*.
     """
@@ -109,4 +110,5 @@ def install(*, again: bool = False) -> list[str]:
         }
         if Schedule.objects.update_or_create(name=name, defaults=tick)[1]:
             made.append(name)
+        made += default_rules.install()
     return made
