@@ -29,6 +29,7 @@ _SEE = (
     "backups.view_job",
     "backups.view_plan",
     "backups.view_audit",
+    "backups.view_alert",
     "consistency.view_check",
 )
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -42,6 +43,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "backups.change_plan",
         "backups.run_plan",
         "backups.issue_token",
+        "backups.acknowledge_alert",
+        "backups.change_alert",
         "consistency.run_check",
         "consistency.repair_finding",
     ),
@@ -52,6 +55,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "backups.delete_backup",
         "backups.cancel_job",
         "backups.issue_token",
+        "backups.acknowledge_alert",
     ),
 }
 """Group -> permissions. A person may be in several."""
@@ -66,6 +70,7 @@ SCOPES: dict[str, tuple[str, ...]] = {
     "delete": ("backups.delete_backup",),
     "jobs": ("backups.cancel_job",),
     "plans": ("backups.change_plan", "backups.run_plan"),
+    "alerts": ("backups.acknowledge_alert", "backups.change_alert"),
     "consistency": ("consistency.run_check", "consistency.repair_finding"),
     "tokens": ("backups.view_token", "backups.issue_token", "backups.revoke_token"),
     "metrics": (),

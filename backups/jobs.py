@@ -16,6 +16,7 @@ from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from . import audit
+from .alerts import switches
 from .audit import Actor
 from .conf import configuration
 from .kinds import BACKUP, Kind, kind_of
@@ -93,10 +94,12 @@ def claim(host: str, worker: str) -> Job | None:
                 if taken and running.count() > found.jobs_at_once:
                     transaction.set_rollback(True, using=found.database)
                     return None
+                if taken:
+                    job.refresh_from_db()
+                    switches.started(job)
         except IntegrityError:
             continue  # another job writes to that repository
         if taken:
-            job.refresh_from_db()
             return job
     return None
 
@@ -156,8 +159,10 @@ def end(
         actor = Actor(name=job.by, id=job.by_id, via=Job.Via(job.via))
         what = {"state": job.state, "backup": job.backup_id, "error": (error or {}).get("message")}
         audit.record(actor, f"{job.kind}.{state}", f"job:{job.id}", after=what)
-        if wants_another_try(job):
+        tried_again = wants_another_try(job)
+        if tried_again:
             _try_again(job)
+        switches.ended(job, tried_again=tried_again)
         nudge(job.host)
     return True
 

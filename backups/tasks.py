@@ -8,6 +8,7 @@ from collections.abc import Callable
 from django.utils import timezone
 
 from . import cluster, jobs, processes, queue, runner, schedules, watch
+from .alerts.look import look
 from .conf import configuration
 from .housekeeping import tidy
 from .reconcile import reconcile
@@ -40,7 +41,7 @@ def work(host: str) -> int:
 
 
 def tick(host: str) -> None:
-    """Every minute: give a sign of life, end what died, queue what is due, ring for what waits.
+    """Every minute: give a sign of life, end what died, queue what is due, ring for what waits, tell what is wrong.
 
     Each of these is done also when one before it failed; the failures are raised together at the end.
     """
@@ -53,6 +54,7 @@ def tick(host: str) -> None:
         lambda: schedules.queue_due(host, now),
         lambda: _ring_for_waiting(host),
         lambda: tidy(now),
+        lambda: look(host, now),
     )
     failures: list[Exception] = []
     for step in steps:
