@@ -86,7 +86,7 @@ def install(*, again: bool = False) -> list[str]:
         for default in DEFAULTS:
             if default.kind not in kinds() or str(default.arguments.get("set", found.default_set)) not in found.sets:
                 continue
-            if not again and AuditEntry.objects.filter(target=f"plan:{default.name}", action="plan.deleted").exists():
+            if not again and AuditEntry.objects.filter(target=f"plan:{default.name}", action="plan.removed").exists():
                 continue
             values = {
                 "title": default.title,
@@ -98,7 +98,7 @@ def install(*, again: bool = False) -> list[str]:
             }
             if Plan.objects.get_or_create(name=default.name, defaults=values)[1]:
                 made.append(default.name)
-                audit.record(audit.SYSTEM, "plan.added", f"plan:{default.name}", after=values)
+                audit.record(audit.SYSTEM, "plan.made", f"plan:{default.name}", after=values)
         name = f"backups: tick of {found.host}"
         tick = {
             "func": "backups.tasks.tick",

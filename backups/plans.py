@@ -11,7 +11,7 @@ from django.core.validators import validate_email
 from django.utils import timezone
 
 from .engine.errors import EngineError, UsageError
-from .kinds import RESTORE_IN_PLACE, kind_of
+from .kinds import DELETE, PREVIEW, RESTORE, RESTORE_IN_PLACE, kind_of
 from .models import Plan
 from .schedules import in_words, slots_after
 
@@ -21,8 +21,8 @@ WRITABLE = (
 )
 """What may be changed of a plan; its name stays, and `services.pause_plan` and `resume_plan` switch it."""
 
-NEVER_PLANNED = frozenset({RESTORE_IN_PLACE.name})
-"""Kinds that a person asks for each time."""
+NEVER_PLANNED = frozenset({RESTORE_IN_PLACE.name, RESTORE.name, PREVIEW.name, DELETE.name})
+"""Kinds that a person asks for each time: each is about one backup."""
 
 
 def check(plan: Plan) -> None:

@@ -6,15 +6,16 @@ Each function checks nothing about rights (the caller knows who asks, `access.ma
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from django.contrib.auth.models import AbstractUser
-from django.db import transaction
+from django.db import DatabaseError, connections, transaction
 from django.utils import timezone
 
-from . import access, audit, jobs, plans, schedules
+from . import access, accounts, audit, jobs, plans, schedules
 from .access import Issued
 from .audit import Actor
 from .conf import configuration
@@ -24,7 +25,7 @@ from .engine.repository.local import Repository
 from .engine.types import Backup, Hold
 from .index import note_job, refresh_one
 from .kinds import BACKUP, DELETE, DRILL, PREVIEW, PRUNE, REINDEX, RESTORE, RESTORE_IN_PLACE, VERIFY, kind_of
-from .models import ApiToken, IndexedBackup, Job, Plan
+from .models import ApiToken, IndexedBackup, Job, JobLog, Plan
 
 _HOLD_WAIT = 2.0
 
@@ -269,11 +270,47 @@ def _described(token: ApiToken) -> dict[str, Any]:
     }
 
 
-def after_job(job: Job) -> None:
-    """What a job may have changed is read anew: the index, and after a restore of the application's database the groups."""
+_accounts_before: dict[uuid.UUID, accounts.Accounts | None] = {}
+"""Of each restore in place that this process runs: the accounts as they were."""
+
+
+def before_job(job: Job) -> None:
+    """What can be seen only before a job's work begins is looked at, and kept in this process for `after_job`."""
     if job.kind == RESTORE_IN_PLACE.name:
-        access.make_groups()
+        _accounts_before[job.pk] = accounts.now()
+
+
+def after_job(job: Job) -> None:
+    """What a job may have changed is read anew: the index, and after a restore of the application's database who may do what.
+
+    The groups are made anew, and what accounts and rights came back is added to the job's result and to the audit.
+    """
+    if job.kind == RESTORE_IN_PLACE.name:
+        _note_accounts(job)
     note_job(job)
+
+
+def _note_accounts(job: Job) -> None:
+    alias = accounts.alias()
+    try:
+        connections[alias].close()  # its file may be another one now
+        access.make_groups()
+    except DatabaseError as problem:
+        if alias == configuration().database:
+            raise
+        jobs.say(job, f"The groups could not be made anew: {problem}. Run manage.py migrate.", JobLog.Level.WARNING)
+    if job.pk not in _accounts_before:
+        return  # another process ran it, and is gone
+    told = accounts.compare(_accounts_before.pop(job.pk), accounts.now())
+    if job.result is not None and str(job.arguments.get("only") or "sqlite").startswith("sqlite"):
+        job.result["accounts"] = told
+    if any(told["counts"].values()):
+        names = {what: [account["name"] for account in told[what]] for what in ("appear", "vanish")}
+        changed = {one["name"]: [change["what"] for change in one["changes"]] for one in told["change"]}
+        groups = {one["name"]: {"gains": one["gains"], "loses": one["loses"]} for one in told["groups"]}
+        what = {"backup": job.arguments["backup_id"], **names, "change": changed, "groups": groups, "counts": told["counts"]}
+        actor = Actor(name=job.by, id=job.by_id, via=Job.Via(job.via))
+        audit.record(actor, f"{job.kind}.accounts", f"job:{job.pk}", after=what)
 
 
 def permission_for(kind: str) -> str:

@@ -1,0 +1,31 @@
+"""`manage.py export_plans`: the plans as YAML."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from backups import plan_files
+from backups.models import Plan
+
+
+class Command(BaseCommand):
+    """Writes to standard output; `import_plans` reads it."""
+
+    help = "Write the plans as YAML to standard output."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Choose plans."""
+        parser.add_argument("name", nargs="*", help="names of plans (default: all)")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Write them, or say which name is none."""
+        plans = Plan.objects.all()
+        if options["name"]:
+            plans = plans.filter(name__in=options["name"])
+            missing = sorted(set(options["name"]) - {plan.name for plan in plans})
+            if missing:
+                raise CommandError(f"There is no plan {', '.join(missing)}.", returncode=2)
+        self.stdout.write(plan_files.write(plans), ending="")

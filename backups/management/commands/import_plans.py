@@ -1,0 +1,67 @@
+"""`manage.py import_plans FILE`: make the plans as a YAML file says."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from backups import plan_files
+from backups.audit import Actor
+from backups.engine.errors import UsageError
+from backups.models import Job
+
+
+class Command(BaseCommand):
+    """Takes a file over whole or not at all. Exit code 2 when anything in it is wrong."""
+
+    help = "Make the plans as a YAML file says. Plans that it does not name stay."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Name the file."""
+        parser.add_argument("file", help="a file as export_plans writes it; - reads standard input")
+        parser.add_argument("--dry-run", action="store_true", help="say what would change")
+        parser.add_argument("--replace", action="store_true", help="remove plans that the file does not name")
+        parser.add_argument("--json", action="store_true", help="one JSON object")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Show each change, line by line."""
+        try:
+            entries = plan_files.read(_text(options["file"]))
+            if options["dry_run"]:
+                found = plan_files.compare(entries, replace=options["replace"])
+                changes = [change for change in found if change.what != "same"]
+            else:
+                actor = Actor(name=getpass.getuser(), via=Job.Via.COMMAND)
+                changes = plan_files.take_over(actor, entries, replace=options["replace"])
+        except UsageError as problem:
+            if options["json"]:
+                self.stdout.write(json.dumps({"error": problem.as_json()}))
+            lines = "".join(f"\n  {line}" for line in problem.details.get("problems", []))
+            message = "The file is not taken, and no plan was changed:" if lines else problem.message
+            raise CommandError(f"{message}{lines}", returncode=2) from None
+        if options["json"]:
+            told = [change.as_json() for change in changes]
+            self.stdout.write(json.dumps({"changes": told, "dry_run": options["dry_run"]}))
+            return
+        for change in changes:
+            self.stdout.write(f"{change.name}: {'would be ' if options['dry_run'] else ''}{change.what}")
+            for line in change.lines:
+                self.stdout.write(f"  {line}")
+        if not changes:
+            self.stdout.write("All plans are as the file says.")
+
+
+def _text(name: str) -> str:
+    try:
+        content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        return content.decode("utf-8-sig")
+    except OSError as problem:
+        raise UsageError(f"{name} cannot be read: {problem.strerror}.", hint="No plan was changed.") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{name} is no text in UTF-8.", hint="No plan was changed.") from None

@@ -1,0 +1,221 @@
+"""Plans as YAML: there and back, all that is wrong told at once, and nothing changed by a file that is wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+import string
+
+import pytest
+from django.core.management import CommandError, call_command
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backups import default_plans, plan_files, services
+from backups.engine.errors import UsageError
+from backups.models import AuditEntry, Plan
+
+GOOD = """
+version: 1
+plans:
+  - name: nightly
+    kind: backup
+    arguments: {backup: full, note: "nightly: all of it"}
+    cron: 30 2 * * *
+    time_zone: Europe/Berlin
+  - name: weekly-drill
+    kind: drill
+    cron: 0 5 * * 0
+    enabled: false
+"""
+
+
+ONE = "version: 1\nplans:\n  - name: a\n    kind: health\n    cron: 0 3 * * *\n"
+
+
+def problems(text: str) -> list[str]:
+    with pytest.raises(UsageError) as caught:
+        plan_files.read(text)
+    return caught.value.details["problems"]
+
+
+def test_what_is_written_is_read_back(empty_site):
+    default_plans.install()
+    services.pause_plan(empty_site.actor, Plan.objects.get(name="daily-full"))
+    services.change_plan(empty_site.actor, Plan.objects.get(name="hourly-health"), alert_to=["ops@example.org"], host="one")
+    text = plan_files.write(Plan.objects.all())
+    assert all(change.what == "same" for change in plan_files.compare(plan_files.read(text), replace=True))
+    assert plan_files.take_over(empty_site.actor, plan_files.read(text)) == []
+    before = {plan.name: plan_files.Entry.values(plan) for plan in Plan.objects.all()}
+    Plan.objects.all().delete()
+    plan_files.take_over(empty_site.actor, plan_files.read(text))
+    assert {plan.name: plan_files.Entry.values(plan) for plan in Plan.objects.all()} == before
+
+
+TEXT = st.text(alphabet=string.printable + "äé✓:#&*-[]{}\u2028\U0001f600", max_size=40).map(str.strip)
+
+
+@given(st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=4))
+def test_any_text_survives_the_way_through_a_file(texts):
+    plans = [
+        Plan(name=f"p{number}", title=title, kind="backup", arguments={"note": note}, cron="0 3 * * *")
+        for number, (title, note) in enumerate(texts)
+    ]
+    back = plan_files.read(plan_files.write(plans))
+    assert [(entry.title, entry.arguments["note"]) for entry in back] == texts
+
+
+def test_all_that_is_wrong_is_told_at_once_with_its_line(empty_site):
+    text = GOOD + (
+        "  - name: one\n"
+        "    kind: backup\n"
+        "    arguments: {backup: half}\n"
+        "    cron: 99 * * * *\n"
+        "  - name: two words\n"
+        "    kind: nonsense\n"
+        "    cron: 0 3 * * *\n"
+        "    time_zone: Nowhere\n"
+        "  - name: nightly\n"
+        "    kind: restore_in_place\n"
+        "    cron: 0 0 30 2 *\n"
+        "    alert_to: [nobody]\n"
+    )
+    found = problems(text)
+    assert [line.partition(": ")[0] for line in found] == [f"line {n}" for n in (15, 16, 17, 18, 20, 21, 22, 23, 24)], found
+    for part in (
+        "plans[2].arguments: Back up: backup",
+        "plans[2].cron: '99 * * * *' is no",
+        "plans[3].name: Letters, digits",
+        "plans[3].kind: There is no kind of job named 'nonsense'",
+        "plans[3].time_zone: 'Nowhere' is not known",
+        "plans[4].name: 'nightly' is named before already",
+        "plans[4].kind: restore_in_place is not done by a plan",
+        "plans[4].cron: '0 0 30 2 *'",
+        "plans[4].alert_to: 'nobody' is no address",
+    ):
+        assert any(part in line for line in found), (part, found)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (ONE + "    croon: 1\n", "line 6: plans[0].croon: there is no such setting."),
+        (ONE + "    enabled: 'no'\n", "line 6: plans[0].enabled: Input"),
+        ("", "it is empty."),
+        ("version: 1\nplans: []\nplans: []\n", "line 3: plans: it is there twice."),
+        ("version: 2\nplans: []\n", "line 1: version: Input should be 1."),
+        ("plans: []\n", "line 1: version: Field required."),
+        ("version: 1\nplans: []\nmore: 1\n", "line 3: more: there is no such setting."),
+        (
+            "version: 1\nplans:\n  - name: a\n    kind: health\n    cron: 0 3 * * *\n    croon: 1\n",
+            "line 6: plans[0].croon: there is no",
+        ),
+        (
+            "version: 1\nplans:\n  - name: a\n    kind: health\n    cron: 0 3 * * *\n    enabled: 'no'\n",
+            "line 6: plans[0].enabled: Input",
+        ),
+        ("version: 1\nplans:\n  - {name: 2026-01-01, kind: health, cron: 0 3 * * *}\n", "line 3: plans[0].name: Input"),
+        ("version: 1\nplans: [\n", "line 3: "),
+        ("version: 1\n\tplans: []\n", "line 2: "),
+        ("a: &x [1]\nb: *x\n", "line 1: references (& and *) are not taken."),
+        ("a: !!python/object/apply:os.system ['true']\n", "line 1: could not determine a constructor"),
+        ("[" * 50 + "]" * 50, "line 1: it is nested too deeply."),
+        ("version: 1\nplans: []\n---\nversion: 1\n", "line 3: "),
+        ("? [a]\n: 1\n", "line 1: "),
+        ("version: " + "9" * 6000, ""),
+        ("- 1", "line 1: Input should be"),
+        ("\x00", ""),
+    ],
+)
+def test_what_is_no_file_of_plans_is_refused(text, line):
+    assert any(found.startswith(line) for found in problems(text)), problems(text)
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_read_or_refused_and_nothing_else(text):
+    try:
+        plan_files.read(text)
+    except UsageError as problem:
+        assert problem.details["problems"]
+
+
+def test_a_small_file_cannot_mean_a_huge_one():
+    bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+        f"{new}: &{new} [{','.join(['*' + old] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+    )
+    assert "references" in problems(bomb)[0]
+    assert "longer than" in problems("#" * (plan_files.LONGEST_FILE + 1))[0]
+
+
+def test_nothing_changes_when_a_file_is_wrong_or_fails_half_way(empty_site, monkeypatch):
+    default_plans.install()
+    before = list(Plan.objects.values())
+    entries = AuditEntry.objects.count()
+    with pytest.raises(UsageError):
+        plan_files.take_over(empty_site.actor, plan_files.read(GOOD + "  - name: bad\n"))
+    made = services.make_plan
+
+    def fails_at_the_second(actor, name, **values):
+        if name == "weekly-drill-2":
+            raise UsageError("planted")
+        return made(actor, name, **values)
+
+    monkeypatch.setattr(services, "make_plan", fails_at_the_second)
+    with pytest.raises(UsageError, match="planted"):
+        plan_files.take_over(empty_site.actor, plan_files.read(GOOD.replace("weekly-drill", "weekly-drill-2")))
+    assert list(Plan.objects.values()) == before and AuditEntry.objects.count() == entries
+
+
+def test_a_file_is_compared_taken_over_and_audited(empty_site):
+    default_plans.install()
+    entries = plan_files.read(GOOD)
+    assert {change.name: change.what for change in plan_files.compare(entries)} == {
+        "nightly": "added",
+        "weekly-drill": "changed",
+    }
+    changed = plan_files.compare(entries)[1]
+    assert "- enabled: true" in changed.lines and "+ enabled: false" in changed.lines
+    assert changed.kinds == {"drill"}
+    plan_files.take_over(empty_site.actor, entries, replace=True)
+    assert set(Plan.objects.values_list("name", flat=True)) == {"nightly", "weekly-drill"}
+    drill = Plan.objects.get(name="weekly-drill")
+    assert (drill.enabled, drill.paused_by, drill.cron) == (False, "tester", "0 5 * * 0")
+    imported = AuditEntry.objects.get(action="plans.imported")
+    assert imported.after["nightly"] == "added" and imported.after["daily-full"] == "removed"
+    assert AuditEntry.objects.filter(action="plan.made", target="plan:nightly").count() == 1
+    assert AuditEntry.objects.filter(action="plan.changed", target="plan:weekly-drill").count() == 1
+    assert "daily-full" not in default_plans.install(), "what was removed stays away"
+    assert "daily-full" in default_plans.install(again=True)
+
+
+def manage(*arguments: object) -> tuple[int, str, str]:
+    """A command in this process: exit code, standard output, complaint."""
+    said = io.StringIO()
+    try:
+        call_command(*map(str, arguments), stdout=said)
+    except CommandError as problem:
+        return problem.returncode, said.getvalue(), str(problem)
+    return 0, said.getvalue(), ""
+
+
+def test_the_commands(empty_site, tmp_path):
+    default_plans.install()
+    code, exported, _ = manage("export_plans", "daily-full")
+    assert code == 0 and exported.startswith("# Plans") and "name: daily-full" in exported
+    assert manage("export_plans", "nothing")[0] == 2
+    file = tmp_path / "plans.yaml"
+    file.write_text(GOOD, "utf-8")
+    code, dry, _ = manage("import_plans", file, "--dry-run", "--json")
+    assert code == 0 and [change["change"] for change in json.loads(dry)["changes"]] == ["added", "changed"]
+    assert not Plan.objects.filter(name="nightly").exists()
+    code, done, _ = manage("import_plans", file)
+    assert code == 0 and "nightly: added" in done and "  + cron: 30 2 * * *" in done
+    assert Plan.objects.get(name="nightly").time_zone == "Europe/Berlin"
+    assert manage("import_plans", file)[1].strip() == "All plans are as the file says."
+    file.write_text(GOOD.replace("30 2 * * *", "30 2 * *"), "utf-8")
+    code, said, complaint = manage("import_plans", file, "--json")
+    assert code == 2 and "line 7: plans[0].cron" in complaint
+    assert json.loads(said)["error"]["problems"] == [complaint.splitlines()[1].strip()]
+    assert manage("import_plans", tmp_path / "missing")[0] == 2
+    file.write_bytes(b"\xff\xfe")
+    assert "no text in UTF-8" in manage("import_plans", file)[2]
