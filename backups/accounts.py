@@ -18,7 +18,7 @@ from django.apps import apps
 from django.contrib.auth import get_user_model
 from django.contrib.auth.hashers import UNUSABLE_PASSWORD_PREFIX
 from django.core.exceptions import FieldDoesNotExist
-from django.db import router
+from django.db import DatabaseError, connections, router
 
 Query = Callable[[str], Iterable[Sequence[Any]]]
 """Runs an SQL statement without parameters and returns its rows."""
@@ -178,6 +178,28 @@ def read(query: Query) -> Accounts | None:
         by_name=found,
         groups={name: members.get(key, ()) for key, name in group_names.items()},
     )
+
+
+def now() -> Accounts | None:
+    """The accounts of the live database, through a connection of its own that is closed again; None where it cannot be read.
+
+    Its file may have been put in the place of another one since this process last looked.
+    """
+    connection = connections[alias()]
+    connection.close()
+    try:
+        with connection.cursor() as cursor:
+
+            def query(statement: str) -> Iterable[Sequence[Any]]:
+                cursor.execute(statement)
+                rows: list[tuple[Any, ...]] = cursor.fetchall()
+                return rows
+
+            return read(query) if connection.vendor == "sqlite" else None
+    except DatabaseError:
+        return None
+    finally:
+        connection.close()
 
 
 def compare(before: Accounts | None, after: Accounts | None) -> dict[str, Any]:

@@ -142,6 +142,7 @@ def _guarded(scratch: Path) -> Iterator[None]:
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        env={},  # not the job's: whoever ends all processes of a job that was killed leaves the guard to its work
         start_new_session=True,  # a signal to the group of this process is not for it
     )
     try:

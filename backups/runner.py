@@ -80,9 +80,12 @@ def run(job: Job) -> Job:
 
     A control database that is locked or away delays what is told, and never stops the work.
     """
+    from .services import before_job
+
     try:
         kind = kind_of(job.kind)
         command = kind.command(kind.parse(job.arguments), str(job.pk))
+        before_job(job)
         parent = os.getpid()
         child = subprocess.Popen(
             command,
