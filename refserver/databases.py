@@ -92,11 +92,11 @@ def queue(env: Environment, name: str) -> dict[str, Any]:
 def cluster(env: Environment, name: str, jobs_at_once: int) -> dict[str, Any]:
     """All of Django-Q's settings. Why each: `backups.checks` insists on them, and ARCHITECTURE.md says why.
 
-    One worker more than jobs, so that the minute's tick is never kept waiting.
+    Two workers more than jobs: one for the minute's tick, and one for messages, whose receivers may hang.
     """
     return queue(env, name) | {
         "name": "refserver",
-        "workers": jobs_at_once + 1,
+        "workers": jobs_at_once + 2,
         "timeout": _LONGEST_JOB,
         "retry": _LONGEST_JOB + 24 * 3600,
         "queue_limit": 1,

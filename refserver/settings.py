@@ -59,6 +59,20 @@ _SECOND_FACTOR = _env.text("REFSERVER_SECOND_FACTOR", "optional", choices={"opti
 TIME_ZONE = _env.text("REFSERVER_TIME_ZONE", "UTC")
 if TIME_ZONE not in available_timezones():
     _env.problem("REFSERVER_TIME_ZONE", f"{TIME_ZONE!r} is not known", "use a name such as UTC or Europe/Berlin")
+# Mail, for alerts. Django's own names, so that whatever sends mail in a project uses the same server.
+EMAIL_HOST = _env.text("REFSERVER_EMAIL_HOST", "")
+EMAIL_PORT = _env.integer("REFSERVER_EMAIL_PORT", 587, least=1, most=65535)
+_EMAIL_SECURITY = _env.text("REFSERVER_EMAIL_SECURITY", "starttls", choices={"none", "starttls", "tls"})
+EMAIL_USE_TLS, EMAIL_USE_SSL = _EMAIL_SECURITY == "starttls", _EMAIL_SECURITY == "tls"
+EMAIL_HOST_USER = _env.text("REFSERVER_EMAIL_USER", "")
+EMAIL_HOST_PASSWORD = _env.secret("REFSERVER_EMAIL_PASSWORD")
+EMAIL_TIMEOUT = _env.integer("REFSERVER_EMAIL_TIMEOUT", 10, least=1, most=60)
+DEFAULT_FROM_EMAIL = SERVER_EMAIL = _env.text("REFSERVER_EMAIL_FROM", "refserver@localhost")
+if EMAIL_HOST_USER and _EMAIL_SECURITY == "none" and EMAIL_HOST not in {"localhost", "127.0.0.1", "::1"}:
+    _env.problem("REFSERVER_EMAIL_SECURITY", "the password would go over the network as it is", "use starttls or tls")
+_ADDRESS = _env.text("REFSERVER_ADDRESS", "")
+_ALERT_HOSTS = _env.names("REFSERVER_ALERT_HOSTS", "")
+
 _LOG_LEVEL = _env.text("REFSERVER_LOG_LEVEL", "INFO", choices={"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"})
 
 ENVIRONMENT_NAMES = frozenset(_env.asked) | ENGINE_SETTINGS
@@ -83,6 +97,8 @@ BACKUPS: dict[str, Any] = {
     "JOBS_AT_ONCE": _JOBS_AT_ONCE,
     "RESTORE_FOLDER": str(REFSERVER_RESTORED),
     "RUN_FOLDER": str(REFSERVER_RUN_DIR),
+    "ADDRESS": _ADDRESS,
+    "ALERT_HOSTS": _ALERT_HOSTS,
     "PROMISED_RPO_MINUTES": _PROMISED_RPO,
     "PROMISED_RTO_MINUTES": _PROMISED_RTO,
 }
