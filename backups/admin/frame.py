@@ -47,6 +47,7 @@ TABS = (
     Tab("backups:jobs", "Jobs", "backups.view_job"),
     Tab("backups:plans", "Plans", "backups.view_plan"),
     Tab("consistency:overview", "Consistency", "consistency.view_check"),
+    Tab("backups:readiness", "Readiness", "backups.view_backup"),
     Tab("backups:tokens", "Tokens", "backups.issue_token"),
     Tab("backups:audit", "Audit", "backups.view_audit"),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import URLPattern, URLResolver
 
-from . import audit, backups, dashboard, jobs, plans, restore, second_factor, tokens
+from . import audit, backups, dashboard, jobs, plans, readiness, restore, second_factor, tokens
 
 app_name = "backups"
 urlpatterns: list[URLPattern | URLResolver] = [
@@ -13,6 +13,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     *restore.urlpatterns,
     *jobs.urlpatterns,
     *plans.urlpatterns,
+    *readiness.urlpatterns,
     *tokens.urlpatterns,
     *audit.urlpatterns,
     *second_factor.urlpatterns,
