@@ -97,7 +97,7 @@ class Cluster:
         """Work until a signal asks to stop, then return when the running jobs have ended."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._note)
-        self._broker = get_broker()
+        self._broker = get_broker(configuration().host)
         self._renew_pipes()
         connections.close_all()
         self._pool = [self._start_worker() for _ in range(self._size)]
@@ -183,8 +183,9 @@ class Cluster:
         return started
 
     def _look_around(self) -> None:
-        """Have the jobs looked at now: some may have lost their worker."""
+        """Have the jobs looked at now, for some may have lost their worker, and every minute."""
         try:
+            queue.install_tick(configuration().host)
             queue.ring_tick(configuration().host, self._broker)
         except (DatabaseError, OSError) as problem:
             _log.warning("The queue cannot be reached: %s. It is tried again within a minute", problem)

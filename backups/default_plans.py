@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from django.db import transaction
-from django_q.models import Schedule
 
 from . import audit
 from .alerts import default_rules
 from .conf import configuration
 from .kinds import kinds
 from .models import AuditEntry, Plan
+from .queue import install_tick, tick_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,16 +99,7 @@ def install(*, again: bool = False) -> list[str]:
             if Plan.objects.get_or_create(name=default.name, defaults=values)[1]:
                 made.append(default.name)
                 audit.record(audit.SYSTEM, "plan.made", f"plan:{default.name}", after=values)
-        name = f"backups: tick of {found.host}"
-        tick = {
-            "func": "backups.tasks.tick",
-            "args": repr((found.host,)),
-            "schedule_type": Schedule.MINUTES,
-            "minutes": 1,
-            "repeats": -1,
-            "cluster": found.host,
-        }
-        if Schedule.objects.update_or_create(name=name, defaults=tick)[1]:
-            made.append(name)
+        if install_tick(found.host):
+            made.append(tick_name(found.host))
         made += default_rules.install()
     return made

@@ -5,9 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 from django.db import transaction
+from django_q.models import Schedule
 from django_q.tasks import async_task
 
 from .conf import configuration
+
+
+def install_tick(host: str) -> bool:
+    """Have the minute's tick of *host* scheduled. Whether it was not."""
+    tick = {
+        "func": "backups.tasks.tick",
+        "args": repr((host,)),
+        "schedule_type": Schedule.MINUTES,
+        "minutes": 1,
+        "repeats": -1,
+        "cluster": host,
+    }
+    with transaction.atomic(using=configuration().database):
+        return bool(Schedule.objects.update_or_create(name=tick_name(host), defaults=tick)[1])
+
+
+def tick_name(host: str) -> str:
+    """What the tick of *host* is called among the schedules."""
+    return f"backups: tick of {host}"
 
 
 def nudge(host: str) -> None:

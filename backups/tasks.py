@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from django.db import DatabaseError
 from django.utils import timezone
 
 from . import cluster, jobs, processes, queue, runner, schedules, watch
@@ -43,23 +44,26 @@ def work(host: str) -> int:
 def tick(host: str) -> None:
     """Every minute: give a sign of life, end what died, queue what is due, ring for what waits, tell what is wrong.
 
-    Each of these is done also when one before it failed; the failures are raised together at the end.
+    Each of these is done also when one before it failed. A database or a disk that does not answer is told in one line and
+    asked again in a minute; what nobody foresaw is raised at the end.
     """
     if host != configuration().host:
         return
     now = timezone.now()
-    steps: tuple[Callable[[], object], ...] = (
-        watch.beat,
-        lambda: reconcile(host),
-        lambda: schedules.queue_due(host, now),
-        lambda: _ring_for_waiting(host),
-        lambda: tidy(now),
-        lambda: look(host, now),
+    steps: tuple[tuple[str, Callable[[], object]], ...] = (
+        ("give a sign of life", watch.beat),
+        ("end what died", lambda: reconcile(host)),
+        ("queue what is due", lambda: schedules.queue_due(host, now)),
+        ("ring for what waits", lambda: _ring_for_waiting(host)),
+        ("tidy", lambda: tidy(now)),
+        ("look for what is wrong", lambda: look(host, now)),
     )
     failures: list[Exception] = []
-    for step in steps:
+    for what, step in steps:
         try:
             step()
+        except (DatabaseError, OSError) as problem:
+            _log.warning("This minute it was not possible to %s: %s", what, problem)
         except Exception as problem:  # noqa: BLE001 - raised below, with the others
             failures.append(problem)
     if failures:

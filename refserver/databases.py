@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import socket
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
@@ -89,13 +90,15 @@ def queue(env: Environment, name: str) -> dict[str, Any]:
     }
 
 
-def cluster(env: Environment, name: str, jobs_at_once: int) -> dict[str, Any]:
-    """All of Django-Q's settings. Why each: `backups.checks` insists on them, and ARCHITECTURE.md says why.
+def cluster(env: Environment, name: str, host: str, jobs_at_once: int) -> dict[str, Any]:
+    """All of Django-Q's settings. `backups.checks` insists on them, and docs/adr/0012-jobs-are-rows.md says why.
 
-    Two workers more than jobs: one for the minute's tick, and one for messages, whose receivers may hang.
+    Each host reads a queue of its own. Two workers more than jobs: one for the minute's tick, and one for messages, whose
+    receivers may hang.
     """
     return queue(env, name) | {
         "name": "refserver",
+        "cluster_name": host or socket.gethostname(),
         "workers": jobs_at_once + 2,
         "timeout": _LONGEST_JOB,
         "retry": _LONGEST_JOB + 24 * 3600,
@@ -106,7 +109,7 @@ def cluster(env: Environment, name: str, jobs_at_once: int) -> dict[str, Any]:
         "poll": 0.5,
         "guard_cycle": 0.5,
         "save_limit": -1,
-        "ALT_CLUSTERS": {},  # must be there: each host reads a queue of its own, named by Q_CLUSTER_NAME
+        "ALT_CLUSTERS": {},  # Django-Q wants it where Q_CLUSTER_NAME is in the environment
     }
 
 

@@ -47,10 +47,11 @@ ADMIN_USER = _env.text("REFSERVER_ADMIN_USER", "admin")
 ADMIN_PASSWORD = _env.secret("REFSERVER_ADMIN_PASSWORD")
 _HTTPS = _env.flag("REFSERVER_HTTPS", default=False)
 _BEHIND_PROXY = _env.flag("REFSERVER_BEHIND_PROXY", default=False)
+REFSERVER_DRAIN_SECONDS = _env.integer("REFSERVER_DRAIN_SECONDS", 600, least=0, most=86_400)
 
 _HOST = _env.text("REFSERVER_HOST", "")
 _JOBS_AT_ONCE = _env.integer("REFSERVER_JOBS_AT_ONCE", 2, least=1, most=64)
-Q_CLUSTER: dict[str, Any] = cluster(_env, "REFSERVER_QUEUE", _JOBS_AT_ONCE)
+Q_CLUSTER: dict[str, Any] = cluster(_env, "REFSERVER_QUEUE", _HOST, _JOBS_AT_ONCE)
 _PROMISED_RPO = _env.integer("REFSERVER_PROMISED_RPO_MINUTES", 60, least=1, most=1_000_000)
 _PROMISED_RTO = _env.integer("REFSERVER_PROMISED_RTO_MINUTES", 5, least=1, most=1_000_000)
 

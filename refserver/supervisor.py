@@ -41,12 +41,20 @@ class AlreadyRunning(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """What to run, what is added to its environment, and how many seconds stopping may take."""
+    """What to run, what is added to its environment, and how many seconds stopping may take.
+
+    A program with ``drain_within`` may have work to finish first: it is given that many seconds, or until somebody asks again,
+    then a second SIGTERM, and ``stop_within`` from there. One with a ``heartbeat`` touches that file while it is well, and is
+    killed and started again when the file has not changed for ``silent_after`` seconds.
+    """
 
     name: str
     command: Sequence[str]
     environment: Mapping[str, str]
     stop_within: float
+    drain_within: float = 0.0
+    heartbeat: Path | None = None
+    silent_after: float = 180.0
 
 
 class Child:
@@ -58,12 +66,14 @@ class Child:
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
         self._pause = _FIRST_PAUSE
+        self._beat: tuple[int, float] = (0, 0.0)
         self.start_at: float | None = 0.0
         """When to start it next, on the monotonic clock; None while it runs."""
 
     def start(self) -> None:
         """Start the program now."""
         self._started = monotonic()
+        self._beat = (self._last_beat(), self._started)
         self.start_at = None
         self._process = subprocess.Popen(  # the supervisor has one thread, so `preexec_fn` is safe
             list(self.program.command),
@@ -89,29 +99,48 @@ class Child:
         self.start_at = monotonic() + self._pause
         self._pause = min(self._pause * 2, _LONGEST_PAUSE)
 
+    def watch(self) -> None:
+        """Kill it when its heartbeat has stopped; `look` then plans its next start. A clock that was set is no matter."""
+        if self._process is None or self.program.heartbeat is None:
+            return
+        last = self._last_beat()
+        if last != self._beat[0]:
+            self._beat = (last, monotonic())
+        elif monotonic() - self._beat[1] > self.program.silent_after:
+            self._say(f"{self.program.name} has given no sign of life for {self.program.silent_after:g} s; killing it")
+            self._process.kill()
+            self._process.wait()
+
+    def _last_beat(self) -> int:
+        try:
+            return self.program.heartbeat.stat().st_mtime_ns if self.program.heartbeat else 0
+        except OSError:
+            return 0
+
     def ask_to_stop(self) -> None:
         """Send SIGTERM to the child, and to it alone."""
         self.start_at = None
         if self._process is not None:
             self._process.terminate()
 
-    def wait(self, deadline: float) -> bool:
-        """Wait for its end; after *deadline* it is killed. Returns whether it ended by itself."""
-        if self._process is None:
-            return True
-        try:
-            self._process.wait(max(0.0, deadline - monotonic()))
-        except subprocess.TimeoutExpired:
+    def has_stopped(self) -> bool:
+        """Whether it has ended; said once."""
+        if self._process is not None and self._process.poll() is not None:
+            self._process = None
+            self._say(f"{self.program.name} stopped")
+        return self._process is None
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self._process is not None:
             self._say(f"{self.program.name} did not stop within {self.program.stop_within:g} s; killing it")
             self._process.kill()
             self._process.wait()
-            return False
-        self._say(f"{self.program.name} stopped")
-        return True
+            self._process = None
 
 
 def supervise(programs: Iterable[Program], say: Say) -> bool:
-    """Run *programs* until SIGTERM or SIGINT, then stop them all.
+    """Run *programs* until SIGTERM or SIGINT, then stop them all; a second signal hurries those that may finish work first.
 
     Returns whether all of them stopped by themselves in time. The main thread must call this, and no other
     thread may run.
@@ -119,8 +148,7 @@ def supervise(programs: Iterable[Program], say: Say) -> bool:
     with _signals() as wait:
         children = [Child(program, say) for program in programs]
         caught = _run(children, wait)
-        say(f"{signal.Signals(caught).name} received, stopping")
-        return _stop(children)
+        return _stop(children, signal.Signals(caught).name, wait, say)
 
 
 def hold(pid_file: Path) -> IO[str]:
@@ -147,6 +175,7 @@ def _run(children: Sequence[Child], wait: Wait) -> int:
     """Keep *children* running until a signal asks to stop; return that signal."""
     while True:
         for child in children:
+            child.watch()
             child.look()
             if child.start_at is not None and child.start_at <= monotonic():
                 child.start()
@@ -156,13 +185,27 @@ def _run(children: Sequence[Child], wait: Wait) -> int:
             return min(asked)
 
 
-def _stop(children: Sequence[Child]) -> bool:
-    """Ask all to stop, and wait for each as long as its program allows."""
-    began = monotonic()
+def _stop(children: Sequence[Child], caught: str, wait: Wait, say: Say) -> bool:
+    """Ask all to stop, and wait for each as long as its program allows. Returns whether none had to be killed."""
+    finishing = [child.program for child in children if child.program.drain_within and not child.has_stopped()]
+    names = " and ".join(program.name for program in finishing)
+    say(f"{caught} received, stopping" + (f"; {names} finishes what it runs, again interrupts it" if finishing else ""))
     for child in reversed(children):
         child.ask_to_stop()
-    gently = [child.wait(began + child.program.stop_within) for child in reversed(children)]  # waits for each
-    return all(gently)
+    began = monotonic()
+    hurried_at = {child: began for child in children if not child.program.drain_within}
+    gently = True
+    while left := [child for child in reversed(children) if not child.has_stopped()]:
+        again = bool(wait(0.2) & _STOPPING)
+        for child in left:
+            if child not in hurried_at and (again or monotonic() - began > child.program.drain_within):
+                say(f"{child.program.name} is asked to interrupt what it runs")
+                child.ask_to_stop()
+                hurried_at[child] = monotonic()
+            if child in hurried_at and monotonic() - hurried_at[child] > child.program.stop_within:
+                child.kill()
+                gently = False
+    return gently
 
 
 @contextmanager

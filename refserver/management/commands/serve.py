@@ -12,7 +12,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from backups.conf import configuration
+from backups.watch import heartbeat_file
 from refserver.supervisor import AlreadyRunning, Program, hold, supervise
 
 _STOP_WITHIN = 30.0
@@ -20,9 +20,12 @@ _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (named to be 
 
 
 class Command(BaseCommand):
-    """Supervises the web server, and whatever else `programs` names."""
+    """Supervises the web server and the workers (`programs`)."""
 
-    help = "Start the web server and keep it running, until Ctrl-C or SIGTERM."
+    help = (
+        "Start the web server and the workers, and keep them running until Ctrl-C or SIGTERM. "
+        "Running jobs are finished then; a second Ctrl-C interrupts them."
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Take an address."""
@@ -66,9 +69,10 @@ def programs(bind: str, port: int) -> list[Program]:
     queue = Program(
         name="worker",
         command=[sys.executable, str(settings.BASE_DIR / "manage.py"), "qcluster"],
-        # The name of the queue: jobs go to the host that holds the data.
-        environment={"Q_CLUSTER_NAME": configuration().host, "PYTHONUNBUFFERED": "1"},
+        environment={"PYTHONUNBUFFERED": "1"},
         stop_within=_STOP_WITHIN,
+        drain_within=float(settings.REFSERVER_DRAIN_SECONDS),
+        heartbeat=heartbeat_file(),
     )
     return [web, queue]
 
