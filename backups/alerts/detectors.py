@@ -84,7 +84,7 @@ def _no_proven_backup(facts: Facts, threshold: float) -> Iterator[Detection]:
             age = (facts.now - one.proven.time).total_seconds()
             if age <= promised * threshold:
                 continue
-            text = f"No proven backup{_of(one, facts)} for {rough(age)}; {rough(promised)} are promised."
+            text = f"No proven backup{_of(one, facts)} for {human_seconds(age)}; {human_seconds(promised)} are promised."
         yield Detection(subject=one.name, text=text, todo="Back up now, and look why plans did not.", link="backups:dashboard")
 
 
@@ -237,7 +237,7 @@ def _channel_unheard(facts: Facts, threshold: float) -> Iterator[Detection]:
         if channel.count >= max(1.0, threshold):
             yield Detection(
                 subject=channel.name,
-                text=f"{channel.name} does not take messages: {channel.answer or 'no answer.'}",
+                text=f"{channel.name} takes no messages: {channel.answer or 'no answer.'}",
                 todo="Send a test, and correct its address.",
                 link="backups:alert_channel",
                 arguments=(str(channel.id),),
