@@ -164,7 +164,9 @@ def opened(mapping: Mapping, stores: Stores, ctx: Context) -> Iterator[Opened]:
         metadata = stack.enter_context(closing(connect(database, at_rest=stores.at_rest, check=ctx.check)))
         if uri:
             attach(metadata, uri)
-        vectors = stack.enter_context(closing(Vectors(directory, chroma, mapping.collection, check=ctx.check, wait=ctx.wait)))
+        vectors = stack.enter_context(
+            closing(Vectors(directory, chroma, mapping.collection, at_rest=stores.at_rest, check=ctx.check, wait=ctx.wait))
+        )
         yield Opened(
             mapping=mapping,
             database=database,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,8 +216,8 @@ class Vectors:
     """Where the vector of each id is: in the index, by label, or in the log, by (negative) sequence number.
 
     The table of places lives in a temporary file of SQLite's, sorted by id; memory is some 16 MB at any size, and four to
-    eight bytes a vector. `refresh` follows what was written since. Raises `TornIndex` when the files contradict each other
-    for seconds on end.
+    eight bytes a vector. `refresh` follows what was written since. Raises `TornIndex` when the files contradict each other,
+    on live stores for seconds on end.
     """
 
     def __init__(
@@ -225,12 +226,14 @@ class Vectors:
         database: sqlite3.Connection,
         name: str,
         *,
-        check: Callable[[], None],
-        wait: Callable[[float], None],
+        at_rest: bool,
+        check: Callable[[], None] = lambda: None,
+        wait: Callable[[float], None] = time.sleep,
     ) -> None:
         self._directory = directory
         self.database = database
         self._name = name
+        self._tries = 1 if at_rest else _TRIES
         self._check = check
         self._wait = wait
         self._index: Index | None = None
@@ -318,13 +321,13 @@ class Vectors:
         return None if failed else odd.get(0, matrix[0].tobytes())
 
     def _load(self) -> None:
-        for attempt in range(_TRIES):
+        for attempt in range(self._tries):
             self._check()
             try:
                 self._read_files()
                 return
             except TornIndex:
-                if attempt == _TRIES - 1:
+                if attempt == self._tries - 1:
                     raise
                 self._wait(_PAUSE)  # a writer is at it
 

@@ -160,11 +160,11 @@ class _Scanner:
                 raise self._torn(f"counts {value} elements and header.bin {count}")
         if self._token() != "}":
             raise self._torn("has no table of labels")
-        if self._peek() != 0x28:  # no MARK: the table is empty
-            return
-        while self._peek() == 0x28:
+        while self._peek() == 0x28:  # MARK; none where the table is empty
             self._at += 1
             yield from self._items()
+        if self._token() != "label_to_id":
+            raise self._torn("ends too early")
 
     def _items(self) -> Iterator[tuple[str, int]]:
         """The items between a MARK and its SETITEMS; most are a short text and a four-byte number."""

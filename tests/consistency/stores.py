@@ -296,7 +296,8 @@ def _wrong_dimension(home: Home) -> Planted:
 
 def _duplicate_id(home: Home) -> Planted:
     home.sql(  # paper 18
-        "INSERT INTO page SELECT 2001, 35, paper_id, text, weight, shown, vector, model, dimension, changed FROM page WHERE id = 35"
+        "INSERT INTO page SELECT 2001, 35, paper_id, text, weight, shown, vector, model, dimension, changed"
+        " FROM page WHERE id = 35"
     )
     return _planted(0, (Kind.DUPLICATE_ID, "page-35"))
 

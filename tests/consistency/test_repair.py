@@ -1,0 +1,326 @@
+"""Repairs in RefServer's stores: planned, carried out, undone; killed at every point, and then gone on with or taken back."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import pytest
+from django.db import connection
+
+from consistency import services
+from consistency.declaration import description, live_stores
+from consistency.engine.chroma import Vectors, find_records
+from consistency.engine.context import Context
+from consistency.engine.errors import Cancelled, RepairRefused
+from consistency.engine.rows import connect
+from consistency.models import Check, Finding, Repair, Step
+from consistency.probe import probe
+from refserver.library import vectors
+from refserver.library.models import Embedding, PageEmbedding, Paper
+from refserver.library.vectors import PAGES, PAPERS, Edit, Record, store
+from tests.library.places import Places, assert_equal_stores
+
+QUICK = {"DECLARATION": "refserver.library.consistency.DECLARATION", "SETTLE_SECONDS": 0.05}
+
+
+@pytest.fixture(autouse=True)
+def quick(settings: Any) -> None:
+    settings.CONSISTENCY = QUICK
+
+
+def spoil(places: Places) -> None:
+    """Something of every kind that can be repaired, in a library of the sample papers."""
+    papers = [f"paper-{n}" for n in (1, 2)]
+    pages = list(PageEmbedding.objects.order_by("pk").values_list("pk", flat=True)[:8])
+    here = store().records(PAGES, [f"page-{n}" for n in pages])
+    turned = here[f"page-{pages[1]}"]
+    renamed = here[f"page-{pages[2]}"]
+    foreign = here[f"page-{pages[3]}"]
+    store().apply(
+        Edit(
+            delete={PAPERS: papers, PAGES: [f"page-{pages[0]}"]},
+            write={
+                PAGES: [
+                    Record(turned.id, np.flip(turned.vector).copy(), turned.document, turned.metadata),
+                    Record(renamed.id, renamed.vector, "another text", {**renamed.metadata, "title": "Wrong", "extra": 1.5}),
+                    Record("page-90001", foreign.vector, foreign.document, foreign.metadata),
+                ]
+            },
+        )
+    )
+    gone = Paper.objects.order_by("pk")[20]
+    with closing(sqlite3.connect(places.settings["REFSERVER_DATABASE"])) as database, database:
+        database.execute("DELETE FROM library_metadata WHERE paper_id = ?", (gone.pk,))
+        database.execute("DELETE FROM library_paper WHERE id = ?", (gone.pk,))  # embeddings stay, and their vectors
+
+
+def everything() -> dict[str, Any]:
+    """All that both stores say, rows and records alike."""
+    vectors.store().close()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT * FROM library_embedding ORDER BY id")
+        rows = list(cursor.fetchall())
+        cursor.execute("SELECT * FROM library_pageembedding ORDER BY id")
+        rows += cursor.fetchall()
+    said: dict[str, Any] = {"rows": rows}
+    directory = next(iter(live_stores().chroma.values()))
+    with closing(connect(directory / "chroma.sqlite3", at_rest=False)) as database:
+        for mapping in description().mappings:
+            held = Vectors(directory, database, mapping.collection, at_rest=False)
+            with closing(held):
+                assert held.collection is not None
+                ids = [row[0] for row in database.execute("SELECT embedding_id FROM embeddings ORDER BY 1")]
+                records = find_records(database, held.collection, ids)
+                places = held.places_of(ids)
+                said[mapping.name] = {
+                    key: (held.one(places[key]), record.document, record.metadata) for key, record in records.items()
+                }
+    return said
+
+
+def checked() -> Check:
+    vectors.store().close()
+    return services.run_check()
+
+
+def open_kinds(check: Check) -> set[str]:
+    return {item.kind for item in check.findings.all()}
+
+
+def test_safe_repairs_mend_what_needs_no_question_and_are_undone_again(sample_library: Places) -> None:
+    spoil(sample_library)
+    before = everything()
+    check = checked()
+    plan = services.plan_repair(check)
+    assert (plan.actions, plan.asks, plan.critical) == ({"delete_row": 2, "write": 5}, 3, 0)
+    assert everything() == before  # a plan changes nothing
+    made = services.repair(plan, actor="ann")
+    assert (made.state, made.counts()) == ("done", {"applied": 7})
+    assert check.findings.filter(state="repaired").count() == 7
+    again = checked()
+    assert open_kinds(again) == {"missing_in_sqlite", "orphaned_chromadb", "count_mismatch"}
+    assert services.new_findings(again).filter(kind="missing_in_sqlite").count() == 0
+    undone = services.undo(made, actor="bob")
+    assert (undone.state, undone.undone_by, undone.counts()) == ("undone", "bob", {"undone": 7})
+    assert everything() == before
+    assert set(check.findings.exclude(state="open").values_list("state", flat=True)) == {"undone"}
+    with pytest.raises(RepairRefused, match="undone already"):
+        services.undo(made)
+
+
+def test_all_repairs_leave_two_stores_that_agree(sample_library: Places) -> None:
+    spoil(sample_library)
+    before = everything()
+    made = services.repair(services.plan_repair(checked(), only_safe=False))
+    assert made.counts() == {"applied": 10}
+    assert checked().verdict == "consistent"
+    assert_equal_stores()
+    services.undo(made)
+    assert everything() == before
+
+
+def test_kinds_and_single_findings_can_be_chosen(sample_library: Places) -> None:
+    spoil(sample_library)
+    check = checked()
+    one = check.findings.get(kind="missing_in_sqlite")
+    assert services.plan_repair(check, only_safe=False, findings=[one.pk]).actions == {"delete_vector": 1}
+    assert services.plan_repair(check, kinds=["metadata_mismatch"]).kinds == {"metadata_mismatch": 1}
+    made = services.repair(services.plan_repair(check, only_safe=False, findings=[one.pk]))
+    assert store().records(PAGES, ["page-90001"]) == {}
+    services.undo(made)
+    assert set(store().records(PAGES, ["page-90001"])) == {"page-90001"}
+
+
+def test_what_changed_since_is_neither_repaired_nor_undone(sample_library: Places) -> None:
+    spoil(sample_library)
+    check = checked()
+    first = PageEmbedding.objects.order_by("pk")[0]
+    page = f"page-{first.pk}"
+    record = Record(page, np.frombuffer(first.vector, "<f4"), first.text, {"paper_id": first.paper_id, "page": 1})
+    fact = {"title": first.paper.title, "file_name": first.paper.file_name, "model": first.model}
+    store().apply(Edit(write={PAGES: [Record(page, record.vector, record.document, {**record.metadata, **fact})]}))
+    made = services.repair(services.plan_repair(check))
+    assert made.steps.get(record=page).state == Step.State.SKIPPED
+    assert check.findings.get(record=page).state == Finding.State.GONE
+    store().apply(Edit(delete={PAPERS: ["paper-1"]}))
+    services.undo(made)
+    assert made.counts()["undone"] == 6  # paper-1 is as it was before the repair: nothing to do
+    mismatch = check.findings.get(kind="embedding_mismatch")
+    assert mismatch.state == Finding.State.UNDONE
+
+
+def test_undoing_keeps_what_somebody_wrote_since(sample_library: Places) -> None:
+    spoil(sample_library)
+    made = services.repair(services.plan_repair(checked()))
+    step = made.steps.get(finding__kind="embedding_mismatch")
+    here = store().records(PAGES, [step.record])[step.record]
+    store().apply(Edit(write={PAGES: [Record(here.id, -here.vector, here.document, here.metadata)]}))
+    services.undo(made)
+    step.refresh_from_db()
+    assert step.state == Step.State.KEPT and "changed it since" in step.note
+    np.testing.assert_array_equal(store().records(PAGES, [step.record])[step.record].vector, -here.vector)
+
+
+def test_what_may_not_begin_is_refused(sample_library: Places) -> None:
+    clean = checked()
+    with pytest.raises(RepairRefused, match="nothing to repair"):
+        services.repair(services.plan_repair(clean))
+    spoil(sample_library)
+    Embedding.objects.filter(paper_id=7).update(vector=bytes(4 * 384))
+    check = checked()
+    assert (check.verdict, check.severities["critical"]) == ("critical", 1)
+    plan = services.plan_repair(check)
+    with pytest.raises(RepairRefused, match="critical"):
+        services.repair(plan, attended=False)
+    assert not Repair.objects.exists()
+    backup = Check.objects.create(source="20261121T030000Z-full-3f9c2a", state="done")
+    with pytest.raises(RepairRefused, match="never changed"):
+        services.repair(services.plan_repair(backup))
+
+
+def test_a_snapshot_comes_first(sample_library: Places, settings: Any) -> None:
+    settings.CONSISTENCY = QUICK | {"DECLARATION": "tests.consistency.declarations.WITH_SNAPSHOT"}
+    spoil(sample_library)
+    made = services.repair(services.plan_repair(checked()))
+    assert made.snapshot.startswith("snapshot before the repair of 7 findings")
+    settings.CONSISTENCY = QUICK | {"DECLARATION": "tests.consistency.declarations.WITH_BROKEN_SNAPSHOT"}
+    services.undo(made)
+    before = everything()
+    with pytest.raises(OSError, match="no room"):
+        services.repair(services.plan_repair(checked()))
+    assert everything() == before and Repair.objects.count() == 1
+
+
+def test_a_cancelled_repair_goes_on(sample_library: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services, "_BATCH", 2)
+    spoil(sample_library)
+    check = checked()
+    ctx = Context(should_cancel=lambda: Step.objects.filter(state="applied").exists())
+    with pytest.raises(Cancelled):
+        services.repair(services.plan_repair(check), ctx=ctx)
+    made = services.unfinished().get()
+    assert made.state == "running" and made.counts()["planned"] > 0
+    with pytest.raises(RepairRefused, match="unfinished"):
+        services.repair(services.plan_repair(check))
+    assert services.resume(made).state == "done"
+    assert made.counts() == {"applied": 7}
+
+
+KILL = """
+import os, signal, sys
+from django.conf import settings
+settings.CONSISTENCY = {"DECLARATION": "refserver.library.consistency.DECLARATION", "SETTLE_SECONDS": 0.05}
+from consistency import services
+from consistency.models import Check, Repair
+from refserver.library import consistency
+services._BATCH = 3
+point, work = sys.argv[1], sys.argv[2]
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+real = consistency.Writing.apply
+if point == "before the stores":
+    consistency.Writing.apply = die
+elif point == "between deleting and writing":
+    def half(self, collection, *, delete, write):
+        real(self, collection, delete=[*delete, *(record.id for record in write)], write=[])
+        die()
+    consistency.Writing.apply = half
+elif point == "before the commit":
+    def then(self, collection, *, delete, write):
+        real(self, collection, delete=delete, write=write)
+        die()
+    consistency.Writing.apply = then
+elif point == "after the commit":
+    services._settle_steps = services._settle_undone = die
+elif point == "in the second batch":
+    turns = []
+    def second(self, collection, *, delete, write):
+        turns.append(1)
+        real(self, collection, delete=delete, write=write)
+        if len(turns) == 2:
+            die()
+    consistency.Writing.apply = second
+
+if work == "repair":
+    services.repair(services.plan_repair(Check.objects.get(), only_safe=False))
+else:
+    services.undo(Repair.objects.get())
+"""
+POINTS = ("before the stores", "between deleting and writing", "before the commit", "after the commit", "in the second batch")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("then", ["go on", "take back"])
+@pytest.mark.parametrize("point", POINTS)
+def test_a_repair_that_was_killed(sample_library: Places, point: str, then: str) -> None:
+    spoil(sample_library)
+    before = everything()
+    checked()
+    vectors.store().close()
+    assert sample_library.script(KILL, point, "repair").returncode == -9
+    made = Repair.objects.get()
+    assert made.state == "running"
+    if then == "take back":
+        services.undo(made)
+        assert made.state == "undone"
+        assert everything() == before
+    else:
+        services.resume(made)
+        assert (made.state, made.counts()) == ("done", {"applied": 10})
+        assert_equal_stores()
+        assert checked().verdict == "consistent"
+        services.undo(made)
+        assert everything() == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", POINTS)
+def test_undoing_that_was_killed(sample_library: Places, point: str) -> None:
+    spoil(sample_library)
+    before = everything()
+    made = services.repair(services.plan_repair(checked(), only_safe=False))
+    vectors.store().close()
+    assert sample_library.script(KILL, point, "undo").returncode == -9
+    made.refresh_from_db()
+    assert made.state == "undoing"
+    services.resume(made)
+    assert everything() == before
+    assert made.counts() == {"undone": 10}
+
+
+def test_two_repairs_at_once_are_refused(sample_library: Places) -> None:
+    spoil(sample_library)
+    plan = services.plan_repair(checked())
+    with services._alone(), pytest.raises(RepairRefused, match="right now"):
+        services.repair(plan)
+
+
+def test_checks_that_ended_without_a_word_are_settled(sample_library: Places) -> None:
+    silent = Check.objects.create()
+    Check.objects.filter(pk=silent.pk).update(heard="2020-01-01T00:00:00Z")
+    recent = Check.objects.create()
+    checked()
+    silent.refresh_from_db()
+    recent.refresh_from_db()
+    assert (silent.state, recent.state) == ("failed", "running")
+    assert silent.error is not None and silent.error["code"] == "interrupted"
+
+
+def test_an_answer_about_a_backup_is_kept(sample_library: Places) -> None:
+    spoil(sample_library)
+    vectors.store().close()
+    stores = live_stores()
+    answer = json.loads(
+        json.dumps(probe(description().as_json(), sqlite=dict(stores.sqlite), chroma=dict(stores.chroma), instant=None))
+    )
+    check = services.record_answer("20261121T030000Z-full-3f9c2a", answer)
+    assert (check.verdict, check.findings_count) == ("inconsistent", answer["findings"])
+    assert check.findings.count() == len(answer["listed"])
+    failed = services.record_answer("x", {"error": {"code": "unreadable", "message": "m", "hint": "h"}})
+    assert failed.state == "failed"
