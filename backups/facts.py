@@ -5,6 +5,7 @@ The number of queries is fixed, each is answered from an index, and their cost h
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import shutil
 import time
@@ -189,8 +190,7 @@ _PROVEN = (IndexedBackup.Verification.RESTORE, IndexedBackup.Verification.HASHES
 def _set(found: Configuration, name: str, jobs: Sequence[EndedJob]) -> SetFact:
     newest, proven = [], []
     for repository in found.repositories:
-        # What a restore replaced is not a backup of what is there now
-        rows = IndexedBackup.objects.filter(repository=repository, set=name, safety=False).order_by("-time")
+        rows = _whole(found, repository, name)
         newest += _first(rows)
         for verification in _PROVEN:
             proven += _first(rows.filter(verification=verification))
@@ -200,6 +200,14 @@ def _set(found: Configuration, name: str, jobs: Sequence[EndedJob]) -> SetFact:
         proven=max(proven, key=lambda one: one.time, default=None),
         jobs=tuple(job for job in jobs if job.set == name),
     )
+
+
+def _whole(found: Configuration, repository: str, name: str) -> Any:
+    """The backups that hold all of a set as it is now, newest first: not what a restore replaced, nor SQLite alone."""
+    rows = IndexedBackup.objects.filter(repository=repository, set=name, safety=False)
+    if any(source.kind is not SourceKind.SQLITE for source in found.sources(name)):
+        rows = rows.exclude(kind=IndexedBackup.Kind.SNAPSHOT)
+    return rows.order_by("-time")
 
 
 def _first(rows: Any) -> list[BackupFact]:
@@ -274,25 +282,25 @@ def _plan(plan: Plan, found: Configuration, now: datetime) -> PlanFact:
     )
 
 
+def worker_beat(host: str) -> datetime | None:
+    """The last sign of life of a host's workers: by the table, and of this host also by its file, which is a minute earlier."""
+    beats = [beat for beat in Worker.objects.filter(host=host).values_list("beat", flat=True) if beat is not None]
+    if host == configuration().host:
+        with contextlib.suppress(OSError):  # it has not run yet
+            beats.append(datetime.fromtimestamp(heartbeat_file().stat().st_mtime, UTC))
+    return max(beats, default=None)
+
+
 def _workers(found: Configuration) -> tuple[WorkerFact, ...]:
-    """Signs of life by the table, and of this host also by the file: it is there a minute earlier."""
-    beats: dict[str, datetime | None] = dict(Worker.objects.values_list("host", "beat"))
-    try:
-        touched = datetime.fromtimestamp(heartbeat_file().stat().st_mtime, UTC)
-    except OSError:
-        touched = None
-    mine = [beat for beat in (beats.get(found.host), touched) if beat is not None]
-    beats[found.host] = max(mine, default=None)
-    return tuple(WorkerFact(host=host, beat=beat) for host, beat in beats.items())
+    hosts = dict.fromkeys((found.host, *Worker.objects.values_list("host", flat=True)))
+    return tuple(WorkerFact(host=host, beat=worker_beat(host)) for host in hosts)
 
 
 def _restores(found: Configuration, names: Sequence[str]) -> tuple[RestoreFact, ...]:
     """The newest proof by restore, and the newest restore that somebody asked for, of whole backups."""
     restores = []
     for repository, name in itertools.product(found.repositories, names):
-        rows = IndexedBackup.objects.filter(
-            repository=repository, set=name, verification=IndexedBackup.Verification.RESTORE, safety=False
-        ).order_by("-time")
+        rows = _whole(found, repository, name).filter(verification=IndexedBackup.Verification.RESTORE)
         for moment, proven, seconds in rows.values_list("time", "verified_at", "restore_seconds")[:1]:
             if seconds is not None:
                 restores.append(RestoreFact(seconds=seconds, time=proven or moment))

@@ -2,16 +2,215 @@
 
 from __future__ import annotations
 
-from django.http import HttpRequest, HttpResponse
-from django.urls import URLPattern, path
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
 
-from .frame import page, render
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect, JsonResponse
+from django.shortcuts import render as render_template
+from django.urls import NoReverseMatch, URLPattern, path, reverse
+from django.utils import timezone
+
+from backups import services
+from backups.conf import configuration
+from backups.models import AuditEntry, Job
+from backups.sign_in import actor_of
+from backups.status import Success, gather, verdict
+from backups.templatetags.backups_jobs import TONES, kind_title
+
+from . import running, timeline
+from .frame import page, render, say
+
+_NEXT = 5
+_EVENTS = 6
+_LOOK_AT = 60
+"""How many entries of the audit are looked at for the latest events."""
 
 
 @page("backups.view_backup")
 def overview(request: HttpRequest) -> HttpResponse:
-    """Are we safe?"""
-    return render(request, "backups/dashboard.html", "Overview")
+    """Verdict, tiles, what runs, timeline, next runs, latest events."""
+    now = timezone.now()
+    found = verdict(gather(now), now)
+    chosen = timeline.RANGES.get(request.GET.get("range", ""), timeline.RANGES[timeline.DEFAULT])
+    context = {
+        "verdict": found,
+        "tone": {"protected": "good", "at_risk": "warn", "unprotected": "bad"}[found.level.value],
+        "empty": any(reason.code == "nothing" for reason in found.reasons) and found.newest is None,
+        "days": _bars(found.success),
+        "rate": _rate(found.success),
+        "next": found.next[:_NEXT],
+        "ranges": timeline.RANGES.values(),
+        "range": chosen,
+        "timeline": timeline.timeline(chosen, now),
+        "events": _events(request),
+        "sources": configuration().sources(configuration().default_set),
+        **_active(),
+    }
+    return render(request, "backups/dashboard.html", "Overview", context)
 
 
-urlpatterns: list[URLPattern] = [path("", overview, name="dashboard")]
+@page("backups.view_backup")
+def active(request: HttpRequest) -> HttpResponse:
+    """What runs and waits, for a page that asks every second: the moving parts alone while it is the same jobs."""
+    context = _active()
+    same = request.GET.get("seen") == context["seen"]
+    answer = render_template(request, "backups/active_parts.html" if same else "backups/active.html", context)
+    if not same:
+        answer.headers["HX-Retarget"], answer.headers["HX-Reswap"] = "#active", "outerHTML"
+        answer.headers["HX-Trigger"] = "jobs-changed"
+    return answer
+
+
+@page("backups.create_backup", methods=("POST",))
+def back_up(request: HttpRequest) -> HttpResponse:
+    """Queue a backup, and go back to where it can be watched."""
+    wanted = set(request.POST.getlist("only"))
+    stores = [f"{source.kind}:{source.name}" for source in configuration().sources(configuration().default_set)]
+    everything = wanted >= set(stores) or not wanted
+    job = services.back_up(
+        actor_of(request),
+        backup=request.POST.get("backup", "incremental"),
+        only=[] if everything else sorted(wanted),
+        note=request.POST.get("note", "").strip(),
+    )
+    say(request, f"A {job.arguments['backup']} backup is asked for.")
+    return HttpResponseRedirect(reverse("backups:dashboard"))
+
+
+@page("backups.view_backup")
+def figures(request: HttpRequest) -> HttpResponseBase:
+    """Sizes and times of backups: a table a day for people, and with ``?format=json`` all points for the charts."""
+    chosen = timeline.RANGES.get(request.GET.get("range", ""), timeline.RANGES["30d"])
+    now = timezone.now()
+    if request.GET.get("format") == "json":
+        span = {"from": round((now - chosen.length).timestamp()), "to": round(now.timestamp())}
+        return JsonResponse({"range": chosen.name, **span, **timeline.columns(timeline.figures(chosen, now))})
+    rows = list(reversed(timeline.figures(chosen, now, daily=True)))
+    context = {"figures": rows, "ranges": timeline.RANGES.values(), "range": chosen}
+    return render(request, "backups/figures.html", "Sizes and times", context)
+
+
+def _active() -> dict[str, Any]:
+    jobs = running.active()
+    seen = ",".join(f"{one.job.pk.hex[:12]}{one.job.state[0]}" for one in jobs)
+    return {"active": jobs, "seen": seen}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DayBar:
+    """A day of the small chart: positions and heights in percent."""
+
+    x: float
+    done: float
+    failed: float
+    title: str
+
+    @property
+    def top(self) -> float:
+        """Where the bar of what was done begins."""
+        return round(100 - self.done, 1)
+
+    @property
+    def failed_top(self) -> float:
+        """Where the bar of what failed begins: on top of the other."""
+        return round(100 - self.done - self.failed, 1)
+
+
+def _rate(success: Success) -> str:
+    """In percent, rounded down: 743 of 744 is not all."""
+    return "" if success.rate is None else f"{int(success.rate * 1000) / 10:g} %"
+
+
+def _bars(success: Success) -> list[DayBar]:
+    most = max((day.done + day.failed for day in success.days), default=0) or 1
+    width = 100 / max(len(success.days), 1)
+    drawn = []
+    for number, day in enumerate(success.days):
+        failed = max(8.0, day.failed / most * 100) if day.failed else 0.0
+        title = f"{day.day:%a %d %b}: {day.done} done" + (f", {day.failed} failed" if day.failed else "")
+        done = min(day.done / most * 100, 100 - failed)
+        drawn.append(DayBar(x=round(number * width, 3), done=round(done, 1), failed=round(failed, 1), title=title))
+    return drawn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened, for the list of the latest."""
+
+    time: datetime
+    text: str
+    who: str
+    tone: str
+    address: str
+    count: int = 1
+
+
+_DONE = {"signed_in", "signed_out", "requested", "refused"}
+_WORDS = {
+    "backup.held": "Backup held",
+    "backup.released": "Backup released",
+    "job.cancelled": "Waiting job cancelled",
+    "job.cancel_asked": "Cancelling a job",
+    "plan.paused": "Plan paused",
+    "plan.resumed": "Plan resumed",
+}
+_ENDS = {
+    Job.State.SUCCEEDED: "done",
+    Job.State.FAILED: "failed",
+    Job.State.CANCELLED: "cancelled",
+    Job.State.INTERRUPTED: "interrupted",
+}
+
+
+def _events(request: HttpRequest) -> list[Event]:
+    """The latest of the audit, without what is merely asked for and without health checks that found nothing."""
+    if not request.user.has_perm("backups.view_audit"):
+        return []
+    events: list[Event] = []
+    rows = AuditEntry.objects.order_by("-number").values_list("time", "who", "action", "target", "after")[:_LOOK_AT]
+    for time, who, action, target, after in rows:
+        subject, _, what = action.rpartition(".")
+        if what in _DONE or action in ("health.succeeded", "preview.succeeded"):
+            continue
+        text, tone = _WORDS.get(action, f"{subject.replace('_', ' ').capitalize()} {what.replace('_', ' ')}"), ""
+        if what in _ENDS:
+            text, tone = f"{kind_title(subject)}: {_ENDS[Job.State(what)]}", TONES[Job.State(what)]
+            told = (after or {}).get("error") if isinstance(after, dict) else None
+            text += f". {str(told).split('. ')[0].rstrip('.')}" if told and what == Job.State.FAILED else ""
+        last = events[-1] if events else None
+        if last is not None and (last.text, last.who) == (text, who):
+            events[-1] = replace(last, count=last.count + 1, address=_area(target))
+            continue
+        if len(events) == _EVENTS:
+            break
+        events.append(Event(time=time, text=text, who=who, tone=tone, address=_target(target)))
+    return events
+
+
+_PAGES = {"job": "backups:job", "backup": "backups:backup", "plan": "backups:plan"}
+
+
+def _target(target: str) -> str:
+    kind, _, name = target.partition(":")
+    try:
+        return reverse(_PAGES[kind], args=[name])
+    except (KeyError, NoReverseMatch):
+        return ""
+
+
+_AREAS = {"job": "backups:jobs", "backup": "backups:backups", "plan": "backups:plans"}
+
+
+def _area(target: str) -> str:
+    """The page of all things of that kind."""
+    name = _AREAS.get(target.partition(":")[0])
+    return reverse(name) if name else ""
+
+
+urlpatterns: list[URLPattern] = [
+    path("", overview, name="dashboard"),
+    path("active/", active, name="active"),
+    path("back-up/", back_up, name="back_up"),
+    path("figures/", figures, name="figures"),
+]

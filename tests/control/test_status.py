@@ -247,9 +247,10 @@ def test_a_real_site_from_nothing_to_protected_to_damaged(site):
     assert "repository_missing" in [reason.code for reason in status.now().reasons]
 
 
-def test_what_a_restore_replaced_protects_nothing(site):
+def test_what_a_restore_replaced_and_sqlite_alone_protect_nothing(site):
     row = {"repository": "main", "set": "default", "kind": "snapshot", "finished": timezone.now(), "time": timezone.now()}
     IndexedBackup.objects.create(backup_id="20261121T030000Z-snapshot-3f9c2a", safety=True, verification="restore", **row)
+    IndexedBackup.objects.create(backup_id="20261121T030000Z-snapshot-3f9c2b", verification="restore", **row)  # SQLite alone
     assert status.now().reasons[0].code == "nothing"
 
 

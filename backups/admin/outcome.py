@@ -1,0 +1,196 @@
+"""What a job came to, for people: a sentence, and its result as tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from django.utils import timezone
+
+from backups.engine.progress import human_bytes, human_seconds
+from backups.facts import worker_beat
+from backups.models import Job
+from backups.status import SILENCE
+from backups.templatetags.backups_format import ago, rough
+from backups.templatetags.backups_jobs import TONES, job_title, phase_label
+
+_PROOFS = {
+    "restore": "proven by restoring it",
+    "hashes": "proven by reading every byte",
+    "none": "not proven",
+    "damaged": "its proof failed",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """A state's word, a sentence that goes on from it, its tone (``good``, ``warn``, ``bad``, ``busy``), and what to do."""
+
+    tone: str
+    word: str
+    sentence: str
+    hint: str = ""
+
+
+def told(job: Job) -> Told:
+    """How a job stands, in a sentence."""
+    tone, word = TONES[Job.State(job.state)], job.get_state_display()
+    if job.state == Job.State.QUEUED:
+        return _waiting(job)
+    if job.state == Job.State.RUNNING:
+        if job.cancel_asked is not None:
+            return Told(tone=tone, word="Ending", sentence=f"as {job.cancel_by or 'somebody'} asked for.")
+        phase = phase_label(job.phase) if job.phase else "starting"
+        share = f", {job.fraction * 100:.0f} %" if job.fraction is not None else ""
+        return Told(tone=tone, word=f"{word}:", sentence=f"{phase}{share}.")
+    if job.state == Job.State.SUCCEEDED:
+        return Told(tone=tone, word=word, sentence=_done(job))
+    error = job.error or {}
+    message = str(error.get("message") or "nothing more is known.")
+    return Told(tone=tone, word=f"{word}:", sentence=message, hint=str(error.get("hint") or ""))
+
+
+def _waiting(job: Job) -> Told:
+    now, word = timezone.now(), "Waiting"
+    beat = worker_beat(job.host)
+    if beat is None or now - beat > SILENCE:
+        since = f" for {rough((now - beat).total_seconds())}" if beat else " yet"
+        return Told(
+            tone="warn",
+            word=word,
+            sentence=f"for a worker: there was no sign of life{since}.",
+            hint="Start it with `manage.py serve`, or read in its output why it stopped.",
+        )
+    if job.not_before > now + timedelta(seconds=1):
+        return Told(tone="", word=word, sentence=f"for its try {job.attempt} of {job.attempts}, {ago(job.not_before)}.")
+    if job.writes:
+        writer = Job.objects.filter(state=Job.State.RUNNING, writes=True, repository=job.repository).first()
+        if writer is not None:
+            return Told(tone="", word=word, sentence=f"for its turn: {job_title(writer)} writes to the same repository.")
+    return Told(tone="", word=word, sentence="for its turn.")
+
+
+def _done(job: Job) -> str:
+    found: dict[str, Any] = job.result or {}
+    took = f"in {human_seconds(job.took.total_seconds())}" if job.took is not None else ""
+    try:
+        more = _SENTENCES[job.kind](found) if job.kind in _SENTENCES else ""
+    except (KeyError, TypeError, ValueError):
+        more = ""  # an older version wrote it, or a reconciled job, which knows less
+    return f"{took}. {more}".strip()
+
+
+def _backup(found: dict[str, Any]) -> str:
+    proof = _PROOFS.get(str(found.get("verification")), "not proven")
+    pause = max((float(value) for value in found["pause_ms"].values()), default=0.0)
+    size = f"{human_bytes(found['bytes_source'])}, stored in {human_bytes(found['bytes_stored'])}"
+    return f"{size}, {proof}. Writers were held up for {pause:.1f} ms."
+
+
+def _verified(found: dict[str, Any]) -> str:
+    results = found["results"]
+    depth = "restored and compared" if all(one["depth"] == "restore" for one in results) else "every byte read"
+    return f"{_count(len(results), 'backup')} {'is' if len(results) == 1 else 'are'} sound: {depth}."
+
+
+def _restored(found: dict[str, Any]) -> str:
+    if found.get("dry_run"):
+        return "A dry run: nothing was written."
+    return f"{human_bytes(found['bytes'])} restored to {found['to']}."
+
+
+def _pruned(found: dict[str, Any]) -> str:
+    removed, kept = len(found["removed"]), len(found["kept"])
+    would = "would be removed" if found.get("dry_run") else "removed"
+    return f"{_count(removed, 'backup') if removed else 'No backup'} {would}, {kept} kept."
+
+
+def _indexed(found: dict[str, Any]) -> str:
+    read = sum(one["read"] for one in found["repositories"].values())
+    there = sum(one["found"] for one in found["repositories"].values())
+    return f"{_count(there, 'backup')} in the repository, {read} read anew."
+
+
+_SENTENCES = {
+    "backup": _backup,
+    "verify": _verified,
+    "drill": _verified,
+    "restore": _restored,
+    "restore_in_place": _restored,
+    "prune": _pruned,
+    "reindex": _indexed,
+}
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+# The result, rendered
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What is shown of a result: a template that knows its kind, or none; and all of it as JSON, folded."""
+
+    template: str
+    found: dict[str, Any]
+    text: str
+
+
+_TEMPLATES = {
+    "backup": ("backups/outcome/backup.html", ("id", "sources", "bytes_source", "bytes_stored", "pause_ms")),
+    "verify": ("backups/outcome/verify.html", ("results",)),
+    "drill": ("backups/outcome/verify.html", ("results",)),
+    "restore": ("backups/outcome/restore.html", ("id", "to", "bytes", "checks")),
+    "restore_in_place": ("backups/outcome/restore.html", ("id", "to", "bytes", "checks")),
+    "prune": ("backups/outcome/prune.html", ("kept", "removed")),
+    "reindex": ("backups/outcome/reindex.html", ("repositories",)),
+}
+_LONGEST_TEXT = 200_000
+
+
+def result(job: Job) -> Result | None:
+    """How the result of a job is shown; None where it has none."""
+    found = job.result
+    if not found:
+        return None
+    template, wanted = _TEMPLATES.get(job.kind, ("", ()))
+    if any(name not in found for name in wanted):
+        template = ""
+    text = json.dumps(found, indent=2, ensure_ascii=False)
+    shown = dict(found)
+    if "results" in found:
+        shown["results"] = [{**one, "stores": list(_stores(one.get("checks") or {}))} for one in found["results"]]
+    elif isinstance(found.get("checks"), dict):
+        shown["stores"] = list(_stores(found["checks"]))
+    return Result(template=template, found=shown, text=text[:_LONGEST_TEXT])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Store:
+    """A restored store that was opened: how many rows each table has, or records each collection."""
+
+    name: str
+    kind: str
+    said: str
+    counts: tuple[tuple[str, int], ...]
+
+
+def _stores(checks: dict[str, Any]) -> Iterable[Store]:
+    for name, found in checks.items():
+        if not isinstance(found, dict):
+            continue
+        kind, _, rest = name.partition("/")
+        if isinstance(found.get("tables"), dict):
+            broken = found.get("foreign_key_check") or 0
+            said = f"integrity check: {found.get('integrity_check', 'not made')}, {_count(int(broken), 'broken foreign key')}"
+            yield Store(name=rest, kind=kind, said=said, counts=tuple(sorted(found["tables"].items())))
+        elif isinstance(found.get("collections"), dict):
+            counts = tuple((key, int(value.get("count", 0))) for key, value in sorted(found["collections"].items()))
+            yield Store(
+                name=rest, kind=kind, said=f"opened and searched with Chroma {found.get('chromadb', '')}".strip(), counts=counts
+            )

@@ -1,0 +1,152 @@
+"""How a job is told of while it waits and runs: its steps, how far it is, and how long writers were held up."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.utils import timezone
+
+from backups.kinds import BACKUP, DRILL, RESTORE, RESTORE_IN_PLACE, VERIFY
+from backups.models import Job, JobLog
+from backups.templatetags.backups_jobs import phase_label
+
+_HELD_UP = re.compile(r"held up for ([0-9.]+) ms")
+_FIRST_LINES = 60
+_MOST_WAITING = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A step of a job: ``state`` is done, now, or empty for one that comes."""
+
+    label: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """A phase of an ended or running job on a common axis; ``x`` and ``width`` in percent of the job's time."""
+
+    label: str
+    x: float
+    width: float
+    seconds: float | None
+    done: int
+    state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Live:
+    """A job that waits or runs, as the pages show it."""
+
+    job: Job
+    steps: tuple[Step, ...]
+    pause: float | None
+    counts_bytes: bool
+
+    @property
+    def phase(self) -> str:
+        """The phase it is in, for people."""
+        return phase_label(self.job.phase) if self.job.phase else ""
+
+
+def active() -> list[Live]:
+    """The jobs that run, and those that wait, in the order in which their turn comes."""
+    fields = {Job.State.RUNNING: "started", Job.State.QUEUED: "created"}
+    found = [
+        job
+        for state, order in fields.items()
+        for job in Job.objects.filter(state=state).select_related("plan").order_by(order, "id")[:_MOST_WAITING]
+    ]
+    return [live(job) for job in found]
+
+
+def live(job: Job) -> Live:
+    """What is shown of one job that waits or runs."""
+    return Live(
+        job=job,
+        steps=steps(job),
+        pause=longest_pause(job),
+        counts_bytes=job.kind in (BACKUP.name, VERIFY.name, DRILL.name, RESTORE.name, RESTORE_IN_PLACE.name),
+    )
+
+
+def steps(job: Job) -> tuple[Step, ...]:
+    """The steps of a job, those that are known to come included."""
+    names = [str(phase["name"]) for phase in job.phases]
+    seen = list(dict.fromkeys(_step_of(job.kind, name, names[:number]) for number, name in enumerate(names)))
+    planned = [*_planned(job)]
+    labels = list(dict.fromkeys([*seen, *planned])) if not set(seen) <= set(planned) else planned
+    now = seen[-1] if seen and job.state == Job.State.RUNNING else None
+    return tuple(Step(label=label, state="now" if label == now else "done" if label in seen else "") for label in labels)
+
+
+def _planned(job: Job) -> Sequence[str]:
+    if job.kind == BACKUP.name:
+        return ("Cut", "Store", "Prove") if job.arguments.get("verify") != "none" else ("Cut", "Store")
+    if job.kind == VERIFY.name and job.arguments.get("depth") != "restore":
+        return ("Read",)
+    if job.kind in (VERIFY.name, DRILL.name):
+        return ("Restore", "Check", "Compare")
+    if job.kind == RESTORE.name:
+        return ("Write", "Check", "Compare") if job.arguments.get("check", True) else ("Write",)
+    if job.kind == RESTORE_IN_PLACE.name:
+        return ("Stage", "Check", "Safety backup", "Exchange", "Check again")
+    return ()
+
+
+def _step_of(kind: str, phase: str, before: Sequence[str]) -> str:
+    verb = phase.partition(" ")[0]
+    if kind == BACKUP.name:
+        return {"cut": "Cut", "store": "Store"}.get(verb, "Prove")
+    if kind == RESTORE_IN_PLACE.name:
+        if verb in ("stage", "exchange"):
+            return verb.capitalize()
+        if "exchange" in before:
+            return "Check again"
+        return "Safety backup" if "cut" in (verb, *before) else "Check"
+    if kind in (VERIFY.name, DRILL.name, RESTORE.name):
+        return "Read" if verb == "blocks" else verb.capitalize()
+    return phase_label(phase)
+
+
+def bars(job: Job) -> list[Bar]:
+    """The phases of a job as bars of one time line, from its start to its end or now."""
+    if not job.phases or job.started is None:
+        return []
+    end = job.finished or timezone.now()
+    begin = min(job.started, datetime.fromisoformat(job.phases[0]["started"]))
+    whole = max((end - begin).total_seconds(), 0.001)
+    drawn = []
+    for number, phase in enumerate(job.phases):
+        started = datetime.fromisoformat(phase["started"])
+        seconds = phase.get("seconds")
+        last = number == len(job.phases) - 1
+        lasted = seconds if seconds is not None else max(0.0, (end - started).total_seconds()) if last else 0.0
+        x = min(100.0, max(0.0, (started - begin).total_seconds() / whole * 100))
+        unfinished = "now" if job.state == Job.State.RUNNING and last else "bad"
+        drawn.append(
+            Bar(
+                label=phase_label(str(phase["name"])),
+                x=round(min(x, 99.5), 2),
+                width=round(max(0.5, min(lasted / whole * 100, 100 - x)), 2),
+                seconds=seconds if seconds is not None else lasted,
+                done=int(phase.get("done") or 0),
+                state="done" if seconds is not None else unfinished,
+            )
+        )
+    return drawn
+
+
+def longest_pause(job: Job) -> float | None:
+    """The longest time in milliseconds for which a backup held up writers; None while it is not known."""
+    if job.kind not in (BACKUP.name, RESTORE_IN_PLACE.name):
+        return None
+    pauses = (job.result or {}).get("pause_ms")
+    if isinstance(pauses, dict):
+        return max((float(value) for value in pauses.values()), default=None)
+    lines = JobLog.objects.filter(job=job).order_by("id").values_list("line", flat=True)[:_FIRST_LINES]
+    return max((float(found[1]) for line in lines if (found := _HELD_UP.search(line))), default=None)

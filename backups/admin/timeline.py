@@ -1,0 +1,270 @@
+"""Backups over time, for pictures: points of the timeline and figures of the charts. The database puts many together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+from django.db.models import Avg, CharField, Count, F, Max, Sum
+from django.db.models.functions import Cast, Substr
+from django.urls import reverse
+from django.utils import timezone
+
+from backups.conf import configuration
+from backups.engine.progress import human_bytes
+from backups.models import IndexedBackup
+
+_MINUTE, _HOUR, _DAY = 16, 13, 10
+"""How many characters of a stored time tell the minute, the hour and the day."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Range:
+    """A stretch of time up to now. ``slots``: into how many pieces the timeline is cut; backups of one piece are one point."""
+
+    name: str
+    label: str
+    length: timedelta
+    slots: int
+    precision: int
+
+
+RANGES = {
+    one.name: one
+    for one in (
+        Range(name="24h", label="24 h", length=timedelta(hours=24), slots=72, precision=_MINUTE),
+        Range(name="7d", label="7 d", length=timedelta(days=7), slots=84, precision=_HOUR),
+        Range(name="30d", label="30 d", length=timedelta(days=30), slots=60, precision=_HOUR),
+    )
+}
+DEFAULT = "7d"
+
+_KINDS = (IndexedBackup.Kind.FULL, IndexedBackup.Kind.INCREMENTAL, IndexedBackup.Kind.SNAPSHOT)
+_SHAPES = {"full": "◆", "incremental": "●", "snapshot": "■"}
+_PROVEN = (IndexedBackup.Verification.RESTORE, IndexedBackup.Verification.HASHES)
+_WORSE = {"proven": 0, "unproven": 1, "damaged": 2}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """A backup, or several close to each other; ``state`` is that of the worst. ``x`` in percent."""
+
+    x: float
+    state: str
+    count: int
+    title: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lane:
+    """The points of one kind, oldest first."""
+
+    kind: str
+    shape: str
+    y: int
+    points: tuple[Point, ...]
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tick:
+    """A mark of the time axis; a minor one has no room on a narrow screen."""
+
+    x: float
+    label: str
+    minor: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeline:
+    """What is drawn."""
+
+    range: Range
+    lanes: tuple[Lane, ...]
+    ticks: tuple[Tick, ...]
+    height: int
+
+    @property
+    def axis(self) -> int:
+        """Height with the labels of the time axis."""
+        return self.height + 20
+
+    @property
+    def axis_text(self) -> int:
+        """Where those labels stand."""
+        return self.height + 15
+
+    @property
+    def count(self) -> int:
+        """How many backups it shows."""
+        return sum(lane.count for lane in self.lanes)
+
+
+_LANE = 34
+
+
+def timeline(chosen: Range, now: datetime) -> Timeline:
+    """The backups of a range. However many there are, at most ``slots`` points a kind are drawn."""
+    begin = now - chosen.length
+    rows = (
+        _within(begin, chosen.precision)
+        .values_list("kind", "verification", "slot")
+        .annotate(count=Count("pk"), newest=Max("time"), id=Max("backup_id"), stored=Sum("bytes_stored"))
+    )
+    merged: dict[tuple[str, int], list[_Group]] = {}
+    for kind, verification, _, count, newest, backup_id, stored in rows:
+        slot = min(chosen.slots - 1, max(0, int((newest - begin) / chosen.length * chosen.slots)))
+        group = _Group(kind, verification, count, newest, backup_id, stored or 0)
+        merged.setdefault((kind, slot), []).append(group)
+    lanes: list[Lane] = []
+    for kind in _KINDS:
+        mine = sorted((slot, groups) for (of, slot), groups in merged.items() if of == kind)
+        points = tuple(_point(groups, begin, chosen) for _, groups in mine)
+        if points or kind != IndexedBackup.Kind.SNAPSHOT:
+            count = sum(point.count for point in points)
+            lanes.append(Lane(kind=kind.value, shape=_SHAPES[kind], y=22 + _LANE * len(lanes), points=points, count=count))
+    return Timeline(
+        range=chosen, lanes=tuple(lanes), ticks=tuple(_ticks(begin, now, chosen)), height=22 + _LANE * len(lanes) + 8
+    )
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class _Group:
+    kind: str
+    verification: str
+    count: int
+    newest: datetime
+    id: str
+    stored: int
+
+    @property
+    def state(self) -> str:
+        if self.verification == IndexedBackup.Verification.DAMAGED:
+            return "damaged"
+        return "proven" if self.verification in _PROVEN else "unproven"
+
+
+def _point(groups: list[_Group], begin: datetime, chosen: Range) -> Point:
+    worst = max(groups, key=lambda group: (_WORSE[group.state], group.newest))
+    count = sum(group.count for group in groups)
+    newest = max(group.newest for group in groups)
+    stored = human_bytes(sum(group.stored for group in groups))
+    moment = timezone.localtime(worst.newest if worst.count == 1 else newest)
+    when = f"{moment:%a %d %b %H:%M}"
+    if count == 1:
+        title = f"{worst.kind.capitalize()}, {when}, {stored}, {_said(worst.verification)}"
+        address = reverse("backups:backup", args=[worst.id])
+    else:
+        parts = {
+            state: sum(group.count for group in groups if group.state == state) for state in ("proven", "unproven", "damaged")
+        }
+        words = {"proven": "proven", "unproven": "not proven", "damaged": "damaged"}
+        said = ", ".join(f"{number} {words[state]}" for state, number in parts.items() if number)
+        title = f"{count} {worst.kind} backups until {when}, {stored}: {said}"
+        if worst.state != "proven" and worst.count == 1:
+            address = reverse("backups:backup", args=[worst.id])
+        else:
+            width = chosen.length / chosen.slots
+            span = {"kind": worst.kind, "from": _param(newest - width), "to": _param(newest)}
+            address = f"{reverse('backups:backups')}?{urlencode(span)}"
+    x = min(100.0, max(0.0, (newest - begin) / chosen.length * 100))
+    return Point(x=round(x, 2), state=worst.state, count=count, title=title, address=address)
+
+
+def _said(verification: str) -> str:
+    words = {"restore": "proven by restoring it", "hashes": "proven by reading every byte", "damaged": "damaged"}
+    return words.get(verification, "not proven yet")
+
+
+def _param(moment: datetime) -> str:
+    return f"{timezone.localtime(moment):%Y-%m-%dT%H:%M}"
+
+
+def _ticks(begin: datetime, now: datetime, chosen: Range) -> Iterator[Tick]:
+    local = timezone.localtime(now)
+    midnight = local.replace(hour=0, minute=0, second=0, microsecond=0)
+    if chosen.name == "24h":
+        step, form, count = timedelta(hours=3), "%H:%M", 10
+        first = midnight + timedelta(hours=local.hour // 3 * 3)
+    else:
+        days = 1 if chosen.name == "7d" else 5
+        step, form, count = timedelta(days=days), "%a %d" if days == 1 else "%d %b", 8
+        first = midnight
+    for number in range(count):
+        moment = first - step * number
+        x = (moment - begin) / chosen.length * 100
+        if 1.5 <= x <= 98.5:
+            yield Tick(x=round(x, 2), label=f"{moment:{form}}", minor=number % 2 == 1)
+
+
+# Figures over time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """Of the backups of one moment or day: mean size of the source, bytes stored in all, longest duration and pause."""
+
+    time: datetime
+    count: int
+    source: float
+    stored: int
+    seconds: float
+    pause: float
+
+
+def figures(chosen: Range, now: datetime, *, daily: bool = False) -> list[Figures]:
+    """The figures of a range, oldest first, put together by the minute, hour or day (in UTC)."""
+    rows = (
+        _within(now - chosen.length, _DAY if daily else chosen.precision)
+        .values_list("slot")
+        .annotate(
+            count=Count("pk"),
+            source=Avg("bytes_source"),
+            stored=Sum("bytes_stored"),
+            longest=Max("seconds"),
+            pause=Max(F("pause_sqlite") + F("pause_chroma")),
+        )
+        .order_by("slot")
+    )
+    return [
+        Figures(
+            time=_moment(slot),
+            count=count,
+            source=float(source or 0),
+            stored=int(stored or 0),
+            seconds=float(longest or 0),
+            pause=float(pause or 0),
+        )
+        for slot, count, source, stored, longest, pause in rows
+    ]
+
+
+def columns(found: Iterable[Figures]) -> dict[str, list[Any]]:
+    """The same as uPlot takes it: a list a figure; times in seconds since 1970."""
+    listed = list(found)
+    return {
+        "time": [round(one.time.timestamp()) for one in listed],
+        "source": [round(one.source) for one in listed],
+        "stored": [one.stored for one in listed],
+        "seconds": [round(one.seconds, 3) for one in listed],
+        "pause": [round(one.pause, 3) for one in listed],
+    }
+
+
+def _within(begin: datetime, precision: int) -> Any:
+    found = configuration()
+    names = [name for name in found.sets if name not in found.kept_apart] or list(found.sets)
+    return (
+        IndexedBackup.objects.filter(time__gt=begin, set__in=names, safety=False)
+        .order_by()
+        .annotate(slot=Substr(Cast("time", CharField()), 1, precision))
+    )
+
+
+def _moment(slot: str) -> datetime:
+    full = slot + "0000-01-01 00:00"[len(slot) :]
+    return datetime.fromisoformat(full).replace(tzinfo=UTC)
