@@ -71,6 +71,20 @@ DEFAULTS: tuple[Default, ...] = (
         cron="30 5 * * *",
         arguments={"every_set": True, "keep_hourly": 48, "keep_daily": 14, "keep_weekly": 8, "keep_monthly": 12},
     ),
+    Default(
+        name="daily-second",
+        title="Daily full in the second repository",
+        kind="backup",
+        cron="0 4 * * *",
+        arguments={"repository": "second", "backup": "full"},
+    ),
+    Default(
+        name="daily-prune-second",
+        title="Daily prune of the second repository",
+        kind="prune",
+        cron="40 5 * * *",
+        arguments={"repository": "second", "every_set": True, "keep_daily": 14, "keep_weekly": 8, "keep_monthly": 12},
+    ),
     Default(name="weekly-audit", title="Weekly check of the audit", kind="audit_verify", cron="40 7 * * 0", attempts=1),
 )
 
@@ -85,6 +99,8 @@ def install(*, again: bool = False) -> list[str]:
     with transaction.atomic(using=found.database):
         for default in DEFAULTS:
             if default.kind not in kinds() or str(default.arguments.get("set", found.default_set)) not in found.sets:
+                continue
+            if str(default.arguments.get("repository", found.default_repository)) not in found.repositories:
                 continue
             if not again and AuditEntry.objects.filter(target=f"plan:{default.name}", action="plan.removed").exists():
                 continue

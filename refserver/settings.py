@@ -26,6 +26,7 @@ _CONTROL, REFSERVER_CONTROL_DATABASE = control_database(_env, "REFSERVER_CONTROL
 BACKUP_REPOSITORY = _env.text("BACKUP_REPOSITORY", "var/backups")
 if "://" not in BACKUP_REPOSITORY:  # an address of an object store is left as it is
     BACKUP_REPOSITORY = str(_env.path("BACKUP_REPOSITORY", "var/backups"))
+_SECOND_REPOSITORY = _env.text("BACKUP_SECOND_REPOSITORY", "")
 REFSERVER_RUN_DIR = _env.path("REFSERVER_RUN_DIR", "var/run")
 REFSERVER_RESTORED = _env.path("REFSERVER_RESTORED", "var/restored")
 STATIC_ROOT = _env.folder("REFSERVER_STATIC_ROOT", "var/static")  # whitenoise warns of a missing one
@@ -74,6 +75,7 @@ if EMAIL_HOST_USER and _EMAIL_SECURITY == "none" and EMAIL_HOST not in {"localho
 _ADDRESS = _env.text("REFSERVER_ADDRESS", "")
 _ALERT_HOSTS = _env.names("REFSERVER_ALERT_HOSTS", "")
 
+_LOG_FORMAT = _env.text("REFSERVER_LOG_FORMAT", "line", choices={"line", "json"})
 _LOG_LEVEL = _env.text("REFSERVER_LOG_LEVEL", "INFO", choices={"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"})
 
 ENVIRONMENT_NAMES = frozenset(_env.asked) | ENGINE_SETTINGS
@@ -84,7 +86,10 @@ _env.check()
 _CONTROL_SET = {"control": [f"sqlite:control={_CONTROL['NAME']}"]} if "sqlite3" in _CONTROL["ENGINE"] else {}
 BACKUPS: dict[str, Any] = {
     "DATABASE": "control",
-    "REPOSITORIES": {"main": BACKUP_REPOSITORY},
+    "REPOSITORIES": {
+        "main": BACKUP_REPOSITORY,
+        **({"second": str(_env.path("BACKUP_SECOND_REPOSITORY", ""))} if _SECOND_REPOSITORY else {}),
+    },
     "SETS": {
         "default": [
             f"sqlite:refserver={REFSERVER_DATABASE}",
@@ -244,8 +249,12 @@ CACHES = {
 LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "filters": {"job": {"()": "backups.logs.JobFilter"}},
+    "formatters": {
+        "line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"},
+        "json": {"()": "backups.logs.JsonFormatter"},
+    },
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": _LOG_FORMAT, "filters": ["job"]}},
     "root": {"handlers": ["stderr"], "level": _LOG_LEVEL},
     "loggers": {
         "django": {"handlers": ["stderr"], "level": _LOG_LEVEL, "propagate": False},
