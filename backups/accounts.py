@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -19,6 +19,8 @@ from django.contrib.auth import get_user_model
 from django.contrib.auth.hashers import UNUSABLE_PASSWORD_PREFIX
 from django.core.exceptions import FieldDoesNotExist
 from django.db import DatabaseError, connections, router
+
+from .access import GROUPS
 
 Query = Callable[[str], Iterable[Sequence[Any]]]
 """Runs an SQL statement without parameters and returns its rows."""
@@ -202,6 +204,17 @@ def now() -> Accounts | None:
         connection.close()
 
 
+def with_groups_made(after: Accounts | None, before: Accounts | None) -> Accounts | None:
+    """*after* with the groups of `access` as they are made anew after a restore, with the rights that there are *before*."""
+    if after is None or before is None:
+        return after
+    groups = dict(after.groups)
+    for name, wanted in GROUPS.items():
+        if name in before.groups:
+            groups[name] = tuple(sorted({*groups.get(name, ()), *(set(wanted) & set(before.groups[name]))}))
+    return replace(after, groups=groups)
+
+
 def compare(before: Accounts | None, after: Accounts | None) -> dict[str, Any]:
     """What a change from *before* to *after* brings back and takes away, as JSON: what gives access comes first.
 
@@ -211,7 +224,7 @@ def compare(before: Accounts | None, after: Accounts | None) -> dict[str, Any]:
          "appear": [account...], "vanish": [account...],
          "change": [{"name", "gives", "changes": [{"what", "before", "after", "gives"}]}],
          "groups": [{"name", "appears", "vanishes", "gains": [...], "loses": [...]}],
-         "counts": {"appear", "vanish", "change", "gives", "groups"}}
+         "counts": {"appear", "vanish", "change", "groups", "gives", "gives_groups"}}
 
     ``gives`` says that somebody can do afterwards what they cannot do now. Unknown states count as empty.
     """
@@ -226,8 +239,9 @@ def compare(before: Accounts | None, after: Accounts | None) -> dict[str, Any]:
             change.append({"name": name, "gives": any(one["gives"] for one in changes), "changes": changes})
     groups = _group_changes(old.groups, new.groups)
     gives = sum(bool(account["can_sign_in"]) for account in appear) + sum(bool(one["gives"]) for one in change)
-    gives += sum(bool(one["gains"]) and not one["appears"] for one in groups)
-    counts = {"appear": len(appear), "vanish": len(vanish), "change": len(change), "groups": len(groups), "gives": gives}
+    gives_groups = sum(bool(one["gains"]) and not one["appears"] for one in groups)
+    counts = {"appear": len(appear), "vanish": len(vanish), "change": len(change), "groups": len(groups)}
+    counts |= {"gives": gives, "gives_groups": gives_groups}
     return {
         "before": old.total if before else None,
         "after": new.total if after else None,

@@ -491,7 +491,7 @@ def _accounts(look: _Look, records: tuple[SourceRecord, ...]) -> dict[str, Any] 
     if now is not None:
         with contextlib.closing(now):
             before = _read_accounts(look, now)
-    return {"store": record.prefix, **accounts.compare(before, after)}
+    return {"store": record.prefix, **accounts.compare(before, accounts.with_groups_made(after, before))}
 
 
 def account_store(live: dict[tuple[SourceKind, str], Path], records: Sequence[SourceRecord]) -> SourceRecord | None:
