@@ -559,7 +559,6 @@ def _report_context(job: Job) -> dict[str, Any]:
         "phases": job.phases,
         "zone": timezone.get_current_timezone_name(),
         "age": (job.created - row.time) if row else None,
-        "steps": [{"label": label, "address": "", "now": False} for _, label in _STEPS],
         "next_page": reverse("backups:restore_report", args=[job.pk]),
     }
 
@@ -579,7 +578,7 @@ def _checks(checks: dict[str, Any]) -> list[dict[str, Any]]:
         elif "collections" in facts:
             parts = []
             for name, one in facts["collections"].items():
-                searched = f", {one['searched']} searches answered" if "searched" in one else ""
+                searched = ", a search answered" if one.get("searched") else ""
                 parts.append(f"{name}: {one['count']:,} vectors{searched}")
             text = "; ".join(parts) or "no collection"
             found.append({"store": store, "text": f"{text}; equal to what the source held", "good": True})
