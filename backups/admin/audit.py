@@ -2,16 +2,184 @@
 
 from __future__ import annotations
 
-from django.http import HttpRequest, HttpResponse
-from django.urls import URLPattern, path
+import csv
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
+from urllib.parse import urlencode
 
-from .frame import page, render
+from django import forms
+from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from django.shortcuts import redirect
+from django.urls import NoReverseMatch, URLPattern, path, reverse
+from django.utils import timezone
+
+from backups import audit, jobs
+from backups.audit import Sought
+from backups.kinds import AUDIT
+from backups.models import AuditEntry, Job
+from backups.sign_in import actor_of
+
+from .frame import page, render, say
+
+_COLUMNS = (
+    *("number", "time", "who", "who_id", "via", "token", "address", "action", "target"),
+    *("before", "after", "previous", "hash"),
+)
+_CHUNK = 2_000
+_LISTED = 500
+
+
+class Filter(forms.Form):
+    """What to look for."""
+
+    who = forms.CharField(required=False, max_length=150)
+    action = forms.CharField(required=False, max_length=60)
+    target = forms.CharField(required=False, max_length=200)
+    via = forms.ChoiceField(required=False, choices=[("", "any way"), *Job.Via.choices])
+    since = forms.DateField(required=False)
+    until = forms.DateField(required=False)
+    text = forms.CharField(required=False, max_length=200)
+    below = forms.IntegerField(required=False, min_value=1)
+
+    def sought(self) -> Sought:
+        """What was asked for; days begin and end in the reader's zone."""
+        found = self.cleaned_data
+        names = ("who", "action", "target", "via", "text")
+        until = _midnight(found["until"] + timedelta(days=1)) if found.get("until") else None
+        since = _midnight(found["since"]) if found.get("since") else None
+        return Sought(**{name: found.get(name) or "" for name in names}, since=since, until=until)
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One value of an entry before and after."""
+
+    name: str
+    before: str
+    after: str
+    changed: bool
 
 
 @page("backups.view_audit")
 def overview(request: HttpRequest) -> HttpResponse:
     """Who did what?"""
-    return render(request, "backups/audit.html", "Audit")
+    form = Filter(request.GET)
+    good = form.is_valid()
+    sought = form.sought() if good else Sought()
+    found = audit.search(sought, below=form.cleaned_data.get("below") if good else None)
+    asked = {name: value for name, value in request.GET.items() if value and name != "below"}
+    number, newest = audit.head()
+    verified = audit.verified()
+    context = {
+        "form": form,
+        "rows": [(entry, sides(entry), _address(entry.target)) for entry in found.entries],
+        "found": found,
+        "asked": urlencode(asked),
+        "older": urlencode({**asked, "below": found.below}) if found.below else "",
+        "first": not request.GET.get("below"),
+        "total": number,
+        "newest": newest,
+        "verified": verified,
+        "since_then": number - verified.number if verified else 0,
+        "actions": sorted(set(AuditEntry.objects.order_by("-number").values_list("action", flat=True)[:_LISTED])),
+    }
+    return render(request, "backups/audit.html", "Audit", context, status=200 if good else 400)
 
 
-urlpatterns: list[URLPattern] = [path("audit/", overview, name="audit")]
+@page("backups.view_audit", methods=("POST",))
+def verify(request: HttpRequest) -> HttpResponse:
+    """Queue the reading of the whole chain."""
+    job = jobs.enqueue(AUDIT, {}, actor_of(request))
+    say(request, "The whole chain is being read. A million entries take about half a minute.")
+    return redirect(job)
+
+
+@page("backups.view_audit")
+def export(request: HttpRequest, form: str) -> HttpResponseBase:
+    """All entries that fit, oldest first, as they are read: memory stays the same however many there are."""
+    filled = Filter(request.GET)
+    if form not in ("csv", "jsonl") or not filled.is_valid():
+        raise Http404
+    sought = filled.sought()
+    asked = {name: value for name, value in asdict(sought).items() if value}
+    audit.record(actor_of(request), "audit.exported", "audit", after={"form": form, **asked})
+    rows = _rows(sought, audit.head()[0])
+    lines = _csv(rows) if form == "csv" else (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    kind = "text/csv; charset=utf-8" if form == "csv" else "application/jsonl; charset=utf-8"
+    name = f"audit-{timezone.now():%Y%m%dT%H%M%SZ}.{form}"
+    return StreamingHttpResponse(lines, content_type=kind, headers={"Content-Disposition": f'attachment; filename="{name}"'})
+
+
+def sides(entry: AuditEntry) -> list[Side]:
+    """What an entry tells of before and after, value by value."""
+    before, after = ({"": side} if not isinstance(side, dict) else side for side in (entry.before, entry.after))
+    names = [*before, *(name for name in after if name not in before)]
+    return [
+        Side(name, _shown(before.get(name)), _shown(after.get(name)), entry.before is not None and entry.after is not None)
+        for name in names
+        if before.get(name) is not None or after.get(name) is not None
+    ]
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value or "\N{EN DASH}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _address(target: str) -> str:
+    """The page of what an entry is about, where there is one."""
+    what, _, name = target.partition(":")
+    try:
+        if what in ("backup", "job", "plan"):
+            return reverse(f"backups:{what}", args=[name])
+    except NoReverseMatch:
+        pass
+    return ""
+
+
+def _midnight(day: date) -> datetime:
+    return timezone.make_aware(datetime.combine(day, time()))
+
+
+def _rows(sought: Sought, newest: int) -> Iterator[dict[str, Any]]:
+    """Read in portions, so that no transaction of the database is held open while somebody downloads slowly."""
+    rows = audit.fitting(sought)
+    for start in range(1, newest + 1, _CHUNK):
+        for row in rows.filter(number__gte=start, number__lt=start + _CHUNK).order_by("number").values(*_COLUMNS):
+            yield {**row, "time": row["time"].astimezone(UTC).isoformat()}
+
+
+class _Line:
+    """What `csv` writes to; gives back what was written."""
+
+    def write(self, text: str) -> str:
+        return text
+
+
+def _csv(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
+    writer = csv.writer(_Line())
+    yield str(writer.writerow(_COLUMNS))
+    for row in rows:
+        yield str(writer.writerow([_cell(row[name]) for name in _COLUMNS]))
+
+
+def _cell(value: Any) -> str:
+    """A value for a table; a text that a spreadsheet would take for a formula gets an apostrophe before it."""
+    text = "" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+
+
+urlpatterns: list[URLPattern] = [
+    path("audit/", overview, name="audit"),
+    path("audit/verify/", verify, name="audit_verify"),
+    path("audit/export.<str:form>", export, name="audit_export"),
+]
