@@ -48,6 +48,7 @@ TABS = (
     Tab("backups:plans", "Plans", "backups.view_plan"),
     Tab("consistency:overview", "Consistency", "consistency.view_check"),
     Tab("backups:readiness", "Readiness", "backups.view_backup"),
+    Tab("backups:alerts", "Alerts", "backups.view_alert"),
     Tab("backups:tokens", "Tokens", "backups.issue_token"),
     Tab("backups:audit", "Audit", "backups.view_audit"),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import URLPattern, URLResolver
 
-from . import audit, backups, dashboard, jobs, plans, readiness, restore, second_factor, tokens
+from . import alerts, audit, backups, dashboard, jobs, plans, readiness, restore, second_factor, tokens
 
 app_name = "backups"
 urlpatterns: list[URLPattern | URLResolver] = [
@@ -14,6 +14,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     *jobs.urlpatterns,
     *plans.urlpatterns,
     *readiness.urlpatterns,
+    *alerts.urlpatterns,
     *tokens.urlpatterns,
     *audit.urlpatterns,
     *second_factor.urlpatterns,

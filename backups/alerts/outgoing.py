@@ -125,7 +125,7 @@ def masked(address: str) -> str:
     return f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}/{f'…{end}' if rest else ''}"
 
 
-def post(address: str, body: bytes, headers: Mapping[str, str], *, seconds: float = LONGEST) -> Answer:
+def post(address: str, body: bytes, headers: Mapping[str, str]) -> Answer:
     """Send *body* to *address*. Whatever goes wrong is an answer that says so; nothing is raised."""
     if len(body) > LARGEST:
         return Answer(ok=False, text=f"The message has {len(body)} bytes; {LARGEST} are the most.")
@@ -133,6 +133,7 @@ def post(address: str, body: bytes, headers: Mapping[str, str], *, seconds: floa
         parts = check(address)
     except Refused as problem:
         return Answer(ok=False, text=f"Not sent: {problem}")
+    seconds = LONGEST
     opened: list[socket.socket] = []
     began = time.monotonic()
 
