@@ -32,7 +32,7 @@ main() {
         # Standard output is for the one line.
         make_engine "$root" >&2 || unknown "$root has no working .venv, and it cannot be made from requirements.lock"
     fi
-    said=$(timeout "$seconds" env PYTHONPATH="$root" "$root/.venv/bin/python" -P -m refserver.recovery.check "$@") || status=$?
+    said=$(timeout "$seconds" env PYTHONPATH="$root" PYTHONDONTWRITEBYTECODE=1 "$root/.venv/bin/python" -P -m refserver.recovery.check "$@") || status=$?
     if ((status == 124)); then
         unknown "no answer within $seconds s: is the repository's disk there?"
     elif ((status > 3)) || [[ $said != BACKUPS* ]]; then

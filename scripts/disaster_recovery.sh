@@ -99,7 +99,7 @@ main() {
         fi
     fi
     # In place of this shell, so that a signal to this script reaches it.
-    exec env PYTHONPATH="$root" "$root/.venv/bin/python" -P -m refserver.recovery "$@"
+    exec env PYTHONPATH="$root" PYTHONDONTWRITEBYTECODE=1 "$root/.venv/bin/python" -P -m refserver.recovery "$@"
 }
 
 main "$@"

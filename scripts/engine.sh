@@ -3,8 +3,9 @@
 
 # Whether the engine can be used as it is. Nothing is installed into an environment that works, however old.
 engine_works() {
+    local look='import importlib.util, sys; sys.exit(not all(map(importlib.util.find_spec, sys.argv[1:])))'
     [[ -x $1/.venv/bin/python ]] \
-        && env PYTHONPATH="$1" timeout 60 "$1/.venv/bin/python" -P -c 'import backups.engine.cli, backups.engine.verify' 2>/dev/null
+        && timeout 60 "$1/.venv/bin/python" -P -c "$look" blake3 dotenv numpy pydantic rich zstandard 2>/dev/null
 }
 
 # Makes .venv from requirements.lock, one maker at a time. Fails when packages cannot be had.

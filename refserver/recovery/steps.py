@@ -96,7 +96,9 @@ class Recovery:
     places: Places
     report: Report
     began: float = field(default_factory=time.monotonic)
-    asked_to_end: bool = False
+    asked_to_end: str = ""
+    """The signal that asked; it is followed where it is safe."""
+    told_end: bool = False
     state: str = "old"
     """What the live stores hold: "old" (as before), "new" (the backup's) or "mixed"."""
     safety: str = ""
@@ -230,9 +232,7 @@ class Recovery:
         """Turn Ctrl-C, SIGTERM and a lost terminal into a wish that is followed where it is safe."""
 
         def ask(number: int, _: object) -> None:
-            if not self.asked_to_end:
-                self.report.say(f"\n{signal.Signals(number).name}: ending. Please wait, so that no store is left half-way.")
-            self.asked_to_end = True
+            self.asked_to_end = signal.Signals(number).name  # told later: the handler may have come amid a line
 
         before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
         try:
@@ -243,7 +243,13 @@ class Recovery:
 
     def _check(self) -> None:
         if self.asked_to_end:
+            self._tell_end()
             raise Cancelled("Stopped.", hint="Run it again when you are ready.")
+
+    def _tell_end(self) -> None:
+        if not self.told_end:
+            self.told_end = True
+            self.report.say(f"\n{self.asked_to_end}: ending. Please wait, so that no store is left half-way.")
 
     @contextlib.contextmanager
     def _stopped(self, running: Sequence[Service]) -> Iterator[None]:
@@ -413,9 +419,7 @@ class Recovery:
             for one in left:  # made by this run, before it changed anything
                 durable.remove_tree(Path(one["folder"]))
             self.state = "old"
-            if left:
-                error.hint = "It had not begun to change anything. Run this again."
-            return error
+            return Cancelled("Stopped. Nothing was changed.") if self.asked_to_end and ended.code < 0 else error
         self.state = "mixed"
         if self.asked_to_end:
             return error
@@ -491,6 +495,7 @@ class Recovery:
                 child.wait(0.1)
                 return
             if self.asked_to_end and deadline is None:
+                self._tell_end()
                 deadline = time.monotonic() + END_WITHIN
                 child.terminate()
             if deadline is not None and time.monotonic() > deadline:

@@ -1,0 +1,113 @@
+"""`scripts/check_backups.sh`, as a monitoring system runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from backups.engine.repository.local import open_repository
+from refserver.recovery.check import Level, judge
+from tests.recovery.clone import Clone, Done
+
+LINE = re.compile(r"^BACKUPS (OK|WARNING|CRITICAL|UNKNOWN): [^|\n]+( \| (\S+=-?[\d.]+\w*(;[\d.]*)*\s?)+)?\n$")
+
+
+def level(done: Done) -> int:
+    """The exit code, of an answer that is one line and says the same."""
+    found = LINE.match(done.stdout)
+    assert found, done
+    assert Level[found[1]] == done.returncode
+    return done.returncode
+
+
+def test_fresh_old_none_and_nonsense(clone: Clone, tmp_path: Path) -> None:
+    fine = clone.check()
+    assert level(fine) == 0
+    assert clone.ids()[0] in fine.stdout
+    assert re.search(r"\| age=\d+s;;93600;0 proof_age=\d+s;;;0 backups=2;;;0 damaged=0;0;;0 free=\d+B", fine.stdout)
+    old = clone.check("--max-age", "0.0001")
+    assert level(old) == 2
+    assert "more than 0.0001 h" in old.stdout
+    assert level(clone.check("--repo", tmp_path)) == 2
+    for nonsense in (("--max-age", "soon"), ("--max-age", "-1"), ("--max-age", "nan"), ("--max-age",), ("--depp",), ("x",)):
+        assert level(clone.check(*nonsense)) == 3
+    assert level(clone.check(REFSERVER_ENV_FILE="gone")) == 3
+
+
+def test_deep_finds_a_flipped_byte(clone: Clone) -> None:
+    whole = clone.check("--deep")
+    assert level(whole) == 0
+    assert "every byte read" in whole.stdout
+    newest, full = clone.ids()
+    data = clone.repository / "backups/default" / full / "data.tar.zst"
+    content = bytearray(data.read_bytes())
+    table = json.loads((data.parent / "manifest.json").read_text())["data"]["table_offset"]
+    for place in range(100, table, 4000):  # every block
+        content[place] ^= 255
+    data.write_bytes(content)
+    assert level(clone.check()) == 0  # it only looks at what is known
+    broken = clone.check("--deep")
+    assert level(broken) == 2
+    assert f"{newest} is damaged" in broken.stdout
+    assert level(clone.check()) == 1  # and now it is known; the full one is not looked at yet
+
+
+def test_a_repository_that_may_not_be_written_to(clone: Clone) -> None:
+    """Root may write whatever the modes say, unless that right is taken from it."""
+    for path in [*clone.repository.rglob("*"), clone.repository]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    before = {path: path.stat().st_mtime_ns for path in clone.repository.rglob("*")}
+    bound = ["setpriv", "--bounding-set", "-dac_override"] if os.geteuid() == 0 else []
+    assert clone.run(*bound, "touch", clone.repository / "new").returncode != 0
+    done = clone.run(*bound, "scripts/check_backups.sh", "--deep")
+    assert level(done) == 0
+    assert {path: path.stat().st_mtime_ns for path in clone.repository.rglob("*")} == before
+    for path in [clone.repository, *clone.repository.rglob("*")]:
+        path.chmod(0o755)
+
+
+def test_without_an_environment_it_says_so_in_one_line(clone: Clone) -> None:
+    (clone.root / ".venv").unlink()
+    (clone.root / "requirements.lock").unlink()
+    done = clone.check()
+    assert level(done) == 3
+    assert "no working .venv" in done.stdout
+
+
+def test_a_repository_that_does_not_answer_is_unknown(clone: Clone) -> None:
+    """A fifo in the place of a file: whoever opens it waits for ever."""
+    (clone.repository / "repository.json").unlink()
+    os.mkfifo(clone.repository / "repository.json")
+    script = clone.root / "scripts/check_backups.sh"
+    script.write_text(script.read_text().replace("seconds=60", "seconds=1"))
+    done = clone.check()
+    assert level(done) == 3
+    assert "no answer within 1 s" in done.stdout
+
+
+def test_it_can_be_stopped(clone: Clone) -> None:
+    (clone.repository / "repository.json").unlink()
+    os.mkfifo(clone.repository / "repository.json")
+    with subprocess.Popen(
+        ["scripts/check_backups.sh"], cwd=clone.root, env=clone.environment(), stdout=subprocess.PIPE, text=True
+    ) as process:
+        with (clone.repository / "repository.json").open("w"):  # returns when the check has it open
+            process.terminate()
+        said, _ = process.communicate(timeout=20)
+    assert process.returncode == 3
+    assert said.startswith("BACKUPS UNKNOWN")
+
+
+def test_judgements(template: Clone) -> None:
+    scanned = open_repository(template.repository).scan("default")
+    now = datetime.now(UTC)
+    room = 1 << 40
+    assert judge(scanned, now, max_age=26, free=room).level is Level.OK
+    assert judge(scanned, now, max_age=26, free=1000).level is Level.WARNING
+    assert judge(scanned, now + timedelta(hours=27), max_age=26, free=room).level is Level.CRITICAL
+    assert judge(scanned, now - timedelta(hours=1), max_age=26, free=room).level is Level.WARNING  # a clock
+    assert judge([], now, max_age=26, free=room).level is Level.CRITICAL
