@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from django import forms
@@ -25,6 +25,11 @@ from backups.models import Alert, AlertChannel, AlertDelivery, AlertLook, AlertR
 from backups.sign_in import actor_of
 
 from .frame import page, render, say
+
+if TYPE_CHECKING:
+    _ModelForm = forms.ModelForm[Any]
+else:  # the class cannot be subscripted when it runs
+    _ModelForm = forms.ModelForm
 
 PAGE = 25
 DAYS = 30
@@ -345,7 +350,7 @@ def _choice(rows: QuerySet[Any], label: str, help_text: str) -> forms.ModelMulti
     return forms.ModelMultipleChoiceField(rows, widget=Checkboxes, required=False, label=label, help_text=help_text)
 
 
-class RuleForm(forms.ModelForm[AlertRule]):
+class RuleForm(_ModelForm):
     """A rule as a person writes it."""
 
     class Meta:
@@ -458,7 +463,7 @@ def rule_remove(request: HttpRequest, name: str) -> HttpResponse:
 # Channels
 
 
-class QuietMixin(forms.ModelForm[Any]):
+class QuietMixin(_ModelForm):
     """Fields of quiet hours."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
