@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from django.contrib.auth import get_user_model
+from django.contrib.auth.hashers import PBKDF2PasswordHasher
 from django.contrib.auth.models import Group
 from django.test import Client, override_settings
 
@@ -24,6 +25,12 @@ __all__ = ["empty_places", "library", "sample_library", "sample_places"]
 
 HOST = "test-host"
 PASSWORD = "correct-horse-battery-staple"
+
+
+class QuickPasswords(PBKDF2PasswordHasher):
+    """As Django's own, which reads what this one wrote; but a test makes many accounts."""
+
+    iterations = 1
 
 
 @dataclass(frozen=True)
@@ -110,5 +117,5 @@ def _made(places: Places, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     initialise(Path(places.root / "backups"), datetime.now(UTC))
-    with override_settings(BACKUPS=settings_of(places)):
+    with override_settings(BACKUPS=settings_of(places), PASSWORD_HASHERS=["tests.control.conftest.QuickPasswords"]):
         yield Site(places, Actor(name="tester", via=Job.Via.COMMAND))

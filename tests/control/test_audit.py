@@ -293,8 +293,9 @@ def test_pages_take_the_same_time_however_many_entries_there_are(empty_site):
     with connections["control"].cursor() as cursor:
         cursor.execute(MANY)
     client = empty_site.client("vera", "viewer")
+    client.get("/admin/backup/audit/")  # templates are read
     for query in ({}, {"who": "w7"}, {"action": "backup."}, {"text": "nowhere to be found"}, {"who": "w7", "text": "59"}):
-        began = time.perf_counter()
+        began = time.process_time()  # what others do on this machine does not count
         assert client.get("/admin/backup/audit/", query).status_code == 200
-        took = time.perf_counter() - began
-        assert took < 1.0, f"{query}: {took:.3f} s"  # 100 ms on a quiet machine; the tests share theirs
+        took = time.process_time() - began
+        assert took < 0.3, f"{query}: {took:.3f} s"

@@ -19,11 +19,6 @@ from tests.control.conftest import PASSWORD
 LOGIN, MINE, CODE = "/admin/login/", "/admin/backup/second-factor/", "/admin/backup/second-factor/code/"
 
 
-@pytest.fixture(autouse=True)
-def _quick_passwords(settings):
-    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
-
-
 def sign(name: str, password: str, *, address: str = "192.0.2.7", client: Client | None = None, after: str = "/admin/"):
     client = client or Client()
     answer = client.post(

@@ -1,0 +1,92 @@
+"""Tokens: made with an end, shown once, seen and revoked by whom it concerns."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+
+from backups import access
+from backups.admin.tokens import EXPLAINED
+from backups.models import ApiToken, AuditEntry
+
+TOKENS = "/admin/backup/tokens/"
+
+
+def make(client, **values):
+    return client.post(TOKENS, {"name": "ci", "scopes": ["read", "backup"], "days": "90", **values})
+
+
+def test_a_token_is_made_with_an_end_and_its_secret_is_shown_once(empty_site):
+    client = empty_site.client("olga", "operator")
+    answer = make(client)
+    secret = answer.context["issued"].secret
+    assert answer.content.decode().count(secret) == 1
+    assert "no-store" in answer.headers["Cache-Control"]
+    assert secret not in client.get(TOKENS).content.decode()
+    token = ApiToken.objects.get()
+    assert abs(token.expires - timezone.now() - timedelta(days=90)) < timedelta(minutes=1)
+    assert token.digest == access.digest(secret) and secret not in str(ApiToken.objects.values())
+    entry = AuditEntry.objects.get(action="token.issued")
+    assert entry.who == "olga" and entry.after["scopes"] == ["backup", "read"] and secret not in str(entry.after)
+    assert access.owner_of(secret, "192.0.2.1")[1] == token
+    assert "192.0.2.1" in client.get(TOKENS).content.decode()
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"name": ""}, "required"),
+        ({"scopes": []}, "Choose one or more"),
+        ({"scopes": ["everything"]}, "not one of the available choices"),
+        ({"days": "0"}, "confirm below"),
+        ({"days": "9999"}, "not one of the available choices"),
+    ],
+)
+def test_what_is_wrong_is_said_and_no_token_made(empty_site, values, complaint):
+    answer = make(empty_site.client("olga", "operator"), **values)
+    assert answer.status_code == 400 and complaint in answer.content.decode()
+    assert not ApiToken.objects.exists()
+
+
+def test_one_without_an_end_takes_a_second_thought(empty_site):
+    client = empty_site.client("olga", "operator")
+    make(client, days="0", forever="on")
+    assert ApiToken.objects.get().expires is None
+    assert "1 never expires" in client.get(TOKENS).content.decode().replace(",", "")
+
+
+def test_a_scope_that_would_open_nothing_is_marked(empty_site):
+    page = empty_site.client("olga", "operator").get(TOKENS).content.decode()
+    assert 'value="restore" disabled' in page and 'value="backup" disabled' not in page
+    assert set(EXPLAINED) == set(access.SCOPES)
+
+
+def test_own_tokens_are_seen_and_revoked_those_of_others_only_by_who_may(empty_site):
+    olga, ben = empty_site.client("olga", "operator"), empty_site.client("ben", "operator")
+    make(olga, name="of-olga")
+    make(ben, name="of-ben")
+    assert "of-ben" not in olga.get(TOKENS).content.decode()
+    of_ben = ApiToken.objects.get(name="of-ben")
+    revoke = f"{TOKENS}{of_ben.pk}/revoke/"
+    assert olga.post(revoke).status_code == 404
+    assert ben.get(revoke).status_code == 405
+    assert ben.post(revoke, follow=True).context["rows"][0][0].revoked
+    root = empty_site.client("root", superuser=True)
+    assert "of-olga" in root.get(TOKENS).content.decode()
+    root.post(f"{TOKENS}{ApiToken.objects.get(name='of-olga').pk}/revoke/")
+    assert not ApiToken.objects.filter(revoked=None).exists()
+    assert [entry.who for entry in AuditEntry.objects.filter(action="token.revoked").order_by("number")] == ["ben", "root"]
+
+
+def test_an_account_made_anew_with_the_same_number_does_not_own_the_token(empty_site):
+    client = empty_site.client("olga", "operator")
+    secret = make(client).context["issued"].secret
+    ApiToken.objects.update(username="somebody-before")
+    assert "ci" not in [row[0].name for row in client.get(TOKENS).context["rows"]]
+    assert access.owner_of(secret, "") is None
+
+
+def test_a_viewer_has_no_such_page(empty_site):
+    assert empty_site.client("vera", "viewer").get(TOKENS).status_code == 403
