@@ -200,4 +200,4 @@ def _invalid(problem: ValidationError, where: str) -> Refused:
         place = "#" + "".join(f"/{part}" for part in path) if where == "pointer" else ".".join(path)
         errors.append({where: place, "detail": error["msg"]})
     told = "; ".join(f"{error[where]}: {error['detail']}" for error in errors[:5])
-    return Refused(400, "invalid", f"{told}. Nothing was done.", "Correct them and try again.", errors=errors)
+    return Refused(400, "invalid", f"{told}. Nothing was done.", "Correct them and try again.", more={"errors": errors})

@@ -88,19 +88,26 @@ class Refused(exceptions.APIException):
     """An error of the API's own: status, code, what happened, what to do, and further members."""
 
     def __init__(
-        self, status: int, code: str, detail: str, hint: str = "", *, headers: Mapping[str, str] | None = None, **more: Any
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        hint: str = "",
+        *,
+        headers: Mapping[str, str] | None = None,
+        more: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(detail, code)
         self.status_code = status
         self.code = code
         self.hint = hint
         self.headers = dict(headers or {})
-        self.more = more
+        self.more = more or {}
 
 
-def body(status: int, code: str, detail: str, hint: str = "", **more: Any) -> dict[str, Any]:
+def body(status: int, code: str, detail: str, hint: str = "", more: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The JSON object of a problem."""
-    kept = {name: value for name, value in more.items() if name not in _RESERVED}
+    kept = {name: value for name, value in (more or {}).items() if name not in _RESERVED}
     return {
         "type": f"urn:refserver-backups:problem:{code}",
         "title": _TITLES.get(status, "Error"),
@@ -112,9 +119,9 @@ def body(status: int, code: str, detail: str, hint: str = "", **more: Any) -> di
     }
 
 
-def plain(status: int, code: str, detail: str, hint: str = "", **more: Any) -> JsonResponse:
+def plain(status: int, code: str, detail: str, hint: str = "") -> JsonResponse:
     """A problem outside of the REST framework."""
-    return JsonResponse(body(status, code, detail, hint, **more), status=status, content_type=MEDIA_TYPE)
+    return JsonResponse(body(status, code, detail, hint), status=status, content_type=MEDIA_TYPE)
 
 
 def answer(problem: Exception, context: Mapping[str, Any]) -> Response:
@@ -129,14 +136,14 @@ def answer(problem: Exception, context: Mapping[str, Any]) -> Response:
     wait = RETRY_AFTER.get(told.code)
     if wait is not None:
         headers.setdefault("Retry-After", str(wait))
-    data = body(told.status_code, told.code, str(told.detail), told.hint, **told.more)
+    data = body(told.status_code, told.code, str(told.detail), told.hint, told.more)
     return Response(data, status=told.status_code, headers=headers, content_type=MEDIA_TYPE)
 
 
 def of_engine(problem: EngineError) -> Refused:
     """The engine's error with its code, hint and details."""
-    more = {str(name): value for name, value in problem.details.items()}
-    return Refused(STATUS.get(problem.code, 500), problem.code, problem.message, problem.hint, **more)
+    status = STATUS.get(problem.code, 500)
+    return Refused(status, problem.code, problem.message, problem.hint, more=problem.details)
 
 
 def _told(problem: Exception) -> Refused | None:

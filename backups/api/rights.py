@@ -65,7 +65,7 @@ def require(request: Request, permission: str) -> None:
             "not_allowed",
             f"The account {request.user.get_username()} lacks the permission {permission}. Nothing was done.",
             "An administrator gives it, best by a group: viewer, operator, restorer.",
-            permission=permission,
+            more={"permission": permission},
         )
     scopes = scopes_of(permission)
     raise Refused(
@@ -74,8 +74,7 @@ def require(request: Request, permission: str) -> None:
         f"The token {token.name} has no scope for that. Nothing was done.",
         f"Make a token with the scope {' or '.join(scopes)}." if scopes else "No scope of a token allows it: sign in instead.",
         headers={"WWW-Authenticate": f'Bearer realm="api", error="insufficient_scope", scope="{" ".join(scopes)}"'},
-        permission=permission,
-        scopes=scopes,
+        more={"permission": permission, "scopes": scopes},
     )
 
 

@@ -20,9 +20,15 @@ Proof = Literal["none", "hashes", "restore", "damaged"]
 State = Literal["queued", "running", "succeeded", "failed", "cancelled", "interrupted"]
 Note = Annotated[str, StringConstraints(max_length=LONGEST_NOTE)]
 Text = Annotated[str, StringConstraints(max_length=200)]
-Scope = Literal[
-    "read", "backup", "verify", "hold", "restore", "download", "delete", "jobs", "plans", "consistency", "tokens", "metrics"
-]
+
+
+def _scope(name: str) -> str:
+    if name not in SCOPES:
+        raise ValueError(f"there is no scope of that name; there are {', '.join(SCOPES)}")
+    return name
+
+
+Scope = Annotated[str, AfterValidator(_scope), Field(json_schema_extra={"enum": [*SCOPES]})]
 
 
 def _utc(moment: datetime) -> datetime:

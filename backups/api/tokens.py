@@ -77,7 +77,7 @@ class Tokens(Resource):
                 "scope",
                 f"The token {mine.name if mine else ''} has not the scopes {', '.join(beyond)} itself. No token was made.",
                 "Ask for fewer, or make it while signed in.",
-                scopes=beyond,
+                more={"scopes": beyond},
             )
         user: Any = request.user
         assert isinstance(user, AbstractUser)

@@ -1,0 +1,53 @@
+"""Ask the REST interface, and look at its answers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from django.core.cache import cache
+from django.test import Client
+
+from backups import access
+from tests.control.conftest import Site
+
+EVERY_SCOPE = tuple(access.SCOPES)
+BACKUPS = "/api/v1/backups"
+JOBS = "/api/v1/jobs"
+
+
+def bearer(site: Site, name: str, *groups: str, scopes: tuple[str, ...] = EVERY_SCOPE, superuser: bool = False) -> Client:
+    """A program with a token of the account *name*, which is made. Rates start anew."""
+    cache.clear()
+    return with_token(access.issue(site.person(name, *groups, superuser=superuser), f"{name}'s", scopes, None).secret)
+
+
+def with_token(secret: str) -> Client:
+    """A program that sends *secret*."""
+    return Client(headers={"Authorization": f"Bearer {secret}"})
+
+
+def told(response: Any, status: int) -> Any:
+    """The JSON of an answer whose status must be *status*."""
+    assert response.status_code == status, response.content
+    if status == 204:
+        assert response.content == b""
+        return None
+    wanted = "application/problem+json" if status >= 400 else "application/json"
+    assert response.headers["Content-Type"] == wanted
+    return response.json()
+
+
+def problem(response: Any, status: int, code: str) -> dict[str, Any]:
+    """The problem of an answer, whole."""
+    found = told(response, status)
+    assert (found["code"], found["status"], found["type"]) == (code, status, f"urn:refserver-backups:problem:{code}")
+    assert found["title"] and found["detail"]
+    return found
+
+
+def send(client: Client, path: str, body: Any = None, method: str = "POST", **headers: str) -> Any:
+    """Send *body* as JSON."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    content = "" if body is None else body if isinstance(body, str) else json.dumps(body)
+    return client.generic(method, path, content, content_type="application/json", headers=named)

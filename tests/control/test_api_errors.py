@@ -1,0 +1,131 @@
+"""Every error is a problem (RFC 9457), and nobody asks too often."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from django.core.cache import cache
+from django.db import OperationalError
+from django.test import Client
+from rest_framework.settings import api_settings
+
+from backups import services
+from backups.api import problems
+from backups.engine import errors
+from backups.models import Job
+from tests.control.rest import BACKUPS, bearer, problem, send, told, with_token
+
+
+def test_what_the_web_itself_refuses_is_a_problem_too(empty_site):
+    client = bearer(empty_site, "ada", "operator")
+    wrong = client.put(BACKUPS)
+    problem(wrong, 405, "method_not_allowed")
+    assert wrong.headers["Allow"] == "GET, HEAD, POST" or set(wrong.headers["Allow"].split(", ")) == {"GET", "HEAD", "POST"}
+    for method in ("OPTIONS", "TRACE", "PATCH", "DELETE"):
+        problem(client.generic(method, BACKUPS), 405, "method_not_allowed")
+    problem(client.get("/api/v1/nothing"), 404, "not_found")
+    problem(client.post("/api/v1/backups/"), 404, "not_found")
+    problem(client.get(f"{BACKUPS}/not-an-id"), 404, "not_found")
+    problem(client.get(BACKUPS, headers={"Accept": "text/html"}), 406, "not_acceptable")
+    told(client.get(BACKUPS, headers={"Accept": "application/*;q=0.5, text/html"}), 200)
+    problem(client.post(BACKUPS, "kind=full", content_type="application/x-www-form-urlencoded"), 415, "media_type")
+    problem(client.post(BACKUPS, "{}", content_type="text/plain"), 415, "media_type")
+    assert "json" in problem(send(client, BACKUPS, "{"), 400, "json")["detail"].lower()
+    problem(send(client, BACKUPS, '{"note": NaN}'), 400, "json")
+    problem(send(client, BACKUPS, "[" * 100_000), 400, "json")
+    problem(send(client, BACKUPS, '{"note": "\\ud800"}'), 400, "invalid")
+    problem(send(client, BACKUPS, '{"note": "' + "n" * 3_000_000 + '"}'), 413, "too_large")
+    assert not Job.objects.exists()
+
+
+def test_a_body_of_unknown_length_is_not_taken_for_none(empty_site):
+    client = bearer(empty_site, "ada", "operator")
+    answer = client.generic("POST", BACKUPS, headers={"Transfer-Encoding": "chunked"})
+    problem(answer, 411, "length")
+    assert not Job.objects.exists()
+
+
+@pytest.mark.parametrize("kind", errors.tree(), ids=lambda kind: kind.code)
+def test_an_error_of_the_engine_keeps_its_code_hint_and_details(empty_site, monkeypatch, kind):
+    def fail(*_: object, **__: object) -> None:
+        raise kind("It did not work.", id="20260101T000000Z-full-abcdef", status=1)
+
+    monkeypatch.setattr(services, "back_up", fail)
+    status = problems.STATUS.get(kind.code, 500)
+    found = problem(send(bearer(empty_site, "ada", "operator"), BACKUPS, {}), status, kind.code)
+    assert (found["detail"], found["hint"], found["id"]) == (
+        "It did not work.",
+        kind.default_hint,
+        "20260101T000000Z-full-abcdef",
+    )
+
+
+def test_what_nobody_foresaw_is_logged_and_says_nothing_of_itself(empty_site, monkeypatch, caplog):
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("password=hunter2")
+
+    monkeypatch.setattr(services, "back_up", fail)
+    client = bearer(empty_site, "ada", "operator")
+    client.raise_request_exception = False
+    answer = send(client, BACKUPS, {})
+    problem(answer, 500, "failed")
+    assert b"hunter2" not in answer.content and "hunter2" in caplog.text
+
+
+def test_a_database_that_does_not_answer_asks_to_come_back(empty_site, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise OperationalError("database is locked")
+
+    monkeypatch.setattr(services, "back_up", fail)
+    answer = send(bearer(empty_site, "ada", "operator"), BACKUPS, {})
+    problem(answer, 503, "database")
+    assert answer.headers["Retry-After"] == "5"
+
+
+def _rates(monkeypatch, **rates: str) -> None:
+    monkeypatch.setattr(api_settings, "DEFAULT_THROTTLE_RATES", rates)
+    cache.clear()
+
+
+def test_each_token_is_slowed_down_by_itself(empty_site, monkeypatch):
+    first, second = bearer(empty_site, "ada", "operator"), bearer(empty_site, "bob", "operator")
+    _rates(monkeypatch, caller="3/minute", changes="1/minute")
+    told(send(first, BACKUPS, {}), 202)
+    answer = send(first, BACKUPS, {})
+    problem(answer, 429, "too_many_requests")
+    assert 50 <= int(answer.headers["Retry-After"]) <= 60
+    told(first.get(BACKUPS), 200)
+    problem(first.get(BACKUPS), 429, "too_many_requests")
+    told(second.get(BACKUPS), 200)
+
+
+def test_nobody_in_particular_and_wrong_tokens_are_slowed_down_by_address(empty_site, monkeypatch):
+    good = bearer(empty_site, "ada", "viewer")
+    _rates(monkeypatch, anonymous="2/minute", bad_tokens="2/minute")
+    assert [Client().get(BACKUPS).status_code for _ in range(3)] == [401, 401, 429]
+    assert [Client().get("/readyz").status_code for _ in range(1)] == [429]
+    assert Client(REMOTE_ADDR="192.0.2.7").get(BACKUPS).status_code == 401
+    guesses = [with_token(f"rsb_guess{number}").get(BACKUPS) for number in range(3)]
+    assert [guess.status_code for guess in guesses] == [401, 401, 429]
+    assert 1 <= int(guesses[2].headers["Retry-After"]) <= 60
+    told(good.get(BACKUPS), 200)  # others at that address are not kept out
+
+
+def test_answers_are_kept_by_no_cache(empty_site):
+    client = bearer(empty_site, "ada", "viewer")
+    for path in (BACKUPS, "/api/v1/status", "/readyz"):
+        assert client.get(path).headers["Cache-Control"] == "private, no-store"
+
+
+def test_a_problem_has_no_more_than_one_meaning_for_a_name():
+    body = problems.body(400, "usage", "It is wrong.", "Do this.", {"status": 7, "code": "other", "problems": ["a"]})
+    assert json.loads(json.dumps(body)) == {
+        "type": "urn:refserver-backups:problem:usage",
+        "title": "The request is wrong",
+        "status": 400,
+        "detail": "It is wrong.",
+        "code": "usage",
+        "hint": "Do this.",
+        "problems": ["a"],
+    }

@@ -1,0 +1,135 @@
+"""``Idempotency-Key``: asked twice, done once, answered twice with the same; also at the same time, and over a crash."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from threading import Barrier
+
+import pytest
+from django.db import connections
+from django.utils import timezone
+
+from backups import access, services
+from backups.api import once
+from backups.models import ApiToken, AuditEntry, IdempotencyKey, Job
+from tests.control.rest import BACKUPS, bearer, problem, send, told, with_token
+
+
+def test_the_same_request_gets_the_same_answer(empty_site):
+    client = bearer(empty_site, "ada", "operator")
+    first = send(client, BACKUPS, {"note": "one"}, Idempotency_Key="k1")
+    second = send(client, BACKUPS, {"note": "one"}, Idempotency_Key="k1")
+    assert told(first, 202) == told(second, 202) and first.headers["Location"] == second.headers["Location"]
+    assert "Idempotency-Replayed" not in first.headers and second.headers["Idempotency-Replayed"] == "true"
+    assert Job.objects.count() == AuditEntry.objects.filter(action="backup.requested").count() == 1
+    told(send(client, BACKUPS, {"note": "one"}, Idempotency_Key="k2"), 202)
+    told(send(client, BACKUPS, {"note": "one"}), 202)
+    assert Job.objects.count() == 3
+
+
+def test_a_key_is_for_one_request(empty_site):
+    client = bearer(empty_site, "ada", "operator")
+    told(send(client, BACKUPS, {"note": "one"}, Idempotency_Key="k"), 202)
+    problem(send(client, BACKUPS, {"note": "two"}, Idempotency_Key="k"), 422, "idempotency_key_used")
+    problem(send(client, f"{BACKUPS}?repository=main", {"note": "one"}, Idempotency_Key="k"), 422, "idempotency_key_used")
+    other = bearer(empty_site, "bob", "operator")
+    told(send(other, BACKUPS, {"note": "two"}, Idempotency_Key="k"), 202)  # another's key of that name is another key
+    assert Job.objects.count() == 2
+
+
+@pytest.mark.parametrize("key", ["", "k" * 201, "a\tb"])
+def test_a_key_that_is_none_is_refused(empty_site, key):
+    client = bearer(empty_site, "ada", "operator")
+    problem(send(client, BACKUPS, {}, Idempotency_Key=key), 400, "idempotency_key")
+    assert not Job.objects.exists()
+
+
+def test_what_was_refused_may_be_asked_again(empty_site):
+    client = bearer(empty_site, "ada", "operator")
+    problem(send(client, BACKUPS, {"set": "nope"}, Idempotency_Key="k"), 400, "usage")
+    told(send(client, BACKUPS, {"set": "control"}, Idempotency_Key="k"), 202)
+    # Rights are looked at each time
+    user = ApiToken.objects.get().username
+    from django.contrib.auth import get_user_model
+
+    get_user_model().objects.get(username=user).groups.clear()
+    problem(send(client, BACKUPS, {"set": "control"}, Idempotency_Key="k"), 403, "not_allowed")
+
+
+def test_twenty_at_once_make_one_job(empty_site):
+    issued = access.issue(empty_site.person("ada", "operator"), "t", ["backup"], None)
+    start = Barrier(20)
+
+    def ask(_: int) -> tuple[int, str]:
+        try:
+            start.wait(30)
+            answer = send(with_token(issued.secret), BACKUPS, {"note": "race"}, Idempotency_Key="race")
+            return answer.status_code, answer.json().get("id", answer.json().get("code"))
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(ask, range(20)))
+    [job] = Job.objects.all()
+    assert set(answers) <= {(202, str(job.pk)), (409, "idempotency_key_in_use")}, answers
+    assert (202, str(job.pk)) in answers
+    late = send(with_token(issued.secret), BACKUPS, {"note": "race"}, Idempotency_Key="race")
+    assert told(late, 202)["id"] == str(job.pk)
+
+
+def test_while_the_first_is_being_answered_the_second_waits(empty_site):
+    client = bearer(empty_site, "ada", "operator")
+    told(send(client, BACKUPS, {}, Idempotency_Key="k"), 202)
+    IdempotencyKey.objects.update(status=None, body=None)  # as it is until the first has its answer
+    answer = send(client, BACKUPS, {}, Idempotency_Key="k")
+    problem(answer, 409, "idempotency_key_in_use")
+    assert answer.headers["Retry-After"] == "1"
+    assert Job.objects.count() == 1
+
+
+def test_a_crash_in_between_leaves_no_job_and_the_key_is_taken_over(empty_site, monkeypatch):
+    client = bearer(empty_site, "ada", "operator")
+
+    class Crash(BaseException):
+        """Not an error that a view could answer: what a killed process leaves is what the database has committed."""
+
+    def killed(*args, **kwargs):
+        really(*args, **kwargs)
+        raise Crash
+
+    really = services.back_up
+    monkeypatch.setattr(services, "back_up", killed)
+    monkeypatch.setattr(
+        IdempotencyKey.objects.none().__class__, "delete", lambda self: (0, {})
+    )  # a dead process tidies nothing
+    with pytest.raises(Crash):
+        send(client, BACKUPS, {}, Idempotency_Key="k")
+    monkeypatch.undo()
+    assert not Job.objects.exists() and IdempotencyKey.objects.get().status is None
+    problem(send(client, BACKUPS, {}, Idempotency_Key="k"), 409, "idempotency_key_in_use")
+    IdempotencyKey.objects.update(created=timezone.now() - once.GIVEN_UP - timedelta(seconds=1))
+    told(send(client, BACKUPS, {}, Idempotency_Key="k"), 202)
+    assert Job.objects.count() == 1
+
+
+def test_one_that_was_overtaken_undoes_what_it_did(empty_site, monkeypatch):
+    client = bearer(empty_site, "ada", "operator")
+    really = services.back_up
+
+    def slow(*args, **kwargs):
+        IdempotencyKey.objects.update(created=timezone.now() + timedelta(seconds=61))  # as another request that took over would
+        return really(*args, **kwargs)
+
+    monkeypatch.setattr(services, "back_up", slow)
+    problem(send(client, BACKUPS, {}, Idempotency_Key="k"), 409, "idempotency_key_in_use")
+    assert not Job.objects.exists()
+
+
+def test_a_secret_is_told_once_and_kept_nowhere(empty_site):
+    client = empty_site.client("ada", "operator")
+    wish = {"name": "ci", "scopes": ["read"]}
+    secret = told(send(client, "/api/v1/tokens", wish, Idempotency_Key="k"), 201)["secret"]
+    again = told(send(client, "/api/v1/tokens", wish, Idempotency_Key="k"), 201)
+    assert again["secret"] is None and ApiToken.objects.count() == 1
+    assert secret not in str(IdempotencyKey.objects.values().get())

@@ -1,0 +1,198 @@
+"""Who may do what over REST: one table over all routes. A route that is not in it fails the test."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import UTC, datetime
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Group
+from django.core.cache import cache
+from django.test import Client, override_settings
+from django.utils import timezone
+
+from backups import access
+from backups.api.reference import description
+from backups.engine.repository.local import initialise
+from backups.models import ApiToken, IndexedBackup, Job, Plan, Worker
+from tests.control.conftest import HOST, settings_of
+from tests.control.rest import EVERY_SCOPE, send, told, with_token
+from tests.library.places import Places, at
+
+BACKUP = "20260101T000000Z-full-abcdef"
+V1 = "/api/v1"
+ALL = {"viewer", "operator", "restorer"}
+NOBODY: set[str] = set()
+
+TABLE: dict[str, tuple[set[str], set[str]]] = {
+    # Method and address: the groups that may, and the scopes of a token that let it through
+    "GET /backups": (ALL, {"read"}),
+    "POST /backups": ({"operator"}, {"backup"}),
+    "GET /backups/{backup_id}": (ALL, {"read"}),
+    "DELETE /backups/{backup_id}": ({"restorer"}, {"delete"}),
+    "POST /backups/{backup_id}/verify": ({"operator"}, {"verify"}),
+    "POST /backups/{backup_id}/drill": ({"operator"}, {"verify"}),
+    "POST /backups/{backup_id}/preview": ({"restorer"}, {"restore"}),
+    "POST /backups/{backup_id}/restore": ({"restorer"}, {"restore"}),
+    "POST /backups/{backup_id}/hold": ({"operator"}, {"hold"}),
+    "POST /backups/{backup_id}/release": ({"operator"}, {"hold"}),
+    "GET /backups/{backup_id}/files/{file_name}": ({"restorer"}, {"download"}),
+    "GET /jobs": (ALL, {"read"}),
+    "GET /jobs/{job_id}": (ALL, {"read"}),
+    "GET /jobs/{job_id}/log": (ALL, {"read"}),
+    "POST /jobs/{job_id}/cancel": ({"operator", "restorer"}, {"jobs"}),
+    "POST /jobs/{job_id}/again": ({"operator"}, {"read+backup"}),
+    "GET /schedules": (ALL, {"read"}),
+    "POST /schedules": ({"operator"}, {"plans"}),
+    "GET /schedules/{name}": (ALL, {"read"}),
+    "PATCH /schedules/{name}": ({"operator"}, {"plans"}),
+    "DELETE /schedules/{name}": ({"operator"}, {"plans"}),
+    "POST /schedules/{name}/run": ({"operator"}, {"plans"}),
+    "POST /schedules/{name}/pause": ({"operator"}, {"plans"}),
+    "POST /schedules/{name}/resume": ({"operator"}, {"plans"}),
+    "GET /schedule-times": (ALL, {"read"}),
+    "GET /repositories": (ALL, {"read"}),
+    "GET /repositories/{name}": (ALL, {"read"}),
+    "POST /repositories/{name}/reindex": ({"operator"}, {"backup"}),
+    "POST /repositories/{name}/verify": ({"operator"}, {"verify"}),
+    "POST /repositories/{name}/prune": ({"restorer"}, {"delete"}),
+    "GET /audit": (ALL, {"read"}),
+    "GET /audit/verify": (ALL, {"read"}),
+    "GET /tokens": ({"operator", "restorer"}, {"tokens"}),
+    "POST /tokens": ({"operator", "restorer"}, {"tokens"}),
+    "GET /tokens/{token_id}": ({"operator", "restorer"}, {"tokens"}),
+    "DELETE /tokens/{token_id}": ({"operator", "restorer"}, {"tokens"}),
+    "GET /status": (ALL, {"read"}),
+    "GET /readiness": (ALL, {"read"}),
+    "GET /schema": (ALL | {"none"}, set(EVERY_SCOPE)),
+    "GET /readyz": (ALL | {"none", "anonymous"}, set(EVERY_SCOPE)),
+    "POST /admin/backup/trigger": ({"operator"}, {"backup"}),
+    "GET /admin/backup/status": (ALL, {"read"}),
+    "GET /admin/backup/history": (ALL, {"read"}),
+    "POST /admin/backup/restore": ({"restorer"}, {"restore"}),
+}
+BODIES = {
+    "POST /backups/{backup_id}/restore": {"to": "folder", "folder": "x"},
+    "POST /admin/backup/restore": {"backup_id": BACKUP, "restore": {"to": "folder", "folder": "x"}},
+    "POST /schedules": {"name": "made", "kind": "health", "cron": "0 3 * * *"},
+    "POST /repositories/{name}/prune": {"keep_last": 1},
+    "POST /tokens": {"name": "x", "scopes": ["tokens"]},
+}
+
+
+def routes() -> set[str]:
+    found = set()
+    for path, methods in description()["paths"].items():
+        if path.startswith((f"{V1}/consistency", "/admin/consistency")):
+            continue  # another app's, with a table of its own
+        found |= {f"{method.upper()} {path.removeprefix(V1)}" for method in methods if method != "parameters"}
+    return found
+
+
+def test_every_route_is_in_the_table():
+    assert routes() == set(TABLE)
+
+
+@pytest.fixture(scope="module")
+def made(empty_places, tmp_path_factory, django_db_blocker):
+    """One of each thing, and a person of each group. Every question leaves it as it was, so all tests share it."""
+    root = tmp_path_factory.mktemp("rights") / "library"
+    shutil.copytree(empty_places.root, root)
+    initialise(root / "backups", datetime.now(UTC))
+    places = Places(root)
+    with at(places), django_db_blocker.unblock(), override_settings(BACKUPS=settings_of(places)):
+        job = Job.objects.create(kind="backup", host="elsewhere", state=Job.State.FAILED)
+        now = timezone.now()
+        IndexedBackup.objects.create(
+            repository="main", backup_id=BACKUP, set="default", kind="full", time=now, finished=now, verification="hashes"
+        )
+        Worker.objects.create(host=HOST)
+        people, sessions, tokens = {}, {}, {}
+        for name in (*sorted(ALL), "none", "root"):
+            people[name] = get_user_model().objects.create_user(name, is_staff=True, is_superuser=name == "root")
+            people[name].groups.set(Group.objects.filter(name=name))
+            sessions[name] = Client()
+            sessions[name].force_login(people[name], "django.contrib.auth.backends.ModelBackend")
+            tokens[name] = access.issue(people[name], name, EVERY_SCOPE, None)
+        yield {"job": job, "sessions": sessions, "tokens": tokens}
+
+
+def ask(client: Client, route: str, made: dict, token_id: int) -> int:
+    """The status of the answer. The thing that is asked about is there, so that 404 hides nothing."""
+    cache.clear()
+    method, path = route.split(" ")
+    if not path.startswith(("/admin", "/readyz")):
+        path = V1 + path
+    name = "main" if "/repositories" in path else "plan"
+    path = path.format(backup_id=BACKUP, job_id=made["job"].pk, token_id=token_id, name=name, file_name="SHA256SUMS")
+    path += "?cron=0+3+*+*+*" if path.endswith("schedule-times") else ""
+    if "schedules" in path:
+        Plan.objects.get_or_create(name="plan", defaults={"kind": "health", "cron": "0 3 * * *"})
+        Plan.objects.filter(name="made").delete()
+    status = send(client, path, BODIES.get(route), method).status_code
+    if method == "DELETE":
+        ApiToken.objects.filter(pk=token_id).update(revoked=None)
+    return status
+
+
+ALLOWED = {200, 201, 202, 204, 404}
+"""The backup is there only as a row: 404 for its folder means that rights let the question through."""
+
+
+@pytest.mark.parametrize("route", sorted(TABLE))
+def test_groups_and_scopes(made, route):
+    groups, scopes = TABLE[route]
+    anonymous = ask(Client(), route, made, 1)
+    assert (anonymous in ALLOWED) is ("anonymous" in groups), anonymous
+    assert anonymous in ALLOWED or anonymous == 401
+    got = {}
+    for name in (*ALL, "none"):
+        token = made["tokens"][name]
+        got[name] = ask(with_token(token.secret), route, made, token.token.pk)
+        session = ask(made["sessions"][name], route, made, token.token.pk)
+        assert session == got[name], "a session may do what a token with every scope may"
+    assert {name for name, status in got.items() if status in ALLOWED} == groups - {"anonymous"}, got
+    assert set(got.values()) <= ALLOWED | {403}, got
+    # With all rights, what lets it through is the scope: each of these, and no other
+    root = made["tokens"]["root"]
+
+    def scoped(*names: str) -> int:
+        ApiToken.objects.filter(pk=root.token.pk).update(scopes=names)
+        return ask(with_token(root.secret), route, made, root.token.pk)
+
+    assert all(scoped(*scope.split("+")) in ALLOWED for scope in (scopes if len(scopes) < 3 else [*scopes][:2]))
+    needed = {part for scope in scopes for part in scope.split("+")}
+    others = [scope for scope in EVERY_SCOPE if scope not in needed]
+    assert not others or scoped(*others) == 403
+    for scope in scopes:
+        parts = scope.split("+")
+        assert len(parts) == 1 or all(scoped(*others, part) == 403 for part in parts)
+
+
+def test_a_session_must_be_the_admins_and_carry_the_csrf_token(empty_site):
+    user = empty_site.person("ada", "operator")
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(user, "django.contrib.auth.backends.ModelBackend")
+    told(client.get("/api/v1/backups"), 200)
+    for path in ("/api/v1/backups", "/admin/backup/trigger"):
+        assert told(send(client, path, {}), 403)["code"] == "csrf"
+    page = client.get("/api/v1/docs")
+    assert page.status_code == 200
+    secret = client.cookies["csrftoken"].value
+    told(send(client, "/api/v1/backups", {}, X_CSRFToken=secret), 202)
+    user.is_staff = False
+    user.save()
+    assert told(client.get("/api/v1/backups"), 403)["code"] == "session_refused"
+    issued = access.issue(user, "program", ["read"], None)
+    told(with_token(issued.secret).get("/api/v1/backups"), 200)  # an account for programs needs no place in the admin
+
+
+def test_a_wrong_token_is_refused_also_where_none_is_needed_and_with_a_session(empty_site):
+    client = empty_site.client("ada", superuser=True)
+    for path in ("/api/v1/backups", "/readyz"):
+        answer = client.get(path, headers={"Authorization": "Bearer rsb_wrong"})
+        assert told(answer, 401)["code"] == "bad_token"
+    for header in ("Bearer", "Bearer a b", "Bearer \xff", "bearer x"):
+        assert client.get("/api/v1/backups", headers={"Authorization": header}).status_code == 401
+    assert Client().get("/api/v1/backups", headers={"Authorization": "Basic YTpi"}).status_code == 401
