@@ -169,7 +169,7 @@ def _point(groups: list[_Group], begin: datetime, chosen: Range) -> Point:
             address = reverse("backups:backup", args=[worst.id])
         else:
             width = chosen.length / chosen.slots
-            span = {"kind": worst.kind, "from": _param(newest - width), "to": _param(newest)}
+            span = {"kind": worst.kind, "since": _param(newest - width), "until": _param(newest + timedelta(minutes=1))}
             address = f"{reverse('backups:backups')}?{urlencode(span)}"
     x = min(100.0, max(0.0, (newest - begin) / chosen.length * 100))
     return Point(x=round(x, 2), state=worst.state, count=count, title=title, address=address)

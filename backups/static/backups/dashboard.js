@@ -51,7 +51,12 @@
     if (!box) return;
     fetch(box.dataset.address, { credentials: "same-origin" })
       .then((answer) => (answer.ok ? answer.json() : Promise.reject(new Error(String(answer.status)))))
-      .then(function (found) { columns = found; box.hidden = false; draw(box, columns); })
+      .then(function (found) {
+        columns = found;
+        box.hidden = false;
+        document.getElementById("sizes").hidden = !columns.time.length;
+        draw(box, columns);
+      })
       .catch(function () { box.hidden = true; });  // the table is one link away
   }
   const again = () => { if (columns) draw(box, columns); };
@@ -72,7 +77,7 @@
   document.addEventListener("keydown", function (event) {
     const point = event.target.closest && event.target.closest(".rb-timeline a.point");
     if (!point || !["ArrowLeft", "ArrowRight", "Home", "End"].includes(event.key)) return;
-    const points = Array.from(point.parentNode.querySelectorAll("a.point")), here = points.indexOf(point);
+    const points = Array.from(point.closest(".lane").querySelectorAll("a.point")), here = points.indexOf(point);
     const there = { ArrowLeft: here - 1, ArrowRight: here + 1, Home: 0, End: points.length - 1 }[event.key];
     if (!points[there]) return;
     event.preventDefault();
