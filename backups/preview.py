@@ -247,7 +247,8 @@ def _sqlite(look: _Look, record: SourceRecord) -> dict[str, Any]:
                 phase.advance(1)
         if now is not None:
             assert path is not None
-            _compare_rows(look, record, path, kept_file, answer["tables"])
+            if damage := _compare_rows(look, record, path, kept_file, answer["tables"]):
+                live = Live(path=path, state="broken", why=damage)
             answer["migrations"] = _migrations(now, kept)
         if live.readable:
             answer["schema"] = _schema_differences(schema_now, schema_kept)
@@ -334,25 +335,36 @@ def _migrations(now: sqlite3.Connection, kept: sqlite3.Connection) -> dict[str, 
     return {"missing": sorted(sides[0] - sides[1])[:MOST_NAMES], "unknown": sorted(sides[1] - sides[0])[:MOST_NAMES]}
 
 
-def _compare_rows(look: _Look, record: SourceRecord, live: Path, kept: Path, tables: list[dict[str, Any]]) -> None:
-    """Say of each table that is not too large how many rows go, come back and change, by its primary key."""
+def _compare_rows(look: _Look, record: SourceRecord, live: Path, kept: Path, tables: list[dict[str, Any]]) -> str:
+    """Say of each table that is not too large how many rows go, come back and change, by its primary key.
+
+    Returns what was found damaged on the way, or nothing.
+    """
+    damage = ""
     with contextlib.ExitStack() as opened:
         try:
             both = opened.enter_context(contextlib.closing(connect(live, mode="ro", timeout=_OPEN_WAIT)))
             both.execute("ATTACH DATABASE ? AS kept", (f"file:{quote(str(kept))}?mode=ro&immutable=1",))
         except sqlite3.Error:
-            return
+            return ""
         _watch(look, both, look.compare_until)
         with look.ctx.phase("preview", f"compare {record.prefix}", len(tables)) as phase:
             for table in tables:
                 before, after = table["before"], table["after"]
                 if before is not None and after is not None and before + after <= MOST_ROWS:
-                    table["differs"] = _row_differences(look, both, table["name"])
+                    try:
+                        table["differs"] = _row_differences(look, both, table["name"])
+                    except sqlite3.DatabaseError as problem:
+                        damage = damage or f"{table['name']}: {problem}"
                 phase.advance(1)
+    return damage
 
 
 def _row_differences(look: _Look, both: sqlite3.Connection, name: str) -> dict[str, int] | None:
-    """``{"gone", "back", "changed"}`` of a table; None where it has no key in common, or time is up."""
+    """``{"gone", "back", "changed"}`` of a table; None where it has no key in common, or time is up.
+
+    Raises ``sqlite3.DatabaseError`` for a table that is damaged.
+    """
     try:
         columns = [_table_columns(both, schema, name) for schema in ("main", "kept")]
         common = [column for column in columns[0] if column in columns[1]]
@@ -364,8 +376,10 @@ def _row_differences(look: _Look, both: sqlite3.Connection, name: str) -> dict[s
         place = f"main.{_q(name)} AS a JOIN kept.{_q(name)} AS b ON {join}"
         matched, changed = both.execute(f"SELECT count(*), coalesce(sum({unlike}), 0) FROM {place}").fetchone()
         before, after = (both.execute(f"SELECT count(*) FROM {schema}.{_q(name)}").fetchone()[0] for schema in ("main", "kept"))
-    except sqlite3.DatabaseError:
+    except sqlite3.DatabaseError as problem:
         look.ctx.check()
+        if problem.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR):
+            raise
         return None
     return {"gone": before - matched, "back": after - matched, "changed": changed}
 
