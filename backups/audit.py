@@ -7,9 +7,11 @@ changed, removed or inserted entry breaks the chain from there on (Haber and Sto
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import itertools
 import json
+import os
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -43,6 +45,15 @@ class Actor:
 
 
 SYSTEM = Actor(name="system", via=Job.Via.SYSTEM)
+
+
+def at_the_shell() -> Actor:
+    """Whoever runs a command, by the name that the machine knows."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # a container may run with a number that has no name
+        name = f"uid {os.getuid()}"
+    return Actor(name=name, via=Job.Via.COMMAND)
 
 
 def record(actor: Actor, action: str, target: str = "", *, before: Any = None, after: Any = None) -> AuditEntry:

@@ -294,6 +294,16 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of ``refbackup``; every subcommand's function is its default ``run``."""
+    return _build()[0]
+
+
+def parser_of(verb: str) -> argparse.ArgumentParser:
+    """The parser of one subcommand, for others that offer the same: give it to a parser as its parent."""
+    return _build()[1][verb]
+
+
+def _build() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    added: dict[str, argparse.ArgumentParser] = {}
     parser = _Parser(
         prog="refbackup",
         description="Back up SQLite and ChromaDB at one instant, prove the backups, and bring them back.",
@@ -302,18 +312,18 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, run: Callable[[Call], Outcome], text: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=text, description=text)
-        added.set_defaults(run=run)
-        added.add_argument("--repo", metavar="REPO", help="the repository's folder (BACKUP_REPOSITORY)")
-        added.add_argument("--set", metavar="NAME", help="one application's line of backups (default: default)")
-        added.add_argument("--json", action="store_true", help="one JSON object on standard output")
-        added.add_argument(
+        own = added[name] = commands.add_parser(name, help=text, description=text)
+        own.set_defaults(run=run)
+        own.add_argument("--repo", metavar="REPO", help="the repository's folder (BACKUP_REPOSITORY)")
+        own.add_argument("--set", metavar="NAME", help="one application's line of backups (default: default)")
+        own.add_argument("--json", action="store_true", help="one JSON object on standard output")
+        own.add_argument(
             "--progress",
             choices=("auto", "lines", "json", "none"),
             default="auto",
             help="how to tell it on standard error",
         )
-        return added
+        return own
 
     command("init", init, "Make a repository in a new or empty folder.")
     _create_arguments(command("create", create, "Back up at one instant, publish, and prove."))
@@ -342,7 +352,7 @@ def build_parser() -> argparse.ArgumentParser:
     _restore_arguments(command("restore", restore, "Bring a backup back, into a folder or in place."))
     _prune_arguments(command("prune", prune_, "Remove what no rule keeps."))
     _source_arguments(command("doctor", doctor, "Look at sources and repository, and give advice."))
-    return parser
+    return parser, added
 
 
 def _id_argument(parser: argparse.ArgumentParser, default: str | None = None) -> None:
@@ -433,24 +443,43 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = build_parser().parse_args(argv)
     except UsageError as problem:
         return _fail(problem, "--json" in (sys.argv if argv is None else argv))
-    show_event, log, close = progress.chosen("none" if arguments.command == "list" else arguments.progress)
+    try:
+        outcome = perform(arguments, read_settings(environment()))
+    except EngineError as problem:
+        return _fail(problem, arguments.json)
+    except OSError as problem:
+        return _fail(from_os_error(problem, arguments.command), arguments.json)
+    return answer(outcome, arguments.json)
+
+
+def perform(arguments: argparse.Namespace, settings: Settings) -> Outcome:
+    """Do what parsed *arguments* say, with progress on standard error; signals cancel it. Raises `EngineError`."""
+    quiet = getattr(arguments, "command", "") == "list"
+    show_event, log, close = progress.chosen("none" if quiet else arguments.progress)
     try:
         with cancel_on_signals() as cancelled:
             ctx = Context(on_progress=show_event, on_log=log, should_cancel=cancelled)
-            outcome = arguments.run(Call(arguments, read_settings(environment()), ctx))
+            outcome: Outcome = arguments.run(Call(arguments, settings, ctx))
     except OSError as problem:
+        raise from_os_error(problem, getattr(arguments, "command", "") or "Running the command") from problem
+    finally:
         close()
-        return _fail(from_os_error(problem, arguments.command), arguments.json)
-    except EngineError as problem:
-        close()
-        return _fail(problem, arguments.json)
-    close()
-    sys.stdout.write((json.dumps(outcome.json) if arguments.json else outcome.text) + "\n")
+    return outcome
+
+
+def answer(outcome: Outcome, as_json: bool) -> int:
+    """Print what came of a command, and return its exit code."""
+    sys.stdout.write((json.dumps(outcome.json) if as_json else outcome.text) + "\n")
     return int(outcome.exit_code)
 
 
 def _fail(problem: EngineError, as_json: bool) -> int:
+    return fail(problem, as_json, "refbackup")
+
+
+def fail(problem: EngineError, as_json: bool, command: str) -> int:
+    """Print what went wrong in *command* and what to do, and return its exit code."""
     if as_json:
         sys.stdout.write(json.dumps({"error": problem.as_json()}) + "\n")
-    sys.stderr.write(f"refbackup: {problem.message}\n  -> {problem.hint}\n")
+    sys.stderr.write(f"{command}: {problem.message}\n  -> {problem.hint}\n")
     return problem.exit_code

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import re
 import sys
@@ -12,8 +11,6 @@ from typing import Any
 from django.core.management.base import BaseCommand
 
 from backups import audit
-from backups.audit import Actor
-from backups.models import Job
 
 
 class Command(BaseCommand):
@@ -29,7 +26,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Verify, and say what to keep elsewhere."""
-        found = audit.verify_and_record(Actor(name=getpass.getuser(), via=Job.Via.COMMAND), options["known"])
+        found = audit.verify_and_record(audit.at_the_shell(), options["known"])
         broken = found["broken"]
         head = "{number}:{hash}".format(**found["head"])
         if options["json"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import sys
 from argparse import ArgumentParser
@@ -11,10 +10,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from backups import plan_files
-from backups.audit import Actor
+from backups import audit, plan_files
 from backups.engine.errors import UsageError
-from backups.models import Job
 
 
 class Command(BaseCommand):
@@ -37,7 +34,7 @@ class Command(BaseCommand):
                 found = plan_files.compare(entries, replace=options["replace"])
                 changes = [change for change in found if change.what != "same"]
             else:
-                actor = Actor(name=getpass.getuser(), via=Job.Via.COMMAND)
+                actor = audit.at_the_shell()
                 changes = plan_files.take_over(actor, entries, replace=options["replace"])
         except UsageError as problem:
             if options["json"]:

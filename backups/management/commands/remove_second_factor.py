@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
 from argparse import ArgumentParser
 from typing import Any
 
 from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandError
 
-from backups import second_factor
-from backups.audit import Actor
-from backups.models import Job
+from backups import audit, second_factor
 
 
 class Command(BaseCommand):
@@ -29,6 +26,6 @@ class Command(BaseCommand):
         user = users._default_manager.filter(**{users.USERNAME_FIELD: options["user"]}).first()
         if user is None:
             raise CommandError(f"There is no account {options['user']!r}. Nothing was changed.")
-        if not second_factor.remove(user, Actor(name=getpass.getuser(), via=Job.Via.COMMAND)):
+        if not second_factor.remove(user, audit.at_the_shell()):
             raise CommandError(f"{options['user']} has no second factor. Nothing was changed.")
         self.stdout.write(f"The second factor of {options['user']} is gone; a password alone signs in.")

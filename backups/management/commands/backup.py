@@ -1,0 +1,12 @@
+"""`manage.py backup`: `refbackup create` on the project's repository and stores."""
+
+from __future__ import annotations
+
+from backups.management.engine import EngineCommand
+
+
+class Command(EngineCommand):
+    """Back up the project's stores at one instant."""
+
+    verb = "create"
+    kind = "backup"

@@ -1,0 +1,39 @@
+"""`manage.py backup_health`: is all well?"""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand
+from django.utils import timezone
+
+from backups import health
+
+
+class Command(BaseCommand):
+    """Exit code 0 fine, 1 warning, 2 critical, as monitoring plug-ins have it."""
+
+    help = "Look at repository, backups, worker, jobs, plans and audit. Exit code 0 fine, 1 warning, 2 critical."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Choose a form."""
+        parser.add_argument("--json", action="store_true", help="one JSON object")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Look, and tell what is wrong, the worst first."""
+        found = health.look(timezone.now())
+        if options["json"]:
+            self.stdout.write(json.dumps(found.as_json()))
+        else:
+            self.stdout.write(
+                f"{found.severity.upper()}: {len(found.findings) or 'no'} findings of {len(found.checks)} checks."
+            )
+            for finding in found.findings:
+                self.stdout.write(f"{finding.severity:8} {finding.message}")
+                if finding.hint:
+                    self.stdout.write(f"{'':8} -> {finding.hint}")
+        if found.severity.exit_code:
+            sys.exit(found.severity.exit_code)

@@ -1,0 +1,12 @@
+"""`manage.py verify_backups`: `refbackup verify` on the project's repository and stores."""
+
+from __future__ import annotations
+
+from backups.management.engine import EngineCommand
+
+
+class Command(EngineCommand):
+    """Prove backups."""
+
+    verb = "verify"
+    kind = "verify"
