@@ -21,7 +21,7 @@ import numpy as np
 from .chroma import DOCUMENT, Collection, Vectors, record_pages
 from .index import Floats
 from .mapping import Field, Mapping
-from .rows import Rows, RowTuple, document_expression, expression, joins, literal, name, tables
+from .rows import Rows, RowTuple, document_expression, expression, joins, literal, name, orphan_expression, tables
 
 _WINDOW_BYTES = 12 << 20
 _FEWEST, _MOST = 128, 4096
@@ -87,17 +87,18 @@ class MetadataQuery:
         absent = [f"({expression(field.column)} IS NULL)" for field in _compared(mapping)]
         if mapping.document:
             fields.append((DOCUMENT, f"m.string_value IS {document_expression(mapping)}"))
-        self.needed = bool(fields)
+        self.needed = bool(fields) or mapping.parent is not None
         cases = " ".join(f"WHEN {literal(key)} THEN {same}" for key, same in fields)
+        total = f"total(CASE m.key {cases} END)" if fields else "0.0"
         database.execute("CREATE TEMP TABLE IF NOT EXISTS pair (record INTEGER PRIMARY KEY, row INTEGER NOT NULL)")
         self._sql = (
             f"SELECT p.record FROM temp.pair p CROSS JOIN {tables(mapping)} ON t0.rowid = p.row{joins(mapping)}"
             " LEFT JOIN chroma.embedding_metadata m ON m.id = p.record GROUP BY p.record"
-            f" HAVING total(CASE m.key {cases} END) IS NOT {'-'.join([f'{len(fields)}.0', *absent])}"
+            f" HAVING {total} IS NOT {'-'.join([f'{len(fields)}.0', *absent])} OR {orphan_expression(mapping)}"
         )
 
     def differing(self, pairs: list[tuple[int, int]]) -> list[int]:
-        """The records of *pairs* (record, row) whose metadata is not what the row says."""
+        """The records of *pairs* (record, row) whose metadata is not what the row says, or whose parent is gone."""
         execute = self._database.execute
         execute("DELETE FROM temp.pair")
         execute("BEGIN")
@@ -188,8 +189,7 @@ def _compare_window(
         for row in held_rows
         if len(row[2]) == width
         and width
-        and not row[3]
-        and row[4] in (None, dimension)
+        and row[3] in (None, dimension)
         and row[0] in records
         and row[0] in places
     ]

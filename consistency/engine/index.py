@@ -23,7 +23,7 @@ Integers = npt.NDArray[np.int64]
 
 _HEADER = struct.Struct("<i6QiI3QdQ")
 _CHUNK = 4 << 20
-_GAP = 4
+_GAP = 12
 """Elements between two wanted ones that are rather read along than skipped."""
 
 PICKLE = "index_metadata.pickle"

@@ -24,8 +24,8 @@ PATIENCE = 20.0
 _STEPS = 100_000
 """SQLite's instructions between two questions whether to go on: some milliseconds."""
 
-RowTuple = tuple[str, int, bytes, int, int | None]
-"""id, rowid, vector, whether the parent is missing, dimension."""
+RowTuple = tuple[str, int, bytes, int | None]
+"""id, rowid, vector, dimension."""
 
 
 def address(path: Path, *, at_rest: bool, mode: str = "ro") -> str:
@@ -149,30 +149,32 @@ class Rows:
         self.mapping = mapping
         dimension = mapping.dimension
         self._dimension = expression(dimension) if dimension else "NULL"
-        self._where = f"t0.{name(mapping.vector)} IS NOT NULL AND {id_expression(mapping)} IS NOT NULL" + "".join(
+        self._dimension_joins = joins(mapping) if dimension is not None and dimension.table else ""
+        self._where = f"{id_expression(mapping)} IS NOT NULL" + "".join(
             f" AND {expression(column)} IS ?" for column, _ in mapping.where
         )
         self._values = tuple(value for _, value in mapping.where)
-        self._where_joins = joins(mapping) if any(column.table for column, _ in mapping.where) else ""
+        ids = [part for part in mapping.id if isinstance(part, Column)]
+        elsewhere = any(column.table for column in (*ids, *(column for column, _ in mapping.where)))
+        self._where_joins = joins(mapping) if elsewhere else ""
 
     def count(self) -> int:
-        """How many rows are mapped."""
-        found = self._database.execute(
-            f"SELECT count(*) FROM {tables(self.mapping)}{self._where_joins} WHERE {self._where}", self._values
-        )
-        return int(found.fetchone()[0])
+        """How many rows the table has, for progress: SQLite counts them in its smallest index."""
+        return int(self._database.execute(f"SELECT count(*) FROM {tables(self.mapping)}").fetchone()[0])
 
     def stream(self) -> sqlite3.Cursor:
         """All rows by id. SQLite sorts ids and row numbers alone, on disk where they are many, and then fetches the vectors.
 
-        ``LIMIT -1`` keeps SQLite from merging the inner query into the outer one: it would sort the vectors with the ids.
+        ``LIMIT -1`` keeps SQLite from merging the inner query into the outer one: it would sort the vectors with the ids. The
+        inner query does not look at the vector, so that it can do with an index.
         """
         mapping = self.mapping
         return self._database.execute(
-            f"SELECT s.id, s.r, t0.{name(mapping.vector)}, {orphan_expression(mapping)}, {self._dimension} FROM ("
+            f"SELECT s.id, s.r, t0.{name(mapping.vector)}, {self._dimension} FROM ("
             f"SELECT {id_expression(mapping)} AS id, t0.rowid AS r FROM {tables(mapping)}{self._where_joins}"
             f" WHERE {self._where} ORDER BY 1 LIMIT -1) s"
-            f" CROSS JOIN {tables(mapping)} ON t0.rowid = s.r{joins(mapping)}",
+            f" CROSS JOIN {tables(mapping)} ON t0.rowid = s.r{self._dimension_joins}"
+            f" WHERE t0.{name(mapping.vector)} IS NOT NULL",
             self._values,
         )
 
@@ -198,7 +200,8 @@ class Rows:
         rows = self._database.execute(
             f"SELECT {id_expression(mapping)}, t0.rowid, t0.{name(mapping.vector)}, {', '.join(extra)}"
             f" FROM json_each(?) j CROSS JOIN {tables(mapping)}{joins(mapping)}"
-            f" WHERE {on} AND {id_expression(mapping)} = j.value ->> 0 AND {self._where} ORDER BY t0.rowid",
+            f" WHERE {on} AND {id_expression(mapping)} = j.value ->> 0 AND {self._where}"
+            f" AND t0.{name(mapping.vector)} IS NOT NULL ORDER BY t0.rowid",
             (asked, *self._values),
         )
         found: dict[str, Row] = {}

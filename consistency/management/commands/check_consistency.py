@@ -28,7 +28,7 @@ _LISTED = 20
 class Command(BaseCommand):
     """Checks, and with an option repairs, goes on with a repair, or undoes one."""
 
-    requires_system_checks = []  # their warnings would stand between the lines of --progress json
+    requires_system_checks = ()  # their warnings would stand between the lines of --progress json
     help = "Compare every row with its vector in Chroma. Exit code 0: consistent, 5: findings, 1: failed, 9: cancelled."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
