@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Brings the data back from a backup. Needs bash, Python and the engine; no Django, no database.
 #
+#   scripts/disaster_recovery.sh --look
 #   scripts/disaster_recovery.sh --list [--date DAY]
 #   scripts/disaster_recovery.sh --latest | --backup-id ID [--only sqlite|chroma|files] [--to DIR] [--dry-run] [--yes]
 #                                [--repo REPO] [--set NAME]
@@ -80,7 +81,7 @@ by_hand() {
 
 main() {
     case " $* " in
-        *" -h "* | *" --help "*) sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+        *" -h "* | *" --help "*) sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
     esac
     if ! engine_works "$root"; then
         case " $* " in

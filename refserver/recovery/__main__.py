@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import NoReturn
 
 from backups.engine.config import check_set_name
+from backups.engine.context import Context
 from backups.engine.describe import listed_text
+from backups.engine.doctor import diagnose
 from backups.engine.errors import EngineError, UsageError, from_os_error
 from backups.engine.repository.local import Unreadable, open_repository, stamp
 from backups.engine.types import Backup
 
-from .places import DEFAULT, read_places
+from . import services
+from .places import DEFAULT, Places, read_places
 from .report import Report
 from .steps import Recovery, Request
 
@@ -40,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     what = made.add_mutually_exclusive_group(required=True)
+    what.add_argument("--look", action="store_true", help="say how stores, repository and services are; changes nothing")
     what.add_argument("--list", action="store_true", help="show the backups; changes nothing")
     what.add_argument("--latest", action="store_true", help="restore the newest backup that is not damaged")
     what.add_argument("--backup-id", metavar="ID", help="restore this one: an id, its beginning, or @2026-11-20T10:00Z")
@@ -63,11 +67,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UsageError(
                 "--date goes with --list.", hint="To restore the newest backup before a moment: --backup-id @2026-11-20T10:00Z."
             )
-        if given.list and (given.to or given.only or given.yes or given.dry_run):
-            raise UsageError("--list shows backups and takes --date, --repo and --set alone.")
+        if (given.list or given.look) and (given.to or given.only or given.yes or given.dry_run):
+            raise UsageError("--list and --look change nothing, and take --repo and --set alone, --list also --date.")
         if given.backup_id == "":
             raise UsageError("--backup-id needs an id.", hint="--list shows them.")
         places = read_places(repository=given.repo)
+        if given.look:
+            return look(places)
         if given.list:
             sys.stdout.write(listing(places.repository, set_name or DEFAULT, given.date or "") + "\n")
             return 0
@@ -86,6 +92,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(problem, report)
     finally:
         report.close()
+
+
+def look(places: Places) -> int:
+    """Say how everything is. Returns 0, or 1 when something is a problem."""
+    found = diagnose(places.repository, places.stores(DEFAULT), Context())
+    sys.stdout.write(f"{found.as_text()}\n")
+    running = services.running(places)
+    sys.stdout.write(f"RUNS     {', '.join(service.title for service in running) or 'no service that is known here'}\n")
+    return 0 if found.ok else 1
 
 
 def _fail(problem: EngineError, report: Report) -> int:

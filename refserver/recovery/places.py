@@ -6,7 +6,7 @@ import os
 import shlex
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dotenv import dotenv_values
@@ -60,6 +60,11 @@ class Places:
         """For a child of the engine: this process's environment, with the engine's settings from wherever they were found."""
         return {**os.environ, **{name: self.values[name] for name in ENGINE_SETTINGS if self.values.get(name)}}
 
+    def stores(self, set_name: str) -> tuple[Source, ...]:
+        """The live stores of a set: the control database, or the library's."""
+        known = _CONTROL_STORES if set_name == CONTROL else _STORES
+        return tuple(Source(kind=kind, name=name, path=self.paths[setting]) for kind, name, setting in known)
+
     def targets(self, backup: Backup) -> tuple[Source, ...]:
         """The live store that each store of *backup* goes back to.
 
@@ -67,7 +72,6 @@ class Places:
         Raises `UsageError` for a backup of another application: its data must not be written over this one's.
         """
         set_name = backup.manifest.set
-        known = _CONTROL_STORES if set_name == CONTROL else _STORES
         if set_name not in (CONTROL, DEFAULT) and not set_name.startswith(f"{DEFAULT}-"):
             raise UsageError(
                 f"{backup.id} is of the set {set_name}, which is not this application's.",
@@ -75,15 +79,14 @@ class Places:
             )
         left = {(record.kind, record.name) for record in backup.manifest.sources}
         found = []
-        for kind, name, setting in known:
-            path = self.paths[setting]
-            also = path.stem if kind is SourceKind.SQLITE else path.name
-            match = next(((kind, each) for each in (name, also) if (kind, each) in left), None)
+        for store in self.stores(set_name):
+            also = store.path.stem if store.kind is SourceKind.SQLITE else store.path.name
+            match = next((name for name in (store.name, also) if (store.kind, name) in left), None)
             if match:
-                left.discard(match)
-                found.append(Source(kind=kind, name=match[1], path=path))
+                left.discard((store.kind, match))
+                found.append(replace(store, name=match))
             elif set_name == DEFAULT:
-                found.append(Source(kind=kind, name=name, path=path))
+                found.append(store)
         if left:
             names = ", ".join(sorted(f"{kind}:{name}" for kind, name in left))
             raise UsageError(
