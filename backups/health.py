@@ -1,7 +1,7 @@
 """Is all well? What `backup_health` looks at, each check a function that yields what it finds.
 
-A check is a function of the present moment in `CHECKS`. It yields a `Finding` for what is not as it should be, and nothing when all
-is well; one that breaks is itself a finding. So a further check is one function and one entry.
+A check is a function of the present moment in `CHECKS`. It yields a `Finding` for what is not as it should be, and nothing when
+all is well; one that breaks is itself a finding. So a further check is one function and one entry.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Health:
     def as_json(self) -> dict[str, Any]:
         """For programs; ``problems`` is what a job tells of."""
         found = [asdict(finding) for finding in self.findings]
-        return {"status": self.severity.value, "time": self.time.isoformat(), "checks": list(self.checks), "problems": found}
+        return {"status": self.severity.value, "time": self.time.isoformat(), "looked_at": list(self.checks), "problems": found}
 
 
 Check = Callable[[datetime], Iterator[Finding]]
@@ -168,7 +168,7 @@ def _plans(now: datetime) -> Iterator[Finding]:
                 check="plans",
                 code="plan_refused",
                 severity=Severity.WARNING,
-                message=f"The plan {plan.name} could not run: {refused.after['error']}",
+                message=f"The plan {plan.name} could not run: {(refused.after or {}).get('error')}",
                 hint="Correct what it is to do.",
             )
 
@@ -176,7 +176,7 @@ def _plans(now: datetime) -> Iterator[Finding]:
 def _audit(now: datetime) -> Iterator[Finding]:
     """The last time that the chain was read as a whole, it was whole."""
     verified = audit.verified()
-    broken = verified.after.get("broken") if verified is not None else None
+    broken = (verified.after or {}).get("broken") if verified is not None else None
     if broken:
         yield Finding(
             check="audit",

@@ -1,0 +1,233 @@
+"""Management commands: as `refbackup`, on the project's repository and stores, with the audit and the index kept up."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+from datetime import timedelta
+
+import pytest
+from django.core.management import load_command_class
+from django.utils import timezone
+
+from backups import audit, health, services, watch
+from backups.engine import cli
+from backups.management.engine import EngineCommand
+from backups.models import AuditEntry, IndexedBackup, Job, Plan, Worker
+from tests.control.conftest import HOST
+
+SAME = {
+    "backup": "create",
+    "restore": "restore",
+    "verify_backups": "verify",
+    "prune_backups": "prune",
+    "drill": "drill",
+}
+DJANGO = {"help", "version", "verbosity", "settings", "pythonpath", "traceback", "no_color", "force_color", "skip_checks"}
+
+
+def run(command: str, *arguments: object) -> tuple[int, str, str]:
+    """A command in this process, as `manage.py` would run it: exit code, standard output, standard error."""
+    out, err = io.StringIO(), io.StringIO()
+    made = load_command_class("backups", command)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        made.stdout._out, made.stderr._out = out, err
+        try:
+            made.run_from_argv(["manage.py", command, *map(str, arguments)])
+        except SystemExit as ended:
+            return int(ended.code or 0), out.getvalue(), err.getvalue()
+    return 0, out.getvalue(), err.getvalue()
+
+
+def told(command: str, *arguments: object) -> tuple[int, dict]:
+    code, said, _ = run(command, *arguments, "--json", "--progress", "none")
+    return code, json.loads(said)
+
+
+def actions() -> list[str]:
+    return list(AuditEntry.objects.order_by("number").values_list("action", flat=True))
+
+
+@pytest.mark.parametrize(("command", "verb"), SAME.items())
+def test_the_arguments_are_the_engines(command, verb):
+    def options(parser: argparse.ArgumentParser) -> dict[str, tuple]:
+        return {
+            action.dest: (tuple(action.option_strings), action.nargs, action.type, action.default, tuple(action.choices or ()))
+            for action in parser._actions
+            if action.dest not in DJANGO
+        }
+
+    made = load_command_class("backups", command)
+    assert isinstance(made, EngineCommand)
+    assert options(made.create_parser("manage.py", command)) == options(cli.parser_of(verb))
+
+
+def test_from_a_backup_to_a_restored_copy(site):
+    code, made = told("backup", "--note", "by hand")
+    assert code == 0 and made["set"] == "default" and made["verification"] == "restore"
+    assert {source["kind"] for source in made["sources"]} == {"sqlite", "chroma", "files"}
+    row = IndexedBackup.objects.get()
+    assert (row.backup_id, row.note) == (made["id"], "by hand"), "the index knows it at once"
+    code, second = told("backup", "--kind", "incremental", "--no-verify")
+    assert (code, second["parent"]) == (0, made["id"])
+    code, proven = told("verify_backups", "--all", "--depth", "restore")
+    assert code == 0 and len(proven["results"]) == 2
+    assert IndexedBackup.objects.filter(verification="restore").count() == 2
+    code, drilled = told("drill")
+    assert code == 0 and drilled["results"][0]["id"] == second["id"]
+    target = site.places.root / "copy"
+    code, restored = told("restore", "latest", "--to", target)
+    assert code == 0 and restored["id"] == second["id"] and (target / "sqlite" / "refserver.sqlite3").exists()
+    code, pruned = told("prune_backups", "--keep-last", 1, "--dry-run")
+    assert code == 0 and {item["id"] for item in pruned["kept"]} == {made["id"], second["id"]}
+    asked = AuditEntry.objects.filter(action="backup.requested").order_by("number").first()
+    assert asked.via == "command" and asked.after["note"] == "by hand" and asked.who
+    assert AuditEntry.objects.get(action="prune.requested").after["keep_last"] == 1
+    assert actions().count("backup.succeeded") == 2 and "restore.succeeded" in actions()
+
+
+def test_in_place_the_live_stores_are_replaced_and_the_audit_tells_of_accounts(site):
+    _, made = told("backup")
+    site.person("mallory", superuser=True)
+    code, _, said = run("restore", "latest", "--in-place")
+    assert code == 1 and "there is no terminal" in said, "without a terminal --yes is needed"
+    code, planned = told("restore", "latest", "--in-place", "--dry-run")
+    assert code == 0 and planned["id"] == made["id"]
+    code, restored = told("restore", "latest", "--in-place", "--yes")
+    assert code == 0 and restored["id"] == made["id"]
+    from django.contrib.auth import get_user_model
+
+    assert not get_user_model().objects.filter(username="mallory").exists()
+    assert AuditEntry.objects.get(action="restore_in_place.accounts").after["counts"]["vanish"] == 1
+    assert IndexedBackup.objects.filter(safety=True).count() == 1
+
+
+def test_the_control_database_is_not_restored_by_what_uses_it(site):
+    code, made = told("backup", "--set", "control", "--no-verify")
+    assert code == 0 and [source["name"] for source in made["sources"]] == ["control"]
+    code, refused = told("restore", made["id"], "--in-place", "--yes")
+    assert code == 1 and refused["error"]["code"] == "restore_refused" and "refbackup restore" in refused["error"]["hint"]
+    assert actions()[-1] == "restore.failed"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "error"),
+    [
+        (("restore", "latest", "--to", "copy"), 4, "no_backup"),
+        (("backup", "--repo", "/nowhere/at/all"), 3, "no_repository"),
+        (("restore", "latest"), 2, "usage"),
+        (("backup", "--kind", "half"), 2, "usage"),
+        (("prune_backups",), 2, "usage"),
+        (("drill", "--no-such-thing"), 2, "usage"),
+    ],
+)
+def test_exit_codes_and_errors_are_the_engines(empty_site, arguments, code, error):
+    command, *rest = arguments
+    found, said = told(command, *rest)
+    assert (found, said["error"]["code"]) == (code, error)
+    assert said["error"]["hint"]
+
+
+def test_nothing_is_done_when_the_audit_cannot_tell_of_it(site):
+    from django.db import connections
+
+    with connections["control"].cursor() as cursor:
+        cursor.execute("ALTER TABLE backups_auditentry RENAME TO elsewhere")
+    code, said = told("backup")
+    assert code == 1 and "nothing was done" in said["error"]["message"] and "`refbackup`" in said["error"]["hint"]
+    assert not list(site.repository.ids("default"))
+
+
+def test_a_repository_goes_by_its_name_too(site):
+    code, made = told("backup", "--repo", "main", "--no-verify")
+    assert code == 0 and IndexedBackup.objects.get().backup_id == made["id"]
+
+
+def test_a_real_process_ends_with_the_engines_code(empty_site):
+    done = empty_site.places.manage("verify_backups", "--json")
+    assert done.returncode == 4 and json.loads(done.stdout)["error"]["code"] == "no_backup", done.stderr
+
+
+# Health
+
+
+@pytest.fixture
+def sound(site):
+    """A site at which nothing is wrong."""
+    for name in ("default", "control"):
+        assert site.done(services.back_up(site.actor, backup="full", set=name, verify="hashes")).state == Job.State.SUCCEEDED
+    watch.beat()
+    for name in ("default", "control"):
+        Plan.objects.create(
+            name=f"hourly-{name}", kind="backup", cron="0 * * * *", arguments={"backup": "incremental", "set": name}
+        )
+    return site
+
+
+def codes() -> dict[str, str]:
+    return {finding.code: finding.severity.value for finding in health.look(timezone.now()).findings}
+
+
+def test_all_is_well_until_a_fault_is_planted_and_each_is_found(sound):
+    """One site for many faults: making it takes longer than looking at it."""
+    found = health.look(timezone.now())
+    assert [finding for finding in found.findings if finding.code != "little_space"] == []
+    assert set(found.checks) == set(health.CHECKS)
+    IndexedBackup.objects.all().delete()
+    assert "nothing" not in codes() and IndexedBackup.objects.count() == 2, "the index is brought up to date first"
+
+    old = timezone.now() - timedelta(hours=7)
+    Job.objects.create(kind="health", host=HOST, state=Job.State.RUNNING, heartbeat=old, started=old, created=old)
+    Job.objects.create(kind="health", host=HOST, not_before=old, created=old)
+    assert {"stale_job", "waiting_jobs"} <= codes().keys()
+    Job.objects.filter(kind="health").delete()
+
+    plan = Plan.objects.create(name="wrong", kind="backup", cron="0 3 * * *", arguments={"set": "nothing"})
+    audit.record(audit.SYSTEM, "plan.refused", "plan:wrong", after={"error": "No set is named 'nothing'."})
+    assert codes()["plan_refused"] == "warning"
+    services.change_plan(sound.actor, plan, arguments={"backup": "full"})
+    assert "plan_refused" not in codes(), "until it is mended"
+
+    audit.record(audit.SYSTEM, "audit.verified", "audit", after={"entries": 1, "broken": {"number": 2, "why": "it is gone"}})
+    assert codes()["audit_broken"] == "critical"
+    audit.record(audit.SYSTEM, "audit.verified", "audit", after={"entries": 1, "broken": None})
+    assert "audit_broken" not in codes()
+
+    Worker.objects.update(beat=timezone.now() - timedelta(hours=1))
+    watch.heartbeat_file().unlink()
+    assert any("worker" in finding.message.lower() for finding in health.look(timezone.now()).findings)
+    watch.beat()
+
+    (sound.places.root / "backups").rename(sound.places.root / "moved")
+    assert codes()["no_repository"] == "critical"
+    (sound.places.root / "moved").rename(sound.places.root / "backups")
+    assert "no_repository" not in codes()
+
+
+def test_the_command_says_so_with_its_exit_code_and_runs_as_a_job(sound):
+    code, said, _ = run("backup_health")
+    assert (code, said.partition(":")[0]) in ((0, "OK"), (1, "WARNING"))
+    job = sound.done(services.jobs.enqueue(services.kind_of("health"), {}, sound.actor))
+    assert job.result["status"] in ("ok", "warning")
+    Plan.objects.create(name="never", kind="health", cron="99 * * * *")
+    code, said, _ = run("backup_health")
+    assert code == 1 and "The plan never is never due: '99 * * * *' is no time: bad minute." in said and "-> Correct" in said
+    job = sound.done(services.jobs.enqueue(services.kind_of("health"), {}, sound.actor))
+    assert job.state == Job.State.FAILED and "The plan never is never due" in str(job.error)
+    (sound.places.root / "backups").rename(sound.places.root / "moved")
+    code, said, _ = run("backup_health", "--json")
+    assert code == 2 and json.loads(said)["problems"][0]["severity"] == "critical"
+
+
+def test_a_check_that_breaks_is_a_finding_and_stops_no_other(empty_site, monkeypatch):
+    def breaks(now):
+        raise OSError(5, "Input/output error")
+        yield
+
+    monkeypatch.setattr(health, "CHECKS", {"disk": breaks, **health.CHECKS})
+    found = health.look(timezone.now())
+    (finding,) = [finding for finding in found.findings if finding.check == "disk"]
+    assert finding.severity == "critical" and "Input/output error" in finding.message
+    assert any(finding.check == "safety" for finding in found.findings)
