@@ -227,7 +227,7 @@ def _write(
             tells[state.rule, tell.recipient, tell.event.value].append(alert)
     for (rule, recipient, event), told in tells.items():
         name = names.get(recipient) or recipient.partition(":")[2]
-        outbox.write(event, recipient, name, messages.about(event, told, now), thread=f"{recipient} {rule}", alerts=told)
+        outbox.write(event, recipient, name, messages.about(event, told, now), now, thread=f"{recipient} {rule}", alerts=told)
 
 
 # Clocks and turns

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import smtplib
 import socket
 import ssl
@@ -28,37 +30,41 @@ is_address = EmailValidator()
 """Raises Django's `ValidationError` for what is no mail address."""
 
 
-class _Listening:
+class _Listening(smtplib.SMTP):
     """Keeps what the server said to the message, and which addresses it refused: Django's backend drops both."""
 
     said: tuple[int, bytes] | None = None
-    refused: dict[str, tuple[int, bytes]]
+    refused: dict[str, tuple[int, bytes]] | None = None
+
+    def __init__(self, made: list[smtplib.SMTP], *args: Any, **kwargs: Any) -> None:
+        made.append(self)  # before it connects: from then on it can be made to stop
+        super().__init__(*args, **kwargs)
 
     def data(self, msg: Any) -> tuple[int, bytes]:
         """Send the message's content, and keep the server's answer."""
-        self.said = super().data(msg)  # type: ignore[misc]
+        self.said = super().data(msg)
         return self.said
 
     def sendmail(self, *args: Any, **kwargs: Any) -> dict[str, tuple[int, bytes]]:
         """Send, and keep which addresses were refused."""
-        self.refused = super().sendmail(*args, **kwargs)  # type: ignore[misc]
+        self.refused = super().sendmail(*args, **kwargs)
         return self.refused
 
 
-class _Plain(_Listening, smtplib.SMTP):
-    pass
-
-
 class _Secure(_Listening, smtplib.SMTP_SSL):
-    pass
+    """The same over TLS from the first byte."""
 
 
 class _Backend(EmailBackend):
-    """Django's own, with a connection that listens."""
+    """Django's own, with connections that listen and can be stopped at any point."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[smtplib.SMTP] = []
 
     @property
-    def connection_class(self) -> type[smtplib.SMTP]:
-        return _Secure if self.use_ssl else _Plain
+    def connection_class(self) -> Any:
+        return functools.partial(_Secure if self.use_ssl else _Listening, self.made)
 
 
 def addresses(target: str) -> list[str]:
@@ -115,29 +121,38 @@ def _letter(to: Sequence[str], message: dict[str, Any], uid: str, connection: An
 
 
 def _deliver(connection: Any, letter: EmailMultiAlternatives) -> Answer:
-    opened = connection.open()
     try:
-        server = getattr(connection, "connection", None)
+        connection.open()
         connection.send_messages([letter])
-        if not isinstance(server, _Listening):
-            return Answer(ok=True, text="Handed over.")
-        code, said = server.said or (250, b"")
-        if server.refused:
-            text = f"Delivered, but {', '.join(server.refused)} was refused: {_text(next(iter(server.refused.values()))[1])}"
-            return Answer(ok=True, status=code, text=text)
-        return Answer(ok=True, status=code, text=_text(said) or "Taken.")
-    finally:
-        if opened:
-            connection.close()
+    except BaseException:
+        _drop(connection)
+        raise
+    try:
+        connection.close()
+    except (smtplib.SMTPException, OSError):  # it has the mail: how it says goodbye does not matter
+        _drop(connection)
+    server = connection.made[-1] if isinstance(connection, _Backend) else None
+    if not isinstance(server, _Listening):
+        return Answer(ok=True, text="Handed over.")
+    code, said = server.said or (250, b"")
+    if server.refused:
+        text = f"Delivered, but {', '.join(server.refused)} was refused: {_text(next(iter(server.refused.values()))[1])}"
+        return Answer(ok=True, status=code, text=text)
+    return Answer(ok=True, status=code, text=_text(said) or "Taken.")
+
+
+def _drop(connection: Any) -> None:
+    """Close without a word: a server that did not answer is not waited for once more."""
+    for server in getattr(connection, "made", ()):
+        server.close()
 
 
 def _abort(connection: Any) -> None:
-    channel = getattr(getattr(connection, "connection", None), "sock", None)
-    if channel is not None:
-        try:
-            channel.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            return
+    """Make a thread that waits for the server go on, with an error."""
+    for server in getattr(connection, "made", ()):
+        if server.sock is not None:
+            with contextlib.suppress(OSError):
+                server.sock.shutdown(socket.SHUT_RDWR)
 
 
 def _step(problem: smtplib.SMTPResponseException) -> str:

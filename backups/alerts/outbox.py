@@ -48,7 +48,7 @@ Sender = Callable[[AlertDelivery, datetime], Answer]
 
 
 def write(
-    event: str, recipient: str, to: str, message: dict[str, Any], *, thread: str, alerts: Iterable[Alert] = ()
+    event: str, recipient: str, to: str, message: dict[str, Any], now: datetime, *, thread: str, alerts: Iterable[Alert] = ()
 ) -> AlertDelivery:
     """Put a message into the outbox, inside the transaction of what it tells of; after its commit a sender is rung for.
 
@@ -57,8 +57,10 @@ def write(
     if event in _PINGS:
         failing = AlertDelivery.objects.filter(thread=thread, state=AlertDelivery.State.WAITING, attempts__gt=0)
         overtaken = failing.filter(event="start") if event == "start" else failing
-        overtaken.update(state=AlertDelivery.State.DROPPED, finished=timezone.now())
-    delivery = AlertDelivery.objects.create(event=event, recipient=recipient, to=to[:254], message=message, thread=thread)
+        overtaken.update(state=AlertDelivery.State.DROPPED, finished=now)
+    delivery = AlertDelivery.objects.create(
+        event=event, recipient=recipient, to=to[:254], message=message, thread=thread, created=now, next_try=now
+    )
     delivery.alerts.set(alerts)
     transaction.on_commit(ring, using=configuration().database, robust=True)
     return delivery

@@ -39,19 +39,19 @@ def beat(now: datetime) -> None:
         due = now - timedelta(minutes=channel.beat_minutes, seconds=-30)
         mine = AlertChannel.objects.filter(Q(beaten=None) | Q(beaten__lte=due) | Q(beaten__gt=now), pk=channel.pk)
         if mine.update(beaten=now):
-            _write(channel, "success", "The worker is alive.", thread=f"beat:{channel.pk}", run="")
+            _write(channel, "success", "The worker is alive.", now, thread=f"beat:{channel.pk}", run="")
 
 
 def _call(job: Job, event: str, text: str) -> None:
     if job.plan_id is None:
         return
     for channel in AlertChannel.objects.filter(kind=AlertChannel.Kind.PING, enabled=True, plans=job.plan_id):
-        _write(channel, event, text, thread=f"ping:{channel.pk}:{job.plan_id}", run=str(job.pk))
+        _write(channel, event, text, timezone.now(), thread=f"ping:{channel.pk}:{job.plan_id}", run=str(job.pk))
 
 
-def _write(channel: AlertChannel, event: str, text: str, *, thread: str, run: str) -> None:
-    message: dict[str, Any] = {"text": text, "run": run, "at": timezone.now().isoformat()}
-    outbox.write(event, f"channel:{channel.pk}", channel.name, message, thread=thread)
+def _write(channel: AlertChannel, event: str, text: str, now: datetime, *, thread: str, run: str) -> None:
+    message: dict[str, Any] = {"text": text, "run": run, "at": now.isoformat()}
+    outbox.write(event, f"channel:{channel.pk}", channel.name, message, now, thread=thread)
 
 
 def _what(job: Job) -> str:
