@@ -112,7 +112,7 @@ def _answer(request: HttpRequest, file: BinaryIO, name: str, tag: str, called: s
         file.close()
         return HttpResponse(status=status, content_type=kind, headers=headers)
     if wanted is None:
-        return FileResponse(file, content_type=kind, headers=headers)
+        return FileResponse(file, as_attachment=True, filename=called, content_type=kind, headers=headers)
     return StreamingHttpResponse(_Part(file, wanted), status=status, content_type=kind, headers=headers)
 
 

@@ -1,0 +1,226 @@
+"""Bring something back: the steps as addresses that lose nothing, what is refused, and what the report tells."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from html import unescape
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from axes.models import AccessAttempt
+from django.contrib.auth.models import User
+from django.utils import timezone
+
+from backups import services
+from backups.models import AuditEntry, IndexedBackup, Job
+from refserver.library import catalogue
+from refserver.library.models import Paper
+from tests.control.conftest import PASSWORD
+from tests.control.test_backup_pages import indexed
+
+STEPS = "/admin/backup/restore/"
+
+
+@pytest.fixture
+def made(site) -> str:
+    job = site.done(services.back_up(site.actor, backup="full", verify="none", note="a good state"))
+    assert job.state == Job.State.SUCCEEDED, job.error
+    return job.backup_id
+
+
+def link(page: str, text: str) -> str:
+    """Where the link with *text* leads."""
+    found = re.search(rf'href="([^"]+)"[^>]*>[^<]*{text}', page)
+    assert found, f"no link {text!r}"
+    return unescape(found[1])
+
+
+def text_of(response) -> str:
+    return response.content.decode()
+
+
+def test_a_point_in_time_finds_the_newest_sound_backup_at_or_before(empty_site):
+    now = timezone.now()
+    good = indexed(time=now - timedelta(hours=5))
+    indexed(time=now - timedelta(hours=4), verification="damaged")
+    indexed(time=now - timedelta(hours=4), kind="snapshot")
+    indexed(time=now - timedelta(hours=4), safety=True)
+    later = indexed(time=now - timedelta(hours=2))
+    client = empty_site.client("rita", "restorer")
+
+    def at(moment):
+        return text_of(client.get(STEPS, {"at": timezone.localtime(moment).strftime("%Y-%m-%dT%H:%M")}))
+
+    page = at(now - timedelta(hours=3))
+    assert good.backup_id in link(page, "Take this one") and later.backup_id in link(page, "Take the next one")
+    assert "what was written in between is not in it" in page
+    page = at(now - timedelta(hours=9))
+    assert "There is no sound backup of the set default that old" in page and good.backup_id in link(page, "Take that one")
+    assert "still to come" in at(now + timedelta(hours=9))
+    assert "is no point in time" in text_of(client.get(STEPS, {"at": "then"}))
+
+
+def test_the_steps_hold_all_that_was_chosen(site, made):
+    client = site.client("rita", "restorer")
+    page = text_of(client.get(STEPS))
+    page = text_of(client.get(link(page, "Choose")))
+    assert "All of it" in page and "SQLite refserver" in page and "In place" in page
+    answer = client.get(f"{STEPS}what/", {"backup": made, "only": "sqlite:refserver", "target": "in_place", "go": "1"})
+    assert answer.status_code == 302 and answer.url.startswith(f"{STEPS}changes/")
+    page = text_of(client.get(answer.url))
+    assert "First a dry run" in page and not Job.objects.filter(kind="preview").exists(), "a GET starts nothing"
+    back = link(page, "What, and where to")
+    page = text_of(client.get(back))
+    assert re.search(r'value="sqlite:refserver" checked', page) and re.search(r'value="in_place" checked', page)
+    asked = parse_qs(urlsplit(answer.url).query)
+    started = client.post(f"{STEPS}changes/", {name: values[0] for name, values in asked.items()})
+    job = Job.objects.get(kind="preview")
+    assert parse_qs(urlsplit(started.url).query)["look"] == [str(job.pk)]
+    assert "Waiting" in text_of(client.get(started.url))
+    site.work()
+    page = text_of(client.get(started.url))
+    assert "Nothing would change" in page and "those of now, with the same rights" in page
+    again = text_of(client.get(answer.url))  # without the number of the look: the fresh one is shown, none is begun
+    assert "Nothing would change" in again and Job.objects.filter(kind="preview").count() == 1
+    assert "Replace the live data now" in text_of(client.get(link(page, "Go on")))
+
+
+def test_what_will_change_is_shown_accounts_first(site):
+    site.person("mallory", superuser=True)
+    made = site.done(services.back_up(site.actor, backup="full", verify="none")).backup_id
+    User.objects.filter(username="mallory").delete()
+    catalogue.remove(list(Paper.objects.order_by("pk")[:3]))
+    client = site.client("rita", "restorer")
+    site.done(services.preview_restore(site.actor, backup_id=made))
+    page = text_of(client.get(f"{STEPS}changes/", {"backup": made, "target": "in_place"}))
+    assert page.index("Accounts and rights") < page.index("library_paper")
+    assert "1 account will be able to do what they cannot do now" in page and "mallory" in page and "superuser" in page
+    assert "Your own account is not in this backup" in page, "rita was made since"
+    assert re.search(r"library_paper.*?62</td>.*?65</td>.*?\+3", page, re.DOTALL)
+    page = text_of(client.get(f"{STEPS}changes/", {"backup": made, "target": "folder", "folder": "there"}))
+    assert "Nothing that is live will change" in page and "Your own account" not in page
+
+
+def test_in_place_takes_the_id_and_the_password(site, made):
+    client = site.client("rita", "restorer")
+    wish = {"backup": made, "target": "in_place"}
+    confirm = f"{STEPS}confirm/"
+    page = text_of(client.get(confirm, wish))
+    assert "Nobody has looked at what this changes" in page and made in page
+    wrong_id = client.post(confirm, {**wish, "typed": made[:-1], "password": PASSWORD})
+    assert "That is not the id of this backup" in text_of(wrong_id)
+    assert not AccessAttempt.objects.exists(), "the password was not even tried"
+    wrong_password = client.post(confirm, {**wish, "typed": made, "password": "guess"})
+    assert "That is not your password" in text_of(wrong_password) and f'value="{made}"' in text_of(wrong_password)
+    assert "guess" not in text_of(wrong_password).replace("guesses", "")
+    assert AuditEntry.objects.filter(action="account.refused", who="rita").count() == 1
+    assert AccessAttempt.objects.get().failures_since_start == 1
+    for _ in range(5):
+        answer = client.post(confirm, {**wish, "typed": made, "password": "guess"})
+    assert answer.status_code == 429
+    slowed = client.post(confirm, {**wish, "typed": made, "password": PASSWORD})
+    assert slowed.status_code == 429 and not Job.objects.filter(kind="restore_in_place").exists()
+
+
+def test_a_restore_in_place_and_its_report(site):
+    site.person("mallory", superuser=True)
+    client = site.client("rita", "restorer")
+    made = site.done(services.back_up(site.actor, backup="full", verify="none")).backup_id
+    User.objects.filter(username="mallory").delete()
+    catalogue.remove(list(Paper.objects.order_by("pk")[:3]))
+    site.done(services.preview_restore(site.actor, backup_id=made))
+    answer = client.post(f"{STEPS}confirm/", {"backup": made, "target": "in_place", "typed": made, "password": PASSWORD})
+    job = Job.objects.get(kind="restore_in_place")
+    assert answer.url == f"{STEPS}report/{job.pk}/" and job.by == "rita"
+    assert "is being replaced" in text_of(client.get(answer.url))
+    assert "Waiting" in text_of(client.get(f"{answer.url}live/"))
+    job = site.done(job)
+    assert job.state == Job.State.SUCCEEDED, job.error
+    live = client.get(f"{answer.url}live/")
+    assert live["HX-Refresh"] == "true" and live.status_code == 200
+    page = text_of(client.get(answer.url))
+    safety = IndexedBackup.objects.get(safety=True).backup_id
+    assert "Done: the live data is that of" in page and "1 account got access back" in page and "mallory" in page
+    assert f"refbackup restore {safety} --in-place" in page and safety in link(page, "Go back to it")
+    assert "integrity check ok" in page and "65 vectors" in page and "What changed" in page
+    assert Paper.objects.count() == 65
+    # and back again, by the way that the report names
+    page = text_of(client.get(link(page, "Go back to it")))
+    assert "It is what an earlier restore replaced" in page and re.search(r'value="in_place" checked', page)
+    client.post(f"{STEPS}confirm/", {"backup": safety, "target": "in_place", "typed": safety, "password": PASSWORD})
+    site.work()
+    assert Paper.objects.count() == 62 and not User.objects.filter(username="mallory").exists()
+
+
+def test_who_is_not_in_the_restored_data_is_told_what_happens(site, made):
+    client = site.client("rita", "restorer")  # made after the backup
+    session = client.session.session_key
+    job = site.done(services.restore_in_place(site.actor, backup_id=made, typed=made))
+    assert job.state == Job.State.SUCCEEDED, job.error
+    live = client.get(f"{STEPS}report/{job.pk}/live/", headers={"HX-Request": "true"})
+    assert live.status_code == 286 and "does not know you" in text_of(live) and "HX-Refresh" not in live
+    assert client.session.session_key == session, "the session itself outlived the restore"
+    assert client.get(f"{STEPS}report/{job.pk}/").status_code == 302
+    report = text_of(site.client("other", superuser=True).get(f"{STEPS}report/{job.pk}/"))
+    assert "rita" in report and "made since" in report
+
+
+def test_into_a_folder(site, made):
+    client = site.client("rita", "restorer")
+    page = text_of(client.get(f"{STEPS}what/", {"backup": made}))
+    folder = re.search(r'id="folder" name="folder" value="([^"]+)"', page)[1]
+    assert folder == made
+    for name, why in (("../x", "letters, digits"), ("", "letters, digits"), ("taken", "already")):
+        (site.places.root / "restored" / "taken").mkdir(parents=True, exist_ok=True)
+        (site.places.root / "restored" / "taken" / "file").touch()
+        page = text_of(client.get(f"{STEPS}what/", {"backup": made, "folder": name, "go": "1"}))
+        assert why in page
+    wish = {"backup": made, "only": "files:documents", "folder": "there"}
+    assert client.get(f"{STEPS}what/", {**wish, "go": "1"}).status_code == 302
+    page = text_of(client.get(f"{STEPS}confirm/", wish))
+    assert "What is live is not touched" in page and "password" not in page.split("<form", 2)[-1]
+    answer = client.post(f"{STEPS}confirm/", wish)
+    site.work()
+    page = text_of(client.get(answer.url))
+    assert "Done: it is in" in page and "restored/there" in page and "How to go back" not in page
+    assert len(list((site.places.root / "restored" / "there" / "files" / "documents").rglob("*.*"))) == 65
+    assert "already" in text_of(client.get(client.get(f"{STEPS}confirm/", wish).url))
+
+
+def test_what_controls_the_backups_is_not_restored_in_place(site):
+    made = site.done(services.back_up(site.actor, backup="full", set="control", verify="none")).backup_id
+    client = site.client("rita", "restorer")
+    page = text_of(client.get(f"{STEPS}what/", {"backup": made}))
+    assert "holds what controls the backups" in page and 'value="in_place" disabled' in page
+    wish = {"backup": made, "target": "in_place"}
+    assert client.get(f"{STEPS}changes/", wish).url.endswith("go=1")
+    assert "holds what controls" in text_of(client.get(f"{STEPS}what/", {**wish, "go": "1"}))
+    assert client.post(f"{STEPS}confirm/", {**wish, "typed": made, "password": PASSWORD}).status_code == 302
+    assert not Job.objects.filter(kind="restore_in_place").exists()
+    assert client.get(f"{STEPS}what/", {"backup": made, "folder": "control", "go": "1"}).status_code == 302
+
+
+def test_a_refused_restore_says_so_in_its_report(site, made):
+    data = site.repository.backup_folder("default", made) / "data.tar.zst"
+    content = bytearray(data.read_bytes())
+    for place in range(1000, 60_000, 500):
+        content[place] ^= 0xFF
+    data.write_bytes(content)
+    client = site.client("rita", "restorer")
+    answer = client.post(f"{STEPS}confirm/", {"backup": made, "target": "in_place", "typed": made, "password": PASSWORD})
+    site.work()
+    page = text_of(client.get(answer.url))
+    assert "Failed:" in page and "Go through the steps again" in page
+    assert Paper.objects.count() == 65
+
+
+def test_only_a_restorer_comes_here(site, made):
+    for name, wanted in (("viewer", 403), ("operator", 403), ("restorer", 200)):
+        client = site.client(name, name)
+        for path in ("", f"what/?backup={made}", f"changes/?backup={made}&folder=x", f"confirm/?backup={made}&folder=x"):
+            assert client.get(f"{STEPS}{path}").status_code == wanted, (name, path)
+        posted = client.post(f"{STEPS}confirm/", {"backup": made, "folder": f"by-{name}"})
+        assert posted.status_code == (302 if wanted == 200 else 403)
+    assert client.get(f"{STEPS}what/?backup=20200101T000000Z-full-000000").status_code == 404
+    assert client.get(f"{STEPS}changes/").url == STEPS and client.get(f"{STEPS}confirm/").url == STEPS
