@@ -84,7 +84,11 @@ def figures(request: HttpRequest) -> HttpResponseBase:
     chosen = timeline.RANGES.get(request.GET.get("range", ""), timeline.RANGES["30d"])
     now = timezone.now()
     if request.GET.get("format") == "json":
-        span = {"from": round((now - chosen.length).timestamp()), "to": round(now.timestamp())}
+        span = {
+            "from": round((now - chosen.length).timestamp()),
+            "to": round(now.timestamp()),
+            "zone": timezone.get_current_timezone_name(),
+        }
         return JsonResponse({"range": chosen.name, **span, **timeline.columns(timeline.figures(chosen, now))})
     rows = list(reversed(timeline.figures(chosen, now, daily=True)))
     context = {"figures": rows, "ranges": timeline.RANGES.values(), "range": chosen}

@@ -55,11 +55,10 @@ class Live:
 
 def active() -> list[Live]:
     """The jobs that run, and those that wait, in the order in which their turn comes."""
-    fields = {Job.State.RUNNING: "started", Job.State.QUEUED: "created"}
     found = [
         job
-        for state, order in fields.items()
-        for job in Job.objects.filter(state=state).select_related("plan").order_by(order, "id")[:_MOST_WAITING]
+        for state in (Job.State.RUNNING, Job.State.QUEUED)
+        for job in Job.objects.filter(state=state).select_related("plan").order_by("created", "id")[:_MOST_WAITING]
     ]
     return [live(job) for job in found]
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
-from django.db.models import Avg, CharField, Count, F, Max, Sum
+from django.db.models import CharField, Count, F, Max, Sum
 from django.db.models.functions import Cast, Substr
 from django.urls import reverse
 from django.utils import timezone
@@ -35,8 +35,8 @@ class Range:
 RANGES = {
     one.name: one
     for one in (
-        Range(name="24h", label="24 h", length=timedelta(hours=24), slots=72, precision=_MINUTE),
-        Range(name="7d", label="7 d", length=timedelta(days=7), slots=84, precision=_HOUR),
+        Range(name="24h", label="24 h", length=timedelta(hours=24), slots=48, precision=_MINUTE),
+        Range(name="7d", label="7 d", length=timedelta(days=7), slots=56, precision=_HOUR),
         Range(name="30d", label="30 d", length=timedelta(days=30), slots=60, precision=_HOUR),
     )
 }
@@ -45,12 +45,12 @@ DEFAULT = "7d"
 _KINDS = (IndexedBackup.Kind.FULL, IndexedBackup.Kind.INCREMENTAL, IndexedBackup.Kind.SNAPSHOT)
 _SHAPES = {"full": "◆", "incremental": "●", "snapshot": "■"}
 _PROVEN = (IndexedBackup.Verification.RESTORE, IndexedBackup.Verification.HASHES)
-_WORSE = {"proven": 0, "unproven": 1, "damaged": 2}
+_TELLING = {"unproven": 0, "proven": 1, "damaged": 2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """A backup, or several close to each other; ``state`` is that of the worst. ``x`` in percent."""
+    """A backup, or several close to each other: damaged if one is, proven if one is. ``x`` in percent."""
 
     x: float
     state: str
@@ -149,30 +149,30 @@ class _Group:
 
 
 def _point(groups: list[_Group], begin: datetime, chosen: Range) -> Point:
-    worst = max(groups, key=lambda group: (_WORSE[group.state], group.newest))
+    telling = max(groups, key=lambda group: (_TELLING[group.state], group.newest))
     count = sum(group.count for group in groups)
     newest = max(group.newest for group in groups)
     stored = human_bytes(sum(group.stored for group in groups))
-    moment = timezone.localtime(worst.newest if worst.count == 1 else newest)
+    moment = timezone.localtime(telling.newest if telling.count == 1 else newest)
     when = f"{moment:%a %d %b %H:%M}"
     if count == 1:
-        title = f"{worst.kind.capitalize()}, {when}, {stored}, {_said(worst.verification)}"
-        address = reverse("backups:backup", args=[worst.id])
+        title = f"{telling.kind.capitalize()}, {when}, {stored}, {_said(telling.verification)}"
+        address = reverse("backups:backup", args=[telling.id])
     else:
         parts = {
             state: sum(group.count for group in groups if group.state == state) for state in ("proven", "unproven", "damaged")
         }
         words = {"proven": "proven", "unproven": "not proven", "damaged": "damaged"}
         said = ", ".join(f"{number} {words[state]}" for state, number in parts.items() if number)
-        title = f"{count} {worst.kind} backups until {when}, {stored}: {said}"
-        if worst.state != "proven" and worst.count == 1:
-            address = reverse("backups:backup", args=[worst.id])
+        title = f"{count} {telling.kind} backups until {when}, {stored}: {said}"
+        if telling.state == "damaged" and telling.count == 1:
+            address = reverse("backups:backup", args=[telling.id])
         else:
             width = chosen.length / chosen.slots
-            span = {"kind": worst.kind, "since": _param(newest - width), "until": _param(newest + timedelta(minutes=1))}
+            span = {"kind": telling.kind, "since": _param(newest - width), "until": _param(newest + timedelta(minutes=1))}
             address = f"{reverse('backups:backups')}?{urlencode(span)}"
     x = min(100.0, max(0.0, (newest - begin) / chosen.length * 100))
-    return Point(x=round(x, 2), state=worst.state, count=count, title=title, address=address)
+    return Point(x=round(x, 2), state=telling.state, count=count, title=title, address=address)
 
 
 def _said(verification: str) -> str:
@@ -206,11 +206,11 @@ def _ticks(begin: datetime, now: datetime, chosen: Range) -> Iterator[Tick]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """Of the backups of one moment or day: mean size of the source, bytes stored in all, longest duration and pause."""
+    """Of the backups of one moment or day: largest size of the source, bytes stored in all, longest duration and pause."""
 
     time: datetime
     count: int
-    source: float
+    source: int
     stored: int
     seconds: float
     pause: float
@@ -223,7 +223,7 @@ def figures(chosen: Range, now: datetime, *, daily: bool = False) -> list[Figure
         .values_list("slot")
         .annotate(
             count=Count("pk"),
-            source=Avg("bytes_source"),
+            source=Max("bytes_source"),
             stored=Sum("bytes_stored"),
             longest=Max("seconds"),
             pause=Max(F("pause_sqlite") + F("pause_chroma")),
@@ -234,7 +234,7 @@ def figures(chosen: Range, now: datetime, *, daily: bool = False) -> list[Figure
         Figures(
             time=_moment(slot),
             count=count,
-            source=float(source or 0),
+            source=int(source or 0),
             stored=int(stored or 0),
             seconds=float(longest or 0),
             pause=float(pause or 0),
@@ -248,7 +248,7 @@ def columns(found: Iterable[Figures]) -> dict[str, list[Any]]:
     listed = list(found)
     return {
         "time": [round(one.time.timestamp()) for one in listed],
-        "source": [round(one.source) for one in listed],
+        "source": [one.source for one in listed],
         "stored": [one.stored for one in listed],
         "seconds": [round(one.seconds, 3) for one in listed],
         "pause": [round(one.pause, 3) for one in listed],

@@ -96,6 +96,12 @@ def brief(seconds: float | None) -> str:
 
 
 @register.filter
+def thousands(count: int) -> str:
+    """A count: ``7,039``."""
+    return f"{count:,}"
+
+
+@register.filter
 def days(count: float) -> str:
     """Days, or where they are many, years: ``212 days``."""
     if count < 2:

@@ -6,6 +6,9 @@ import json
 from typing import Any
 
 from django.db import connections, transaction
+from django.test.utils import CaptureQueriesContext
+
+MANY = ("backups_indexedbackup", "backups_job", "backups_joblog", "backups_auditentry")
 
 _PHASES = json.dumps(
     [
@@ -101,6 +104,19 @@ def many(*, backups: int = 0, jobs: int = 0, lines: int = 0) -> str:
         line = "'Stored block ' || i || ' of the documents'"
         _insert("backups_joblog", lines, {"job_id": _id("(i / 20000)"), "time": _ago("0"), "level": level, "line": line})
         return str(_run(f"SELECT {_id('0')}")[0][0])
+
+
+def unindexed(captured: CaptureQueriesContext) -> list[str]:
+    """The steps of captured queries that read a whole table of many rows, or sort what an index could have sorted."""
+    found = []
+    for query in captured.captured_queries:
+        if not query["sql"].startswith("SELECT"):
+            continue
+        for step in (row[-1] for row in _run("EXPLAIN QUERY PLAN " + query["sql"])):
+            whole = step.startswith("SCAN") and any(f" {table}" in step for table in MANY) and " INDEX " not in step
+            if whole or "TEMP B-TREE FOR ORDER BY" in step:
+                found.append(f"{step}: {query['sql']}")
+    return found
 
 
 def _insert(table: str, count: int, values: dict[str, str]) -> None:

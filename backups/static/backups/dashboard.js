@@ -15,6 +15,13 @@
   function trim(value) { return String(Math.round(value * 10) / 10); }
   function colour(name) { return getComputedStyle(document.documentElement).getPropertyValue(name).trim(); }
 
+  const short = uPlot.fmtDate("{D} {MMM}"), clock = uPlot.fmtDate("{HH}:{mm}");
+  function when(plot, moment) {
+    const local = uPlot.tzDate(new Date(moment * 1000), columns.zone);
+    return local.getHours() || local.getMinutes() ? clock(local) : short(local);
+  }
+
+  let columns = null;
   let plots = [];
   function draw(box, columns) {
     plots.forEach((plot) => plot.destroy());
@@ -31,7 +38,8 @@
       plots.push(new uPlot({
         width: place.clientWidth, height: 150, padding: [8, 4, 0, 0], cursor: { y: false, points: { size: 6 } }, legend: { show: false },
         scales: { x: { range: () => [columns.from, columns.to] }, y: { range: (plot, low, high) => [0, high > 0 ? high * 1.15 : 1] } },
-        axes: [{ ...axis, grid: { show: false }, space: 60, size: 30 }, { ...axis, size: 64, space: 34, values: (plot, ticks) => ticks.map(show) }],
+        tzDate: (moment) => uPlot.tzDate(new Date(moment * 1000), columns.zone),
+        axes: [{ ...axis, grid: { show: false }, space: 60, size: 30, values: (plot, ticks) => ticks.map((tick) => when(plot, tick)) }, { ...axis, size: 64, space: 34, values: (plot, ticks) => ticks.map(show) }],
         series: [{}, {
           stroke: line, width: bars ? 0 : 1.75, fill: bars ? line : line + "1f", points: { show: !bars && values.length < 3, size: 6, fill: line },
           paths: bars ? uPlot.paths.bars({ size: [0.7, 14, 1] }) : undefined,
@@ -46,7 +54,6 @@
   }
 
   const box = document.querySelector(".rb-charts");
-  let columns = null;
   function load() {
     if (!box) return;
     fetch(box.dataset.address, { credentials: "same-origin" })

@@ -1,0 +1,147 @@
+"""The overview: what it says of a site, what runs, and what may be asked for from it."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+
+import pytest
+from django.db import connections
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from backups import jobs, services
+from backups.admin import timeline
+from backups.models import IndexedBackup, Job, JobLog, Worker
+from tests.control.many import many, unindexed
+
+PAGE = "/admin/backup/"
+
+
+def html(client: Client, address: str = PAGE) -> str:
+    answer = client.get(address)
+    assert answer.status_code == 200, answer.content
+    return answer.content.decode()
+
+
+def indexed(number: int, proof: str = "restore", kind: str = "full", **since) -> IndexedBackup:
+    moment = timezone.now() - timedelta(**since)
+    backup_id = f"{moment:%Y%m%dT%H%M%SZ}-{kind}-{number:06x}"
+    values = {"time": moment, "finished": moment, "verification": proof, "kind": kind, "set": "default", "repository": "main"}
+    return IndexedBackup.objects.create(backup_id=backup_id, bytes_source=9_000_000, bytes_stored=1_000_000, **values)
+
+
+def test_nothing_yet_says_what_to_do(site):
+    page = html(site.client("olga", "operator"))
+    assert "Nothing is protected yet." in page and "Make the first backup: about" in page
+    assert "No worker has run yet" in page and "manage.py serve" in page
+    assert "Recovery point" not in page and 'id="timeline"' not in page
+    assert "Nothing is planned." in page
+
+
+def test_a_viewer_sees_and_may_not_ask(site):
+    client = site.client("vera", "viewer")
+    assert "Back up now" not in html(client)
+    assert client.post(PAGE + "back-up/", {"backup": "full"}).status_code == 403
+    assert client.get(PAGE + "back-up/").status_code == 405
+    assert not Job.objects.exists()
+    assert Client().get(PAGE).status_code == 302  # to the sign-in
+
+
+def test_a_request_from_another_site_is_refused(site):
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(site.person("olga", "operator"), "django.contrib.auth.backends.ModelBackend")
+    assert client.post(PAGE + "back-up/", {"backup": "full"}).status_code == 403
+    assert not Job.objects.exists()
+
+
+def test_a_backup_is_asked_for(site):
+    client = site.client("olga", "operator")
+    everything = ["sqlite:refserver", "chroma:chroma", "files:documents"]
+    answer = client.post(PAGE + "back-up/", {"backup": "full", "only": everything, "note": " by hand "}, follow=True)
+    assert answer.redirect_chain == [(PAGE, 302)]
+    page = answer.content.decode()
+    assert "A full backup is asked for." in page and "Waits for its turn" in page
+    job = Job.objects.get()
+    assert (job.arguments["only"], job.note, job.by, job.via) == ([], "by hand", "olga", "pages")
+    client.post(PAGE + "back-up/", {"backup": "incremental", "only": ["sqlite:refserver"]})
+    assert Job.objects.latest("created").set == "default-sqlite"
+    refused = client.post(PAGE + "back-up/", {"backup": "everything"})
+    assert refused.status_code == 400 and "Nothing was queued." in refused.content.decode()
+    assert Job.objects.count() == 2
+
+
+def test_a_running_job_is_shown_with_its_numbers_and_then_only_they_are_sent(site):
+    client = site.client("olga", "operator")
+    asked = services.back_up(site.actor, backup="full")
+    job = jobs.claim("test-host", "me")
+    assert job == asked
+    begun = timezone.now().isoformat()
+    phases = [{"name": "cut", "started": begun, "seconds": 0.01, "done": 0, "total": None}]
+    phases.append({"name": "store", "started": begun, "seconds": None, "done": 680_000_000, "total": 1_000_000_000})
+    jobs.beat(job, phase="store", done=680_000_000, total=1_000_000_000, rate=412e6, left=9.2, phases=phases)
+    JobLog.objects.create(job=job, time=timezone.now(), line="sqlite/app: writers were held up for 0.4 ms")
+    page = html(client)
+    for told in ("68 %", "412.0 MB/s", "9.2 s left", "paused writers 0.4 ms", 'aria-current="step">Store', 'value="68.0"'):
+        assert told in page, told
+    assert f"/admin/backup/jobs/{job.pk}/cancel/" in page and 'hx-trigger="every 1s"' in page
+
+    seen = page.split("active/?seen=")[1].split('"')[0]
+    again = client.get(f"{PAGE}active/?seen={seen}", HTTP_HX_REQUEST="true")
+    assert "HX-Retarget" not in again.headers and 'hx-swap-oob="true"' in again.content.decode()
+    assert "<form" not in again.content.decode()  # a button that is being pressed is not taken away
+    jobs.end(job, Job.State.SUCCEEDED)
+    changed = client.get(f"{PAGE}active/?seen={seen}", HTTP_HX_REQUEST="true")
+    assert (changed.headers["HX-Retarget"], changed.headers["HX-Trigger"]) == ("#active", "jobs-changed")
+    assert 'hx-trigger="every 10s"' in changed.content.decode()
+    assert "Back up: done" in html(client)  # among the latest events
+
+
+def test_the_timeline_tells_shapes_states_and_titles(site):
+    Worker.objects.create(host="test-host")
+    indexed(1, hours=30)
+    indexed(2, "none", "incremental", hours=20)
+    indexed(3, "damaged", "incremental", hours=10)
+    indexed(4, "restore", "snapshot", hours=5)
+    indexed(5, "hashes", "incremental", minutes=5)
+    page = html(site.client("vera", "viewer"))
+    assert 'class="point unproven"' in page and 'class="point damaged"' in page and 'class="cross"' in page
+    assert "proven by reading every byte" in page and "not proven yet" in page
+    assert "full (1)" in page and "incremental (3)" in page and "snapshot (1)" in page
+    day = html(site.client("vic", "viewer"), PAGE + "?range=24h")
+    assert "full (0)" in day and "incremental (3)" in day
+    assert "<strong>Protected.</strong> Newest proven backup: 5 min ago" in day
+
+
+def test_points_close_to_each_other_become_one(site):
+    for number in range(30):
+        indexed(number, "damaged" if number == 7 else "restore", "incremental", minutes=60 + number)
+    found = timeline.timeline(timeline.RANGES["30d"], timezone.now())
+    (point,) = [point for lane in found.lanes for point in lane.points][:1]
+    assert found.count == 30 and sum(len(lane.points) for lane in found.lanes) <= 2
+    assert point.state == "damaged" and "1 damaged" in point.title
+    client = site.client("vera", "viewer")
+    assert client.get(point.address).status_code == 200
+
+
+@pytest.mark.parametrize("chosen", ["24h", "7d", "30d", "a-year"])
+def test_figures_come_as_json_and_as_a_table(site, chosen):
+    indexed(1, hours=3)
+    indexed(2, minutes=20)
+    client = site.client("vera", "viewer")
+    found = json.loads(html(client, f"{PAGE}figures/?format=json&range={chosen}"))
+    assert found["stored"] == [1_000_000, 1_000_000] and len(found["time"]) == 2
+    assert found["from"] < found["time"][0] < found["to"] + 1
+    assert "9.0 MB" in html(client, f"{PAGE}figures/?range={chosen}")
+
+
+def test_a_hundred_thousand_backups_and_jobs_are_drawn_from_indexes(empty_site):
+    many(backups=100_000, jobs=100_000)
+    client = empty_site.client("ada", superuser=True)
+    for address in (PAGE, PAGE + "?range=24h", PAGE + "?range=30d", PAGE + "figures/?format=json&range=30d", PAGE + "active/"):
+        with CaptureQueriesContext(connections["control"]) as captured:
+            page = html(client, address)
+        assert unindexed(captured) == []
+        assert len(captured) <= 32, address
+        assert page.count('class="point') <= 180
