@@ -30,9 +30,9 @@ The setting ``CONSISTENCY`` names a `Declaration`::
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,6 +43,7 @@ from django.db import connections, models, router
 from django.utils.module_loading import import_string
 
 from consistency.engine.check import Stores
+from consistency.engine.context import Context
 from consistency.engine.errors import Mistake
 from consistency.engine.mapping import Column, ColumnType, Description, Field, Join, Parent, Scalar
 from consistency.engine.mapping import Mapping as Described
@@ -62,6 +63,8 @@ _TYPES: dict[str, ColumnType] = {
     "UUIDField": "uuid",
 }
 _TIMES = ("DateTimeField", "DateField")
+SERVER = "chroma"
+"""What a Chroma server is called in a description."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,14 +127,14 @@ class Mirror:
 class Declaration:
     """All that a project says.
 
-    - *chroma*: where its Chroma directory is, asked each time.
+    - *chroma*: where Chroma is, asked each time: a directory, or the address of a server elsewhere (``http://host:port``).
     - *writer*: makes a `Writer`; without one, nothing is repaired.
     - *under_way*: the ids of a mirror whose change was cut short and will be put right by the application itself.
     - *snapshot*: makes a backup before a repair, from a reason, and returns its id.
     """
 
     mirrors: tuple[Mirror, ...]
-    chroma: Callable[[], Path]
+    chroma: Callable[[], Path | str]
     writer: Callable[[], Writer] | None = None
     under_way: Callable[[str], Collection[str]] | None = None
     snapshot: Callable[[str], str] | None = None
@@ -173,19 +176,35 @@ def description() -> Description:
     return found
 
 
-def live_stores() -> Stores:
-    """The stores that the project works with now. Raises `Mistake`."""
+@contextmanager
+def live_stores(ctx: Context | None = None, *, whole: bool = True) -> Iterator[Stores]:
+    """The stores that the project works with now. Of a server elsewhere all is fetched, or with *whole* false nothing yet.
+
+    Raises `Mistake` and `StoreUnreadable`.
+    """
     declaration = declared()
-    aliases = {_alias(apps.get_model(mirror.model)) for mirror in declaration.mirrors}
-    files = [Path(connections[alias].settings_dict["NAME"]) for alias in aliases]
-    directory = Path(declaration.chroma())
-    return Stores(
-        sqlite={file.stem: file for file in files},
-        chroma={directory.name: directory},
+    place = declaration.chroma()
+    stores = Stores(
+        sqlite={file.stem: file for file in database_files()},
+        chroma={},
         at_rest=False,
         settle=option("SETTLE_SECONDS"),
         under_way=declaration.under_way,
     )
+    if isinstance(place, Path):
+        yield replace(stores, chroma={place.name: place})
+        return
+    from consistency.remote import mirrored
+
+    collections = {mirror.collection for mirror in declaration.mirrors}
+    with mirrored(place, collections, ctx or Context(), whole=whole) as remote:
+        yield replace(stores, chroma={SERVER: remote.directory}, renew=remote.renew)
+
+
+def database_files() -> list[Path]:
+    """The SQLite files that the mirrors' models are kept in."""
+    aliases = sorted({_alias(apps.get_model(mirror.model)) for mirror in declared().mirrors})
+    return [Path(connections[alias].settings_dict["NAME"]) for alias in aliases]
 
 
 def alias_of(mapping: str) -> str:
@@ -197,8 +216,9 @@ def describe(declaration: Declaration) -> tuple[Description, list[Problem]]:
     """Tables and columns for *declaration*, and all that is wrong with it; mirrors with problems are left out."""
     problems: list[Problem] = []
     mappings = []
+    place = declaration.chroma()
     for mirror in declaration.mirrors:
-        resolved = _Resolver(mirror, Path(declaration.chroma()).name)
+        resolved = _Resolver(mirror, place.name if isinstance(place, Path) else SERVER)
         mapping = resolved.mapping()
         problems += resolved.problems
         if mapping is not None and not resolved.problems:

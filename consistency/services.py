@@ -11,7 +11,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -22,7 +22,7 @@ from django.db.models import Exists, OuterRef, QuerySet
 from django.utils import timezone
 
 from consistency import journal
-from consistency.declaration import VectorRecord, Writer, alias_of, declared, description, live_stores, option
+from consistency.declaration import VectorRecord, Writer, alias_of, database_files, declared, description, live_stores, option
 from consistency.engine import check as engine
 from consistency.engine.check import Opened, Outcome, Stores
 from consistency.engine.compare import tolerance_of
@@ -62,7 +62,9 @@ def run_check(*, source: str = Check.LIVE, stores: Stores | None = None, actor: 
     check = Check.objects.create(source=source, actor=actor)
     keeper = _Keeper(check)
     try:
-        outcome = engine.check(wanted, stores or live_stores(), keeper.listening(ctx), keeper.keep)
+        listening = keeper.listening(ctx)
+        with nullcontext(stores) if stores is not None else live_stores(listening) as places:
+            outcome = engine.check(wanted, places, listening, keeper.keep)
         keeper.flush()
     except ConsistencyError as problem:
         keeper.flush()
@@ -362,8 +364,8 @@ def _snapshot(plan: Plan) -> str:
 @contextmanager
 def _alone() -> Iterator[None]:
     """Keep other repairs out, by a lock that ends with its process. Raises `RepairRefused`."""
-    directory = Path(os.path.realpath(declared().chroma()))
-    place = directory.with_name(f"{directory.name}.repair")
+    database = Path(os.path.realpath(database_files()[0]))
+    place = database.with_name(f"{database.name}.repair")
     descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
@@ -389,12 +391,10 @@ def _go_on(made: Repair, writer: Writer, ctx: Context) -> None:
 
 def _by_mapping(steps: QuerySet[Step], ctx: Context, phase: Phase) -> Iterator[tuple[Opened, list[Step]]]:
     """Some steps at a time with both stores of their mapping open; one's own findings of one record stay together."""
-    stores = live_stores()
     mappings = {mapping.name: mapping for mapping in description().mappings}
     for key in list(steps.order_by("mapping").values_list("mapping", flat=True).distinct()):
         ours = list(steps.filter(mapping=key).select_related("finding"))
-        with ExitStack() as stack:
-            sides = stack.enter_context(engine.opened(mappings[key], stores, ctx))
+        with live_stores(ctx, whole=False) as stores, engine.opened(mappings[key], stores, ctx) as sides:
             for start in range(0, len(ours), _BATCH):
                 yield sides, ours[start : start + _BATCH]
                 phase.advance(len(ours[start : start + _BATCH]))
@@ -424,9 +424,10 @@ def _apply(sides: Opened, steps: Sequence[Step], writer: Writer) -> None:
 
 
 def _look(sides: Opened, steps: Sequence[Step]) -> dict[str, Facts]:
-    sides.vectors.refresh()
+    ids = [step.record for step in steps]
     with reading(str(sides.database)):
-        return {facts.id: facts for facts in sides.facts([step.record for step in steps])}
+        sides.catch_up(ids)
+        return {facts.id: facts for facts in sides.facts(ids)}
 
 
 def _plan_step(

@@ -45,7 +45,8 @@ class Stores:
 
     *at_rest*: nobody writes to them. *instant*: when they were as they are; None on live stores: now. *settle*: seconds
     between two looks at live stores. *patience*: seconds to wait for writers of SQLite at a second look. *under_way*: the
-    ids of a mapping that the application itself will put right.
+    ids of a mapping that the application itself will put right. *renew*: brings records of a collection up to date in
+    directories that are copies of what a server holds.
     """
 
     sqlite: Names[str, Path]
@@ -55,6 +56,7 @@ class Stores:
     settle: float = 1.0
     patience: float = 20.0
     under_way: Callable[[str], Collection[str]] | None = None
+    renew: Callable[[str, Sequence[str]], None] | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -133,9 +135,16 @@ class Opened:
     records: sqlite3.Connection
     vectors: Vectors
     under_way: Callable[[str], Collection[str]] | None
+    renew: Callable[[str, Sequence[str]], None] | None
+
+    def catch_up(self, ids: Sequence[str]) -> None:
+        """See what was written since, to *ids* at least."""
+        if self.renew is not None:
+            self.renew(self.mapping.collection, ids)
+        self.vectors.refresh()
 
     def facts(self, ids: Sequence[str]) -> list[Facts]:
-        """What both sides say of *ids* now, as far as the vectors are known; `Vectors.refresh` makes them known."""
+        """What both sides say of *ids* now, as far as it is known; `catch_up` makes it known."""
         return gather(self.rows, self.vectors, ids, self.under_way(self.mapping.name) if self.under_way else ())
 
     def look(self, ids: Sequence[str], instant: datetime | None) -> Iterator[Finding]:
@@ -175,6 +184,7 @@ def opened(mapping: Mapping, stores: Stores, ctx: Context) -> Iterator[Opened]:
             records=chroma,
             vectors=vectors,
             under_way=stores.under_way,
+            renew=stores.renew,
         )
 
 
@@ -262,6 +272,8 @@ def _settle(
         sides.vectors.refresh()
         for ids in _batches(suspects):
             with _quiet(sides, stores, ctx) if look else _as_it_is() as quiet:
+                if look and stores.renew is not None:
+                    sides.catch_up(ids)
                 found: dict[str, list[Finding]] = {identifier: [] for identifier in ids}
                 for item in sides.look(ids, stores.instant or datetime.now(UTC)):
                     found[item.record].append(item)

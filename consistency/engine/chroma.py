@@ -32,6 +32,7 @@ DOCUMENT = "chroma:document"
 _ADD, _UPDATE, _UPSERT, _DELETE = range(4)
 _TRIES = 40
 _PAUSE = 0.05
+_PAGE = 5000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -342,7 +343,7 @@ class Vectors:
         if self.collection is None:
             return
         # The log first: files that are newer than it are fine, older ones are not.
-        log = self._log(self.collection.vector_at)
+        self._copy_log(self.collection.vector_at)
         folder = self._directory / self.collection.vector_segment
         if self.collection.vector_segment and folder.is_dir():
             self._index = Index(folder, cosine=self.collection.cosine)
@@ -354,26 +355,33 @@ class Vectors:
                 self.places.execute("INSERT OR REPLACE INTO place SELECT id, at FROM read ORDER BY id")
                 self.places.execute("DROP TABLE read")
                 self.places.execute("COMMIT")
-        self._apply(log)
+        self._apply_log()
 
     def _replay(self) -> None:
         """Follow the log after what was applied of it already."""
         assert self.collection is not None
-        self._apply(self._log(max(self.collection.vector_at, self._logged)))
+        self._copy_log(max(self.collection.vector_at, self._logged))
+        self._apply_log()
 
-    def _log(self, after: int) -> list[tuple[int, int, str, bool]]:
+    def _copy_log(self, after: int) -> None:
+        """Copy what the log says of the collection after a position, some thousand records a query."""
         assert self.collection is not None
-        return self.database.execute(
-            "SELECT seq_id, operation, id, vector IS NOT NULL FROM embeddings_queue"
-            " WHERE seq_id > ? AND substr(topic, -36) = ? ORDER BY seq_id",
-            (after, self.collection.id),
-        ).fetchall()
+        while True:
+            page = self.database.execute(
+                "SELECT seq_id, operation, id, vector IS NOT NULL FROM embeddings_queue"
+                " WHERE seq_id > ? AND substr(topic, -36) = ? ORDER BY seq_id LIMIT ?",
+                (after, self.collection.id, _PAGE),
+            ).fetchall()
+            if not page:
+                return
+            after = page[-1][0]
+            self.places.executemany("INSERT INTO logged VALUES (?, ?, ?, ?)", page)
 
-    def _apply(self, log: list[tuple[int, int, str, bool]]) -> None:
+    def _apply_log(self) -> None:
         """By Chroma's own rules: an add of an id that exists is ignored, as is an update of one that does not."""
         execute = self.places.execute
         execute("BEGIN")
-        for sequence, operation, identifier, has_vector in log:
+        for sequence, operation, identifier, has_vector in execute("SELECT * FROM logged ORDER BY seq_id"):
             if operation == _DELETE:
                 execute("DELETE FROM place WHERE id = ?", (identifier,))
             elif has_vector and operation == _ADD:
@@ -383,6 +391,7 @@ class Vectors:
             elif has_vector:
                 execute("INSERT OR REPLACE INTO place VALUES (?, ?)", (identifier, -sequence))
             self._logged = sequence
+        execute("DELETE FROM logged")
         execute("COMMIT")
 
 
@@ -391,6 +400,7 @@ def _empty_places() -> sqlite3.Connection:
     for pragma in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -16384", "temp_store = FILE"):
         places.execute(f"PRAGMA {pragma}")
     places.execute("CREATE TABLE place (id TEXT PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID")
+    places.execute("CREATE TABLE logged (seq_id INTEGER PRIMARY KEY, operation INTEGER, id TEXT, has_vector INTEGER)")
     return places
 
 

@@ -187,11 +187,7 @@ def _compare_window(
     in_both = [
         row
         for row in held_rows
-        if len(row[2]) == width
-        and width
-        and row[3] in (None, dimension)
-        and row[0] in records
-        and row[0] in places
+        if len(row[2]) == width and width and row[3] in (None, dimension) and row[0] in records and row[0] in places
     ]
     ids = [row[0] for row in in_both]
     if len(set(ids)) < len(ids):  # several rows with one id

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from consistency.declaration import Declaration, Mirror
+import chromadb
+import numpy as np
+from django.conf import settings
+from django.db import transaction
+
+from consistency.declaration import Declaration, Mirror, VectorRecord
 from refserver.library.consistency import DECLARATION
 
 
@@ -39,3 +47,26 @@ ELSEWHERE = Declaration(
     chroma=lambda: Path("chroma"),
 )
 NOTHING = "not a declaration"
+
+
+class OverHttp:
+    """Writes to a Chroma server."""
+
+    def changing(self) -> AbstractContextManager[Any]:
+        return transaction.atomic(durable=True)
+
+    def apply(self, collection: str, *, delete: Sequence[str], write: Sequence[VectorRecord]) -> None:
+        client = chromadb.HttpClient(host="127.0.0.1", port=int(settings.CHROMA_ADDRESS.rpartition(":")[2]))
+        there = client.get_collection(collection, embedding_function=None)
+        if delete:
+            there.delete(ids=list(delete))
+        if write:
+            there.upsert(
+                ids=[record.id for record in write],
+                embeddings=[np.frombuffer(record.vector, "<f4") for record in write],
+                documents=[record.document or "" for record in write],
+                metadatas=[dict(record.metadata) for record in write],
+            )
+
+
+SERVER = replace(DECLARATION, chroma=lambda: str(settings.CHROMA_ADDRESS), writer=OverHttp)

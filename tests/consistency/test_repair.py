@@ -67,7 +67,7 @@ def everything() -> dict[str, Any]:
         cursor.execute("SELECT * FROM library_pageembedding ORDER BY id")
         rows += cursor.fetchall()
     said: dict[str, Any] = {"rows": rows}
-    directory = next(iter(live_stores().chroma.values()))
+    directory = vectors.store().directory
     with closing(connect(directory / "chroma.sqlite3", at_rest=False)) as database:
         for mapping in description().mappings:
             held = Vectors(directory, database, mapping.collection, at_rest=False)
@@ -315,10 +315,9 @@ def test_checks_that_ended_without_a_word_are_settled(sample_library: Places) ->
 def test_an_answer_about_a_backup_is_kept(sample_library: Places) -> None:
     spoil(sample_library)
     vectors.store().close()
-    stores = live_stores()
-    answer = json.loads(
-        json.dumps(probe(description().as_json(), sqlite=dict(stores.sqlite), chroma=dict(stores.chroma), instant=None))
-    )
+    with live_stores() as stores:
+        answer = probe(description().as_json(), sqlite=dict(stores.sqlite), chroma=dict(stores.chroma), instant=None)
+    answer = json.loads(json.dumps(answer))
     check = services.record_answer("20261121T030000Z-full-3f9c2a", answer)
     assert (check.verdict, check.findings_count) == ("inconsistent", answer["findings"])
     assert check.findings.count() == len(answer["listed"])
