@@ -47,8 +47,12 @@ class DatabaseBroker(ORM):  # type: ignore[misc]  # django-q has no types
 
 
 def forget_lost(now: datetime) -> int:
-    """Remove deliveries whose worker died: Django-Q would deliver them again after ``retry``, a month later."""
+    """Remove deliveries that were taken a day ago, and whose worker died: Django-Q would repeat them after ``retry``, in a month.
+
+    What waits has the time at which it was asked for as its lock, what is taken the time at which it is to be repeated.
+    """
     if Conf.ORM is None:
         return 0
-    taken = OrmQ.objects.using(Conf.ORM).filter(lock__gt=now)
-    return int(taken.filter(lock__lt=now + timedelta(seconds=Conf.RETRY) - _FORGOTTEN_AFTER).delete()[0])
+    repeated_until = now + timedelta(seconds=Conf.RETRY) - _FORGOTTEN_AFTER
+    taken = OrmQ.objects.using(Conf.ORM).filter(lock__gt=now + _FORGOTTEN_AFTER, lock__lte=repeated_until)
+    return int(taken.delete()[0])

@@ -65,9 +65,9 @@ def databases(app_configs: Any, **_: Any) -> list[CheckMessage]:
     return messages
 
 
-@register(Tags.database)
+@register(Tags.database, deploy=True)
 def sqlite(app_configs: Any, **_: Any) -> list[CheckMessage]:
-    """This SQLite does not lose commits at a reset of its log."""
+    """This SQLite does not lose commits at a reset of its log. Said by ``check --deploy`` and ``refbackup doctor``."""
     if not has_wal_reset_bug(sqlite3.sqlite_version_info):
         return []
     hint = "Use SQLite 3.51.3, 3.50.7 or 3.44.6, or later. Until then let proofs check the sources too (verify by restore)."

@@ -51,7 +51,7 @@ MOST_LINES = 20_000
 _LONGEST_ANSWER = 32 << 20
 _CHUNK = 65_536
 _GONE_WITHIN = 2.0
-_BRIEFLY, _PATIENTLY = 250, 20_000
+_BRIEFLY, _PATIENTLY = 250, 2_000
 """Milliseconds for which a statement waits for a locked SQLite: while a child wants to be heard, and at the end."""
 
 _log = logging.getLogger(__name__)
@@ -263,6 +263,7 @@ def _conclude(job: Job, status: int, heard: _Heard, why: str) -> Job:
     cut_off = result is None and (error or {}).get("code") in (None, "cancelled")
     known: dict[str, Any] = {"exit_code": max(status, -1000), "result": result or made}
     if cut_off and why == "cancel":
+        job.refresh_from_db(fields=["cancel_by"])  # it was asked for while this process held the row
         message = f"Cancelled by {job.cancel_by or 'a person'}; {_what_remains(made)}"
         return _finish(job, Job.State.CANCELLED, heard, error=_error("cancelled", message), **known)
     if cut_off and why == "limit":
@@ -353,6 +354,8 @@ def _finish(
         _log.warning("The control database does not take the end of %s; it is offered again", job)
         touch_heartbeat()
         time.sleep(1.0)
+    if not connections[configuration().database].in_atomic_block:
+        connections[configuration().database].close()  # the next one waits as long as the settings say
     job.refresh_from_db()
     if ended:
         _say_how_it_ended(job)

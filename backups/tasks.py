@@ -22,23 +22,31 @@ def work(host: str) -> int:
     if host != configuration().host:
         return 0
     watch.touch_heartbeat()
-    reconcile(host)
     count = 0
-    while not cluster.stopping():
-        with cluster.unhurried():
-            job = jobs.claim(host, processes.current())
-            if job is None:
-                break
-            try:
-                runner.run(job)
-            except Exception:
-                if not cluster.in_worker():
-                    raise
-                # The job still says that it runs. With its worker gone, the next look brings it to a true state
-                _log.exception("Job %s could not be brought to an end here", job.pk)
-                raise SystemExit(1) from None
-        count += 1
+    try:
+        reconcile(host)
+        while not cluster.stopping() and _work_once(host):
+            count += 1
+    except DatabaseError as problem:
+        _log.warning("The jobs cannot be looked at: %s. This is tried again within a minute", problem)
     return count
+
+
+def _work_once(host: str) -> bool:
+    """Run the job whose turn it is; False when there is none."""
+    with cluster.unhurried():
+        job = jobs.claim(host, processes.current())
+        if job is None:
+            return False
+        try:
+            runner.run(job)
+        except Exception:
+            if not cluster.in_worker():
+                raise
+            # The job still says that it runs. With its worker gone, the next look brings it to a true state
+            _log.exception("Job %s could not be brought to an end here", job.pk)
+            raise SystemExit(1) from None
+    return True
 
 
 def tick(host: str) -> None:

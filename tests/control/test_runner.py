@@ -1,0 +1,254 @@
+"""What a job's row tells while it runs, how it is ended, and what it leaves."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from django.conf import settings
+from django.test import override_settings
+from django.utils import timezone
+
+from backups import jobs, processes, runner, services, traces
+from backups.engine.repository.local import Repository
+from backups.models import IndexedBackup, Job, JobLog, Worker
+from backups.reconcile import reconcile
+from tests.control.chore_settings import KINDS
+from tests.control.conftest import HOST
+from tests.control.workers import kill, module_yard, pid_of, until, yard
+
+__all__ = ["module_yard", "yard"]
+
+MB = 1_000_000
+
+
+@pytest.fixture
+def chores(empty_site):
+    """A site that knows the chores, to work on in this process."""
+    Path(settings.BACKUPS["RUN_FOLDER"]).mkdir(exist_ok=True)
+    with override_settings(BACKUPS={**settings.BACKUPS, "KINDS": KINDS}):
+        yield empty_site
+
+
+def ask(site, kind: str = "chore", limit: int | None = None, **arguments) -> Job:
+    return jobs.enqueue(jobs.kind_of(kind), arguments, site.actor, limit=limit)
+
+
+def grown(folder: Path, size: int) -> None:
+    """A file that takes a while to store: it cannot be compressed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "large.bin").open("wb") as large:
+        for _ in range(size // (8 * MB)):
+            large.write(os.urandom(8 * MB))
+
+
+# Told while it runs
+
+
+def test_all_that_a_backup_does_is_told_at_least_every_second(chores):
+    grown(settings.REFSERVER_FILES, 600 * MB)
+    job = services.back_up(chores.actor, backup="full", only=["files"], verify="hashes")
+    seen: list[tuple[float, Job]] = []
+    stop = threading.Event()
+
+    def watch():
+        from django.db import connections
+
+        while not stop.wait(0.1):
+            seen.append((time.time(), Job.objects.get(pk=job.pk)))
+        connections.close_all()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        job = chores.done(job)
+    finally:
+        stop.set()
+        watcher.join()
+    assert job.state == Job.State.SUCCEEDED, job.error
+    running = [(moment, row) for moment, row in seen if row.state == Job.State.RUNNING]
+    assert running[-1][0] - running[0][0] > 1.5, "the backup was over too soon to be watched"
+    assert max(moment - row.heartbeat.timestamp() for moment, row in running) < 1.2
+    told = [(row.phase, row.done) for _, row in running if row.phase]
+    changes = [moment for (moment, before), (_, after) in itertools.pairwise(running) if before.done != after.done]
+    assert len(set(told)) >= 3
+    assert all(later - earlier < 1.6 for earlier, later in itertools.pairwise(changes))
+    stored = [row for _, row in running if row.phase == "store" and 0 < row.done < (row.total or 0)]
+    assert stored and all(row.rate > 0 and row.left is not None for row in stored)
+    assert [phase["name"] for phase in job.phases] == list(dict.fromkeys(phase["name"] for phase in job.phases))
+
+
+def test_what_no_database_can_hold_is_written_as_what_it_can_hold(chores):
+    job = chores.done(ask(chores, odd=True))
+    assert job.state == Job.State.SUCCEEDED, job.error
+    assert job.result == {"name": "nul \ufffd and half ?", "number": None}
+    assert any("nul \ufffd and half" in line for line in job.log.values_list("line", flat=True))
+
+
+def test_lines_beyond_the_most_are_counted_and_not_kept(chores, monkeypatch):
+    monkeypatch.setattr(runner, "MOST_LINES", 50)
+    job = chores.done(ask(chores, lines=500))
+    lines = list(job.log.values_list("line", flat=True))
+    assert job.state == Job.State.SUCCEEDED and len(lines) == 50 and lines[-1].startswith("The log is full at 50 lines")
+
+
+# Ended on request
+
+
+@pytest.mark.parametrize("how", [{}, {"stubborn": True, "grandchild": True}])
+def test_cancel_ends_a_job_and_its_children_within_two_seconds(yard, how):
+    job = yard.begun(yard.ask(seconds=50.0, **how))
+    time.sleep(0.3)
+    began = time.monotonic()
+    jobs.cancel(job, yard.site.actor)
+    yard.ended(job, 10)
+    took = time.monotonic() - began
+    assert (job.state, job.cancel_by) == (Job.State.CANCELLED, "tester")
+    assert not processes.of_job(str(job.pk))
+    assert took < 2.0 + 0.5 * (os.getloadavg()[0] > 4)
+    assert not hasattr(job, "tried_again")
+
+
+@pytest.mark.slow
+def test_cancel_leaves_nothing_of_a_backup_a_verification_and_a_restore(yard):
+    grown(settings.REFSERVER_FILES, 400 * MB)
+    site = yard.site
+    backup = yard.ended(services.back_up(site.actor, backup="full", only=["files"], verify="none"))
+    assert backup.state == Job.State.SUCCEEDED, backup.error
+    for ask in (
+        lambda: services.back_up(site.actor, backup="full", only=["files"], verify="restore"),
+        lambda: services.verify(site.actor, backup_ids=[backup.backup_id], depth="restore"),
+        lambda: services.restore_to_folder(site.actor, backup_id=backup.backup_id, folder="back"),
+    ):
+        job = yard.begun(ask())
+        until(lambda: not yard.clean(), 10)  # there is something half-made
+        began = time.monotonic()
+        jobs.cancel(job, site.actor)
+        yard.ended(job, 10)
+        assert time.monotonic() - began < 2.0 + 1.0 * (os.getloadavg()[0] > 4), job.kind
+        assert job.state == Job.State.CANCELLED, (job.kind, job.error)
+        assert yard.clean() and not processes.of_job(str(job.pk))
+    assert not (site.places.root / "restored" / "back").exists()
+    assert [found.id for found in site.repository.backups()] == [backup.backup_id]
+    (Path(settings.REFSERVER_FILES) / "large.bin").unlink()
+
+
+def test_what_a_killed_restore_left_is_cleared_and_another_restore_to_the_same_place_is_not_touched(empty_site):
+    made = empty_site.done(services.back_up(empty_site.actor, backup="full", only=["sqlite"], verify="none"))
+    job = services.restore_to_folder(empty_site.actor, backup_id=made.backup_id, folder="back")
+    other = services.restore_to_folder(empty_site.actor, backup_id=made.backup_id, folder="back")
+    assert jobs.claim(HOST, "gone:1:1") == job and jobs.claim(HOST, processes.current()) == other
+    partial = empty_site.places.root / "restored" / ".back.abc123.partial"
+    partial.mkdir(parents=True)
+    traces.clear(job)
+    assert partial.exists()  # it may be the other's
+    other.refresh_from_db()
+    jobs.end(other, Job.State.FAILED)
+    assert reconcile(HOST) == [job]
+    job.refresh_from_db()
+    assert job.state == Job.State.INTERRUPTED and not partial.exists()
+
+
+def test_a_restored_folder_counts_although_nobody_told_its_end(empty_site):
+    made = empty_site.done(services.back_up(empty_site.actor, backup="full", only=["sqlite"], verify="none"))
+    job = services.restore_to_folder(empty_site.actor, backup_id=made.backup_id, folder="back")
+    assert jobs.claim(HOST, "gone:1:1") == job
+    time.sleep(0.05)
+    (empty_site.places.root / "restored" / "back").mkdir(parents=True)
+    reconcile(HOST)
+    job.refresh_from_db()
+    assert (job.state, job.result["to"]) == (Job.State.SUCCEEDED, str(empty_site.places.root / "restored" / "back"))
+
+
+def test_a_time_limit_ends_a_job_with_all_its_children(chores):
+    began = time.monotonic()
+    job = chores.done(ask(chores, limit=1, seconds=50.0, stubborn=True, grandchild=True))
+    assert time.monotonic() - began < 5
+    assert (job.state, job.error["code"]) == (Job.State.FAILED, "limit")
+    assert "what had been staged was removed" in job.error["message"]
+    assert not processes.of_job(str(job.pk)) and not hasattr(job, "tried_again")
+
+
+def test_what_must_not_be_killed_is_asked_only_and_counts_when_it_finishes(chores):
+    job = chores.done(ask(chores, "sacred_chore", limit=1, seconds=3.5, stubborn=True))
+    assert job.state == Job.State.SUCCEEDED and job.took.total_seconds() > 3.4
+
+
+def test_cancelling_a_job_of_a_host_that_is_gone_gives_it_up(chores):
+    job = ask(chores)
+    assert jobs.claim(HOST, "gone:1:1") == job
+    assert jobs.cancel(job, chores.actor).state == Job.State.RUNNING
+    Worker.objects.create(host=HOST, beat=timezone.now() - jobs.SILENT_AFTER)
+    job = jobs.cancel(job, chores.actor)
+    assert (job.state, job.error["code"]) == (Job.State.INTERRUPTED, "interrupted")
+
+
+def test_a_job_that_was_cancelled_before_its_worker_died_is_cancelled(chores):
+    job = ask(chores)
+    assert jobs.claim(HOST, "gone:1:1") == job
+    jobs.cancel(job, chores.actor)
+    reconcile(HOST)
+    job.refresh_from_db()
+    assert job.state == Job.State.CANCELLED and not hasattr(job, "tried_again")
+
+
+# Processes that die
+
+
+def test_a_backup_that_died_after_it_was_published_counts_and_is_proven_later(empty_site, monkeypatch):
+    monkeypatch.setenv("REFBACKUP_FAULT", "published:kill")
+    job = services.back_up(empty_site.actor, backup="full", only=["sqlite"])
+    assert jobs.claim(HOST, processes.current()) == job
+    runner.run(Job.objects.get(pk=job.pk))
+    job.refresh_from_db()
+    assert (job.state, job.exit_code) == (Job.State.SUCCEEDED, -9), job.error
+    assert IndexedBackup.objects.get(backup_id=job.backup_id).job == str(job.pk)
+    assert not hasattr(job, "tried_again")
+    monkeypatch.delenv("REFBACKUP_FAULT")
+    proof = empty_site.done(Job.objects.get(kind="verify"))
+    assert proof.state == Job.State.SUCCEEDED, proof.error
+    assert empty_site.repository.find(job.backup_id, None).verification == "restore"
+
+
+@pytest.mark.parametrize("step", ["publish:kill", "write:kill", "sync:full"])
+def test_a_backup_that_fails_at_a_step_is_tried_again_where_that_may_help_and_leaves_nothing(empty_site, monkeypatch, step):
+    monkeypatch.setenv("REFBACKUP_FAULT", step)
+    job = empty_site.done(services.back_up(empty_site.actor, backup="full", only=["sqlite"]))
+    assert (job.state, job.error["code"]) == (Job.State.FAILED, "no_space" if step == "sync:full" else "no_answer")
+    assert hasattr(job, "tried_again") == (step != "sync:full")
+    assert not left_in(empty_site.repository)
+
+
+def left_in(repository: Repository) -> list[Path]:
+    return [*repository.staging.glob("*"), *repository.scratch.glob("*")]
+
+
+def test_the_end_is_offered_again_to_a_database_that_does_not_take_it(chores, monkeypatch):
+    job = ask(chores, lines=3)
+    refusals = iter([True, True])
+    real = jobs.end
+
+    def refuse(*given, **more):
+        from django.db import OperationalError
+
+        if next(refusals, False):
+            raise OperationalError("database is locked")
+        return real(*given, **more)
+
+    monkeypatch.setattr(jobs, "end", refuse)
+    job = chores.done(job)
+    assert job.state == Job.State.SUCCEEDED
+    assert list(job.log.values_list("line", flat=True))[:3] == ["line 0", "line 1", "line 2"]
+    assert JobLog.objects.filter(line="line 0").count() == 1
+
+
+def test_a_worker_whose_process_is_killed_by_somebody_else_says_so(yard):
+    job = yard.begun(yard.ask(seconds=30.0))
+    kill(pid_of(job.child))
+    yard.ended(job)
+    assert (job.state, job.error["code"], job.exit_code) == (Job.State.FAILED, "no_answer", -9)
+    assert "SIGKILL" in job.error["message"] and hasattr(job, "tried_again")
