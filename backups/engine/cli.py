@@ -144,12 +144,14 @@ def verify(call: Call) -> Outcome:
 
 
 def drill(call: Call) -> Outcome:
-    from .verify import verify_backup
+    from .drill import drill_backup, passed
 
     repository = call.repository()
-    proof = verify_backup(repository, call.backup(repository), Depth.RESTORE, call.ctx, drill=True)
-    text = describe.proof_text(proof)
-    return Outcome({"ok": proof.ok, "results": [describe.proof_json(proof)]}, text, 0 if proof.ok else 5)
+    proof = drill_backup(
+        repository, call.backup(repository), call.ctx, probe=call.arguments.probe or call.settings.drill_command
+    )
+    answer = {"ok": passed(proof), "results": [describe.proof_json(proof)]}
+    return Outcome(answer, describe.proof_text(proof), 0 if passed(proof) else 1 if proof.ok else 5)
 
 
 def restore(call: Call) -> Outcome:
@@ -349,6 +351,9 @@ def _build() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser
     proving.add_argument("--depth", choices=[*Depth], default=Depth.HASHES.value, help="every byte, or a whole restore")
     drilling = command("drill", drill, "Restore a backup into scratch with checks and timings, and record it.")
     _id_argument(drilling, default="latest")
+    drilling.add_argument(
+        "--probe", metavar="CMD", default="", help="the application's own look at what was restored (BACKUP_DRILL_COMMAND)"
+    )
     _restore_arguments(command("restore", restore, "Bring a backup back, into a folder or in place."))
     _prune_arguments(command("prune", prune_, "Remove what no rule keeps."))
     _source_arguments(command("doctor", doctor, "Look at sources and repository, and give advice."))

@@ -30,6 +30,7 @@ ENGINE_SETTINGS = frozenset(
         "BACKUP_STOP_COMMAND",
         "BACKUP_START_COMMAND",
         "BACKUP_CHECK_COMMAND",
+        "BACKUP_DRILL_COMMAND",
         *SOURCE_SETTINGS.values(),
     }
 )
@@ -51,6 +52,7 @@ class Settings:
     stop_command: str
     start_command: str
     check_command: str
+    drill_command: str
 
 
 def environment() -> dict[str, str]:
@@ -97,6 +99,7 @@ def read_settings(values: Mapping[str, str]) -> Settings:
         stop_command=values.get("BACKUP_STOP_COMMAND", ""),
         start_command=values.get("BACKUP_START_COMMAND", ""),
         check_command=values.get("BACKUP_CHECK_COMMAND", ""),
+        drill_command=values.get("BACKUP_DRILL_COMMAND", ""),
     )
 
 

@@ -199,6 +199,13 @@ def proof_text(proof: Proof) -> str:
         lines.append(f"  {problem.code}: {problem.message}")
         if problem.also_in:
             lines.append(f"    also needed by: {', '.join(problem.also_in)}")
+    if proof.drill and "recovery_point_seconds" in proof.checks:
+        age = human_seconds(proof.checks["recovery_point_seconds"])
+        lines.append(f"  recovery took {human_seconds(proof.seconds)}, to an instant {age} ago")
+    if probe := proof.checks.get("probe"):
+        lines.append(
+            f"  probe: {'ok' if probe['ok'] else 'FAILED with status ' + str(probe['status'])}, {probe['said'] or 'silent'}"
+        )
     return "\n".join(lines)
 
 

@@ -12,7 +12,7 @@ import itertools
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,6 +78,7 @@ def verify_backup(
     *,
     checked: Checked | None = None,
     drill: bool = False,
+    probe: Callable[[Path], dict[str, Any]] | None = None,
     written_only: bool = False,
 ) -> Proof:
     """Verify one backup and record the result.
@@ -101,7 +102,7 @@ def verify_backup(
                 if depth is Depth.HASHES:
                     _check_blocks(repository, backup, findings, ctx, checked or Checked(), written_only=written_only)
                 else:
-                    _check_restore(repository, backup, findings, ctx)
+                    _check_restore(repository, backup, findings, ctx, drill=drill, probe=probe)
                 files = summed.result()
             findings.bytes += files.bytes
             findings.problems[:0] = files.problems
@@ -312,7 +313,17 @@ def _with_others(repository: Repository, backup: Backup, findings: Findings) -> 
     return named
 
 
-def _check_restore(repository: Repository, backup: Backup, findings: Findings, ctx: Context) -> None:
+def _check_restore(
+    repository: Repository,
+    backup: Backup,
+    findings: Findings,
+    ctx: Context,
+    *,
+    drill: bool,
+    probe: Callable[[Path], dict[str, Any]] | None,
+) -> None:
+    if drill:
+        findings.checks["recovery_point_seconds"] = round(max(0.0, (ctx.now() - backup.manifest.time).total_seconds()), 3)
     scratch = repository.scratch / f"{os.getpid()}.{ctx.token()}"
     try:
         need_space(repository.folder, backup.manifest.bytes_source, "restore the backup for verification")
@@ -324,7 +335,7 @@ def _check_restore(repository: Repository, backup: Backup, findings: Findings, c
                 return
             try:
                 with ctx.phase("verify", "restore", backup.manifest.bytes_source) as phase:
-                    findings.bytes += extract(archives, tree, scratch, phase, sync=False)
+                    findings.bytes += extract(archives, tree, scratch, phase, sync=drill)
             except DamageFound as damage:
                 spot = _spot(damage, backup.id)
                 findings.add("block", damage.message, spot, file=DATA, offset=spot[1])
@@ -332,6 +343,9 @@ def _check_restore(repository: Repository, backup: Backup, findings: Findings, c
         findings.checks["restore_seconds"] = round(time.monotonic() - began, 3)
         check_stores(backup, scratch, findings, ctx)
         findings.checks["files"] = sum(1 for entry in tree.entries.values() if entry.kind is Kind.FILE)
+        if probe is not None and not findings.problems:
+            with ctx.phase("verify", "probe"):
+                findings.checks["probe"] = probe(scratch)
     finally:
         durable.remove_tree(scratch)
 
