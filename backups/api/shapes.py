@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from backups.access import SCOPES
 from backups.engine.types import LONGEST_NOTE
@@ -37,7 +37,13 @@ def _utc(moment: datetime) -> datetime:
     return moment.astimezone(UTC)
 
 
-Moment = Annotated[AwareDatetime, AfterValidator(_utc)]
+def _text(value: Any) -> Any:
+    if not isinstance(value, str) or "T" not in value.upper():
+        raise ValueError("write it as 2026-11-20T10:00:00Z")  # a bare number would be read as seconds
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_text), AfterValidator(_utc)]
 
 
 class Sent(BaseModel):
