@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from django.apps import AppConfig
+from django.apps import AppConfig, apps
 
 
 class BackupsConfig(AppConfig):
@@ -15,3 +15,19 @@ class BackupsConfig(AppConfig):
     def ready(self) -> None:
         """Connect what listens: system checks, the groups made after each migration, and the audit of logins."""
         from . import access, checks, sign_in  # noqa: F401
+
+        if apps.is_installed("django.contrib.admin"):
+            _hide_the_queue()
+
+
+def _hide_the_queue() -> None:
+    """Take Django-Q's pages out of the admin: they show bells that look like jobs, and let one remove the minute's tick.
+
+    Jobs, plans and the workers' signs of life have pages of their own.
+    """
+    from django.contrib import admin
+    from django_q import admin as queue_admin  # registers its models now, and not after this
+
+    for model in (queue_admin.Schedule, queue_admin.Success, queue_admin.Failure, queue_admin.OrmQ):
+        if admin.site.is_registered(model):
+            admin.site.unregister(model)

@@ -47,7 +47,7 @@ class DatabaseBroker(ORM):  # type: ignore[misc]  # django-q has no types
 
 
 def forget_lost(now: datetime) -> int:
-    """Remove deliveries that were taken a day ago, and whose worker died: Django-Q would repeat them after ``retry``, in a month.
+    """Remove deliveries that were taken a day ago, whose worker died: Django-Q would repeat them after ``retry``, in a month.
 
     What waits has the time at which it was asked for as its lock, what is taken the time at which it is to be repeated.
     """

@@ -26,7 +26,7 @@ def setting(app_configs: Any, **_: Any) -> list[CheckMessage]:
 
 @register(Tags.database)
 def queue(app_configs: Any, **_: Any) -> list[CheckMessage]:
-    """Django-Q delivers as jobs need it (ARCHITECTURE.md says why for each)."""
+    """Django-Q delivers as jobs need it (docs/adr/0011-jobs-are-rows.md says why for each)."""
     found: list[CheckMessage] = []
     given = getattr(settings, "Q_CLUSTER", {})
     wanted: dict[str, Any] = {"queue_limit": 1, "ack_failures": True, "max_attempts": 1, "catch_up": False}
@@ -39,11 +39,18 @@ def queue(app_configs: Any, **_: Any) -> list[CheckMessage]:
     if not LONGEST_JOB <= timeout < retry:
         hint = f"Set timeout to {LONGEST_JOB} or more, and retry above it: jobs have limits of their own."
         found.append(Error("Q_CLUSTER ends or repeats jobs that still run.", hint=hint, id="backups.E004"))
-    if given.get("orm") and given.get("broker_class") != "backups.broker.DatabaseBroker":
-        hint = "Set broker_class to backups.broker.DatabaseBroker."
-        found.append(
-            Error("Django-Q's own database broker closes connections of other databases.", hint=hint, id="backups.E005")
-        )
+    wanted_broker = "backups.broker.DatabaseBroker" if given.get("orm") else "backups.redis_broker.RedisBroker"
+    if given.get("broker_class") != wanted_broker and (given.get("orm") or given.get("redis")):
+        text = "Django-Q's own brokers close connections of other databases, and end where their server is away for a moment."
+        found.append(Error(text, hint=f"Set broker_class to {wanted_broker}.", id="backups.E005"))
+    host = conf.read(getattr(settings, "BACKUPS", {})).host
+    if given.get("cluster_name") != host:
+        hint = f"Set cluster_name to {host!r}, as BACKUPS['HOST'] says or the machine is called."
+        found.append(Error("The workers of this host would listen to another one's queue.", hint=hint, id="backups.E007"))
+    order = [app.partition(".")[0] for app in settings.INSTALLED_APPS if app.partition(".")[0] in ("backups", "django_q")]
+    if order[:1] == ["django_q"]:
+        text = "manage.py qcluster is Django-Q's: the workers would not get over the death of one of them."
+        found.append(Error(text, hint="Name backups before django_q in INSTALLED_APPS.", id="backups.E008"))
     return found
 
 

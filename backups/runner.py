@@ -160,18 +160,19 @@ def _receive(job: Job, ready: selectors.BaseSelector, key: selectors.SelectorKey
 
 
 def _wish(job: Job) -> str:
-    """Why the job is to end now: "stop" (the worker is interrupted), "cancel", "lost" (it is not ours any more); "" when it is not.
+    """Why the job is to end now: "stop" (the worker is interrupted), "cancel", "lost" (not ours any more); "" when it is not.
 
     A database that cannot be asked has no wish.
     """
     if cluster.interrupting():
         return "stop"
     try:
-        state = Job.objects.filter(pk=job.pk).values_list("state", "claim", "cancel_asked").first()
+        state = Job.objects.filter(pk=job.pk).values_list("state", "claim", "cancel_asked", "cancel_by").first()
     except DatabaseError:
         return ""
     if state is None or state[0] != Job.State.RUNNING or state[1] != job.claim:
         return "lost"
+    job.cancel_by = state[3]
     return "cancel" if state[2] is not None else ""
 
 
@@ -263,7 +264,6 @@ def _conclude(job: Job, status: int, heard: _Heard, why: str) -> Job:
     cut_off = result is None and (error or {}).get("code") in (None, "cancelled")
     known: dict[str, Any] = {"exit_code": max(status, -1000), "result": result or made}
     if cut_off and why == "cancel":
-        job.refresh_from_db(fields=["cancel_by"])  # it was asked for while this process held the row
         message = f"Cancelled by {job.cancel_by or 'a person'}; {_what_remains(made)}"
         return _finish(job, Job.State.CANCELLED, heard, error=_error("cancelled", message), **known)
     if cut_off and why == "limit":

@@ -80,7 +80,8 @@ def queue(env: Environment, name: str) -> dict[str, Any]:
         return {"orm": "control", "broker_class": "backups.broker.DatabaseBroker"}
     parts = urlsplit(given)
     if parts.scheme not in ("redis", "rediss", "unix"):
-        env.problem(name, f"{given.partition('@')[0]!r} is not known", "say database, or redis://host:6379/0")
+        shown = f"{parts.scheme}://" if parts.scheme else repr(given)
+        env.problem(name, f"{shown} is not known", "say database, or redis://host:6379/0")
     _require(env, name, "redis")
     _port(env, name, parts)
     secret = password or unquote(parts.password or "")
