@@ -408,10 +408,13 @@ def _apply(sides: Opened, steps: Sequence[Step], writer: Writer) -> None:
     rows: list[int] = []
     for step in steps:
         seen = facts[step.record]
-        wrong = {item.kind for item in sides.wrong_with(seen, None)}
-        if step.finding.kind not in wrong:
-            begun = step.state == Step.State.BEGUN
-            step.move(*((Step.State.APPLIED,) if begun else (Step.State.SKIPPED, "It is not wrong any more.")))
+        wrong = sides.wrong_with(seen, None)
+        if step.state == Step.State.BEGUN:  # a record may be deleted and not written yet, and so be wrong in another way
+            if step.action not in {item.repair for item in wrong}:
+                step.move(Step.State.APPLIED)
+                continue
+        elif step.finding.kind not in {item.kind for item in wrong}:
+            step.move(Step.State.SKIPPED, "It is not wrong any more.")
             continue
         _plan_step(sides, step, seen, delete, write, rows)
     Step.objects.bulk_update(steps, ["state", "note", "before", "after", "changed"])

@@ -217,8 +217,8 @@ settings.CONSISTENCY = {"DECLARATION": "refserver.library.consistency.DECLARATIO
 from consistency import services
 from consistency.models import Check, Repair
 from refserver.library import consistency
-services._BATCH = 3
 point, work = sys.argv[1], sys.argv[2]
+services._BATCH = 100 if point.startswith("between") else 3
 
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
