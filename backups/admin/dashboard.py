@@ -98,7 +98,7 @@ def figures(request: HttpRequest) -> HttpResponseBase:
 def _active() -> dict[str, Any]:
     jobs = running.active()
     seen = ",".join(f"{one.job.pk.hex[:12]}{one.job.state[0]}" for one in jobs)
-    return {"active": jobs, "seen": seen}
+    return {"active": jobs, "seen": seen, "next_page": reverse("backups:dashboard")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,6 +47,7 @@ def test_from_nothing_to_a_proven_backup(signed_in, fresh_site, assert_clean):
     # Nobody reloads: the card goes when the job ends, and the verdict changes by itself
     expect(page.locator(".rb-verdict.good")).to_contain_text("Newest proven backup", timeout=30_000)
     expect(page.locator("#active article")).to_have_count(0)
+    expect(page.locator("#announced")).to_contain_text("Protected.")
     expect(page.locator(".rb-timeline a.point.proven")).to_have_count(1)
     expect(page.locator(".rb-plot canvas")).to_have_count(4)
     assert_clean(page)

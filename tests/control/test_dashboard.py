@@ -91,6 +91,8 @@ def test_a_running_job_is_shown_with_its_numbers_and_then_only_they_are_sent(sit
     again = client.get(f"{PAGE}active/?seen={seen}", HTTP_HX_REQUEST="true")
     assert "HX-Retarget" not in again.headers and 'hx-swap-oob="true"' in again.content.decode()
     assert "<form" not in again.content.decode()  # a button that is being pressed is not taken away
+    whole = client.get(f"{PAGE}active/?seen=", HTTP_HX_REQUEST="true").content.decode()
+    assert f'name="next" value="{PAGE}"' in whole  # cancelling leads back to the page, not to its part
     jobs.end(job, Job.State.SUCCEEDED)
     changed = client.get(f"{PAGE}active/?seen={seen}", HTTP_HX_REQUEST="true")
     assert (changed.headers["HX-Retarget"], changed.headers["HX-Trigger"]) == ("#active", "jobs-changed")

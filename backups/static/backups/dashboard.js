@@ -92,6 +92,18 @@
     points[there].setAttribute("tabindex", "0");
     points[there].focus();
   });
-  document.addEventListener("htmx:afterSettle", prepare);
+  // A verdict that changes by itself is said once, to those who do not see it.
+  function sentence() {
+    const say = document.querySelector("#overview .say");
+    return say ? say.textContent.trim() : "";
+  }
+  const ageless = (text) => text.replace(/\d+ (s|min|h|days) ago/, "");
+  let told = sentence();
+  document.addEventListener("htmx:afterSettle", function () {
+    prepare();
+    if (ageless(sentence()) === ageless(told)) return;
+    told = sentence();
+    document.getElementById("announced").textContent = told;
+  });
   prepare();
 })();
