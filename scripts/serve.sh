@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Starts RefServer from nothing: installs, migrates, loads the sample library, makes the first backup, serves.
+# Starts RefServer from nothing: installs, migrates, loads the sample library, makes the first backup and the schedules, serves.
 #
 #   scripts/serve.sh [--port N] [--bind ADDRESS]
 #
 # Safe to run again: what is there is kept and started. Settings come from the environment and .env (see .env.example).
-# Ctrl-C stops everything.
+# Ctrl-C stops everything, after a running job; another Ctrl-C interrupts that.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 umask 077 # the databases hold password hashes and sessions
@@ -55,6 +55,14 @@ first_backup() {
         || fail "the first backup failed; the reason is above. The data was only read. Run this again when it is fixed."
 }
 
+# From here on backups are made, proven and pruned by themselves. The pages read an index; the repository is the truth.
+schedules() {
+    local made
+    made=$(manage install_schedules | grep -c '^made' || true)
+    ((made == 0)) || printf 'Schedules: %s made; see them under Plans\n' "$made"
+    manage reindex_backups --changed >/dev/null
+}
+
 where_to_look() {
     local host=$1 port=$2
     [[ $host == 0.0.0.0 ]] && host=127.0.0.1
@@ -63,13 +71,14 @@ where_to_look() {
     say "RefServer"
     cat <<END
   Library          http://$host:$port/
+  Backups          http://$host:$port/admin/backup/
   Administration   http://$host:$port/admin/
   $administrator
-  Backups          $BACKUP_REPOSITORY
+  Repository       $BACKUP_REPOSITORY
 
   Add documents:   .venv/bin/python manage.py ingest PATH...
   See the backups: .venv/bin/refbackup list --repo $(printf '%q' "$BACKUP_REPOSITORY")
-  Stop:            Ctrl-C
+  Stop:            Ctrl-C (a running job is finished first; again interrupts it)
 
 END
 }
@@ -95,6 +104,7 @@ main() {
     eval "$settings"
     prepare
     first_backup
+    schedules
     where_to_look "${bind:-$REFSERVER_BIND}" "${port:-$REFSERVER_PORT}"
     [[ -n $port ]] && arguments+=(--port "$port")
     [[ -n $bind ]] && arguments+=(--bind "$bind")

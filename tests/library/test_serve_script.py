@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import time
 import urllib.request
@@ -71,7 +72,11 @@ def test_the_first_command_installs_loads_backs_up_proves_and_serves_and_the_sec
     said = stop(server)
     assert "password" in said
     assert "proof: restore" in said
-    assert f"http://127.0.0.1:{port}/" in said
+    assert f"http://127.0.0.1:{port}/" in said and f"http://127.0.0.1:{port}/admin/backup/" in said
+    assert "made; see them under Plans" in said and "WARNING" not in said
+    with sqlite3.connect(copy / "var/control.sqlite3") as control:
+        assert control.execute("SELECT count(*) FROM backups_indexedbackup").fetchone() == (1,)
+        assert control.execute("SELECT count(*) FROM backups_plan").fetchone()[0] >= 5
     listed = subprocess.run(
         [copy / ".venv/bin/refbackup", "list", "--repo", copy / "var/backups", "--json"],
         cwd=copy,
@@ -86,4 +91,4 @@ def test_the_first_command_installs_loads_backs_up_proves_and_serves_and_the_sec
     wait_until_it_answers(port, server)
     again = stop(server)
     assert "password" not in again
-    assert "Making and proving" not in again
+    assert "Making and proving" not in again and "see them under Plans" not in again
