@@ -115,11 +115,14 @@ def check(cron: str, zone: str) -> str:
 
 
 def in_words(cron: str) -> str:
-    """A cron expression in plain words: ``At 03:00``. Raises `ValueError`."""
+    """A cron expression in plain words: ``Every day at 03:00``. Raises `ValueError`."""
     try:
         words = str(get_description(cron, _WORDS))
     except Exception as problem:  # the library has no root of its own for what it refuses
         raise ValueError(f"{cron!r} is no cron expression: {problem}") from problem
+    _, hour, *days = cron.split()
+    if days == ["*", "*", "*"] and hour != "*" and words.startswith("At "):
+        return f"Every day at {words[3:]}"
     return words.replace("At 0 minutes past the hour", "Every hour").replace("Every hour, every hour", "Every hour")
 
 

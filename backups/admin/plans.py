@@ -2,19 +2,303 @@
 
 from __future__ import annotations
 
-from django.http import HttpRequest, HttpResponse
-from django.urls import URLPattern, path
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
 
-from .frame import page, render
+from django import forms
+from django.contrib import messages
+from django.core.exceptions import PermissionDenied
+from django.db.models import OuterRef, Subquery
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.shortcuts import render as render_template
+from django.urls import URLPattern, path
+from django.utils import timezone
+from pydantic import ValidationError
+
+from backups import plan_files, retention_preview, schedules, services
+from backups.conf import configuration
+from backups.engine.errors import UsageError
+from backups.kinds import PRUNE, Kind, PruneArguments, kind_of, kinds
+from backups.models import Job, Plan, Worker
+from backups.plans import NEVER_PLANNED
+from backups.sign_in import actor_of
+
+from .frame import page, render, say
+from .plan_form import PlanForm, PruneForm, form_of, zones
+
+SHOWN_TIMES = 5
+_HISTORY = 20
+_SILENCE = timedelta(minutes=3)
+_LARGEST_FILE = plan_files.LONGEST_FILE
+
+ABOUT_KINDS = {
+    "backup": "Copy the stores at one instant, into the repository.",
+    "verify": "Prove that backups are what was stored.",
+    "drill": "Restore the newest backup for a test, and note how long it takes.",
+    "prune": "Remove what no rule keeps.",
+    "health": "Look at repository, backups, worker, jobs and plans.",
+    "reindex": "Read what backups there are anew from the repository.",
+    "audit_verify": "Read the whole chain of the audit.",
+    "check_consistency": "Compare every row with every vector.",
+}
+"""What a plan of a kind does, for whoever is about to make one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """When a plan is due: in words and the next times, or what is wrong with it."""
+
+    words: str
+    next: list[datetime]
+    problem: str
+    zone: str
+
+
+def times_of(cron: str, zone: str, count: int = SHOWN_TIMES) -> Times:
+    """`Times` of an expression, right or wrong."""
+    cron = " ".join(cron.split())
+    problem = schedules.check(cron, zone)
+    if problem:
+        return Times("", [], f"{problem[:1].upper()}{problem[1:]}.", zone)
+    try:
+        words = schedules.in_words(cron)
+    except ValueError:
+        words = cron
+    return Times(words, schedules.slots_after(cron, zone, timezone.now(), count), "", zone)
 
 
 @page("backups.view_plan")
-def overview(request: HttpRequest, **_: object) -> HttpResponse:
-    """What is done by itself, and when?"""
-    return render(request, "backups/plans.html", "Plans")
+def overview(request: HttpRequest) -> HttpResponse:
+    """All plans, with their next time and how their last job ended."""
+    last = Job.objects.filter(plan=OuterRef("pk")).order_by("-created", "-id").values("pk")[:1]
+    plans = sorted(Plan.objects.annotate(last_job=Subquery(last)), key=lambda plan: str(plan).casefold())
+    jobs = Job.objects.in_bulk([plan.last_job for plan in plans if plan.last_job])
+    rows = [(plan, times_of(plan.cron, plan.time_zone, 1), jobs.get(plan.last_job), _where(plan)) for plan in plans]
+    coming = [(times.next[0], plan) for plan, times, _, _ in rows if plan.enabled and times.next]
+    host = configuration().host
+    beat = Worker.objects.filter(host=host).values_list("beat", flat=True).first()
+    context = {
+        "rows": rows,
+        "running": sum(plan.enabled for plan in plans),
+        "paused": sum(not plan.enabled for plan in plans),
+        "coming": min(coming, key=lambda item: item[0], default=None),
+        "failed": [plan for plan, _, job, _ in rows if plan.enabled and job is not None and job.state == Job.State.FAILED],
+        "silent": beat is None or timezone.now() - beat > _SILENCE,
+        "beat": beat,
+        "host": host,
+    }
+    return render(request, "backups/plans.html", "Plans", context)
 
 
+@page("backups.change_plan", methods=("GET", "POST"))
+def new(request: HttpRequest) -> HttpResponse:
+    """First what it does, then the form for that."""
+    name = request.GET.get("kind", "")
+    if not name:
+        offered = [(kind, ABOUT_KINDS.get(kind.name, "")) for kind in kinds().values() if kind.name not in NEVER_PLANNED]
+        choices = [(kind, text) for kind, text in offered if request.user.has_perm(kind.permission)]
+        return render(request, "backups/plan_kinds.html", "A new plan", {"choices": choices})
+    kind = kind_of(name)
+    if kind.name in NEVER_PLANNED:
+        raise Http404
+    _require(request, kind)
+    form = form_of(kind)(request.POST or None, kind=kind)
+    if request.method == "POST" and request.POST.get("do") == "save" and form.is_valid():
+        plan = services.make_plan(actor_of(request), form.cleaned_data["name"], **form.values())
+        say(request, f"The plan {plan} is made.")
+        return redirect(plan)
+    return _form_page(request, "backups/plan_new.html", f"New plan: {kind.title.lower()}", form, {"kind": kind})
+
+
+@page("backups.view_plan", methods=("GET", "POST"))
+def one(request: HttpRequest, name: str) -> HttpResponse:
+    """One plan: when, what became of it, and the form that changes it."""
+    plan = _found(name)
+    kind = kinds().get(plan.kind)
+    may_change = kind is not None and request.user.has_perms(("backups.change_plan", kind.permission))
+    form = form_of(kind)(request.POST or None, kind=kind, plan=plan) if kind is not None else None
+    if request.method == "POST":
+        if form is None or not may_change:
+            raise PermissionDenied
+        if request.POST.get("do") == "save" and form.is_valid():
+            services.change_plan(actor_of(request), plan, **form.values())
+            say(request, f"The plan {plan} is changed.")
+            return redirect(plan)
+    context = {
+        "plan": plan,
+        "kind": kind,
+        "may_change": may_change,
+        "where": _where(plan),
+        "times_now": times_of(plan.cron, plan.time_zone),
+        "history": plan.jobs.order_by("-created", "-id")[:_HISTORY],
+    }
+    return _form_page(request, "backups/plan.html", str(plan), form, context)
+
+
+@page("backups.run_plan", methods=("POST",))
+def switch(request: HttpRequest, name: str, what: str) -> HttpResponse:
+    """Pause, resume, or run it now."""
+    plan, actor = _found(name), actor_of(request)
+    if what == "run":
+        job = services.run_plan(actor, plan)
+        say(request, f"{plan}: a job is queued. Its times stay as they are.")
+        return redirect(job)
+    if what == "pause":
+        services.pause_plan(actor, plan)
+        say(request, f"{plan} rests until somebody resumes it.", level=messages.WARNING)
+    elif what == "resume":
+        services.resume_plan(actor, plan)
+        say(request, f"{plan} goes on at its next time. What was due meanwhile is passed over.")
+    else:
+        raise Http404
+    return redirect("backups:plans" if request.POST.get("back") == "list" else plan)
+
+
+@page("backups.change_plan", methods=("GET", "POST"))
+def delete(request: HttpRequest, name: str) -> HttpResponse:
+    """Ask, then remove it."""
+    plan = _found(name)
+    kind = kinds().get(plan.kind)
+    if kind is not None:
+        _require(request, kind)
+    if request.method == "POST":
+        services.remove_plan(actor_of(request), plan)
+        say(request, f"The plan {plan} is removed. Its jobs, and the backups that they made, stay.")
+        return redirect("backups:plans")
+    context = {"plan": plan, "times": times_of(plan.cron, plan.time_zone, 1), "jobs": plan.jobs.exists()}
+    return render(request, "backups/plan_delete.html", f"Remove {plan}?", context)
+
+
+@page("backups.view_plan")
+def times(request: HttpRequest) -> HttpResponse:
+    """For the form while somebody types: an expression in words, and its next times."""
+    found = times_of(request.GET.get("cron", "")[:100], request.GET.get("time_zone", "UTC")[:64])
+    return render_template(request, "backups/plan_times.html", {"times": found})
+
+
+@page("backups.view_plan")
+def retention(request: HttpRequest) -> HttpResponse:
+    """For the form while somebody types: what its rules would keep and remove now."""
+    return render_template(request, "backups/plan_retention.html", {"retention": _retention(request.GET)})
+
+
+@page("backups.view_plan")
+def export(request: HttpRequest) -> HttpResponse:
+    """All plans as YAML."""
+    name = f"plans-{timezone.now():%Y%m%d}.yaml"
+    return HttpResponse(
+        plan_files.write(Plan.objects.all()),
+        content_type="application/yaml; charset=utf-8",
+        headers={"Content-Disposition": f'attachment; filename="{name}"'},
+    )
+
+
+class ImportForm(forms.Form):
+    """A file, or its text."""
+
+    file = forms.FileField(required=False)
+    text = forms.CharField(required=False, max_length=_LARGEST_FILE, strip=False)
+    replace = forms.BooleanField(required=False)
+
+    def content(self) -> str:
+        """What was given. Raises `UsageError`."""
+        given = self.cleaned_data.get("file")
+        if given is None:
+            return str(self.cleaned_data.get("text") or "").replace("\r\n", "\n")
+        if given.size > _LARGEST_FILE:
+            raise UsageError("The file is longer than a file of plans can be.", hint="No plan was changed.")
+        try:
+            return str(given.read().decode("utf-8-sig"))
+        except UnicodeDecodeError:
+            raise UsageError("The file is no text in UTF-8.", hint="No plan was changed.") from None
+
+
+@page("backups.change_plan", methods=("GET", "POST"))
+def take_over(request: HttpRequest) -> HttpResponse:
+    """A file is looked at first: what it would change is shown, line by line. A second click makes it so."""
+    form = ImportForm(request.POST or None, request.FILES or None)
+    context: dict[str, Any] = {"text": "", "replace": False}
+    if request.method != "POST" or not form.is_valid():
+        return render(request, "backups/plan_import.html", "Import plans", context)
+    context["replace"] = form.cleaned_data["replace"]
+    try:
+        context["text"] = form.content()
+        entries = plan_files.read(context["text"])
+        changes = plan_files.compare(entries, replace=context["replace"])
+        needed = sorted({kind_of(kind).permission for change in changes for kind in change.kinds if kind in kinds()})
+        missing = [permission for permission in needed if not request.user.has_perm(permission)]
+        if missing:
+            raise UsageError(
+                f"You may not ask for all that these plans do: {', '.join(missing)} is missing.", hint="No plan was changed."
+            )
+        if request.POST.get("do") == "save":
+            done = plan_files.take_over(actor_of(request), entries, replace=context["replace"])
+            say(request, f"{len(done)} plans are as the file says." if done else "All plans were as the file says already.")
+            return redirect("backups:plans")
+    except UsageError as problem:
+        found = problem.details.get("problems") or [problem.message]
+        return render(request, "backups/plan_import.html", "Import plans", {**context, "problems": found}, status=400)
+    return render(request, "backups/plan_import.html", "Import plans", {**context, "changes": changes, "looked": True})
+
+
+def _form_page(request: HttpRequest, template: str, title: str, form: PlanForm | None, context: dict[str, Any]) -> HttpResponse:
+    shown: dict[str, Any] = {"form": form, "zones": zones()}
+    if form is not None:
+        shown["times"] = times_of(str(form["cron"].value() or ""), str(form["time_zone"].value() or ""))
+        if isinstance(form, PruneForm):
+            shown["retention"] = _retention({field.name: field.value() for field in [*form.rules(), *form.about()]})
+    wrong = form is not None and form.is_bound and not form.is_valid() and request.POST.get("do") == "save"
+    return render(request, template, title, {**shown, **context}, status=400 if wrong else 200)
+
+
+def _retention(given: Any) -> retention_preview.Preview:
+    """What the rules of a form, filled in or half typed, would do now."""
+    values: dict[str, Any] = {name: value for name in PruneForm.RULES if (value := given.get(name)) not in (None, "")}
+    values |= {name: value for name in ("set", "repository") if (value := given.get(name))}
+    values["every_set"] = given.get("every_set") in (True, "on", "true", "True")
+    try:
+        return retention_preview.preview(PruneArguments.model_validate(values), timezone.now())
+    except ValidationError:
+        return retention_preview.Preview(problem="The rules cannot be read yet: give whole numbers, and a time such as 14d.")
+
+
+def _found(name: str) -> Plan:
+    plan = Plan.objects.filter(name=name).first()
+    if plan is None:
+        raise Http404
+    return plan
+
+
+def _require(request: HttpRequest, kind: Kind[Any]) -> None:
+    """A plan does what its kind does, so who makes one must be allowed to ask for that."""
+    if not request.user.has_perm(kind.permission):
+        raise PermissionDenied
+
+
+def _where(plan: Plan) -> str:
+    """Which set in which repository, and where there are several hosts on which."""
+    found = configuration()
+    if plan.kind == PRUNE.name and plan.arguments.get("every_set"):
+        what = "every set"
+    elif plan.kind in ("backup", "verify", "drill", "prune"):
+        what = str(plan.arguments.get("set") or found.default_set)
+    else:
+        what = ""
+    where = str(plan.arguments.get("repository") or found.default_repository) if len(found.repositories) > 1 else ""
+    return ", ".join(filter(None, [what, f"in {where}" if where else "", f"on {plan.host}" if plan.host else ""]))
+
+
+# "-" begins no name of a plan, so these never stand in the way of one
 urlpatterns: list[URLPattern] = [
     path("plans/", overview, name="plans"),
-    path("plans/<str:name>/", overview, name="plan"),
+    path("plans/-/new/", new, name="plan_new"),
+    path("plans/-/import/", take_over, name="plan_import"),
+    path("plans/-/export.yaml", export, name="plan_export"),
+    path("plans/-/times/", times, name="plan_times"),
+    path("plans/-/retention/", retention, name="plan_retention"),
+    path("plans/<str:name>/", one, name="plan"),
+    path("plans/<str:name>/delete/", delete, name="plan_delete"),
+    path("plans/<str:name>/<str:what>/", switch, name="plan_switch"),
 ]

@@ -26,7 +26,7 @@ def test_a_schedule_is_made_shown_changed_run_paused_and_deleted(empty_site):
     made = send(client, SCHEDULES, {**NIGHTLY, "alert_to": ["ops@example.org"]})
     plan = told(made, 201)
     assert made.headers["Location"] == f"{SCHEDULES}/nightly"
-    assert plan["in_words"].startswith("At 02:30") and len(plan["next"]) == 5 and plan["enabled"]
+    assert plan["in_words"].startswith("Every day at 02:30") and len(plan["next"]) == 5 and plan["enabled"]
     assert all(datetime.fromisoformat(moment) > timezone.now() for moment in plan["next"])
     assert told(client.get(f"{SCHEDULES}/nightly"), 200) == plan
     problem(send(client, SCHEDULES, NIGHTLY), 400, "usage")
