@@ -200,7 +200,7 @@ def _rule_lines(firing: Iterable[Alert], channels: Sequence[AlertChannel]) -> li
         counts[alert.rule] = counts.get(alert.rule, 0) + 1
     last = Alert.objects.filter(rule=OuterRef("name"), fired__isnull=False).order_by("-fired").values("fired")[:1]
     rules = AlertRule.objects.prefetch_related("channels", "escalate_to").annotate(last=Subquery(last))
-    return [
+    lines = [
         RuleLine(
             rule=rule,
             when=_when(rule),
@@ -211,13 +211,16 @@ def _rule_lines(firing: Iterable[Alert], channels: Sequence[AlertChannel]) -> li
         )
         for rule in rules
     ]
+    return sorted(lines, key=lambda line: (not line.firing, line.rule.enabled is False, -_ORDER[line.rule.severity]))
 
 
 def _when(rule: AlertRule) -> str:
     detector = desk.detector_of(rule)
-    parts = [f"{rule.threshold:g} {detector.unit}"] if detector is not None and detector.unit else []
+    parts = []
+    if detector is not None and detector.unit:
+        parts.append((detector.phrase or f"{{:g}} {detector.unit}").format(rule.threshold))
     if rule.lasting_minutes:
-        parts.append(f"for {rule.lasting_minutes} min")
+        parts.append(f"lasting {rule.lasting_minutes} min")
     return ", ".join(parts) or "at once"
 
 
@@ -350,6 +353,10 @@ def _choice(rows: QuerySet[Any], label: str, help_text: str) -> forms.ModelMulti
     return forms.ModelMultipleChoiceField(rows, widget=Checkboxes, required=False, label=label, help_text=help_text)
 
 
+def _least(label: str, empty: str) -> forms.ChoiceField:
+    return forms.ChoiceField(choices=[("", empty), *Severity.choices], label=label, required=False)
+
+
 class RuleForm(_ModelForm):
     """A rule as a person writes it."""
 
@@ -384,6 +391,8 @@ class RuleForm(_ModelForm):
                 del self.fields["threshold"]
             elif detector is not None:
                 self.fields["threshold"].label = f"Threshold ({detector.unit})"
+                self.fields["threshold"].help_text = ""
+                self.initial["threshold"] = f"{self.instance.threshold:g}"
         else:
             choices = [
                 (one.name, f"{one.title}{f' ({one.unit}; usually {one.default:g})' if one.unit else ''}")
@@ -486,11 +495,11 @@ class ChannelForm(QuietMixin):
             *("name", "target", "key", "least", "plans", "beat_minutes"),
             *("quiet_from", "quiet_until", "time_zone", "critical_passes", "enabled"),
         )
-        labels = {"least": "Hears of every alert from", "key": "Signing key", "enabled": "In use"}  # noqa: RUF012
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         kind, known = self.instance.kind, bool(self.instance.pk)
+        self.fields["least"] = _least("Hears of every alert from", "Only of rules that name it")
         self.fields["enabled"].label = "In use"
         if kind == AlertChannel.Kind.MAIL:
             self.fields["target"] = forms.CharField(
@@ -566,7 +575,7 @@ def _channel_form(request: HttpRequest, found: AlertChannel, title: str, *, key:
     if saving and form.is_valid():
         known = bool(found.pk)
         made = desk.save_channel(actor_of(request), form.save(commit=False), list(form.cleaned_data.get("plans", ())))
-        say(request, f"{made.name}: kept." if known else f"{made.name}: kept. Now send a test.")
+        say(request, f"Kept: {made.name}." if known else f"Kept: {made.name}. Now send a test.")
         return HttpResponseRedirect(made.get_absolute_url())
     context = {
         "form": form,
@@ -583,9 +592,9 @@ def channel_test(request: HttpRequest, pk: int) -> HttpResponse:
     found = _channel(pk)
     answer = desk.send_test(actor_of(request), found)
     if answer.ok:
-        say(request, f"{found.name} took the test. The receiver answered: {desk.said(answer)}")
+        say(request, f"The test of {found.name} was taken. The receiver answered: {desk.said(answer)}")
     else:
-        say(request, f"{found.name} did not take the test: {desk.said(answer)}", level=messages.ERROR)
+        say(request, f"The test of {found.name} was not taken: {desk.said(answer)}", level=messages.ERROR)
     back = reverse("backups:alerts") + "#channels" if request.POST.get("back") == "list" else found.get_absolute_url()
     return HttpResponseRedirect(back)
 
@@ -605,7 +614,7 @@ def channel_remove(request: HttpRequest, pk: int) -> HttpResponse:
     found = _channel(pk)
     name = found.name
     desk.remove_channel(actor_of(request), found)
-    say(request, f"{name}: removed.")
+    say(request, f"Removed: {name}.")
     return HttpResponseRedirect(reverse("backups:alerts") + "#channels")
 
 
@@ -618,11 +627,10 @@ class MineForm(QuietMixin):
     class Meta:
         model = AlertSubscription
         fields = ("least", "rules", "quiet_from", "quiet_until", "time_zone", "critical_passes")
-        labels = {"least": "Every alert from"}  # noqa: RUF012
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.fields["least"].help_text = "Empty: only the rules that you choose."
+        self.fields["least"] = _least("Every alert from", "Only the rules below")
         self.fields["rules"] = _choice(AlertRule.objects.order_by("title"), "And these rules", "")
 
     def clean(self) -> dict[str, Any] | None:

@@ -52,6 +52,8 @@ class Detector:
     find: Callable[[Facts, float], Iterable[Detection]]
     unit: str = ""
     """Of the threshold, for people; empty: it has none."""
+    phrase: str = ""
+    """How a rule reads, with the threshold in it: ``less than {:g} % free``."""
     default: float = 0.0
     gather: Callable[[datetime], Any] | None = None
 
@@ -254,27 +256,84 @@ def _detector_broken(facts: Facts, threshold: float) -> Iterator[Detection]:
 
 
 _OWN = (
-    Detector(name="plan_failed", title="A plan failed in a row", unit="times", default=1, find=_plan_failed),
+    Detector(
+        name="plan_failed", title="A plan failed in a row", unit="times", phrase="{:g} in a row", default=1, find=_plan_failed
+    ),
     Detector(
         name="no_proven_backup",
         title="No proven backup for longer than promised",
         unit="times the promised recovery point",
+        phrase="older than {:g} times what is promised",
         default=1.25,
         find=_no_proven_backup,
     ),
-    Detector(name="unproven", title="The last backup is not proven", unit="minutes old", default=90, find=_unproven),
-    Detector(name="damage", title="A verification found damage", find=_damage),
-    Detector(name="worker_silent", title="A worker is silent", unit="minutes", default=5, find=_worker_silent),
     Detector(
-        name="job_slow", title="A job runs far beyond its usual time", unit="times the usual time", default=4, find=_job_slow
+        name="unproven",
+        title="The last backup is not proven",
+        unit="minutes old",
+        phrase="{:g} minutes old",
+        default=90,
+        find=_unproven,
+    ),
+    Detector(name="damage", title="A verification found damage", find=_damage),
+    Detector(
+        name="worker_silent",
+        title="A worker is silent",
+        unit="minutes",
+        phrase="for {:g} minutes",
+        default=5,
+        find=_worker_silent,
+    ),
+    Detector(
+        name="job_slow",
+        title="A job runs far beyond its usual time",
+        unit="times the usual time",
+        phrase="longer than {:g} times",
+        default=4,
+        find=_job_slow,
     ),
     Detector(name="repository_away", title="A repository is not there", find=_repository_away),
-    Detector(name="space", title="A repository has little space", unit="% free", default=10, find=_space),
-    Detector(name="full_soon", title="A repository will be full soon", unit="days", default=14, find=_full_soon),
-    Detector(name="drill_overdue", title="A test restore is overdue", unit="days", default=8, find=_drill_overdue),
+    Detector(
+        name="space",
+        title="A repository has little space",
+        unit="% free",
+        phrase="less than {:g} % free",
+        default=10,
+        find=_space,
+    ),
+    Detector(
+        name="full_soon",
+        title="A repository will be full soon",
+        unit="days",
+        phrase="within {:g} days",
+        default=14,
+        find=_full_soon,
+    ),
+    Detector(
+        name="drill_overdue",
+        title="A test restore is overdue",
+        unit="days",
+        phrase="none for {:g} days",
+        default=8,
+        find=_drill_overdue,
+    ),
     Detector(name="drill_failed", title="A test restore failed", find=_drill_failed),
-    Detector(name="clock_jumped", title="A clock jumped", unit="seconds", default=120, find=_clock_jumped),
-    Detector(name="channel_unheard", title="A channel takes no messages", unit="messages", default=1, find=_channel_unheard),
+    Detector(
+        name="clock_jumped",
+        title="A clock jumped",
+        unit="seconds",
+        phrase="by more than {:g} seconds",
+        default=120,
+        find=_clock_jumped,
+    ),
+    Detector(
+        name="channel_unheard",
+        title="A channel takes no messages",
+        unit="messages",
+        phrase="{:g} given up",
+        default=1,
+        find=_channel_unheard,
+    ),
     Detector(name="detector_broken", title="A detector could not look", find=_detector_broken),
 )
 
