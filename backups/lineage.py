@@ -45,25 +45,25 @@ class Lineage:
 
 def lineage(row: IndexedBackup) -> Lineage:
     """The relatives of a backup, as the index knows them."""
-    ancestors = _related(row, "JOIN {table} b ON b.backup_id = r.parent_id", "r.parent_id <> ''")
-    dependents = _related(row, "JOIN {table} b ON b.parent_id = r.backup_id AND b.parent_id <> ''", "1 = 1")
+    ancestors = _related(row, "b.repository = %s AND b.backup_id = r.parent_id AND r.parent_id <> ''", [row.repository])
+    dependents = _related(row, "b.parent_id = r.backup_id AND NOT (b.parent_id = '')", [])  # as the index has it
     last = ancestors[-1].parent_id if ancestors else row.parent_id
     return Lineage(ancestors=ancestors, dependents=dependents, broken=last)
 
 
-def _related(row: IndexedBackup, join: str, where: str) -> tuple[Relative, ...]:
+def _related(row: IndexedBackup, related: str, values: list[str]) -> tuple[Relative, ...]:
     table = IndexedBackup._meta.db_table
     statement = f"""
         WITH RECURSIVE related (backup_id, parent_id, steps) AS (
             SELECT backup_id, parent_id, 0 FROM {table} WHERE id = %s
             UNION
-            SELECT b.backup_id, b.parent_id, r.steps + 1 FROM related r {join.format(table=table)}
-            WHERE {where} AND b.repository = %s AND r.steps < {MOST}
+            SELECT b.backup_id, b.parent_id, r.steps + 1 FROM related r JOIN {table} b ON {related}
+            WHERE r.steps < {MOST}
         )
         SELECT backup_id, parent_id, steps FROM related WHERE steps > 0 ORDER BY steps, backup_id LIMIT {MOST}
     """
     with connections[configuration().database].cursor() as cursor:
-        cursor.execute(statement, [row.pk, row.repository])
+        cursor.execute(statement, [row.pk, *values])
         return tuple(Relative(*found) for found in cursor.fetchall())
 
 
@@ -193,4 +193,5 @@ def _path(above: Node, under: Node) -> str:
 
 
 def _rows(row: IndexedBackup, wanted: Sequence[str]) -> QuerySet[IndexedBackup]:
-    return IndexedBackup.objects.filter(repository=row.repository, backup_id__in=[one for one in wanted if one])
+    found = IndexedBackup.objects.filter(repository=row.repository, backup_id__in=[one for one in wanted if one])
+    return found.order_by()  # else SQLite walks the index of times

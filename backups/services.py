@@ -132,8 +132,8 @@ def _set_hold(actor: Actor, backup_id: str, wish: Hold | None, repository: str) 
 
 def indexed(backup_id: str, repository: str = "") -> IndexedBackup:
     """The index's row of a backup. Raises `BackupNotFound`."""
-    rows = IndexedBackup.objects.filter(backup_id=backup_id)
-    row = (rows.filter(repository=repository) if repository else rows.order_by("repository")).first()
+    names = [repository] if repository else sorted(configuration().repositories)  # named, so that the index finds it
+    row = IndexedBackup.objects.filter(repository__in=names, backup_id=backup_id).order_by("repository").first()
     if row is None:
         raise BackupNotFound(
             f"There is no backup {backup_id!r} in the index.", hint="Read the repository anew if it was made elsewhere."

@@ -204,7 +204,7 @@ def overview(request: HttpRequest) -> HttpResponse:
     wanted = Filter.of(request.GET)
     found = wanted.apply()
     part = slice_of(found, request.GET)
-    count = found.order_by()[: COUNTED + 1].count() if wanted.active else None
+    count = _matches(wanted, found, part, request) if wanted.active else None
     newest = IndexedBackup.objects.order_by("-time", "-backup_id").first()
     recent = list(IndexedBackup.objects.order_by("-time", "-backup_id").values_list("set", "host")[:500])
     damaged = IndexedBackup.objects.filter(verification="damaged").order_by()[: COUNTED + 1].count()
@@ -232,6 +232,15 @@ def overview(request: HttpRequest) -> HttpResponse:
         "may": _rights(request),
     }
     return render(request, "backups/backups.html", "Backups", context)
+
+
+def _matches(wanted: Filter, found: QuerySet[IndexedBackup], part: Slice, request: HttpRequest) -> int | None:
+    """How many match, up to a bound; None where only reading every row would tell."""
+    if not (part.older or part.newer or request.GET.get("older") or request.GET.get("newer")):
+        return len(part.rows)
+    if wanted.text or wanted.host or wanted.mark:
+        return None
+    return found.order_by()[: COUNTED + 1].count()
 
 
 def _rights(request: HttpRequest) -> dict[str, bool]:
@@ -288,7 +297,8 @@ def _hold_all(request: HttpRequest, rows: list[IndexedBackup]) -> None:
 
 
 def _chosen(ids: list[str]) -> list[IndexedBackup]:
-    return list(IndexedBackup.objects.filter(backup_id__in=ids[:_MOST_CHOSEN]).order_by("-time", "-backup_id"))
+    known = IndexedBackup.objects.filter(repository__in=list(configuration().repositories), backup_id__in=ids[:_MOST_CHOSEN])
+    return sorted(known.order_by(), key=lambda row: (row.time, row.backup_id), reverse=True)
 
 
 def _count(number: int) -> str:
@@ -397,7 +407,7 @@ def backup(request: HttpRequest, backup_id: str) -> HttpResponse:
         unreadable = problem
     whose = shares(row) if stored is not None else None
     proofs = list(reversed(stored.proofs)) if stored else []
-    about = list(Job.objects.filter(backup_id=row.backup_id).order_by("-created")[:12])
+    about = list(jobs_about(row.backup_id)[:12])
     made_by = next((job for job in about if str(job.pk) == row.job), None)
     if made_by is None and row.job:
         made_by = _job(row.job)
@@ -424,6 +434,11 @@ def backup(request: HttpRequest, backup_id: str) -> HttpResponse:
         "saved": 1 - row.bytes_stored / row.bytes_source if row.bytes_source else None,
     }
     return render(request, "backups/backup.html", "Backup", context)
+
+
+def jobs_about(backup_id: str) -> QuerySet[Job]:
+    """The jobs that made a backup or were about it, newest first; asked as the index of them is defined."""
+    return Job.objects.filter(backup_id=backup_id).exclude(backup_id="").order_by("-created")
 
 
 def _job(number: str) -> Job | None:

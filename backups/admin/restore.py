@@ -27,7 +27,7 @@ from backups.kinds import PREVIEW, RESTORE, RESTORE_IN_PLACE
 from backups.models import IndexedBackup, Job
 from backups.sign_in import actor_of, password_problem
 
-from .backups import Filter, slice_of
+from .backups import Filter, jobs_about, slice_of
 from .frame import page, refused, render
 from .running import live
 
@@ -318,7 +318,7 @@ def changes(request: HttpRequest) -> HttpResponse:
 
 def _look_of(wish: Wish) -> Job | None:
     """The look that the query names, or a fresh one at the same."""
-    mine = Job.objects.filter(kind=PREVIEW.name, backup_id=wish.backup)
+    mine = jobs_about(wish.backup).filter(kind=PREVIEW.name)
     found: Job | None = None
     if wish.look:
         try:
@@ -327,7 +327,7 @@ def _look_of(wish: Wish) -> Job | None:
             found = None
     if found is None:
         fresh = mine.filter(created__gt=timezone.now() - FRESH).exclude(state__in=(Job.State.FAILED, Job.State.CANCELLED))
-        found = next((job for job in fresh.order_by("-created")[:10] if _is_of(job, wish)), None)
+        found = next((job for job in fresh[:10] if _is_of(job, wish)), None)
     return found if found is not None and _is_of(found, wish) else None
 
 
@@ -533,14 +533,14 @@ def _restore_job(job_id: uuid.UUID) -> Job:
 def _report_context(job: Job) -> dict[str, Any]:
     """All that a report tells, from the job, the backup, and the look that was taken before."""
     in_place = job.kind == RESTORE_IN_PLACE.name
-    row = IndexedBackup.objects.filter(backup_id=job.arguments["backup_id"]).first()
+    row = IndexedBackup.objects.filter(repository=job.repository, backup_id=job.arguments["backup_id"]).order_by().first()
     result = job.result or {}
     checks = result.get("checks") or {}
     safety = str(checks.get("safety_backup") or (job.error or {}).get("safety_backup") or "")
     only = job.arguments.get("only") or ""
     wish = Wish(backup=job.arguments["backup_id"], only=only, target="in_place" if in_place else "folder")
-    looks = Job.objects.filter(kind=PREVIEW.name, backup_id=wish.backup, state=Job.State.SUCCEEDED, created__lte=job.created)
-    looked = next((one for one in looks.order_by("-created")[:10] if _is_of(one, wish)), None) if in_place else None
+    looks = jobs_about(wish.backup).filter(kind=PREVIEW.name, state=Job.State.SUCCEEDED, created__lte=job.created)
+    looked = next((one for one in looks[:10] if _is_of(one, wish)), None) if in_place else None
     return {
         "job": job,
         "row": row,
