@@ -538,11 +538,15 @@ class Recovery:
         problems = []
         for finding in diagnose(None, tuple(targets), Context()).findings:
             if STAGE in finding.subject:
-                self.report.say(f"    left by an earlier restore; when all is well: rm -r {shlex.quote(finding.subject)}")
+                continue
             elif finding.level == "problem":
                 problems.append(f"{finding.subject}: {finding.message}")
             elif any(finding.subject == str(target.path) for target in targets) and finding.level == "ok":
                 self.report.say(f"    {finding.subject}: {finding.message}")
+        for left in leftovers([target.path for target in targets]):
+            kept = f"; what was there before it is kept as {left['safety_backup']}" if left.get("safety_backup") else ""
+            self.report.say(f"    an earlier restore was interrupted{kept}")
+            self.report.say(f"    when all is well, remove what it left: rm -r {shlex.quote(left['folder'])}")
         if problems:
             raise DamageFound("; ".join(problems), hint="Restore another backup: --list shows them.")
 

@@ -90,6 +90,7 @@ def followed(
     pool.shutdown(cancel_futures=True)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not all(map(shutil.which, NEEDED)), reason=f"needs {', '.join(NEEDED)}")
 @pytest.mark.parametrize("title", PARTS)
 def test_a_part_followed_to_the_letter_brings_the_data_back(
