@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from django.utils.text import slugify
+
 from backups.models import AlertRule, Severity
 
 from .detectors import detectors
@@ -64,10 +66,19 @@ DEFAULTS: tuple[Default, ...] = (
 
 
 def install() -> list[str]:
-    """Make the rules that are missing. Returns their names, each as ``alert NAME``; a second call makes nothing."""
+    """Make the rules that are missing, one for each detector of the project too.
+
+    Returns their names, each as ``alert NAME``; a second call makes nothing.
+    """
     made = []
     known = detectors()
-    for default in DEFAULTS:
+    own = {default.kind for default in DEFAULTS}
+    further = [
+        Default(name=slugify(one.name.replace("_", "-")), kind=one.name, severity=Severity(one.severity))
+        for one in known.values()
+        if one.name not in own
+    ]
+    for default in (*DEFAULTS, *further):
         detector = known[default.kind]
         values = {
             "title": default.title or detector.title,

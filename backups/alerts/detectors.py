@@ -56,6 +56,8 @@ class Detector:
     """How a rule reads, with the threshold in it: ``less than {:g} % free``."""
     default: float = 0.0
     gather: Callable[[datetime], Any] | None = None
+    severity: str = "warning"
+    """Of the rule that a new installation gets, for a detector of the project."""
 
 
 def _of(one: SetFact, facts: Facts) -> str:

@@ -516,6 +516,25 @@ def test_a_project_brings_detectors_and_one_that_raises_is_told(empty_site, cloc
     assert "The detector papers raised" in caplog.text
 
 
+def test_what_a_consistency_check_finds_is_told(empty_site, clock):
+    from consistency.models import Check
+
+    with override_settings(BACKUPS=empty_site.settings | {"ALERT_DETECTORS": ["refserver.alerts.CONSISTENCY"]}):
+        assert "alert consistency" in install()
+        look.decide(clock())
+        assert not Alert.objects.filter(rule="consistency").exists()
+        found = {"missing_in_chromadb": 3, "metadata_mismatch": 1}
+        check = Check.objects.create(state="done", findings_count=9, severities={"error": 4, "info": 5}, kinds=found)
+        look.decide(clock())
+        alert = Alert.objects.get(rule="consistency")
+        assert alert.text == "SQLite and Chroma do not agree: 4 findings (missing in chromadb 3, metadata mismatch 1)."
+        Check.objects.create(state="failed", error={"message": "Chroma is locked."}, started=clock())
+        clock.move(minutes=5)
+        look.decide(clock())
+        texts = Alert.objects.filter(rule="consistency", resolved=None).values_list("text", flat=True)
+        assert list(texts) == ["The last consistency check failed: Chroma is locked."] and check.pk
+
+
 def test_clocks_that_jump_and_workers_that_were_away_are_noted(empty_site, clock):
     rule(name="clock", kind="clock_jumped", threshold=120)
     rule(name="worker", kind="worker_silent", threshold=5)
