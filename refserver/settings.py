@@ -241,6 +241,10 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
     "SCHEMA_PATH_PREFIX": "/api/v1",
     "SERVE_INCLUDE_SCHEMA": False,
     "POSTPROCESSING_HOOKS": [],
+    "TAGS": [
+        {"name": name}
+        for name in ("Status", "Backups", "Jobs", "Schedules", "Repositories", "Audit", "Tokens", "Reference", "Earlier clients")
+    ],
 }
 CACHES = {
     # Counts requests, for their rates. Several web processes need one in common, such as django.core.cache.backends.redis.

@@ -37,7 +37,7 @@ class Trigger(Resource):
         headers={202: ("Location",)},
     )
     def post(self, request: Request, *, body: NewBackup) -> HttpResponseBase:
-        """Make a backup, as `POST /api/v1/backups`."""
+        """Make a backup."""
         return queued(request, create(request, body))
 
 
@@ -48,7 +48,7 @@ class StatusOf(Resource):
 
     @operation("earlier_status", "backups.view_backup", answers={200: Status})
     def get(self, request: Request) -> HttpResponseBase:
-        """Are we safe? As `GET /api/v1/status`."""
+        """Are we safe? The verdict of the overview."""
         return reply(Status.model_validate(status.now().as_json()))
 
 
@@ -59,7 +59,7 @@ class History(Resource):
 
     @operation("earlier_history", "backups.view_backup", query=BackupQuery, answers={200: Page[BackupShape]})
     def get(self, request: Request, *, query: BackupQuery) -> HttpResponseBase:
-        """List backups, newest first, as `GET /api/v1/backups`."""
+        """List backups, newest first."""
         return backup_page(request, query)
 
 
@@ -78,7 +78,7 @@ class RestoreOf(Resource):
         headers={202: ("Location",)},
     )
     def post(self, request: Request, *, body: EarlierRestore) -> HttpResponseBase:
-        """Restore a backup, as `POST /api/v1/backups/ID/restore`; the id is in the body."""
+        """Restore a backup, whose id is in the body."""
         return queued(request, restore(request, found(body.backup_id, ""), body.restore))
 
 

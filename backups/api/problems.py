@@ -58,7 +58,7 @@ _TITLES = {
     503: "Not available",
     507: "No space left",
 }
-_CODES = {
+CODES = {
     400: "invalid",
     401: "not_signed_in",
     403: "not_allowed",
@@ -177,7 +177,7 @@ def _framework(problem: exceptions.APIException) -> Refused:
         headers["WWW-Authenticate"] = scheme
     if (wait := getattr(problem, "wait", None)) is not None:
         headers["Retry-After"] = str(max(1, int(wait)))
-    return Refused(status, _CODES.get(status, "failed"), _flat(problem.detail), HINTS.get(status, ""), headers=headers)
+    return Refused(status, CODES.get(status, "failed"), _flat(problem.detail), HINTS.get(status, ""), headers=headers)
 
 
 def _flat(detail: Any) -> str:

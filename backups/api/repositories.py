@@ -140,7 +140,7 @@ class Prune(Resource):
         headers={202: ("Location",)},
     )
     def post(self, request: Request, name: str, *, body: Pruning) -> HttpResponseBase:
-        """Delete the backups that no rule keeps; with `dry_run`, say which they are.
+        """Delete the backups that no rule keeps, or only say which they are.
 
         Held backups, those that others need, and the newest verified ones (`verified_floor`) always stay.
         """

@@ -1,0 +1,79 @@
+"""``docs/reference/api.md`` says what the code says. ``python -m tests.control.test_api_reference`` writes its tables anew."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "api.md"
+HEAD = "| method and address | does | permission | scope |\n| --- | --- | --- | --- |"
+OWN = {
+    "bad_token": 401, "csrf": 403, "session_refused": 403, "second_factor": 403, "password": 403, "scope": 403,
+    "idempotency_key": 400, "cursor": 400, "json": 400, "not_ended": 409, "idempotency_key_in_use": 409,
+    "length": 411, "idempotency_key_used": 422, "database": 503,
+}  # fmt: skip
+
+
+def tables() -> dict[str, str]:
+    """The generated parts by name."""
+    from backups.access import SCOPES
+    from backups.api import problems, rates
+    from backups.api.reference import description
+    from backups.engine import errors
+
+    routes, rows = {}, [HEAD]
+    for path, methods in description()["paths"].items():
+        for method, told in methods.items():
+            if path.startswith("/api/v1/") and "consistency" in path:
+                continue  # another app's, with a page of its own
+            permission = told.get("x-permission", "")
+            scopes = [f"`{scope}`" for scope, names in SCOPES.items() if permission in names]
+            cells = [f"`{method.upper()} {path}`", told["summary"], f"`{permission}`" if permission else "", ", ".join(scopes)]
+            routes[(told["tags"] == ["Earlier clients"], path, method)] = f"| {' | '.join(cells)} |"
+    rows += [routes[key] for key in sorted(routes)]
+    codes: dict[int, set[str]] = {}
+    for code, status in OWN.items():
+        codes.setdefault(status, set()).add(code)
+    for status, code in problems.CODES.items():
+        codes.setdefault(status, set()).add(code)
+    for kind in errors.tree():
+        codes.setdefault(problems.STATUS.get(kind.code, 500), set()).add(kind.code)
+    of_what = dict(re.findall(r"^``(\w+)`` +\S+ +(.+)$", rates.__doc__ or "", re.MULTILINE))
+    return {
+        "routes": "\n".join(rows),
+        "scopes": "\n".join(
+            f"| `{scope}` | {', '.join(f'`{name}`' for name in names) or '`GET /metrics`'} |" for scope, names in SCOPES.items()
+        ),
+        "codes": "\n".join(
+            f"| {status} | {', '.join(f'`{code}`' for code in sorted(codes[status]))} |" for status in sorted(codes)
+        ),
+        "rates": "\n".join(f"| `{name}` | {rate} | {of_what[name]} |" for name, rate in rates.DEFAULTS.items()),
+    }
+
+
+def written(text: str) -> str:
+    """The page with its tables made anew."""
+    made = tables()
+    part = re.compile(r"(<!-- (scopes|routes|codes|rates) -->\n).*?(<!-- end -->)", re.DOTALL)
+    return part.sub(lambda found: f"{found[1]}{made[found[2]]}\n{found[3]}", text)
+
+
+def test_the_tables_are_current():
+    text = PAGE.read_text(encoding="utf-8")
+    assert text == written(text), "run: python -m tests.control.test_api_reference"
+
+
+def test_every_code_of_the_interface_is_in_the_table():
+    """Each code that the interface's own sources name."""
+    named = set()
+    for source in (PAGE.parents[2] / "backups" / "api").glob("*.py"):
+        named |= set(re.findall(r"Refused\(\s*\d{3},\s*\"(\w+)\"", source.read_text(encoding="utf-8")))
+    listed = set(re.findall(r"`(\w+)`", tables()["codes"]))
+    assert named <= listed, named - listed
+
+
+if __name__ == "__main__":
+    import django
+
+    django.setup()
+    PAGE.write_text(written(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
