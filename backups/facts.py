@@ -28,7 +28,7 @@ from .watch import heartbeat_file
 
 _WINDOW = timedelta(days=30)
 _SETTLED, _OLD_ENOUGH = timedelta(days=7), timedelta(days=14)
-_RECENT_JOBS = 20
+_RECENT_JOBS = 10
 _MOST_PLANS = 200
 _LONGEST_WALK = 0.02
 
@@ -315,8 +315,9 @@ def _restores(found: Configuration, names: Sequence[str]) -> tuple[RestoreFact, 
 
 
 def _days(now: datetime) -> tuple[Day, ...]:
-    """The backups of the last 30 days, a day each. Counted by the hour, in one pass over an index, and put together here."""
+    """The backups of the last 30 days, a day each. Where days are not those of UTC, hours are counted and put together here."""
     zone = timezone.get_current_timezone()
+    by_day = all(moment.astimezone(zone).utcoffset() == timedelta(0) for moment in (now, now - _WINDOW))
     today = now.astimezone(zone).date()
     first = today - timedelta(days=29)
     begin = datetime(first.year, first.month, first.day, tzinfo=zone)
@@ -328,12 +329,12 @@ def _days(now: datetime) -> tuple[Day, ...]:
             finished__gte=begin,
         )
         .order_by()
-        .annotate(hour=Substr(Cast(F("finished"), CharField()), 1, 13))
-        .values_list("state", "hour")
+        .annotate(part=Substr(Cast(F("finished"), CharField()), 1, 10 if by_day else 13))
+        .values_list("state", "part")
         .annotate(count=Count("pk"))
     )
-    for state, hour, count in rows:
-        day = datetime.fromisoformat(f"{hour}:00+00:00").astimezone(zone).date()
+    for state, part, count in rows:
+        day = date.fromisoformat(part) if by_day else datetime.fromisoformat(f"{part}:00+00:00").astimezone(zone).date()
         if day in counted:
             counted[day][0 if state == Job.State.SUCCEEDED else 1] += count
     return tuple(Day(day=day, done=done, failed=failed) for day, (done, failed) in counted.items())

@@ -297,7 +297,7 @@ def _about_age(one: SetFact, of: str, facts: Facts, now: datetime) -> Iterator[R
     if age <= promised + max(GRACE.total_seconds(), promised / 10):
         return
     text = f"No proven backup{of} for {rough(age)}."
-    todo = f"Back up now; {rough(promised)} are promised."
+    todo = f"Back up now; the promise is {rough(promised)}."
     link: tuple[str, tuple[str, ...]] = ("backups:dashboard", ())
     if unproven and one.newest.time > one.proven.time:
         text += f" The newest, {rough(_age(one.newest, now))} old, is not proven."
@@ -432,7 +432,7 @@ def _about_restores(facts: Facts) -> Iterator[Reason]:
     yield Reason(
         code="slow_restore",
         level=Level.AT_RISK,
-        text=f"A restore takes about {human_seconds(restore.seconds)}; {human_seconds(facts.promised_time)} are promised.",
+        text=f"A restore takes about {human_seconds(restore.seconds)}; the promise is {rough(facts.promised_time)}.",
         todo="Put the repository on a faster disk, or promise what can be kept (REFSERVER_PROMISED_RTO_MINUTES).",
         link="backups:dashboard",
     )

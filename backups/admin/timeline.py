@@ -44,6 +44,11 @@ DEFAULT = "7d"
 
 _KINDS = (IndexedBackup.Kind.FULL, IndexedBackup.Kind.INCREMENTAL, IndexedBackup.Kind.SNAPSHOT)
 _SHAPES = {"full": "◆", "incremental": "●", "snapshot": "■"}
+_OUTLINES = {
+    "full": "M0 -8L8 0L0 8L-8 0Z",
+    "incremental": "M-6 0a6 6 0 1 0 12 0a6 6 0 1 0 -12 0Z",
+    "snapshot": "M-6 -6H6V6H-6Z",
+}
 _PROVEN = (IndexedBackup.Verification.RESTORE, IndexedBackup.Verification.HASHES)
 _TELLING = {"unproven": 0, "proven": 1, "damaged": 2}
 
@@ -65,6 +70,7 @@ class Lane:
 
     kind: str
     shape: str
+    outline: str
     y: int
     points: tuple[Point, ...]
     count: int
@@ -126,7 +132,16 @@ def timeline(chosen: Range, now: datetime) -> Timeline:
         points = tuple(_point(groups, begin, chosen) for _, groups in mine)
         if points or kind != IndexedBackup.Kind.SNAPSHOT:
             count = sum(point.count for point in points)
-            lanes.append(Lane(kind=kind.value, shape=_SHAPES[kind], y=22 + _LANE * len(lanes), points=points, count=count))
+            lanes.append(
+                Lane(
+                    kind=kind.value,
+                    shape=_SHAPES[kind],
+                    outline=_OUTLINES[kind],
+                    y=22 + _LANE * len(lanes),
+                    points=points,
+                    count=count,
+                )
+            )
     return Timeline(
         range=chosen, lanes=tuple(lanes), ticks=tuple(_ticks(begin, now, chosen)), height=22 + _LANE * len(lanes) + 8
     )

@@ -201,7 +201,7 @@ TABLE = {
     "restores too slow": (
         replace(FINE, restores=(*FINE.restores, RestoreFact(seconds=420, time=ago(minutes=1), real=True))),
         "at_risk: slow_restore",
-        "At risk: A restore takes about 7 min; 5 min are promised.",
+        "At risk: A restore takes about 7 min; the promise is 5 min.",
     ),
     "an old one damaged": (replace(FINE, counts=Counts(backups=40, damaged=1)), "protected: damaged_some", ""),
 }
