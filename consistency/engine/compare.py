@@ -1,8 +1,8 @@
 """The pass over everything: which ids are not certainly fine. Rows and vectors are compared window by window, by id.
 
 Both sides come sorted by id. A window holds what either side has up to some id, so memory depends on the size of a window
-alone. Vectors are compared as matrices; metadata is compared inside SQLite, which has both databases attached and gives
-back only what differs, on a thread of its own.
+alone. On a second thread vectors are compared as matrices, and metadata inside SQLite, which has both databases attached and
+gives back only what differs; meanwhile the next window is read.
 """
 
 from __future__ import annotations
@@ -149,14 +149,14 @@ def compare(
         Sorted(record_pages(records, collection, size) if collection else iter(())),
         Sorted(fetched(vectors.stream(), size)),
     ]
-    query = MetadataQuery(metadata, mapping)
+    contents = _Contents(mapping, vectors, MetadataQuery(metadata, mapping), dimension)
     comparing: Future[list[str]] | None = None
     with ThreadPoolExecutor(max_workers=1) as other:
         for held_rows, held_records, held_vectors in windows(streams, size):
-            suspects, pairs = _compare_window(mapping, collection, vectors, held_rows, held_records, held_vectors)
+            suspects, pairs = _paired(held_rows, held_records, held_vectors, dimension)
             if comparing is not None:
                 suspects += comparing.result()
-            comparing = other.submit(_differing_ids, query, pairs) if query.needed and pairs else None
+            comparing = other.submit(contents.differing, pairs) if pairs else None
             yield Compared(
                 rows=len(held_rows),
                 records=len(held_records),
@@ -167,42 +167,47 @@ def compare(
             yield Compared(rows=0, records=0, vectors=0, suspects=comparing.result())
 
 
-def _differing_ids(query: MetadataQuery, pairs: dict[int, tuple[str, int]]) -> list[str]:
-    found = query.differing([(record, row) for record, (_, row) in pairs.items()])
-    return [pairs[record][0] for record in found]
+_Pair = tuple[RowTuple, int, int]
+"""A row, the number of its record, and the place of its vector."""
 
 
-def _compare_window(
-    mapping: Mapping,
-    collection: Collection | None,
-    vectors: Vectors,
-    held_rows: list[RowTuple],
-    held_records: list[tuple[str, int]],
-    held_vectors: list[tuple[str, int]],
-) -> tuple[list[str], dict[int, tuple[str, int]]]:
-    """The suspects of a window, and the pairs (record: id, row) whose metadata is still to be compared."""
+def _paired(
+    held_rows: list[RowTuple], held_records: list[tuple[str, int]], held_vectors: list[tuple[str, int]], dimension: int
+) -> tuple[list[str], list[_Pair]]:
+    """The ids of a window that both sides have whole, as pairs whose contents are still to be compared, and all others."""
     records, places = dict(held_records), dict(held_vectors)
-    dimension = (collection.dimension or 0) if collection else 0
     width = 4 * dimension
-    in_both = [
-        row
+    pairs = [
+        (row, records[row[0]], places[row[0]])
         for row in held_rows
         if len(row[2]) == width and width and row[3] in (None, dimension) and row[0] in records and row[0] in places
     ]
-    ids = [row[0] for row in in_both]
-    if len(set(ids)) < len(ids):  # several rows with one id
-        in_both = []
-        ids = []
-    known = set(ids)
-    suspects = [identifier for identifier in chain(map(_first, held_rows), records, places) if identifier not in known]
-    if not in_both:
-        return suspects, {}
-    ours = np.frombuffer(b"".join([row[2] for row in in_both]), "<f4").reshape(len(in_both), dimension)
-    theirs, failed, odd = vectors.read([places[identifier] for identifier in ids], dimension)
-    wrong = ~_alike(ours, theirs, tolerance_of(mapping, collection)) | ~_usable(ours)
-    wrong[[*failed, *odd]] = True
-    suspects += [ids[number] for number in np.flatnonzero(wrong)]
-    return suspects, {records[row[0]]: (row[0], row[1]) for row in in_both}
+    known = {pair[0][0] for pair in pairs}
+    if len(known) < len(pairs):  # several rows with one id
+        pairs, known = [], set()
+    return [identifier for identifier in chain(map(_first, held_rows), records, places) if identifier not in known], pairs
+
+
+class _Contents:
+    """Compares vectors and metadata of pairs, on the other thread."""
+
+    def __init__(self, mapping: Mapping, vectors: Vectors, query: MetadataQuery, dimension: int) -> None:
+        self._vectors = vectors
+        self._query = query
+        self._dimension = dimension
+        self._tolerance = tolerance_of(mapping, vectors.collection)
+
+    def differing(self, pairs: list[_Pair]) -> list[str]:
+        """The ids of pairs that are not certainly alike."""
+        ours = np.frombuffer(b"".join([row[2] for row, _, _ in pairs]), "<f4").reshape(len(pairs), self._dimension)
+        theirs, failed, odd = self._vectors.read([place for _, _, place in pairs], self._dimension)
+        wrong = ~_alike(ours, theirs, self._tolerance) | ~_usable(ours)
+        wrong[[*failed, *odd]] = True
+        found = [pairs[number][0][0] for number in np.flatnonzero(wrong)]
+        if self._query.needed:
+            ids = {record: row[0] for row, record, _ in pairs}
+            found += [ids[record] for record in self._query.differing([(record, row[1]) for row, record, _ in pairs])]
+        return found
 
 
 def tolerance_of(mapping: Mapping, collection: Collection | None) -> float:
