@@ -16,6 +16,7 @@ from django.utils import timezone
 
 from backups import jobs, schedules, services, tasks
 from backups.alerts import desk, evaluate, look, mail, outbox, outgoing
+from backups.alerts.default_rules import DEFAULTS
 from backups.alerts.detectors import Detector, _all
 from backups.alerts.evaluate import Detection
 from backups.audit import Actor
@@ -450,7 +451,7 @@ def test_rules_that_go_end_what_they_told(empty_site, web, monkeypatch, clock):
 
 def test_the_default_rules_find_what_is_wrong_on_a_real_site(empty_site, clock):
     made = install()
-    assert sum(name.startswith("alert ") for name in made) == len(evaluate_kinds()) and not install()
+    assert sum(name.startswith("alert ") for name in made) == len(DEFAULTS) and not install()
     look.look("test-host", clock())
     assert not Alert.objects.filter(fired__isnull=False).exists(), "nothing fires on a new installation at once"
     IndexedBackup.objects.create(
@@ -479,12 +480,6 @@ def test_the_default_rules_find_what_is_wrong_on_a_real_site(empty_site, clock):
     assert set(fired) >= {"plan-failed", "no-proven-backup", "no-proven-backup-for-long", "repository-away"}
     assert "channel-unheard" not in fired and "detector-broken" not in fired
     assert Alert.objects.filter(rule="repository-away").count() == 1
-
-
-def evaluate_kinds() -> tuple[object, ...]:
-    from backups.alerts.default_rules import DEFAULTS
-
-    return DEFAULTS
 
 
 def broken(facts, threshold):
