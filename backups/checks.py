@@ -26,7 +26,7 @@ def setting(app_configs: Any, **_: Any) -> list[CheckMessage]:
 
 @register(Tags.database)
 def queue(app_configs: Any, **_: Any) -> list[CheckMessage]:
-    """Django-Q delivers as jobs need it (docs/adr/0011-jobs-are-rows.md says why for each)."""
+    """Django-Q delivers as jobs need it (docs/adr/0018-guard-of-workers.md says why for each)."""
     found: list[CheckMessage] = []
     given = getattr(settings, "Q_CLUSTER", {})
     wanted: dict[str, Any] = {"queue_limit": 1, "ack_failures": True, "max_attempts": 1, "catch_up": False}

@@ -16,6 +16,7 @@ The first SIGTERM or SIGINT lets running jobs finish and starts no other; the se
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import multiprocessing
 import os
@@ -97,6 +98,7 @@ class Cluster:
         """Work until a signal asks to stop, then return when the running jobs have ended."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._note)
+        importlib.import_module("backups.tasks")  # once here, and not in every worker that is started
         self._broker = get_broker(configuration().host)
         self._renew_pipes()
         connections.close_all()

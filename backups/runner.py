@@ -256,7 +256,8 @@ def _conclude(job: Job, status: int, heard: _Heard, why: str) -> Job:
     answer = _answer(heard)
     error: dict[str, Any] | None = (answer or {}).get("error")
     result = answer if answer is not None and error is None else None
-    if status == 0 and result is not None:  # also when the wish to end it arrived meanwhile
+    if result is not None and (status == 0 or (status < 0 and _is_good(result))):
+        # It had said all there was to say, also when a wish to end it, or a kill, arrived then
         return _finish(job, Job.State.SUCCEEDED, heard, exit_code=status, result=result)
     made = traces.published(job) if result is None else None
     if status < 0 or why:
@@ -280,6 +281,11 @@ def _conclude(job: Job, status: int, heard: _Heard, why: str) -> Job:
         hint = "Nothing half-made is left in place. It is tried again if its plan says so; else run it again."
         return _finish(job, Job.State.INTERRUPTED, heard, error=_error("interrupted", message, hint), **known)
     return _finish(job, Job.State.FAILED, heard, error=error or _unanswered(status, result, heard), **known)
+
+
+def _is_good(result: dict[str, Any]) -> bool:
+    """Whether an answer tells of no finding, by which its command would have ended with a status."""
+    return bool(result.get("ok", True)) and not result.get("problems")
 
 
 def _error(code: str, message: str, hint: str = "") -> dict[str, Any]:

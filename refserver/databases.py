@@ -92,7 +92,7 @@ def queue(env: Environment, name: str) -> dict[str, Any]:
 
 
 def cluster(env: Environment, name: str, host: str, jobs_at_once: int) -> dict[str, Any]:
-    """All of Django-Q's settings. `backups.checks` insists on them, and docs/adr/0012-jobs-are-rows.md says why.
+    """All of Django-Q's settings. `backups.checks` insists on them, and docs/adr/0018-guard-of-workers.md says why.
 
     Each host reads a queue of its own. Two workers more than jobs: one for the minute's tick, and one for messages, whose
     receivers may hang.
