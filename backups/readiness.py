@@ -323,6 +323,12 @@ def gather(verdict: status.Verdict, now: datetime) -> ReadinessFacts:
         .first()
     )
     reasons = {reason.code for reason in verdict.reasons}
+    # A dead man's switch that was called has told nobody of anything yet
+    switches = AlertChannel.objects.filter(kind=AlertChannel.Kind.PING)
+    told = AlertDelivery.objects.filter(
+        state=AlertDelivery.State.DELIVERED, event__in=("fired", "escalated", "resolved", "test")
+    )
+    told = told.exclude(recipient__in=[f"channel:{pk}" for pk in switches.values_list("pk", flat=True)])
     apart = [name for name in found.sets if name in found.kept_apart]
     return ReadinessFacts(
         recent=recent.count(),
@@ -333,8 +339,8 @@ def gather(verdict: status.Verdict, now: datetime) -> ReadinessFacts:
         repositories=len(found.repositories),
         copied=_newest(recent.filter(proven, repository__in=others, set__in=mains)),
         encrypted=on_encrypted_disk(found.repositories[first]),
-        alert_channels=AlertChannel.objects.filter(enabled=True).count(),
-        alert_worked=AlertDelivery.objects.filter(state=AlertDelivery.State.DELIVERED).aggregate(at=Max("finished"))["at"],
+        alert_channels=AlertChannel.objects.filter(enabled=True).exclude(pk__in=switches).count(),
+        alert_worked=told.aggregate(at=Max("finished"))["at"],
         control=_newest(IndexedBackup.objects.filter(set__in=apart)),
         has_control=bool(apart),
         planned="plans" not in reasons and any(plan.kind == BACKUP.name for plan in verdict.next),

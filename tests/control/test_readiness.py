@@ -128,6 +128,16 @@ def test_it_rises_with_what_is_done(site):
     default_plans.install()
     Worker.objects.create(host="test-host")
     planned = score()
+    switch = AlertChannel.objects.create(name="switch", kind="ping", target="https://example.org/ping")
+    AlertDelivery.objects.create(
+        event="success",
+        recipient=f"channel:{switch.pk}",
+        to="switch",
+        thread="s",
+        state="delivered",
+        finished=datetime.now(UTC),
+    )
+    assert score() == planned  # a switch that was called has told nobody
     AlertChannel.objects.create(name="mail", kind="mail", target="ops@example.org")
     assert score() == planned  # a channel that was never tried is worth nothing
     AlertDelivery.objects.create(
