@@ -36,7 +36,7 @@ CODES = 10
 """Recovery codes that an account gets at a time."""
 
 OPEN = frozenset(
-    {"admin:login", "admin:logout", "admin:jsi18n", "backups:second_factor", "backups:second_factor_code", "healthz"}
+    {"admin:login", "admin:logout", "admin:jsi18n", "backups:second_factor", "backups:second_factor_code", "healthz", "favicon"}
 )
 """Names of addresses that a session that is not strong may see."""
 

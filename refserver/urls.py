@@ -29,7 +29,7 @@ class FavouriteIcon(RedirectView):
 urlpatterns: list[URLPattern | URLResolver] = [
     path("healthz", health.alive, name="healthz"),
     path("metrics", metrics, name="metrics"),
-    path("favicon.ico", FavouriteIcon.as_view()),
+    path("favicon.ico", FavouriteIcon.as_view(), name="favicon"),
     path("readyz", Readyz.as_view(), name="readyz"),
     # Another app's routes below api/v1/ come before this line: backups.api.urls says how.
     path("api/v1/", include("backups.api.urls")),

@@ -84,7 +84,9 @@ def render(
 ) -> HttpResponse:
     """A whole page: *template* extends ``backups/base.html``."""
     tabs = [(tab, address) for tab in TABS if (address := _address(tab)) and request.user.has_perm(tab.permission)]
-    here = max((address for _, address in tabs if request.path.startswith(address)), key=len, default="")
+    top = _address(TABS[0])  # all other addresses begin with that of the overview
+    fitting = (address for _, address in tabs if request.path.startswith(address) and (address != top or request.path == top))
+    here = max(fitting, key=len, default="")
     full = {
         **admin.site.each_context(request),
         "title": title,
