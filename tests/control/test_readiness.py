@@ -138,10 +138,10 @@ def test_it_rises_with_what_is_done(site):
         finished=datetime.now(UTC),
     )
     assert score() == planned  # a switch that was called has told nobody
-    AlertChannel.objects.create(name="mail", kind="mail", target="ops@example.org")
+    mail = AlertChannel.objects.create(name="mail", kind="mail", target="ops@example.org")
     assert score() == planned  # a channel that was never tried is worth nothing
     AlertDelivery.objects.create(
-        event="test", recipient="channel:1", to="mail", thread="t", state="delivered", finished=datetime.now(UTC)
+        event="test", recipient=f"channel:{mail.pk}", to="mail", thread="t", state="delivered", finished=datetime.now(UTC)
     )
     assert bare < backed_up < drilled < planned < score()
 
