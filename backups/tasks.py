@@ -8,7 +8,7 @@ from collections.abc import Callable
 from django.db import DatabaseError
 from django.utils import timezone
 
-from . import cluster, jobs, processes, queue, runner, schedules, watch
+from . import cluster, jobs, logs, processes, queue, runner, schedules, watch
 from .alerts.look import look
 from .conf import configuration
 from .housekeeping import tidy
@@ -39,7 +39,8 @@ def _work_once(host: str) -> bool:
         if job is None:
             return False
         try:
-            runner.run(job)
+            with logs.about(job.pk):
+                runner.run(job)
         except Exception:
             if not cluster.in_worker():
                 raise

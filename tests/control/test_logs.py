@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 
+from backups import services
 from backups.logs import JobFilter, JsonFormatter, about
 
 
@@ -30,3 +31,10 @@ def test_errors_and_extras_are_told_and_objects_are_not_dumped():
     except ValueError as problem:
         found = line(exc_info=(type(problem), problem, problem.__traceback__), backup="x", request=object())
     assert "ValueError: broken" in str(found["error"]) and found["backup"] == "x" and "request" not in found
+
+
+def test_what_a_worker_logs_of_a_job_names_it(site, caplog):
+    caplog.handler.addFilter(JobFilter())
+    with caplog.at_level(logging.INFO, logger="backups.runner"):
+        job = site.done(services.back_up(site.actor, backup="snapshot"))
+    assert {record.job for record in caplog.records if record.name == "backups.runner"} == {str(job.pk)}
