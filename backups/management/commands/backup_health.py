@@ -16,6 +16,7 @@ from backups import health
 class Command(BaseCommand):
     """Exit code 0 fine, 1 warning, 2 critical, as monitoring plug-ins have it."""
 
+    requires_system_checks = ()  # what is wrong is told as a finding, with its exit code
     help = "Look at repository, backups, worker, jobs, plans and audit. Exit code 0 fine, 1 warning, 2 critical."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
