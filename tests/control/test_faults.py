@@ -150,5 +150,26 @@ def test_a_locked_control_database_stops_no_work_and_loses_no_line(yard):
     assert yard.runs(job) == 1
 
 
+def test_a_restore_in_place_whose_worker_is_killed_is_asked_to_end_and_leaves_all_as_it_was(yard):
+    database = Path(settings.REFSERVER_DATABASE)
+    made = yard.ended(services.back_up(yard.site.actor, backup="full", only=["sqlite"], verify="none"))
+    with sqlite3.connect(database) as writer:
+        writer.execute("INSERT INTO auth_group (name) VALUES ('made after the backup')")
+    writer.close()
+    with busy(database):  # it waits for the writer
+        job = services.restore_in_place(yard.site.actor, backup_id=made.backup_id, typed=made.backup_id, only="sqlite")
+        child = pid_of(yard.begun(job).child)
+        until(lambda: list(database.parent.glob(".refbackup-restore.*")))
+        kill(pid_of(job.worker))
+        yard.ended(job, 40)
+    assert job.state == Job.State.INTERRUPTED and not hasattr(job, "tried_again")
+    assert job.log.filter(line__contains="refbackup doctor").exists()
+    assert not processes.identity(child)
+    assert not list(database.parent.glob(".refbackup-restore.*"))
+    with sqlite3.connect(database) as reader:
+        assert reader.execute("SELECT count(*) FROM auth_group WHERE name = 'made after the backup'").fetchone() == (1,)
+    reader.close()
+
+
 def test_the_audit_is_whole_after_all_of_this(yard):
     assert audit.verify_chain()[1] is None
