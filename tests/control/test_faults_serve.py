@@ -100,10 +100,10 @@ def test_a_killed_server_leaves_a_job_that_finishes_and_then_nobody(module_yard)
 def test_workers_that_give_no_sign_of_life_are_started_anew_and_a_running_job_goes_on(module_yard):
     yard = module_yard
     with served(yard, "-c", SUPERVISE) as server:
-        job = yard.begun(yard.ask(seconds=9.0))
+        job = yard.begun(yard.ask(seconds=7.5))
         guard = int((yard.site.places.root / "workers.log").read_text().rpartition("worker started (pid ")[2].split(")")[0])
         kill(guard, signal.SIGSTOP)  # it hangs; its worker does not, and touches the file
-        time.sleep(7.0)
+        time.sleep(6.5)
         assert processes.identity(guard)
         assert yard.ended(job).state == Job.State.SUCCEEDED
         until(lambda: "worker has given no sign of life for 6 s; killing it" in yard.said(), 15)

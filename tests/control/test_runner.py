@@ -49,8 +49,9 @@ def grown(folder: Path, size: int) -> None:
 # Told while it runs
 
 
+@pytest.mark.slow
 def test_all_that_a_backup_does_is_told_at_least_every_second(chores):
-    grown(settings.REFSERVER_FILES, 600 * MB)
+    grown(settings.REFSERVER_FILES, 480 * MB)
     job = services.back_up(chores.actor, backup="full", only=["files"], verify="hashes")
     seen: list[tuple[float, Job]] = []
     stop = threading.Event()
