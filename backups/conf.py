@@ -16,6 +16,7 @@
         "RUN_FOLDER": "/srv/run",                       # pid files and the worker's heartbeat
         "KINDS": ["project.jobs.CHECK"],                # further kinds of job, as paths to `kinds.Kind` objects
         "METRICS": ["project.metrics.more"],            # further metrics, as paths to generators of metric families
+        "EXAMINE": "project.jobs.examination",          # path to a function from a set's name to a command: engine.examination
         "ADDRESS": "https://refs.example.org",          # where this site is reached: for links in alerts; empty: none
         "ALERT_DETECTORS": ["project.alerts.DETECTOR"], # further detectors, as paths to `alerts.detectors.Detector` objects
         "ALERT_HOSTS": ["hooks.slack.com", "*.example.org", "10.0.0.0/8"],  # where webhooks may go; empty: see alerts.outgoing
@@ -60,6 +61,7 @@ class Configuration:
     run_folder: Path
     kinds: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
+    examine: str = ""
     address: str = ""
     alert_detectors: tuple[str, ...] = ()
     alert_hosts: tuple[str, ...] = ()
@@ -128,6 +130,7 @@ _KNOWN = {
     "ALERT_DETECTORS",
     "ALERT_HOSTS",
     "METRICS",
+    "EXAMINE",
     *_NUMBERS,
 }
 
@@ -178,6 +181,7 @@ def read(given: Mapping[str, Any]) -> Configuration:
         alert_detectors=tuple(given.get("ALERT_DETECTORS", ())),
         alert_hosts=tuple(given.get("ALERT_HOSTS", ())),
         metrics=tuple(given.get("METRICS", ())),
+        examine=str(given.get("EXAMINE", "")),
         problems=tuple(problems),
         **numbers,
     )

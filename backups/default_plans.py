@@ -60,7 +60,13 @@ DEFAULTS: tuple[Default, ...] = (
         arguments={"set": "control", "backup": "full"},
     ),
     Default(name="hourly-health", title="Hourly health check", kind="health", cron="10 * * * *", attempts=1),
-    Default(name="daily-consistency", title="Daily consistency check", kind="check_consistency", cron="0 6 * * *"),
+    Default(
+        name="daily-consistency",
+        title="Daily consistency check, with safe repairs",
+        kind="check_consistency",
+        cron="0 6 * * *",
+        arguments={"repair": "safe"},
+    ),
     Default(
         name="weekly-drill", title="Weekly test restore", kind="drill", cron="30 7 * * 0", arguments={"backup_id": "latest"}
     ),

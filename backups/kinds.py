@@ -127,7 +127,8 @@ class Kind(Generic[A]):
     ``command`` gives the argument list of the process that does the work. That process writes JSON lines of progress and log
     to standard error (``engine.progress.json_lines``), one JSON object to standard output, and ends with a code of
     ``docs/reference/cli.md``. ``writes``: at most one such job runs on a repository at a time. ``killable``: after a request
-    to cancel it may be killed when it does not end by itself.
+    to cancel it may be killed when it does not end by itself. ``planned``: plans may have it. ``sentence`` and ``template``
+    tell people of its result, if they are given; the template gets it as ``found``.
     """
 
     name: str
@@ -139,6 +140,9 @@ class Kind(Generic[A]):
     attempts: int = 1
     limit: int = 24 * 3600
     permission: str = "backups.create_backup"
+    planned: bool = True
+    sentence: Callable[[dict[str, Any]], str] | None = None
+    template: str = ""
 
     def parse(self, values: dict[str, Any]) -> A:
         """Arguments from *values*. Raises one `UsageError` that names all that is wrong."""
@@ -181,25 +185,34 @@ def _sources(set_name: str, only: Sequence[str] = ()) -> list[str]:
     return chosen
 
 
+def examination(set_name: str) -> list[str]:
+    """The engine's option with the command of ``BACKUPS["EXAMINE"]`` for restored stores of a set, where there is one."""
+    path = configuration().examine
+    command: str = import_string(path)(set_name) if path else ""
+    return ["--examine", command] if command else []
+
+
 def _backup(arguments: BackupArguments, job: str) -> list[str]:
     _, name = arguments.target(configuration())
     more = ["--set", name, "--kind", arguments.backup, "--note", arguments.note, "--job", job, "--wait", "60"]
     if arguments.verify is not None:
         more += ["--verify", arguments.verify]
+    more += [] if arguments.only else examination(name)
     return engine("create", arguments, *more, *_sources(arguments.set, arguments.only))
 
 
 def _verify(arguments: VerifyArguments, job: str) -> list[str]:
     _, name = arguments.target(configuration())
     which = list(arguments.backup_ids) or (["--all", "--set", name] if arguments.everything else ["latest", "--set", name])
-    return engine("verify", arguments, *which, "--depth", arguments.depth)
+    more = examination(name) if arguments.depth == "restore" else []
+    return engine("verify", arguments, *which, "--depth", arguments.depth, *more)
 
 
 def _drill(arguments: DrillArguments, job: str) -> list[str]:
     which = [arguments.backup_id]
     if arguments.backup_id == "latest":
         which += ["--set", arguments.target(configuration())[1]]
-    return engine("drill", arguments, *which)
+    return engine("drill", arguments, *which, *examination(arguments.target(configuration())[1]))
 
 
 def _restore(arguments: RestoreArguments, job: str) -> list[str]:

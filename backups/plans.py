@@ -76,6 +76,8 @@ def _about_kind(plan: Plan) -> Iterator[str]:
         return
     try:
         kind = kind_of(plan.kind)
+        if not kind.planned:
+            yield f"kind: {plan.kind} is not done by a plan; a person asks for it each time."
         kind.command(kind.parse(plan.arguments), "")
     except EngineError as problem:
         yield f"{'kind' if problem.message.startswith('There is no kind') else 'arguments'}: {problem.message}"

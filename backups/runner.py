@@ -26,6 +26,7 @@ from django.utils import timezone
 from . import cluster, jobs, processes, traces
 from .conf import configuration
 from .engine.errors import EngineError, from_os_error
+from .engine.names import BACKUP_ID
 from .kinds import Kind, kind_of, kinds
 from .models import Job, JobLog
 from .reconcile import prove_later
@@ -341,7 +342,8 @@ def _finish(
     Raises ``DatabaseError`` when the time is over; the reconciler then finds out how the job ended.
     """
     result, error = _storable(result), _storable(error)
-    backup_id = str((result or {}).get("id") or "") or job.backup_id
+    made = str((result or {}).get("id") or "")
+    backup_id = made if BACKUP_ID.fullmatch(made) else job.backup_id
     job.state, job.result, job.backup_id = state, result, backup_id
     deadline = time.monotonic() + LAST_WORDS
     noted = False

@@ -25,6 +25,7 @@ from django.apps import AppConfig, apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
 from django.db.models import UniqueConstraint
+from django.utils.module_loading import import_string
 
 from consistency.declaration import DEFAULTS, SETTING, Declaration, Mirror, declared, describe
 from consistency.engine.errors import Mistake
@@ -57,6 +58,12 @@ def _of_setting(given: Any) -> Iterator[CheckMessage]:
         return
     for key in sorted(given.keys() - DEFAULTS.keys()):
         yield _error("E001", f"{SETTING} has no member {key!r}.", f"It has {', '.join(DEFAULTS)}.")
+    for key in ("BEFORE_REPAIR", "FRAME"):
+        if path := given.get(key):
+            try:
+                import_string(path)
+            except (ImportError, TypeError, AttributeError) as problem:
+                yield _error("E001", f"{SETTING}[{key!r}], {path!r}, cannot be imported: {problem}.", "Give a dotted path.")
     for key, least in (("SETTLE_SECONDS", 0), ("LISTED", 1)):
         value = given.get(key, DEFAULTS[key])
         if not isinstance(value, int | float) or isinstance(value, bool) or value < least:

@@ -49,9 +49,10 @@ from consistency.engine.mapping import Column, ColumnType, Description, Field, J
 from consistency.engine.mapping import Mapping as Described
 
 SETTING = "CONSISTENCY"
-DEFAULTS: dict[str, Any] = {"DECLARATION": None, "SETTLE_SECONDS": 1.0, "LISTED": 10_000}
+DEFAULTS: dict[str, Any] = {"DECLARATION": None, "SETTLE_SECONDS": 1.0, "LISTED": 10_000, "BEFORE_REPAIR": "", "FRAME": ""}
 """Members of the setting: the dotted path of a `Declaration`; the seconds between two looks at live stores; how many findings
-of each kind a check keeps, counts being exact whatever is kept."""
+of each kind a check keeps, counts being exact whatever is kept; dotted paths of a function that makes a backup before a repair
+(`Declaration.snapshot`, for a declaration that has none), and of a `consistency.frame.Frame` for the pages."""
 
 _TYPES: dict[str, ColumnType] = {
     **dict.fromkeys(("CharField", "TextField", "SlugField", "GenericIPAddressField", "FilePathField", "FileField"), "text"),
@@ -165,6 +166,18 @@ def declared() -> Declaration:
         raise Mistake(f"The declaration {path} cannot be imported: {problem}.") from None
     if not isinstance(found, Declaration):
         raise Mistake(f"{path} is no consistency.declaration.Declaration.")
+    return found
+
+
+def taker() -> Callable[[str], str] | None:
+    """What makes a backup before a repair, from a reason, and returns its id. Raises `Mistake`."""
+    if (own := declared().snapshot) is not None:
+        return own
+    path = option("BEFORE_REPAIR")
+    try:
+        found: Callable[[str], str] | None = import_string(path) if path else None
+    except ImportError as problem:
+        raise Mistake(f'CONSISTENCY["BEFORE_REPAIR"], {path}, cannot be imported: {problem}.') from None
     return found
 
 

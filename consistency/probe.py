@@ -9,6 +9,9 @@ makes it where Django runs, a backup keeps it, and a child process uses it::
 answer as one JSON object, and ends with status 0 (consistent), 5 (findings), 1 (failed), 2 (a wrong request) or 9 (cancelled by
 SIGTERM). Run it like this in an own process: the files may be damaged.
 
+``python -m consistency.probe --copy FOLDER INSTANT DESCRIPTION`` finds the stores of a restored backup itself, and lists the
+first ten findings of each kind.
+
 The answer is that of `Outcome.as_json` and ``"listed"``: the first *limit* findings of each kind as plain data. Counts are
 exact whatever is listed. A failure is ``{"error": {"code", "message", "hint"}}``.
 """
@@ -31,6 +34,7 @@ from consistency.engine.findings import Finding, State
 from consistency.engine.mapping import Description
 
 LIMIT = 100
+_LIMIT_OF_COPY = 10  # of each kind: a proof is kept for as long as its backup
 
 
 def probe(
@@ -88,6 +92,8 @@ def main(arguments: list[str]) -> int:
 
 def _request(arguments: list[str]) -> dict[str, Any]:
     known = {"description", "sqlite", "chroma", "instant", "limit"}
+    if arguments[:1] == ["--copy"]:
+        return _of_copy(arguments[1:])
     try:
         (path,) = arguments
         request = json.loads(sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8"))
@@ -96,6 +102,19 @@ def _request(arguments: list[str]) -> dict[str, Any]:
     if not isinstance(request, dict) or not {"description", "sqlite", "chroma"} <= request.keys() <= known:
         raise Mistake(f"A request has {', '.join(sorted(known))}.", hint="See the docstring of consistency.probe.")
     return request
+
+
+def _of_copy(arguments: list[str]) -> dict[str, Any]:
+    """The request for a restored folder, ``FOLDER INSTANT DESCRIPTION``: databases are in ``sqlite``, stores in ``chroma``."""
+    try:
+        folder, instant, text = arguments
+        described = json.loads(text)
+        datetime.fromisoformat(instant)
+        databases = {path.stem: path for path in (Path(folder) / "sqlite").glob("*") if path.is_file()}
+        directories = {path.name: path for path in (Path(folder) / "chroma").glob("*") if path.is_dir()}
+    except (ValueError, OSError) as problem:
+        raise Mistake(f"There is no request to read: {problem}.", hint="Give --copy FOLDER INSTANT DESCRIPTION.") from None
+    return {"description": described, "sqlite": databases, "chroma": directories, "instant": instant, "limit": _LIMIT_OF_COPY}
 
 
 if __name__ == "__main__":

@@ -22,7 +22,17 @@ from django.db.models import Exists, OuterRef, QuerySet
 from django.utils import timezone
 
 from consistency import journal
-from consistency.declaration import VectorRecord, Writer, alias_of, database_files, declared, description, live_stores, option
+from consistency.declaration import (
+    VectorRecord,
+    Writer,
+    alias_of,
+    database_files,
+    declared,
+    description,
+    live_stores,
+    option,
+    taker,
+)
 from consistency.engine import check as engine
 from consistency.engine.check import Opened, Outcome, Stores
 from consistency.engine.compare import tolerance_of
@@ -242,7 +252,7 @@ def plan_repair(check: Check, *, only_safe: bool = True, kinds: Collection[str] 
         asks=mendable.filter(safe=False).count(),
         left=opened.filter(repair=Action.NONE).count(),
         critical=opened.filter(severity=Severity.CRITICAL).count(),
-        snapshot=declared().snapshot is not None,
+        snapshot=taker() is not None,
     )
 
 
@@ -357,7 +367,7 @@ def _writer() -> Writer:
 
 
 def _snapshot(plan: Plan) -> str:
-    take = declared().snapshot
+    take = taker()
     return take(f"before the repair of {len(plan.findings)} findings of check {plan.check.pk}") if take is not None else ""
 
 

@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from backups.engine.progress import human_bytes, human_seconds
 from backups.facts import worker_beat
+from backups.kinds import kinds
 from backups.models import Job
 from backups.status import SILENCE
 from backups.templatetags.backups_format import ago, rough
@@ -77,7 +78,9 @@ def _done(job: Job) -> str:
     found: dict[str, Any] = job.result or {}
     took = f"in {human_seconds(job.took.total_seconds())}" if job.took is not None else ""
     try:
-        more = _SENTENCES[job.kind](found) if job.kind in _SENTENCES else ""
+        kind = kinds().get(job.kind)
+        sentence = _SENTENCES.get(job.kind) or (kind.sentence if kind else None)
+        more = sentence(found) if sentence and found else ""
     except (KeyError, TypeError, ValueError):
         more = ""  # an older version wrote it, or a reconciled job, which knows less
     return f"{took}. {more}".strip()
@@ -158,7 +161,8 @@ def result(job: Job) -> Result | None:
     found = job.result
     if not found:
         return None
-    template, wanted = _TEMPLATES.get(job.kind, ("", ()))
+    kind = kinds().get(job.kind)
+    template, wanted = _TEMPLATES.get(job.kind, (kind.template if kind else "", ()))
     if any(name not in found for name in wanted):
         template = ""
     text = json.dumps(found, indent=2, ensure_ascii=False)

@@ -97,7 +97,11 @@ def new(request: HttpRequest) -> HttpResponse:
     """First what it does, then the form for that."""
     name = request.GET.get("kind", "")
     if not name:
-        offered = [(kind, ABOUT_KINDS.get(kind.name, "")) for kind in kinds().values() if kind.name not in NEVER_PLANNED]
+        offered = [
+            (kind, ABOUT_KINDS.get(kind.name, ""))
+            for kind in kinds().values()
+            if kind.planned and kind.name not in NEVER_PLANNED
+        ]
         choices = [(kind, text) for kind, text in offered if request.user.has_perm(kind.permission)]
         return render(request, "backups/plan_kinds.html", "A new plan", {"choices": choices})
     kind = kind_of(name)

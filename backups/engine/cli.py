@@ -96,6 +96,7 @@ def create(call: Call) -> Outcome:
         wait=arguments.wait,
         within=arguments.within,
         job=check_note(arguments.job),
+        examine=arguments.examine or call.settings.examine_command,
     )
     created = create_backup(call.repository(), request, call.ctx)
     broken = created.backup.damaged
@@ -133,7 +134,8 @@ def verify(call: Call) -> Outcome:
         unreadable = [describe.unreadable_json(item, depth) for item in scanned if not isinstance(item, Backup)]
     else:
         backups = [repository.find(wanted, call.set_name()) for wanted in arguments.id or ["latest"]]
-    proofs = list(verify_many(repository, backups, depth, call.ctx))
+    examine = arguments.examine or call.settings.examine_command
+    proofs = list(verify_many(repository, backups, depth, call.ctx, examine=examine))
     ok = all(proof.ok for proof in proofs) and not unreadable
     results = [describe.proof_json(proof) for proof in proofs] + unreadable
     text = "\n".join(
@@ -148,7 +150,11 @@ def drill(call: Call) -> Outcome:
 
     repository = call.repository()
     proof = drill_backup(
-        repository, call.backup(repository), call.ctx, probe=call.arguments.probe or call.settings.drill_command
+        repository,
+        call.backup(repository),
+        call.ctx,
+        probe=call.arguments.probe or call.settings.drill_command,
+        examine=call.arguments.examine or call.settings.examine_command,
     )
     answer = {"ok": passed(proof), "results": [describe.proof_json(proof)]}
     return Outcome(answer, describe.proof_text(proof), 0 if passed(proof) else 1 if proof.ok else 5)
@@ -349,11 +355,13 @@ def _build() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser
     proving.add_argument("--all", action="store_true", help="every backup of the set")
     proving.add_argument("--all-sets", action="store_true", help="with --all: of every set")
     proving.add_argument("--depth", choices=[*Depth], default=Depth.HASHES.value, help="every byte, or a whole restore")
+    _examine_argument(proving)
     drilling = command("drill", drill, "Restore a backup into scratch with checks and timings, and record it.")
     _id_argument(drilling, default="latest")
     drilling.add_argument(
         "--probe", metavar="CMD", default="", help="the application's own look at what was restored (BACKUP_DRILL_COMMAND)"
     )
+    _examine_argument(drilling)
     _restore_arguments(command("restore", restore, "Bring a backup back, into a folder or in place."))
     _prune_arguments(command("prune", prune_, "Remove what no rule keeps."))
     _source_arguments(command("doctor", doctor, "Look at sources and repository, and give advice."))
@@ -367,6 +375,15 @@ def _id_argument(parser: argparse.ArgumentParser, default: str | None = None) ->
         nargs="?" if default else None,
         default=default,
         help="an id, a unique prefix, latest, latest:full or @2026-11-20T10:00Z",
+    )
+
+
+def _examine_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--examine",
+        metavar="CMD",
+        default="",
+        help="what the application says of its restored stores, kept in the proof (BACKUP_EXAMINE_COMMAND)",
     )
 
 
@@ -386,6 +403,7 @@ def _create_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--job", default="", metavar="NAME", help="what the caller calls this run; kept in the manifest")
     parser.add_argument("--verify", choices=("none", "hashes", "restore"), help="how to prove it (BACKUP_VERIFY_FULL, ...)")
     parser.add_argument("--no-verify", dest="verify", action="store_const", const="none", help="prove nothing")
+    _examine_argument(parser)
     parser.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help="for the repository's lock")
     parser.add_argument(
         "--within", type=float, default=30.0, metavar="SECONDS", help="to try for an instant at which all is still"

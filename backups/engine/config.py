@@ -31,6 +31,7 @@ ENGINE_SETTINGS = frozenset(
         "BACKUP_START_COMMAND",
         "BACKUP_CHECK_COMMAND",
         "BACKUP_DRILL_COMMAND",
+        "BACKUP_EXAMINE_COMMAND",
         *SOURCE_SETTINGS.values(),
     }
 )
@@ -53,6 +54,7 @@ class Settings:
     start_command: str
     check_command: str
     drill_command: str
+    examine_command: str
 
 
 def environment() -> dict[str, str]:
@@ -100,6 +102,7 @@ def read_settings(values: Mapping[str, str]) -> Settings:
         start_command=values.get("BACKUP_START_COMMAND", ""),
         check_command=values.get("BACKUP_CHECK_COMMAND", ""),
         drill_command=values.get("BACKUP_DRILL_COMMAND", ""),
+        examine_command=values.get("BACKUP_EXAMINE_COMMAND", ""),
     )
 
 

@@ -60,6 +60,7 @@ class Request:
     within: float = 30.0
     safety: bool = False
     job: str = ""
+    examine: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +106,7 @@ def create_backup(repository: Repository, request: Request, ctx: Context) -> Cre
         raise from_os_error(problem, "Making the backup") from problem
     if request.verify is not None:
         try:
-            proof = verify_backup(repository, backup, request.verify, ctx, written_only=True)
+            proof = verify_backup(repository, backup, request.verify, ctx, written_only=True, examine=request.examine)
         except EngineError as problem:
             raise type(problem)(
                 f"{backup.id} is published, but it could not be proven: {problem.message}",

@@ -27,7 +27,7 @@ PROBE_SECONDS = 900.0
 _LONGEST_WORDS = 2000
 
 
-def drill_backup(repository: Repository, backup: Backup, ctx: Context, *, probe: str = "") -> Proof:
+def drill_backup(repository: Repository, backup: Backup, ctx: Context, *, probe: str = "", examine: str = "") -> Proof:
     """Restore *backup* into scratch on real terms, check it, and record how that went.
 
     1. Drop what the system still remembers of the archives: an emergency reads them from the disk.
@@ -42,7 +42,7 @@ def drill_backup(repository: Repository, backup: Backup, ctx: Context, *, probe:
     words = shlex.split(probe)
     forget_cached(repository, backup)
     run = functools.partial(_probe, words, backup, ctx) if words else None
-    return verify_backup(repository, backup, Depth.RESTORE, ctx, drill=True, probe=run)
+    return verify_backup(repository, backup, Depth.RESTORE, ctx, drill=True, probe=run, examine=examine)
 
 
 def passed(proof: Proof) -> bool:

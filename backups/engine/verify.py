@@ -26,6 +26,7 @@ from .archive.table import FrameRef, Kind, Tree
 from .child import Child
 from .context import Context, Phase
 from .errors import DamageFound, EngineError, NoSpace, RepositoryTooNew, from_os_error
+from .examination import examine as examined
 from .extract import extract
 from .repository.local import DATA, MANIFEST, SUMS, Repository
 from .space import need_space
@@ -79,6 +80,7 @@ def verify_backup(
     checked: Checked | None = None,
     drill: bool = False,
     probe: Callable[[Path], dict[str, Any]] | None = None,
+    examine: str = "",
     written_only: bool = False,
 ) -> Proof:
     """Verify one backup and record the result.
@@ -87,6 +89,9 @@ def verify_backup(
     included. ``restore`` does so by restoring it into the repository's scratch folder, and then runs SQLite's checks and opens
     Chroma in a child, compares all records with the digests of the cut, and searches. A failed proof is a result, not an
     error; what is raised says that it could not be carried out (`NoSpace`, `Cancelled`, `RepositoryLocked`).
+
+    *examine* is a command of the application (`examination`) that looks at the restored stores of a sound backup; what it says
+    is kept in the proof's checks as ``application``.
 
     With *written_only*, ``hashes`` checks what the backup's own archive stores, all of which was just written: a backup every
     ten seconds cannot read all its ancestors each time, which were checked when they were made.
@@ -102,7 +107,7 @@ def verify_backup(
                 if depth is Depth.HASHES:
                     _check_blocks(repository, backup, findings, ctx, checked or Checked(), written_only=written_only)
                 else:
-                    _check_restore(repository, backup, findings, ctx, drill=drill, probe=probe)
+                    _check_restore(repository, backup, findings, ctx, drill=drill, probe=probe, examine=examine)
                 files = summed.result()
             findings.bytes += files.bytes
             findings.problems[:0] = files.problems
@@ -138,12 +143,14 @@ def record_failure(repository: Repository, backup: Backup, depth: Depth, problem
         repository.record_proof(backup, proof)
 
 
-def verify_many(repository: Repository, backups: list[Backup], depth: Depth, ctx: Context) -> Iterator[Proof]:
+def verify_many(
+    repository: Repository, backups: list[Backup], depth: Depth, ctx: Context, *, examine: str = ""
+) -> Iterator[Proof]:
     """Verify several backups one after the other, yielding each proof; blocks that they share are read once."""
     checked = Checked()
     for backup in backups:
         ctx.check()
-        yield verify_backup(repository, backup, depth, ctx, checked=checked)
+        yield verify_backup(repository, backup, depth, ctx, checked=checked, examine=examine)
 
 
 def _check_files(repository: Repository, backup: Backup, ctx: Context) -> Findings:
@@ -321,6 +328,7 @@ def _check_restore(
     *,
     drill: bool,
     probe: Callable[[Path], dict[str, Any]] | None,
+    examine: str,
 ) -> None:
     if drill:
         findings.checks["recovery_point_seconds"] = round(max(0.0, (ctx.now() - backup.manifest.time).total_seconds()), 3)
@@ -346,6 +354,9 @@ def _check_restore(
         if probe is not None and not findings.problems:
             with ctx.phase("verify", "probe"):
                 findings.checks["probe"] = probe(scratch)
+        if examine and not findings.problems:
+            with ctx.phase("verify", "examine"):
+                findings.checks["application"] = examined(examine, backup, scratch, ctx)
     finally:
         durable.remove_tree(scratch)
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NoReturn
 from django.core.management.base import BaseCommand, CommandParser
 from django.db import DatabaseError, connections
 
-from backups import access, accounts, audit, index
+from backups import access, accounts, audit, index, kinds
 from backups.conf import Configuration, configuration
 from backups.engine import cli
 from backups.engine.config import Settings, environment, read_settings
@@ -103,7 +103,9 @@ class EngineCommand(BaseCommand):
             if self.verb in ("create", "restore") and found.whole_set(set_name) in found.sets
             else ()
         )
-        return replace(read_settings(environment()), repository=Path(arguments.repo), sources=sources)
+        settings = read_settings(environment())
+        examine = settings.examine_command or " ".join(kinds.examination(found.whole_set(set_name))[1:])
+        return replace(settings, repository=Path(arguments.repo), sources=sources, examine_command=examine)
 
     def _refuse_kept_apart(self, found: Configuration, set_name: str) -> None:
         if found.whole_set(set_name) in found.kept_apart:

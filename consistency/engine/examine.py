@@ -32,6 +32,9 @@ from .rows import Row, Rows
 _SHOWN = 8
 """Values of a vector that a finding shows."""
 
+_STRIPES = 64
+"""Of how many stripes the picture of a vector is made."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
@@ -265,7 +268,28 @@ def _of_row(row: Row | None) -> dict[str, Any] | None:
 
 
 def _of_record(facts: Facts) -> dict[str, Any] | None:
-    """A record as a finding shows it."""
+    """A record as a finding shows it; where both sides have a vector, with how they differ."""
+    shown = _shown_record(facts)
+    if shown is not None and shown["vector"] is not None and facts.row is not None:
+        theirs = facts.record.vector if facts.record is not None else facts.stray
+        if theirs is not None and theirs != facts.row.vector and len(theirs) == len(facts.row.vector) and len(theirs) % 4 == 0:
+            shown["vector"]["apart"] = _apart(facts.row.vector, theirs)
+    return shown
+
+
+def _apart(ours: bytes, theirs: bytes) -> dict[str, Any]:
+    """How two vectors of one dimension differ: distance, cosine, in how many values, and the first of these with both sides."""
+    left, right = unpacked(ours), unpacked(theirs)
+    places = np.flatnonzero(left.view(np.uint32) != right.view(np.uint32))
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        wide = left.astype(np.float64), right.astype(np.float64)
+        distance = float(np.linalg.norm(wide[0] - wide[1]))
+        cosine = float(wide[0] @ wide[1] / (np.linalg.norm(wide[0]) * np.linalg.norm(wide[1])))
+    first = [[int(at), _plain(float(left[at])), _plain(float(right[at]))] for at in places[:_SHOWN]]
+    return {"distance": _plain(distance), "cosine": _plain(cosine), "differing": len(places), "first": first}
+
+
+def _shown_record(facts: Facts) -> dict[str, Any] | None:
     record = facts.record
     if record is None:
         return {"vector": _shown(facts.stray)} if facts.stray is not None else None
@@ -292,4 +316,14 @@ def _shown(vector: bytes) -> dict[str, Any]:
         "length": _plain(length),
         "hash": hashlib.blake2b(vector, digest_size=8).hexdigest(),
         "first": [_plain(float(value)) for value in values[:_SHOWN]],
+        "picture": _picture(values),
     }
+
+
+def _picture(values: Any) -> list[float]:
+    """A vector as at most `_STRIPES` numbers of three digits, each the greatest of its stripe; what is no number is 0."""
+    finite = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    if not len(finite):
+        return []
+    stripes = np.array_split(finite, min(_STRIPES, len(finite)))
+    return [float(f"{stripe[np.argmax(np.abs(stripe))]:.3g}") for stripe in stripes]

@@ -75,4 +75,4 @@ def test_the_librarys_own_declaration_is_right() -> None:
     assert papers.parent is not None and pages.parent is not None
     assert (papers.parent.counted, pages.parent.counted) == (False, True)
     assert [join.table for join in pages.joins] == ["library_paper"]
-    assert set(DEFAULTS) == {"DECLARATION", "SETTLE_SECONDS", "LISTED"}
+    assert set(DEFAULTS) == {"DECLARATION", "SETTLE_SECONDS", "LISTED", "BEFORE_REPAIR", "FRAME"}

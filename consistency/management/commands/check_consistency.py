@@ -17,7 +17,7 @@ from django.core.management.base import BaseCommand, CommandError
 from consistency import services
 from consistency.engine.context import Context, Progress
 from consistency.engine.errors import ConsistencyError, Mistake
-from consistency.engine.findings import State
+from consistency.engine.findings import Kind, State
 from consistency.models import Check, Repair
 
 FINDINGS = 5
@@ -34,9 +34,17 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Take what to do, and how to tell of it."""
         what = parser.add_mutually_exclusive_group()
-        what.add_argument("--repair", choices=["safe"], help="then repair what needs no question, and check again")
+        what.add_argument(
+            "--repair", choices=["safe", "all"], help="then repair what needs no question, or all that can be, and check again"
+        )
         what.add_argument("--resume", action="store_true", help="go on with a repair that was cut short")
         what.add_argument("--undo", type=int, metavar="REPAIR", help="put back what a repair replaced")
+        parser.add_argument(
+            "--of", type=int, metavar="CHECK", help="with --repair: what that check found, instead of a new one"
+        )
+        parser.add_argument("--kind", choices=[*Kind], action="append", help="with --repair: only findings of that kind")
+        parser.add_argument("--finding", type=int, action="append", metavar="N", help="with --repair: only that finding")
+        parser.add_argument("--exit-zero", action="store_true", help="end with status 0 also when there are findings")
         parser.add_argument("--dry-run", action="store_true", help="with --repair: say what it would do")
         parser.add_argument("--unattended", action="store_true", help="with --repair: not when anything critical is found")
         parser.add_argument("--actor", default="", help="who asks for it, for the record")
@@ -56,13 +64,14 @@ class Command(BaseCommand):
                     sys.exit(problem.exit_code)
                 raise CommandError(f"{problem.message} {problem.hint}", returncode=problem.exit_code) from problem
         self.stdout.write(json.dumps(answer) if options["json"] else text)
-        if code:
+        if code and not (options["exit_zero"] and code == FINDINGS):
             sys.exit(code)
 
     def _do(self, options: dict[str, Any], ctx: Context) -> tuple[int, dict[str, Any], str]:
         """The exit code, the answer as JSON, and as text."""
-        if options["dry_run"] and not options["repair"]:
-            raise Mistake("--dry-run says what --repair would do.", hint="Give both.")
+        alone = [name for name in ("dry_run", "unattended", "of", "kind", "finding") if options[name]]
+        if alone and not options["repair"]:
+            raise Mistake(f"--{alone[0].replace('_', '-')} says more of --repair.", hint="Give both.")
         if options["undo"] is not None:
             made = Repair.objects.filter(pk=options["undo"]).first()
             if made is None:
@@ -73,12 +82,20 @@ class Command(BaseCommand):
             if made is None:
                 return 0, {"repair": None}, "No repair is unfinished."
             return self._told(services.resume(made, ctx=ctx))
-        check = services.run_check(actor=options["actor"], ctx=ctx)
+        check = self._check(options, ctx)
         answer, text = self._check_answer(check), self._check_text(check)
         if options["repair"]:
-            plan = services.plan_repair(check)
+            plan = services.plan_repair(
+                check,
+                only_safe=options["repair"] == "safe",
+                kinds=options["kind"] or (),
+                findings=options["finding"] or (),
+            )
             answer["plan"] = plan.as_json()
-            if options["dry_run"] or not plan.findings:
+            if options["unattended"] and plan.critical:
+                answer["left_alone"] = f"{plan.critical} critical findings: nothing is repaired by itself then."
+                text += f"\n{answer['left_alone']}"
+            elif options["dry_run"] or (not plan.findings and options["of"] is None):
                 text += f"\n{len(plan.findings)} repairs need no question, {plan.asks} ask, {plan.left} are left to you."
             else:
                 made = services.repair(plan, actor=options["actor"], attended=not options["unattended"], ctx=ctx)
@@ -88,6 +105,15 @@ class Command(BaseCommand):
                 text += f"\n{said}\nAgain:\n{self._check_text(again)}"
                 check = again
         return (0 if check.verdict == State.CONSISTENT else FINDINGS), answer, text
+
+    def _check(self, options: dict[str, Any], ctx: Context) -> Check:
+        """A new check, or the one that was named."""
+        if options["of"] is None:
+            return services.run_check(actor=options["actor"], ctx=ctx)
+        check = Check.objects.filter(pk=options["of"]).first()
+        if check is None:
+            raise Mistake(f"There is no check {options['of']}.", hint="`check_consistency --json` prints its number.")
+        return check
 
     def _told(self, made: Repair) -> tuple[int, dict[str, Any], str]:
         counts = made.counts()
