@@ -106,10 +106,17 @@ BACKUPS: dict[str, Any] = {
     "ADDRESS": _ADDRESS,
     "ALERT_HOSTS": _ALERT_HOSTS,
     "ALERT_DETECTORS": ["refserver.alerts.CONSISTENCY"],
+    "KINDS": [f"refserver.jobs.{name}" for name in ("CHECK", "REPAIR", "UNDO", "RESUME")],
+    "EXAMINE": "refserver.jobs.examination",
+    "METRICS": ["refserver.metrics.consistency"],
     "PROMISED_RPO_MINUTES": _PROMISED_RPO,
     "PROMISED_RTO_MINUTES": _PROMISED_RTO,
 }
-CONSISTENCY = {"DECLARATION": "refserver.library.consistency.DECLARATION"}
+CONSISTENCY = {
+    "DECLARATION": "refserver.library.consistency.DECLARATION",
+    "BEFORE_REPAIR": "refserver.jobs.snapshot",
+    "FRAME": "refserver.consistency_frame.Joined",
+}
 # --- Applications -------------------------------------------------------------------------------------------
 INSTALLED_APPS = [
     "refserver",
@@ -243,7 +250,18 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
     "POSTPROCESSING_HOOKS": [],
     "TAGS": [
         {"name": name}
-        for name in ("Status", "Backups", "Jobs", "Schedules", "Repositories", "Audit", "Tokens", "Reference", "Earlier clients")
+        for name in (
+            "Status",
+            "Backups",
+            "Jobs",
+            "Schedules",
+            "Repositories",
+            "Consistency",
+            "Audit",
+            "Tokens",
+            "Reference",
+            "Earlier clients",
+        )
     ],
 }
 CACHES = {

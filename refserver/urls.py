@@ -35,6 +35,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("api/v1/", include("backups.api.urls")),
     path("admin/backup/", include(earlier.urlpatterns)),
     path("admin/backup/", include("backups.admin.urls")),
+    path("admin/consistency/", include("consistency.urls")),
     path("admin/", admin.site.urls),
     path("", include("refserver.library.urls")),
 ]

@@ -1,0 +1,95 @@
+"""How pages write times, counts and words."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from django import template
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from consistency import words
+
+register = template.Library()
+
+_UNITS = ((60, 1, "s"), (3600, 60, "min"), (2 * 86400, 3600, "h"))
+
+
+@register.simple_tag
+def moment(time: datetime | None, style: str = "full") -> SafeString | str:
+    """A ``<time>`` in the reader's zone with UTC on hover; *style* ``ago`` shows how long ago, both on hover."""
+    if time is None:
+        return "\N{EN DASH}"
+    local = timezone.localtime(time)
+    hover = f"{local:%Y-%m-%d %H:%M:%S} {local.tzname()} ({time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC)"
+    shown = f"{rough((timezone.now() - time).total_seconds())} ago" if style == "ago" else f"{local:%Y-%m-%d %H:%M}"
+    return format_html('<time datetime="{}" title="{}">{}</time>', time.astimezone(UTC).isoformat(), hover, shown)
+
+
+@register.filter
+def rough(seconds: float) -> str:
+    """A duration in one unit: ``14 min``."""
+    for limit, unit, name in _UNITS:
+        if seconds < limit:
+            return f"{max(0.0, seconds) / unit:.0f} {name}"
+    return f"{seconds / 86400:.0f} days"
+
+
+@register.filter
+def took(seconds: float) -> str:
+    """A duration that may be short: ``240 ms``, ``1.2 s``, ``3 min``."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    return f"{seconds:.1f} s" if seconds < 60 else rough(seconds)
+
+
+@register.filter
+def number(count: int | None) -> str:
+    """A count: ``7,039``."""
+    return "\N{EN DASH}" if count is None else f"{count:,}"
+
+
+@register.filter
+def kind_title(kind: str) -> str:
+    """What a kind of finding is called."""
+    return words.KINDS[kind][0] if kind in words.KINDS else kind.replace("_", " ").capitalize()
+
+
+@register.filter
+def kind_about(kind: str) -> str:
+    """What a kind of finding means."""
+    return words.KINDS[kind][1] if kind in words.KINDS else ""
+
+
+@register.filter
+def repair_words(repair: str) -> str:
+    """What a repair does."""
+    return words.REPAIRS.get(repair, repair)
+
+
+@register.filter
+def tone(state: str) -> str:
+    """The class of a severity's or a state's colour."""
+    return words.TONES.get(state, "")
+
+
+@register.filter
+def of_kind(counts: dict[str, Any], name: str) -> Any:
+    """A member of a dictionary; 0 where it has none."""
+    return counts.get(name, 0)
+
+
+@register.filter
+def unlocalised(value: float) -> str:
+    """A number for an attribute: with a point, whatever the language writes."""
+    return f"{value:g}"
+
+
+@register.filter
+def figure(value: float | str | None) -> str:
+    """A value of a vector, or of what is computed from one: four digits; words such as ``nan`` as they are."""
+    if value is None:
+        return "\N{EN DASH}"
+    return f"{value:.4g}" if isinstance(value, int | float) else str(value)

@@ -1,0 +1,58 @@
+"""How pages say what is wrong, how bad it is, and what mends it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from consistency.engine.findings import Cause, Kind, Repair, Severity, State
+
+KINDS: Mapping[str, tuple[str, str]] = {
+    Kind.MISSING_IN_CHROMADB: ("Missing in Chroma", "A row whose vector is not in Chroma: a search does not find it."),
+    Kind.MISSING_IN_SQLITE: ("Missing in SQLite", "A vector whose row is gone: a search finds what is not there."),
+    Kind.EMBEDDING_MISMATCH: ("Vectors differ", "Both sides have a vector, and they differ in dimension, model or values."),
+    Kind.ORPHANED_CHROMADB: ("Orphaned vector", "A vector whose parent is gone."),
+    Kind.ORPHANED_SQLITE: ("Orphaned row", "A row whose parent is gone."),
+    Kind.COUNT_MISMATCH: ("Counts differ", "A parent, or a whole mapping, has another number of rows than of vectors."),
+    Kind.METADATA_MISMATCH: ("Metadata differs", "What Chroma repeats of the row, or the document, is not what the row says."),
+    Kind.MISSING_VECTOR: ("Record without vector", "Chroma has the record and no vector of it."),
+    Kind.STRAY_VECTOR: ("Vector without record", "Chroma's index holds a vector that no record names."),
+    Kind.INVALID_VECTOR: ("Invalid vector", "Values that are no numbers, infinite, or all zero."),
+    Kind.WRONG_DIMENSION: ("Wrong dimension", "A vector in SQLite has another number of values than it should have."),
+    Kind.DUPLICATE_ID: ("Duplicate id", "Several rows claim one id; Chroma can hold one of them."),
+    Kind.BROKEN_FOREIGN_KEY: ("Broken foreign key", "A row names another one that is not there."),
+}
+"""Kind of finding -> what it is called, and what that means."""
+
+REPAIRS: Mapping[str, str] = {
+    Repair.WRITE: "write SQLite's values into Chroma",
+    Repair.DELETE_VECTOR: "delete the vector",
+    Repair.DELETE_ROW: "delete the row",
+    Repair.FOLLOWS: "follows from the others",
+    Repair.NONE: "by hand",
+}
+CAUSES: Mapping[str, str] = {
+    Cause.IN_FLIGHT: "It is in flight: its row was changed so shortly before that the vector may still follow.",
+    Cause.OLDER: "The vector is older than the row's last change.",
+    Cause.OTHER_MODEL: "The two sides name different models.",
+}
+BY_HAND: Mapping[str, str] = {
+    Kind.STRAY_VECTOR: "Write the record anew, or rebuild the collection.",
+    Kind.INVALID_VECTOR: "Compute the row's vector anew; Chroma follows.",
+    Kind.WRONG_DIMENSION: "Compute the row's vector anew, with the model that the collection is made for.",
+    Kind.DUPLICATE_ID: "Give all rows but one another id, or delete them.",
+    Kind.BROKEN_FOREIGN_KEY: "Point it to a row that is there, or delete it.",
+    Kind.MISSING_IN_CHROMADB: "Compute the row's vector anew first: the one that it has cannot be used.",
+    Kind.METADATA_MISMATCH: "Compute the row's vector anew first: the one that it has cannot be used.",
+}
+"""What a person does where no repair can."""
+
+TONES: Mapping[str, str] = {
+    Severity.INFO: "busy",
+    Severity.WARNING: "warn",
+    Severity.ERROR: "bad",
+    Severity.CRITICAL: "bad",
+    State.CONSISTENT: "good",
+    State.DEGRADED: "warn",
+    State.INCONSISTENT: "bad",
+}
+"""Severity of a finding, or state of a check -> class of its colour. ``critical`` is both."""
