@@ -6,11 +6,15 @@ all is well; one that breaks is itself a finding. So a further check is one func
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from django.db import DatabaseError
@@ -18,10 +22,15 @@ from django.db import DatabaseError
 from . import audit, index, schedules, status
 from .conf import configuration
 from .engine.errors import EngineError
+from .engine.types import SourceKind
 from .models import AuditEntry, Job, Plan
 
 STALE = timedelta(minutes=5)
 """A running job tells of itself twice a second. One that has been silent for longer has lost its worker."""
+
+ROOT = Path(__file__).resolve().parent.parent
+LONGEST_LOOK = 600.0
+"""Seconds that the look at the stores may take: it reads every page of a database."""
 
 WAITING = timedelta(hours=6)
 """A job that has waited for longer than any other runs is told of."""
@@ -119,6 +128,29 @@ def _repositories(now: datetime) -> Iterator[Finding]:
             )
 
 
+def _sources(now: datetime) -> Iterator[Finding]:
+    """Each store that is backed up is there and sound: `refbackup doctor` looks, in a process that holds no lock here."""
+    found = configuration()
+    stores = [source for name in found.sets for source in found.sources(name) if source.kind is not SourceKind.FILES]
+    command = [sys.executable, "-m", "backups.engine", "doctor", "--json", "--progress", "none"]
+    command += [f"--{source.kind}={source.name}={source.path}" for source in stores]
+    paths = tuple(str(source.path) for source in stores)
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LONGEST_LOOK, check=False)
+        told = json.loads(done.stdout)["findings"]
+    except (subprocess.TimeoutExpired, ValueError, KeyError) as problem:
+        raise EngineError(f"The stores could not be looked at: {problem}") from problem
+    for one in told:
+        if one["level"] == "problem" and one["subject"].startswith(paths):  # repositories are looked at above
+            yield Finding(
+                check="sources",
+                code="source_broken",
+                severity=Severity.CRITICAL,
+                message=f"{one['subject']}: {one['message']}",
+                hint=one["advice"],
+            )
+
+
 def _safety(now: datetime) -> Iterator[Finding]:
     """The verdict of the overview: recovery point and time, proofs, workers, space, plans that do not run."""
     severities = {status.Level.UNPROTECTED: Severity.CRITICAL, status.Level.AT_RISK: Severity.WARNING}
@@ -189,6 +221,7 @@ def _audit(now: datetime) -> Iterator[Finding]:
 
 CHECKS: dict[str, Check] = {
     "repositories": _repositories,
+    "sources": _sources,
     "safety": _safety,
     "jobs": _jobs,
     "plans": _plans,

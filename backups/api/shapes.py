@@ -660,12 +660,27 @@ class Status(Told):
     next: list[NextRun]
 
 
-class Readiness(Told):
-    """The verdict in short: `level` for a machine, `sentence` for a person."""
+class ReadinessItem(Told):
+    """One part of the score. What was never tested earns nothing."""
 
-    level: Literal["protected", "at_risk", "unprotected"]
+    code: str
+    title: str
+    state: Literal["met", "partly", "missed", "untested"]
+    points: int
+    earned: float
+    text: str
+    todo: str
+    page: str
+
+
+class Readiness(Told):
+    """Would a recovery work today? `score` is of 100; `level` for a machine, `sentence` for a person."""
+
+    at: datetime
+    score: int
+    level: Literal["ready", "gaps", "not_ready"]
     sentence: str
-    reasons: list[Reason]
+    items: list[ReadinessItem]
 
 
 class Check(Told):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.http import HttpResponseBase
 from rest_framework.request import Request
 
-from backups import status
+from backups import readiness, status
 
 from .operation import Resource, operation, reply
 from .shapes import Readiness, Status
@@ -23,12 +23,11 @@ class Safe(Resource):
 
 
 class ReadinessOf(Resource):
-    """Are we safe, in short?"""
+    """Would a recovery work today?"""
 
     tag = "Status"
 
     @operation("show_readiness", "backups.view_backup", answers={200: Readiness})
     def get(self, request: Request) -> HttpResponseBase:
-        """Are we safe, in short: a level, a sentence, and the reasons."""
-        told = status.now().as_json()
-        return reply(Readiness.model_validate({name: told[name] for name in ("level", "sentence", "reasons")}))
+        """Would a recovery work today? A score from what was tested, and what to do about each gap."""
+        return reply(Readiness.model_validate(readiness.now().as_json()))

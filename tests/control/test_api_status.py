@@ -14,7 +14,7 @@ from tests.control.conftest import HOST, PASSWORD
 from tests.control.rest import BACKUPS, bearer, problem, send, told
 
 
-def test_status_and_readiness_are_the_verdict_of_the_overview(site):
+def test_status_is_the_verdict_of_the_overview_and_readiness_the_score(site):
     client = bearer(site, "ada", "viewer")
     empty = told(client.get("/api/v1/status"), 200)
     assert empty["level"] == "unprotected" and "nothing" in {reason["code"] for reason in empty["reasons"]}
@@ -22,11 +22,9 @@ def test_status_and_readiness_are_the_verdict_of_the_overview(site):
     Worker.objects.create(host=HOST)
     full = told(client.get("/api/v1/status"), 200)
     assert full["newest_proven"] == made.backup_id and full["counts"]["proven"] == 1 and full["recovery_point"]["kept"]
-    short = told(client.get("/api/v1/readiness"), 200)
-    assert (short["level"], [one["code"] for one in short["reasons"]]) == (
-        full["level"],
-        [one["code"] for one in full["reasons"]],
-    )
+    score = told(client.get("/api/v1/readiness"), 200)
+    assert score["level"] == "not_ready" and sum(item["points"] for item in score["items"]) == 100
+    assert score["score"] == int(sum(item["earned"] for item in score["items"]))
     assert told(client.get("/admin/backup/status"), 200)["level"] == full["level"]
 
 

@@ -1,0 +1,26 @@
+"""The hourly look at what is backed up."""
+
+from __future__ import annotations
+
+from django.utils import timezone
+
+from backups import health
+
+
+def broken() -> list[str]:
+    return [one.message for one in health.look(timezone.now()).findings if one.check == "sources"]
+
+
+def test_a_store_that_is_damaged_or_gone_is_told_and_a_sound_one_is_not(site):
+    assert not broken()
+    database = site.places.settings["REFSERVER_DATABASE"]
+    whole = database.read_bytes()
+    page = bytearray(whole)
+    page[4096 * 5 : 4096 * 40] = b"\x5a" * (4096 * 35)
+    database.write_bytes(page)
+    [message] = broken()
+    assert str(database) in message
+    database.write_bytes(whole)
+    site.places.chroma.rename(site.places.root / "aside")
+    [message] = broken()
+    assert str(site.places.chroma) in message
