@@ -13,7 +13,8 @@ if (($#)); then
 fi
 .venv/bin/python -m coverage erase
 status=0
-.venv/bin/python -m coverage run -m pytest || status=$?
+# A file's tests stay together: they share servers that take seconds to start.
+.venv/bin/python -m coverage run -m pytest -n auto --maxprocesses 4 --dist loadfile || status=$?
 # Children that tests kill leave files of measures behind that cannot be read: they count for nothing.
 .venv/bin/python -m coverage combine --quiet 2>/dev/null || true
 rm -f .coverage.*
