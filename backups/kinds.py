@@ -146,6 +146,8 @@ class Kind(Generic[A]):
 
     def parse(self, values: dict[str, Any]) -> A:
         """Arguments from *values*. Raises one `UsageError` that names all that is wrong."""
+        if _holds_nul(values):
+            raise UsageError(f"{self.title}: no argument may hold the character NUL.", hint="Nothing was queued.")
         try:
             return self.arguments.model_validate(values)
         except ValidationError as problem:
@@ -153,6 +155,15 @@ class Kind(Generic[A]):
             raise UsageError(
                 f"{self.title}: " + "; ".join(lines) + ".", hint="Nothing was queued. Correct them and try again."
             ) from None
+
+
+def _holds_nul(value: Any) -> bool:
+    """Whether a text in *value* holds what ends every argument of a process, and what PostgreSQL refuses in JSON."""
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, dict):
+        return any(map(_holds_nul, (*value, *value.values())))
+    return isinstance(value, list | tuple) and any(map(_holds_nul, value))
 
 
 def engine(verb: str, arguments: Arguments, *more: str) -> list[str]:
@@ -194,7 +205,8 @@ def examination(set_name: str) -> list[str]:
 
 def _backup(arguments: BackupArguments, job: str) -> list[str]:
     _, name = arguments.target(configuration())
-    more = ["--set", name, "--kind", arguments.backup, "--note", arguments.note, "--job", job, "--wait", "60"]
+    note = "-- " if arguments.note == "--" else arguments.note  # argparse of Python 3.11 drops it even after the =
+    more = ["--set", name, "--kind", arguments.backup, f"--note={note}", "--job", job, "--wait", "60"]
     if arguments.verify is not None:
         more += ["--verify", arguments.verify]
     more += [] if arguments.only else examination(name)
@@ -216,7 +228,10 @@ def _drill(arguments: DrillArguments, job: str) -> list[str]:
 
 
 def _restore(arguments: RestoreArguments, job: str) -> list[str]:
-    more = [arguments.backup_id, "--to", str(configuration().restore_folder / arguments.folder)]
+    place = configuration().restore_folder / arguments.folder
+    if place.is_symlink():
+        raise UsageError(f"{place} is a link, which leads elsewhere.", hint="Nothing was restored. Choose another name.")
+    more = [arguments.backup_id, "--to", str(place)]
     more += ["--only", arguments.only] if arguments.only else []
     more += ["--check"] if arguments.check else []
     return engine("restore", arguments, *more)
@@ -234,7 +249,7 @@ def _restore_in_place(arguments: RestoreInPlaceArguments, job: str) -> list[str]
 
 
 def _preview(arguments: RestoreInPlaceArguments, job: str) -> list[str]:
-    more = ["--repository", arguments.repository] if arguments.repository else []
+    more = [f"--repository={arguments.repository}"] if arguments.repository else []
     more += ["--only", arguments.only] if arguments.only else []
     return management("preview_restore", arguments.backup_id, "--json", "--progress", "json", *more)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -23,6 +24,15 @@ _job: ContextVar[str] = ContextVar("job", default="")
 
 _OWN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "job", "taskName"}
 """What every record has; anything else was given with ``extra``."""
+
+
+_BREAKS = re.compile(r"[\x01-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+"""What could begin a line of its own, move a terminal's cursor, or turn the order of letters around."""
+
+
+def in_one_line(text: str) -> str:
+    """*text* with such characters written out (``\\n``): a file's name may hold them, and must not forge a line of a log."""
+    return _BREAKS.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 @contextmanager
@@ -42,6 +52,14 @@ class JobFilter(logging.Filter):
         """Pass every record."""
         record.job = _job.get()
         return True
+
+
+class LineFormatter(logging.Formatter):
+    """As Python's own, with each message in one line; a traceback keeps its lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """The line of a record."""
+        return in_one_line(super().formatMessage(record))
 
 
 class JsonFormatter(logging.Formatter):

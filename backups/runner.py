@@ -28,6 +28,7 @@ from .conf import configuration
 from .engine.errors import EngineError, from_os_error
 from .engine.names import BACKUP_ID
 from .kinds import Kind, kind_of, kinds
+from .logs import in_one_line
 from .models import Job, JobLog
 from .reconcile import prove_later
 from .watch import touch_heartbeat
@@ -249,7 +250,7 @@ def _note_line(job: Job, heard: _Heard, line: str, level: str, now: datetime) ->
         line, level = f"The log is full at {MOST_LINES:,} lines; what follows is left out.", JobLog.Level.WARNING
     if level not in JobLog.Level.values:
         level = JobLog.Level.ERROR if line.startswith("DAMAGED") else JobLog.Level.INFO
-    heard.lines.append(JobLog(job=job, time=now, level=level, line=_storable(line[:4000])))
+    heard.lines.append(JobLog(job=job, time=now, level=level, line=_storable(in_one_line(line[:4000]))))
 
 
 def _conclude(job: Job, status: int, heard: _Heard, why: str) -> Job:

@@ -274,7 +274,7 @@ LOGGING: dict[str, Any] = {
     "disable_existing_loggers": False,
     "filters": {"job": {"()": "backups.logs.JobFilter"}},
     "formatters": {
-        "line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"},
+        "line": {"()": "backups.logs.LineFormatter", "format": "{asctime} {levelname} {name}: {message}", "style": "{"},
         "json": {"()": "backups.logs.JsonFormatter"},
     },
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": _LOG_FORMAT, "filters": ["job"]}},

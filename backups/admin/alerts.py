@@ -16,7 +16,6 @@ from django.db.models import OuterRef, Q, QuerySet, Subquery
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
-from django.utils.dateparse import parse_datetime
 from django.utils.text import slugify
 
 from backups.alerts import desk
@@ -24,7 +23,7 @@ from backups.alerts.detectors import detectors
 from backups.models import Alert, AlertChannel, AlertDelivery, AlertLook, AlertRule, AlertSubscription, Plan, Severity
 from backups.sign_in import actor_of
 
-from .frame import page, render, say
+from .frame import moment_of, page, render, say
 
 if TYPE_CHECKING:
     _ModelForm = forms.ModelForm[Any]
@@ -294,9 +293,9 @@ def _point(alert: Alert) -> str:
 
 def _cursor(text: str | None) -> tuple[datetime, uuid.UUID] | None:
     moment, _, key = (text or "").partition("_")
+    fired = moment_of(moment)
     try:
-        fired = parse_datetime(moment)
-        return None if fired is None or fired.tzinfo is None else (fired, uuid.UUID(key))
+        return None if fired is None else (fired, uuid.UUID(key))
     except ValueError:
         return None
 

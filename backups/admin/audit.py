@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from django import forms
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
@@ -31,6 +32,7 @@ _COLUMNS = (
 )
 _CHUNK = 2_000
 _LISTED = 500
+_DAYS = (MinValueValidator(date(1970, 1, 1)), MaxValueValidator(date(9998, 12, 31)))
 
 
 class Filter(forms.Form):
@@ -40,8 +42,8 @@ class Filter(forms.Form):
     action = forms.CharField(required=False, max_length=60)
     target = forms.CharField(required=False, max_length=200)
     via = forms.ChoiceField(required=False, choices=[("", "any way"), *Job.Via.choices])
-    since = forms.DateField(required=False)
-    until = forms.DateField(required=False)
+    since = forms.DateField(required=False, validators=_DAYS)
+    until = forms.DateField(required=False, validators=_DAYS)
     text = forms.CharField(required=False, max_length=200)
     below = forms.IntegerField(required=False, min_value=1)
 

@@ -14,7 +14,6 @@ from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
-from django.utils.dateparse import parse_datetime
 from django.utils.html import format_html
 from django.utils.http import url_has_allowed_host_and_scheme
 
@@ -27,7 +26,7 @@ from backups.lineage import draw, lineage, shares
 from backups.models import IndexedBackup, Job
 from backups.sign_in import actor_of
 
-from .frame import page, render, say
+from .frame import moment_of, page, render, say
 
 PER_PAGE = 50
 COUNTED = 1_000
@@ -42,6 +41,7 @@ PROOFS = {
 MARKS = {"held": "Held", "safety": "Kept by a restore", "free": "Neither"}
 _MOST_TABLES = 200
 _MOST_CHOSEN = 200
+_MOST_WORDS = 8
 
 
 # The list
@@ -121,7 +121,7 @@ class Filter:
             found = found.filter(time__gte=self.since)
         if self.until:
             found = found.filter(time__lte=self.until)
-        for word in self.text.split():
+        for word in self.text.split()[:_MOST_WORDS]:
             found = found.filter(
                 Q(backup_id__icontains=word)
                 | Q(note__icontains=word)
@@ -143,14 +143,10 @@ def _moment(value: str, problems: list[str]) -> datetime | None:
     """A time as a form gives it, in the reader's zone unless it names one."""
     if not value:
         return None
-    try:
-        moment = parse_datetime(value)
-    except ValueError:
-        moment = None
+    moment = moment_of(value)
     if moment is None:
         problems.append(f"{value!r} is no point in time: write it as 2026-11-20T10:00.")
-        return None
-    return timezone.make_aware(moment) if timezone.is_naive(moment) else moment
+    return moment
 
 
 def _written(moment: datetime | None) -> str:
@@ -191,11 +187,8 @@ def _key_of(row: IndexedBackup) -> str:
 
 def _key(text: str) -> tuple[datetime, str] | None:
     moment, _, backup_id = text.partition("~")
-    try:
-        time = parse_datetime(moment)
-    except ValueError:
-        return None
-    return (time, backup_id) if time is not None and timezone.is_aware(time) and backup_id else None
+    time = moment_of(moment)
+    return (time, backup_id) if time is not None and backup_id else None
 
 
 @page("backups.view_backup")
@@ -501,6 +494,7 @@ def _source(record: SourceRecord, proofs: list[Proof], about: list[Job]) -> dict
     return told
 
 
+_MOST_LISTED = 20
 _HOW = {
     "pinned": "read in place while its writers went on",
     "online": "copied through SQLite's backup API",
@@ -534,6 +528,27 @@ def _proof(proof: Proof) -> dict[str, Any]:
         "depth": depth,
         "rate": proof.bytes / proof.seconds if proof.seconds else None,
         "restore_seconds": proof.checks.get("restore_seconds"),
+        "application": _application(proof.checks.get("application")),
+    }
+
+
+def _application(told: Any) -> dict[str, Any] | None:
+    """What the application said of its restored stores (`engine.examination`), as far as it is in the known shape."""
+    if not isinstance(told, dict):
+        return None
+    answer = told.get("answer")
+    error = answer.get("error") if isinstance(answer, dict) else None
+    if not isinstance(answer, dict) or "findings" not in answer:
+        said = error.get("message") if isinstance(error, dict) else told.get("said")
+        return {"failed": str(said or "It gave no answer."), "findings": 0}
+    kinds = answer.get("kinds") if isinstance(answer.get("kinds"), dict) else {}
+    listed = answer.get("listed") if isinstance(answer.get("listed"), list) else []
+    return {
+        "findings": answer["findings"],
+        "records": answer.get("records"),
+        "kinds": [(str(kind).replace("_", " ").capitalize(), number) for kind, number in sorted(kinds.items())],
+        "listed": [one for one in listed if isinstance(one, dict)][:_MOST_LISTED],
+        "seconds": told.get("seconds"),
     }
 
 

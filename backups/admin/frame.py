@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from django.contrib import admin, messages
@@ -13,10 +14,12 @@ from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseNotAllowed
 from django.shortcuts import render as render_template
 from django.urls import NoReverseMatch, reverse
+from django.utils import timezone
+from django.utils.dateparse import parse_datetime
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_protect
 
-from backups.engine.errors import BackupNotFound, EngineError
+from backups.engine.errors import BackupNotFound, EngineError, UsageError
 
 View = Callable[..., HttpResponseBase]
 
@@ -69,6 +72,9 @@ def page(permission: str, *, methods: tuple[str, ...] = ("GET",)) -> Callable[[V
                 return HttpResponseNotAllowed(methods)
             if not request.user.has_perm(permission):
                 raise PermissionDenied
+            if _holds_nul(request, kwargs):
+                problem = UsageError("What was sent holds a character that is none (NUL).", hint="Nothing was done.")
+                return refused(request, problem)
             try:
                 return view(request, *args, **kwargs)
             except EngineError as problem:
@@ -104,9 +110,28 @@ def refused(request: HttpRequest, problem: EngineError) -> HttpResponse:
     return render(request, "backups/refused.html", "That did not work", {"problem": problem}, status=status)
 
 
+def moment_of(text: str) -> datetime | None:
+    """A point in time from an address or a form, in the reader's zone unless it names one. None for what is none, and for
+    years that no database and no zone can reckon with.
+    """
+    try:
+        moment = parse_datetime(text)
+    except ValueError:
+        return None
+    if moment is None or not 1970 <= moment.year <= 9998:
+        return None
+    return timezone.make_aware(moment) if timezone.is_naive(moment) else moment
+
+
 def say(request: HttpRequest, text: str, *, level: int = messages.SUCCESS) -> None:
     """A message for the next page that this person sees."""
     messages.add_message(request, level, text)
+
+
+def _holds_nul(request: HttpRequest, kwargs: dict[str, Any]) -> bool:
+    """Whether an address or a form holds NUL: PostgreSQL takes it in no text, and no argument of a process can hold it."""
+    sent = [value for _, values in (*request.GET.lists(), *request.POST.lists()) for value in values]
+    return any("\0" in value for value in (*sent, *kwargs.values()) if isinstance(value, str))
 
 
 def _address(tab: Tab) -> str:

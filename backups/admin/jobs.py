@@ -15,7 +15,6 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, Ht
 from django.shortcuts import render as render_template
 from django.urls import URLPattern, path
 from django.utils import timezone
-from django.utils.dateparse import parse_datetime
 from django.utils.http import url_has_allowed_host_and_scheme
 
 from backups import services
@@ -28,7 +27,7 @@ from backups.sign_in import actor_of
 from backups.templatetags.backups_jobs import job_title
 
 from . import outcome, running
-from .frame import page, render, say
+from .frame import moment_of, page, render, say
 
 PAGE = 50
 SEARCHED = 20_000
@@ -160,9 +159,9 @@ def _point(job: Job) -> str:
 
 def _cursor(text: str | None) -> _Cursor | None:
     moment, _, key = (text or "").partition("_")
+    created = moment_of(moment)
     try:
-        created = parse_datetime(moment)
-        return None if created is None or created.tzinfo is None else (created, uuid.UUID(key))
+        return None if created is None else (created, uuid.UUID(key))
     except ValueError:
         return None
 

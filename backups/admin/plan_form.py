@@ -232,7 +232,7 @@ class JsonForm(PlanForm):
         """The object."""
         try:
             found = json.loads(self.cleaned_data["arguments_text"] or "{}")
-        except ValueError as problem:
+        except (ValueError, RecursionError) as problem:
             raise forms.ValidationError(f"That is no JSON: {problem}.") from None
         if not isinstance(found, dict):
             raise forms.ValidationError("That is no JSON object: write { and } around names and values.")

@@ -277,7 +277,7 @@ def _problems(wish: Wish, here: Here) -> dict[str, str]:
 def _occupied(name: str) -> bool:
     place = configuration().restore_folder / name
     try:
-        return place.exists() and (not place.is_dir() or any(place.iterdir()))
+        return place.is_symlink() or (place.exists() and (not place.is_dir() or any(place.iterdir())))
     except OSError:
         return True
 

@@ -163,6 +163,8 @@ def _query(request: Request, shape: type[BaseModel]) -> BaseModel:
     given: dict[str, Any] = {}
     for name in request.query_params:
         values = request.query_params.getlist(name)
+        if any("\0" in value for value in values):
+            raise _nul()
         given[name] = values[0] if len(values) == 1 else values
     try:
         return shape.model_validate(given)
@@ -180,13 +182,28 @@ def _body(request: Request, reader: TypeAdapter[Any]) -> Any:
         raise UnsupportedMediaType(request.content_type or "")
     content = content.strip() or b"{}"
     try:
-        json.loads(content, parse_constant=_no_number)  # the reader below lets NaN and the like pass where anything may stand
+        # The reader below lets NaN and the like pass where anything may stand
+        sent = json.loads(content, parse_constant=_no_number)
+        if b"\\u0000" in content and "\0" in _texts(sent):
+            raise _nul()
     except (ValueError, RecursionError) as problem:
         raise Refused(400, "json", f"The body is not JSON: {problem}. Nothing was done.") from None
     try:
         return reader.validate_json(content, strict=True)
     except ValidationError as problem:
         raise _invalid(problem, "pointer") from None
+
+
+def _texts(value: Any) -> str:
+    """Every text in *value*, of JSON, names included."""
+    if isinstance(value, dict):
+        return "".join(map(_texts, (*value, *value.values())))
+    return "".join(map(_texts, value)) if isinstance(value, list) else value if isinstance(value, str) else ""
+
+
+def _nul() -> Refused:
+    """PostgreSQL takes it in no text and no JSON, and no argument of a process can hold it."""
+    return Refused(400, "invalid", "A text holds the character NUL. Nothing was done.", "Leave it out.")
 
 
 def _no_number(text: str) -> None:
