@@ -35,6 +35,8 @@ from .plans import WRITABLE, check
 
 LONGEST_FILE = 1 << 20
 _DEEPEST = 20
+_MOST_PARTS = 100_000
+_LONGEST_VALUE = 10_000
 _VALUES = (*WRITABLE, "enabled")
 _HEADER = "# Plans, as `manage.py export_plans` writes them. Take them over with `manage.py import_plans FILE`.\n"
 _ALWAYS = ("title", "kind", "arguments", "cron", "time_zone", "enabled")
@@ -199,15 +201,19 @@ def _parse(text: str) -> tuple[Any, dict[Where, int]]:
 
 
 def _refuse_oddities(text: str) -> None:
-    """Raises `UsageError` for references, with which a small file could mean a huge one, and for what is nested too deeply."""
+    """Raises `UsageError` for references, with which a small file could mean a huge one, for what is nested too deeply, and for
+    more or longer values than plans have: reading a number of a million digits to the base 60 takes minutes.
+    """
     depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+    for number, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
         line = event.start_mark.line + 1 if event.start_mark else 0
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise _refused([((), "references (& and *) are not taken")], {(): line})
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _DEEPEST:
             raise _refused([((), "it is nested too deeply")], {(): line})
+        if number > _MOST_PARTS or (isinstance(event, yaml.ScalarEvent) and len(event.value) > _LONGEST_VALUE):
+            raise _refused([((), "it holds more than plans can hold")], {(): line})
 
 
 def _walk(node: yaml.Node, where: Where, lines: dict[Where, int]) -> Iterator[tuple[Where, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 from zoneinfo import available_timezones
@@ -20,6 +21,11 @@ WRITABLE = (
     *("alert_to", "alert_after"),
 )
 """What may be changed of a plan; its name stays, and `services.pause_plan` and `resume_plan` switch it."""
+
+MOST_ADDRESSES = 50
+"""Addresses that a plan may name beside the alerts' own."""
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 NEVER_PLANNED = frozenset({RESTORE_IN_PLACE.name, RESTORE.name, PREVIEW.name, DELETE.name})
 """Kinds that a person asks for each time: each is about one backup."""
@@ -43,8 +49,14 @@ def _problems(plan: Plan) -> Iterator[str]:
     except ValidationError as problem:
         for field, messages in problem.message_dict.items():
             yield from (f"{field}: {message}" for message in messages)
+    for field in ("title", "host"):
+        if _CONTROL.search(getattr(plan, field)):
+            yield f"{field}: it holds a line break or another control character; write it in one line."
     yield from _about_time(plan)
     yield from _about_kind(plan)
+    if isinstance(plan.alert_to, list) and len(plan.alert_to) > MOST_ADDRESSES:
+        yield f"alert_to: these are {len(plan.alert_to)} addresses; {MOST_ADDRESSES} are the most."
+        return
     for address in plan.alert_to if isinstance(plan.alert_to, list) else [plan.alert_to]:
         try:
             validate_email(address)

@@ -101,7 +101,9 @@ def subject(message: dict[str, Any]) -> str:
     elif message["count"] > 1:
         what += f" ({message['count']} times)"
     level = f"{rule['severity'].capitalize()}: " if message["event"] in ("fired", "escalated") else ""
-    return f"[{message['site']}] {_WORDS.get(message['event'], '')}{level}{what}".replace("\n", " ")[:200]
+    line = f"[{message['site']}] {_WORDS.get(message['event'], '')}{level}{what}"
+    # In one line whatever a name holds: a header with a line break is refused, and the alert would reach nobody
+    return "".join(letter if letter.isprintable() else " " for letter in line)[:200]
 
 
 def lines(message: dict[str, Any]) -> list[str]:

@@ -44,7 +44,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "POST /jobs/{job_id}/cancel": ({"operator", "restorer"}, {"jobs"}),
     "POST /jobs/{job_id}/again": ({"operator"}, {"read+backup"}),
     "GET /schedules": (ALL, {"read"}),
-    "POST /schedules": ({"operator"}, {"plans"}),
+    "POST /schedules": ({"operator"}, {"plans+read"}),  # and what the kind of job takes
     "GET /schedules/{name}": (ALL, {"read"}),
     "PATCH /schedules/{name}": ({"operator"}, {"plans"}),
     "DELETE /schedules/{name}": ({"operator"}, {"plans"}),

@@ -53,9 +53,11 @@ def test_what_is_written_is_read_back(empty_site):
 
 
 TEXT = st.text(alphabet=string.printable + "äé✓:#&*-[]{}\u2028\U0001f600", max_size=40).map(str.strip)
+LINE = TEXT.map(lambda text: "".join(letter for letter in text if letter >= " " and letter != "\u2028").strip())
+"""A title has no line breaks and no other control characters."""
 
 
-@given(st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=4))
+@given(st.lists(st.tuples(LINE, TEXT), min_size=1, max_size=4))
 def test_any_text_survives_the_way_through_a_file(texts):
     plans = [
         Plan(name=f"p{number}", title=title, kind="backup", arguments={"note": note}, cron="0 3 * * *")
