@@ -7,6 +7,7 @@ from django.templatetags.static import static
 from django.urls import URLPattern, URLResolver, include, path
 from django.views.generic import RedirectView
 
+from backups.admin.accounts import change_password
 from backups.api import earlier
 from backups.api.probes import Readyz
 from backups.metrics import metrics
@@ -36,6 +37,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("admin/backup/", include(earlier.urlpatterns)),
     path("admin/backup/", include("backups.admin.urls")),
     path("admin/consistency/", include("consistency.urls")),
+    path("admin/password_change/", change_password),
     path("admin/", admin.site.urls),
     path("", include("refserver.library.urls")),
 ]

@@ -9,6 +9,8 @@ import uuid
 from datetime import UTC, datetime
 
 import pytest
+from axes.models import AccessAttempt
+from django.contrib.auth.models import Group
 from django.core import mail
 from django.utils import timezone
 
@@ -18,10 +20,12 @@ from backups.alerts import mail as alert_mail
 from backups.alerts import messages
 from backups.engine import cli
 from backups.engine.errors import UsageError
+from backups.guesses import FREE
 from backups.logs import LineFormatter
-from backups.models import Alert, IndexedBackup, Job, JobLog, Plan
+from backups.models import Alert, AuditEntry, IndexedBackup, Job, JobLog, Plan
 from backups.plans import check
 from backups.runner import _hear, _Heard
+from tests.control.conftest import PASSWORD
 from tests.control.rest import bearer, problem, send, told
 
 BACKUP = "20260101T000000Z-full-abcdef"
@@ -154,3 +158,45 @@ def test_a_name_of_a_file_forges_no_line_of_a_log(empty_site):
     assert text.count("\n") == 1 and "\\n2026" in text and "\x1b" not in text and "\u202e" not in text
     record = logging.makeLogRecord({"msg": "Job failed: %s", "args": ("a\nWARNING all is lost",)})
     assert LineFormatter("{message}", style="{").format(record) == "Job failed: a\\nWARNING all is lost"
+
+
+# Accounts
+
+
+def test_what_is_changed_of_accounts_and_groups_is_in_the_audit(empty_site):
+    root = empty_site.client("root", superuser=True)
+    eve = empty_site.person("eve", "viewer")
+    restorer = Group.objects.get(name="restorer")
+    form = {"username": "eve", "is_active": "on", "is_staff": "on", "groups": [restorer.pk]}
+    form |= {"date_joined_0": "2026-01-01", "date_joined_1": "00:00:00"}
+    assert root.post(f"/admin/auth/user/{eve.pk}/change/", form).status_code == 302
+    changed = AuditEntry.objects.get(action="account.changed")
+    assert (changed.who, changed.target, changed.address) == ("root", "account:eve", "127.0.0.1")
+    assert (changed.before["groups"], changed.after["groups"]) == (["viewer"], ["restorer"])
+    assert "Groups" in changed.after["fields"]
+    new = {"password1": "another-horse-staple", "password2": "another-horse-staple", "usable_password": "true"}
+    assert root.post(f"/admin/auth/user/{eve.pk}/password/", new).status_code == 302
+    assert "password" in AuditEntry.objects.filter(action="account.changed").latest("number").after["fields"]
+    kept = [permission.pk for permission in restorer.permissions.all()][:1]
+    assert root.post(f"/admin/auth/group/{restorer.pk}/change/", {"name": "restorer", "permissions": kept}).status_code == 302
+    entry = AuditEntry.objects.get(action="group.changed")
+    assert len(entry.before["permissions"]) > 1 == len(entry.after["permissions"])
+    chosen = {"action": "delete_selected", "_selected_action": [eve.pk], "post": "yes"}
+    assert root.post("/admin/auth/user/", chosen).status_code == 302
+    assert AuditEntry.objects.get(action="account.deleted").target == "account:eve"
+    assert "horse" not in json.dumps(list(AuditEntry.objects.values_list("before", "after")))
+
+
+def test_an_open_session_guesses_no_password_where_it_is_changed(empty_site):
+    client = empty_site.client("ada", "viewer")
+    wished = {"new_password1": "another-horse-staple", "new_password2": "another-horse-staple"}
+    for _ in range(FREE):
+        assert client.post("/admin/password_change/", {"old_password": "wrong", **wished}).status_code in (200, 429)
+    answer = client.post("/admin/password_change/", {"old_password": PASSWORD, **wished})
+    assert "Too many wrong passwords" in answer.content.decode()
+    AccessAttempt.objects.all().delete()
+    answer = client.post("/admin/password_change/", {"old_password": PASSWORD, **wished})
+    assert answer.headers["Location"] == "/admin/password_change/done/"
+    assert client.get("/admin/backup/backups/").status_code == 200, "this session goes on"
+    actions = list(AuditEntry.objects.values_list("action", flat=True))
+    assert actions.count("account.refused") >= FREE - 1 and actions.count("account.password_changed") == 1
