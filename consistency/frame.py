@@ -30,7 +30,10 @@ View = Callable[..., HttpResponseBase]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What a person asked for: ``check``, ``repair``, ``undo`` or ``resume``, with what it takes."""
+    """What a person asked for: ``check``, ``repair``, ``undo`` or ``resume``, with what it takes.
+
+    *everything*: repair also what asks; of a check: then repair what is safe.
+    """
 
     do: str
     check: int = 0

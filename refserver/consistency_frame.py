@@ -41,7 +41,9 @@ def _job_of(work: Work) -> tuple[Kind[Any], dict[str, Any]]:
         return REPAIR, {"of_check": work.check, "scope": scope, "kinds": list(work.kinds), "findings": list(work.findings)}
     if work.do == "undo":
         return UNDO, {"repair": work.repair}
-    return (RESUME if work.do == "resume" else CHECK), {}
+    if work.do == "resume":
+        return RESUME, {}
+    return CHECK, {"repair": "safe" if work.everything else ""}
 
 
 class Joined(Frame):

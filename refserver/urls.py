@@ -12,7 +12,7 @@ from backups.api import earlier
 from backups.api.probes import Readyz
 from backups.metrics import metrics
 from backups.sign_in import SignInForm
-from refserver import health
+from refserver import consistency_api, health
 
 admin.site.site_header = admin.site.site_title = "RefServer"
 admin.site.index_title = "Administration"
@@ -33,6 +33,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("favicon.ico", FavouriteIcon.as_view(), name="favicon"),
     path("readyz", Readyz.as_view(), name="readyz"),
     # Another app's routes below api/v1/ come before this line: backups.api.urls says how.
+    path("api/v1/consistency/", include(consistency_api.urlpatterns)),
     path("api/v1/", include("backups.api.urls")),
     path("admin/backup/", include(earlier.urlpatterns)),
     path("admin/backup/", include("backups.admin.urls")),

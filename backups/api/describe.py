@@ -33,6 +33,7 @@ IDS = {
     "backup_id": {"type": "string", "pattern": rf"^(latest|{BACKUP_ID.pattern})$"},
     "job_id": {"type": "string", "format": "uuid"},
     "token_id": {"type": "integer", "minimum": 0, "maximum": 10**15 - 1},
+    "number": {"type": "integer", "minimum": 0, "maximum": 10**15 - 1},
     "name": {"type": "string", "pattern": rf"^{NAME.pattern}$"},
     "file_name": {"type": "string", "enum": ["data.tar.zst", "manifest.json", "SHA256SUMS"]},
 }

@@ -1,0 +1,131 @@
+"""Consistency as jobs: found, mended after a snapshot, brought back; the audit says who; proofs and alerts know of it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from django.test import override_settings
+from django.utils import timezone
+
+from backups import audit, default_plans, schedules, services
+from backups.alerts import look
+from backups.audit import Actor
+from backups.engine.errors import UsageError
+from backups.models import Alert, AuditEntry, IndexedBackup, Job, Plan
+from consistency.frame import Work
+from consistency.models import Check, Repair
+from refserver.consistency_frame import ask
+from refserver.library.models import PageEmbedding
+from tests.control.consistency_site import ASKS, PLANTED, SAFE, joined, plant, vectors_of
+
+ADA = Actor(name="ada", id="7", via=Job.Via.PAGES)
+
+
+@pytest.fixture
+def joined_site(site):
+    with override_settings(BACKUPS=joined(site.places)):
+        yield site
+
+
+def done(site, actor: Actor, **work) -> dict:
+    """The result of a job that must succeed."""
+    job = site.done(ask(actor, Work(**work)))
+    assert job.state == Job.State.SUCCEEDED, job.error
+    assert job.backup_id == ""
+    return job.result
+
+
+def test_found_told_mended_and_brought_back(joined_site):
+    default_plans.install()
+    plant(joined_site.places)
+    spoiled, rows = vectors_of(), PageEmbedding.objects.count()
+    found = done(joined_site, ADA, do="check")
+    assert (found["state"], found["kinds"], found["new"]) == ("inconsistent", PLANTED, sum(PLANTED.values()))
+    assert Check.objects.get(pk=found["id"]).actor == "ada"
+
+    look.decide(timezone.now())
+    alert = Alert.objects.get(rule="consistency")
+    assert alert.text.startswith("SQLite and Chroma do not agree: 10 findings (")
+
+    safe = done(joined_site, ADA, do="repair", check=found["id"])
+    assert safe["repair"]["steps"] == {"applied": SAFE}
+    assert set(safe["again"]["kinds"]) == {"missing_in_sqlite", "orphaned_chromadb", "count_mismatch"}
+    whole = done(joined_site, ADA, do="repair", check=safe["again"]["id"], everything=True)
+    assert whole["repair"]["steps"] == {"applied": ASKS} and whole["again"]["state"] == "consistent"
+    snapshot = IndexedBackup.objects.filter(backup_id=whole["repair"]["snapshot"]).first() or _refreshed(whole)
+    assert (snapshot.kind, snapshot.verification) == ("snapshot", "hashes")
+
+    look.decide(timezone.now() + timedelta(hours=1))
+    alert.refresh_from_db()
+    assert alert.resolved is not None
+
+    for made in (whole, safe):
+        done(joined_site, ADA, do="undo", repair=made["repair"]["id"])
+    assert vectors_of() == spoiled and PageEmbedding.objects.count() == rows
+    assert set(Repair.objects.values_list("actor", "undone_by", "state")) == {("ada", "ada", "undone")}
+    told = AuditEntry.objects.filter(action__contains="repair").values_list("who", "action")
+    assert {
+        "repair_consistency.requested",
+        "repair_consistency.succeeded",
+        "undo_repair.requested",
+        "undo_repair.succeeded",
+    } == {action for who, action in told if who == "ada"}
+    assert audit.verify_chain()[1] is None
+
+
+def _refreshed(made: dict) -> IndexedBackup:
+    from backups import index
+
+    index.refresh("main")
+    return IndexedBackup.objects.get(backup_id=made["repair"]["snapshot"])
+
+
+def test_the_daily_plan_repairs_what_is_safe_and_nothing_beside_what_is_critical(joined_site):
+    assert "daily-consistency" in default_plans.install()
+    plan = Plan.objects.get(name="daily-consistency")
+    pages = plant(joined_site.places)
+    PageEmbedding.objects.filter(pk=pages[5]).update(vector=b"\0" * 16)  # wrong dimension: critical
+    job = joined_site.done(schedules.run(plan, joined_site.actor))
+    assert job.state == Job.State.SUCCEEDED, job.error
+    assert job.result["state"] == "critical" and "critical findings" in job.result["left_alone"]
+    assert not Repair.objects.exists()
+    PageEmbedding.objects.filter(pk=pages[5]).delete()
+    job = joined_site.done(schedules.run(plan, joined_site.actor))
+    assert job.state == Job.State.SUCCEEDED, job.error
+    assert job.result["repair"]["steps"]["applied"] == SAFE and job.result["again"]["kinds"].keys() == {
+        "missing_in_sqlite",
+        "orphaned_chromadb",
+        "count_mismatch",
+    }
+    with pytest.raises(UsageError, match="not done by a plan"):
+        services.make_plan(joined_site.actor, "x", kind="undo_repair", cron="0 3 * * *", arguments={"repair": 1})
+
+
+def test_a_repair_without_a_snapshot_does_not_begin(joined_site):
+    plant(joined_site.places)
+    check = done(joined_site, ADA, do="check")["id"]
+    (joined_site.places.root / "backups" / "repository.json").unlink()
+    spoiled = vectors_of()
+    job = joined_site.done(ask(ADA, Work(do="repair", check=check)))
+    assert job.state == Job.State.FAILED and job.error["message"].startswith("No snapshot could be made before the repair")
+    assert not Repair.objects.exists() and vectors_of() == spoiled
+
+
+def test_a_check_that_waits_is_not_queued_twice(joined_site):
+    first = ask(ADA, Work(do="check"))
+    assert ask(joined_site.actor, Work(do="check")) == first
+    assert ask(joined_site.actor, Work(do="undo", repair=1)) != ask(ADA, Work(do="undo", repair=2))
+
+
+def test_a_proof_keeps_what_the_source_had_and_the_backup_is_sound(joined_site):
+    plant(joined_site.places)
+    job = joined_site.done(services.back_up(ADA, backup="full", verify="restore"))
+    assert job.state == Job.State.SUCCEEDED, job.error
+    _, backup = services.stored(IndexedBackup.objects.get())
+    [proof] = backup.proofs
+    told = proof.checks["application"]
+    assert proof.ok and told["status"] == 5
+    assert (told["answer"]["kinds"], told["answer"]["left_out"]) == (PLANTED, [])
+    page = joined_site.client("eve", "viewer").get(f"/admin/backup/backups/{backup.id}/").content.decode()
+    assert "Sound" in page and "It was so in the source" in page and "Metadata mismatch 1" in page
