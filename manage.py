@@ -8,7 +8,8 @@ import sys
 
 
 def main() -> None:
-    """Run the management command named on the command line."""
+    """Run the management command named on the command line. What it makes is for this account alone: databases hold secrets."""
+    os.umask(os.umask(0o077) | 0o077)
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "refserver.settings")
     from django.core.management import execute_from_command_line
 

@@ -141,6 +141,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     *(["refserver.proxy.ClientAddress"] if _BEHIND_PROXY else []),
     "refserver.headers.PageHeaders",
+    "refserver.bodies.BodyLimit",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",

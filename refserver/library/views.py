@@ -38,8 +38,12 @@ def for_readers(view: View) -> View:
 
     @wraps(view)
     def checked(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponseBase:
-        if settings.REFSERVER_OPEN_LIBRARY or request.user.is_authenticated:
+        if settings.REFSERVER_OPEN_LIBRARY:
             return view(request, *args, **kwargs)
+        if request.user.is_authenticated:
+            response = view(request, *args, **kwargs)
+            response.headers.setdefault("Cache-Control", "private, no-store")  # nobody finds it once they have signed out
+            return response
         if request.path.startswith("/api/"):
             return problem(Refused(HTTPStatus.UNAUTHORIZED, "Sign in first: this library is not open to all."))
         return redirect_to_login(request.get_full_path())

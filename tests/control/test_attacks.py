@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 import time
 import uuid
 from datetime import UTC, datetime
 
 import pytest
 from axes.models import AccessAttempt
+from django.conf import settings as settings_of_project
+from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group
 from django.core import mail
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.test import Client
 from django.utils import timezone
 
-from backups import jobs, kinds, plan_files
+from backups import audit, jobs, kinds, plan_files
 from backups.admin.plan_form import JsonForm
+from backups.admin.urls import urlpatterns
 from backups.alerts import mail as alert_mail
 from backups.alerts import messages
+from backups.audit import Actor
 from backups.engine import cli
 from backups.engine.errors import UsageError
 from backups.guesses import FREE
 from backups.logs import LineFormatter
-from backups.models import Alert, AuditEntry, IndexedBackup, Job, JobLog, Plan
+from backups.models import Alert, AlertChannel, ApiToken, AuditEntry, IndexedBackup, Job, JobLog, Plan
 from backups.plans import check
 from backups.runner import _hear, _Heard
 from tests.control.conftest import PASSWORD
@@ -200,3 +208,95 @@ def test_an_open_session_guesses_no_password_where_it_is_changed(empty_site):
     assert client.get("/admin/backup/backups/").status_code == 200, "this session goes on"
     actions = list(AuditEntry.objects.values_list("action", flat=True))
     assert actions.count("account.refused") >= FREE - 1 and actions.count("account.password_changed") == 1
+
+
+# The server
+
+
+def test_a_large_upload_is_refused_before_it_is_written_anywhere(empty_site, settings, tmp_path):
+    settings.FILE_UPLOAD_TEMP_DIR = str(tmp_path / "nowhere")  # whoever writes there fails
+    large = b"a" * (5 << 20)
+    for address in ("/admin/login/", "/admin/backup/plans/-/import/", "/papers/1/"):
+        answer = Client().post(address, {"file": SimpleUploadedFile("x", large)})
+        assert answer.status_code == 413, address
+        assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]
+    problem(Client().post("/api/v1/backups", large, content_type="application/json"), 413, "too_large")
+    assert Client().post("/admin/login/", {}, CONTENT_LENGTH="-1").status_code == 413
+
+
+def test_what_only_those_who_signed_in_may_see_is_kept_by_no_cache(empty_site, settings):
+    settings.REFSERVER_OPEN_LIBRARY = False
+    client = empty_site.client("ada", "viewer")
+    for address in (
+        "/",
+        "/api/search?q=x",
+        "/admin/",
+        "/admin/backup/",
+        "/api/v1/backups",
+        "/admin/backup/plans/-/export.yaml",
+    ):
+        assert "no-store" in client.get(address).headers["Cache-Control"], address
+
+
+def test_what_commands_make_is_for_their_account_alone(tmp_path):
+    made = tmp_path / "made"
+    write = f"from pathlib import Path; Path({str(made)!r}).write_text('')"
+    command = [sys.executable, "manage.py", "shell", "--no-imports", "-c", write]
+    subprocess.run(command, cwd=settings_of_project.BASE_DIR, check=True, capture_output=True, umask=0o022, timeout=60)
+    assert made.stat().st_mode & 0o777 == 0o600
+
+
+# What held, and should go on to
+
+
+def test_an_answer_is_not_told_again_to_an_account_that_lost_its_right(empty_site):
+    program = bearer(empty_site, "op", "operator")
+    told(send(program, "/api/v1/backups", {"note": "secret"}, Idempotency_Key="k"), 202)
+    get_user_model().objects.get(username="op").groups.clear()
+    problem(send(program, "/api/v1/backups", {"note": "secret"}, Idempotency_Key="k"), 403, "not_allowed")
+    other = bearer(empty_site, "op2", "operator")
+    assert "Idempotency-Replayed" not in send(other, "/api/v1/backups", {"note": "secret"}, Idempotency_Key="k").headers
+
+
+def test_nothing_changes_by_a_get_nor_without_the_csrf_token(empty_site):
+    changing = [pattern for pattern in all_pages() if "{" not in pattern]
+    assert len(changing) > 20
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(empty_site.person("root", superuser=True), "django.contrib.auth.backends.ModelBackend")
+    before = AuditEntry.objects.count(), Job.objects.count(), Plan.objects.count()
+    for address in changing:
+        client.get(address)
+        assert client.post(address, {"do": "save"}).status_code in (403, 405, 404), address
+        client.get(address, headers={"X-HTTP-Method-Override": "POST"})
+    assert (AuditEntry.objects.count(), Job.objects.count(), Plan.objects.count()) == before
+
+
+def test_what_a_person_wrote_is_text_on_every_page(empty_site):
+    bad = "<script>alert(1)</script>'\"><img src=x onerror=alert(2)>"
+    made = row(note=bad, hold_note=bad, held=True, host=bad, problem=bad, verification="damaged")
+    job = Job.objects.create(
+        kind="backup", host=bad, note=bad, by=bad, state=Job.State.FAILED, error={"message": bad, "hint": bad}
+    )
+    JobLog.objects.create(job=job, time=made.time, level="error", line=bad)
+    plan = Plan.objects.create(name="p", title=bad, kind="backup", cron="0 3 * * *", host=bad, arguments={"note": bad})
+    times = {"since": made.time, "seen": made.time, "fired": made.time}
+    alert = Alert.objects.create(rule="r", title=bad, severity="warning", subject=bad, text=bad, todo=bad, **times)
+    AlertChannel.objects.create(name=bad[:80], kind="mail", target="a@example.org")
+    ApiToken.objects.create(name=bad, user_id="1", username=bad, digest="d", hint="h", scopes=["read"])
+    audit.record(Actor(name=bad, via=Job.Via.API, token=bad), "a.b", bad, before={bad: bad}, after={bad: bad})
+    client = empty_site.client("root", superuser=True)
+    things = (f"backups/?q={bad}", f"backups/{BACKUP}/", f"backups/delete/?id={BACKUP}", f"jobs/{job.pk}/")
+    things += (plan.get_absolute_url(), alert.get_absolute_url())
+    for address in (*all_pages(), *things):
+        if "{" in address:
+            continue
+        answer = client.get(address if address[0] == "/" else f"/admin/backup/{address}")
+        if answer.headers["Content-Type"].startswith("text/html"):
+            assert b"<script>alert" not in answer.content and b"<img src=x" not in answer.content, address
+        else:
+            assert answer.status_code == 405 or answer.headers["Content-Disposition"].startswith("attachment"), address
+
+
+def all_pages() -> list[str]:
+    """The addresses of all pages; with braces where one is about something."""
+    return ["/admin/backup/" + str(pattern.pattern).replace("<", "{") for pattern in urlpatterns]
