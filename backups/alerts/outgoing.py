@@ -37,7 +37,9 @@ LARGEST = 64 << 10
 
 _READ = 2048
 _KEPT = 300
-_METADATA = frozenset(map(ipaddress.ip_address, ("100.100.100.200", "fd00:ec2::254", "fd20:ce::254", "192.0.0.192")))
+_METADATA = frozenset(
+    map(ipaddress.ip_address, ("100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"))
+)
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -90,8 +92,9 @@ def _check_host(host: str) -> None:
 
 
 def _check_address(address: _Address, host: str) -> None:
-    mapped = getattr(address, "ipv4_mapped", None)
-    address = mapped or address
+    if isinstance(address, ipaddress.IPv6Address):  # some of them lead to an address of the older kind
+        teredo = address.teredo
+        address = address.ipv4_mapped or address.sixtofour or (teredo[1] if teredo else None) or address
     allowed = configuration().alert_hosts
     if any(address in network for entry in allowed if (network := _network(entry)) is not None):
         return
