@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import subprocess
 import sys
 import time
@@ -24,13 +25,13 @@ from backups import audit, jobs, kinds, plan_files
 from backups.admin.plan_form import JsonForm
 from backups.admin.urls import urlpatterns
 from backups.alerts import mail as alert_mail
-from backups.alerts import messages
+from backups.alerts import messages, outgoing
 from backups.audit import Actor
 from backups.engine import cli
 from backups.engine.errors import UsageError
 from backups.guesses import FREE
 from backups.logs import LineFormatter
-from backups.models import Alert, AlertChannel, ApiToken, AuditEntry, IndexedBackup, Job, JobLog, Plan
+from backups.models import Alert, AlertChannel, AlertRule, ApiToken, AuditEntry, IndexedBackup, Job, JobLog, Plan
 from backups.plans import check
 from backups.runner import _hear, _Heard
 from tests.control.conftest import PASSWORD
@@ -168,6 +169,15 @@ def test_a_name_of_a_file_forges_no_line_of_a_log(empty_site):
     assert LineFormatter("{message}", style="{").format(record) == "Job failed: a\\nWARNING all is lost"
 
 
+@pytest.mark.parametrize(
+    "host",
+    ["[2002:a9fe:a9fe::1]", "[2001:0:1:1:0:0:5601:5601]", "[::ffff:169.254.169.254]", "168.63.129.16", "169.254.169.254"],
+)
+def test_no_way_of_writing_it_leads_a_webhook_to_a_metadata_service(host):
+    with pytest.raises(outgoing.Refused, match="where no receiver is"):
+        outgoing.check(f"http://{host}/")
+
+
 # Accounts
 
 
@@ -269,6 +279,25 @@ def test_nothing_changes_by_a_get_nor_without_the_csrf_token(empty_site):
         assert client.post(address, {"do": "save"}).status_code in (403, 405, 404), address
         client.get(address, headers={"X-HTTP-Method-Override": "POST"})
     assert (AuditEntry.objects.count(), Job.objects.count(), Plan.objects.count()) == before
+
+
+def test_a_viewer_changes_nothing_but_what_is_their_own(empty_site):
+    viewer, nobody = empty_site.client("ada", "viewer"), empty_site.client("bob")
+    own = ("/alerts/mine/", "/second-factor/", "/second-factor/code/", "/audit/verify/")
+    values = {"str:backup_id": BACKUP, "str:name": "p", "str:what": "run", "str:kind": "mail", "str:form": "csv"}
+    Plan.objects.create(name="p", kind="prune", cron="0 3 * * *", arguments={"keep_last": 1})
+    AlertRule.objects.create(name="p", title="p", kind="disk")
+    Job.objects.create(id=uuid.UUID(int=1), kind="backup", host="h", state=Job.State.FAILED)
+    row()
+    for page in all_pages():
+        address = page
+        for name, value in values.items():
+            address = address.replace(f"{{{name}>", value)
+        address = re.sub(r"{int:\w+>", "1", re.sub(r"{uuid:\w+>", str(uuid.UUID(int=1)), address))
+        assert nobody.post(address, {"do": "hold"}).status_code in (286, 403, 405) or page.endswith(own[1:3]), page
+        answer = viewer.post(address, {"do": "hold", "id": BACKUP})
+        assert answer.status_code in (286, 403, 405) or page.endswith(own), page
+    assert not Job.objects.exclude(kind__in=("backup", "audit_verify")).exists()
 
 
 def test_what_a_person_wrote_is_text_on_every_page(empty_site):
