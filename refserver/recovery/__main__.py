@@ -14,7 +14,7 @@ from backups.engine.config import check_set_name
 from backups.engine.context import Context
 from backups.engine.describe import listed_text
 from backups.engine.doctor import diagnose
-from backups.engine.errors import EngineError, UsageError, from_os_error
+from backups.engine.errors import Cancelled, EngineError, UsageError, from_os_error
 from backups.engine.repository.local import Unreadable, open_repository, stamp
 from backups.engine.types import Backup
 
@@ -86,6 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             yes=given.yes,
         )
         return Recovery(request, places, report).run()
+    except KeyboardInterrupt:
+        # Only before the restore begins and after it has ended: meanwhile Ctrl-C is a wish that `steps` follows where it is safe
+        return _fail(Cancelled("Stopped. What was done is said above.", hint="Run it again when you are ready."), report)
     except OSError as problem:
         return _fail(from_os_error(problem, "The recovery"), report)
     except EngineError as problem:

@@ -201,9 +201,9 @@ class Recovery:
                 "This replaces live data, and there is no terminal to ask at. Nothing was changed.",
                 hint="Look with --dry-run first, then give --yes.",
             )
-        sys.stdout.write("\nType the backup's id to go on, anything else to stop: ")
-        sys.stdout.flush()
         try:
+            sys.stdout.write("\nType the backup's id to go on, anything else to stop: ")
+            sys.stdout.flush()
             with selectors.DefaultSelector() as ready:
                 ready.register(sys.stdin, selectors.EVENT_READ)
                 typed = sys.stdin.readline().strip() if ready.select(ANSWER_WITHIN) else ""
