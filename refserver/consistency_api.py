@@ -37,7 +37,7 @@ _QUEUED = {202: ("Location",)}
 Number = Annotated[int, Field(ge=1, le=_MOST)]
 
 
-class CheckShape(Told):
+class ConsistencyCheck(Told):
     """A check. `state` is how far it is, `verdict` its outcome; `kinds` and `severities` count what it found."""
 
     id: int
@@ -97,7 +97,7 @@ class MadeRepair(Told):
     steps: dict[str, int]
 
 
-class PlanShape(Told):
+class RepairPlan(Told):
     """What a repair would do. `asks` delete a vector; `left` are those that no repair mends."""
 
     check: int
@@ -149,8 +149,8 @@ class Repairing(Sent):
     issues: Annotated[tuple[Number, ...], Field(max_length=500, description="Only these findings.")] = ()
 
 
-def _told_check(row: Check) -> CheckShape:
-    return CheckShape(
+def _told_check(row: Check) -> ConsistencyCheck:
+    return ConsistencyCheck(
         id=row.pk,
         source=row.source,
         state=row.state,
@@ -213,13 +213,13 @@ class Checks(Resource):
 
     tag = "Consistency"
 
-    @operation("list_checks", "consistency.view_check", query=CheckQuery, answers={200: Page[CheckShape]})
+    @operation("list_checks", "consistency.view_check", query=CheckQuery, answers={200: Page[ConsistencyCheck]})
     def get(self, request: Request, *, query: CheckQuery) -> HttpResponseBase:
         """List checks, newest first."""
         same = {"source": query.source, "state": query.state, "verdict": query.verdict}
         rows = Check.objects.filter(**{name: value for name, value in same.items() if value})
         items, following = page(rows, ("pk",), query, request.path)
-        return reply(Page[CheckShape](items=[_told_check(row) for row in items], next=following))
+        return reply(Page[ConsistencyCheck](items=[_told_check(row) for row in items], next=following))
 
     @operation(
         "start_check",
@@ -247,7 +247,7 @@ class OneCheck(Resource):
 
     tag = "Consistency"
 
-    @operation("show_check", "consistency.view_check", answers={200: CheckShape})
+    @operation("show_check", "consistency.view_check", answers={200: ConsistencyCheck})
     def get(self, request: Request, number: int) -> HttpResponseBase:
         """Show a check: its verdict, and how many findings it has of each kind."""
         return reply(_told_check(_check(number)))
@@ -322,7 +322,7 @@ class Repairs(Resource):
         return queued(request, ask(actor(request), work))
 
 
-def _plan(body: Repairing, check: Check) -> PlanShape:
+def _plan(body: Repairing, check: Check) -> RepairPlan:
     if check.source != Check.LIVE or check.state != Check.State.DONE:
         raise Refused(
             409,
@@ -334,7 +334,7 @@ def _plan(body: Repairing, check: Check) -> PlanShape:
         planned = services.plan_repair(check, only_safe=body.scope == "safe", kinds=body.kinds, findings=body.issues)
     except ConsistencyError as problem:
         raise _refused(problem) from problem
-    return PlanShape(**planned.as_json())
+    return RepairPlan(**planned.as_json())
 
 
 class Plan(Resource):
@@ -342,7 +342,7 @@ class Plan(Resource):
 
     tag = "Consistency"
 
-    @operation("plan_repair", "consistency.view_check", body=Repairing, answers={200: PlanShape}, problems=(404, 409))
+    @operation("plan_repair", "consistency.view_check", body=Repairing, answers={200: RepairPlan}, problems=(404, 409))
     def post(self, request: Request, *, body: Repairing) -> HttpResponseBase:
         """Say what a repair would do. Changes nothing."""
         return reply(_plan(body, _last(body.check)))

@@ -541,13 +541,12 @@ def _application(told: Any) -> dict[str, Any] | None:
     if not isinstance(answer, dict) or "findings" not in answer:
         said = error.get("message") if isinstance(error, dict) else told.get("said")
         return {"failed": str(said or "It gave no answer."), "findings": 0}
-    kinds = answer.get("kinds") if isinstance(answer.get("kinds"), dict) else {}
-    listed = answer.get("listed") if isinstance(answer.get("listed"), list) else []
+    kinds, listed = answer.get("kinds"), answer.get("listed")
     return {
         "findings": answer["findings"],
         "records": answer.get("records"),
-        "kinds": [(str(kind).replace("_", " ").capitalize(), number) for kind, number in sorted(kinds.items())],
-        "listed": [one for one in listed if isinstance(one, dict)][:_MOST_LISTED],
+        "kinds": [(str(kind).replace("_", " ").capitalize(), number) for kind, number in sorted((kinds or {}).items())],
+        "listed": [one for one in listed or () if isinstance(one, dict)][:_MOST_LISTED],
         "seconds": told.get("seconds"),
     }
 

@@ -255,5 +255,8 @@ def _renamed(schema: Any) -> Any:
 
 
 def _register(registry: Any, name: str, schema: dict[str, Any]) -> None:
+    """Put a part among the components. Raises `ValueError` when another part has its name."""
     component = ResolvedComponent(name, ResolvedComponent.SCHEMA, schema, name)  # type: ignore[no-untyped-call]
+    if component in registry and registry[component].schema != schema:
+        raise ValueError(f"Two shapes of the description are called {name}.")
     registry.register_on_missing(component)

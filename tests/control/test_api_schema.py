@@ -25,6 +25,7 @@ from backups import access, default_plans, jobs, services
 from backups.api.rates import DEFAULTS
 from backups.api.reference import description
 from backups.models import ApiToken, IndexedBackup, Job, Worker
+from consistency.models import Check
 from tests.control.conftest import HOST
 from tests.control.rest import bearer, told
 
@@ -101,6 +102,7 @@ def test_schemathesis_finds_no_answer_that_is_not_described(whole_site, server, 
         "job_id": [str(pk) for pk in Job.objects.values_list("pk", flat=True)],
         "name": ["main", "daily-full", "hourly-health"],
         "token_id": [other.pk],
+        "number": [Check.objects.create(state="done", verdict="consistent").pk],
     }
     headers = {"Authorization": f"Bearer {issued.secret}"}
     config = SchemathesisConfig.from_dict(

@@ -6,10 +6,13 @@ import re
 
 import pytest
 from django.test import Client, override_settings
+from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
 from backups import access, default_plans, services
 from backups.models import Worker
+from consistency.models import Check
+from tests.control.consistency_site import joined
 from tests.docs.pages import ROOT
 
 
@@ -43,8 +46,15 @@ def test_they_tell_what_is_there(site):
 def test_every_metric_is_documented_and_no_other(site):
     default_plans.install()
     site.done(services.back_up(site.actor, backup="full"))
+    ended = timezone.now()
+    Check.objects.create(state="done", verdict="degraded", ended=ended, kinds={"metadata_mismatch": 3}, records=7, seconds=0.5)
+    with override_settings(BACKUPS=joined(site.places)):
+        found = read(Client())
+        answer = Client().get("/metrics").content.decode()
+    assert ({"kind": "metadata_mismatch"}, 3.0) in found["refbackup_consistency_findings"]
+    assert ({"state": "degraded"}, 1.0) in found["refbackup_consistency_state"]
+    assert found["refbackup_last_consistency_check_timestamp_seconds"] == [({}, pytest.approx(ended.timestamp()))]
     documented = set(re.findall(r"^\| `(refbackup_\w+)`", (ROOT / "docs/reference/metrics.md").read_text(), re.MULTILINE))
-    answer = Client().get("/metrics").content.decode()
     named = {sample.name for family in text_string_to_metric_families(answer) for sample in family.samples}
     families = set(re.findall(r"^# TYPE (\w+)", answer, re.MULTILINE))
     assert named <= documented and documented == families
