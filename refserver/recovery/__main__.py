@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return Recovery(request, places, report).run()
     except KeyboardInterrupt:
-        # Only before the restore begins and after it has ended: meanwhile Ctrl-C is a wish that `steps` follows where it is safe
+        # Before the restore begins, or after it has ended: meanwhile Ctrl-C is a wish that `steps` follows where it is safe
         return _fail(Cancelled("Stopped. What was done is said above.", hint="Run it again when you are ready."), report)
     except OSError as problem:
         return _fail(from_os_error(problem, "The recovery"), report)
