@@ -306,12 +306,23 @@ def _total(tables: list[dict[str, Any]], side: str) -> int:
 
 
 def _schema(connection: sqlite3.Connection) -> dict[tuple[str, str], str]:
-    """What a database declares: (kind, name) -> SQL. Virtual tables count as no table: they may need a missing module."""
+    """What a database declares: (kind, name) -> SQL. Virtual tables count as no table: they may need a missing module.
+
+    Nor does what has a name that is no text: a database may be damaged, or made by somebody who means harm.
+    """
     found = {}
-    rows = connection.execute("SELECT type, name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite!_%' ESCAPE '!'")
-    for kind, name, sql in rows:
-        text = " ".join(str(sql or "").split())
-        found["virtual table" if text.upper().startswith("CREATE VIRTUAL") else str(kind), str(name)] = text
+    connection.text_factory = bytes
+    try:
+        rows = connection.execute(
+            "SELECT type, name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite!_%' ESCAPE '!'"
+        ).fetchall()
+    finally:
+        connection.text_factory = str
+    for row in rows:
+        kind, name, sql = (value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else "" for value in row)
+        text = " ".join(sql.split())
+        kind = "virtual table" if text.upper().startswith("CREATE VIRTUAL") else kind
+        found[kind if row[1] == name.encode() else f"{kind} without a name", name] = text
     return found
 
 
@@ -378,7 +389,11 @@ def _row_differences(look: _Look, both: sqlite3.Connection, name: str) -> dict[s
         before, after = (both.execute(f"SELECT count(*) FROM {schema}.{_q(name)}").fetchone()[0] for schema in ("main", "kept"))
     except sqlite3.DatabaseError as problem:
         look.ctx.check()
-        if problem.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR):
+        if getattr(problem, "sqlite_errorcode", 0) & 0xFF in (
+            sqlite3.SQLITE_CORRUPT,
+            sqlite3.SQLITE_NOTADB,
+            sqlite3.SQLITE_IOERR,
+        ):
             raise
         return None
     return {"gone": before - matched, "back": after - matched, "changed": changed}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
+import sqlite3
 import subprocess
 import sys
 import time
@@ -21,7 +23,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 from django.utils import timezone
 
-from backups import audit, jobs, kinds, plan_files
+from backups import audit, jobs, kinds, plan_files, services
 from backups.admin.plan_form import JsonForm
 from backups.admin.urls import urlpatterns
 from backups.alerts import mail as alert_mail
@@ -176,6 +178,33 @@ def test_a_name_of_a_file_forges_no_line_of_a_log(empty_site):
 def test_no_way_of_writing_it_leads_a_webhook_to_a_metadata_service(host):
     with pytest.raises(outgoing.Refused, match="where no receiver is"):
         outgoing.check(f"http://{host}/")
+
+
+# A database that means harm
+
+
+def test_names_in_a_hostile_database_are_names_and_hide_no_change(empty_site):
+    script, quoted = "<script>alert(1)</script>", 'a"; DROP TABLE library_paper; --'
+    with contextlib.closing(sqlite3.connect(empty_site.places.settings["REFSERVER_DATABASE"])) as live:
+        for name in (script, quoted, "nameless"):
+            live.execute('CREATE TABLE "{}" (a)'.format(name.replace('"', '""')))
+        live.execute("PRAGMA writable_schema = 1")
+        sql = b'CREATE TABLE "\xff" (a)'
+        live.execute(
+            "UPDATE sqlite_schema SET name = CAST(? AS TEXT), tbl_name = CAST(? AS TEXT), sql = CAST(? AS TEXT)"
+            " WHERE name = 'nameless'",
+            (b"\xff", b"\xff", sql),
+        )
+        live.commit()
+    made = empty_site.done(services.back_up(empty_site.actor, backup="full", only=["sqlite"], verify="none"))
+    assert made.state == Job.State.SUCCEEDED, made.error
+    look = empty_site.done(services.preview_restore(empty_site.actor, backup_id=made.backup_id, only="sqlite"))
+    assert look.state == Job.State.SUCCEEDED, look.error
+    names = {table["name"] for table in look.result["sqlite"][0]["tables"]}
+    assert {script, quoted, "library_paper"} <= names and "\\xff" not in names
+    address = f"/admin/backup/restore/changes/?backup={made.backup_id}&only=sqlite&target=in_place&look={look.pk}"
+    text = empty_site.client("ada", "restorer").get(address).content.decode()
+    assert "&lt;script&gt;alert" in text and script not in text
 
 
 # Accounts
