@@ -1,0 +1,81 @@
+"""Consistency as people meet it: checked, looked at, mended and brought back by a real worker; on a phone; without scripts."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+
+from playwright.sync_api import Page, expect
+
+from tests.browser.served import Served
+
+TOP = "/admin/consistency/"
+PLANT = """
+    import numpy as np
+    from refserver.library.models import PageEmbedding
+    from refserver.library.vectors import PAGES, Edit, Record, store
+    one, two = PageEmbedding.objects.order_by("-pk").values_list("pk", flat=True)[:2]
+    held, other = (store().records(PAGES, [f"page-{n}"])[f"page-{n}"] for n in (one, two))
+    wrong = Record(held.id, np.flip(held.vector).copy(), held.document, {**held.metadata, "title": "Quite another title"})
+    foreign = Record("page-90009", other.vector, other.document, other.metadata)
+    store().apply(Edit(delete={PAGES: [f"page-{two}"]}, write={PAGES: [wrong, foreign]}))
+"""
+
+
+def verdict(page: Page, text: str) -> None:
+    """Wait until the sentence says so: it comes by itself when the work is done."""
+    expect(page.locator(".rb-verdict .say").first).to_contain_text(text, timeout=30_000)
+
+
+def test_found_mended_and_undone(signed_in, served_site: Served, assert_clean):
+    page = signed_in()
+    page.goto(served_site.address + TOP)
+    page.get_by_role("button", name="Check now").first.click()
+    verdict(page, "Rows and vectors agree.")
+    assert_clean(page)
+    served_site.script(textwrap.dedent(PLANT))
+    page.get_by_role("button", name="Check now").first.click()
+    verdict(page, "Rows and vectors do not agree: 4 findings")
+    assert_clean(page)
+
+    page.get_by_role("link", name="Vectors differ").click()
+    page.locator("table.rb-findings a.id").first.click()
+    expect(page.locator("svg.rb-vector")).to_have_count(2)
+    expect(page.get_by_role("heading", name="First values that differ")).to_be_visible()
+    assert_clean(page)
+    page.get_by_role("link", name="Metadata differs").click()
+    expect(page.locator("tr.differs mark").first).to_be_visible()
+
+    page.goto(served_site.address + TOP)
+    page.get_by_role("link", name="Plan a repair").click()
+    assert_clean(page)
+    page.get_by_role("button", name=re.compile("Repair all")).click()
+    expect(page.get_by_role("alert")).to_contain_text("say that you mean it")
+    page.get_by_label("Yes, also delete the vectors").check()
+    page.get_by_role("button", name=re.compile("Repair all")).click()
+    page.wait_for_url(served_site.address + TOP)
+    verdict(page, "Rows and vectors agree.")
+    page.locator(".rb-repairs a").first.click()
+    expect(page.locator(".rb-verdict .say").first).to_contain_text("Repaired. 4 applied")
+    assert_clean(page)
+    page.get_by_role("button", name="Undo this repair").click()
+    page.wait_for_url(served_site.address + TOP)
+    expect(page.locator(".rb-repairs")).to_contain_text("4 of 4 records put back", timeout=30_000)
+
+    plain = signed_in(width=390, dark=True, scripts=False)
+    plain.goto(served_site.address + TOP)
+    plain.get_by_role("button", name="Check now").first.click()
+    expect(plain.locator("#running")).to_contain_text("Check consistency")
+    page.reload()
+    verdict(page, "Rows and vectors do not agree: 4 findings")
+    phone = signed_in(width=390, dark=True)
+    for place in (
+        TOP,
+        *(page.get_by_role("link", name=name).first.get_attribute("href") for name in ("All findings", "Plan a repair")),
+    ):
+        phone.goto(served_site.address + place)
+        assert_clean(phone)
+    phone.get_by_label("Yes, also delete the vectors").check()
+    phone.get_by_role("button", name=re.compile("Repair all")).click()
+    phone.wait_for_url(served_site.address + TOP)
+    verdict(phone, "Rows and vectors agree.")
