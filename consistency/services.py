@@ -280,7 +280,7 @@ def repair(plan: Plan, *, actor: str = "", attended: bool = True, ctx: Context |
     with _alone():
         _refuse(plan, attended=attended)
         writer = _writer()
-        snapshot = _snapshot(plan)
+        snapshot = _snapshot(plan, ctx)
         with transaction.atomic(using=_control()):
             made = Repair.objects.create(of_check=plan.check, actor=actor, snapshot=snapshot)
             found = Finding.objects.filter(pk__in=plan.findings).order_by("pk")
@@ -366,9 +366,12 @@ def _writer() -> Writer:
     return make()
 
 
-def _snapshot(plan: Plan) -> str:
+def _snapshot(plan: Plan, ctx: Context) -> str:
     take = taker()
-    return take(f"before the repair of {len(plan.findings)} findings of check {plan.check.pk}") if take is not None else ""
+    if take is None:
+        return ""
+    with ctx.phase("repair", "snapshot"):
+        return take(f"before the repair of {len(plan.findings)} findings of check {plan.check.pk}")
 
 
 @contextmanager
