@@ -2,10 +2,11 @@
 
 Another app adds routes below ``/api/v1/`` by being included before this one, which answers 404 for all that it does not know::
 
-    path("api/v1/consistency/", include("consistency.api.urls")),
+    path("api/v1/consistency/", include(consistency_api.urlpatterns)),
     path("api/v1/", include("backups.api.urls")),
 
-Its views are plain views of the REST framework. With the settings of `refserver.settings` (``REST_FRAMEWORK``) they take the
+Those of the project itself are declared as these are (`operation`). An app that knows nothing of this one has plain views of
+the REST framework. With the settings of `refserver.settings` (``REST_FRAMEWORK``) they take the
 same tokens and sessions, answer errors as problems, are throttled, and appear in the description. They say which permission a
 method takes in an attribute: ``permissions = {"GET": "consistency.view_check", "POST": "consistency.run_check"}``.
 """
