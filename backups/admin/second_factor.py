@@ -61,6 +61,10 @@ def overview(request: HttpRequest) -> HttpResponse:
         second_factor.begin(request)
         return redirect(_with_next(request, "backups:second_factor"))
     if request.method == "POST" and doing == "confirm" and device is None:
+        # A session that somebody else got hold of must not lock its owner out
+        problem = password_problem(request, request.POST.get("password", ""))
+        if problem:
+            return _page(request, {"confirm_problem": problem})
         codes = second_factor.confirm(request, request.POST.get("code", ""))
         if codes:
             say(request, "Your second factor is set up. Keep the recovery codes somewhere safe.")

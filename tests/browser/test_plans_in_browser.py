@@ -169,11 +169,13 @@ def test_enrolling_a_second_factor_and_signing_in_with_it(served_site, browser, 
     def code() -> str:
         return f"{TOTP(key).token():06d}"
 
+    page.get_by_label("Your password").fill(PASSWORD)
     page.get_by_label("Code of six digits").fill("123456" if code() != "123456" else "654321")
     page.get_by_role("button", name="Confirm").click()
     expect(page.get_by_role("alert")).to_contain_text("does not fit")
     page.said.clear()  # the browser tells of the answer's status
     time.sleep(1.1)  # a wrong code makes the next one wait for a second
+    page.get_by_label("Your password").fill(PASSWORD)
     page.get_by_label("Code of six digits").fill(code())
     page.get_by_role("button", name="Confirm").click()
     codes = page.locator("#codes li").all_inner_texts()

@@ -174,7 +174,7 @@ def code_of(device: TOTPDevice, steps: int = 0) -> str:
 def enrol(client: Client, name: str) -> tuple[TOTPDevice, list[str]]:
     client.post(MINE, {"do": "begin"})
     device = TOTPDevice.objects.get(user__username=name, confirmed=False)
-    answer = client.post(MINE, {"do": "confirm", "code": code_of(device)})
+    answer = client.post(MINE, {"do": "confirm", "password": PASSWORD, "code": code_of(device)})
     assert answer.status_code == 200
     codes = list(answer.context["codes"])
     TOTPDevice.objects.update(last_t=-1)  # the same half minute may give its code again in a test
@@ -188,11 +188,15 @@ def test_enrolling_shows_picture_key_and_codes_once(empty_site):
     device = TOTPDevice.objects.get()
     assert "<svg" in page and "style=" not in page.split("<svg")[1].split("</svg>")[0]
     assert device.config_url.startswith("otpauth://totp/RefServer")
-    wrong = client.post(MINE, {"do": "confirm", "code": "000000" if code_of(device) != "000000" else "000001"})
+    wrong = client.post(
+        MINE, {"do": "confirm", "password": PASSWORD, "code": "000000" if code_of(device) != "000000" else "000001"}
+    )
     assert wrong.status_code == 403 and "does not fit" in wrong.content.decode()
+    stranger = client.post(MINE, {"do": "confirm", "password": "a session alone", "code": code_of(device)})
+    assert stranger.status_code == 403 and "codes" not in stranger.context
     assert second_factor.device_of(device.user) is None
     TOTPDevice.objects.update(throttling_failure_count=0, throttling_failure_timestamp=None)
-    answer = client.post(MINE, {"do": "confirm", "code": code_of(device)})
+    answer = client.post(MINE, {"do": "confirm", "password": PASSWORD, "code": code_of(device)})
     codes = answer.context["codes"]
     assert len(set(codes)) == 10 and all(code in answer.content.decode() for code in codes)
     again = client.get(MINE).content.decode()
