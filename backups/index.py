@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from django.db import transaction
@@ -12,7 +13,7 @@ from django.db import transaction
 from .conf import configuration
 from .engine.errors import BackupNotFound, EngineError
 from .engine.names import BACKUP_ID
-from .engine.repository.local import Repository
+from .engine.repository.local import STAMP, Repository
 from .engine.types import Backup, Depth
 from .models import IndexedBackup, Job
 
@@ -164,10 +165,6 @@ def _row(name: str, backup: Backup, seen: str) -> IndexedBackup:
 
 def _unreadable(name: str, set_name: str, backup_id: str, problem: str, seen: str) -> IndexedBackup:
     """A row for a backup whose manifest cannot be believed: what its name tells."""
-    from datetime import UTC, datetime
-
-    from .engine.repository.local import STAMP
-
     stamp, kind, _ = backup_id.split("-")
     moment = datetime.strptime(stamp, STAMP).replace(tzinfo=UTC)
     return IndexedBackup(
