@@ -14,7 +14,9 @@ class BackupsConfig(AppConfig):
 
     def ready(self) -> None:
         """Connect what listens: system checks, the groups made after each migration, and the audit of logins."""
-        from . import access, checks, sign_in  # noqa: F401
+        from backups.identity import permissions, sign_in  # noqa: F401
+
+        from . import checks  # noqa: F401
 
         if apps.is_installed("django.contrib.admin"):
             _hide_the_queue()

@@ -39,7 +39,9 @@ def queue(app_configs: Any, **_: Any) -> list[CheckMessage]:
     if not LONGEST_JOB <= timeout < retry:
         hint = f"Set timeout to {LONGEST_JOB} or more, and retry above it: jobs have limits of their own."
         found.append(Error("Q_CLUSTER ends or repeats jobs that still run.", hint=hint, id="backups.E004"))
-    wanted_broker = "backups.broker.DatabaseBroker" if given.get("orm") else "backups.redis_broker.RedisBroker"
+    wanted_broker = (
+        "backups.jobs.database_broker.DatabaseBroker" if given.get("orm") else "backups.jobs.redis_broker.RedisBroker"
+    )
     if given.get("broker_class") != wanted_broker and (given.get("orm") or given.get("redis")):
         text = "Django-Q's own brokers close connections of other databases, and end where their server is away for a moment."
         found.append(Error(text, hint=f"Set broker_class to {wanted_broker}.", id="backups.E005"))

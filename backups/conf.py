@@ -43,7 +43,7 @@ from django.core.signals import setting_changed
 from .engine.config import parse_source
 from .engine.errors import EngineError, UsageError
 from .engine.names import NAME
-from .engine.repository.local import Repository, open_repository
+from .engine.repository.folder import Repository, open_repository
 from .engine.types import Source, SourceKind
 
 

@@ -30,9 +30,9 @@ import zstandard
 
 from backups.engine import errors
 from backups.engine.cli import build_parser
-from backups.engine.context import Context
 from backups.engine.create import Request, create_backup
-from backups.engine.repository.local import Repository, initialise
+from backups.engine.repository.folder import Repository, initialise
+from backups.engine.runtime.context import Context
 from backups.engine.types import BackupKind, Source, SourceKind
 
 DOCS = Path(__file__).resolve().parent

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from backups.alerts.detectors import Detector
-from backups.alerts.evaluate import Detection
 from backups.alerts.facts import Facts
+from backups.alerts.transitions import Detection
 from consistency.engine.findings import Severity
 from consistency.models import Check
 

@@ -15,13 +15,13 @@ from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 
 import backups.api.urls as _urls  # its converters are used below
+from backups.api.authentication import actor
 from backups.api.backups import queued
-from backups.api.callers import actor
 from backups.api.operation import Resource, operation, reply
 from backups.api.paging import Page, PageQuery, page
+from backups.api.permissions import require
 from backups.api.problems import Refused
-from backups.api.rights import require
-from backups.api.shapes import JobShape, Sent, Text, Told
+from backups.api.schemas import JobShape, Sent, Text, Told
 from consistency import services
 from consistency.engine.errors import ConsistencyError
 from consistency.engine.findings import Cause, Kind, Severity, State

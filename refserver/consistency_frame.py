@@ -8,13 +8,13 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 
-from backups import jobs
 from backups.admin import frame, running
-from backups.audit import Actor
 from backups.engine.errors import EngineError
-from backups.kinds import Kind
+from backups.identity.audit import Actor
+from backups.identity.sign_in import actor_of
+from backups.jobs import lifecycle
+from backups.jobs.types import Kind
 from backups.models import Job
-from backups.sign_in import actor_of
 from consistency.engine.errors import ConsistencyError
 from consistency.frame import Frame, View, Work
 from refserver.jobs import CHECK, REPAIR, RESUME, UNDO
@@ -32,7 +32,7 @@ def ask(actor: Actor, work: Work) -> Job:
     for job in Job.objects.filter(kind=kind.name, state__in=(Job.State.QUEUED, Job.State.RUNNING)).order_by("created"):
         if job.arguments == wanted:
             return job
-    return jobs.enqueue(kind, values, actor)
+    return lifecycle.enqueue(kind, values, actor)
 
 
 def _job_of(work: Work) -> tuple[Kind[Any], dict[str, Any]]:

@@ -77,7 +77,7 @@ def queue(env: Environment, name: str) -> dict[str, Any]:
     given = env.text(name, "database")
     password = env.secret(f"{name}_PASSWORD")
     if given == "database":
-        return {"orm": "control", "broker_class": "backups.broker.DatabaseBroker"}
+        return {"orm": "control", "broker_class": "backups.jobs.database_broker.DatabaseBroker"}
     parts = urlsplit(given)
     if parts.scheme not in ("redis", "rediss", "unix"):
         shown = f"{parts.scheme}://" if parts.scheme else repr(given)
@@ -87,7 +87,7 @@ def queue(env: Environment, name: str) -> dict[str, Any]:
     secret = password or unquote(parts.password or "")
     return {
         "redis": {"url": _without_password(parts), "password": secret},
-        "broker_class": "backups.redis_broker.RedisBroker",
+        "broker_class": "backups.jobs.redis_broker.RedisBroker",
     }
 
 

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from backups.conf import configuration
 from backups.engine.types import SourceKind
-from backups.kinds import Arguments, BackupArguments, Kind, kind_of, management
+from backups.jobs.types import Arguments, BackupArguments, Kind, kind_of, management
 from backups.models import Job
 from consistency.declaration import description
 from consistency.engine.errors import ConsistencyError, RepairRefused

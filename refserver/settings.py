@@ -151,7 +151,7 @@ MIDDLEWARE = [
     "django_otp.middleware.OTPMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
-    "backups.second_factor.Gate",
+    "backups.identity.second_factor.Gate",
     "axes.middleware.AxesMiddleware",
 ]
 ROOT_URLCONF = "refserver.urls"
@@ -187,10 +187,10 @@ AUTH_PASSWORD_VALIDATORS = [
         "NumericPasswordValidator",
     )
 ]
-# Wrong passwords are slowed down (backups.guesses); what axes would keep beyond the count is in the audit.
+# Wrong passwords are slowed down (backups.identity.login_throttling); what axes would keep beyond the count is in the audit.
 AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
-AXES_HANDLER = "backups.guesses.Handler"
-AXES_LOCKOUT_CALLABLE = "backups.guesses.answer"
+AXES_HANDLER = "backups.identity.login_throttling.Handler"
+AXES_LOCKOUT_CALLABLE = "backups.identity.login_throttling.answer"
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
 AXES_FAILURE_LIMIT = 5
 AXES_COOLOFF_TIME = timedelta(days=1)
@@ -227,17 +227,17 @@ STORAGES = {
 # --- The REST interface -------------------------------------------------------------------------------------
 # What backups.api sets for its own routes, for those that other apps add below /api/v1/ too (backups.api.urls).
 REST_FRAMEWORK: dict[str, Any] = {
-    "DEFAULT_AUTHENTICATION_CLASSES": ["backups.api.callers.Bearer", "backups.api.callers.AdminSession"],
-    "DEFAULT_PERMISSION_CLASSES": ["backups.api.rights.Permitted"],
+    "DEFAULT_AUTHENTICATION_CLASSES": ["backups.api.authentication.Bearer", "backups.api.authentication.AdminSession"],
+    "DEFAULT_PERMISSION_CLASSES": ["backups.api.permissions.Permitted"],
     "DEFAULT_THROTTLE_CLASSES": [
-        "backups.api.rates.AnonymousRate",
-        "backups.api.rates.CallerRate",
-        "backups.api.rates.ChangesRate",
+        "backups.api.throttling.AnonymousRate",
+        "backups.api.throttling.CallerRate",
+        "backups.api.throttling.ChangesRate",
     ],
-    "DEFAULT_THROTTLE_RATES": {},  # names and defaults: backups.api.rates
+    "DEFAULT_THROTTLE_RATES": {},  # names and defaults: backups.api.throttling
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_SCHEMA_CLASS": "backups.api.describe.Describer",
+    "DEFAULT_SCHEMA_CLASS": "backups.api.openapi.Describer",
     "EXCEPTION_HANDLER": "backups.api.problems.answer",
     "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
 }
@@ -273,17 +273,17 @@ CACHES = {
 LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
-    "filters": {"job": {"()": "backups.logs.JobFilter"}},
+    "filters": {"job": {"()": "backups.jobs.logs.JobFilter"}},
     "formatters": {
-        "line": {"()": "backups.logs.LineFormatter", "format": "{asctime} {levelname} {name}: {message}", "style": "{"},
-        "json": {"()": "backups.logs.JsonFormatter"},
+        "line": {"()": "backups.jobs.logs.LineFormatter", "format": "{asctime} {levelname} {name}: {message}", "style": "{"},
+        "json": {"()": "backups.jobs.logs.JsonFormatter"},
     },
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": _LOG_FORMAT, "filters": ["job"]}},
     "root": {"handlers": ["stderr"], "level": _LOG_LEVEL},
     "loggers": {
         "django": {"handlers": ["stderr"], "level": _LOG_LEVEL, "propagate": False},
         "axes": {"level": "ERROR"},  # the audit tells of logins
-        # The workers say one line a job themselves (backups.runner).
+        # The workers say one line a job themselves (backups.jobs.runner).
         "django-q": {"level": "WARNING"},
         # pypdf writes a line for every oddity of a file; what makes a file unreadable is raised, and reported
         # by name.

@@ -8,10 +8,10 @@ from django.urls import URLPattern, URLResolver, include, path
 from django.views.generic import RedirectView
 
 from backups.admin.accounts import change_password
-from backups.api import earlier
+from backups.api import legacy
 from backups.api.probes import Readyz
-from backups.metrics import metrics
-from backups.sign_in import SignInForm
+from backups.identity.sign_in import SignInForm
+from backups.monitoring.metrics import metrics
 from refserver import consistency_api, health
 
 admin.site.site_header = admin.site.site_title = "RefServer"
@@ -35,7 +35,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     # Another app's routes below api/v1/ come before this line: backups.api.urls says how.
     path("api/v1/consistency/", include(consistency_api.urlpatterns)),
     path("api/v1/", include("backups.api.urls")),
-    path("admin/backup/", include(earlier.urlpatterns)),
+    path("admin/backup/", include(legacy.urlpatterns)),
     path("admin/backup/", include("backups.admin.urls")),
     path("admin/consistency/", include("consistency.urls")),
     path("admin/password_change/", change_password),

@@ -14,8 +14,8 @@ from django.core.exceptions import ValidationError
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 
-from backups import audit
-from backups.sign_in import actor_of, password_problem
+from backups.identity import audit
+from backups.identity.sign_in import actor_of, password_problem
 
 
 class Audited:

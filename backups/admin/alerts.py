@@ -18,10 +18,10 @@ from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.text import slugify
 
-from backups.alerts import desk
+from backups.alerts import services
 from backups.alerts.detectors import detectors
+from backups.identity.sign_in import actor_of
 from backups.models import Alert, AlertChannel, AlertDelivery, AlertLook, AlertRule, AlertSubscription, Plan, Severity
-from backups.sign_in import actor_of
 
 from .frame import moment_of, page, render, say
 
@@ -120,7 +120,7 @@ class Wanted:
 def overview(request: HttpRequest) -> HttpResponse:
     """What fires now, the rules, the channels, and the history."""
     now = timezone.now()
-    firing = sorted(desk.firing(), key=lambda alert: (-_ORDER[alert.severity], alert.fired or now))
+    firing = sorted(services.firing(), key=lambda alert: (-_ORDER[alert.severity], alert.fired or now))
     channels = [_channel_line(channel) for channel in AlertChannel.objects.prefetch_related("rules", "plans")]
     rules = _rule_lines(firing, [line.channel for line in channels])
     wanted = Wanted.of(request)
@@ -133,7 +133,7 @@ def overview(request: HttpRequest) -> HttpResponse:
         "rules": rules,
         "channels": channels,
         "kinds": AlertChannel.Kind.choices,
-        "mine": desk.subscription_of(request.user),
+        "mine": services.subscription_of(request.user),
         "history": listed,
         "wanted": wanted,
         "severities": Severity.choices,
@@ -214,7 +214,7 @@ def _rule_lines(firing: Iterable[Alert], channels: Sequence[AlertChannel]) -> li
 
 
 def _when(rule: AlertRule) -> str:
-    detector = desk.detector_of(rule)
+    detector = services.detector_of(rule)
     parts = []
     if detector is not None and detector.unit:
         parts.append((detector.phrase or f"{{:g}} {detector.unit}").format(rule.threshold))
@@ -224,7 +224,7 @@ def _when(rule: AlertRule) -> str:
 
 
 def _tells(rule: AlertRule, channels: Sequence[AlertChannel]) -> str:
-    from backups.alerts.look import hears
+    from backups.alerts.evaluation import hears
 
     named = [channel.name for channel in rule.channels.all()]
     if not named:
@@ -243,12 +243,12 @@ def _channel_line(channel: AlertChannel) -> ChannelLine:
     if channel.kind == AlertChannel.Kind.PING:
         plans = [str(plan) for plan in channel.plans.all()]
         beat = [f"the worker, every {channel.beat_minutes} min"] if channel.beat_minutes else []
-        return ChannelLine(channel=channel, target=desk.masked(channel), hears=", ".join([*plans, *beat]), last=last)
+        return ChannelLine(channel=channel, target=services.masked(channel), hears=", ".join([*plans, *beat]), last=last)
     named = ", ".join(rule.title for rule in channel.rules.all())
     hears = f"{Severity(channel.least).label} and worse" if channel.least else named or "only rules that name it"
     if channel.quiet_from and channel.quiet_until:
         hears += f"; quiet {channel.quiet_from:%H:%M} to {channel.quiet_until:%H:%M} {channel.time_zone}"
-    return ChannelLine(channel=channel, target=desk.masked(channel), hears=hears, last=last)
+    return ChannelLine(channel=channel, target=services.masked(channel), hears=hears, last=last)
 
 
 def _history(request: HttpRequest, wanted: Wanted) -> tuple[list[Alert], str, str]:
@@ -321,7 +321,7 @@ def alert(request: HttpRequest, alert_id: uuid.UUID) -> HttpResponse:
 @page("backups.acknowledge_alert", methods=("POST",))
 def acknowledge(request: HttpRequest, alert_id: uuid.UUID) -> HttpResponse:
     """Take care of an alert."""
-    found = desk.acknowledge(actor_of(request), _found(alert_id), request.POST.get("note", ""))
+    found = services.acknowledge(actor_of(request), _found(alert_id), request.POST.get("note", ""))
     if found.resolved is not None:
         say(request, f"{found}: it was over already.")
     elif found.acknowledged_by != request.user.get_username():
@@ -385,7 +385,7 @@ class RuleForm(_ModelForm):
         self.fields["escalate_to"] = _choice(telling, "Then tells", "")
         if self.instance.pk:
             del self.fields["kind"]
-            detector = desk.detector_of(self.instance)
+            detector = services.detector_of(self.instance)
             if detector is not None and not detector.unit:
                 del self.fields["threshold"]
             elif detector is not None:
@@ -432,7 +432,7 @@ def _rule_form(request: HttpRequest, found: AlertRule, title: str) -> HttpRespon
         made = form.save(commit=False)
         if not made.name:
             made.name = _free_name(made.title)
-        desk.save_rule(actor_of(request), made, form.cleaned_data["channels"], form.cleaned_data["escalate_to"])
+        services.save_rule(actor_of(request), made, form.cleaned_data["channels"], form.cleaned_data["escalate_to"])
         say(request, f"{made.title}: kept. It counts from the next look on, within a minute.")
         return HttpResponseRedirect(reverse("backups:alerts") + "#rules")
     context = {"form": form, "rule": found, "may_change": may_change}
@@ -452,7 +452,7 @@ def rule_switch(request: HttpRequest, name: str) -> HttpResponse:
     if found is None:
         raise Http404
     enabled = request.POST.get("enabled") == "yes"
-    desk.switch_rule(actor_of(request), found, enabled=enabled)
+    services.switch_rule(actor_of(request), found, enabled=enabled)
     say(request, f"{found.title}: {'it watches' if enabled else 'switched off; what it told of ends with the next look'}.")
     return HttpResponseRedirect(reverse("backups:alerts") + "#rules")
 
@@ -463,7 +463,7 @@ def rule_remove(request: HttpRequest, name: str) -> HttpResponse:
     found = AlertRule.objects.filter(name=name).first()
     if found is None:
         raise Http404
-    desk.remove_rule(actor_of(request), found)
+    services.remove_rule(actor_of(request), found)
     say(request, f"{found.title}: removed.")
     return HttpResponseRedirect(reverse("backups:alerts") + "#rules")
 
@@ -505,7 +505,7 @@ class ChannelForm(QuietMixin):
                 label="Mail addresses", widget=forms.Textarea(attrs={"rows": 4}), help_text="One a line."
             )
         else:
-            shown = f"Now {desk.masked(self.instance)}. Empty: it stays." if known else "https://…"
+            shown = f"Now {services.masked(self.instance)}. Empty: it stays." if known else "https://…"
             widget = forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"})
             self.fields["target"] = forms.CharField(label="Address", required=not known, widget=widget, help_text=shown)
             self.initial["target"] = ""
@@ -541,7 +541,7 @@ class ChannelForm(QuietMixin):
 
             made.key = values["key"] = new_key()
         if not self.errors:
-            for name, problem in desk.problems(made, list(values.get("plans", ()))).items():
+            for name, problem in services.problems(made, list(values.get("plans", ()))).items():
                 self.add_error(name if name in self.fields else None, problem)
         return values
 
@@ -573,7 +573,7 @@ def _channel_form(request: HttpRequest, found: AlertChannel, title: str, *, key:
     form = ChannelForm(request.POST if saving else None, instance=found)
     if saving and form.is_valid():
         known = bool(found.pk)
-        made = desk.save_channel(actor_of(request), form.save(commit=False), list(form.cleaned_data.get("plans", ())))
+        made = services.save_channel(actor_of(request), form.save(commit=False), list(form.cleaned_data.get("plans", ())))
         say(request, f"Kept: {made.name}." if known else f"Kept: {made.name}. Now send a test.")
         return HttpResponseRedirect(made.get_absolute_url())
     context = {
@@ -589,11 +589,11 @@ def _channel_form(request: HttpRequest, found: AlertChannel, title: str, *, key:
 def channel_test(request: HttpRequest, pk: int) -> HttpResponse:
     """Send a test, and show what the receiver answered."""
     found = _channel(pk)
-    answer = desk.send_test(actor_of(request), found)
+    answer = services.send_test(actor_of(request), found)
     if answer.ok:
-        say(request, f"The test of {found.name} was taken. The receiver answered: {desk.said(answer)}")
+        say(request, f"The test of {found.name} was taken. The receiver answered: {services.said(answer)}")
     else:
-        say(request, f"The test of {found.name} was not taken: {desk.said(answer)}", level=messages.ERROR)
+        say(request, f"The test of {found.name} was not taken: {services.said(answer)}", level=messages.ERROR)
     back = reverse("backups:alerts") + "#channels" if request.POST.get("back") == "list" else found.get_absolute_url()
     return HttpResponseRedirect(back)
 
@@ -604,7 +604,7 @@ def channel_key(request: HttpRequest, pk: int) -> HttpResponse:
     found = _channel(pk)
     if found.kind != AlertChannel.Kind.WEBHOOK:
         raise Http404
-    return _channel_form(request, found, found.name, key=desk.reveal_key(actor_of(request), found))
+    return _channel_form(request, found, found.name, key=services.reveal_key(actor_of(request), found))
 
 
 @page("backups.change_alert", methods=("POST",))
@@ -612,7 +612,7 @@ def channel_remove(request: HttpRequest, pk: int) -> HttpResponse:
     """Remove a channel."""
     found = _channel(pk)
     name = found.name
-    desk.remove_channel(actor_of(request), found)
+    services.remove_channel(actor_of(request), found)
     say(request, f"Removed: {name}.")
     return HttpResponseRedirect(reverse("backups:alerts") + "#channels")
 
@@ -637,7 +637,7 @@ class MineForm(QuietMixin):
         values = super().clean() or {}
         if not self.errors:
             hours = AlertSubscription(**{k: v for k, v in values.items() if k != "rules"})
-            for name, problem in desk.quiet_problems(hours).items():
+            for name, problem in services.quiet_problems(hours).items():
                 self.add_error(name, problem)
         return values
 
@@ -645,10 +645,10 @@ class MineForm(QuietMixin):
 @page("backups.view_alert", methods=("GET", "POST"))
 def mine(request: HttpRequest) -> HttpResponse:
     """What this account hears of by mail."""
-    found = desk.subscription_of(request.user)
+    found = services.subscription_of(request.user)
     form = MineForm(request.POST or None, instance=found)
     if request.method == "POST" and form.is_valid():
-        desk.subscribe(actor_of(request), form.save(commit=False), form.cleaned_data["rules"])
+        services.subscribe(actor_of(request), form.save(commit=False), form.cleaned_data["rules"])
         say(request, "Kept. It counts from the next look on, within a minute.")
         return HttpResponseRedirect(reverse("backups:alerts_mine"))
     context = {"form": form, "address": getattr(request.user, "email", "")}

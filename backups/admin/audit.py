@@ -18,11 +18,12 @@ from django.shortcuts import redirect
 from django.urls import NoReverseMatch, URLPattern, path, reverse
 from django.utils import timezone
 
-from backups import audit, jobs
-from backups.audit import Sought
-from backups.kinds import AUDIT
+from backups.identity import audit
+from backups.identity.audit import Sought
+from backups.identity.sign_in import actor_of
+from backups.jobs import lifecycle
+from backups.jobs.types import AUDIT
 from backups.models import AuditEntry, Job
-from backups.sign_in import actor_of
 
 from .frame import page, render, say
 
@@ -95,7 +96,7 @@ def overview(request: HttpRequest) -> HttpResponse:
 @page("backups.view_audit", methods=("POST",))
 def verify(request: HttpRequest) -> HttpResponse:
     """Queue the reading of the whole chain."""
-    job = jobs.enqueue(AUDIT, {}, actor_of(request))
+    job = lifecycle.enqueue(AUDIT, {}, actor_of(request))
     say(request, "The whole chain is being read. A million entries take about half a minute.")
     return redirect(job)
 

@@ -17,14 +17,15 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.http import url_has_allowed_host_and_scheme
 
-from backups import downloads, kinds, services
+from backups.catalog import downloads, holds
+from backups.catalog.lineage import draw, lineage, shares
 from backups.conf import configuration
 from backups.engine.errors import EngineError, UsageError
-from backups.engine.repository.local import DATA, MANIFEST, SUMS
+from backups.engine.repository.folder import DATA, MANIFEST, SUMS
 from backups.engine.types import Backup, Depth, Proof, SourceKind, SourceRecord
-from backups.lineage import draw, lineage, shares
+from backups.identity.sign_in import actor_of
+from backups.jobs import submit, types
 from backups.models import IndexedBackup, Job
-from backups.sign_in import actor_of
 
 from .frame import moment_of, page, render, say
 
@@ -264,7 +265,7 @@ def chosen(request: HttpRequest) -> HttpResponse:
         depth = Depth.RESTORE if what == "verify_restore" else Depth.HASHES
         for repository in sorted({row.repository for row in rows}):
             mine = [row.backup_id for row in rows if row.repository == repository]
-            job = services.verify(actor_of(request), backup_ids=mine, depth=depth.value, repository=repository)
+            job = submit.verify(actor_of(request), backup_ids=mine, depth=depth.value, repository=repository)
             _say_queued(request, f"{_count(len(mine))} will be verified", job)
     elif what == "hold":
         _demand(request, "backups.hold_backup")
@@ -279,7 +280,7 @@ def _hold_all(request: HttpRequest, rows: list[IndexedBackup]) -> None:
     held, refused = 0, []
     for row in rows:
         try:
-            services.hold(actor_of(request), row.backup_id, note, repository=row.repository)
+            holds.hold(actor_of(request), row.backup_id, note, repository=row.repository)
             held += 1
         except EngineError as problem:
             refused.append(f"{row.backup_id}: {problem.message}")
@@ -356,7 +357,7 @@ def delete(request: HttpRequest) -> HttpResponse:
             raise UsageError("None of these backups can be deleted.", hint="Nothing was deleted.")
         for repository in sorted({row.repository for row in going}):
             mine = [row.backup_id for row in going if row.repository == repository]
-            job = services.delete(actor_of(request), mine, repository=repository)
+            job = submit.delete(actor_of(request), mine, repository=repository)
             _say_queued(request, f"{_count(len(mine))} will be deleted", job)
         return HttpResponseRedirect(reverse("backups:backups"))
     context = {
@@ -390,12 +391,12 @@ def _sets_without_proof(going: list[IndexedBackup]) -> list[str]:
 @page("backups.view_backup")
 def backup(request: HttpRequest, backup_id: str) -> HttpResponse:
     """All about one backup."""
-    row = services.indexed(backup_id, request.GET.get("repository", ""))
+    row = holds.indexed(backup_id, request.GET.get("repository", ""))
     family = lineage(row)
     stored: Backup | None = None
     unreadable: EngineError | None = None
     try:
-        _, stored = services.stored(row)
+        _, stored = holds.stored(row)
     except EngineError as problem:
         unreadable = problem
     whose = shares(row) if stored is not None else None
@@ -512,7 +513,7 @@ def _tables(record: SourceRecord, proofs: list[Proof], about: list[Job]) -> tupl
         if isinstance(found, dict) and isinstance(found.get("tables"), dict):
             return {str(name): int(rows) for name, rows in found["tables"].items()}, proof.time
     for job in about:
-        if job.kind == kinds.PREVIEW.name and job.result:
+        if job.kind == types.PREVIEW.name and job.result:
             for store in job.result.get("sqlite", ()):
                 if store["store"] == record.prefix:
                     return {one["name"]: one["after"] for one in store["tables"] if one["after"] is not None}, job.finished
@@ -554,24 +555,24 @@ def _application(told: Any) -> dict[str, Any] | None:
 @page("backups.view_backup", methods=("POST",))
 def act(request: HttpRequest, backup_id: str) -> HttpResponse:
     """Do one thing with one backup: verify, drill, hold, release."""
-    row = services.indexed(backup_id, request.POST.get("repository", ""))
+    row = holds.indexed(backup_id, request.POST.get("repository", ""))
     what = request.POST.get("do", "")
     actor, where = actor_of(request), {"repository": row.repository}
     if what in ("hashes", "restore"):
         _demand(request, "backups.verify_backup")
-        _say_queued(request, "It will be verified", services.verify(actor, backup_ids=[row.backup_id], depth=what, **where))
+        _say_queued(request, "It will be verified", submit.verify(actor, backup_ids=[row.backup_id], depth=what, **where))
     elif what == "drill":
         _demand(request, "backups.verify_backup")
-        job = services.drill(actor, backup_id=row.backup_id, set=row.set, **where)
+        job = submit.drill(actor, backup_id=row.backup_id, set=row.set, **where)
         _say_queued(request, "A test restore is queued", job)
     elif what == "hold":
         _demand(request, "backups.hold_backup")
         note = request.POST.get("note", "").strip()
-        services.hold(actor, row.backup_id, note, **where)
+        holds.hold(actor, row.backup_id, note, **where)
         say(request, f"It is held{f': {note}' if note else ''}. Retention leaves it alone until it is released.")
     elif what == "release":
         _demand(request, "backups.hold_backup")
-        services.release(actor, row.backup_id, **where)
+        holds.release(actor, row.backup_id, **where)
         say(request, "It is released. Retention decides again how long it stays.")
     else:
         raise UsageError(f"There is nothing called {what!r} to do with a backup.", hint="Nothing was done.")
@@ -581,7 +582,7 @@ def act(request: HttpRequest, backup_id: str) -> HttpResponse:
 @page("backups.download_backup")
 def download(request: HttpRequest, backup_id: str, name: str) -> HttpResponseBase:
     """One of the backup's files, or a part of it."""
-    row = services.indexed(backup_id, request.GET.get("repository", ""))
+    row = holds.indexed(backup_id, request.GET.get("repository", ""))
     return downloads.answer(request, row, name, actor_of(request))
 
 

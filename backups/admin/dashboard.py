@@ -11,11 +11,11 @@ from django.shortcuts import render as render_template
 from django.urls import NoReverseMatch, URLPattern, path, reverse
 from django.utils import timezone
 
-from backups import services
 from backups.conf import configuration
+from backups.identity.sign_in import actor_of
+from backups.jobs import submit
 from backups.models import AuditEntry, Job
-from backups.sign_in import actor_of
-from backups.status import Success, gather, verdict
+from backups.monitoring.verdict import Success, gather, verdict
 from backups.templatetags.backups_jobs import TONES, kind_title
 
 from . import running, timeline
@@ -68,7 +68,7 @@ def back_up(request: HttpRequest) -> HttpResponse:
     wanted = set(request.POST.getlist("only"))
     stores = [f"{source.kind}:{source.name}" for source in configuration().sources(configuration().default_set)]
     everything = wanted >= set(stores) or not wanted
-    job = services.back_up(
+    job = submit.back_up(
         actor_of(request),
         backup=request.POST.get("backup", "incremental"),
         only=[] if everything else sorted(wanted),

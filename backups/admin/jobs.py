@@ -17,13 +17,13 @@ from django.urls import URLPattern, path
 from django.utils import timezone
 from django.utils.http import url_has_allowed_host_and_scheme
 
-from backups import services
 from backups.conf import configuration
 from backups.engine.errors import UsageError
 from backups.engine.names import BACKUP_ID
-from backups.kinds import RESTORE_IN_PLACE, kinds
+from backups.identity.sign_in import actor_of
+from backups.jobs import submit
+from backups.jobs.types import RESTORE_IN_PLACE, kinds
 from backups.models import Job, JobLog, Plan
-from backups.sign_in import actor_of
 from backups.templatetags.backups_jobs import job_title
 
 from . import outcome, running
@@ -237,7 +237,7 @@ def download(request: HttpRequest, job_id: uuid.UUID) -> HttpResponseBase:
 @page("backups.cancel_job", methods=("POST",))
 def cancel(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
     """End a job, and go back to where it was asked for."""
-    found = services.cancel(actor_of(request), _found(job_id))
+    found = submit.cancel(actor_of(request), _found(job_id))
     if found.state == Job.State.CANCELLED:
         say(request, f"{job_title(found)}: cancelled before it began.")
     elif found.state == Job.State.RUNNING:
@@ -253,7 +253,7 @@ def again(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
     found = _found(job_id)
     if not may_run_again(request, found):
         raise PermissionDenied
-    fresh = services.run_again(actor_of(request), found)
+    fresh = submit.run_again(actor_of(request), found)
     say(request, f"{job_title(fresh)} is asked for again.")
     return HttpResponseRedirect(fresh.get_absolute_url())
 
@@ -263,7 +263,7 @@ def may_run_again(request: HttpRequest, found: Job) -> bool:
     if not found.has_ended or found.kind == RESTORE_IN_PLACE.name:
         return False
     try:
-        return request.user.has_perm(services.permission_for(found.kind))
+        return request.user.has_perm(submit.permission_for(found.kind))
     except UsageError:
         return False  # this project no longer has that kind
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from django.utils import timezone
 
-from backups.engine.progress import human_bytes, human_seconds
-from backups.facts import worker_beat
-from backups.kinds import kinds
+from backups.engine.progress import human_bytes, human_seconds, rough
+from backups.jobs.types import kinds
 from backups.models import Job
-from backups.status import SILENCE
-from backups.templatetags.backups_format import ago, rough
+from backups.monitoring.facts import worker_beat
+from backups.monitoring.verdict import SILENCE
+from backups.templatetags.backups_format import ago
 from backups.templatetags.backups_jobs import TONES, job_title, phase_label
 
 _PROOFS = {

@@ -8,11 +8,11 @@ from zoneinfo import available_timezones
 
 from django import forms
 
-from backups import plans
 from backups.conf import configuration
 from backups.engine.errors import UsageError
-from backups.kinds import CommandArguments, Kind, OfSet
+from backups.jobs.types import CommandArguments, Kind, OfSet
 from backups.models import Plan
+from backups.plans import validation
 
 _COUNTS = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
 _PROOFS = [
@@ -98,7 +98,7 @@ class PlanForm(forms.Form):
             return found
         name = found["name"]
         try:
-            plans.check(Plan(name=name, **self.values()))
+            validation.check(Plan(name=name, **self.values()))
         except UsageError as problem:
             for line in problem.details["problems"]:
                 field, _, text = line.partition(": ")

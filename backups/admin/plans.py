@@ -17,13 +17,14 @@ from django.urls import URLPattern, path
 from django.utils import timezone
 from pydantic import ValidationError
 
-from backups import plan_files, retention_preview, schedules, services
 from backups.conf import configuration
 from backups.engine.errors import UsageError
-from backups.kinds import PRUNE, Kind, PruneArguments, kind_of, kinds
+from backups.identity.sign_in import actor_of
+from backups.jobs.types import PRUNE, Kind, PruneArguments, kind_of, kinds
 from backups.models import Job, Plan, Worker
-from backups.plans import NEVER_PLANNED
-from backups.sign_in import actor_of
+from backups.plans import cron as schedules
+from backups.plans import editing, retention_preview, yaml_files
+from backups.plans.validation import NEVER_PLANNED
 
 from .frame import page, render, say
 from .plan_form import PlanForm, PruneForm, form_of, zones
@@ -31,7 +32,7 @@ from .plan_form import PlanForm, PruneForm, form_of, zones
 SHOWN_TIMES = 5
 _HISTORY = 20
 _SILENCE = timedelta(minutes=3)
-_LARGEST_FILE = plan_files.LONGEST_FILE
+_LARGEST_FILE = yaml_files.LONGEST_FILE
 
 ABOUT_KINDS = {
     "backup": "Copy the stores at one instant, into the repository.",
@@ -110,7 +111,7 @@ def new(request: HttpRequest) -> HttpResponse:
     _require(request, kind)
     form = form_of(kind)(request.POST or None, kind=kind)
     if request.method == "POST" and request.POST.get("do") == "save" and form.is_valid():
-        plan = services.make_plan(actor_of(request), form.cleaned_data["name"], **form.values())
+        plan = editing.make_plan(actor_of(request), form.cleaned_data["name"], **form.values())
         say(request, f"The plan {plan} is made.")
         return redirect(plan)
     return _form_page(request, "backups/plan_new.html", f"New plan: {kind.title.lower()}", form, {"kind": kind})
@@ -127,7 +128,7 @@ def one(request: HttpRequest, name: str) -> HttpResponse:
         if form is None or not may_change:
             raise PermissionDenied
         if request.POST.get("do") == "save" and form.is_valid():
-            services.change_plan(actor_of(request), plan, **form.values())
+            editing.change_plan(actor_of(request), plan, **form.values())
             say(request, f"The plan {plan} is changed.")
             return redirect(plan)
     context = {
@@ -146,14 +147,14 @@ def switch(request: HttpRequest, name: str, what: str) -> HttpResponse:
     """Pause, resume, or run it now."""
     plan, actor = _found(name), actor_of(request)
     if what == "run":
-        job = services.run_plan(actor, plan)
+        job = editing.run_plan(actor, plan)
         say(request, f"{plan}: a job is queued. Its times stay as they are.")
         return redirect(job)
     if what == "pause":
-        services.pause_plan(actor, plan)
+        editing.pause_plan(actor, plan)
         say(request, f"{plan} rests until somebody resumes it.", level=messages.WARNING)
     elif what == "resume":
-        services.resume_plan(actor, plan)
+        editing.resume_plan(actor, plan)
         say(request, f"{plan} goes on at its next time. What was due meanwhile is passed over.")
     else:
         raise Http404
@@ -168,7 +169,7 @@ def delete(request: HttpRequest, name: str) -> HttpResponse:
     if kind is not None:
         _require(request, kind)
     if request.method == "POST":
-        services.remove_plan(actor_of(request), plan)
+        editing.remove_plan(actor_of(request), plan)
         say(request, f"The plan {plan} is removed. Its jobs, and the backups that they made, stay.")
         return redirect("backups:plans")
     context = {"plan": plan, "times": times_of(plan.cron, plan.time_zone, 1), "jobs": plan.jobs.exists()}
@@ -193,7 +194,7 @@ def export(request: HttpRequest) -> HttpResponse:
     """All plans as YAML."""
     name = f"plans-{timezone.now():%Y%m%d}.yaml"
     return HttpResponse(
-        plan_files.write(Plan.objects.all()),
+        yaml_files.write(Plan.objects.all()),
         content_type="application/yaml; charset=utf-8",
         headers={"Content-Disposition": f'attachment; filename="{name}"'},
     )
@@ -229,8 +230,8 @@ def take_over(request: HttpRequest) -> HttpResponse:
     context["replace"] = form.cleaned_data["replace"]
     try:
         context["text"] = form.content()
-        entries = plan_files.read(context["text"])
-        changes = plan_files.compare(entries, replace=context["replace"])
+        entries = yaml_files.read(context["text"])
+        changes = yaml_files.compare(entries, replace=context["replace"])
         needed = sorted({kind_of(kind).permission for change in changes for kind in change.kinds if kind in kinds()})
         missing = [permission for permission in needed if not request.user.has_perm(permission)]
         if missing:
@@ -238,7 +239,7 @@ def take_over(request: HttpRequest) -> HttpResponse:
                 f"You may not ask for all that these plans do: {', '.join(missing)} is missing.", hint="No plan was changed."
             )
         if request.POST.get("do") == "save":
-            done = plan_files.take_over(actor_of(request), entries, replace=context["replace"])
+            done = yaml_files.take_over(actor_of(request), entries, replace=context["replace"])
             say(request, f"{len(done)} plans are as the file says." if done else "All plans were as the file says already.")
             return redirect("backups:plans")
     except UsageError as problem:

@@ -9,10 +9,12 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path
 from django.utils import timezone
 
-from backups import readiness, services, status
 from backups.engine.progress import human_seconds
+from backups.identity.sign_in import actor_of
+from backups.jobs import submit
 from backups.models import IndexedBackup
-from backups.sign_in import actor_of
+from backups.monitoring import readiness
+from backups.monitoring import verdict as status
 
 from .frame import page, render, say
 
@@ -65,7 +67,7 @@ def overview(request: HttpRequest) -> HttpResponse:
 @page("backups.verify_backup", methods=("POST",))
 def drill(request: HttpRequest) -> HttpResponse:
     """Queue a test restore of the newest backup, and go to where it can be watched."""
-    job = services.drill(actor_of(request))
+    job = submit.drill(actor_of(request))
     say(request, "A test restore of the newest backup is asked for.")
     return HttpResponseRedirect(job.get_absolute_url())
 

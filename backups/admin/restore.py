@@ -19,13 +19,14 @@ from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.cache import add_never_cache_headers
 
-from backups import services
+from backups.catalog import holds
 from backups.conf import configuration
 from backups.engine.errors import BackupNotFound, EngineError, UsageError
 from backups.engine.names import NAME
-from backups.kinds import PREVIEW, RESTORE, RESTORE_IN_PLACE
+from backups.identity.sign_in import actor_of, password_problem
+from backups.jobs import submit
+from backups.jobs.types import PREVIEW, RESTORE, RESTORE_IN_PLACE
 from backups.models import IndexedBackup, Job
-from backups.sign_in import actor_of, password_problem
 
 from .backups import Filter, jobs_about, slice_of
 from .frame import page, refused, render
@@ -107,7 +108,7 @@ class Here:
     @classmethod
     def of(cls, wish: Wish) -> Here:
         """Look the backup up. Raises `BackupNotFound`."""
-        row = services.indexed(wish.backup, wish.repository)
+        row = holds.indexed(wish.backup, wish.repository)
         found = configuration()
         try:
             sources = found.live_sources(row.set)
@@ -115,7 +116,7 @@ class Here:
             why = f"Its set, {row.set}, is not one of this project: its live stores are not known here."
             return cls(row, [], why, "Restore it into a folder.")
         targets = [{"name": f"{one.kind}:{one.name}", "path": str(one.path)} for one in sources]
-        refusal, hint = services.refusal_in_place(row)
+        refusal, hint = submit.refusal_in_place(row)
         return cls(row, targets, refusal, hint)
 
     @property
@@ -301,7 +302,7 @@ def changes(request: HttpRequest) -> HttpResponse:
     if _problems(wish, here):
         return HttpResponseRedirect(f"{reverse('backups:restore_what')}?{wish.query()}&go=1")
     if request.method == "POST":
-        job = services.preview_restore(actor_of(request), **wish.arguments())
+        job = submit.preview_restore(actor_of(request), **wish.arguments())
         wish = replace(wish, look=str(job.pk))
         address = f"{reverse('backups:restore_changes')}?{wish.query()}"
         if request.headers.get("HX-Request"):
@@ -488,8 +489,8 @@ def _doubts(request: HttpRequest, row: IndexedBackup, typed: str) -> dict[str, s
 def _begin(request: HttpRequest, wish: Wish, row: IndexedBackup, typed: str) -> Job:
     actor, common = actor_of(request), {"backup_id": row.backup_id, "repository": row.repository, "only": wish.only or None}
     if wish.target == "in_place":
-        return services.restore_in_place(actor, typed=typed, **common)
-    return services.restore_to_folder(actor, folder=wish.folder, **common)
+        return submit.restore_in_place(actor, typed=typed, **common)
+    return submit.restore_to_folder(actor, folder=wish.folder, **common)
 
 
 # The job, and its report

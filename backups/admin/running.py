@@ -9,7 +9,7 @@ from datetime import datetime
 
 from django.utils import timezone
 
-from backups.kinds import BACKUP, DRILL, RESTORE, RESTORE_IN_PLACE, VERIFY
+from backups.jobs.types import BACKUP, DRILL, RESTORE, RESTORE_IN_PLACE, VERIFY
 from backups.models import Job, JobLog
 from backups.templatetags.backups_jobs import phase_label
 

@@ -23,8 +23,8 @@ from django.views.decorators.debug import sensitive_post_parameters
 from django_otp.plugins.otp_static.models import StaticDevice
 from django_otp.plugins.otp_totp.models import TOTPDevice
 
-from backups import second_factor
-from backups.sign_in import actor_of, password_problem
+from backups.identity import second_factor
+from backups.identity.sign_in import actor_of, password_problem
 
 from .frame import View, render, say
 

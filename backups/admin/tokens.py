@@ -15,10 +15,10 @@ from django.urls import URLPattern, path
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
-from backups import services
-from backups.access import SCOPES
+from backups.identity import tokens
+from backups.identity.permissions import SCOPES
+from backups.identity.sign_in import actor_of
 from backups.models import ApiToken
-from backups.sign_in import actor_of
 
 from .frame import page, render, say
 
@@ -87,7 +87,7 @@ def overview(request: HttpRequest) -> HttpResponse:
         expires = timezone.now() + timedelta(days=days) if days else None
         user: Any = request.user
         wanted = form.cleaned_data
-        issued = services.issue_token(actor_of(request), user, wanted["name"], wanted["scopes"], expires)
+        issued = tokens.issue_token(actor_of(request), user, wanted["name"], wanted["scopes"], expires)
         form = NewToken()
     rows = list(_visible(request).order_by("-created", "-pk")[:_MOST])
     usable = [row for row in rows if row.usable]
@@ -112,7 +112,7 @@ def revoke(request: HttpRequest, token_id: int) -> HttpResponse:
     token = _visible(request).filter(pk=token_id).first()
     if token is None or not _may_revoke(request, token):
         raise Http404
-    services.revoke_token(actor_of(request), token)
+    tokens.revoke_token(actor_of(request), token)
     say(request, f"The token {token.name} is revoked: what uses it is refused from now on.")
     return redirect("backups:tokens")
 

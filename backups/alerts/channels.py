@@ -11,8 +11,8 @@ from django.contrib.auth import get_user_model
 
 from backups.models import AlertChannel, AlertDelivery, AlertSubscription
 
-from . import mail, messages, outgoing, signature
-from .outgoing import Answer
+from . import http, mail, messages, signature
+from .http import Answer
 
 
 def hand_over(delivery: AlertDelivery, now: datetime) -> Answer:
@@ -43,7 +43,7 @@ def send(channel: AlertChannel, delivery: AlertDelivery, now: datetime) -> Answe
         return _ping(channel.target, delivery)
     body = json.dumps({**message, "delivery": uid}, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     signed = signature.headers(channel.key, f"msg_{uid}", int(now.timestamp()), body)
-    return outgoing.post(channel.target, body, _headers("application/json", signed))
+    return http.post(channel.target, body, _headers("application/json", signed))
 
 
 def address_of(person: AlertSubscription) -> str | None:
@@ -66,12 +66,12 @@ def _ping(target: str, delivery: AlertDelivery) -> Answer:
     message = delivery.message
     event = "success" if delivery.event == "test" else delivery.event
     body = str(message.get("text") or f"Test of {messages.site()}")[:1000].encode("utf-8")
-    return outgoing.post(ping_address(target, event, message.get("run", "")), body, _headers("text/plain; charset=utf-8"))
+    return http.post(ping_address(target, event, message.get("run", "")), body, _headers("text/plain; charset=utf-8"))
 
 
 def _post(address: str, body: dict[str, Any]) -> Answer:
     content = json.dumps(body, ensure_ascii=False).encode("utf-8")
-    return outgoing.post(address, content, _headers("application/json"))
+    return http.post(address, content, _headers("application/json"))
 
 
 def _headers(content_type: str, more: dict[str, str] | None = None) -> dict[str, str]:

@@ -22,12 +22,11 @@ from typing import Any
 from django.utils.module_loading import import_string
 
 from backups.conf import configuration
-from backups.engine.progress import human_bytes, human_seconds
-from backups.facts import RepositoryFact, SetFact
-from backups.templatetags.backups_format import rough
+from backups.engine.progress import human_bytes, human_seconds, rough
+from backups.monitoring.facts import RepositoryFact, SetFact
 
-from .evaluate import Detection
 from .facts import Facts
+from .transitions import Detection
 
 REMEMBERED = timedelta(hours=1)
 """How long a jump of the clock, or a time without a worker, counts as being the case."""

@@ -1,4 +1,4 @@
-"""What detectors look at, read once a minute; built on the facts of the verdict (`backups.facts`)."""
+"""What detectors look at, read once a minute; built on the facts of the verdict (`backups.monitoring.facts`)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 from statistics import median
 from typing import Any
 
-from backups import facts as verdict_facts
-from backups.kinds import DRILL
+from backups.jobs.types import DRILL
 from backups.models import AlertChannel, AlertDelivery, AlertLook, IndexedBackup, Job, Plan
+from backups.monitoring import facts as verdict_facts
 
 MOST_DAMAGED = 100
 """Damaged backups that are told of one by one; of the others, how many there are."""

@@ -16,8 +16,8 @@ from django.core.mail.backends.smtp import EmailBackend
 from django.core.validators import EmailValidator
 
 from . import messages
-from .bounded import within
-from .outgoing import Answer
+from .deadline import within
+from .http import Answer
 
 SMTP = "django.core.mail.backends.smtp.EmailBackend"
 LONGEST = 25.0

@@ -15,8 +15,8 @@ from django.utils.dateparse import parse_datetime
 
 from backups import __version__
 from backups.conf import configuration
+from backups.engine.progress import rough
 from backups.models import Alert
-from backups.templatetags.backups_format import rough
 
 VERSION = 1
 """Of the JSON; a field may be added without a new version."""

@@ -24,7 +24,7 @@ from backups.conf import configuration
 from backups.models import Alert, AlertDelivery
 
 from .channels import hand_over
-from .outgoing import Answer
+from .http import Answer
 
 _log = logging.getLogger(__name__)
 

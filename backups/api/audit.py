@@ -5,14 +5,14 @@ from __future__ import annotations
 from django.http import HttpResponseBase
 from rest_framework.request import Request
 
-from backups import audit
+from backups.identity import audit
 from backups.models import AuditEntry
 
-from . import shapes
+from . import schemas
 from .operation import Resource, operation, reply
 from .paging import Page, page
-from .rates import AnonymousRate, AuditVerifyRate, CallerRate
-from .shapes import AuditQuery, AuditShape, AuditVerdict
+from .schemas import AuditQuery, AuditShape, AuditVerdict
+from .throttling import AnonymousRate, AuditVerifyRate, CallerRate
 
 
 class Audit(Resource):
@@ -30,7 +30,7 @@ class Audit(Resource):
         if query.until:
             rows = rows.filter(time__lte=query.until)
         items, following = page(rows, ("number",), query, request.path)
-        return reply(Page[AuditShape](items=[shapes.entry(row) for row in items], next=following))
+        return reply(Page[AuditShape](items=[schemas.entry(row) for row in items], next=following))
 
 
 class Verify(Resource):

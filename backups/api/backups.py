@@ -11,18 +11,19 @@ from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from backups import downloads, services
+from backups.catalog import downloads, holds
 from backups.conf import configuration
 from backups.engine.errors import EngineError, RestoreRefused
+from backups.identity.sign_in import password_problem
+from backups.jobs import submit
 from backups.models import IndexedBackup, Job
-from backups.sign_in import password_problem
 
-from . import shapes
-from .callers import actor, token_of
+from . import schemas
+from .authentication import actor, token_of
 from .operation import AnyAccept, Resource, operation, reply
 from .paging import Page, page
 from .problems import Refused
-from .shapes import (
+from .schemas import (
     BackupQuery,
     BackupShape,
     Holding,
@@ -42,13 +43,13 @@ _QUEUED = {202: ("Location",)}
 
 def queued(request: Request, job: Job) -> Response:
     """202 for a job that was queued."""
-    return reply(shapes.job(job), 202, Location=reverse("backups-api:job", args=[job.pk]))
+    return reply(schemas.job(job), 202, Location=reverse("backups-api:job", args=[job.pk]))
 
 
 def found(backup_id: str, repository: str) -> IndexedBackup:
     """The backup of an address. Raises `BackupNotFound`, and `NotFound` when there is no latest."""
     if backup_id != "latest":
-        return services.indexed(backup_id, repository)
+        return holds.indexed(backup_id, repository)
     known = configuration()
     rows = IndexedBackup.objects.filter(repository=repository or known.default_repository, set=known.default_set, safety=False)
     good = rows.exclude(verification=IndexedBackup.Verification.DAMAGED).exclude(kind=IndexedBackup.Kind.SNAPSHOT)
@@ -78,7 +79,7 @@ def backup_page(request: Request, query: BackupQuery) -> Response:
     if query.text:
         rows = rows.filter(Q(note__icontains=query.text) | Q(backup_id__icontains=query.text))
     items, following = page(rows, ("time", "backup_id", "pk"), query, request.path)
-    return reply(Page[BackupShape](items=[shapes.backup(row) for row in items], next=following))
+    return reply(Page[BackupShape](items=[schemas.backup(row) for row in items], next=following))
 
 
 class Backups(Resource):
@@ -110,7 +111,7 @@ class Backups(Resource):
 
 def create(request: Request, body: NewBackup) -> Job:
     """Queue a backup as *body* says."""
-    return services.back_up(
+    return submit.back_up(
         actor(request),
         backup=body.kind,
         set=body.set,
@@ -131,12 +132,12 @@ class Backup(Resource):
         """Show a backup, with its manifest, proofs and lineage."""
         row = found(backup_id, query.repository)
         try:
-            _, stored = services.stored(row)
+            _, stored = holds.stored(row)
         except EngineError as problem:
-            return reply(shapes.whole_backup(row, None, [], _lineage(row), problem.message))
+            return reply(schemas.whole_backup(row, None, [], _lineage(row), problem.message))
         manifest = stored.manifest.model_dump(mode="json")
         proofs = [proof.model_dump(mode="json") for proof in stored.proofs]
-        return reply(shapes.whole_backup(row, manifest, proofs, _lineage(row)))
+        return reply(schemas.whole_backup(row, manifest, proofs, _lineage(row)))
 
     @operation(
         "delete_backup",
@@ -152,7 +153,7 @@ class Backup(Resource):
         The job fails, and nothing is deleted, when another backup needs it.
         """
         row = found(backup_id, query.repository)
-        return queued(request, services.delete(actor(request), [row.backup_id], repository=row.repository))
+        return queued(request, submit.delete(actor(request), [row.backup_id], repository=row.repository))
 
 
 class Verify(Resource):
@@ -174,7 +175,7 @@ class Verify(Resource):
         """Verify a backup: read every byte, or restore it and open its stores."""
         row = found(backup_id, query.repository)
         arguments = {"backup_ids": [row.backup_id], "repository": row.repository, "set": row.set, "depth": body.depth}
-        return queued(request, services.verify(actor(request), **arguments))
+        return queued(request, submit.verify(actor(request), **arguments))
 
 
 class Drill(Resource):
@@ -195,7 +196,7 @@ class Drill(Resource):
         """Restore a backup as a test, with checks and timings, and remove what was restored."""
         row = found(backup_id, query.repository)
         arguments = {"backup_id": row.backup_id, "repository": row.repository, "set": row.set}
-        return queued(request, services.drill(actor(request), **arguments))
+        return queued(request, submit.drill(actor(request), **arguments))
 
 
 class Preview(Resource):
@@ -220,7 +221,7 @@ class Preview(Resource):
         """
         row = found(backup_id, query.repository)
         arguments = {"backup_id": row.backup_id, "repository": row.repository, "only": body.only}
-        return queued(request, services.preview_restore(actor(request), **arguments))
+        return queued(request, submit.preview_restore(actor(request), **arguments))
 
 
 class Restore(Resource):
@@ -232,7 +233,7 @@ class Restore(Resource):
         "restore_backup",
         "backups.restore_backup",
         query=WhereQuery,
-        body=shapes.Restoring,
+        body=schemas.Restoring,
         answers={202: JobShape},
         problems=(409, 503),
         once=True,
@@ -255,12 +256,12 @@ def restore(request: Request, row: IndexedBackup, body: Any) -> Job:
             raise Refused(
                 409, "target_occupied", f"There is a folder {body.folder} already. Nothing was done.", "Choose another name."
             )
-        return services.restore_to_folder(actor(request), folder=body.folder, check=body.check, **arguments)
+        return submit.restore_to_folder(actor(request), folder=body.folder, check=body.check, **arguments)
     if body.confirm != row.backup_id:
         raise RestoreRefused("`confirm` is not the id of the backup. Nothing was changed.", hint="Give it in full.")
     if token_of(request) is None:
         _ask_password(request, body.password)
-    return services.restore_in_place(actor(request), typed=body.confirm, **arguments)
+    return submit.restore_in_place(actor(request), typed=body.confirm, **arguments)
 
 
 def _ask_password(request: Request, password: str | None) -> None:
@@ -283,8 +284,8 @@ class Hold(Resource):
     def post(self, request: Request, backup_id: str, *, query: WhereQuery, body: Holding) -> HttpResponseBase:
         """Hold a backup: no retention and nobody deletes it until it is released."""
         row = found(backup_id, query.repository)
-        held = services.hold(actor(request), row.backup_id, body.note, repository=row.repository)
-        return reply(shapes.backup(held))
+        held = holds.hold(actor(request), row.backup_id, body.note, repository=row.repository)
+        return reply(schemas.backup(held))
 
 
 class Release(Resource):
@@ -296,7 +297,7 @@ class Release(Resource):
     def post(self, request: Request, backup_id: str, *, query: WhereQuery) -> HttpResponseBase:
         """End a hold."""
         row = found(backup_id, query.repository)
-        return reply(shapes.backup(services.release(actor(request), row.backup_id, repository=row.repository)))
+        return reply(schemas.backup(holds.release(actor(request), row.backup_id, repository=row.repository)))
 
 
 _BINARY = {"type": "string", "format": "binary"}
@@ -339,7 +340,7 @@ def _tags(response: HttpResponseBase) -> dict[str, str]:
     return {name: response.headers[name] for name in ("ETag", "Content-Range") if name in response.headers}
 
 
-def _lineage(row: IndexedBackup) -> shapes.Lineage:
+def _lineage(row: IndexedBackup) -> schemas.Lineage:
     there = IndexedBackup.objects.filter(repository=row.repository)
     needs: list[str] = []
     parent = row.parent_id
@@ -347,4 +348,4 @@ def _lineage(row: IndexedBackup) -> shapes.Lineage:
         needs.append(parent)
         parent = there.filter(backup_id=parent).values_list("parent_id", flat=True).first() or ""
     children = there.filter(parent_id=row.backup_id).order_by("-time", "-backup_id")
-    return shapes.Lineage(needs=needs, needed_by=list(children.values_list("backup_id", flat=True)[:_MOST_CHILDREN]))
+    return schemas.Lineage(needs=needs, needed_by=list(children.values_list("backup_id", flat=True)[:_MOST_CHILDREN]))

@@ -8,17 +8,17 @@ from django.http import HttpResponseBase
 from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 
-from backups import services
+from backups.jobs import submit
 from backups.models import Job as JobRow
 
-from . import shapes
+from . import schemas
+from .authentication import actor
 from .backups import queued
-from .callers import actor
 from .operation import Resource, operation, reply
 from .paging import Page, page
+from .permissions import require
 from .problems import Refused
-from .rights import require
-from .shapes import JobQuery, JobShape, LogQuery
+from .schemas import JobQuery, JobShape, LogQuery
 
 
 def found(job_id: UUID) -> JobRow:
@@ -52,7 +52,7 @@ class Jobs(Resource):
         if query.until:
             rows = rows.filter(created__lte=query.until)
         items, following = page(rows, ("created", "id"), query, request.path)
-        return reply(Page[JobShape](items=[shapes.job(row) for row in items], next=following))
+        return reply(Page[JobShape](items=[schemas.job(row) for row in items], next=following))
 
 
 class Job(Resource):
@@ -63,7 +63,7 @@ class Job(Resource):
     @operation("show_job", "backups.view_job", answers={200: JobShape})
     def get(self, request: Request, job_id: UUID) -> HttpResponseBase:
         """Show a job: its state, progress, result or error."""
-        return reply(shapes.job(found(job_id)))
+        return reply(schemas.job(found(job_id)))
 
 
 class Cancel(Resource):
@@ -78,8 +78,8 @@ class Cancel(Resource):
         A waiting one has ended with the answer (200). A running one is asked to end (202), which takes about two seconds, and
         leaves nothing behind. One that has ended stays as it is (200).
         """
-        row = services.cancel(actor(request), found(job_id))
-        return reply(shapes.job(row), 200 if row.has_ended else 202)
+        row = submit.cancel(actor(request), found(job_id))
+        return reply(schemas.job(row), 200 if row.has_ended else 202)
 
 
 class Again(Resource):
@@ -102,10 +102,10 @@ class Again(Resource):
         A restore in place is asked for anew, not again.
         """
         row = found(job_id)
-        require(request, services.permission_for(row.kind))
+        require(request, submit.permission_for(row.kind))
         if not row.has_ended:
             raise Refused(409, "not_ended", "The job has not ended. Nothing was queued.", "Wait for it, or cancel it.")
-        return queued(request, services.run_again(actor(request), row))
+        return queued(request, submit.run_again(actor(request), row))
 
 
 class Log(Resource):
@@ -113,7 +113,7 @@ class Log(Resource):
 
     tag = "Jobs"
 
-    @operation("read_job_log", "backups.view_job", query=LogQuery, answers={200: shapes.Log})
+    @operation("read_job_log", "backups.view_job", query=LogQuery, answers={200: schemas.Log})
     def get(self, request: Request, job_id: UUID, *, query: LogQuery) -> HttpResponseBase:
         """Read a job's log, or follow it.
 
@@ -126,5 +126,5 @@ class Log(Resource):
             lines = lines.filter(level=query.level)
         if query.text:
             lines = lines.filter(line__icontains=query.text)
-        told = [shapes.line(line) for line in lines.order_by("id")[: query.limit]]
-        return reply(shapes.Log(lines=told, last=told[-1].id if told else query.after, ended=row.has_ended))
+        told = [schemas.line(line) for line in lines.order_by("id")[: query.limit]]
+        return reply(schemas.Log(lines=told, last=told[-1].id if told else query.after, ended=row.has_ended))

@@ -27,12 +27,12 @@ from rest_framework.response import Response
 from rest_framework.throttling import BaseThrottle
 from rest_framework.views import APIView
 
-from . import once, problems
-from .callers import AdminSession, Bearer
-from .describe import Describer
+from . import idempotency, problems
+from .authentication import AdminSession, Bearer
+from .openapi import Describer
+from .permissions import Permitted
 from .problems import Refused
-from .rates import AnonymousRate, CallerRate, ChangesRate
-from .rights import Permitted
+from .throttling import AnonymousRate, CallerRate, ChangesRate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +98,7 @@ def _declare(declared: Operation, method: Callable[..., HttpResponseBase]) -> Ca
             given["body"] = _body(request, reader)
         if not declared.once:
             return method(view, request, **path, **given)
-        return once.answered(request, lambda: method(view, request, **path, **given))
+        return idempotency.answered(request, lambda: method(view, request, **path, **given))
 
     called.operation = declared  # type: ignore[attr-defined]
     return called

@@ -15,7 +15,7 @@ from backups.conf import configuration
 from backups.models import Worker
 
 from .operation import Resource, operation, reply
-from .shapes import Check, Ready
+from .schemas import Check, Ready
 
 SILENT_FOR = timedelta(minutes=3)
 """A worker gives a sign of life every minute, and while it works more often."""

@@ -10,15 +10,15 @@ from pydantic import BaseModel
 from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 
-from backups import services
 from backups.conf import configuration
 from backups.engine.errors import EngineError, UsageError
+from backups.jobs import submit
 from backups.models import IndexedBackup
 
+from .authentication import actor
 from .backups import queued
-from .callers import actor
 from .operation import Resource, operation, reply
-from .shapes import JobShape, Pruning, RepositoryShape, SetProving, SetSummary, WholeRepository
+from .schemas import JobShape, Pruning, RepositoryShape, SetProving, SetSummary, WholeRepository
 
 
 class RepositoryList(BaseModel):
@@ -102,7 +102,7 @@ class Reindex(Resource):
     )
     def post(self, request: Request, name: str) -> HttpResponseBase:
         """Read a repository anew, for backups that were made or deleted elsewhere."""
-        return queued(request, services.reindex(actor(request), repository=_known(name)))
+        return queued(request, submit.reindex(actor(request), repository=_known(name)))
 
 
 class Verify(Resource):
@@ -122,7 +122,7 @@ class Verify(Resource):
     def post(self, request: Request, name: str, *, body: SetProving) -> HttpResponseBase:
         """Verify all backups of a set, or its newest."""
         arguments = {"repository": _known(name), "set": body.set, "everything": body.everything, "depth": body.depth}
-        return queued(request, services.verify(actor(request), **arguments))
+        return queued(request, submit.verify(actor(request), **arguments))
 
 
 class Prune(Resource):
@@ -149,4 +149,4 @@ class Prune(Resource):
             raise UsageError(
                 "No rule says what to keep, so everything would go. Nothing was done.", hint="Give keep_daily or the like."
             )
-        return queued(request, services.prune(actor(request), repository=_known(name), **rules))
+        return queued(request, submit.prune(actor(request), repository=_known(name), **rules))

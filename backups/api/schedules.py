@@ -12,18 +12,18 @@ from pydantic import BaseModel
 from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 
-from backups import services
 from backups.engine.errors import UsageError
-from backups.kinds import kinds
+from backups.jobs.types import kinds
 from backups.models import Plan
-from backups.schedules import in_words, slots_after
+from backups.plans import editing
+from backups.plans.cron import in_words, slots_after
 
-from . import shapes
+from . import schemas
+from .authentication import actor
 from .backups import queued
-from .callers import actor
 from .operation import Resource, operation, reply
-from .rights import require
-from .shapes import JobShape, NewSchedule, ScheduleChange, ScheduleQuery, ScheduleShape, Times, TimesQuery
+from .permissions import require
+from .schemas import JobShape, NewSchedule, ScheduleChange, ScheduleQuery, ScheduleShape, Times, TimesQuery
 
 _TIMES = 5
 
@@ -50,7 +50,7 @@ def shape(plan: Plan) -> ScheduleShape:
         times = slots_after(plan.cron, plan.time_zone, timezone.now(), _TIMES) if plan.enabled else []
     except ValueError as problem:
         words, times = str(problem), []
-    return shapes.plan(plan, words, times, last)
+    return schemas.plan(plan, words, times, last)
 
 
 class ScheduleList(Resource):
@@ -83,7 +83,7 @@ class ScheduleList(Resource):
         """Make a schedule."""
         values = body.model_dump()
         _may_plan(request, body.kind)
-        plan = services.make_plan(actor(request), values.pop("name"), **values)
+        plan = editing.make_plan(actor(request), values.pop("name"), **values)
         return reply(shape(plan), 201, Location=reverse("backups-api:schedule", args=[plan.name]))
 
 
@@ -112,7 +112,7 @@ class Schedule(Resource):
         if (values.get("kind", plan.kind), values.get("arguments", plan.arguments)) != (plan.kind, plan.arguments):
             _may_plan(request, plan.kind)
             _may_plan(request, values.get("kind", plan.kind))
-        return reply(shape(services.change_plan(actor(request), plan, **values)))
+        return reply(shape(editing.change_plan(actor(request), plan, **values)))
 
     @operation("delete_schedule", "backups.change_plan", answers={204: None})
     def delete(self, request: Request, name: str) -> HttpResponseBase:
@@ -120,7 +120,7 @@ class Schedule(Resource):
 
         A built-in one is made anew by `install_schedules`: pause it instead.
         """
-        services.remove_plan(actor(request), found(name))
+        editing.remove_plan(actor(request), found(name))
         return reply(None, 204)
 
 
@@ -139,7 +139,7 @@ class Run(Resource):
     )
     def post(self, request: Request, name: str) -> HttpResponseBase:
         """Queue a job of a schedule now; its times stay as they are."""
-        return queued(request, services.run_plan(actor(request), found(name)))
+        return queued(request, editing.run_plan(actor(request), found(name)))
 
 
 class Pause(Resource):
@@ -150,7 +150,7 @@ class Pause(Resource):
     @operation("pause_schedule", "backups.run_plan", answers={200: ScheduleShape})
     def post(self, request: Request, name: str) -> HttpResponseBase:
         """Let a schedule rest until it is resumed."""
-        return reply(shape(services.pause_plan(actor(request), found(name))))
+        return reply(shape(editing.pause_plan(actor(request), found(name))))
 
 
 class Resume(Resource):
@@ -161,7 +161,7 @@ class Resume(Resource):
     @operation("resume_schedule", "backups.run_plan", answers={200: ScheduleShape})
     def post(self, request: Request, name: str) -> HttpResponseBase:
         """Let a schedule run again, from its next time on."""
-        return reply(shape(services.resume_plan(actor(request), found(name))))
+        return reply(shape(editing.resume_plan(actor(request), found(name))))
 
 
 class TimesOf(Resource):

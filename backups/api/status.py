@@ -5,10 +5,10 @@ from __future__ import annotations
 from django.http import HttpResponseBase
 from rest_framework.request import Request
 
-from backups import readiness, status
+from backups.monitoring import readiness, verdict
 
 from .operation import Resource, operation, reply
-from .shapes import Readiness, Status
+from .schemas import Readiness, Status
 
 
 class Safe(Resource):
@@ -19,7 +19,7 @@ class Safe(Resource):
     @operation("show_status", "backups.view_backup", answers={200: Status})
     def get(self, request: Request) -> HttpResponseBase:
         """Are we safe? The verdict of the overview, and what it rests on."""
-        return reply(Status.model_validate(status.now().as_json()))
+        return reply(Status.model_validate(verdict.now().as_json()))
 
 
 class ReadinessOf(Resource):

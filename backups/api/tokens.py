@@ -13,16 +13,16 @@ from django.utils import timezone
 from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 
-from backups import services
+from backups.identity import tokens
 from backups.models import ApiToken
 
-from . import shapes
-from .callers import actor, token_of
+from . import schemas
+from .authentication import actor, token_of
 from .operation import Resource, operation, reply
 from .paging import Page, page
+from .permissions import allowed, require
 from .problems import Refused
-from .rights import allowed, require
-from .shapes import IssuedToken, NewToken, TokenQuery, TokenShape
+from .schemas import IssuedToken, NewToken, TokenQuery, TokenShape
 
 VIEW, ISSUE, REVOKE = "backups.view_token", "backups.issue_token", "backups.revoke_token"
 _OTHERS = "Needs the permission `backups.issue_token` (scope `tokens`); for those of others also "
@@ -60,7 +60,7 @@ class Tokens(Resource):
             good = Q(revoked=None) & (Q(expires=None) | Q(expires__gt=timezone.now()))
             rows = rows.filter(good if query.usable else ~good)
         items, following = page(rows, ("created", "pk"), query, request.path)
-        return reply(Page[TokenShape](items=[shapes.token(row) for row in items], next=following))
+        return reply(Page[TokenShape](items=[schemas.token(row) for row in items], next=following))
 
     @operation("create_token", ISSUE, body=NewToken, answers={201: IssuedToken}, once=True, headers={201: ("Location",)})
     def post(self, request: Request, *, body: NewToken) -> HttpResponseBase:
@@ -82,8 +82,8 @@ class Tokens(Resource):
         user: Any = request.user
         assert isinstance(user, AbstractUser)
         expires = timezone.now() + timedelta(days=body.days) if body.days is not None else None
-        issued = services.issue_token(actor(request), user, body.name, scopes, expires)
-        shape = IssuedToken(**shapes.token(issued.token).model_dump(), secret=issued.secret)
+        issued = tokens.issue_token(actor(request), user, body.name, scopes, expires)
+        shape = IssuedToken(**schemas.token(issued.token).model_dump(), secret=issued.secret)
         return reply(shape, 201, Location=reverse("backups-api:token", args=[issued.token.pk]))
 
 
@@ -95,10 +95,10 @@ class Token(Resource):
     @operation("show_token", ISSUE, depends=f"{_OTHERS}`backups.view_token`.", answers={200: TokenShape})
     def get(self, request: Request, token_id: int) -> HttpResponseBase:
         """Show a token."""
-        return reply(shapes.token(_found(request, token_id, VIEW)))
+        return reply(schemas.token(_found(request, token_id, VIEW)))
 
     @operation("revoke_token", ISSUE, depends=f"{_OTHERS}`backups.revoke_token`.", answers={204: None})
     def delete(self, request: Request, token_id: int) -> HttpResponseBase:
         """Revoke a token: it is good for nothing from now on."""
-        services.revoke_token(actor(request), _found(request, token_id, REVOKE))
+        tokens.revoke_token(actor(request), _found(request, token_id, REVOKE))
         return reply(None, 204)

@@ -20,9 +20,9 @@ from typing import Any, NoReturn
 from .. import __version__
 from . import describe, progress
 from .config import Settings, check_note, check_set_name, environment, parse_source, read_settings
-from .context import Context
 from .errors import DamageFound, EngineError, RestoreRefused, UsageError, from_os_error
-from .repository.local import Repository, Unreadable, initialise, open_repository
+from .repository.folder import Repository, Unreadable, initialise, open_repository
+from .runtime.context import Context
 from .types import Backup, BackupKind, Depth, Hold, Source, SourceKind
 
 _COUNTS = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
@@ -161,8 +161,8 @@ def drill(call: Call) -> Outcome:
 
 
 def restore(call: Call) -> Outcome:
-    from .in_place import Commands, plan_in_place, restore_in_place
-    from .restore import restore_to
+    from .restore.in_place import Commands, plan_in_place, restore_in_place
+    from .restore.to_folder import restore_to
 
     arguments = call.arguments
     if bool(arguments.to) == bool(arguments.in_place):

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from . import durable
 from .capture.cut import STEP_TIMEOUT, Cut, Instant
-from .context import Context
 from .errors import EngineError, NoSpace, SourceBroken, UsageError, from_os_error
 from .names import printable
-from .repository.local import STAMP, Repository, stamp
+from .repository.folder import STAMP, Repository, stamp
+from .runtime import durable
+from .runtime.context import Context
 from .types import (
     Backup,
     BackupKind,

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from .archive.reader import Archives, locate_in
 from .progress import human_bytes, human_seconds
-from .repository.local import Repository, Unreadable
+from .repository.folder import Repository, Unreadable
 from .types import Backup, Depth, Proof
 
 if TYPE_CHECKING:
     from .create import Created
     from .repository.retention import Decision
-    from .restore import Restored
+    from .restore.to_folder import Restored
 
 
 def created_json(created: Created) -> dict[str, Any]:

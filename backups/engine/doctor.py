@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from .capture import chroma
-from .capture.hnsw import BrokenIndex, check_structure
 from .capture.owners import owners
 from .capture.sqlite import connect
-from .context import Context
+from .chroma_files import directory as chroma
+from .chroma_files.hnsw import BrokenIndex, check_structure
 from .errors import EngineError, RepositoryTooNew
 from .gate import Gate
-from .in_place import leftovers
 from .progress import human_bytes
-from .repository.local import Repository, Unreadable, open_repository
+from .repository.folder import Repository, Unreadable, open_repository
+from .restore.in_place import leftovers
+from .runtime.context import Context
 from .types import Source, SourceKind
 
 Level = Literal["ok", "note", "warning", "problem"]

@@ -15,9 +15,9 @@ from typing import Any
 
 from .archive.reader import Archives, locate_in
 from .config import SOURCE_SETTINGS
-from .context import Context
 from .errors import EngineError, UsageError
-from .repository.local import DATA, Repository
+from .repository.folder import DATA, Repository
+from .runtime.context import Context
 from .types import Backup, Depth, Proof
 from .verify import verify_backup
 

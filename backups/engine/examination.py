@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .context import Context
+from .runtime.context import Context
 from .types import Backup
 
 SECONDS = 900.0

@@ -14,9 +14,9 @@ from typing import Final
 from .archive.blocks import BLOCK
 from .archive.reader import Archives, BlockDamaged
 from .archive.table import Entry, FrameRef, Kind, Tree
-from .context import Phase
-from .durable import WRITEBACK_BYTES, begin_writeback, reach
 from .errors import DamageFound
+from .runtime.context import Phase
+from .runtime.durable import WRITEBACK_BYTES, begin_writeback, reach
 
 _UNIT: Final = 4
 _AHEAD: Final = 32

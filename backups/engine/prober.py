@@ -20,11 +20,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .capture.chroma import Positions, positions
-from .capture.hnsw import BrokenIndex
-from .capture.records import digest_collections, open_at_rest, stored_records, stored_vectors
 from .capture.sqlite import connect
-from .child import Server
+from .chroma_files.directory import Positions, positions
+from .chroma_files.hnsw import BrokenIndex
+from .chroma_files.records import digest_collections, open_at_rest, stored_records, stored_vectors
+from .runtime.child import Server
 
 _PAGE = 1000
 _SEARCHES = 3

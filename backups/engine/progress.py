@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, TextIO
 
-from .context import Progress
+from .runtime.context import Progress
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -29,6 +29,14 @@ def human_seconds(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def rough(seconds: float) -> str:
+    """A duration in one unit: ``14 min``."""
+    for limit, unit, name in ((60, 1, "s"), (3600, 60, "min"), (2 * 86400, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds / 86400:.0f} days"
 
 
 def json_lines(stream: TextIO) -> tuple[Callable[[Progress], None], Callable[[str], None]]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from .context import Context
 from .errors import UsageError, from_os_error
-from .repository.local import Repository, Unreadable
+from .repository.folder import Repository, Unreadable
 from .repository.retention import Candidate, Decision, Policy, PolicyError, decide, removal_order
+from .runtime.context import Context
 from .types import Backup
 
 

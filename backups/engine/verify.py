@@ -18,18 +18,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import durable
 from .archive.blocks import BLOCK
 from .archive.reader import Archives, BlockDamaged, locate_in
 from .archive.sharing import Spot, sharers
 from .archive.table import FrameRef, Kind, Tree
-from .child import Child
-from .context import Context, Phase
 from .errors import DamageFound, EngineError, NoSpace, RepositoryTooNew, from_os_error
 from .examination import examine as examined
 from .extract import extract
-from .repository.local import DATA, MANIFEST, SUMS, Repository
-from .space import need_space
+from .repository.folder import DATA, MANIFEST, SUMS, Repository
+from .runtime import durable
+from .runtime.child import Child
+from .runtime.context import Context, Phase
+from .runtime.space import need_space
 from .types import Backup, Depth, Problem, Proof, SourceKind, SourceRecord
 
 PROBER = "backups.engine.prober"

@@ -12,13 +12,15 @@ from typing import Any, ClassVar, NoReturn
 from django.core.management.base import BaseCommand, CommandParser
 from django.db import DatabaseError, connections
 
-from backups import access, accounts, audit, index, kinds
+from backups.catalog import index
 from backups.conf import Configuration, configuration
 from backups.engine import cli
 from backups.engine.config import Settings, environment, read_settings
 from backups.engine.errors import EngineError, RestoreRefused, UsageError
 from backups.engine.names import BACKUP_ID
-from backups.engine.repository.local import open_repository
+from backups.engine.repository.folder import open_repository
+from backups.identity import account_changes, audit, permissions
+from backups.jobs import types
 
 _NOT_TOLD = frozenset(
     {"run", "json", "progress", "verbosity", "settings", "pythonpath", "traceback", "no_color", "force_color", "skip_checks"}
@@ -67,7 +69,7 @@ class EngineCommand(BaseCommand):
             in_place = bool(getattr(arguments, "in_place", False)) and not arguments.dry_run
             kind = f"{self.kind}_in_place" if in_place else self.kind
             _announce(actor, f"{kind}.requested", f"repository:{arguments.repo}", _told(options))
-            before = accounts.now() if in_place else None
+            before = account_changes.now() if in_place else None
             connections.close_all()
             outcome = cli.perform(arguments, settings)
         except _NotAnnounced as problem:
@@ -104,7 +106,7 @@ class EngineCommand(BaseCommand):
             else ()
         )
         settings = read_settings(environment())
-        examine = settings.examine_command or " ".join(kinds.examination(found.whole_set(set_name))[1:])
+        examine = settings.examine_command or " ".join(types.examination(found.whole_set(set_name))[1:])
         return replace(settings, repository=Path(arguments.repo), sources=sources, examine_command=examine)
 
     def _refuse_kept_apart(self, found: Configuration, set_name: str) -> None:
@@ -114,10 +116,10 @@ class EngineCommand(BaseCommand):
                 hint="Stop everything, and use `refbackup restore` (DISASTER_RECOVERY.md).",
             )
 
-    def _note_accounts(self, actor: audit.Actor, backup_id: str, before: accounts.Accounts | None) -> None:
+    def _note_accounts(self, actor: audit.Actor, backup_id: str, before: account_changes.Accounts | None) -> None:
         """After a restore in place: the groups that the restored state lacks, and what accounts came back."""
-        access.make_groups()
-        told = accounts.compare(before, accounts.now())
+        permissions.make_groups()
+        told = account_changes.compare(before, account_changes.now())
         if any(told["counts"].values()):
             what = {"backup": backup_id, "counts": told["counts"]}
             audit.record(actor, "restore_in_place.accounts", f"backup:{backup_id}", after=what)

@@ -6,7 +6,7 @@ from django.db import models
 
 
 class AuditEntry(models.Model):
-    """One entry of a hash chain: ``hash`` covers the entry and the hash of the one before (`backups.audit`).
+    """One entry of a hash chain: ``hash`` covers the entry and the hash of the one before (`backups.identity.audit`).
 
     Entries are only ever added: the database itself refuses to change or remove one (a trigger, made by the migration).
     """

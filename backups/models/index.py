@@ -1,4 +1,4 @@
-"""The index of backups: what pages and REST list and filter, rebuilt from the repository at any time (`backups.index`)."""
+"""The index of backups, rebuilt from the repositories at any time (`backups.catalog.index`)."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from backups.engine.progress import human_bytes, human_seconds
+from backups.engine.progress import human_bytes, human_seconds, rough
 
 register = template.Library()
 
@@ -63,11 +63,3 @@ def ago(time: datetime | None) -> str:
     seconds = (timezone.now() - time).total_seconds()
     text = rough(abs(seconds))
     return f"{text} ago" if seconds >= 0 else f"in {text}"
-
-
-def rough(seconds: float) -> str:
-    """A duration in one unit: ``14 min``."""
-    for limit, unit, name in ((60, 1, "s"), (3600, 60, "min"), (2 * 86400, 3600, "h")):
-        if seconds < limit:
-            return f"{seconds / unit:.0f} {name}"
-    return f"{seconds / 86400:.0f} days"

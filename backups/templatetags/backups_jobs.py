@@ -5,11 +5,9 @@ from __future__ import annotations
 from django import template
 
 from backups.engine.errors import UsageError
-from backups.engine.progress import human_seconds
-from backups.kinds import kind_of
+from backups.engine.progress import human_seconds, rough
+from backups.jobs.types import kind_of
 from backups.models import Job
-
-from .backups_format import rough
 
 register = template.Library()
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from backups.engine.config import check_set_name
-from backups.engine.context import Context
 from backups.engine.describe import listed_text
 from backups.engine.doctor import diagnose
 from backups.engine.errors import Cancelled, EngineError, UsageError, from_os_error
-from backups.engine.repository.local import Unreadable, open_repository, stamp
+from backups.engine.repository.folder import Unreadable, open_repository, stamp
+from backups.engine.runtime.context import Context
 from backups.engine.types import Backup
 
 from . import services

@@ -17,10 +17,10 @@ from enum import IntEnum
 from typing import NoReturn
 
 from backups.engine.config import check_set_name
-from backups.engine.context import Context
 from backups.engine.errors import EngineError, RepositoryMissing, RepositoryTooNew, UsageError, from_os_error
 from backups.engine.progress import human_bytes, human_seconds
-from backups.engine.repository.local import Repository, Unreadable, open_repository
+from backups.engine.repository.folder import Repository, Unreadable, open_repository
+from backups.engine.runtime.context import Context
 from backups.engine.types import Backup, BackupKind, Depth, Proof
 from backups.engine.verify import verify_backup
 

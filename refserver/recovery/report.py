@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
-from backups.engine import durable
+from backups.engine.runtime import durable
 
 
 class Report:

@@ -20,9 +20,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from backups.engine import durable
 from backups.engine.capture.owners import owners
 from backups.engine.errors import EngineError, PermissionMissing, SourceBusy
+from backups.engine.runtime import durable
 from backups.engine.types import Source, SourceKind
 
 from .places import UNIT, Places, unit_properties

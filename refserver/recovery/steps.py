@@ -23,8 +23,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from backups.engine import durable
-from backups.engine.context import Context
 from backups.engine.doctor import diagnose
 from backups.engine.errors import (
     Cancelled,
@@ -37,12 +35,14 @@ from backups.engine.errors import (
     from_json,
     from_os_error,
 )
-from backups.engine.in_place import STAGE, leftovers, plan_in_place
 from backups.engine.progress import human_bytes, human_seconds
-from backups.engine.repository.local import Repository, open_repository
-from backups.engine.restore import check_manifest, select
+from backups.engine.repository.folder import Repository, open_repository
+from backups.engine.restore.in_place import STAGE, leftovers, plan_in_place
+from backups.engine.restore.to_folder import check_manifest, select
+from backups.engine.runtime import durable
+from backups.engine.runtime.context import Context
+from backups.engine.runtime.processes import end_with_parent
 from backups.engine.types import Backup, Source, SourceKind
-from backups.processes import end_with_parent
 
 from . import services
 from .places import ROOT, Places

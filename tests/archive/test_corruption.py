@@ -17,7 +17,7 @@ from backups.engine.archive.reader import Archives, locate_in
 from backups.engine.archive.table import FrameRef
 from backups.engine.cli import main
 from backups.engine.errors import DamageFound, RepositoryMissing
-from backups.engine.repository.local import open_repository
+from backups.engine.repository.folder import open_repository
 from backups.engine.types import Hold, Proof
 from tests.restore.stores import History, copy_of, verified
 

@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backups.engine.capture import hnsw
-from backups.engine.capture.chroma import Positions
-from backups.engine.capture.records import _indexed
+from backups.engine.chroma_files import hnsw
+from backups.engine.chroma_files.directory import Positions
+from backups.engine.chroma_files.records import _indexed
 from tests.restore.stores import History
 
 PLACE = Positions("c", "c", 16, "l2", 100, "m", "v", 0, 0)

@@ -15,7 +15,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect, sync_playwright
 
-from backups.engine.repository.local import initialise
+from backups.engine.repository.folder import initialise
 from tests.library.places import ROOT, Places
 
 PASSWORD = "correct-horse-battery"

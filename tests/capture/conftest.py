@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from backups.engine.context import Context
 from backups.engine.create import Created, Request, create_backup
-from backups.engine.repository.local import Repository, initialise
-from backups.engine.restore import restore_to
+from backups.engine.repository.folder import Repository, initialise
+from backups.engine.restore.to_folder import restore_to
+from backups.engine.runtime.context import Context
 from backups.engine.types import Backup, BackupKind, Depth, Source, SourceKind
 from tests.capture.application import WIDTH
 from tests.capture.peers import ACCOUNTS, EACH

@@ -1,4 +1,4 @@
-"""A child for the tests of `backups.engine.child`; with ``parent DOING`` a parent of one, which waits to be killed."""
+"""A child for the tests of `backups.engine.runtime.child`; with ``parent DOING`` a parent of one, which waits to be killed."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import threading
 import time
 from typing import Any
 
-from backups.engine.child import Child, Server
 from backups.engine.errors import SourceBusy
+from backups.engine.runtime.child import Child, Server
 
 
 class Servant:

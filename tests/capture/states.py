@@ -7,8 +7,8 @@ from array import array
 from collections.abc import Iterable
 from pathlib import Path
 
-from backups.engine.capture.chroma import positions
-from backups.engine.capture.records import open_at_rest, stored_records, stored_vectors
+from backups.engine.chroma_files.directory import positions
+from backups.engine.chroma_files.records import open_at_rest, stored_records, stored_vectors
 from tests.capture.application import weight
 from tests.capture.peers import loose_vector
 

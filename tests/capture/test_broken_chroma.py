@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from backups.engine.capture.chroma import positions
-from backups.engine.capture.hnsw import BrokenIndex, check_structure, read_header
-from backups.engine.capture.records import open_at_rest
+from backups.engine.chroma_files.directory import positions
+from backups.engine.chroma_files.hnsw import BrokenIndex, check_structure, read_header
+from backups.engine.chroma_files.records import open_at_rest
 from tests.capture.conftest import Bench, Start, Stores, chroma_source
 from tests.capture.processes import Peer, run, until
 from tests.capture.states import vectors_of

@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from backups.engine.child import Child
 from backups.engine.errors import Cancelled, EngineError, NoSpace, SourceBusy
+from backups.engine.runtime.child import Child
 from tests.capture.processes import Peer, is_running, until
 
 SERVANT = "tests.capture.servant"

@@ -113,7 +113,7 @@ def test_names_that_are_no_text_in_messages(bench: Bench, folder: Path) -> None:
 def test_other_sources_and_the_repository_inside_the_folder_are_left_out(stores: Stores, tmp_path: Path) -> None:
     from datetime import UTC, datetime
 
-    from backups.engine.repository.local import initialise
+    from backups.engine.repository.folder import initialise
 
     folder = stores.database.parent
     (folder / "file").write_text("content")

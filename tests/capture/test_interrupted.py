@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from backups.engine import durable
-from backups.engine.context import Context
+from backups.engine.runtime import durable
+from backups.engine.runtime.context import Context
 from backups.engine.types import Depth
 from backups.engine.verify import verify_many
 from tests.capture.conftest import Bench, Start, Stores, accounts, chroma_source, sqlite_source, storing

@@ -19,7 +19,7 @@ from backups.engine.archive.table import Entry, Kind
 from backups.engine.capture import packer as packing
 from backups.engine.capture.packer import Packer
 from backups.engine.capture.staging import GRAIN_NS, identify, is_unchanged
-from backups.engine.child import Server
+from backups.engine.runtime.child import Server
 from tests.capture.conftest import Bench, Stores, accounts, files_source, sqlite_source, write_batches
 from tests.capture.processes import until
 from tests.capture.states import check_state

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from django.conf import settings
 
-from backups.kinds import Arguments, Kind
+from backups.jobs.types import Arguments, Kind
 
 CHORE_PROGRAM = """
 import json, os, signal, subprocess, sys, time

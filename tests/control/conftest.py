@@ -14,10 +14,10 @@ from django.contrib.auth.hashers import PBKDF2PasswordHasher
 from django.contrib.auth.models import Group
 from django.test import Client, override_settings
 
-from backups import tasks
-from backups.audit import Actor
-from backups.engine.repository.local import Repository, initialise, open_repository
+from backups.engine.repository.folder import Repository, initialise, open_repository
+from backups.identity.audit import Actor
 from backups.models import Job
+from backups.worker import tasks
 from tests.library.conftest import empty_places, library, sample_library, sample_places
 from tests.library.places import Places
 

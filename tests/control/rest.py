@@ -8,10 +8,10 @@ from typing import Any
 from django.core.cache import cache
 from django.test import Client
 
-from backups import access
+from backups.identity import permissions, tokens
 from tests.control.conftest import Site
 
-EVERY_SCOPE = tuple(access.SCOPES)
+EVERY_SCOPE = tuple(permissions.SCOPES)
 BACKUPS = "/api/v1/backups"
 JOBS = "/api/v1/jobs"
 
@@ -19,7 +19,7 @@ JOBS = "/api/v1/jobs"
 def bearer(site: Site, name: str, *groups: str, scopes: tuple[str, ...] = EVERY_SCOPE, superuser: bool = False) -> Client:
     """A program with a token of the account *name*, which is made. Rates start anew."""
     cache.clear()
-    return with_token(access.issue(site.person(name, *groups, superuser=superuser), f"{name}'s", scopes, None).secret)
+    return with_token(tokens.issue(site.person(name, *groups, superuser=superuser), f"{name}'s", scopes, None).secret)
 
 
 def with_token(secret: str) -> Client:

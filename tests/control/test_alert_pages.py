@@ -9,7 +9,7 @@ import pytest
 from django.urls import reverse
 from django.utils import timezone
 
-from backups.alerts import desk, look
+from backups.alerts import evaluation, services
 from backups.alerts.default_rules import install
 from backups.models import Alert, AlertChannel, AlertDelivery, AlertLook, AlertRule, AlertSubscription, AuditEntry, Plan
 from tests.control.receivers import web_server
@@ -19,7 +19,7 @@ ALERTS = "/admin/backup/alerts/"
 
 def channel(site, **values) -> AlertChannel:
     known = {"name": "ops", "kind": "slack", "target": "https://chat.example.org/hook/s3cr3t-token"}
-    return desk.save_channel(site.actor, AlertChannel(**(known | values)))
+    return services.save_channel(site.actor, AlertChannel(**(known | values)))
 
 
 def fired(rule: str = "plan-failed", *, hours: float = 1, **values) -> Alert:
@@ -260,7 +260,7 @@ def test_the_page_costs_the_same_however_much_has_happened(empty_site, django_as
         took = timezone.now() - began
     assert took < timedelta(seconds=1), took  # 100 ms on a machine of its own
     began = timezone.now()
-    look.look("test-host", now)
+    evaluation.look("test-host", now)
     assert timezone.now() - began < timedelta(seconds=2)
 
 

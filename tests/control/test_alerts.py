@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backups import facts as verdict_facts
-from backups.alerts import evaluate as deciding
-from backups.alerts import outgoing, signature
+from backups.alerts import http, signature
+from backups.alerts import transitions as deciding
 from backups.alerts.detectors import detectors
-from backups.alerts.evaluate import Detection, Event, Quiet, Recipient, Rule, State, Tell
 from backups.alerts.facts import Clock, Damaged, Drills, Facts, PlanRuns, Running, Unheard
-from backups.facts import BackupFact, RepositoryFact, SetFact, WorkerFact
+from backups.alerts.transitions import Detection, Event, Quiet, Recipient, Rule, State, Tell
+from backups.monitoring import facts as verdict_facts
+from backups.monitoring.facts import BackupFact, RepositoryFact, SetFact, WorkerFact
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -389,22 +389,22 @@ def test_many_damaged_backups_are_told_one_by_one_up_to_a_bound():
     ],
 )
 def test_addresses_that_are_never_called(address, why):
-    with pytest.raises(outgoing.Refused, match=why):
-        outgoing.check(address)
+    with pytest.raises(http.Refused, match=why):
+        http.check(address)
 
 
 @pytest.mark.parametrize(
     "address", ["https://hooks.slack.com/services/T/B/x", "http://127.0.0.1:9/", "http://10.0.0.5/", "http://[::1]/"]
 )
 def test_addresses_that_may_be_called(address):
-    assert outgoing.check(address).hostname
+    assert http.check(address).hostname
 
 
 def test_secrets_are_not_shown():
     address = "https://hooks.slack.com/services/T0000/B0000/abcdefghijkl?key=topsecret"
-    assert outgoing.masked(address) == "https://hooks.slack.com/…cret"
-    assert outgoing.masked("https://host/short") == "https://host/…"
-    told = outgoing.without_secret("no such path /services/T0000/B0000/abcdefghijkl, key=topsecret", address)
+    assert http.masked(address) == "https://hooks.slack.com/…cret"
+    assert http.masked("https://host/short") == "https://host/…"
+    told = http.without_secret("no such path /services/T0000/B0000/abcdefghijkl, key=topsecret", address)
     assert "abcdefghijkl" not in told and "topsecret" not in told
 
 

@@ -14,14 +14,14 @@ from django.contrib.auth.models import Group
 from django.test import override_settings
 from django.utils import timezone
 
-from backups import jobs, schedules, services, tasks
-from backups.alerts import desk, evaluate, look, mail, outbox, outgoing
+from backups.alerts import evaluation, http, mail, outbox, transitions
+from backups.alerts import services as desk
 from backups.alerts.default_rules import DEFAULTS
 from backups.alerts.detectors import Detector, _all
-from backups.alerts.evaluate import Detection
-from backups.audit import Actor
-from backups.default_plans import install
+from backups.alerts.transitions import Detection
 from backups.engine.errors import UsageError
+from backups.identity.audit import Actor
+from backups.jobs import lifecycle, submit
 from backups.models import (
     Alert,
     AlertChannel,
@@ -34,6 +34,9 @@ from backups.models import (
     Job,
     Plan,
 )
+from backups.plans import scheduling
+from backups.plans.defaults import install
+from backups.worker import tasks
 from tests.control.receivers import certificate, mail_server, tls_of, web_server
 from tests.library.places import ROOT
 
@@ -83,7 +86,7 @@ def clock() -> Clock:
 def fire(monkeypatch, *found: Detection) -> None:
     """Have the detector of failed plans find these."""
     every = {"plan_failed": Detector(name="plan_failed", title="", find=lambda facts, threshold: found)}
-    monkeypatch.setattr(look, "detectors", lambda: every)
+    monkeypatch.setattr(evaluation, "detectors", lambda: every)
 
 
 # Mail
@@ -100,11 +103,11 @@ def test_a_state_is_mailed_once_and_its_end_answers_that_mail(empty_site, monkey
         channel(empty_site, "mail", "anna@example.org, otto@example.org")
         fire(monkeypatch, DOWN)
         for _ in range(4):
-            look.decide(clock())
+            evaluation.decide(clock())
             outbox.turn(clock)
             clock.move(minutes=1)
         fire(monkeypatch)
-        look.decide(clock())
+        evaluation.decide(clock())
         assert outbox.turn(clock) == 1
     begun, ended = server.letters
     assert begun["Subject"].endswith("Warning: A plan failed in a row (nightly)")
@@ -164,7 +167,7 @@ def test_a_slack_shaped_webhook(empty_site, web, monkeypatch, clock):
     rule(severity="critical")
     channel(empty_site, "slack", web.url())
     fire(monkeypatch, DOWN)
-    look.decide(clock())
+    evaluation.decide(clock())
     outbox.turn(clock)
     sent = json.loads(web.requests[0].body)
     assert sent["text"].startswith("*[") and "Critical: A plan failed in a row (nightly)*" in sent["text"]
@@ -180,7 +183,7 @@ def test_a_signed_webhook_is_verified_by_the_lines_of_the_document(empty_site, w
     rule()
     ops = channel(empty_site, "webhook", web.url())
     fire(monkeypatch, DOWN)
-    look.decide(clock())
+    evaluation.decide(clock())
     outbox.turn(clock)
     request = web.requests[0]
     assert scope["verify"](ops.key, request.headers, request.body)
@@ -225,7 +228,7 @@ def test_what_a_receiver_answers_is_kept_short_and_without_its_secret(empty_site
 
 @pytest.mark.parametrize(("manner", "said"), [("hang", "no answer within"), ("drip", "no answer within"), ("rude", "HTTP")])
 def test_a_receiver_that_hangs_or_dribbles_is_left_in_time(empty_site, web, monkeypatch, manner, said):
-    monkeypatch.setattr(outgoing, "LONGEST", 0.5)
+    monkeypatch.setattr(http, "LONGEST", 0.5)
     web.manner = manner
     ops = channel(empty_site, "slack", web.url())
     began = time.monotonic()
@@ -272,7 +275,7 @@ def test_what_fails_is_tried_again_and_given_up_after_a_day(empty_site, web, mon
     channel(empty_site, "webhook", web.url())
     web.status = 503
     fire(monkeypatch, DOWN)
-    look.decide(clock())
+    evaluation.decide(clock())
     tries = []
     row = AlertDelivery.objects.get()
     while row.state == State.WAITING:
@@ -288,7 +291,7 @@ def test_what_fails_is_tried_again_and_given_up_after_a_day(empty_site, web, mon
     assert len({request.headers["webhook-id"] for request in web.requests}) == 1, "the same message each time"
     rule(name="unheard", kind="channel_unheard", title="Unheard")
     monkeypatch.undo()
-    look.decide(row.finished)
+    evaluation.decide(row.finished)
     assert Alert.objects.get(rule="unheard").text == "ops takes no messages: ok"
 
 
@@ -297,7 +300,7 @@ def test_a_receiver_may_ask_for_time(empty_site, web, monkeypatch, clock):
     channel(empty_site, "slack", web.url())
     web.status, web.headers = 429, {"Retry-After": "600"}
     fire(monkeypatch, DOWN)
-    look.decide(clock())
+    evaluation.decide(clock())
     outbox.turn(clock)
     assert AlertDelivery.objects.get().next_try - clock.now == timedelta(seconds=600)
     web.headers = {"Retry-After": "999999"}
@@ -311,10 +314,10 @@ def test_the_end_waits_for_the_beginning(empty_site, web, monkeypatch, clock):
     channel(empty_site, "webhook", web.url())
     web.status = 500
     fire(monkeypatch, DOWN)
-    look.decide(clock())
+    evaluation.decide(clock())
     assert outbox.turn(clock) == 1
     fire(monkeypatch)
-    look.decide(clock())
+    evaluation.decide(clock())
     assert outbox.turn(clock) == 0
     web.status = 204
     clock.move(minutes=1)
@@ -326,7 +329,7 @@ def test_a_sender_that_died_leaves_its_message_to_the_next(empty_site, web, monk
     rule()
     channel(empty_site, "webhook", web.url())
     fire(monkeypatch, DOWN)
-    look.decide(clock())
+    evaluation.decide(clock())
     taken = outbox.claim(clock())
     assert taken is not None and outbox.claim(clock()) is None
     outbox.hand_over(taken, clock())  # it arrived, and nobody wrote that down
@@ -342,14 +345,14 @@ def test_one_sender_a_host(empty_site, web, monkeypatch, clock):
     rule()
     channel(empty_site, "slack", web.url())
     fire(monkeypatch, DOWN)
-    look.decide(clock())
+    evaluation.decide(clock())
     with outbox._alone() as mine:
         assert mine and outbox.turn(clock) == 0
     assert outbox.turn(clock) == 1
 
 
 def test_a_receiver_that_hangs_delays_neither_the_tick_nor_the_others(empty_site, monkeypatch):
-    monkeypatch.setattr(outgoing, "LONGEST", 0.5)
+    monkeypatch.setattr(http, "LONGEST", 0.5)
     rule(name="plan-failed")
     with web_server() as slow, web_server() as quick:
         slow.manner = "hang"
@@ -381,7 +384,7 @@ def test_whom_a_rule_tells(empty_site, monkeypatch, clock):
     anna = empty_site.person("anna", "viewer")
     desk.subscribe(empty_site.actor, AlertSubscription(user_id=str(anna.pk), username="anna", least=""), [two])
     fire(monkeypatch, DOWN)
-    look.decide(clock())
+    evaluation.decide(clock())
     told: dict[str, list[str]] = {}
     for delivery in AlertDelivery.objects.all():
         told.setdefault(delivery.message["rule"]["name"], []).append(delivery.to)
@@ -400,7 +403,7 @@ def test_a_subscription_is_mailed_to_the_account_as_it_is_now(empty_site, monkey
     anna.save()
     desk.subscribe(empty_site.actor, AlertSubscription(user_id=str(anna.pk), username="anna", least="warning"), [])
     fire(monkeypatch, DOWN)
-    look.decide(clock())
+    evaluation.decide(clock())
     anna.email = "new@example.org"
     anna.save()
     with mail_server() as server, with_mail(server):
@@ -408,7 +411,7 @@ def test_a_subscription_is_mailed_to_the_account_as_it_is_now(empty_site, monkey
         assert [letter["X-To"] for letter in server.letters] == ["new@example.org"]
         anna.groups.remove(Group.objects.get(name="viewer"))
         fire(monkeypatch)
-        look.decide(clock())
+        evaluation.decide(clock())
         outbox.turn(clock)
     assert len(server.letters) == 1
     assert "may not see alerts" in AlertDelivery.objects.get(event="resolved").answer
@@ -420,10 +423,10 @@ def test_acknowledging_stops_escalation_and_is_audited(empty_site, web, monkeypa
     made = rule(escalate_minutes=30)
     made.escalate_to.add(pager)
     fire(monkeypatch, DOWN)
-    look.decide(clock())
+    evaluation.decide(clock())
     desk.acknowledge(Actor(name="anna", via=Job.Via.PAGES), Alert.objects.get(), "on it")
     clock.move(hours=1)
-    look.decide(clock())
+    evaluation.decide(clock())
     assert list(AlertDelivery.objects.values_list("to", flat=True)) == [ops.name]
     alert = Alert.objects.get()
     assert (alert.acknowledged_by, alert.acknowledged_note) == ("anna", "on it")
@@ -436,9 +439,9 @@ def test_rules_that_go_end_what_they_told(empty_site, web, monkeypatch, clock):
     channel(empty_site, "webhook", web.url())
     made = rule()
     fire(monkeypatch, DOWN)
-    look.decide(clock())
+    evaluation.decide(clock())
     desk.remove_rule(empty_site.actor, made)
-    look.decide(clock())
+    evaluation.decide(clock())
     outbox.turn(clock)
     assert json.loads(web.requests[1].body)["alerts"][0]["ended_by"] == "The rule was removed."
     made = rule(builtin=True)
@@ -452,7 +455,7 @@ def test_rules_that_go_end_what_they_told(empty_site, web, monkeypatch, clock):
 def test_the_default_rules_find_what_is_wrong_on_a_real_site(empty_site, clock):
     made = install()
     assert sum(name.startswith("alert ") for name in made) == len(DEFAULTS) and not install()
-    look.look("test-host", clock())
+    evaluation.look("test-host", clock())
     assert not Alert.objects.filter(fired__isnull=False).exists(), "nothing fires on a new installation at once"
     IndexedBackup.objects.create(
         repository="main",
@@ -467,13 +470,13 @@ def test_the_default_rules_find_what_is_wrong_on_a_real_site(empty_site, clock):
     empty_site.repository.folder.joinpath("repository.json").rename(empty_site.places.root / "aside.json")
     plan = Plan.objects.get(name="daily-full")
     for _ in range(3):
-        job = schedules.run(plan, empty_site.actor)
+        job = scheduling.run(plan, empty_site.actor)
         Job.objects.filter(pk=job.pk).update(state=Job.State.RUNNING, claim="x", started=clock())
         job.refresh_from_db()
-        assert jobs.end(job, Job.State.FAILED, error={"code": "no_space", "message": "The disk is full."})
+        assert lifecycle.end(job, Job.State.FAILED, error={"code": "no_space", "message": "The disk is full."})
     for _ in range(30):
         clock.move(minutes=1)
-        look.look("test-host", clock())
+        evaluation.look("test-host", clock())
     fired = dict(Alert.objects.filter(fired__isnull=False).values_list("rule", "text"))
     assert fired["damage-found"].endswith("A block is gone.")
     assert "3 times in a row: The disk is full." in fired["plan-failed-thrice"]
@@ -503,7 +506,7 @@ def test_a_project_brings_detectors_and_one_that_raises_is_told(empty_site, cloc
     paths = [f"{__name__}.BROKEN", f"{__name__}.WORKING"]
     with override_settings(BACKUPS=empty_site.settings | {"ALERT_DETECTORS": paths}):
         _all.cache_clear()
-        look.decide(clock())
+        evaluation.decide(clock())
     told = dict(Alert.objects.values_list("subject", "text"))
     assert told[""] == "Many."
     assert told["papers"] == "The detector papers could not look: KeyError: 'papers'"
@@ -516,16 +519,16 @@ def test_what_a_consistency_check_finds_is_told(empty_site, clock):
 
     with override_settings(BACKUPS=empty_site.settings | {"ALERT_DETECTORS": ["refserver.alerts.CONSISTENCY"]}):
         assert "alert consistency" in install()
-        look.decide(clock())
+        evaluation.decide(clock())
         assert not Alert.objects.filter(rule="consistency").exists()
         found = {"missing_in_chromadb": 3, "metadata_mismatch": 1}
         check = Check.objects.create(state="done", findings_count=9, severities={"error": 4, "info": 5}, kinds=found)
-        look.decide(clock())
+        evaluation.decide(clock())
         alert = Alert.objects.get(rule="consistency")
         assert alert.text == "SQLite and Chroma do not agree: 4 findings (missing in chromadb 3, metadata mismatch 1)."
         Check.objects.create(state="failed", error={"message": "Chroma is locked."}, started=clock())
         clock.move(minutes=5)
-        look.decide(clock())
+        evaluation.decide(clock())
         texts = Alert.objects.filter(rule="consistency", resolved=None).values_list("text", flat=True)
         assert list(texts) == ["The last consistency check failed: Chroma is locked."] and check.pk
 
@@ -533,34 +536,34 @@ def test_what_a_consistency_check_finds_is_told(empty_site, clock):
 def test_clocks_that_jump_and_workers_that_were_away_are_noted(empty_site, clock):
     rule(name="clock", kind="clock_jumped", threshold=120)
     rule(name="worker", kind="worker_silent", threshold=5)
-    look.note_clock("test-host", clock(), 1000.0, "boot-1")
+    evaluation.note_clock("test-host", clock(), 1000.0, "boot-1")
     clock.move(minutes=1)
-    look.note_clock("test-host", clock(), 1060.2, "boot-1")
+    evaluation.note_clock("test-host", clock(), 1060.2, "boot-1")
     assert AlertLook.objects.get(host="test-host").jumped is None
     clock.move(hours=-2)
-    look.note_clock("test-host", clock(), 1120.0, "boot-1")
-    look.decide(clock())
+    evaluation.note_clock("test-host", clock(), 1120.0, "boot-1")
+    evaluation.decide(clock())
     assert Alert.objects.get().text == "The clock of test-host jumped back by 2 h."
     clock.move(minutes=20)
-    look.note_clock("test-host", clock(), 30.0, "boot-2")
-    look.decide(clock())
+    evaluation.note_clock("test-host", clock(), 30.0, "boot-2")
+    evaluation.decide(clock())
     assert "did nothing for 20 min" in Alert.objects.get(rule="worker").text
     clock.move(hours=2)
-    look.note_clock("test-host", clock(), 7230.0, "boot-2")
+    evaluation.note_clock("test-host", clock(), 7230.0, "boot-2")
     clock.move(minutes=1)
-    look.note_clock("test-host", clock(), 7290.0, "boot-2")
+    evaluation.note_clock("test-host", clock(), 7290.0, "boot-2")
     clock.move(hours=1)
-    look.decide(clock())
+    evaluation.decide(clock())
     assert not Alert.objects.filter(open=True, resolved=None).exists()
 
 
 def test_hosts_take_turns(empty_site, clock):
-    assert look._my_turn(clock())
-    assert not look._my_turn(clock())
+    assert evaluation._my_turn(clock())
+    assert not evaluation._my_turn(clock())
     clock.move(seconds=31)
-    assert look._my_turn(clock()) and not look._my_turn(clock())
+    assert evaluation._my_turn(clock()) and not evaluation._my_turn(clock())
     clock.move(hours=-5)
-    assert look._my_turn(clock())
+    assert evaluation._my_turn(clock())
 
 
 # Dead man's switches
@@ -571,14 +574,14 @@ def test_a_real_job_calls_its_switch_at_start_success_and_failure(empty_site, we
     install()
     plan = Plan.objects.get(name="daily-control")
     channel(site, "ping", web.url("/ping/s3cr3t-token?tag=a"), plans=[plan])
-    job = site.done(schedules.run(plan, site.actor))
+    job = site.done(scheduling.run(plan, site.actor))
     assert job.state == Job.State.SUCCEEDED, job.error
-    site.done(services.verify(site.actor, backup_ids=[job.backup_id]))  # no plan, no call
+    site.done(submit.verify(site.actor, backup_ids=[job.backup_id]))  # no plan, no call
     assert outbox.turn() == 2
     assert web.paths == [f"/ping/s3cr3t-token/start?tag=a&rid={job.pk}", f"/ping/s3cr3t-token?tag=a&rid={job.pk}"]
     assert job.backup_id in web.requests[1].body.decode() and "proven by restore" in web.requests[1].body.decode()
     site.repository.folder.joinpath("repository.json").rename(site.places.root / "aside.json")
-    failed = site.done(schedules.run(plan, site.actor))
+    failed = site.done(scheduling.run(plan, site.actor))
     outbox.turn()
     assert web.paths[2:] == [
         f"/ping/s3cr3t-token/start?tag=a&rid={failed.pk}",
@@ -591,18 +594,18 @@ def test_a_failure_that_is_tried_again_is_not_told_yet_and_old_calls_are_overtak
     install()
     plan = Plan.objects.get(name="hourly-incremental")
     channel(empty_site, "ping", web.url("/ping"), plans=[plan])
-    first = schedules.run(plan, empty_site.actor)
-    assert jobs.claim("test-host", "me") == first
+    first = scheduling.run(plan, empty_site.actor)
+    assert lifecycle.claim("test-host", "me") == first
     first.refresh_from_db()
-    assert jobs.end(first, Job.State.FAILED, error={"code": "source_busy", "message": "locked"})
+    assert lifecycle.end(first, Job.State.FAILED, error={"code": "source_busy", "message": "locked"})
     assert list(AlertDelivery.objects.values_list("event", flat=True)) == ["start"]
     web.status = 500
     outbox.turn(clock)
     again = first.tried_again
     Job.objects.filter(pk=again.pk).update(not_before=timezone.now())
-    assert jobs.claim("test-host", "me") == again
+    assert lifecycle.claim("test-host", "me") == again
     again.refresh_from_db()
-    assert jobs.end(again, Job.State.SUCCEEDED, result={})
+    assert lifecycle.end(again, Job.State.SUCCEEDED, result={})
     web.status = 200
     clock.move(minutes=1)
     outbox.turn(clock)
@@ -614,7 +617,7 @@ def test_a_failure_that_is_tried_again_is_not_told_yet_and_old_calls_are_overtak
 def test_a_switch_for_the_worker_itself(empty_site, web, clock):
     channel(empty_site, "ping", web.url("/alive"), beat_minutes=5)
     for _ in range(11):
-        look.look("test-host", clock())
+        evaluation.look("test-host", clock())
         outbox.turn(clock)
         clock.move(minutes=1)
     assert web.paths == ["/alive"] * 3
@@ -643,12 +646,12 @@ def test_old_messages_and_alerts_go(empty_site, monkeypatch, clock):
     rule()
     channel(empty_site, "slack", "https://a.example.org/")
     fire(monkeypatch, DOWN)
-    look.decide(clock())
+    evaluation.decide(clock())
     fire(monkeypatch)
-    look.decide(clock())
+    evaluation.decide(clock())
     AlertDelivery.objects.update(state=State.DELIVERED)
-    look._tidy(clock() + timedelta(days=31))
+    evaluation._tidy(clock() + timedelta(days=31))
     assert not AlertDelivery.objects.exists() and Alert.objects.count() == 1
-    assert evaluate.Event(next(iter(Alert.objects.get().told.values()))) is evaluate.Event.RESOLVED
-    look._tidy(clock() + timedelta(days=401))
+    assert transitions.Event(next(iter(Alert.objects.get().told.values()))) is transitions.Event.RESOLVED
+    evaluation._tidy(clock() + timedelta(days=401))
     assert not Alert.objects.exists()

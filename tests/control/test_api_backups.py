@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from backups import services
-from backups.index import refresh
+from backups.catalog.index import refresh
+from backups.jobs import submit
 from backups.models import AuditEntry, IndexedBackup, Job
 from refserver.library.models import Paper
 from tests.control.conftest import PASSWORD
@@ -33,7 +33,7 @@ def test_a_backup_is_asked_for_made_shown_held_and_deleted(site):
         "by program",
     )
     assert listed["job"] == job["id"]
-    child = site.done(services.back_up(site.actor, backup="incremental"))
+    child = site.done(submit.back_up(site.actor, backup="incremental"))
 
     whole = told(client.get(f"{BACKUPS}/{listed['id']}"), 200)
     assert whole["manifest"]["id"] == listed["id"] and whole["proof_history"][0]["ok"]
@@ -57,7 +57,7 @@ def test_a_backup_is_asked_for_made_shown_held_and_deleted(site):
 
 def test_a_manifest_that_cannot_be_read_is_told_of(site):
     client = bearer(site, "ada", "viewer")
-    made = site.done(services.back_up(site.actor, backup="full", verify="none"))
+    made = site.done(submit.back_up(site.actor, backup="full", verify="none"))
     site.repository.backup_folder("default", made.backup_id).joinpath("manifest.json").write_text("{")
     found = told(client.get(f"{BACKUPS}/{made.backup_id}"), 200)
     assert found["manifest"] is None and "no JSON object" in found["problem"]
@@ -65,7 +65,7 @@ def test_a_manifest_that_cannot_be_read_is_told_of(site):
 
 def test_proofs_drills_and_previews_are_jobs(site):
     client = bearer(site, "ada", superuser=True)
-    made = site.done(services.back_up(site.actor, backup="full", verify="none"))
+    made = site.done(submit.back_up(site.actor, backup="full", verify="none"))
     address = f"{BACKUPS}/{made.backup_id}"
     verified = told(send(client, f"{address}/verify", {"depth": "hashes"}), 202)
     drilled = told(send(client, f"{address}/drill"), 202)
@@ -79,7 +79,7 @@ def test_proofs_drills_and_previews_are_jobs(site):
 
 def test_a_restore_into_a_folder(site):
     client = bearer(site, "ada", "restorer")
-    made = site.done(services.back_up(site.actor, backup="full"))
+    made = site.done(submit.back_up(site.actor, backup="full"))
     path = f"{BACKUPS}/{made.backup_id}/restore"
     job = told(send(client, path, {"to": "folder", "folder": "look", "only": "sqlite"}), 202)
     assert site.done(Job.objects.get(pk=job["id"])).state == "succeeded"
@@ -90,7 +90,7 @@ def test_a_restore_into_a_folder(site):
 
 
 def test_a_restore_in_place_wants_the_id_and_of_a_session_the_password(site):
-    made = site.done(services.back_up(site.actor, backup="full"))
+    made = site.done(submit.back_up(site.actor, backup="full"))
     for paper in Paper.objects.all()[:3]:
         paper.delete()
     before = Paper.objects.count()
@@ -110,7 +110,7 @@ def test_a_restore_in_place_wants_the_id_and_of_a_session_the_password(site):
 
 
 def test_the_control_set_is_not_restored_in_place(site):
-    made = site.done(services.back_up(site.actor, set="control", backup="full", verify="none"))
+    made = site.done(submit.back_up(site.actor, set="control", backup="full", verify="none"))
     client = bearer(site, "ada", "restorer")
     wish = {"to": "in_place", "confirm": made.backup_id}
     assert (
@@ -198,7 +198,7 @@ def test_a_query_that_is_not_understood_is_refused(empty_site, query):
 
 
 def test_the_same_backup_in_two_repositories(site, settings):
-    made = site.done(services.back_up(site.actor, backup="full", verify="none"))
+    made = site.done(submit.back_up(site.actor, backup="full", verify="none"))
     import shutil
 
     shutil.copytree(site.places.root / "backups", site.places.root / "copy")

@@ -10,9 +10,9 @@ from django.db import OperationalError
 from django.test import Client
 from rest_framework.settings import api_settings
 
-from backups import services
 from backups.api import problems
 from backups.engine import errors
+from backups.jobs import submit
 from backups.models import Job
 from tests.control.rest import BACKUPS, bearer, problem, send, told, with_token
 
@@ -51,7 +51,7 @@ def test_an_error_of_the_engine_keeps_its_code_hint_and_details(empty_site, monk
     def fail(*_: object, **__: object) -> None:
         raise kind("It did not work.", id="20260101T000000Z-full-abcdef", status=1)
 
-    monkeypatch.setattr(services, "back_up", fail)
+    monkeypatch.setattr(submit, "back_up", fail)
     status = problems.STATUS.get(kind.code, 500)
     found = problem(send(bearer(empty_site, "ada", "operator"), BACKUPS, {}), status, kind.code)
     assert (found["detail"], found["hint"], found["id"]) == (
@@ -65,7 +65,7 @@ def test_what_nobody_foresaw_is_logged_and_says_nothing_of_itself(empty_site, mo
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("password=hunter2")
 
-    monkeypatch.setattr(services, "back_up", fail)
+    monkeypatch.setattr(submit, "back_up", fail)
     client = bearer(empty_site, "ada", "operator")
     client.raise_request_exception = False
     answer = send(client, BACKUPS, {})
@@ -77,7 +77,7 @@ def test_a_database_that_does_not_answer_asks_to_come_back(empty_site, monkeypat
     def fail(*_: object, **__: object) -> None:
         raise OperationalError("database is locked")
 
-    monkeypatch.setattr(services, "back_up", fail)
+    monkeypatch.setattr(submit, "back_up", fail)
     answer = send(bearer(empty_site, "ada", "operator"), BACKUPS, {})
     problem(answer, 503, "database")
     assert answer.headers["Retry-After"] == "5"

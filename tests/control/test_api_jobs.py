@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 
-from backups import jobs, services
+from backups.jobs import lifecycle, submit
 from backups.models import AuditEntry, Job, JobLog
 from tests.control.many import many
 from tests.control.rest import BACKUPS, JOBS, bearer, problem, send, told
@@ -13,11 +13,11 @@ from tests.control.rest import BACKUPS, JOBS, bearer, problem, send, told
 
 def test_a_job_is_followed_by_its_log_to_its_end(empty_site):
     client = bearer(empty_site, "ada", "operator")
-    job = services.back_up(empty_site.actor, backup="full")
-    mine = jobs.claim("test-host", "me")
-    jobs.say(mine, "first")
-    jobs.say(mine, "second", JobLog.Level.WARNING)
-    jobs.beat(mine, phase="store", done=50, total=200, rate=10.0, left=15.0)
+    job = submit.back_up(empty_site.actor, backup="full")
+    mine = lifecycle.claim("test-host", "me")
+    lifecycle.say(mine, "first")
+    lifecycle.say(mine, "second", JobLog.Level.WARNING)
+    lifecycle.beat(mine, phase="store", done=50, total=200, rate=10.0, left=15.0)
     found = told(client.get(f"{JOBS}/{job.pk}"), 200)
     assert found["progress"] == {
         "phase": "store",
@@ -30,10 +30,10 @@ def test_a_job_is_followed_by_its_log_to_its_end(empty_site):
     path = f"{JOBS}/{job.pk}/log"
     log = told(client.get(path), 200)
     assert [line["line"] for line in log["lines"]] == ["first", "second"] and not log["ended"]
-    jobs.say(mine, "third")
+    lifecycle.say(mine, "third")
     more = told(client.get(f"{path}?after={log['last']}"), 200)
     assert [line["line"] for line in more["lines"]] == ["third"]
-    assert jobs.end(mine, Job.State.SUCCEEDED, result={})
+    assert lifecycle.end(mine, Job.State.SUCCEEDED, result={})
     end = told(client.get(f"{path}?after={more['last']}"), 200)
     assert end == {"lines": [], "last": more["last"], "ended": True}
     assert [line["line"] for line in told(client.get(f"{path}?level=warning"), 200)["lines"]] == ["second"]
@@ -45,24 +45,24 @@ def test_a_job_is_followed_by_its_log_to_its_end(empty_site):
 
 def test_cancel_ends_a_waiting_job_and_asks_a_running_one(empty_site):
     client = bearer(empty_site, "ada", "operator")
-    waiting = services.back_up(empty_site.actor, backup="full")
+    waiting = submit.back_up(empty_site.actor, backup="full")
     assert told(send(client, f"{JOBS}/{waiting.pk}/cancel"), 200)["state"] == "cancelled"
-    running = services.back_up(empty_site.actor, backup="full")
-    mine = jobs.claim("test-host", "me")
+    running = submit.back_up(empty_site.actor, backup="full")
+    mine = lifecycle.claim("test-host", "me")
     asked = told(send(client, f"{JOBS}/{running.pk}/cancel"), 202)
     assert asked["state"] == "running" and asked["cancel_asked"]
     told(send(client, f"{JOBS}/{running.pk}/cancel"), 202)
     assert AuditEntry.objects.filter(action="job.cancel_asked").count() == 1
-    jobs.end(mine, Job.State.CANCELLED)
+    lifecycle.end(mine, Job.State.CANCELLED)
     assert told(send(client, f"{JOBS}/{running.pk}/cancel"), 200)["state"] == "cancelled"
 
 
 def test_an_ended_job_is_run_again_by_those_who_may_ask_for_its_kind(empty_site):
-    job = services.back_up(empty_site.actor, backup="full", note="once more")
+    job = submit.back_up(empty_site.actor, backup="full", note="once more")
     operator = bearer(empty_site, "ada", "operator")
     path = f"{JOBS}/{job.pk}/again"
     problem(send(operator, path), 409, "not_ended")
-    services.cancel(empty_site.actor, job)
+    submit.cancel(empty_site.actor, job)
     again = told(send(operator, path), 202)
     assert (again["kind"], again["note"], again["by"]) == ("backup", "once more", "ada") and again["id"] != str(job.pk)
     viewer = bearer(empty_site, "bob", "viewer")
@@ -76,9 +76,9 @@ def test_an_ended_job_is_run_again_by_those_who_may_ask_for_its_kind(empty_site)
 
 def test_jobs_are_filtered(empty_site):
     client = bearer(empty_site, "ada", "viewer")
-    one = services.back_up(empty_site.actor, backup="full")
-    two = services.verify(empty_site.actor, everything=True)
-    services.cancel(empty_site.actor, two)
+    one = submit.back_up(empty_site.actor, backup="full")
+    two = submit.verify(empty_site.actor, everything=True)
+    submit.cancel(empty_site.actor, two)
 
     def ids(query: str) -> list[str]:
         return [item["id"] for item in told(client.get(f"{JOBS}?{query}"), 200)["items"]]

@@ -10,8 +10,9 @@ import pytest
 from django.db import connections
 from django.utils import timezone
 
-from backups import access, services
-from backups.api import once
+from backups.api import idempotency
+from backups.identity import tokens
+from backups.jobs import submit
 from backups.models import ApiToken, AuditEntry, IdempotencyKey, Job
 from tests.control.rest import BACKUPS, bearer, problem, send, told, with_token
 
@@ -58,7 +59,7 @@ def test_what_was_refused_may_be_asked_again(empty_site):
 
 
 def test_twenty_at_once_make_one_job(empty_site):
-    issued = access.issue(empty_site.person("ada", "operator"), "t", ["backup"], None)
+    issued = tokens.issue(empty_site.person("ada", "operator"), "t", ["backup"], None)
     start = Barrier(20)
 
     def ask(_: int) -> tuple[int, str]:
@@ -98,8 +99,8 @@ def test_a_crash_in_between_leaves_no_job_and_the_key_is_taken_over(empty_site, 
         really(*args, **kwargs)
         raise Crash
 
-    really = services.back_up
-    monkeypatch.setattr(services, "back_up", killed)
+    really = submit.back_up
+    monkeypatch.setattr(submit, "back_up", killed)
     monkeypatch.setattr(
         IdempotencyKey.objects.none().__class__, "delete", lambda self: (0, {})
     )  # a dead process tidies nothing
@@ -108,20 +109,20 @@ def test_a_crash_in_between_leaves_no_job_and_the_key_is_taken_over(empty_site, 
     monkeypatch.undo()
     assert not Job.objects.exists() and IdempotencyKey.objects.get().status is None
     problem(send(client, BACKUPS, {}, Idempotency_Key="k"), 409, "idempotency_key_in_use")
-    IdempotencyKey.objects.update(created=timezone.now() - once.GIVEN_UP - timedelta(seconds=1))
+    IdempotencyKey.objects.update(created=timezone.now() - idempotency.GIVEN_UP - timedelta(seconds=1))
     told(send(client, BACKUPS, {}, Idempotency_Key="k"), 202)
     assert Job.objects.count() == 1
 
 
 def test_one_that_was_overtaken_undoes_what_it_did(empty_site, monkeypatch):
     client = bearer(empty_site, "ada", "operator")
-    really = services.back_up
+    really = submit.back_up
 
     def slow(*args, **kwargs):
         IdempotencyKey.objects.update(created=timezone.now() + timedelta(seconds=61))  # as another request that took over would
         return really(*args, **kwargs)
 
-    monkeypatch.setattr(services, "back_up", slow)
+    monkeypatch.setattr(submit, "back_up", slow)
     problem(send(client, BACKUPS, {}, Idempotency_Key="k"), 409, "idempotency_key_in_use")
     assert not Job.objects.exists()
 

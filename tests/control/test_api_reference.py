@@ -16,10 +16,10 @@ OWN = {
 
 def tables() -> dict[str, str]:
     """The generated parts by name."""
-    from backups.access import SCOPES
-    from backups.api import problems, rates
+    from backups.api import problems, throttling
     from backups.api.reference import description
     from backups.engine import errors
+    from backups.identity.permissions import SCOPES
 
     routes, rows = {}, [HEAD]
     for path, methods in description()["paths"].items():
@@ -38,7 +38,7 @@ def tables() -> dict[str, str]:
         codes.setdefault(status, set()).add(code)
     for kind in errors.tree():
         codes.setdefault(problems.STATUS.get(kind.code, 500), set()).add(kind.code)
-    of_what = dict(re.findall(r"^``(\w+)`` +\S+ +(.+)$", rates.__doc__ or "", re.MULTILINE))
+    of_what = dict(re.findall(r"^``(\w+)`` +\S+ +(.+)$", throttling.__doc__ or "", re.MULTILINE))
     return {
         "routes": "\n".join(rows),
         "scopes": "\n".join(
@@ -47,7 +47,7 @@ def tables() -> dict[str, str]:
         "codes": "\n".join(
             f"| {status} | {', '.join(f'`{code}`' for code in sorted(codes[status]))} |" for status in sorted(codes)
         ),
-        "rates": "\n".join(f"| `{name}` | {rate} | {of_what[name]} |" for name, rate in rates.DEFAULTS.items()),
+        "rates": "\n".join(f"| `{name}` | {rate} | {of_what[name]} |" for name, rate in throttling.DEFAULTS.items()),
     }
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from django.db import connections
 
-from backups import audit, services
-from backups.audit import Actor
+from backups.identity import audit
+from backups.identity.audit import Actor
+from backups.jobs import submit
 from backups.models import AuditEntry, IndexedBackup, Job
 from tests.control.rest import bearer, problem, send, told
 
@@ -14,7 +15,7 @@ REPOSITORIES = "/api/v1/repositories"
 
 def test_a_repository_tells_what_it_holds_and_what_room_is_left(site):
     client = bearer(site, "ada", superuser=True)
-    made = site.done(services.back_up(site.actor, backup="full", verify="none"))
+    made = site.done(submit.back_up(site.actor, backup="full", verify="none"))
     [listed] = told(client.get(REPOSITORIES), 200)["items"]
     assert (listed["name"], listed["default"], listed["usable"]) == ("main", True, True) and 0 < listed["free"] < listed["size"]
     whole = told(client.get(f"{REPOSITORIES}/main"), 200)
@@ -27,7 +28,7 @@ def test_a_repository_tells_what_it_holds_and_what_room_is_left(site):
 def test_it_is_read_anew_verified_and_pruned(site):
     client = bearer(site, "ada", superuser=True)
     for _ in range(2):
-        site.done(services.back_up(site.actor, backup="full", verify="hashes"))
+        site.done(submit.back_up(site.actor, backup="full", verify="hashes"))
     IndexedBackup.objects.all().delete()
     jobs = [
         told(send(client, f"{REPOSITORIES}/main/reindex"), 202),
@@ -67,7 +68,7 @@ def test_a_repository_that_is_away_is_told_of(empty_site):
 
 def test_a_locked_repository_asks_to_come_back(site):
     client = bearer(site, "ada", superuser=True)
-    made = site.done(services.back_up(site.actor, backup="full", verify="none"))
+    made = site.done(submit.back_up(site.actor, backup="full", verify="none"))
     from django.utils import timezone
 
     with site.repository.writing("a test", timezone.now()):

@@ -12,9 +12,9 @@ from django.core.cache import cache
 from django.test import Client, override_settings
 from django.utils import timezone
 
-from backups import access
 from backups.api.reference import description
-from backups.engine.repository.local import initialise
+from backups.engine.repository.folder import initialise
+from backups.identity import tokens
 from backups.models import ApiToken, IndexedBackup, Job, Plan, Worker
 from tests.control.conftest import HOST, settings_of
 from tests.control.rest import EVERY_SCOPE, send, told, with_token
@@ -108,14 +108,14 @@ def made(empty_places, tmp_path_factory, django_db_blocker):
             repository="main", backup_id=BACKUP, set="default", kind="full", time=now, finished=now, verification="hashes"
         )
         Worker.objects.create(host=HOST)
-        people, sessions, tokens = {}, {}, {}
+        people, sessions, issued = {}, {}, {}
         for name in (*sorted(ALL), "none", "root"):
             people[name] = get_user_model().objects.create_user(name, is_staff=True, is_superuser=name == "root")
             people[name].groups.set(Group.objects.filter(name=name))
             sessions[name] = Client()
             sessions[name].force_login(people[name], "django.contrib.auth.backends.ModelBackend")
-            tokens[name] = access.issue(people[name], name, EVERY_SCOPE, None)
-        yield {"job": job, "sessions": sessions, "tokens": tokens}
+            issued[name] = tokens.issue(people[name], name, EVERY_SCOPE, None)
+        yield {"job": job, "sessions": sessions, "tokens": issued}
 
 
 def ask(client: Client, route: str, made: dict, token_id: int) -> int:
@@ -184,7 +184,7 @@ def test_a_session_must_be_the_admins_and_carry_the_csrf_token(empty_site):
     user.is_staff = False
     user.save()
     assert told(client.get("/api/v1/backups"), 403)["code"] == "session_refused"
-    issued = access.issue(user, "program", ["read"], None)
+    issued = tokens.issue(user, "program", ["read"], None)
     told(with_token(issued.secret).get("/api/v1/backups"), 200)  # an account for programs needs no place in the admin
 
 
@@ -201,7 +201,7 @@ def test_a_wrong_token_is_refused_also_where_none_is_needed_and_with_a_session(e
 def test_a_session_without_its_second_factor_is_refused_and_a_token_needs_none(empty_site, settings):
     settings.BACKUPS_SECOND_FACTOR = "required"
     assert told(empty_site.client("ada", "viewer").get("/api/v1/backups"), 403)["code"] == "second_factor"
-    issued = access.issue(empty_site.person("robot", "viewer"), "program", ["read"], None)
+    issued = tokens.issue(empty_site.person("robot", "viewer"), "program", ["read"], None)
     told(with_token(issued.secret).get("/api/v1/backups"), 200)
     # The interface asks by itself too, for sites that have not the middleware
     settings.MIDDLEWARE = [name for name in settings.MIDDLEWARE if not name.endswith("second_factor.Gate")]

@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 import pytest
 from django.utils import timezone
 
-from backups import default_plans
 from backups.models import AuditEntry, Job, Plan
+from backups.plans import defaults
 from tests.control.rest import bearer, problem, send, told
 
 SCHEDULES = "/api/v1/schedules"
@@ -88,7 +88,7 @@ def test_a_plan_does_nothing_that_its_author_may_not(empty_site):
 
 
 def test_the_default_plans_are_listed_with_words(empty_site):
-    default_plans.install()
+    defaults.install()
     items = told(bearer(empty_site, "ada", "viewer").get(SCHEDULES), 200)["items"]
     assert {item["name"] for item in items} >= {"hourly-incremental", "daily-full", "daily-prune"}
     assert all(item["in_words"] and len(item["next"]) == 5 and item["builtin"] for item in items)

@@ -21,10 +21,12 @@ from schemathesis.engine import from_schema
 from schemathesis.engine.events import FatalError, NonFatalError, ScenarioFinished
 from schemathesis.hooks import unregister
 
-from backups import access, default_plans, jobs, services
-from backups.api.rates import DEFAULTS
 from backups.api.reference import description
+from backups.api.throttling import DEFAULTS
+from backups.identity import permissions, tokens
+from backups.jobs import lifecycle, submit
 from backups.models import ApiToken, IndexedBackup, Job, Worker
+from backups.plans import defaults
 from consistency.models import Check
 from tests.control.conftest import HOST
 from tests.control.rest import bearer, told
@@ -59,11 +61,11 @@ def whole_site(site, monkeypatch):
     """A site with something of everything, in which one may ask as often as one likes."""
     monkeypatch.setattr(api_settings, "DEFAULT_THROTTLE_RATES", dict.fromkeys(DEFAULTS))
     cache.clear()
-    default_plans.install()
+    defaults.install()
     for note in ("one", "two"):
-        done = site.done(services.back_up(site.actor, backup="full", note=note, verify="hashes"))
+        done = site.done(submit.back_up(site.actor, backup="full", note=note, verify="hashes"))
         assert done.state == Job.State.SUCCEEDED, done.error
-    jobs.say(Job.objects.first(), "a line")
+    lifecycle.say(Job.objects.first(), "a line")
     Worker.objects.create(host=HOST)
     return site
 
@@ -94,9 +96,9 @@ def _serve(served: WSGIServer) -> None:
 
 def test_schemathesis_finds_no_answer_that_is_not_described(whole_site, server, request):
     ada = whole_site.person("ada", superuser=True)
-    issued = access.issue(ada, "all", access.SCOPES, None)
+    issued = tokens.issue(ada, "all", permissions.SCOPES, None)
     ApiToken.objects.filter(pk=issued.token.pk).update(id=10**14)  # not one that is revoked by chance
-    other = access.issue(ada, "another", ["read"], None).token
+    other = tokens.issue(ada, "another", ["read"], None).token
     ids = {
         "backup_id": ["latest", *IndexedBackup.objects.values_list("backup_id", flat=True)],
         "job_id": [str(pk) for pk in Job.objects.values_list("pk", flat=True)],

@@ -21,7 +21,8 @@ import pytest
 from django.db import connections
 from django.utils import timezone
 
-from backups import access, services
+from backups.identity import tokens
+from backups.jobs import submit
 from backups.models import AuditEntry, Job
 from tests.control.conftest import Site, environment_of
 from tests.docs.pages import ROOT, blocks
@@ -35,7 +36,7 @@ LARGE = 48 << 20
 def large(site: Site) -> Job:
     """A backup of a size that takes a while to send."""
     (site.places.settings["REFSERVER_FILES"] / "noise.bin").write_bytes(os.urandom(LARGE))
-    job = site.done(services.back_up(site.actor, backup="full", verify="none"))
+    job = site.done(submit.back_up(site.actor, backup="full", verify="none"))
     assert job.state == Job.State.SUCCEEDED, job.error
     return job
 
@@ -43,7 +44,7 @@ def large(site: Site) -> Job:
 @pytest.fixture
 def secret(site: Site) -> str:
     """Of a token that may download."""
-    return access.issue(site.person("robot", superuser=True), "robot", ["read", "backup", "download", "delete"], None).secret
+    return tokens.issue(site.person("robot", superuser=True), "robot", ["read", "backup", "download", "delete"], None).secret
 
 
 @pytest.fixture
@@ -160,7 +161,7 @@ def test_a_deletion_meanwhile_does_not_cut_a_download(site, large, secret, port)
     sha256 = site.repository.load("default", large.backup_id).manifest.data.sha256
     with served(site, port) as worker, asked(port, path, secret) as answer:
         had = answer.read(100_000)
-        assert site.done(services.delete(site.actor, [large.backup_id])).state == Job.State.SUCCEEDED
+        assert site.done(submit.delete(site.actor, [large.backup_id])).state == Job.State.SUCCEEDED
         with site.repository.writing("emptying", timezone.now()), site.repository.removing():
             assert site.repository.empty_trash(timezone.now() + timedelta(days=1000), timedelta(0))
         assert opened(worker, "(deleted)")

@@ -8,7 +8,7 @@ from django.db import connections
 from django.test import Client
 from django.utils import timezone
 
-from backups import services
+from backups.jobs import submit
 from backups.models import Job, Worker
 from tests.control.conftest import HOST, PASSWORD
 from tests.control.rest import BACKUPS, bearer, problem, send, told
@@ -18,7 +18,7 @@ def test_status_is_the_verdict_of_the_overview_and_readiness_the_score(site):
     client = bearer(site, "ada", "viewer")
     empty = told(client.get("/api/v1/status"), 200)
     assert empty["level"] == "unprotected" and "nothing" in {reason["code"] for reason in empty["reasons"]}
-    made = site.done(services.back_up(site.actor, backup="full"))
+    made = site.done(submit.back_up(site.actor, backup="full"))
     Worker.objects.create(host=HOST)
     full = told(client.get("/api/v1/status"), 200)
     assert full["newest_proven"] == made.backup_id and full["counts"]["proven"] == 1 and full["recovery_point"]["kept"]

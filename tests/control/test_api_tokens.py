@@ -10,7 +10,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
-from backups import access
+from backups.identity import tokens
 from backups.models import ApiToken, AuditEntry
 from tests.control.rest import BACKUPS, bearer, problem, send, told, with_token
 
@@ -23,7 +23,7 @@ def test_a_token_is_issued_used_and_revoked(empty_site):
     issued = told(made, 201)
     assert issued["secret"].startswith("rsb_") and issued["hint"] == issued["secret"][:8]
     assert made.headers["Location"] == f"{TOKENS}/{issued['id']}"
-    assert ApiToken.objects.get().digest == access.digest(issued["secret"])
+    assert ApiToken.objects.get().digest == tokens.digest(issued["secret"])
     program = with_token(issued["secret"])
     told(program.get(BACKUPS), 200)
     shown = told(person.get(f"{TOKENS}/{issued['id']}"), 200)

@@ -23,19 +23,21 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 from django.utils import timezone
 
-from backups import audit, jobs, kinds, plan_files, services
 from backups.admin.plan_form import JsonForm
 from backups.admin.urls import urlpatterns
+from backups.alerts import http, messages
 from backups.alerts import mail as alert_mail
-from backups.alerts import messages, outgoing
-from backups.audit import Actor
 from backups.engine import cli
 from backups.engine.errors import UsageError
-from backups.guesses import FREE
-from backups.logs import LineFormatter
+from backups.identity import audit
+from backups.identity.audit import Actor
+from backups.identity.login_throttling import FREE
+from backups.jobs import lifecycle, submit, types
+from backups.jobs.logs import LineFormatter
+from backups.jobs.runner import _hear, _Heard
 from backups.models import Alert, AlertChannel, AlertRule, ApiToken, AuditEntry, IndexedBackup, Job, JobLog, Plan
-from backups.plans import check
-from backups.runner import _hear, _Heard
+from backups.plans import yaml_files
+from backups.plans.validation import check
 from tests.control.conftest import PASSWORD
 from tests.control.rest import bearer, problem, send, told
 
@@ -77,16 +79,16 @@ def test_nul_is_refused_before_it_reaches_a_database_or_a_process(empty_site):
     schedule = {"name": "x", "kind": "backup", "cron": "0 3 * * *", "arguments": {"note": "a\0b"}}
     problem(send(program, "/api/v1/schedules", schedule), 400, "invalid")
     with pytest.raises(UsageError, match="NUL"):
-        jobs.enqueue(kinds.BACKUP, {"note": "a\0b"}, empty_site.actor)
+        lifecycle.enqueue(types.BACKUP, {"note": "a\0b"}, empty_site.actor)
     with pytest.raises(UsageError, match="NUL"):
-        plan_files.read('version: 1\nplans:\n- {name: n, kind: backup, cron: 0 3 * * *, arguments: {note: "a\\0"}}')
+        yaml_files.read('version: 1\nplans:\n- {name: n, kind: backup, cron: 0 3 * * *, arguments: {note: "a\\0"}}')
     assert not Job.objects.exists() and not Plan.objects.exists()
     assert told(send(program, "/api/v1/backups", {"note": "\\u0000 as text"}), 202)["note"] == "\\u0000 as text"
 
 
 def test_a_note_that_looks_like_an_option_is_a_note(empty_site):
     for note in ("--set=other", "-v", "--", "--help"):
-        command = kinds.BACKUP.command(kinds.BackupArguments(note=note), "j")
+        command = types.BACKUP.command(types.BackupArguments(note=note), "j")
         assert cli.build_parser().parse_args(command[command.index("create") :]).note.strip() == note
 
 
@@ -128,7 +130,7 @@ def test_a_token_for_plans_cannot_delete_by_a_plan_that_prunes(empty_site):
 def test_a_file_of_plans_that_costs_minutes_is_refused_at_once(text):
     began = time.process_time()
     with pytest.raises(UsageError, match="more than plans can hold"):
-        plan_files.read(text)
+        yaml_files.read(text)
     assert time.process_time() - began < 8
 
 
@@ -142,7 +144,7 @@ def test_a_plan_has_no_thousand_addresses_and_a_title_of_one_line(empty_site):
 
 
 def test_arguments_nested_without_end_are_a_mistake_of_the_form_and_no_error():
-    form = JsonForm({"arguments_text": "[" * 100_000}, kind=kinds.BACKUP)
+    form = JsonForm({"arguments_text": "[" * 100_000}, kind=types.BACKUP)
     assert "That is no JSON" in form.errors["arguments_text"][0]
 
 
@@ -176,8 +178,8 @@ def test_a_name_of_a_file_forges_no_line_of_a_log(empty_site):
     ["[2002:a9fe:a9fe::1]", "[2001:0:1:1:0:0:5601:5601]", "[::ffff:169.254.169.254]", "168.63.129.16", "169.254.169.254"],
 )
 def test_no_way_of_writing_it_leads_a_webhook_to_a_metadata_service(host):
-    with pytest.raises(outgoing.Refused, match="where no receiver is"):
-        outgoing.check(f"http://{host}/")
+    with pytest.raises(http.Refused, match="where no receiver is"):
+        http.check(f"http://{host}/")
 
 
 # A database that means harm
@@ -196,9 +198,9 @@ def test_names_in_a_hostile_database_are_names_and_hide_no_change(empty_site):
             (b"\xff", b"\xff", sql),
         )
         live.commit()
-    made = empty_site.done(services.back_up(empty_site.actor, backup="full", only=["sqlite"], verify="none"))
+    made = empty_site.done(submit.back_up(empty_site.actor, backup="full", only=["sqlite"], verify="none"))
     assert made.state == Job.State.SUCCEEDED, made.error
-    look = empty_site.done(services.preview_restore(empty_site.actor, backup_id=made.backup_id, only="sqlite"))
+    look = empty_site.done(submit.preview_restore(empty_site.actor, backup_id=made.backup_id, only="sqlite"))
     assert look.state == Job.State.SUCCEEDED, look.error
     names = {table["name"] for table in look.result["sqlite"][0]["tables"]}
     assert {script, quoted, "library_paper"} <= names and "\\xff" not in names

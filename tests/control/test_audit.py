@@ -13,8 +13,8 @@ import pytest
 from django.core.management import call_command
 from django.db import DatabaseError, connections
 
-from backups import audit
-from backups.audit import Actor, Sought
+from backups.identity import audit
+from backups.identity.audit import Actor, Sought
 from backups.models import AuditEntry, Job
 
 ADA = Actor(name="ada", via=Job.Via.PAGES, id="7", address="192.0.2.7")
@@ -156,8 +156,8 @@ def test_an_entry_stands_or_falls_with_what_it_tells_of(entries):
 
 
 WRITE = """
-from backups import audit
-from backups.audit import SYSTEM
+from backups.identity import audit
+from backups.identity.audit import SYSTEM
 for number in range(40):
     audit.record(SYSTEM, "test.written", f"n:{number}", after={"n": number})
 """

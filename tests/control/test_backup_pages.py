@@ -14,8 +14,9 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from backups import index, services
-from backups.lineage import Lineage, Relative, draw, lineage
+from backups.catalog import holds, index
+from backups.catalog.lineage import Lineage, Relative, draw, lineage
+from backups.jobs import submit
 from backups.models import AuditEntry, IndexedBackup, Job
 from tests.control.many import many
 
@@ -27,7 +28,7 @@ def line(site):
     """A full backup and two incrementals on it, by the command: not proven."""
     made = []
     for kind in ("full", "incremental", "incremental"):
-        job = site.done(services.back_up(site.actor, backup=kind, verify="none", note=f"{kind} of a line"))
+        job = site.done(submit.back_up(site.actor, backup=kind, verify="none", note=f"{kind} of a line"))
         assert job.state == Job.State.SUCCEEDED, job.error
         made.append(job.backup_id)
     return made
@@ -157,8 +158,8 @@ def test_a_damaged_one_names_its_findings_and_what_to_take_instead(site, line):
     for place in range(1000, 60_000, 500):
         content[place] ^= 0xFF
     data.write_bytes(content)
-    sound = site.done(services.back_up(site.actor, backup="full")).backup_id
-    job = site.done(services.verify(site.actor, backup_ids=[full, middle, last]))
+    sound = site.done(submit.back_up(site.actor, backup="full")).backup_id
+    job = site.done(submit.verify(site.actor, backup_ids=[full, middle, last]))
     assert job.state == Job.State.FAILED
     page = site.client("ann", "viewer").get(f"{LIST}{middle}/").content.decode()
     assert "It is damaged and must not be relied on" in page
@@ -167,7 +168,7 @@ def test_a_damaged_one_names_its_findings_and_what_to_take_instead(site, line):
 
 
 def test_a_backup_whose_manifest_is_gone_is_shown_and_can_be_deleted(site):
-    made = site.done(services.back_up(site.actor, backup="full", verify="none")).backup_id
+    made = site.done(submit.back_up(site.actor, backup="full", verify="none")).backup_id
     (site.repository.backup_folder("default", made) / "manifest.json").write_text("{")
     index.refresh("main", everything=True)
     client = site.client("rita", "restorer")
@@ -185,14 +186,14 @@ def test_what_others_need_and_what_is_held_stays_and_says_why(site, line):
     assert "None of these backups can be deleted" in page and f"{LIST}{last}/" in page
     answer = client.post(f"{LIST}delete/", {"id": [full, middle]})
     assert answer.status_code == 400 and "Nothing was deleted" in answer.content.decode()
-    services.hold(site.actor, middle, "for the auditor")
+    holds.hold(site.actor, middle, "for the auditor")
     page = client.get(f"{LIST}delete/", {"id": line}).content.decode()
     assert "1 backup," in page and "It is held: for the auditor" in page and "1 that would stay needs it" not in page
     assert "1 backup that would stay needs it" in page  # the full one
     assert client.post(f"{LIST}delete/", {"id": line}).status_code == 302
     site.work()
     assert set(IndexedBackup.objects.values_list("backup_id", flat=True)) == {full, middle}
-    services.release(site.actor, middle)
+    holds.release(site.actor, middle)
     page = client.get(f"{LIST}delete/", {"id": [full, middle]}).content.decode()
     assert "2 backups," in page and "will have no proven backup" in page
     client.post(f"{LIST}delete/", {"id": [full, middle]})
@@ -247,7 +248,7 @@ def test_rights(site, line):
 @pytest.fixture
 def download(site):
     """A backup, who may download it, and the address of its data."""
-    made = site.done(services.back_up(site.actor, backup="full", verify="none")).backup_id
+    made = site.done(submit.back_up(site.actor, backup="full", verify="none")).backup_id
     content = (site.repository.backup_folder("default", made) / "data.tar.zst").read_bytes()
     return site.client("rita", "restorer"), reverse("backups:download", args=[made, "data.tar.zst"]), content
 

@@ -12,10 +12,14 @@ import pytest
 from django.core.management import load_command_class
 from django.utils import timezone
 
-from backups import audit, health, services, watch
 from backups.engine import cli
+from backups.identity import audit
+from backups.jobs import heartbeat, lifecycle, submit
+from backups.jobs.types import kind_of
 from backups.management.engine import EngineCommand
 from backups.models import AuditEntry, IndexedBackup, Job, Plan, Worker
+from backups.monitoring import health
+from backups.plans import editing
 from tests.control.conftest import HOST
 
 SAME = {
@@ -157,8 +161,8 @@ def test_a_real_process_ends_with_the_engines_code(empty_site):
 def sound(site):
     """A site at which nothing is wrong."""
     for name in ("default", "control"):
-        assert site.done(services.back_up(site.actor, backup="full", set=name, verify="hashes")).state == Job.State.SUCCEEDED
-    watch.beat()
+        assert site.done(submit.back_up(site.actor, backup="full", set=name, verify="hashes")).state == Job.State.SUCCEEDED
+    heartbeat.beat()
     for name in ("default", "control"):
         Plan.objects.create(
             name=f"hourly-{name}", kind="backup", cron="0 * * * *", arguments={"backup": "incremental", "set": name}
@@ -187,7 +191,7 @@ def test_all_is_well_until_a_fault_is_planted_and_each_is_found(sound):
     plan = Plan.objects.create(name="wrong", kind="backup", cron="0 3 * * *", arguments={"set": "nothing"})
     audit.record(audit.SYSTEM, "plan.refused", "plan:wrong", after={"error": "No set is named 'nothing'."})
     assert codes()["plan_refused"] == "warning"
-    services.change_plan(sound.actor, plan, arguments={"backup": "full"})
+    editing.change_plan(sound.actor, plan, arguments={"backup": "full"})
     assert "plan_refused" not in codes(), "until it is mended"
 
     audit.record(audit.SYSTEM, "audit.verified", "audit", after={"entries": 1, "broken": {"number": 2, "why": "it is gone"}})
@@ -196,9 +200,9 @@ def test_all_is_well_until_a_fault_is_planted_and_each_is_found(sound):
     assert "audit_broken" not in codes()
 
     Worker.objects.update(beat=timezone.now() - timedelta(hours=1))
-    watch.heartbeat_file().unlink()
+    heartbeat.heartbeat_file().unlink()
     assert any("worker" in finding.message.lower() for finding in health.look(timezone.now()).findings)
-    watch.beat()
+    heartbeat.beat()
 
     (sound.places.root / "backups").rename(sound.places.root / "moved")
     assert codes()["no_repository"] == "critical"
@@ -209,12 +213,12 @@ def test_all_is_well_until_a_fault_is_planted_and_each_is_found(sound):
 def test_the_command_says_so_with_its_exit_code_and_runs_as_a_job(sound):
     code, said, _ = run("backup_health")
     assert (code, said.partition(":")[0]) in ((0, "OK"), (1, "WARNING"))
-    job = sound.done(services.jobs.enqueue(services.kind_of("health"), {}, sound.actor))
+    job = sound.done(lifecycle.enqueue(kind_of("health"), {}, sound.actor))
     assert job.result["status"] in ("ok", "warning")
     Plan.objects.create(name="never", kind="health", cron="99 * * * *")
     code, said, _ = run("backup_health")
     assert code == 1 and "The plan never is never due: '99 * * * *' is no time: bad minute." in said and "-> Correct" in said
-    job = sound.done(services.jobs.enqueue(services.kind_of("health"), {}, sound.actor))
+    job = sound.done(lifecycle.enqueue(kind_of("health"), {}, sound.actor))
     assert job.state == Job.State.FAILED and "The plan never is never due" in str(job.error)
     (sound.places.root / "backups").rename(sound.places.root / "moved")
     code, said, _ = run("backup_health", "--json")

@@ -7,8 +7,8 @@ from django.core.cache import cache
 from django.test import Client, override_settings
 from django.utils import timezone
 
-from backups import access
 from backups.api.reference import description
+from backups.identity import tokens
 from backups.models import ApiToken, Job
 from consistency.models import Check, Finding, Repair
 from tests.control.consistency_site import joined
@@ -76,7 +76,7 @@ def test_groups_and_scopes(checked, route):
     assert status(Client()) == 401
     got = {name: status(bearer(checked, name, name)) for name in sorted(ALL)}
     assert {name for name, code in got.items() if code in allowed} == groups and set(got.values()) <= {*allowed, 403}
-    root = access.issue(checked.person("root", superuser=True), "root's", EVERY_SCOPE, None)
+    root = tokens.issue(checked.person("root", superuser=True), "root's", EVERY_SCOPE, None)
     for scopes, fits in (([scope], True), ([one for one in EVERY_SCOPE if one != scope], False)):
         ApiToken.objects.filter(pk=root.token.pk).update(scopes=scopes)
         assert (status(with_token(root.secret)) in allowed) is fits

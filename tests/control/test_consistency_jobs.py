@@ -8,11 +8,14 @@ import pytest
 from django.test import override_settings
 from django.utils import timezone
 
-from backups import audit, default_plans, schedules, services
-from backups.alerts import look
-from backups.audit import Actor
+from backups.alerts import evaluation
+from backups.catalog import holds
 from backups.engine.errors import UsageError
+from backups.identity import audit
+from backups.identity.audit import Actor
+from backups.jobs import submit
 from backups.models import Alert, AuditEntry, IndexedBackup, Job, Plan
+from backups.plans import defaults, editing, scheduling
 from consistency.frame import Work
 from consistency.models import Check, Repair
 from refserver.consistency_frame import ask
@@ -37,14 +40,14 @@ def done(site, actor: Actor, **work) -> dict:
 
 
 def test_found_told_mended_and_brought_back(joined_site):
-    default_plans.install()
+    defaults.install()
     plant(joined_site.places)
     spoiled, rows = vectors_of(), PageEmbedding.objects.count()
     found = done(joined_site, ADA, do="check")
     assert (found["state"], found["kinds"], found["new"]) == ("inconsistent", PLANTED, sum(PLANTED.values()))
     assert Check.objects.get(pk=found["id"]).actor == "ada"
 
-    look.decide(timezone.now())
+    evaluation.decide(timezone.now())
     alert = Alert.objects.get(rule="consistency")
     assert alert.text.startswith("SQLite and Chroma do not agree: 10 findings (")
 
@@ -56,7 +59,7 @@ def test_found_told_mended_and_brought_back(joined_site):
     snapshot = IndexedBackup.objects.filter(backup_id=whole["repair"]["snapshot"]).first() or _refreshed(whole)
     assert (snapshot.kind, snapshot.verification) == ("snapshot", "hashes")
 
-    look.decide(timezone.now() + timedelta(hours=1))
+    evaluation.decide(timezone.now() + timedelta(hours=1))
     alert.refresh_from_db()
     assert alert.resolved is not None
 
@@ -75,23 +78,23 @@ def test_found_told_mended_and_brought_back(joined_site):
 
 
 def _refreshed(made: dict) -> IndexedBackup:
-    from backups import index
+    from backups.catalog import index
 
     index.refresh("main")
     return IndexedBackup.objects.get(backup_id=made["repair"]["snapshot"])
 
 
 def test_the_daily_plan_repairs_what_is_safe_and_nothing_beside_what_is_critical(joined_site):
-    assert "daily-consistency" in default_plans.install()
+    assert "daily-consistency" in defaults.install()
     plan = Plan.objects.get(name="daily-consistency")
     pages = plant(joined_site.places)
     PageEmbedding.objects.filter(pk=pages[5]).update(vector=b"\0" * 16)  # wrong dimension: critical
-    job = joined_site.done(schedules.run(plan, joined_site.actor))
+    job = joined_site.done(scheduling.run(plan, joined_site.actor))
     assert job.state == Job.State.SUCCEEDED, job.error
     assert job.result["state"] == "critical" and "critical findings" in job.result["left_alone"]
     assert not Repair.objects.exists()
     PageEmbedding.objects.filter(pk=pages[5]).delete()
-    job = joined_site.done(schedules.run(plan, joined_site.actor))
+    job = joined_site.done(scheduling.run(plan, joined_site.actor))
     assert job.state == Job.State.SUCCEEDED, job.error
     assert job.result["repair"]["steps"]["applied"] == SAFE and job.result["again"]["kinds"].keys() == {
         "missing_in_sqlite",
@@ -99,7 +102,7 @@ def test_the_daily_plan_repairs_what_is_safe_and_nothing_beside_what_is_critical
         "count_mismatch",
     }
     with pytest.raises(UsageError, match="not done by a plan"):
-        services.make_plan(joined_site.actor, "x", kind="undo_repair", cron="0 3 * * *", arguments={"repair": 1})
+        editing.make_plan(joined_site.actor, "x", kind="undo_repair", cron="0 3 * * *", arguments={"repair": 1})
 
 
 def test_a_repair_without_a_snapshot_does_not_begin(joined_site):
@@ -120,9 +123,9 @@ def test_a_check_that_waits_is_not_queued_twice(joined_site):
 
 def test_a_proof_keeps_what_the_source_had_and_the_backup_is_sound(joined_site):
     plant(joined_site.places)
-    job = joined_site.done(services.back_up(ADA, backup="full", verify="restore"))
+    job = joined_site.done(submit.back_up(ADA, backup="full", verify="restore"))
     assert job.state == Job.State.SUCCEEDED, job.error
-    _, backup = services.stored(IndexedBackup.objects.get())
+    _, backup = holds.stored(IndexedBackup.objects.get())
     [proof] = backup.proofs
     told = proof.checks["application"]
     assert proof.ok and told["status"] == 5

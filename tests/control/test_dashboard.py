@@ -11,8 +11,8 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from backups import jobs, services
 from backups.admin import timeline
+from backups.jobs import lifecycle, submit
 from backups.models import IndexedBackup, Job, JobLog, Worker
 from tests.control.many import many, unindexed
 
@@ -74,13 +74,13 @@ def test_a_backup_is_asked_for(site):
 
 def test_a_running_job_is_shown_with_its_numbers_and_then_only_they_are_sent(site):
     client = site.client("olga", "operator")
-    asked = services.back_up(site.actor, backup="full")
-    job = jobs.claim("test-host", "me")
+    asked = submit.back_up(site.actor, backup="full")
+    job = lifecycle.claim("test-host", "me")
     assert job == asked
     begun = timezone.now().isoformat()
     phases = [{"name": "cut", "started": begun, "seconds": 0.01, "done": 0, "total": None}]
     phases.append({"name": "store", "started": begun, "seconds": None, "done": 680_000_000, "total": 1_000_000_000})
-    jobs.beat(job, phase="store", done=680_000_000, total=1_000_000_000, rate=412e6, left=9.2, phases=phases)
+    lifecycle.beat(job, phase="store", done=680_000_000, total=1_000_000_000, rate=412e6, left=9.2, phases=phases)
     JobLog.objects.create(job=job, time=timezone.now(), line="sqlite/app: writers were held up for 0.4 ms")
     page = html(client)
     for told in ("68 %", "412.0 MB/s", "9.2 s left", "paused writers 0.4 ms", 'aria-current="step">Store', 'value="68.0"'):
@@ -93,7 +93,7 @@ def test_a_running_job_is_shown_with_its_numbers_and_then_only_they_are_sent(sit
     assert "<form" not in again.content.decode()  # a button that is being pressed is not taken away
     whole = client.get(f"{PAGE}active/?seen=", HTTP_HX_REQUEST="true").content.decode()
     assert f'name="next" value="{PAGE}"' in whole  # cancelling leads back to the page, not to its part
-    jobs.end(job, Job.State.SUCCEEDED)
+    lifecycle.end(job, Job.State.SUCCEEDED)
     changed = client.get(f"{PAGE}active/?seen={seen}", HTTP_HX_REQUEST="true")
     assert (changed.headers["HX-Retarget"], changed.headers["HX-Trigger"]) == ("#active", "jobs-changed")
     assert 'hx-trigger="every 10s"' in changed.content.decode()

@@ -12,7 +12,9 @@ from django.conf import settings
 from django.utils import timezone
 from django_q.models import OrmQ
 
-from backups import audit, jobs, processes, queue, services
+from backups.engine.runtime import processes
+from backups.identity import audit
+from backups.jobs import lifecycle, queue, submit
 from backups.models import Job
 from tests.control.conftest import HOST
 from tests.control.workers import ALL, children_of, kill, module_yard, pid_of, running_in, until, yard
@@ -39,7 +41,7 @@ def descendants(pid: int) -> list[int]:
 
 def test_a_killed_worker_in_mid_backup_leaves_a_job_that_is_tried_again_and_a_clean_repository(yard):
     with busy(settings.REFSERVER_DATABASE):
-        job = yard.begun(services.back_up(yard.site.actor, backup="full", only=["sqlite"]))
+        job = yard.begun(submit.back_up(yard.site.actor, backup="full", only=["sqlite"]))
         until(lambda: len(descendants(pid_of(job.child))) >= 1)  # holder and packer
         family = [pid_of(job.child), *descendants(pid_of(job.child))]
         kill(pid_of(job.worker))
@@ -57,13 +59,13 @@ def test_a_killed_worker_in_mid_backup_leaves_a_job_that_is_tried_again_and_a_cl
 
 def test_everything_killed_in_mid_backup_is_cleared_by_whoever_looks_next(yard):
     with busy(settings.REFSERVER_DATABASE):
-        job = yard.begun(services.back_up(yard.site.actor, backup="full", only=["sqlite"]))
+        job = yard.begun(submit.back_up(yard.site.actor, backup="full", only=["sqlite"]))
         until(lambda: any(yard.site.repository.staging.iterdir()) if yard.site.repository.staging.exists() else False)
         for pid in (pid_of(job.worker), pid_of(job.child), *descendants(pid_of(job.child))):
             kill(pid)
     assert yard.ended(job, 15).state == Job.State.INTERRUPTED
     assert yard.clean()
-    jobs.cancel(Job.objects.get(again_after=job), yard.site.actor)
+    lifecycle.cancel(Job.objects.get(again_after=job), yard.site.actor)
 
 
 def test_a_task_that_is_delivered_many_times_is_done_once(yard):
@@ -123,7 +125,7 @@ def test_a_machine_that_was_switched_off_finds_its_jobs_again(yard):
     yard.stop()
     lost = yard.ask(seconds=0.1)
     waiting = yard.ask(seconds=0.1)
-    assert jobs.claim(HOST, "0000-another-start-of-the-machine:77:12345") == lost
+    assert lifecycle.claim(HOST, "0000-another-start-of-the-machine:77:12345") == lost
     Job.objects.filter(pk=lost.pk).update(child="0000-another-start-of-the-machine:78:12346")
     OrmQ.objects.all().delete()
     yard.start()
@@ -152,12 +154,12 @@ def test_a_locked_control_database_stops_no_work_and_loses_no_line(yard):
 
 def test_a_restore_in_place_whose_worker_is_killed_is_asked_to_end_and_leaves_all_as_it_was(yard):
     database = Path(settings.REFSERVER_DATABASE)
-    made = yard.ended(services.back_up(yard.site.actor, backup="full", only=["sqlite"], verify="none"))
+    made = yard.ended(submit.back_up(yard.site.actor, backup="full", only=["sqlite"], verify="none"))
     with sqlite3.connect(database) as writer:
         writer.execute("INSERT INTO auth_group (name) VALUES ('made after the backup')")
     writer.close()
     with busy(database):  # it waits for the writer
-        job = services.restore_in_place(yard.site.actor, backup_id=made.backup_id, typed=made.backup_id, only="sqlite")
+        job = submit.restore_in_place(yard.site.actor, backup_id=made.backup_id, typed=made.backup_id, only="sqlite")
         child = pid_of(yard.begun(job).child)
         until(lambda: list(database.parent.glob(".refbackup-restore.*")))
         kill(pid_of(job.worker))

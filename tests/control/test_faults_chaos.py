@@ -11,7 +11,8 @@ import pytest
 from django.conf import settings
 from django.utils import timezone
 
-from backups import audit, jobs, queue, services
+from backups.identity import audit
+from backups.jobs import lifecycle, queue, submit
 from backups.models import IndexedBackup, Job
 from tests.control.conftest import HOST
 from tests.control.workers import ALL, children_of, kill, module_yard, pid_of, running_in, until
@@ -36,7 +37,7 @@ class Chaos:
         Job.objects.filter(state=Job.State.QUEUED, not_before__gt=timezone.now()).update(not_before=timezone.now())
         while Job.objects.exclude(state__in=Job.ENDED).count() < 6:
             if self.chance.random() < 0.5:
-                job = services.back_up(self.yard.site.actor, backup="full", only=["sqlite"], verify="none")
+                job = submit.back_up(self.yard.site.actor, backup="full", only=["sqlite"], verify="none")
             else:
                 job = self.yard.ask(seconds=self.chance.uniform(0.0, 0.6), stubborn=self.chance.random() < 0.2)
             self.asked.append(job)
@@ -66,7 +67,7 @@ class Chaos:
         """One that runs, seldom one that waits."""
         states = [Job.State.RUNNING] if self.chance.random() < 0.8 else [Job.State.QUEUED]
         if job := Job.objects.filter(state__in=states).order_by("?").first():
-            jobs.cancel(job, self.yard.site.actor)
+            lifecycle.cancel(job, self.yard.site.actor)
 
     def deliver(self) -> None:
         for _ in range(3):

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from backups import jobs, processes
+from backups.engine.runtime import processes
+from backups.jobs import lifecycle
 from backups.models import Job
 from tests.control.workers import Yard, kill, module_yard, pid_of, running_in, until
 from tests.library.places import ROOT
@@ -47,7 +48,7 @@ def served(yard: Yard, *command: str):
         for pid in running_in(yard.site.places.root):
             kill(pid)
         for job in Job.objects.exclude(state__in=Job.ENDED):
-            jobs.cancel(job, yard.site.actor)
+            lifecycle.cancel(job, yard.site.actor)
             Job.objects.filter(pk=job.pk, state="running").update(state="interrupted")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.utils import timezone
 
-from backups import health
+from backups.monitoring import health
 
 
 def broken() -> list[str]:

@@ -137,7 +137,7 @@ def test_a_job_goes_to_the_host_that_holds_the_data_and_to_no_other(hosts):
 
 def test_each_host_has_its_tick_and_gives_its_sign_of_life(hosts):
     *_, control = hosts
-    ticks = control.rows("SELECT cluster FROM django_q_schedule WHERE func = 'backups.tasks.tick' ORDER BY cluster")
+    ticks = control.rows("SELECT cluster FROM django_q_schedule WHERE func = 'backups.worker.tasks.tick' ORDER BY cluster")
     assert ticks == [("north",), ("south",)]
     assert control.rows("SELECT host FROM backups_worker ORDER BY host") == [("north",), ("south",)]
 
@@ -164,13 +164,13 @@ def test_the_audit_cannot_be_changed_and_its_chain_holds_under_many_writers(host
     import psycopg
 
     north, south, control = hosts
-    record = "from backups import audit\nfor _ in range(10): audit.record(audit.SYSTEM, 'test.noted')"
+    record = "from backups.identity import audit\nfor _ in range(10): audit.record(audit.SYSTEM, 'test.noted')"
     writers = [
         subprocess.Popen([sys.executable, "-c", f"import django; django.setup()\n{record}"], env=host.environment, cwd=ROOT)
         for host in (north, south, north)
     ]
     assert [writer.wait(60) for writer in writers] == [0, 0, 0]
-    assert north.python("from backups import audit\nprint(audit.verify_chain()[1])") == "None"
+    assert north.python("from backups.identity import audit\nprint(audit.verify_chain()[1])") == "None"
     assert control.rows("SELECT count(*) FROM backups_auditentry WHERE action = 'test.noted'") == [(30,)]
     for change in ("UPDATE backups_auditentry SET who = 'nobody'", "DELETE FROM backups_auditentry"):
         with pytest.raises(psycopg.errors.RaiseException, match="append-only"):
@@ -196,7 +196,7 @@ def test_redis_may_go_away_and_come_back(hosts, redis_server):
     assert control.state(job) == "queued"
     redis_server.start()
     until(lambda: "Redis is back" in north.said(), 20)
-    north.python("import sys\nfrom backups import queue\nqueue.ring('north')")  # as the next minute's tick does
+    north.python("import sys\nfrom backups.jobs import queue\nqueue.ring('north')")  # as the next minute's tick does
     assert control.ended(job) == "succeeded"
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 
-from backups import index, services
+from backups.catalog import holds, index
+from backups.jobs import submit
 from backups.models import IndexedBackup, Job
 
 
@@ -14,9 +15,9 @@ def rows() -> list[tuple[object, ...]]:
 
 
 def test_it_is_made_anew_from_the_repository_alone(site):
-    full = site.done(services.back_up(site.actor, backup="full", note="kept"))
-    site.done(services.back_up(site.actor, backup="incremental"))
-    services.hold(site.actor, full.backup_id, "for the auditor")
+    full = site.done(submit.back_up(site.actor, backup="full", note="kept"))
+    site.done(submit.back_up(site.actor, backup="incremental"))
+    holds.hold(site.actor, full.backup_id, "for the auditor")
     before = rows()
     IndexedBackup.objects.all().delete()
     assert index.refresh("main") == index.Change(found=2, read=2, forgotten=0)
@@ -25,8 +26,8 @@ def test_it_is_made_anew_from_the_repository_alone(site):
 
 
 def test_what_others_do_to_the_repository_is_seen(site):
-    first = site.done(services.back_up(site.actor, backup="full")).backup_id
-    second = site.done(services.back_up(site.actor, backup="full")).backup_id
+    first = site.done(submit.back_up(site.actor, backup="full")).backup_id
+    second = site.done(submit.back_up(site.actor, backup="full")).backup_id
     manage = site.places.python("-m", "backups.engine", "hold", first, "--repo", site.repository.folder, "--note", "mine")
     assert manage.returncode == 0, manage.stderr
     shutil.rmtree(site.repository.backup_folder("default", second))
@@ -35,7 +36,7 @@ def test_what_others_do_to_the_repository_is_seen(site):
 
 
 def test_a_backup_whose_manifest_is_broken_is_shown_as_damaged(site):
-    made = site.done(services.back_up(site.actor, backup="full")).backup_id
+    made = site.done(submit.back_up(site.actor, backup="full")).backup_id
     (site.repository.backup_folder("default", made) / "manifest.json").write_text("{")
     index.refresh("main", everything=True)
     row = IndexedBackup.objects.get()
@@ -43,13 +44,13 @@ def test_a_backup_whose_manifest_is_broken_is_shown_as_damaged(site):
 
 
 def test_each_job_leaves_the_index_equal_to_the_repository(site):
-    full = site.done(services.back_up(site.actor, backup="full")).backup_id
-    child = site.done(services.back_up(site.actor, backup="incremental")).backup_id
-    site.done(services.verify(site.actor, everything=True, depth="restore"))
-    assert site.done(services.delete(site.actor, [child, full])).state == Job.State.SUCCEEDED
-    site.done(services.back_up(site.actor, backup="full"))
-    site.done(services.back_up(site.actor, backup="full"))
-    pruned = site.done(services.prune(site.actor, keep_last=1, verified_floor=1))
+    full = site.done(submit.back_up(site.actor, backup="full")).backup_id
+    child = site.done(submit.back_up(site.actor, backup="incremental")).backup_id
+    site.done(submit.verify(site.actor, everything=True, depth="restore"))
+    assert site.done(submit.delete(site.actor, [child, full])).state == Job.State.SUCCEEDED
+    site.done(submit.back_up(site.actor, backup="full"))
+    site.done(submit.back_up(site.actor, backup="full"))
+    pruned = site.done(submit.prune(site.actor, keep_last=1, verified_floor=1))
     assert pruned.state == Job.State.SUCCEEDED and len(pruned.result["removed"]) == 1
     after = rows()
     index.refresh("main", everything=True)

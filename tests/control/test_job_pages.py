@@ -11,8 +11,8 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from backups import jobs, services
 from backups.admin.jobs import LINES, PAGE
+from backups.jobs import lifecycle, submit
 from backups.models import Job, JobLog, Plan
 from tests.control.many import many, unindexed
 
@@ -89,19 +89,19 @@ def test_pages_go_on_from_a_job_and_back(site):
 
 def test_what_a_job_came_to_is_told_for_people(site):
     client = site.client("ada", superuser=True)
-    backup = site.done(services.back_up(site.actor, backup="full", note="by hand"))
+    backup = site.done(submit.back_up(site.actor, backup="full", note="by hand"))
     page = html(client, backup.get_absolute_url())
     for told in ("proven by restoring it", "Writers were held up for", "by hand", "refserver", "Check refserver.sqlite3"):
         assert told in page, told
     assert f"/admin/backup/backups/{backup.backup_id}/" in page
 
-    restored = site.done(services.restore_to_folder(site.actor, backup_id=backup.backup_id, folder="look"))
+    restored = site.done(submit.restore_to_folder(site.actor, backup_id=backup.backup_id, folder="look"))
     page = html(client, restored.get_absolute_url())
     assert "library_paper" in page and "papers" in page and "restored to" in page
-    again = site.done(services.restore_to_folder(site.actor, backup_id=backup.backup_id, folder="look"))
+    again = site.done(submit.restore_to_folder(site.actor, backup_id=backup.backup_id, folder="look"))
     assert "Choose an empty or new folder. Nothing was written." in html(client, again.get_absolute_url())
 
-    pruned = site.done(services.prune(site.actor, keep_last=1, dry_run=True))
+    pruned = site.done(submit.prune(site.actor, keep_last=1, dry_run=True))
     page = html(client, pruned.get_absolute_url())
     assert "A dry run: nothing was removed." in page and "newest good backup" in page
 
@@ -109,7 +109,7 @@ def test_what_a_job_came_to_is_told_for_people(site):
     content = bytearray(data.read_bytes())
     content[len(content) // 2] ^= 0x55
     data.write_bytes(content)
-    damaged = site.done(services.verify(site.actor, everything=True))
+    damaged = site.done(submit.verify(site.actor, everything=True))
     page = html(client, damaged.get_absolute_url())
     assert "<strong>Failed:</strong>" in page and "Damaged" in page and "rb-problems" in page
 
@@ -135,7 +135,7 @@ def test_tries_are_linked_to_each_other(site):
 
 
 def test_cancel_and_run_again_are_asked_for_by_who_may(site):
-    job = services.back_up(site.actor, backup="full", note="by hand")
+    job = submit.back_up(site.actor, backup="full", note="by hand")
     viewer, operator = site.client("vera", "viewer"), site.client("olga", "operator")
     assert "Cancel this job" not in html(viewer, job.get_absolute_url())
     assert viewer.post(job.get_absolute_url() + "cancel/").status_code == 403
@@ -156,11 +156,11 @@ def test_cancel_and_run_again_are_asked_for_by_who_may(site):
 
 
 def test_a_running_job_sends_its_moving_parts_and_at_its_end_all(site):
-    asked = services.back_up(site.actor, backup="full")
-    job = jobs.claim("test-host", "me")
+    asked = submit.back_up(site.actor, backup="full")
+    job = lifecycle.claim("test-host", "me")
     assert job == asked
     begun = timezone.now().isoformat()
-    jobs.beat(job, phase="cut", phases=[{"name": "cut", "started": begun, "seconds": None, "done": 0, "total": None}])
+    lifecycle.beat(job, phase="cut", phases=[{"name": "cut", "started": begun, "seconds": None, "done": 0, "total": None}])
     wrote(job, "first", "second")
     client = site.client("olga", "operator")
     page = html(client, job.get_absolute_url())
@@ -172,7 +172,7 @@ def test_a_running_job_sends_its_moving_parts_and_at_its_end_all(site):
     assert "beforeend:#log-lines" in part and "third" in part and "second" not in part and "<form" not in part
     following = re.search(r'id="job-poll" hx-get="([^"]+)"', part)[1].replace("&amp;", "&")
     assert "third" not in html(client, following)
-    jobs.end(job, Job.State.FAILED, error={"code": "no_space", "message": "The disk is full.", "hint": "Free space."})
+    lifecycle.end(job, Job.State.FAILED, error={"code": "no_space", "message": "The disk is full.", "hint": "Free space."})
     answer = client.get(following)
     assert (answer.headers["HX-Retarget"], answer.headers["HX-Reswap"]) == ("#job", "outerHTML")
     assert "Free space." in answer.content.decode() and "job-poll" not in answer.content.decode()

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from backups import audit, jobs, services
 from backups.engine.errors import RestoreRefused, UsageError
+from backups.identity import audit
+from backups.jobs import lifecycle, submit
 from backups.models import AuditEntry, IndexedBackup, Job
 from refserver.library.models import Paper
 
 
 def test_a_backup_is_made_proven_and_indexed(site):
-    job = services.back_up(site.actor, backup="full", note="by hand")
+    job = submit.back_up(site.actor, backup="full", note="by hand")
     assert job.state == Job.State.QUEUED
     job = site.done(job)
     assert job.state == Job.State.SUCCEEDED, job.error
@@ -26,87 +27,87 @@ def test_a_backup_is_made_proven_and_indexed(site):
 
 
 def test_one_writer_a_repository_and_the_others_wait(site):
-    first = services.back_up(site.actor, backup="full")
-    second = services.back_up(site.actor, backup="full")
-    reader = services.verify(site.actor, everything=True)
-    assert jobs.claim("test-host", "me") == first
-    assert jobs.claim("test-host", "me") == reader  # the second backup waits for the first
-    assert jobs.claim("test-host", "me") is None
-    assert jobs.end(Job.objects.get(pk=first.pk), Job.State.FAILED, error={"code": "no_space", "message": "full"})
-    assert jobs.claim("test-host", "me") == second
+    first = submit.back_up(site.actor, backup="full")
+    second = submit.back_up(site.actor, backup="full")
+    reader = submit.verify(site.actor, everything=True)
+    assert lifecycle.claim("test-host", "me") == first
+    assert lifecycle.claim("test-host", "me") == reader  # the second backup waits for the first
+    assert lifecycle.claim("test-host", "me") is None
+    assert lifecycle.end(Job.objects.get(pk=first.pk), Job.State.FAILED, error={"code": "no_space", "message": "full"})
+    assert lifecycle.claim("test-host", "me") == second
 
 
 def test_a_job_of_another_host_is_left_alone(site):
-    job = services.back_up(site.actor, backup="full")
+    job = submit.back_up(site.actor, backup="full")
     Job.objects.filter(pk=job.pk).update(host="elsewhere")
     assert site.work() == 0
 
 
 def test_wrong_arguments_are_refused_before_anything_is_queued(site):
     with pytest.raises(UsageError, match=r"backup: .*'full'"):
-        services.back_up(site.actor, backup="complete")
+        submit.back_up(site.actor, backup="complete")
     with pytest.raises(UsageError, match="none of the stores"):
-        services.back_up(site.actor, only=["chroma:other"])
+        submit.back_up(site.actor, only=["chroma:other"])
     assert not Job.objects.exists() and not AuditEntry.objects.exists()
 
 
 def test_what_failed_for_a_passing_reason_is_tried_again(site):
     site.repository.folder.joinpath("repository.json").rename(site.places.root / "aside.json")
-    job = site.done(services.back_up(site.actor, backup="full"))
+    job = site.done(submit.back_up(site.actor, backup="full"))
     assert (job.state, job.error["code"]) == (Job.State.FAILED, "no_repository")
     assert not hasattr(job, "tried_again")  # a second try would not mend that
     Job.objects.filter(pk=job.pk).update(state=Job.State.RUNNING, claim="x")
     job.refresh_from_db()
-    assert jobs.end(job, Job.State.FAILED, error={"code": "source_busy", "message": "locked"})
+    assert lifecycle.end(job, Job.State.FAILED, error={"code": "source_busy", "message": "locked"})
     again = job.tried_again
     assert (again.state, again.attempt, again.again_after) == (Job.State.QUEUED, 2, job)
     assert again.not_before > job.finished
-    assert jobs.claim("test-host", "me") is None  # not yet
+    assert lifecycle.claim("test-host", "me") is None  # not yet
 
 
 def test_a_worker_that_lost_its_claim_changes_nothing(site):
-    job = services.back_up(site.actor, backup="full")
-    mine = jobs.claim("test-host", "me")
+    job = submit.back_up(site.actor, backup="full")
+    mine = lifecycle.claim("test-host", "me")
     Job.objects.filter(pk=job.pk).update(claim="somebody else")
-    assert not jobs.beat(mine, phase="mine")
-    assert not jobs.end(mine, Job.State.SUCCEEDED)
+    assert not lifecycle.beat(mine, phase="mine")
+    assert not lifecycle.end(mine, Job.State.SUCCEEDED)
     job.refresh_from_db()
     assert (job.state, job.phase) == (Job.State.RUNNING, "")
 
 
 def test_a_backup_of_one_store_goes_to_a_set_of_its_own(site):
-    job = site.done(services.back_up(site.actor, backup="full", only=["sqlite"]))
+    job = site.done(submit.back_up(site.actor, backup="full", only=["sqlite"]))
     assert job.state == Job.State.SUCCEEDED, job.error
     row = IndexedBackup.objects.get()
     assert row.set == "default-sqlite" and [source["kind"] for source in row.sources] == ["sqlite"]
 
 
 def test_a_restore_in_place_wants_the_id_and_leaves_the_control_database_alone(site):
-    made = site.done(services.back_up(site.actor, set="control"))
+    made = site.done(submit.back_up(site.actor, set="control"))
     with pytest.raises(RestoreRefused, match="not that of the backup"):
-        services.restore_in_place(site.actor, backup_id=made.backup_id, typed="yes")
+        submit.restore_in_place(site.actor, backup_id=made.backup_id, typed="yes")
     with pytest.raises(RestoreRefused, match="what controls the backups"):
-        services.restore_in_place(site.actor, backup_id=made.backup_id, typed=made.backup_id)
+        submit.restore_in_place(site.actor, backup_id=made.backup_id, typed=made.backup_id)
     assert Job.objects.count() == 1
 
 
 def test_damage_found_by_a_job_is_told(site):
-    made = site.done(services.back_up(site.actor, backup="full"))
+    made = site.done(submit.back_up(site.actor, backup="full"))
     data = site.repository.backup_folder("default", made.backup_id) / "data.tar.zst"
     content = bytearray(data.read_bytes())
     content[len(content) // 2] ^= 0x55
     data.write_bytes(content)
-    job = site.done(services.verify(site.actor, backup_ids=[made.backup_id]))
+    job = site.done(submit.verify(site.actor, backup_ids=[made.backup_id]))
     assert (job.state, job.error["code"]) == (Job.State.FAILED, "damaged")
     assert job.result["results"][0]["problems"]
     assert IndexedBackup.objects.get().verification == "damaged"
 
 
 def test_a_restore_in_place_brings_back_both_stores_and_keeps_the_jobs(site):
-    made = site.done(services.back_up(site.actor, backup="full"))
+    made = site.done(submit.back_up(site.actor, backup="full"))
     title = Paper.objects.order_by("pk").first().title
     Paper.objects.update(title="changed")
-    job = site.done(services.restore_in_place(site.actor, backup_id=made.backup_id, typed=made.backup_id))
+    job = site.done(submit.restore_in_place(site.actor, backup_id=made.backup_id, typed=made.backup_id))
     assert job.state == Job.State.SUCCEEDED, job.error
     assert Paper.objects.order_by("pk").first().title == title
     safety = IndexedBackup.objects.get(safety=True)
@@ -115,8 +116,8 @@ def test_a_restore_in_place_brings_back_both_stores_and_keeps_the_jobs(site):
 
 
 def test_a_backup_of_some_stores_is_restored_store_by_store(site):
-    made = site.done(services.back_up(site.actor, backup="full", only=["sqlite"]))
-    whole = site.done(services.restore_in_place(site.actor, backup_id=made.backup_id, typed=made.backup_id))
+    made = site.done(submit.back_up(site.actor, backup="full", only=["sqlite"]))
+    whole = site.done(submit.restore_in_place(site.actor, backup_id=made.backup_id, typed=made.backup_id))
     assert (whole.state, whole.error["code"]) == (Job.State.FAILED, "restore_refused")  # the others would be of another time
-    store = site.done(services.restore_in_place(site.actor, backup_id=made.backup_id, typed=made.backup_id, only="sqlite"))
+    store = site.done(submit.restore_in_place(site.actor, backup_id=made.backup_id, typed=made.backup_id, only="sqlite"))
     assert store.state == Job.State.SUCCEEDED, store.error

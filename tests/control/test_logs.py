@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 
-from backups import services
-from backups.logs import JobFilter, JsonFormatter, about
+from backups.jobs import submit
+from backups.jobs.logs import JobFilter, JsonFormatter, about
 
 
 def line(**values: object) -> dict[str, object]:
@@ -35,6 +35,6 @@ def test_errors_and_extras_are_told_and_objects_are_not_dumped():
 
 def test_what_a_worker_logs_of_a_job_names_it(site, caplog):
     caplog.handler.addFilter(JobFilter())
-    with caplog.at_level(logging.INFO, logger="backups.runner"):
-        job = site.done(services.back_up(site.actor, backup="snapshot"))
-    assert {record.job for record in caplog.records if record.name == "backups.runner"} == {str(job.pk)}
+    with caplog.at_level(logging.INFO, logger="backups.jobs.runner"):
+        job = site.done(submit.back_up(site.actor, backup="snapshot"))
+    assert {record.job for record in caplog.records if record.name == "backups.jobs.runner"} == {str(job.pk)}

@@ -9,8 +9,10 @@ from django.test import Client, override_settings
 from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
-from backups import access, default_plans, services
+from backups.identity import tokens
+from backups.jobs import submit
 from backups.models import Worker
+from backups.plans import defaults
 from consistency.models import Check
 from tests.control.consistency_site import joined
 from tests.docs.pages import ROOT
@@ -28,10 +30,10 @@ def read(client: Client, **headers: str) -> dict[str, list[tuple[dict[str, str],
 
 
 def test_they_tell_what_is_there(site):
-    default_plans.install()
+    defaults.install()
     Worker.objects.create(host="test-host")
-    made = site.done(services.back_up(site.actor, backup="full"))
-    services.back_up(site.actor, backup="full")
+    made = site.done(submit.back_up(site.actor, backup="full"))
+    submit.back_up(site.actor, backup="full")
     found = read(Client())
     assert ({"repository": "main", "set": "default", "kind": "full", "proof": "restore"}, 1.0) in found["refbackup_backups"]
     assert ({"kind": "backup", "state": "queued"}, 1.0) in found["refbackup_jobs"]
@@ -44,8 +46,8 @@ def test_they_tell_what_is_there(site):
 
 
 def test_every_metric_is_documented_and_no_other(site):
-    default_plans.install()
-    site.done(services.back_up(site.actor, backup="full"))
+    defaults.install()
+    site.done(submit.back_up(site.actor, backup="full"))
     ended = timezone.now()
     Check.objects.create(state="done", verdict="degraded", ended=ended, kinds={"metadata_mismatch": 3}, records=7, seconds=0.5)
     with override_settings(BACKUPS=joined(site.places)):
@@ -66,8 +68,8 @@ def test_every_metric_is_documented_and_no_other(site):
 )
 def test_others_need_a_token_with_its_scope(site, headers):
     person = site.person("scraper", "viewer")
-    right = access.issue(person, "prometheus", ["metrics"], None).secret
-    wrong = access.issue(person, "other", ["read"], None).secret
+    right = tokens.issue(person, "prometheus", ["metrics"], None).secret
+    wrong = tokens.issue(person, "other", ["read"], None).secret
     assert Client().get("/metrics", **headers).status_code == 401
     assert Client().get("/metrics", **headers, HTTP_AUTHORIZATION=f"Bearer {wrong}").status_code == 401
     assert read(Client(), **headers, HTTP_AUTHORIZATION=f"Bearer {right}")

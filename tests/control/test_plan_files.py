@@ -11,9 +11,9 @@ from django.core.management import CommandError, call_command
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backups import default_plans, plan_files, services
 from backups.engine.errors import UsageError
 from backups.models import AuditEntry, Plan
+from backups.plans import defaults, editing, yaml_files
 
 GOOD = """
 version: 1
@@ -35,21 +35,21 @@ ONE = "version: 1\nplans:\n  - name: a\n    kind: health\n    cron: 0 3 * * *\n"
 
 def problems(text: str) -> list[str]:
     with pytest.raises(UsageError) as caught:
-        plan_files.read(text)
+        yaml_files.read(text)
     return caught.value.details["problems"]
 
 
 def test_what_is_written_is_read_back(empty_site):
-    default_plans.install()
-    services.pause_plan(empty_site.actor, Plan.objects.get(name="daily-full"))
-    services.change_plan(empty_site.actor, Plan.objects.get(name="hourly-health"), alert_to=["ops@example.org"], host="one")
-    text = plan_files.write(Plan.objects.all())
-    assert all(change.what == "same" for change in plan_files.compare(plan_files.read(text), replace=True))
-    assert plan_files.take_over(empty_site.actor, plan_files.read(text)) == []
-    before = {plan.name: plan_files.Entry.values(plan) for plan in Plan.objects.all()}
+    defaults.install()
+    editing.pause_plan(empty_site.actor, Plan.objects.get(name="daily-full"))
+    editing.change_plan(empty_site.actor, Plan.objects.get(name="hourly-health"), alert_to=["ops@example.org"], host="one")
+    text = yaml_files.write(Plan.objects.all())
+    assert all(change.what == "same" for change in yaml_files.compare(yaml_files.read(text), replace=True))
+    assert yaml_files.take_over(empty_site.actor, yaml_files.read(text)) == []
+    before = {plan.name: yaml_files.Entry.values(plan) for plan in Plan.objects.all()}
     Plan.objects.all().delete()
-    plan_files.take_over(empty_site.actor, plan_files.read(text))
-    assert {plan.name: plan_files.Entry.values(plan) for plan in Plan.objects.all()} == before
+    yaml_files.take_over(empty_site.actor, yaml_files.read(text))
+    assert {plan.name: yaml_files.Entry.values(plan) for plan in Plan.objects.all()} == before
 
 
 TEXT = st.text(alphabet=string.printable + "äé✓:#&*-[]{}\u2028\U0001f600", max_size=40).map(str.strip)
@@ -63,7 +63,7 @@ def test_any_text_survives_the_way_through_a_file(texts):
         Plan(name=f"p{number}", title=title, kind="backup", arguments={"note": note}, cron="0 3 * * *")
         for number, (title, note) in enumerate(texts)
     ]
-    back = plan_files.read(plan_files.write(plans))
+    back = yaml_files.read(yaml_files.write(plans))
     assert [(entry.title, entry.arguments["note"]) for entry in back] == texts
 
 
@@ -136,7 +136,7 @@ def test_what_is_no_file_of_plans_is_refused(text, line):
 @given(st.text(max_size=200))
 def test_any_text_is_read_or_refused_and_nothing_else(text):
     try:
-        plan_files.read(text)
+        yaml_files.read(text)
     except UsageError as problem:
         assert problem.details["problems"]
 
@@ -146,39 +146,39 @@ def test_a_small_file_cannot_mean_a_huge_one():
         f"{new}: &{new} [{','.join(['*' + old] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
     )
     assert "references" in problems(bomb)[0]
-    assert "longer than" in problems("#" * (plan_files.LONGEST_FILE + 1))[0]
+    assert "longer than" in problems("#" * (yaml_files.LONGEST_FILE + 1))[0]
 
 
 def test_nothing_changes_when_a_file_is_wrong_or_fails_half_way(empty_site, monkeypatch):
-    default_plans.install()
+    defaults.install()
     before = list(Plan.objects.values())
     entries = AuditEntry.objects.count()
     with pytest.raises(UsageError):
-        plan_files.take_over(empty_site.actor, plan_files.read(GOOD + "  - name: bad\n"))
-    made = services.make_plan
+        yaml_files.take_over(empty_site.actor, yaml_files.read(GOOD + "  - name: bad\n"))
+    made = editing.make_plan
 
     def fails_at_the_second(actor, name, **values):
         if name == "weekly-drill-2":
             raise UsageError("planted")
         return made(actor, name, **values)
 
-    monkeypatch.setattr(services, "make_plan", fails_at_the_second)
+    monkeypatch.setattr(editing, "make_plan", fails_at_the_second)
     with pytest.raises(UsageError, match="planted"):
-        plan_files.take_over(empty_site.actor, plan_files.read(GOOD.replace("weekly-drill", "weekly-drill-2")))
+        yaml_files.take_over(empty_site.actor, yaml_files.read(GOOD.replace("weekly-drill", "weekly-drill-2")))
     assert list(Plan.objects.values()) == before and AuditEntry.objects.count() == entries
 
 
 def test_a_file_is_compared_taken_over_and_audited(empty_site):
-    default_plans.install()
-    entries = plan_files.read(GOOD)
-    assert {change.name: change.what for change in plan_files.compare(entries)} == {
+    defaults.install()
+    entries = yaml_files.read(GOOD)
+    assert {change.name: change.what for change in yaml_files.compare(entries)} == {
         "nightly": "added",
         "weekly-drill": "changed",
     }
-    changed = plan_files.compare(entries)[1]
+    changed = yaml_files.compare(entries)[1]
     assert "- enabled: true" in changed.lines and "+ enabled: false" in changed.lines
     assert changed.kinds == {"drill"}
-    plan_files.take_over(empty_site.actor, entries, replace=True)
+    yaml_files.take_over(empty_site.actor, entries, replace=True)
     assert set(Plan.objects.values_list("name", flat=True)) == {"nightly", "weekly-drill"}
     drill = Plan.objects.get(name="weekly-drill")
     assert (drill.enabled, drill.paused_by, drill.cron) == (False, "tester", "0 5 * * 0")
@@ -186,8 +186,8 @@ def test_a_file_is_compared_taken_over_and_audited(empty_site):
     assert imported.after["nightly"] == "added" and imported.after["daily-full"] == "removed"
     assert AuditEntry.objects.filter(action="plan.made", target="plan:nightly").count() == 1
     assert AuditEntry.objects.filter(action="plan.changed", target="plan:weekly-drill").count() == 1
-    assert "daily-full" not in default_plans.install(), "what was removed stays away"
-    assert "daily-full" in default_plans.install(again=True)
+    assert "daily-full" not in defaults.install(), "what was removed stays away"
+    assert "daily-full" in defaults.install(again=True)
 
 
 def manage(*arguments: object) -> tuple[int, str, str]:
@@ -201,7 +201,7 @@ def manage(*arguments: object) -> tuple[int, str, str]:
 
 
 def test_the_commands(empty_site, tmp_path):
-    default_plans.install()
+    defaults.install()
     code, exported, _ = manage("export_plans", "daily-full")
     assert code == 0 and exported.startswith("# Plans") and "name: daily-full" in exported
     assert manage("export_plans", "nothing")[0] == 2

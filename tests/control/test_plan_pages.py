@@ -13,13 +13,15 @@ import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.utils import timezone
 
-from backups import default_plans, index, plan_files, retention_preview, services, watch
 from backups.admin import plans as plan_pages
-from backups.engine.context import Context
+from backups.catalog import index
 from backups.engine.prune import prune as prune_engine
+from backups.engine.runtime.context import Context
 from backups.engine.types import Hold
-from backups.kinds import PruneArguments
+from backups.jobs import heartbeat, submit
+from backups.jobs.types import PruneArguments
 from backups.models import AuditEntry, IndexedBackup, Job, Plan
+from backups.plans import defaults, editing, retention_preview, yaml_files
 
 PLANS = "/admin/backup/plans/"
 FORM = {"cron": "0 3 * * *", "time_zone": "UTC", "attempts": "3", "limit_minutes": "60", "alert_after": "1", "do": "save"}
@@ -27,7 +29,7 @@ FORM = {"cron": "0 3 * * *", "time_zone": "UTC", "attempts": "3", "limit_minutes
 
 @pytest.fixture
 def root(empty_site):
-    default_plans.install()
+    defaults.install()
     return empty_site.client("root", superuser=True)
 
 
@@ -37,15 +39,15 @@ def text_of(answer) -> str:
 
 def test_the_list_answers_in_a_sentence(root, empty_site):
     assert "Plans do not run" in text_of(root.get(PLANS)), "no worker was ever seen"
-    watch.beat()
+    heartbeat.beat()
     page = text_of(root.get(PLANS))
     assert "plans run by themselves. Next: Hourly" in page and "Every day at 03:00 UTC" in page
     plan = Plan.objects.get(name="daily-full")
-    job = services.run_plan(empty_site.actor, plan)
+    job = editing.run_plan(empty_site.actor, plan)
     Job.objects.filter(pk=job.pk).update(state=Job.State.FAILED, error={"message": "The disk is full."})
     page = text_of(root.get(PLANS))
     assert "The last job of Daily full failed." in page and "The disk is full." in page
-    services.pause_plan(empty_site.actor, plan)
+    editing.pause_plan(empty_site.actor, plan)
     assert "1 is paused" in text_of(root.get(PLANS)) and "Paused by tester" in text_of(root.get(PLANS))
     Plan.objects.filter(name="daily-full").update(cron="99 * * * *", enabled=True)
     page = html.unescape(text_of(root.get(PLANS)))
@@ -205,7 +207,7 @@ def test_export_and_import_on_pages(root):
     assert wrong.status_code == 400 and "line 3: plans[0].kind: Field required." in text_of(wrong)
     binary = SimpleUploadedFile("plans.yaml", b"\xff\xfe\x00")
     assert "no text in UTF-8" in text_of(root.post(f"{PLANS}-/import/", {"file": binary}))
-    large = SimpleUploadedFile("plans.yaml", b"#" * (plan_files.LONGEST_FILE + 1))
+    large = SimpleUploadedFile("plans.yaml", b"#" * (yaml_files.LONGEST_FILE + 1))
     assert root.post(f"{PLANS}-/import/", {"file": large}).status_code == 400
 
 
@@ -223,9 +225,9 @@ POLICIES = [
 def test_the_preview_says_what_the_engine_decides(site):
     """On a real repository with fulls, incrementals, holds, proofs and a deleted parent's place."""
     for kind in ("full", "incremental", "full", "incremental", "snapshot"):
-        assert site.done(services.back_up(site.actor, backup=kind, verify="none")).state == Job.State.SUCCEEDED
+        assert site.done(submit.back_up(site.actor, backup=kind, verify="none")).state == Job.State.SUCCEEDED
     ids = sorted(IndexedBackup.objects.values_list("backup_id", flat=True))
-    site.done(services.verify(site.actor, backup_ids=[ids[0], ids[2]]))
+    site.done(submit.verify(site.actor, backup_ids=[ids[0], ids[2]]))
     with site.repository.writing("hold", datetime.now(UTC), wait=5):
         site.repository.set_hold(site.repository.load("default", ids[1]), Hold(time=datetime.now(UTC), note="why not"))
     index.refresh("main")

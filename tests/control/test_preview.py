@@ -14,7 +14,9 @@ import pytest
 from django.contrib.auth.models import Group, Permission, User
 from django.db import connections
 
-from backups import accounts, index, services
+from backups.catalog import index
+from backups.identity import account_changes
+from backups.jobs import submit
 from backups.models import AuditEntry, Job
 from refserver.library import catalogue
 from refserver.library.models import Paper
@@ -25,7 +27,7 @@ HASHES = ("pbkdf2", "argon2", "bcrypt", "scrypt", "md5$")
 
 
 def looked(site, backup_id, **arguments) -> dict:
-    job = site.done(services.preview_restore(site.actor, backup_id=backup_id, **arguments))
+    job = site.done(submit.preview_restore(site.actor, backup_id=backup_id, **arguments))
     assert job.state == Job.State.SUCCEEDED, job.error
     assert not any(site.repository.scratch.iterdir())
     told = json.dumps(job.result) + "".join(job.log.values_list("line", flat=True))
@@ -34,7 +36,7 @@ def looked(site, backup_id, **arguments) -> dict:
 
 
 def backed_up(site, **arguments) -> str:
-    job = site.done(services.back_up(site.actor, **{"backup": "full", "verify": "none", **arguments}))
+    job = site.done(submit.back_up(site.actor, **{"backup": "full", "verify": "none", **arguments}))
     assert job.state == Job.State.SUCCEEDED, job.error
     return job.backup_id
 
@@ -105,7 +107,7 @@ def test_what_came_back_is_in_the_jobs_result_and_in_the_audit(site, people):
     change_people()
     Group.objects.get(name="operator").permissions.clear()
     backup_id = people[0]
-    job = site.done(services.restore_in_place(site.actor, backup_id=backup_id, typed=backup_id))
+    job = site.done(submit.restore_in_place(site.actor, backup_id=backup_id, typed=backup_id))
     assert job.state == Job.State.SUCCEEDED, job.error
     told = job.result["accounts"]
     assert [one["name"] for one in told["appear"]] == ["mallory"] and told["counts"]["gives"] == 3
@@ -206,7 +208,7 @@ def test_a_damaged_backup_is_an_error_with_a_way_out(site):
     for place in range(1000, 60_000, 500):
         content[place] ^= 0xFF
     data.write_bytes(content)
-    job = site.done(services.preview_restore(site.actor, backup_id=made))
+    job = site.done(submit.preview_restore(site.actor, backup_id=made))
     assert (job.state, job.error["code"]) == (Job.State.FAILED, "damaged") and "verify" in job.error["hint"]
     assert not any(site.repository.scratch.iterdir())
 
@@ -258,24 +260,26 @@ def test_counting_a_huge_table_can_be_cancelled(site):
 
 
 def test_many_accounts_are_compared_by_their_rights_alone(site, monkeypatch):
-    monkeypatch.setattr(accounts, "MOST_READ", 3)
+    monkeypatch.setattr(account_changes, "MOST_READ", 3)
     for name in ("a", "b", "c", "d"):
         User.objects.create_user(name, password="same-password")
     site.person("staff")
     in_group = User.objects.create_user("in-group")
     in_group.groups.add(Group.objects.get(name="viewer"))
-    found = accounts.now()
+    found = account_changes.now()
     assert found.total == 6 and found.by_name.keys() == {"staff", "in-group"} and not found.whole
 
 
 def test_what_a_second_factor_is_worth_is_told():
-    old = accounts.Accounts(total=1, by_name={"a": accounts.Account(name="a", number="1", second_factor=True)}, groups={})
-    new = accounts.Accounts(total=1, by_name={"a": accounts.Account(name="a", number="1")}, groups={})
-    assert accounts.compare(old, new)["change"][0]["changes"] == [
+    old = account_changes.Accounts(
+        total=1, by_name={"a": account_changes.Account(name="a", number="1", second_factor=True)}, groups={}
+    )
+    new = account_changes.Accounts(total=1, by_name={"a": account_changes.Account(name="a", number="1")}, groups={})
+    assert account_changes.compare(old, new)["change"][0]["changes"] == [
         {"what": "second_factor", "before": True, "after": False, "gives": True}
     ]
-    assert not accounts.compare(new, old)["change"][0]["gives"]
-    assert "password" not in repr(accounts.Account(name="a", number="1", password="fingerprint"))
+    assert not account_changes.compare(new, old)["change"][0]["gives"]
+    assert "password" not in repr(account_changes.Account(name="a", number="1", password="fingerprint"))
 
 
 def test_the_answer_for_people(site):

@@ -20,9 +20,11 @@ from django.utils import timezone
 from django_q.models import OrmQ, Schedule, Task
 from django_q.scheduler import scheduler
 
-from backups import broker, checks, housekeeping, jobs, queue, services, tasks
-from backups.kinds import kind_of
+from backups import checks
+from backups.jobs import database_broker, lifecycle, queue, submit
+from backups.jobs.types import kind_of
 from backups.models import Job, JobLog, Worker
+from backups.worker import housekeeping, tasks
 from refserver import databases
 from refserver.env import Environment
 from tests.control.chore_settings import KINDS
@@ -31,10 +33,11 @@ from tests.library.places import ROOT
 
 CLAIM = """
 import sys, json, time
-from backups import jobs, processes
+from backups.engine.runtime import processes
+from backups.jobs import lifecycle
 claimed = []
 time.sleep(max(0, float(sys.argv[1]) - time.time()))
-while (job := jobs.claim("test-host", processes.current())) is not None:
+while (job := lifecycle.claim("test-host", processes.current())) is not None:
     claimed.append(str(job.pk))
     from backups.models import Job
     at_once = Job.objects.filter(state="running", host="test-host").count()
@@ -42,7 +45,7 @@ while (job := jobs.claim("test-host", processes.current())) is not None:
     claimed.append([at_once, writing])
     if len(sys.argv) > 2:
         time.sleep(0.005)
-        jobs.end(job, Job.State.SUCCEEDED)
+        lifecycle.end(job, Job.State.SUCCEEDED)
 print(json.dumps(claimed))
 """
 
@@ -56,7 +59,7 @@ def chores(empty_site):
 
 
 def ask(site, kind: str = "chore") -> Job:
-    return jobs.enqueue(kind_of(kind), {}, site.actor)
+    return lifecycle.enqueue(kind_of(kind), {}, site.actor)
 
 
 def claim_in(processes: int, environment: dict[str, str], *more: str) -> list[list]:
@@ -111,7 +114,9 @@ def test_a_bell_rings_when_the_transaction_is_committed_and_not_before(chores):
 
 
 def test_a_queue_that_cannot_be_reached_loses_no_job(chores, monkeypatch, caplog):
-    monkeypatch.setattr("backups.queue.async_task", lambda *_, **__: (_ for _ in ()).throw(ConnectionError("Redis is away")))
+    monkeypatch.setattr(
+        "backups.jobs.queue.async_task", lambda *_, **__: (_ for _ in ()).throw(ConnectionError("Redis is away"))
+    )
     job = ask(chores)
     assert job.state == Job.State.QUEUED and not OrmQ.objects.exists()
     monkeypatch.undo()
@@ -133,7 +138,7 @@ def test_a_schedule_fires_once_whatever_database_the_application_writes_to(chore
     assert queue.install_tick(HOST) and not queue.install_tick(HOST)
     Schedule.objects.update(next_run=timezone.now() - timedelta(hours=5))  # nothing ran for hours
     for _ in range(3):
-        scheduler(broker.DatabaseBroker(HOST))
+        scheduler(database_broker.DatabaseBroker(HOST))
     assert OrmQ.objects.count() == 1
     assert timezone.now() < Schedule.objects.get().next_run <= timezone.now() + timedelta(minutes=1)
 
@@ -143,7 +148,7 @@ def test_each_host_has_its_tick_and_leaves_the_other_s_alone(chores, monkeypatch
         queue.install_tick(host)
     Schedule.objects.update(next_run=timezone.now() - timedelta(hours=5))
     monkeypatch.setattr("django_q.conf.Conf.CLUSTER_NAME", HOST)
-    scheduler(broker.DatabaseBroker(HOST))
+    scheduler(database_broker.DatabaseBroker(HOST))
     assert [row.key for row in OrmQ.objects.all()] == [HOST]
     tasks.tick("other")  # should it come here after all
     assert not Worker.objects.exists()
@@ -165,7 +170,7 @@ def test_a_tick_does_the_rest_when_one_thing_fails(chores, monkeypatch, caplog):
 
 def test_what_dead_workers_had_taken_is_forgotten_and_what_waits_is_not(chores):
     now = timezone.now()
-    retry = timedelta(seconds=broker.Conf.RETRY)
+    retry = timedelta(seconds=database_broker.Conf.RETRY)
     for name, lock in {
         "waits": now,
         "asked meanwhile": now + timedelta(seconds=5),
@@ -173,7 +178,7 @@ def test_what_dead_workers_had_taken_is_forgotten_and_what_waits_is_not(chores):
         "taken two days ago": now + retry - timedelta(days=2),
     }.items():
         OrmQ.objects.create(key=HOST, payload=name, lock=lock)
-    assert broker.forget_lost(now) == 1
+    assert database_broker.forget_lost(now) == 1
     assert set(OrmQ.objects.values_list("payload", flat=True)) == {"waits", "asked meanwhile", "just taken"}
 
 
@@ -191,7 +196,7 @@ def test_a_locked_database_is_asked_again_by_whoever_looks_for_jobs(chores, monk
     from django.db import OperationalError
 
     ask(chores)
-    monkeypatch.setattr(jobs, "claim", lambda *_: (_ for _ in ()).throw(OperationalError("database is locked")))
+    monkeypatch.setattr(lifecycle, "claim", lambda *_: (_ for _ in ()).throw(OperationalError("database is locked")))
     assert tasks.work(HOST) == 0
     assert "database is locked" in caplog.text
 
@@ -283,7 +288,7 @@ def test_jobs_are_claimed_by_threads_of_nobody_else(chores):
     found = []
 
     def claim():
-        found.append(jobs.claim(HOST, "thread"))
+        found.append(lifecycle.claim(HOST, "thread"))
         connections.close_all()
 
     threads = [threading.Thread(target=claim) for _ in range(4)]
@@ -292,4 +297,4 @@ def test_jobs_are_claimed_by_threads_of_nobody_else(chores):
     for thread in threads:
         thread.join()
     assert len([job for job in found if job is not None]) == 1
-    assert services.cancel(chores.actor, next(job for job in found if job)).cancel_asked
+    assert submit.cancel(chores.actor, next(job for job in found if job)).cancel_asked

@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 
-from backups import default_plans, readiness, services, status
+from backups.jobs import submit
 from backups.models import AlertChannel, AlertDelivery, IndexedBackup, Worker
-from backups.readiness import ReadinessFacts, State, assess
+from backups.monitoring import readiness
+from backups.monitoring import verdict as status
+from backups.monitoring.readiness import ReadinessFacts, State, assess
+from backups.plans import defaults
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 FINE = ReadinessFacts(
@@ -119,13 +122,13 @@ def test_it_rises_with_what_is_done(site):
         return answer["score"]
 
     bare = score()
-    site.done(services.back_up(site.actor, backup="full"))
+    site.done(submit.back_up(site.actor, backup="full"))
     backed_up = score()
-    site.done(services.drill(site.actor))
+    site.done(submit.drill(site.actor))
     row = IndexedBackup.objects.get()
     assert row.drill_ok and row.drilled_at and row.drill_seconds
     drilled = score()
-    default_plans.install()
+    defaults.install()
     Worker.objects.create(host="test-host")
     planned = score()
     switch = AlertChannel.objects.create(name="switch", kind="ping", target="https://example.org/ping")
@@ -147,7 +150,7 @@ def test_it_rises_with_what_is_done(site):
 
 
 def test_the_page_says_it_and_asks_for_a_drill(site):
-    site.done(services.back_up(site.actor, backup="full"))
+    site.done(submit.back_up(site.actor, backup="full"))
     viewer = site.client("viewer", "viewer")
     page = viewer.get("/admin/backup/readiness/")
     assert page.status_code == 200 and b"Never tested" in page.content

@@ -12,7 +12,7 @@ from axes.models import AccessAttempt
 from django.contrib.auth.models import User
 from django.utils import timezone
 
-from backups import services
+from backups.jobs import submit
 from backups.models import AuditEntry, IndexedBackup, Job
 from refserver.library import catalogue
 from refserver.library.models import Paper
@@ -24,7 +24,7 @@ STEPS = "/admin/backup/restore/"
 
 @pytest.fixture
 def made(site) -> str:
-    job = site.done(services.back_up(site.actor, backup="full", verify="none", note="a good state"))
+    job = site.done(submit.back_up(site.actor, backup="full", verify="none", note="a good state"))
     assert job.state == Job.State.SUCCEEDED, job.error
     return job.backup_id
 
@@ -63,7 +63,7 @@ def test_a_point_in_time_finds_the_newest_sound_backup_at_or_before(empty_site):
 
 def test_the_steps_hold_all_that_was_chosen(site):
     client = site.client("rita", "restorer")
-    made = site.done(services.back_up(site.actor, backup="full", verify="none")).backup_id
+    made = site.done(submit.back_up(site.actor, backup="full", verify="none")).backup_id
     page = text_of(client.get(STEPS))
     page = text_of(client.get(link(page, "Choose")))
     assert "All of it" in page and "SQLite refserver" in page and "In place" in page
@@ -89,11 +89,11 @@ def test_the_steps_hold_all_that_was_chosen(site):
 
 def test_what_will_change_is_shown_accounts_first(site):
     site.person("mallory", superuser=True)
-    made = site.done(services.back_up(site.actor, backup="full", verify="none")).backup_id
+    made = site.done(submit.back_up(site.actor, backup="full", verify="none")).backup_id
     User.objects.filter(username="mallory").delete()
     catalogue.remove(list(Paper.objects.order_by("pk")[:3]))
     client = site.client("rita", "restorer")
-    site.done(services.preview_restore(site.actor, backup_id=made))
+    site.done(submit.preview_restore(site.actor, backup_id=made))
     page = text_of(client.get(f"{STEPS}changes/", {"backup": made, "target": "in_place"}))
     assert page.index("Accounts and rights") < page.index("library_paper")
     assert "1 account will be able to do what they cannot do now" in page and "mallory" in page and "superuser" in page
@@ -127,10 +127,10 @@ def test_in_place_takes_the_id_and_the_password(site, made):
 def test_a_restore_in_place_and_its_report(site):
     site.person("mallory", superuser=True)
     client = site.client("rita", "restorer")
-    made = site.done(services.back_up(site.actor, backup="full", verify="none")).backup_id
+    made = site.done(submit.back_up(site.actor, backup="full", verify="none")).backup_id
     User.objects.filter(username="mallory").delete()
     catalogue.remove(list(Paper.objects.order_by("pk")[:3]))
-    site.done(services.preview_restore(site.actor, backup_id=made))
+    site.done(submit.preview_restore(site.actor, backup_id=made))
     answer = client.post(f"{STEPS}confirm/", {"backup": made, "target": "in_place", "typed": made, "password": PASSWORD})
     job = Job.objects.get(kind="restore_in_place")
     assert answer.url == f"{STEPS}report/{job.pk}/" and job.by == "rita"
@@ -157,7 +157,7 @@ def test_a_restore_in_place_and_its_report(site):
 def test_who_is_not_in_the_restored_data_is_told_what_happens(site, made):
     client = site.client("rita", "restorer")  # made after the backup
     session = client.session.session_key
-    job = site.done(services.restore_in_place(site.actor, backup_id=made, typed=made))
+    job = site.done(submit.restore_in_place(site.actor, backup_id=made, typed=made))
     assert job.state == Job.State.SUCCEEDED, job.error
     live = client.get(f"{STEPS}report/{job.pk}/live/", headers={"HX-Request": "true"})
     assert live.status_code == 286 and "does not know you" in text_of(live) and "HX-Refresh" not in live
@@ -190,7 +190,7 @@ def test_into_a_folder(site, made):
 
 
 def test_what_controls_the_backups_is_not_restored_in_place(site):
-    made = site.done(services.back_up(site.actor, backup="full", set="control", verify="none")).backup_id
+    made = site.done(submit.back_up(site.actor, backup="full", set="control", verify="none")).backup_id
     client = site.client("rita", "restorer")
     page = text_of(client.get(f"{STEPS}what/", {"backup": made}))
     assert "holds what controls the backups" in page and 'value="in_place" disabled' in page

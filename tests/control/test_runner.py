@@ -13,10 +13,11 @@ from django.conf import settings
 from django.test import override_settings
 from django.utils import timezone
 
-from backups import jobs, processes, runner, services, traces
-from backups.engine.repository.local import Repository
+from backups.engine.repository.folder import Repository
+from backups.engine.runtime import processes
+from backups.jobs import leftovers, lifecycle, runner, submit
+from backups.jobs.reconcile import reconcile
 from backups.models import IndexedBackup, Job, JobLog, Worker
-from backups.reconcile import reconcile
 from tests.control.chore_settings import KINDS
 from tests.control.conftest import HOST
 from tests.control.workers import kill, module_yard, pid_of, until, yard
@@ -35,7 +36,7 @@ def chores(empty_site):
 
 
 def ask(site, kind: str = "chore", limit: int | None = None, **arguments) -> Job:
-    return jobs.enqueue(jobs.kind_of(kind), arguments, site.actor, limit=limit)
+    return lifecycle.enqueue(lifecycle.kind_of(kind), arguments, site.actor, limit=limit)
 
 
 def grown(folder: Path, size: int) -> None:
@@ -68,7 +69,7 @@ def test_all_that_a_backup_does_is_told_at_least_every_second(chores):
 
 def watched(chores) -> tuple[Job, list[tuple[float, Job]]]:
     """A backup of the files, and its row as it was ten times a second while it ran."""
-    job = services.back_up(chores.actor, backup="full", only=["files"], verify="hashes")
+    job = submit.back_up(chores.actor, backup="full", only=["files"], verify="hashes")
     seen: list[tuple[float, Job]] = []
     stop = threading.Event()
 
@@ -112,7 +113,7 @@ def test_cancel_ends_a_job_and_its_children_within_two_seconds(yard, how):
     job = yard.begun(yard.ask(seconds=50.0, **how))
     time.sleep(0.3)
     began = time.monotonic()
-    jobs.cancel(job, yard.site.actor)
+    lifecycle.cancel(job, yard.site.actor)
     yard.ended(job, 10)
     took = time.monotonic() - began
     assert (job.state, job.cancel_by) == (Job.State.CANCELLED, "tester")
@@ -125,17 +126,17 @@ def test_cancel_ends_a_job_and_its_children_within_two_seconds(yard, how):
 def test_cancel_leaves_nothing_of_a_backup_a_verification_and_a_restore(yard):
     grown(settings.REFSERVER_FILES, 400 * MB)
     site = yard.site
-    backup = yard.ended(services.back_up(site.actor, backup="full", only=["files"], verify="none"))
+    backup = yard.ended(submit.back_up(site.actor, backup="full", only=["files"], verify="none"))
     assert backup.state == Job.State.SUCCEEDED, backup.error
     for ask in (
-        lambda: services.back_up(site.actor, backup="full", only=["files"], verify="restore"),
-        lambda: services.verify(site.actor, backup_ids=[backup.backup_id], depth="restore"),
-        lambda: services.restore_to_folder(site.actor, backup_id=backup.backup_id, folder="back"),
+        lambda: submit.back_up(site.actor, backup="full", only=["files"], verify="restore"),
+        lambda: submit.verify(site.actor, backup_ids=[backup.backup_id], depth="restore"),
+        lambda: submit.restore_to_folder(site.actor, backup_id=backup.backup_id, folder="back"),
     ):
         job = yard.begun(ask())
         until(lambda: not yard.clean(), 10)  # there is something half-made
         began = time.monotonic()
-        jobs.cancel(job, site.actor)
+        lifecycle.cancel(job, site.actor)
         yard.ended(job, 10)
         assert time.monotonic() - began < 2.0 + 1.0 * (os.getloadavg()[0] > 4), job.kind
         assert job.state == Job.State.CANCELLED, (job.kind, job.error)
@@ -146,25 +147,25 @@ def test_cancel_leaves_nothing_of_a_backup_a_verification_and_a_restore(yard):
 
 
 def test_what_a_killed_restore_left_is_cleared_and_another_restore_to_the_same_place_is_not_touched(empty_site):
-    made = empty_site.done(services.back_up(empty_site.actor, backup="full", only=["sqlite"], verify="none"))
-    job = services.restore_to_folder(empty_site.actor, backup_id=made.backup_id, folder="back")
-    other = services.restore_to_folder(empty_site.actor, backup_id=made.backup_id, folder="back")
-    assert jobs.claim(HOST, "gone:1:1") == job and jobs.claim(HOST, processes.current()) == other
+    made = empty_site.done(submit.back_up(empty_site.actor, backup="full", only=["sqlite"], verify="none"))
+    job = submit.restore_to_folder(empty_site.actor, backup_id=made.backup_id, folder="back")
+    other = submit.restore_to_folder(empty_site.actor, backup_id=made.backup_id, folder="back")
+    assert lifecycle.claim(HOST, "gone:1:1") == job and lifecycle.claim(HOST, processes.current()) == other
     partial = empty_site.places.root / "restored" / ".back.abc123.partial"
     partial.mkdir(parents=True)
-    traces.clear(job)
+    leftovers.clear(job)
     assert partial.exists()  # it may be the other's
     other.refresh_from_db()
-    jobs.end(other, Job.State.FAILED)
+    lifecycle.end(other, Job.State.FAILED)
     assert reconcile(HOST) == [job]
     job.refresh_from_db()
     assert job.state == Job.State.INTERRUPTED and not partial.exists()
 
 
 def test_a_restored_folder_counts_although_nobody_told_its_end(empty_site):
-    made = empty_site.done(services.back_up(empty_site.actor, backup="full", only=["sqlite"], verify="none"))
-    job = services.restore_to_folder(empty_site.actor, backup_id=made.backup_id, folder="back")
-    assert jobs.claim(HOST, "gone:1:1") == job
+    made = empty_site.done(submit.back_up(empty_site.actor, backup="full", only=["sqlite"], verify="none"))
+    job = submit.restore_to_folder(empty_site.actor, backup_id=made.backup_id, folder="back")
+    assert lifecycle.claim(HOST, "gone:1:1") == job
     time.sleep(0.05)
     (empty_site.places.root / "restored" / "back").mkdir(parents=True)
     reconcile(HOST)
@@ -188,17 +189,17 @@ def test_what_must_not_be_killed_is_asked_only_and_counts_when_it_finishes(chore
 
 def test_cancelling_a_job_of_a_host_that_is_gone_gives_it_up(chores):
     job = ask(chores)
-    assert jobs.claim(HOST, "gone:1:1") == job
-    assert jobs.cancel(job, chores.actor).state == Job.State.RUNNING
-    Worker.objects.create(host=HOST, beat=timezone.now() - jobs.SILENT_AFTER)
-    job = jobs.cancel(job, chores.actor)
+    assert lifecycle.claim(HOST, "gone:1:1") == job
+    assert lifecycle.cancel(job, chores.actor).state == Job.State.RUNNING
+    Worker.objects.create(host=HOST, beat=timezone.now() - lifecycle.SILENT_AFTER)
+    job = lifecycle.cancel(job, chores.actor)
     assert (job.state, job.error["code"]) == (Job.State.INTERRUPTED, "interrupted")
 
 
 def test_a_job_that_was_cancelled_before_its_worker_died_is_cancelled(chores):
     job = ask(chores)
-    assert jobs.claim(HOST, "gone:1:1") == job
-    jobs.cancel(job, chores.actor)
+    assert lifecycle.claim(HOST, "gone:1:1") == job
+    lifecycle.cancel(job, chores.actor)
     reconcile(HOST)
     job.refresh_from_db()
     assert job.state == Job.State.CANCELLED and not hasattr(job, "tried_again")
@@ -209,8 +210,8 @@ def test_a_job_that_was_cancelled_before_its_worker_died_is_cancelled(chores):
 
 def test_a_backup_that_died_after_it_was_published_counts_and_is_proven_later(empty_site, monkeypatch):
     monkeypatch.setenv("REFBACKUP_FAULT", "published:kill")
-    job = services.back_up(empty_site.actor, backup="full", only=["sqlite"])
-    assert jobs.claim(HOST, processes.current()) == job
+    job = submit.back_up(empty_site.actor, backup="full", only=["sqlite"])
+    assert lifecycle.claim(HOST, processes.current()) == job
     runner.run(Job.objects.get(pk=job.pk))
     job.refresh_from_db()
     assert (job.state, job.exit_code) == (Job.State.SUCCEEDED, -9), job.error
@@ -225,7 +226,7 @@ def test_a_backup_that_died_after_it_was_published_counts_and_is_proven_later(em
 @pytest.mark.parametrize("step", ["publish:kill", "write:kill", "sync:full"])
 def test_a_backup_that_fails_at_a_step_is_tried_again_where_that_may_help_and_leaves_nothing(empty_site, monkeypatch, step):
     monkeypatch.setenv("REFBACKUP_FAULT", step)
-    job = empty_site.done(services.back_up(empty_site.actor, backup="full", only=["sqlite"]))
+    job = empty_site.done(submit.back_up(empty_site.actor, backup="full", only=["sqlite"]))
     assert (job.state, job.error["code"]) == (Job.State.FAILED, "no_space" if step == "sync:full" else "no_answer")
     assert hasattr(job, "tried_again") == (step != "sync:full")
     assert not left_in(empty_site.repository)
@@ -238,7 +239,7 @@ def left_in(repository: Repository) -> list[Path]:
 def test_the_end_is_offered_again_to_a_database_that_does_not_take_it(chores, monkeypatch):
     job = ask(chores, lines=3)
     refusals = iter([True, True])
-    real = jobs.end
+    real = lifecycle.end
 
     def refuse(*given, **more):
         from django.db import OperationalError
@@ -247,7 +248,7 @@ def test_the_end_is_offered_again_to_a_database_that_does_not_take_it(chores, mo
             raise OperationalError("database is locked")
         return real(*given, **more)
 
-    monkeypatch.setattr(jobs, "end", refuse)
+    monkeypatch.setattr(lifecycle, "end", refuse)
     job = chores.done(job)
     assert job.state == Job.State.SUCCEEDED
     assert list(job.log.values_list("line", flat=True))[:3] == ["line 0", "line 1", "line 2"]

@@ -14,8 +14,10 @@ from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backups import default_plans, kinds, schedules, services
+from backups.jobs import types
 from backups.models import AuditEntry, Job, Plan
+from backups.plans import cron as cron_times
+from backups.plans import defaults, editing, scheduling
 from tests.control.conftest import HOST, environment_of
 from tests.library.places import ROOT
 
@@ -27,7 +29,7 @@ def utc(text: str) -> datetime:
 def local(cron: str, zone: str, after: str, count: int) -> list[str]:
     place = ZoneInfo(zone)
     start = datetime.fromisoformat(after).replace(tzinfo=place)
-    return [f"{time.astimezone(place):%m-%d %H:%M%z}" for time in schedules.slots_after(cron, zone, start, count)]
+    return [f"{time.astimezone(place):%m-%d %H:%M%z}" for time in cron_times.slots_after(cron, zone, start, count)]
 
 
 EACH, HOWE = "0 * * * *", "Australia/Lord_Howe"
@@ -84,7 +86,7 @@ def test_times_around_changes(cron, zone, after, expected):
 
 
 def test_leap_days_are_four_years_apart_and_eight_around_2100():
-    assert [time.year for time in schedules.slots_after("0 0 29 2 *", "UTC", utc("2093-01-01"), 3)] == [2096, 2104, 2108]
+    assert [time.year for time in cron_times.slots_after("0 0 29 2 *", "UTC", utc("2093-01-01"), 3)] == [2096, 2104, 2108]
 
 
 CRONS = st.sampled_from(
@@ -104,24 +106,24 @@ MOMENTS = st.one_of(
 
 @given(CRONS, ZONES, MOMENTS)
 def test_slots_are_in_order_after_the_moment_and_the_same_from_wherever_one_starts(cron, zone, moment):
-    times = schedules.slots_after(cron, zone, moment, 6)
+    times = cron_times.slots_after(cron, zone, moment, 6)
     assert times[0] > moment and all(one < two for one, two in pairwise(times))
     for index, time in enumerate(times[:5]):
-        assert schedules.slots_after(cron, zone, time, 1) == [times[index + 1]]
-        assert schedules.slots_after(cron, zone, time - timedelta(microseconds=1), 1) == [time]
+        assert cron_times.slots_after(cron, zone, time, 1) == [times[index + 1]]
+        assert cron_times.slots_after(cron, zone, time - timedelta(microseconds=1), 1) == [time]
 
 
 @given(CRONS, ZONES, MOMENTS, st.integers(0, 40), st.integers(0, 90))
 def test_the_latest_slot_is_the_last_of_those_that_passed(cron, zone, after, hours, minutes):
     until = after + timedelta(hours=hours, minutes=minutes)
-    passed = [time for time in schedules.slots_after(cron, zone, after, 150) if time <= until]
-    assert schedules.latest_slot(cron, zone, after, until) == (passed[-1] if passed else None)
+    passed = [time for time in cron_times.slots_after(cron, zone, after, 150) if time <= until]
+    assert cron_times.latest_slot(cron, zone, after, until) == (passed[-1] if passed else None)
 
 
 def test_a_downtime_of_years_is_looked_back_over_at_once():
     began = timezone.now()
-    assert schedules.latest_slot("* * * * *", "Europe/Berlin", utc("2010-01-01"), utc("2026-01-01")) == utc("2026-01-01")
-    assert schedules.latest_slot("0 0 29 2 *", "UTC", utc("1990-01-01"), utc("2026-01-01")) == utc("2024-02-29")
+    assert cron_times.latest_slot("* * * * *", "Europe/Berlin", utc("2010-01-01"), utc("2026-01-01")) == utc("2026-01-01")
+    assert cron_times.latest_slot("0 0 29 2 *", "UTC", utc("1990-01-01"), utc("2026-01-01")) == utc("2024-02-29")
     assert (timezone.now() - began).total_seconds() < 2
 
 
@@ -139,9 +141,9 @@ def test_a_downtime_of_years_is_looked_back_over_at_once():
     ],
 )
 def test_what_is_no_time_is_said(cron, zone, why):
-    assert why in schedules.check(cron, zone)
+    assert why in cron_times.check(cron, zone)
     with pytest.raises(ValueError, match=why.split("'")[0]):
-        schedules.slots_after(cron, zone, utc("2026-01-01"), 1)
+        cron_times.slots_after(cron, zone, utc("2026-01-01"), 1)
 
 
 @pytest.mark.parametrize(
@@ -164,12 +166,12 @@ def test_what_is_no_time_is_said(cron, zone, why):
     ],
 )
 def test_plain_words(cron, words):
-    assert schedules.in_words(cron) == words
+    assert cron_times.in_words(cron) == words
 
 
 def test_every_default_plan_can_be_said_and_comes():
-    for default in default_plans.DEFAULTS:
-        assert schedules.check(default.cron, "UTC") == "" and schedules.in_words(default.cron)
+    for default in defaults.DEFAULTS:
+        assert cron_times.check(default.cron, "UTC") == "" and cron_times.in_words(default.cron)
 
 
 # Serving
@@ -186,7 +188,7 @@ def served(plan: Plan) -> datetime:
 
 
 def due(moment: str, host: str = HOST) -> list[datetime]:
-    jobs = schedules.queue_due(host, utc(moment))
+    jobs = scheduling.queue_due(host, utc(moment))
     Job.objects.filter(pk__in=[job.pk for job in jobs]).update(state=Job.State.SUCCEEDED)
     return [job.slot for job in jobs]
 
@@ -205,13 +207,13 @@ def test_what_was_missed_runs_once_not_many_times(plan):
 
 
 def test_a_paused_plan_rests_and_passes_over_what_was_due(plan, empty_site):
-    services.pause_plan(empty_site.actor, plan)
+    editing.pause_plan(empty_site.actor, plan)
     assert due("2026-05-04T15:00") == []
-    services.resume_plan(empty_site.actor, plan)
+    editing.resume_plan(empty_site.actor, plan)
     now = timezone.now()
     assert served(plan) >= now - timedelta(seconds=5)
-    assert schedules.queue_due(HOST, now) == []
-    assert len(schedules.queue_due(HOST, now + timedelta(hours=1))) == 1
+    assert scheduling.queue_due(HOST, now) == []
+    assert len(scheduling.queue_due(HOST, now + timedelta(hours=1))) == 1
     assert list(AuditEntry.objects.filter(target="plan:hourly").values_list("action", flat=True)) == [
         "plan.resumed",
         "plan.paused",
@@ -219,10 +221,10 @@ def test_a_paused_plan_rests_and_passes_over_what_was_due(plan, empty_site):
 
 
 def test_a_slot_is_passed_over_while_the_job_before_still_runs(plan):
-    (job,) = schedules.queue_due(HOST, utc("2026-05-04T13:00"))
-    assert schedules.queue_due(HOST, utc("2026-05-04T14:00")) == []
+    (job,) = scheduling.queue_due(HOST, utc("2026-05-04T13:00"))
+    assert scheduling.queue_due(HOST, utc("2026-05-04T14:00")) == []
     Job.objects.filter(pk=job.pk).update(state=Job.State.SUCCEEDED)
-    assert schedules.queue_due(HOST, utc("2026-05-04T14:01")) == [], "passed over is passed over"
+    assert scheduling.queue_due(HOST, utc("2026-05-04T14:01")) == [], "passed over is passed over"
     assert due("2026-05-04T15:00") == [utc("2026-05-04T15:00")]
 
 
@@ -277,11 +279,11 @@ def test_a_plan_of_another_host_is_left_alone(plan):
 LOOK = """
 import json, sys, time
 from datetime import datetime
-from backups import schedules
+from backups.plans import scheduling
 sys.stdin.readline()
 jobs = []
 for minute in range(30):
-    jobs += schedules.queue_due(sys.argv[1], datetime.fromisoformat(f"2026-05-04T13:{minute:02}:00+00:00"))
+    jobs += scheduling.queue_due(sys.argv[1], datetime.fromisoformat(f"2026-05-04T13:{minute:02}:00+00:00"))
 print(json.dumps([job.plan.name for job in jobs]))
 """
 
@@ -317,40 +319,40 @@ def test_two_hosts_that_look_at_the_same_time_serve_each_slot_once(empty_site):
 
 
 def test_the_default_plans_are_made_once_and_stay_as_somebody_made_them(empty_site):
-    made = default_plans.install()
+    made = defaults.install()
     there = set(Plan.objects.values_list("name", flat=True))
     assert there == {
         default.name
-        for default in default_plans.DEFAULTS
-        if default.kind in kinds.kinds() and default.arguments.get("repository", "main") == "main"
+        for default in defaults.DEFAULTS
+        if default.kind in types.kinds() and default.arguments.get("repository", "main") == "main"
     }
     assert {"hourly-incremental", "daily-full", "weekly-full", "hourly-health", "weekly-drill", "daily-prune"} <= there
     assert there < set(made)
     Plan.objects.filter(name="daily-full").update(cron="0 4 * * *")
-    assert default_plans.install() == []
+    assert defaults.install() == []
     assert Plan.objects.get(name="daily-full").cron == "0 4 * * *"
     for plan in Plan.objects.all():
-        assert kinds.kind_of(plan.kind).parse(plan.arguments)
+        assert types.kind_of(plan.kind).parse(plan.arguments)
 
 
 def test_a_check_that_is_not_installed_gets_no_plan_until_it_is(empty_site, settings, monkeypatch):
-    default_plans.install()
-    known = kinds.kinds()
+    defaults.install()
+    known = types.kinds()
     if "check_consistency" not in known:
         assert not Plan.objects.filter(name="daily-consistency").exists()
-        monkeypatch.setattr(default_plans, "kinds", lambda: {**known, "check_consistency": known["health"]})
-        assert default_plans.install() == ["daily-consistency"]
+        monkeypatch.setattr(defaults, "kinds", lambda: {**known, "check_consistency": known["health"]})
+        assert defaults.install() == ["daily-consistency"]
 
 
 def test_a_sunday_of_default_plans_runs_in_an_order_that_makes_sense(empty_site):
-    default_plans.install()
+    defaults.install()
     monday = utc("2026-05-11T00:05")
     Plan.objects.update(served=utc("2026-05-10T00:05"))
     order: list[tuple[str, str]] = []
     moment = utc("2026-05-10T00:05")
     while moment < monday:
         moment += timedelta(minutes=5)
-        queued = Job.objects.filter(pk__in=[job.pk for job in schedules.queue_due(HOST, moment)])
+        queued = Job.objects.filter(pk__in=[job.pk for job in scheduling.queue_due(HOST, moment)])
         order += [(f"{moment:%H:%M}", job.plan.name) for job in queued.order_by("created")]
         queued.update(state=Job.State.SUCCEEDED)
     assert [name for time, name in order if time == "03:00"] == ["daily-full", "hourly-incremental"], "the full one goes first"

@@ -7,9 +7,11 @@ from datetime import UTC, datetime
 from django.test import override_settings
 from django.utils import timezone
 
-from backups import default_plans, readiness, schedules, status
-from backups.engine.repository.local import initialise
+from backups.engine.repository.folder import initialise
 from backups.models import IndexedBackup, Job, Plan
+from backups.monitoring import readiness
+from backups.monitoring import verdict as status
+from backups.plans import defaults, scheduling
 from tests.control.conftest import settings_of
 
 
@@ -20,18 +22,18 @@ def copy_of(moment: datetime) -> readiness.Item:
 
 
 def test_its_plans_are_made_only_where_there_is_one(site):
-    assert "daily-second" not in default_plans.install()
+    assert "daily-second" not in defaults.install()
     named = settings_of(site.places)
     folder = site.places.root / "elsewhere"
     with override_settings(BACKUPS=named | {"REPOSITORIES": {**named["REPOSITORIES"], "second": str(folder)}}):
-        assert {"daily-second", "daily-prune-second"} <= set(default_plans.install())
+        assert {"daily-second", "daily-prune-second"} <= set(defaults.install())
         plan = Plan.objects.get(name="daily-second")
-        job = site.done(schedules.run(plan, site.actor))
+        job = site.done(scheduling.run(plan, site.actor))
         assert (job.state, job.error["code"]) == (Job.State.FAILED, "no_repository")  # its disk may not be mounted
         assert not folder.exists()
         initialise(folder, datetime.now(UTC))
         assert copy_of(timezone.now()).state is readiness.State.MISSED
-        job = site.done(schedules.run(plan, site.actor))
+        job = site.done(scheduling.run(plan, site.actor))
         assert job.state == Job.State.SUCCEEDED, job.error
         assert IndexedBackup.objects.get().repository == "second"
         assert copy_of(timezone.now()).state is readiness.State.MET

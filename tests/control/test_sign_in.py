@@ -11,7 +11,7 @@ from django.test import Client, RequestFactory
 from django_otp.oath import TOTP
 from django_otp.plugins.otp_totp.models import TOTPDevice
 
-from backups import guesses, second_factor, sign_in
+from backups.identity import login_throttling, second_factor, sign_in
 from backups.models import AuditEntry
 from refserver.proxy import ClientAddress
 from tests.control.conftest import PASSWORD
@@ -54,7 +54,7 @@ def actions() -> list[str]:
     ],
 )
 def test_the_wait_grows_up_to_an_hour(failures, seconds):
-    assert guesses.wait_after(failures) == timedelta(seconds=seconds)
+    assert login_throttling.wait_after(failures) == timedelta(seconds=seconds)
 
 
 def test_five_wrong_passwords_slow_down_and_say_how_long(empty_site):
@@ -97,7 +97,7 @@ def test_only_that_account_at_that_address_waits(empty_site):
 
 
 def test_trying_many_accounts_from_one_address_slows_down_too(empty_site, monkeypatch):
-    monkeypatch.setattr(guesses, "FREE_OF_ADDRESS", 8)
+    monkeypatch.setattr(login_throttling, "FREE_OF_ADDRESS", 8)
     empty_site.person("ada", superuser=True)
     for number in range(8):
         sign(f"name-{number}", "wrong")

@@ -11,8 +11,10 @@ from django.db import connections
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from backups import services, status
-from backups.facts import (
+from backups.jobs import submit
+from backups.models import IndexedBackup, Job, Plan, Worker
+from backups.monitoring import verdict as status
+from backups.monitoring.facts import (
     BackupFact,
     Counts,
     Day,
@@ -24,8 +26,7 @@ from backups.facts import (
     SetFact,
     WorkerFact,
 )
-from backups.models import IndexedBackup, Job, Plan, Worker
-from backups.status import Level, verdict
+from backups.monitoring.verdict import Level, verdict
 from tests.control.many import many, unindexed
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -234,7 +235,7 @@ def test_a_real_site_from_nothing_to_protected_to_damaged(site):
     found = status.now()
     assert [reason.code for reason in found.reasons] == ["nothing", "worker"]
     Worker.objects.create(host="test-host")
-    job = site.done(services.back_up(site.actor, backup="full"))
+    job = site.done(submit.back_up(site.actor, backup="full"))
     assert job.state == Job.State.SUCCEEDED, job.error
     found = status.now()
     assert (found.level, found.newest.id) == (Level.PROTECTED, job.backup_id)
@@ -256,7 +257,7 @@ def test_what_a_restore_replaced_and_sqlite_alone_protect_nothing(site):
 
 def test_a_plan_whose_time_cannot_be_read_is_not_counted_on(site):
     Worker.objects.create(host="test-host")
-    site.done(services.back_up(site.actor, backup="full"))
+    site.done(submit.back_up(site.actor, backup="full"))
     Plan.objects.create(name="odd", kind="backup", cron="99 * * * *")
     assert [reason.code for reason in status.now().reasons] == ["plans"]
 

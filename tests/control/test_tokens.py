@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from backups import access
 from backups.admin.tokens import EXPLAINED
+from backups.identity import permissions, tokens
 from backups.models import ApiToken, AuditEntry
 
 TOKENS = "/admin/backup/tokens/"
@@ -27,10 +27,10 @@ def test_a_token_is_made_with_an_end_and_its_secret_is_shown_once(empty_site):
     assert secret not in client.get(TOKENS).content.decode()
     token = ApiToken.objects.get()
     assert abs(token.expires - timezone.now() - timedelta(days=90)) < timedelta(minutes=1)
-    assert token.digest == access.digest(secret) and secret not in str(ApiToken.objects.values())
+    assert token.digest == tokens.digest(secret) and secret not in str(ApiToken.objects.values())
     entry = AuditEntry.objects.get(action="token.issued")
     assert entry.who == "olga" and entry.after["scopes"] == ["backup", "read"] and secret not in str(entry.after)
-    assert access.owner_of(secret, "192.0.2.1")[1] == token
+    assert tokens.owner_of(secret, "192.0.2.1")[1] == token
     assert "192.0.2.1" in client.get(TOKENS).content.decode()
 
 
@@ -60,7 +60,7 @@ def test_one_without_an_end_takes_a_second_thought(empty_site):
 def test_a_scope_that_would_open_nothing_is_marked(empty_site):
     page = empty_site.client("olga", "operator").get(TOKENS).content.decode()
     assert 'value="restore" disabled' in page and 'value="backup" disabled' not in page
-    assert set(EXPLAINED) == set(access.SCOPES)
+    assert set(EXPLAINED) == set(permissions.SCOPES)
 
 
 def test_own_tokens_are_seen_and_revoked_those_of_others_only_by_who_may(empty_site):
@@ -85,7 +85,7 @@ def test_an_account_made_anew_with_the_same_number_does_not_own_the_token(empty_
     secret = make(client).context["issued"].secret
     ApiToken.objects.update(username="somebody-before")
     assert "ci" not in [row[0].name for row in client.get(TOKENS).context["rows"]]
-    assert access.owner_of(secret, "") is None
+    assert tokens.owner_of(secret, "") is None
 
 
 def test_a_viewer_has_no_such_page(empty_site):

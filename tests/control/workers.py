@@ -19,8 +19,9 @@ import pytest
 from django.conf import settings
 from django.test import override_settings
 
-from backups import jobs, processes, queue
-from backups.kinds import kind_of
+from backups.engine.runtime import processes
+from backups.jobs import lifecycle, queue
+from backups.jobs.types import kind_of
 from backups.models import Job
 from tests.control.chore_settings import KINDS
 from tests.control.chores import marks
@@ -121,7 +122,7 @@ class Yard:
         return children_of(self.guard.pid)
 
     def ask(self, kind: str = "chore", **arguments: Any) -> Job:
-        return jobs.enqueue(kind_of(kind), arguments, self.site.actor)
+        return lifecycle.enqueue(kind_of(kind), arguments, self.site.actor)
 
     def begun(self, job: Job) -> Job:
         """*job* when its process works."""
@@ -190,6 +191,6 @@ def yard(module_yard: Yard) -> Yard:
     """A site of the module's tests in common, with workers that run. Each test leaves it with no job."""
     module_yard.start()
     for job in Job.objects.exclude(state__in=Job.ENDED):
-        jobs.cancel(job, module_yard.site.actor)
+        lifecycle.cancel(job, module_yard.site.actor)
     until(lambda: not Job.objects.exclude(state__in=Job.ENDED).exists(), 20)
     return module_yard

@@ -14,10 +14,10 @@ import pytest
 import zstandard
 
 from backups.engine.cli import main
-from backups.engine.context import Context
 from backups.engine.create import Request, create_backup
-from backups.engine.repository.local import open_repository
-from backups.engine.restore import restore_to
+from backups.engine.repository.folder import open_repository
+from backups.engine.restore.to_folder import restore_to
+from backups.engine.runtime.context import Context
 from backups.engine.types import BackupKind, Depth, Source, SourceKind
 from backups.engine.verify import verify_backup
 from tests.docs import decoder

@@ -9,7 +9,7 @@ import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from backups.engine.repository.local import open_repository
+from backups.engine.repository.folder import open_repository
 from refserver.recovery.check import Level, judge
 from tests.recovery.clone import Clone, Done
 

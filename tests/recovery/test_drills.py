@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from backups.engine.drill import forget_cached
-from backups.engine.repository.local import open_repository
+from backups.engine.repository.folder import open_repository
 from tests.recovery.clone import Clone
 
 

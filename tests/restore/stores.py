@@ -19,9 +19,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from backups.engine.context import Context
 from backups.engine.create import Request, create_backup
-from backups.engine.repository.local import Repository, initialise
+from backups.engine.repository.folder import Repository, initialise
+from backups.engine.runtime.context import Context
 from backups.engine.types import Backup, BackupKind, Depth, Source, SourceKind
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from backups.engine.capture.chroma import Positions
-from backups.engine.capture.records import CollectionDigest, Known, digest_collections
+from backups.engine.chroma_files.directory import Positions
+from backups.engine.chroma_files.records import CollectionDigest, Known, digest_collections
 from tests.restore.stores import DIMENSION, Chroma
 from tests.restore.test_digests import act
 
@@ -93,7 +93,7 @@ def test_only_what_is_new_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             def digest(self) -> bytes:
                 return bytes(self._hash.digest())
 
-        from backups.engine.capture import records
+        from backups.engine.chroma_files import records
 
         real = records.blake3
         monkeypatch.setattr(records, "blake3", Counting)

@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from backups.engine import durable
 from backups.engine.doctor import diagnose
 from backups.engine.errors import DamageFound, EngineError, RestoreIncomplete, RestoreRefused, RestoreUndone
 from backups.engine.gate import Gate
-from backups.engine.in_place import STAGE, Commands, exchange, plan_in_place, restore_in_place
-from backups.engine.restore import Restored, restore_to
+from backups.engine.restore.in_place import STAGE, Commands, exchange, plan_in_place, restore_in_place
+from backups.engine.restore.to_folder import Restored, restore_to
+from backups.engine.runtime import durable
 from backups.engine.types import Source, SourceKind
 from tests.restore.stores import (
     Chroma,
@@ -476,7 +476,7 @@ def test_a_signal_handler_that_raises_puts_everything_back(scene: Scene, monkeyp
 def test_no_room_for_the_new_pages_puts_everything_back(scene: Scene) -> None:
     """A real limit on the size of files: SQLite itself meets it while it copies."""
     program = (
-        "import resource, signal, sys; from backups.engine import cli, durable\n"
+        "import resource, signal, sys; from backups.engine import cli\nfrom backups.engine.runtime import durable\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "def limit(): resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))\n"
         "durable.FAULTS['in-place-locked'] = limit\n"
@@ -668,7 +668,7 @@ def test_a_crash_while_a_broken_file_is_replaced(scene: Scene, tmp_path: Path) -
 def test_folders_are_exchanged_where_the_system_knows_no_such_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import ctypes
 
-    from backups.engine import in_place
+    from backups.engine.restore import in_place
 
     class Old:
         @staticmethod

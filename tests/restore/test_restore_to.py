@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from backups.engine import durable
 from backups.engine.archive.table import Kind
 from backups.engine.errors import (
     Cancelled,
@@ -25,7 +24,8 @@ from backups.engine.errors import (
 )
 from backups.engine.prune import prune
 from backups.engine.repository.retention import Policy
-from backups.engine.restore import restore_to
+from backups.engine.restore.to_folder import restore_to
+from backups.engine.runtime import durable
 from tests.restore.stores import ROOT, Chroma, History, clean_environment, context, refbackup, tree_of, until
 
 
@@ -141,7 +141,7 @@ def test_somebody_who_may_only_read_the_repository_restores_and_verifies(history
         (folder / "out").chmod(0o777)
         program = (
             "import os, sys; sys.path.insert(0, sys.argv.pop(1)); import backups.engine.cli as cli; "
-            "import backups.engine.in_place, backups.engine.prune, encodings.ascii, encodings.idna; "
+            "import backups.engine.restore.in_place, backups.engine.prune, encodings.ascii, encodings.idna; "
             "os.setgid(65534); os.setuid(65534); sys.exit(cli.main(sys.argv[1:]))"
         )
 
@@ -272,7 +272,7 @@ def test_a_restore_is_cancelled_between_blocks(history: History, tmp_path: Path)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_cancel(history: History, tmp_path: Path, number: int) -> None:
     """No block is written before the signal was sent."""
-    slow = "import os, sys, time; from backups.engine import durable, cli\n"
+    slow = "import os, sys, time; from backups.engine import cli\nfrom backups.engine.runtime import durable\n"
     slow += "def wait():\n    os.write(1, b'writing\\n')\n    while not os.path.exists('signalled'): time.sleep(0.005)\n"
     slow += "durable.FAULTS['restore-write'] = wait\nsys.exit(cli.main(sys.argv[1:]))"
     child = subprocess.Popen(
@@ -375,8 +375,8 @@ def test_a_restore_waits_for_a_removal_that_is_under_way(mine: History, tmp_path
 
 def test_modes_are_those_of_files_and_never_those_of_the_superuser(history: History, tmp_path: Path) -> None:
     from backups.engine.archive.reader import Archives, locate_in
-    from backups.engine.context import Phase
     from backups.engine.extract import extract
+    from backups.engine.runtime.context import Phase
 
     with Archives(locate_in(history.repository.backup_folder("default", ""))) as archives:
         tree = archives.tree(history.ids[0])
@@ -390,8 +390,8 @@ def test_modes_are_those_of_files_and_never_those_of_the_superuser(history: Hist
 def test_nothing_is_written_through_a_link_that_lies_in_the_way(history: History, tmp_path: Path) -> None:
     """The staging folder is new, but whoever may write beside it could put a link there first."""
     from backups.engine.archive.reader import Archives, locate_in
-    from backups.engine.context import Phase
     from backups.engine.extract import extract
+    from backups.engine.runtime.context import Phase
 
     (tmp_path / "target/sqlite").mkdir(parents=True)
     (tmp_path / "outside").write_text("mine")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from .. import durable
+from ..runtime import durable
 from .blocks import compress, digest
 from .table import Entry, Frame, FrameRef, Kind, TableWriter, Tree, compress_table
 

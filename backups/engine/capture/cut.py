@@ -12,8 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ..child import Child
-from ..context import Context
+from ..runtime.child import Child
+from ..runtime.context import Context
 from ..types import Pause, Source, SourceKind
 
 HOLDER = "backups.engine.capture.holder"

@@ -33,10 +33,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..child import Server
+from ..chroma_files import directory as chroma
+from ..chroma_files import hnsw
 from ..errors import EngineError, SourceBroken, SourceBusy
 from ..gate import Gate, GateTimeout
-from . import chroma, hnsw
+from ..runtime.child import Server
 from .owners import owners
 from .sqlite import Database, Pinned, begin_immediate, check_writable, connect
 
@@ -296,7 +297,7 @@ class Holder:
 
         *known* maps ids of collections to the fields of `records.Known`.
         """
-        from . import records  # numpy is loaded only when a Chroma directory changed
+        from ..chroma_files import records  # numpy is loaded only when a Chroma directory changed
 
         before = {collection: records.Known(**fields) for collection, fields in known.items()}
         try:

@@ -31,9 +31,9 @@ from ..archive.blocks import BLOCK, MAX_DEPTH, compress, compress_delta, digest
 from ..archive.reader import Archives, locate_in
 from ..archive.table import Entry, FrameRef, Identity, Kind, TableWriter, Tree
 from ..archive.writer import ArchiveWriter
-from ..child import Server
+from ..chroma_files.directory import DATABASE
 from ..errors import DamageFound, EngineError
-from .chroma import DATABASE
+from ..runtime.child import Server
 from .files import Found, walk
 from .free_pages import blank_free_pages
 from .staging import DirectoryCopy, Seen, identify, is_unchanged

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..archive.table import Entry, Identity, Kind
-from .chroma import DATABASE
+from ..chroma_files.directory import DATABASE
 
 GRAIN_NS = 2_000_000_000
 """The coarsest grain of a time stamp that is reckoned with."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from backups import audit
+from backups.identity import audit
 
 
 class Command(BaseCommand):

@@ -10,7 +10,7 @@ from typing import Any
 from django.core.management.base import BaseCommand
 from django.utils import timezone
 
-from backups import health
+from backups.monitoring import health
 
 
 class Command(BaseCommand):

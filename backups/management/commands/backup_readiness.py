@@ -8,7 +8,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from backups import readiness
+from backups.monitoring import readiness
 
 
 class Command(BaseCommand):

@@ -11,10 +11,10 @@ from django.contrib.auth.models import AbstractUser
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
-from backups import access, services
-from backups.access import SCOPES
-from backups.audit import Actor
 from backups.engine.errors import EngineError
+from backups.identity import permissions, tokens
+from backups.identity.audit import Actor
+from backups.identity.permissions import SCOPES
 from backups.models import Job
 
 
@@ -47,7 +47,7 @@ class Command(BaseCommand):
         expires = timezone.now() + timedelta(days=options["days"]) if options["days"] else None
         try:
             actor = Actor(name="manage.py", via=Job.Via.COMMAND)
-            issued = services.issue_token(actor, user, (options["name"] or " ".join(scopes))[:120], scopes, expires)
+            issued = tokens.issue_token(actor, user, (options["name"] or " ".join(scopes))[:120], scopes, expires)
         except EngineError as problem:
             raise CommandError(f"{problem.message} {problem.hint}") from None
         if options["json"]:
@@ -57,7 +57,7 @@ class Command(BaseCommand):
         self.stdout.write(issued.secret)
         until = f"until {expires:%Y-%m-%d %H:%M} UTC" if expires else "for ever"
         self.stderr.write(f"Token {issued.token.pk} of {user.get_username()}, good {until}. It is not shown again.")
-        idle = [scope for scope in scopes if SCOPES[scope] and not any(access.may(user, one) for one in SCOPES[scope])]
+        idle = [scope for scope in scopes if SCOPES[scope] and not any(permissions.may(user, one) for one in SCOPES[scope])]
         if idle:
             self.stderr.write(
                 f"The account has no right that these scopes let through: {', '.join(idle)}. Give it one by a group."

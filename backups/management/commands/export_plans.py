@@ -7,8 +7,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from backups import plan_files
 from backups.models import Plan
+from backups.plans import yaml_files
 
 
 class Command(BaseCommand):
@@ -28,4 +28,4 @@ class Command(BaseCommand):
             missing = sorted(set(options["name"]) - {plan.name for plan in plans})
             if missing:
                 raise CommandError(f"There is no plan {', '.join(missing)}.", returncode=2)
-        self.stdout.write(plan_files.write(plans), ending="")
+        self.stdout.write(yaml_files.write(plans), ending="")

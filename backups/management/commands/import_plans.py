@@ -10,8 +10,9 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from backups import audit, plan_files
 from backups.engine.errors import UsageError
+from backups.identity import audit
+from backups.plans import yaml_files
 
 
 class Command(BaseCommand):
@@ -29,13 +30,13 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Show each change, line by line."""
         try:
-            entries = plan_files.read(_text(options["file"]))
+            entries = yaml_files.read(_text(options["file"]))
             if options["dry_run"]:
-                found = plan_files.compare(entries, replace=options["replace"])
+                found = yaml_files.compare(entries, replace=options["replace"])
                 changes = [change for change in found if change.what != "same"]
             else:
                 actor = audit.at_the_shell()
-                changes = plan_files.take_over(actor, entries, replace=options["replace"])
+                changes = yaml_files.take_over(actor, entries, replace=options["replace"])
         except UsageError as problem:
             if options["json"]:
                 self.stdout.write(json.dumps({"error": problem.as_json()}))

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from backups.default_plans import install
+from backups.plans.defaults import install
 
 
 class Command(BaseCommand):

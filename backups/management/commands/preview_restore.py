@@ -9,17 +9,17 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from backups import preview
+from backups.catalog import restore_preview
 from backups.conf import configuration
 from backups.engine import progress
 from backups.engine.cli import cancel_on_signals
-from backups.engine.context import Context
 from backups.engine.errors import EngineError, from_os_error
+from backups.engine.runtime.context import Context
 from backups.engine.types import Source
 
 
 class Command(BaseCommand):
-    """Compares a backup with the live stores of its set; see `backups.preview` for what it answers.
+    """Compares a backup with the live stores of its set; see `backups.catalog.restore_preview` for what it answers.
 
     Progress goes to standard error and the answer to standard output, with the exit codes of ``refbackup``.
     """
@@ -69,7 +69,7 @@ def _look(options: dict[str, Any], ctx: Context) -> dict[str, Any]:
         sources = found.live_sources(backup.manifest.set)
     except EngineError:
         sources = None
-    return preview.preview(repository, backup, sources, ctx, only=options["only"])
+    return restore_preview.preview(repository, backup, sources, ctx, only=options["only"])
 
 
 def _text(answer: dict[str, Any]) -> str:

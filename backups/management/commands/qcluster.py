@@ -8,11 +8,11 @@ from typing import Any
 from django.core.checks import Tags
 from django.core.management.base import BaseCommand
 
-from backups.cluster import Cluster
+from backups.worker.pool import Cluster
 
 
 class Command(BaseCommand):
-    """Runs `backups.cluster`, which gets over the death of its processes; Django-Q's own guard does not."""
+    """Runs `backups.worker.pool`, which gets over the death of its processes; Django-Q's own guard does not."""
 
     requires_system_checks = (Tags.compatibility, Tags.database)  # what only the pages need is no reason not to back up
     help = "Run the workers of this host until Ctrl-C or SIGTERM. Running jobs are finished; a second signal interrupts them."

@@ -9,7 +9,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from backups import index
+from backups.catalog import index
 from backups.conf import configuration
 from backups.engine.errors import EngineError
 

@@ -8,7 +8,7 @@ from typing import Any
 from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandError
 
-from backups import audit, second_factor
+from backups.identity import audit, second_factor
 
 
 class Command(BaseCommand):

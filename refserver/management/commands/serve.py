@@ -12,7 +12,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from backups.watch import heartbeat_file
+from backups.jobs.heartbeat import heartbeat_file
 from refserver.supervisor import AlreadyRunning, Program, hold, supervise
 
 _STOP_WITHIN = 30.0

@@ -1,0 +1,1 @@
+"""The catalog: an index of the backups in every repository, and what pages and the API derive from it."""

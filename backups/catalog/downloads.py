@@ -1,0 +1,190 @@
+"""Hand out a backup's files over HTTP, so that a download that was cut off goes on where it stopped.
+
+One range a request (``Range: bytes=N-M``), with a strong entity tag from the checksums that were published, so that
+``If-Range`` never joins parts of two different files (RFC 9110, sections 13 and 14). What is handed out was written once and is
+never changed; a backup that is deleted meanwhile is read to its end, because its file stays open.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from django.http import FileResponse, HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
+from django.utils.http import http_date, parse_http_date_safe
+
+from backups.conf import configuration
+from backups.engine.errors import BackupNotFound, DamageFound, from_os_error
+from backups.engine.repository.folder import DATA, MANIFEST, SUMS, Repository
+from backups.identity import audit
+from backups.identity.audit import Actor
+from backups.models import IndexedBackup
+
+FILES = {DATA: "application/zstd", MANIFEST: "application/json", SUMS: "text/plain; charset=us-ascii"}
+"""What can be downloaded of a backup, and its media type."""
+
+_PIECE = 1 << 20
+_RANGE = re.compile(r"bytes=\s*([0-9]{0,18})\s*-\s*([0-9]{0,18})\s*", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Bytes *first* to *last*, both included, of a file."""
+
+    first: int
+    last: int
+
+    @property
+    def length(self) -> int:
+        return self.last - self.first + 1
+
+
+def answer(request: HttpRequest, row: IndexedBackup, name: str, actor: Actor) -> HttpResponseBase:
+    """The file *name* of a backup: 200, 206 for a range, 304 when the client has it, 412 or 416 when it asks for what is not.
+
+    The caller has checked rights, and that the method is GET or HEAD. Each download, and each part, is in the audit. Raises
+    `BackupNotFound` for any other name, or when the backup is gone, and `DamageFound` when its checksums cannot be read.
+    """
+    repository = configuration().open(row.repository)
+    if name not in FILES:
+        raise BackupNotFound(f"A backup has no file {name!r}.", hint=f"It has {', '.join(FILES)}.")
+    path = repository.backup_folder(row.set, row.backup_id) / name
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        raise BackupNotFound(f"{name} of {row.backup_id} is not in the repository.", hint="Verify the backup.") from None
+    except OSError as problem:
+        raise from_os_error(problem, f"Opening {name} of {row.backup_id}") from problem
+    try:
+        response = _answer(request, file, name, _tag(repository, row, name, file), f"{row.backup_id}-{name}")
+    except BaseException:
+        file.close()
+        raise
+    if request.method == "GET" and response.status_code in (200, 206):
+        part = response.headers.get("Content-Range", "")
+        audit.record(actor, "backup.downloaded", f"backup:{row.backup_id}", after={"file": name, "range": part})
+    return response
+
+
+def _tag(repository: Repository, row: IndexedBackup, name: str, file: BinaryIO) -> str:
+    """The strong entity tag of a file: its SHA-256, as published; that of the small file of checksums is computed."""
+    if name == SUMS:
+        content = file.read(_PIECE)
+        file.seek(0)
+        return f'"{hashlib.sha256(content).hexdigest()}"'
+    try:
+        return f'"{repository.expected_sums(row.set, row.backup_id)[name]}"'
+    except DamageFound:
+        # What is damaged may be looked at too; time and size are no proof that two parts belong together, so the tag is weak
+        facts = os.fstat(file.fileno())
+        return f'W/"{facts.st_mtime_ns:x}-{facts.st_size:x}"'
+
+
+def _answer(request: HttpRequest, file: BinaryIO, name: str, tag: str, called: str) -> HttpResponseBase:
+    facts = os.fstat(file.fileno())
+    size, changed = facts.st_size, int(facts.st_mtime)
+    headers = {
+        "Accept-Ranges": "bytes",
+        "ETag": tag,
+        "Last-Modified": http_date(changed),
+        "Cache-Control": "private, no-cache, no-transform",
+        "Content-Disposition": f'attachment; filename="{called}"',
+        "X-Content-Type-Options": "nosniff",
+    }
+    refusal = _precondition(request, tag, changed)
+    if refusal is not None:
+        file.close()
+        return HttpResponse(status=refusal, headers=headers)
+    wanted = _range(request, size, tag, changed)
+    if wanted == "unsatisfiable":
+        file.close()
+        return HttpResponse(status=416, headers=headers | {"Content-Range": f"bytes */{size}"})
+    assert not isinstance(wanted, str)
+    headers["Content-Length"] = str(wanted.length if wanted else size)
+    if wanted:
+        headers["Content-Range"] = f"bytes {wanted.first}-{wanted.last}/{size}"
+    status, kind = 206 if wanted else 200, FILES[name]
+    if request.method == "HEAD":
+        file.close()
+        return HttpResponse(status=status, content_type=kind, headers=headers)
+    if wanted is None:
+        return FileResponse(file, as_attachment=True, filename=called, content_type=kind, headers=headers)
+    return StreamingHttpResponse(_Part(file, wanted), status=status, content_type=kind, headers=headers)
+
+
+def _precondition(request: HttpRequest, tag: str, changed: int) -> int | None:
+    """412 or 304 where the headers that begin with ``If-`` say so, in the order of RFC 9110; None to go on."""
+    headers = request.headers
+    if (match := headers.get("If-Match")) is not None:
+        if not _named(match, tag, weakly=False):
+            return 412
+    elif (since := _moment(headers.get("If-Unmodified-Since"))) is not None and changed > since:
+        return 412
+    if (none := headers.get("If-None-Match")) is not None:
+        return 304 if _named(none, tag, weakly=True) else None
+    since = _moment(headers.get("If-Modified-Since"))
+    return 304 if since is not None and changed <= since else None
+
+
+def _range(request: HttpRequest, size: int, tag: str, changed: int) -> Range | str | None:
+    """The part that is wanted; None for all of it: several ranges, an unknown unit, or an ``If-Range`` that does not fit."""
+    asked = request.headers.get("Range")
+    match = _RANGE.fullmatch(asked) if asked and request.method == "GET" else None
+    if match is None or (match[1] == "" and match[2] == ""):
+        return None
+    condition = request.headers.get("If-Range")
+    if condition is not None:
+        moment = _moment(condition)
+        fits = moment == changed if moment is not None else condition.strip() == tag and not tag.startswith("W/")
+        if not fits:
+            return None
+    if match[1] == "":
+        length = min(int(match[2]), size)
+        return Range(size - length, size - 1) if length else "unsatisfiable"
+    first = int(match[1])
+    last = int(match[2]) if match[2] else size - 1
+    if match[2] and last < first:
+        return None  # no valid range, so there is none
+    return Range(first, min(last, size - 1)) if first < size else "unsatisfiable"
+
+
+def _named(listed: str, tag: str, *, weakly: bool) -> bool:
+    """Whether *tag* is among those that a header lists."""
+    if listed.strip() == "*":
+        return True
+    tags = [one.strip() for one in listed.split(",")]
+    if weakly:
+        return tag.removeprefix("W/") in (one.removeprefix("W/") for one in tags)
+    return not tag.startswith("W/") and tag in tags
+
+
+def _moment(value: str | None) -> int | None:
+    """Seconds of an HTTP date, None for anything else."""
+    if not value or value.lstrip().startswith(('"', "W/")):
+        return None
+    return parse_http_date_safe(value)
+
+
+class _Part:
+    """A part of a file in pieces of 1 MiB; closed with the response, also when the client goes away in the middle."""
+
+    def __init__(self, file: BinaryIO, part: Range) -> None:
+        self._file = file
+        self._part = part
+
+    def __iter__(self) -> Iterator[bytes]:
+        at, end = self._part.first, self._part.last + 1
+        while at < end:
+            piece = os.pread(self._file.fileno(), min(_PIECE, end - at), at)
+            if not piece:
+                return
+            at += len(piece)
+            yield piece
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

@@ -1,0 +1,1 @@
+"""Chroma's files, read without its client: tables, HNSW indexes and records."""

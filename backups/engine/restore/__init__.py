@@ -1,0 +1,1 @@
+"""Restores: into a folder, and in place over the live stores."""

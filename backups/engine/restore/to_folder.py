@@ -1,0 +1,207 @@
+"""Bring a backup back into a folder. ``in_place`` builds on the same steps to exchange the stores of a live application."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..archive.reader import Archives, locate_in
+from ..archive.table import Kind, Tree
+from ..errors import DamageFound, TargetOccupied, UsageError, from_os_error
+from ..extract import Lost, extract
+from ..repository.folder import DATA, MANIFEST, Repository
+from ..runtime import durable
+from ..runtime.context import Context
+from ..runtime.space import need_space
+from ..types import Backup, Depth, Problem, SourceKind, SourceRecord
+from ..verify import Findings, check_stores, record_failure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """What a restore did, or in a dry run would do: seconds, bytes of what was written, and blocks that a salvage lost."""
+
+    id: str
+    to: str
+    seconds: float
+    bytes: int
+    checks: dict[str, Any]
+    dry_run: bool = False
+    lost: tuple[Lost, ...] = ()
+
+
+def select(backup: Backup, only: str | None) -> tuple[SourceRecord, ...]:
+    """The sources of *backup* that ``--only KIND[:NAME]`` names; all for None. Raises `UsageError`."""
+    if only is None:
+        return backup.manifest.sources
+    kind, _, name = only.partition(":")
+    if kind not in set(SourceKind):
+        raise UsageError(f"--only takes {', '.join(SourceKind)}, each with an optional :NAME, not {only!r}.")
+    chosen = tuple(record for record in backup.manifest.sources if record.kind == kind and name in ("", record.name))
+    if not chosen:
+        held = ", ".join(f"{record.kind}:{record.name}" for record in backup.manifest.sources)
+        raise UsageError(f"Backup {backup.id} holds no {only}; it holds {held}.")
+    return chosen
+
+
+def wanted_by(records: tuple[SourceRecord, ...]) -> Callable[[str], bool]:
+    """Whether a path of the archive belongs to one of *records*. The logs of a raw database belong to it."""
+    whole = frozenset(record.prefix + suffix for record in records for suffix in ("", "-wal", "-journal"))
+    below = tuple(record.prefix + "/" for record in records)
+
+    def wanted(path: str) -> bool:
+        return path in whole or path.startswith(below)
+
+    return wanted
+
+
+def check_manifest(repository: Repository, backup: Backup) -> None:
+    """Raise `DamageFound` unless the manifest is, byte for byte, the one that was published."""
+    expected = repository.expected_sums(backup.manifest.set, backup.id)[MANIFEST]
+    content = (repository.backup_folder(backup.manifest.set, backup.id) / MANIFEST).read_bytes()
+    if hashlib.sha256(content).hexdigest() != expected:
+        raise DamageFound(
+            f"The manifest of {backup.id} is not what was written. Nothing was restored.",
+            hint="Restore another backup; `refbackup verify --all` shows which are sound.",
+            id=backup.id,
+        )
+
+
+def plan(
+    repository: Repository, backup: Backup, records: tuple[SourceRecord, ...], *, salvage: bool = False
+) -> tuple[Archives, Tree, int]:
+    """The open archives, the tree, and the number of bytes that *records* take. The caller closes the archives.
+
+    With *salvage* a manifest that differs from the published one is believed, since its fields were valid.
+    """
+    if not salvage:
+        check_manifest(repository, backup)
+    archives = Archives(locate_in(repository.backup_folder(backup.manifest.set, "")))
+    try:
+        tree = archives.tree(backup.id)
+    except BaseException:
+        archives.close()
+        raise
+    wanted = wanted_by(records)
+    return archives, tree, sum(entry.size for path, entry in tree.entries.items() if wanted(path))
+
+
+def restore_to(
+    repository: Repository,
+    backup: Backup,
+    target: Path,
+    ctx: Context,
+    *,
+    only: str | None = None,
+    dry_run: bool = False,
+    check: bool = False,
+    salvage: bool = False,
+) -> Restored:
+    """Restore *backup* into the new or empty folder *target*, which appears complete or not at all.
+
+    1. Check the manifest, the space and the target.
+    2. Write everything into a folder beside the target, each block checked against its hash, and sync it.
+    3. With *check*, open the stores and compare them with what the source held.
+    4. Rename the folder to *target*.
+
+    With *salvage* blocks that cannot be read become zeros, and are named in the answer: the last resort for a backup that is
+    damaged and has no sound sibling.
+
+    A crash before 4 leaves ``.NAME.TOKEN.partial`` beside the target. Raises `DamageFound`, `TargetOccupied`, `NoSpace`.
+    """
+    began = time.monotonic()
+    records = select(backup, only)
+    lost: list[Lost] = []
+    place = Path(os.path.realpath(target))
+    staged = place.with_name(f".{place.name}.{ctx.token()}.partial")
+    try:
+        if place.exists() and (not place.is_dir() or any(place.iterdir())):
+            raise TargetOccupied(f"{target} is not an empty folder.")
+        if place.is_mount():
+            raise TargetOccupied(f"{target} is a mount point, which cannot be exchanged.", hint="Choose a new folder in it.")
+        with repository.reading():
+            archives, tree, size = plan(repository, backup, records, salvage=salvage)
+            with archives:
+                copied = sum(record.bytes for record in records if check and record.kind is SourceKind.CHROMA)
+                need_space(place.parent, size + copied, f"restore {backup.id}")
+                checks = _counts(tree, records)
+                if not dry_run:
+                    durable.make_folder(staged.parent, 0o755)
+                    with ctx.phase("restore", "write", size) as phase:
+                        extract(
+                            archives,
+                            tree,
+                            staged,
+                            phase,
+                            wanted=wanted_by(records),
+                            lost=lost.append if salvage else None,
+                        )
+        if not dry_run:
+            if check:
+                checks |= _checked(backup, staged, records, ctx)
+            durable.sync_tree_folders(staged)
+            if place.exists():
+                place.rmdir()
+            durable.publish(staged, place)
+    except DamageFound as damage:
+        problem = Problem(code="restore", message=damage.message, file=DATA, offset=damage.details.get("offset"))
+        record_failure(repository, backup, Depth.RESTORE if "problems" in damage.details else Depth.HASHES, [problem], ctx)
+        raise
+    except OSError as problem:
+        raise from_os_error(problem, f"Restoring into {target}") from problem
+    finally:
+        durable.remove_tree(staged)
+    return Restored(
+        id=backup.id,
+        to=str(target),
+        seconds=round(time.monotonic() - began, 3),
+        bytes=size,
+        checks=checks,
+        dry_run=dry_run,
+        lost=tuple(sorted(lost, key=lambda block: (block.path, block.offset))),
+    )
+
+
+def _counts(tree: Tree, records: tuple[SourceRecord, ...]) -> dict[str, Any]:
+    wanted = wanted_by(records)
+    entries = [entry for path, entry in tree.entries.items() if wanted(path)]
+    return {
+        "files": sum(1 for entry in entries if entry.kind is Kind.FILE),
+        "blocks": sum(len(entry.blocks) for entry in entries),
+        "hashes": "every block is checked as it is written",
+    }
+
+
+def check_untouched(backup: Backup, folder: Path, record: SourceRecord, findings: Findings, ctx: Context) -> None:
+    """`check_stores` for one store restored in *folder*, which stays as it was stored.
+
+    Opening a directory with a newer chromadb migrates it, so a copy is opened.
+    """
+    if record.kind is not SourceKind.CHROMA:
+        check_stores(backup, folder, findings, ctx, only={record.prefix})
+        return
+    opened = folder / ".opened"
+    try:
+        shutil.copytree(folder / record.prefix, opened / record.prefix, symlinks=True)
+        check_stores(backup, opened, findings, ctx, only={record.prefix})
+    finally:
+        durable.remove_tree(opened)
+
+
+def _checked(backup: Backup, folder: Path, records: tuple[SourceRecord, ...], ctx: Context) -> dict[str, Any]:
+    findings = Findings()
+    for record in records:
+        check_untouched(backup, folder, record, findings, ctx)
+    if findings.problems:
+        raise DamageFound(
+            f"What was restored from {backup.id} is not sound, and nothing was published: {findings.problems[0].message}",
+            id=backup.id,
+            problems=[problem.model_dump(mode="json") for problem in findings.problems],
+        )
+    return findings.checks

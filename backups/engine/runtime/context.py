@@ -1,0 +1,109 @@
+"""What a use case asks of its surroundings: the time, whether to go on, and where to tell how far it is."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from ..errors import Cancelled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far an operation is. Bytes, bytes a second, seconds; ``left`` is None while it cannot be told."""
+
+    operation: str
+    phase: str
+    done: int
+    total: int | None
+    rate: float
+    elapsed: float
+    left: float | None
+    finished: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class Context:
+    """Injected into every use case, so that none of them reads a clock, asks a terminal or knows a job table.
+
+    ``should_cancel`` is asked at every block; ``on_progress`` gets at most ten events a second for each phase and always
+    its last; ``on_log`` gets each line that a person may want to read later.
+    """
+
+    on_progress: Callable[[Progress], None] = lambda event: None
+    on_log: Callable[[str], None] = lambda line: None
+    should_cancel: Callable[[], bool] = lambda: False
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    token: Callable[[], str] = lambda: secrets.token_hex(3)
+    lines: list[str] = field(default_factory=list)
+
+    def log(self, line: str) -> None:
+        """Keep *line* for the operation's record and tell it."""
+        self.lines.append(line)
+        self.on_log(line)
+
+    def check(self) -> None:
+        """Raise `Cancelled` when somebody wants the operation to end."""
+        if self.should_cancel():
+            raise Cancelled("Cancelled on request; what had been staged was removed.")
+
+    def phase(self, operation: str, name: str, total: int | None = None) -> Phase:
+        """Begin a phase of an operation, of *total* bytes where that is known."""
+        return Phase(self, operation, name, total)
+
+
+class Phase:
+    """Counts the bytes of one phase and reports them. Use as a context manager; the last report is marked finished."""
+
+    def __init__(self, ctx: Context, operation: str, name: str, total: int | None) -> None:
+        self.total = total
+        self.done = 0
+        self._ctx = ctx
+        self._operation = operation
+        self._name = name
+        self._began = time.monotonic()
+        self._told = 0.0
+        self._counting = threading.Lock()
+
+    def advance(self, amount: int) -> None:
+        """Count *amount* bytes more; may be called from several threads. Raises `Cancelled`."""
+        with self._counting:
+            self.reach(self.done + amount)
+
+    def reach(self, done: int) -> None:
+        """Set the number of bytes done. Raises `Cancelled`."""
+        self.done = done
+        self._ctx.check()
+        now = time.monotonic()
+        if now - self._told >= 0.1:
+            self._told = now
+            self._report(now, finished=False)
+
+    def __enter__(self) -> Phase:
+        self._report(self._began, finished=False)
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self._report(time.monotonic(), finished=True)
+
+    def _report(self, now: float, *, finished: bool) -> None:
+        elapsed = max(now - self._began, 1e-9)
+        rate = self.done / elapsed
+        left = (self.total - self.done) / rate if self.total is not None and rate > 0 else None
+        self._ctx.on_progress(
+            Progress(
+                operation=self._operation,
+                phase=self._name,
+                done=self.done,
+                total=self.total,
+                rate=rate,
+                elapsed=elapsed,
+                left=0.0 if finished else left,
+                finished=finished,
+            )
+        )

@@ -1,0 +1,23 @@
+"""Is there room? Asked before anything large is written."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from ..errors import NoSpace
+
+_RESERVE = 16 << 20
+
+
+def need_space(folder: Path, size: int, purpose: str) -> None:
+    """Raise `NoSpace` unless the file system of *folder*, or of its nearest existing parent, has *size* bytes free."""
+    place = folder
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < size + _RESERVE:
+        raise NoSpace(
+            f"{place} has {free >> 20} MiB free; {(size + _RESERVE) >> 20} MiB are needed to {purpose}.",
+            hint="Free space or choose another place. Nothing was written.",
+        )

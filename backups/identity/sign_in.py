@@ -1,0 +1,96 @@
+"""Signing in: the form, the password asked for again before something grave, and the audit of both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.apps import apps
+from django.contrib.admin.forms import AdminAuthenticationForm
+from django.contrib.auth import authenticate
+from django.contrib.auth.signals import user_logged_in, user_logged_out, user_login_failed
+from django.core.exceptions import ValidationError
+from django.dispatch import receiver
+from django.http import HttpRequest
+from django.utils import timezone
+
+from backups.models import Job
+
+from . import audit
+from .audit import Actor
+
+
+def address_of(request: HttpRequest | None) -> str:
+    """Where a request came from, as the web server says. A header that a client could write is not believed."""
+    return str(request.META.get("REMOTE_ADDR", "")) if request is not None else ""
+
+
+def actor_of(request: HttpRequest, via: Job.Via = Job.Via.PAGES) -> Actor:
+    """On whose behalf a request is answered."""
+    user = request.user
+    return Actor(name=user.get_username(), id=str(user.pk or ""), via=via, address=address_of(request))
+
+
+def seconds_to_wait(request: HttpRequest, username: str) -> int:
+    """How long the next password for *username* from where *request* comes from must wait; 0 where nothing slows guesses."""
+    if not apps.is_installed("axes"):
+        return 0
+    from .login_throttling import seconds_left
+
+    return seconds_left(username, address_of(request), timezone.now())
+
+
+def password_problem(request: HttpRequest, password: str) -> str:
+    """Ask the account of *request* for its password again: what is wrong, as a sentence, or nothing.
+
+    Wrong ones are audited and slow down the next, as at signing in.
+    """
+    username = request.user.get_username()
+    user = authenticate(request=request, username=username, password=password)
+    if user is not None and user.pk == request.user.pk:
+        if apps.is_installed("axes"):
+            from .login_throttling import forget
+
+            forget(username, address_of(request))
+        return ""
+    return _wait_sentence(request, username) or "That is not your password. Nothing was done."
+
+
+class SignInForm(AdminAuthenticationForm):
+    """The admin's form, which says how long to wait after too many wrong passwords: ``admin.site.login_form = SignInForm``."""
+
+    def get_invalid_login_error(self) -> ValidationError:
+        """Say that name or password are wrong, or how long to wait."""
+        sentence = _wait_sentence(self.request, self.cleaned_data.get("username") or "") if self.request is not None else ""
+        return ValidationError(sentence, code="wait") if sentence else super().get_invalid_login_error()
+
+
+def _wait_sentence(request: HttpRequest, username: str) -> str:
+    seconds = seconds_to_wait(request, username)
+    if not seconds:
+        return ""
+    from .login_throttling import sentence
+
+    return sentence(seconds)
+
+
+@receiver(user_logged_in)
+def _signed_in(sender: Any, request: HttpRequest | None, user: Any, **_: Any) -> None:
+    audit.record(_person(request, user), "account.signed_in")
+
+
+@receiver(user_logged_out)
+def _signed_out(sender: Any, request: HttpRequest | None, user: Any, **_: Any) -> None:
+    if user is not None:
+        audit.record(_person(request, user), "account.signed_out")
+
+
+@receiver(user_login_failed)
+def _refused(sender: Any, credentials: dict[str, Any], request: HttpRequest | None = None, **_: Any) -> None:
+    if getattr(request, "axes_locked_out", False):
+        return  # it came too early and was not looked at: the audit tells when the wait began
+    name = str(credentials.get("username", ""))[:150]
+    audit.record(Actor(name=name, via=Job.Via.PAGES, address=address_of(request)), "account.refused")
+
+
+def _person(request: HttpRequest | None, user: Any) -> Actor:
+    return Actor(name=user.get_username(), id=str(user.pk), via=Job.Via.PAGES, address=address_of(request))

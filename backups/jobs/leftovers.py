@@ -1,0 +1,88 @@
+"""What a job whose end nobody told has left: what it published, and what it left half-made.
+
+A worker that is killed, a process out of memory, a machine that is switched off: neither can say how its job ended. What is
+certain afterwards is what the disk holds. A backup names its job in its manifest; a restored folder appears complete or not at
+all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from django.utils import timezone
+
+from backups.conf import configuration
+from backups.engine.errors import EngineError
+from backups.engine.runtime import durable
+from backups.models import Job
+
+from .types import BACKUP, RESTORE
+
+_LOOK_BACK = 200
+"""How many backups, from the newest, are searched for the one that a job published."""
+
+_CLOCKS_DIFFER = timedelta(days=1)
+_LOCK_WITHIN = 0.5
+
+
+def published(job: Job) -> dict[str, Any] | None:
+    """What a job that had begun made, in the words of its command's answer; None when it made nothing."""
+    if job.started is None:
+        return None
+    with contextlib.suppress(EngineError, OSError):
+        if job.kind == BACKUP.name:
+            return _published_backup(job)
+        if job.kind == RESTORE.name:
+            return _restored_folder(job)
+    return None
+
+
+def clear(job: Job) -> None:
+    """Remove what a job left half-made. All its processes must be gone. What cannot be removed now is, by the next backup."""
+    with contextlib.suppress(EngineError, OSError):
+        if job.kind == RESTORE.name:
+            _clear_partial(job)
+    with contextlib.suppress(EngineError, OSError):
+        repository = configuration().open(job.repository)
+        pid = job.child.split(":")[1] if job.child else "-"
+        for left in repository.scratch.glob(f"{pid}.*"):
+            durable.remove_tree(left)
+        if job.writes:
+            with repository.writing("clearing up", timezone.now(), wait=_LOCK_WITHIN):
+                repository.clear_debris()
+
+
+def _published_backup(job: Job) -> dict[str, Any] | None:
+    assert job.started is not None
+    for backup in itertools.islice(configuration().open(job.repository).newest_first(job.set), _LOOK_BACK):
+        if backup.manifest.job == str(job.pk):
+            return {"id": backup.id, "kind": backup.manifest.kind.value, "verification": backup.verification}
+        if backup.manifest.finished < job.started - _CLOCKS_DIFFER:
+            break
+    return None
+
+
+def _restored_folder(job: Job) -> dict[str, Any] | None:
+    assert job.started is not None
+    folder = _target(job)
+    if not folder.is_dir() or folder.stat().st_ctime < job.started.timestamp():
+        return None
+    return {"id": job.arguments["backup_id"], "to": str(folder)}
+
+
+def _clear_partial(job: Job) -> None:
+    """The folder in which a restore was being written, unless another restore to the same place runs."""
+    same = {"arguments__folder": job.arguments["folder"], "kind": RESTORE.name, "state": Job.State.RUNNING}
+    if Job.objects.filter(**same).exclude(pk=job.pk).exists():
+        return
+    target = _target(job)
+    for left in target.parent.glob(f".{target.name}.*.partial"):
+        durable.remove_tree(left)
+
+
+def _target(job: Job) -> Path:
+    return Path(configuration().restore_folder / job.arguments["folder"])

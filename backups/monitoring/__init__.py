@@ -1,0 +1,1 @@
+"""Monitoring: the verdict, readiness, health checks and metrics."""

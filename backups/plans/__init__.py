@@ -1,0 +1,1 @@
+"""Plans: jobs that are queued on a schedule."""

@@ -1,0 +1,127 @@
+"""The plans that a new installation starts with. ``manage.py install_schedules`` makes those that are missing.
+
+Why these times (UTC):
+
+- At 03:00 the full backup is queued before the hourly incremental, which then stores next to nothing on top of it.
+- The weekly full is made on Sunday at 23:30. Retention keeps the newest backup of each ISO week, and an ISO week ends on Sunday
+  night: so what is kept of a week is this full one, by itself, and no chain of a day's incrementals. When it is late or fails,
+  the incremental of 23:00 is kept with its chain.
+- What prunes and what restores stand between the hours, apart from each other: `prune` gives way to whoever reads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.db import transaction
+
+from backups.alerts import default_rules
+from backups.conf import configuration
+from backups.identity import audit
+from backups.jobs.queue import install_tick, tick_name
+from backups.jobs.types import kinds
+from backups.models import AuditEntry, Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Default:
+    """A plan as it is made; what a person changed in it since stays."""
+
+    name: str
+    title: str
+    kind: str
+    cron: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    attempts: int = 3
+
+
+DEFAULTS: tuple[Default, ...] = (
+    Default(
+        name="hourly-incremental",
+        title="Hourly incremental",
+        kind="backup",
+        cron="0 * * * *",
+        arguments={"backup": "incremental"},
+    ),
+    Default(name="daily-full", title="Daily full", kind="backup", cron="0 3 * * *", arguments={"backup": "full"}),
+    Default(
+        name="weekly-full",
+        title="Weekly full, kept longer",
+        kind="backup",
+        cron="30 23 * * 0",
+        arguments={"backup": "full", "note": "weekly"},
+    ),
+    Default(
+        name="daily-control",
+        title="Daily full of the control database",
+        kind="backup",
+        cron="20 3 * * *",
+        arguments={"set": "control", "backup": "full"},
+    ),
+    Default(name="hourly-health", title="Hourly health check", kind="health", cron="10 * * * *", attempts=1),
+    Default(
+        name="daily-consistency",
+        title="Daily consistency check, with safe repairs",
+        kind="check_consistency",
+        cron="0 6 * * *",
+        arguments={"repair": "safe"},
+    ),
+    Default(
+        name="weekly-drill", title="Weekly test restore", kind="drill", cron="30 7 * * 0", arguments={"backup_id": "latest"}
+    ),
+    Default(
+        name="daily-prune",
+        title="Daily prune",
+        kind="prune",
+        cron="30 5 * * *",
+        arguments={"every_set": True, "keep_hourly": 48, "keep_daily": 14, "keep_weekly": 8, "keep_monthly": 12},
+    ),
+    Default(
+        name="daily-second",
+        title="Daily full in the second repository",
+        kind="backup",
+        cron="0 4 * * *",
+        arguments={"repository": "second", "backup": "full"},
+    ),
+    Default(
+        name="daily-prune-second",
+        title="Daily prune of the second repository",
+        kind="prune",
+        cron="40 5 * * *",
+        arguments={"repository": "second", "every_set": True, "keep_daily": 14, "keep_weekly": 8, "keep_monthly": 12},
+    ),
+    Default(name="weekly-audit", title="Weekly check of the audit", kind="audit_verify", cron="40 7 * * 0", attempts=1),
+)
+
+
+def install(*, again: bool = False) -> list[str]:
+    """Make the plans and rules of alerts that are missing, and this host's tick. Returns the names of what was made.
+
+    Left out are plans of kinds or sets that are not there (yet), and plans that a person has deleted, unless *again*.
+    """
+    found = configuration()
+    made = []
+    with transaction.atomic(using=found.database):
+        for default in DEFAULTS:
+            if default.kind not in kinds() or str(default.arguments.get("set", found.default_set)) not in found.sets:
+                continue
+            if str(default.arguments.get("repository", found.default_repository)) not in found.repositories:
+                continue
+            if not again and AuditEntry.objects.filter(target=f"plan:{default.name}", action="plan.removed").exists():
+                continue
+            values = {
+                "title": default.title,
+                "kind": default.kind,
+                "cron": default.cron,
+                "arguments": default.arguments,
+                "attempts": default.attempts,
+                "builtin": True,
+            }
+            if Plan.objects.get_or_create(name=default.name, defaults=values)[1]:
+                made.append(default.name)
+                audit.record(audit.SYSTEM, "plan.made", f"plan:{default.name}", after=values)
+        if install_tick(found.host):
+            made.append(tick_name(found.host))
+        made += default_rules.install()
+    return made

@@ -1,0 +1,90 @@
+"""Plans as people change them: each change is checked, and recorded in the audit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import transaction
+from django.utils import timezone
+
+from backups.conf import configuration
+from backups.engine.errors import UsageError
+from backups.identity import audit
+from backups.identity.audit import Actor
+from backups.models import Job, Plan
+from backups.plans import scheduling, validation
+
+
+def run_plan(actor: Actor, plan: Plan) -> Job:
+    """Queue a job of a plan now; its times stay as they are."""
+    return scheduling.run(plan, actor)
+
+
+def pause_plan(actor: Actor, plan: Plan) -> Plan:
+    """Let a plan rest until it is resumed."""
+    return _switch(actor, plan, enabled=False)
+
+
+def resume_plan(actor: Actor, plan: Plan) -> Plan:
+    """Let a plan run again, from its next time on: what was due while it rested is passed over."""
+    return _switch(actor, plan, enabled=True)
+
+
+def make_plan(actor: Actor, name: str, **values: Any) -> Plan:
+    """Make a plan; *values* as `plans.WRITABLE`, and ``enabled``. Raises `UsageError` that names all that is wrong."""
+    plan = Plan(name=name, **values)
+    plan.paused_by = "" if plan.enabled else actor.name
+    validation.check(plan)
+    with transaction.atomic(using=configuration().database):
+        if Plan.objects.filter(name=name).exists():
+            raise UsageError(f"There is a plan {name!r} already.", hint="Change that one, or choose another name.")
+        plan.save(force_insert=True)
+        audit.record(actor, "plan.made", f"plan:{plan.name}", after={**validation.described(plan), "enabled": plan.enabled})
+    return plan
+
+
+def change_plan(actor: Actor, plan: Plan, **values: Any) -> Plan:
+    """Change what *values* name, of `plans.WRITABLE`. A plan whose times change is next due after now."""
+    with transaction.atomic(using=configuration().database):
+        plan = Plan.objects.select_for_update().get(pk=plan.pk)
+        before = validation.described(plan)
+        for name, value in values.items():
+            if name not in validation.WRITABLE:
+                raise UsageError(f"{name} of a plan cannot be changed.", hint="Nothing was changed.")
+            setattr(plan, name, value)
+        validation.check(plan)
+        after = validation.described(plan)
+        changed = [name for name in validation.WRITABLE if before[name] != after[name]]
+        if not changed:
+            return plan
+        if {"cron", "time_zone"} & set(changed):
+            plan.served = timezone.now()
+        plan.save()
+        audit.record(
+            actor,
+            "plan.changed",
+            f"plan:{plan.name}",
+            before={name: before[name] for name in changed},
+            after={name: after[name] for name in changed},
+        )
+    return plan
+
+
+def remove_plan(actor: Actor, plan: Plan) -> None:
+    """Remove a plan; its jobs stay. One that came with the installation comes back with ``install_schedules --again`` only."""
+    with transaction.atomic(using=configuration().database):
+        audit.record(actor, "plan.removed", f"plan:{plan.name}", before=validation.described(plan))
+        plan.delete()
+
+
+def _switch(actor: Actor, plan: Plan, *, enabled: bool) -> Plan:
+    if plan.enabled != enabled:
+        before = {"enabled": plan.enabled}
+        plan.enabled, plan.paused_by = enabled, "" if enabled else actor.name
+        if enabled:
+            plan.served = timezone.now()
+        plan.save(update_fields=["enabled", "paused_by", "served", "changed"])
+        audit.record(
+            actor, "plan.resumed" if enabled else "plan.paused", f"plan:{plan.name}", before=before, after={"enabled": enabled}
+        )
+    return plan

@@ -1,0 +1,141 @@
+"""What retention would do now, as far as the index tells: for the pages, which read no repository.
+
+The prune itself reads the repository and decides anew. Where the index says less than the repository (when a damage was found),
+the preview takes the newest good proof for void.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from backups.conf import configuration
+from backups.engine.repository.retention import Candidate, Decision, Policy, PolicyError, decide, parse_duration
+from backups.jobs.types import PruneArguments
+from backups.models import IndexedBackup
+
+MOST = 3_000
+"""Backups of one set that are looked at; for more a dry run, which is a job, tells."""
+
+_RULES = ("hourly", "daily", "weekly", "monthly", "yearly")
+_FIELDS = (
+    "backup_id",
+    "time",
+    "kind",
+    "parent_id",
+    "held",
+    "hold_note",
+    "verification",
+    "verified_at",
+    "safety",
+    "bytes_stored",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """What would stay and go, or a ``problem``. ``kept_by`` counts backups by rule, each under every rule that keeps it."""
+
+    total: int = 0
+    kept_by: tuple[tuple[str, int], ...] = ()
+    going: tuple[Going, ...] = ()
+    bytes_going: int = 0
+    too_many: tuple[str, ...] = ()
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Going:
+    """A backup that would go, and why."""
+
+    backup_id: str
+    set: str
+    time: datetime
+    bytes_stored: int
+    reason: str
+
+
+def preview(arguments: PruneArguments, now: datetime) -> Preview:
+    """What a prune with *arguments* would do at *now*. Touches nothing, and reads the index alone."""
+    found = configuration()
+    repository, name = arguments.target(found)
+    try:
+        policy = policy_of(arguments)
+        if policy.is_empty:
+            return Preview(problem="Give at least one rule: without one nothing says what to keep.")
+    except PolicyError as problem:
+        return Preview(problem=f"{str(problem).capitalize()}.")
+    rows = IndexedBackup.objects.filter(repository=repository)
+    names = [name] if name else sorted(set(rows.order_by().values_list("set", flat=True).distinct()))
+    total, kept, going, too_many = 0, Counter[str](), list[Going](), list[str]()
+    for one in names:
+        backups = list(rows.filter(set=one).values(*_FIELDS)[: MOST + 1])
+        if len(backups) > MOST:
+            too_many.append(one)
+            continue
+        total += len(backups)
+        by_id = {row["backup_id"]: row for row in backups}
+        for decision in decide(candidates(backups), policy, now):
+            row = by_id[decision.id]
+            kept.update(_rules(decision))
+            if not decision.keep:
+                size, why = row["bytes_stored"], decision.reasons[0]
+                going.append(Going(backup_id=decision.id, set=one, time=row["time"], bytes_stored=size, reason=why))
+    order = [*_RULES, "last", "within", "held", "needed by others", "for safety"]
+    return Preview(
+        total=total,
+        kept_by=tuple((rule, kept[rule]) for rule in order if kept[rule]),
+        going=tuple(sorted(going, key=lambda item: item.time)),
+        bytes_going=sum(item.bytes_stored for item in going),
+        too_many=tuple(too_many),
+    )
+
+
+def policy_of(arguments: PruneArguments) -> Policy:
+    """The policy that a prune job's arguments mean. Raises `PolicyError`."""
+    counts = {name: getattr(arguments, name) for name in ("keep_last", *(f"keep_{rule}" for rule in _RULES))}
+    within = parse_duration(arguments.keep_within) if arguments.keep_within else None
+    return Policy(**counts, keep_within=within, verified_floor=arguments.verified_floor)
+
+
+def candidates(rows: Sequence[dict[str, Any]]) -> list[Candidate]:
+    """Rows of the index as retention sees them (`engine.prune.candidates` makes the same from a repository)."""
+    restored = any(row["verification"] == "restore" for row in rows)
+    spoilt: set[str] = set()
+    for row in sorted(rows, key=lambda row: str(row["backup_id"])):
+        if row["verification"] == "damaged" or row["parent_id"] in spoilt:
+            spoilt.add(row["backup_id"])
+    proofs = {"restore"} if restored else {"restore", "hashes"}
+    return [
+        Candidate(
+            id=row["backup_id"],
+            time=row["time"],
+            kind="snapshot" if row["safety"] else row["kind"],
+            needs=frozenset(filter(None, [row["parent_id"]])),
+            hold=(row["hold_note"] or "no reason given") if row["held"] else None,
+            damaged=row["verification"] == "damaged",
+            verified=row["verification"] in proofs and row["verified_at"] is not None and row["backup_id"] not in spoilt,
+        )
+        for row in rows
+    ]
+
+
+def _rules(decision: Decision) -> set[str]:
+    """The rules that keep a backup, in the words of the form; none for one that goes."""
+    if not decision.keep:
+        return set()
+    found = {_rule(reason) for reason in decision.reasons}
+    return found - {"for safety", "needed by others"} or found
+
+
+def _rule(reason: str) -> str:
+    word = re.split(r"[ :,]", reason, maxsplit=1)[0]
+    if word in ("last", "within", *_RULES):
+        return word
+    if word == "hold":
+        return "held"
+    return "needed by others" if reason.startswith("needed by") else "for safety"
