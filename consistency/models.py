@@ -7,7 +7,7 @@ from typing import Any
 from django.db import models
 from django.utils import timezone
 
-from consistency.engine.findings import Cause, Kind, Severity
+from consistency.engine.findings import Cause, FindingKind, Severity
 from consistency.engine.findings import Repair as Action
 from consistency.engine.findings import State as Verdict
 
@@ -62,7 +62,7 @@ class Finding(models.Model):
         UNDONE = "undone", "repaired, and the repair undone"
 
     belongs_to = models.ForeignKey(Check, on_delete=models.CASCADE, related_name="findings")
-    kind = models.CharField(max_length=24, choices=[(one.value, one.value) for one in Kind])
+    kind = models.CharField(max_length=24, choices=[(one.value, one.value) for one in FindingKind])
     severity = models.CharField(max_length=8, choices=[(one.value, one.value) for one in Severity])
     mapping = models.CharField(max_length=100, blank=True)
     record = models.CharField(max_length=500, blank=True)

@@ -22,7 +22,7 @@ from django.utils import timezone
 from consistency import services, words
 from consistency.declaration import declared, option, taker
 from consistency.engine.errors import ConsistencyError, Mistake
-from consistency.engine.findings import Kind, Severity, State
+from consistency.engine.findings import FindingKind, Severity, State
 from consistency.engine.findings import Repair as Action
 from consistency.frame import Work, frame, page, say
 from consistency.models import Check, Finding, Repair, Step
@@ -114,7 +114,7 @@ def _standing(check: Check | None) -> dict[str, Any]:
             "repairs": sorted(repairs.get(kind, ())),
             "kept": kept if check.kinds[kind] > kept else None,
         }
-        for kind in Kind
+        for kind in FindingKind
         if check.kinds.get(kind)
     ]
     return {"rows": rows, "plan": _plan(check), "new": _new(check)}
@@ -270,7 +270,7 @@ class Wanted:
         """Read the address; what is not known is left out."""
         given = request.GET
         return cls(
-            kind=given.get("kind", "") if given.get("kind") in [*Kind] else "",
+            kind=given.get("kind", "") if given.get("kind") in [*FindingKind] else "",
             severity=given.get("severity", "") if given.get("severity") in [*Severity] else "",
             state=given.get("state", "") if given.get("state") in Finding.State.values else "",
             mapping=given.get("mapping", "")[:100],
@@ -315,7 +315,7 @@ def check(request: HttpRequest, number: int) -> HttpResponse:
         "check": found,
         "verdict": verdict_of(found) if found.state == Check.State.DONE else None,
         "wanted": wanted,
-        "kinds": [kind for kind in Kind if found.kinds.get(kind)],
+        "kinds": [kind for kind in FindingKind if found.kinds.get(kind)],
         "severities": [level for level in (*_ORDER, Severity.INFO) if found.severities.get(level)],
         "states": Finding.State.choices,
         "mapping_names": sorted(found.mappings),
@@ -466,7 +466,7 @@ def _strip(picture: Iterable[float], top: float) -> Iterator[dict[str, float]]:
 def plan(request: HttpRequest, number: int) -> HttpResponse:
     """What a repair of a check's findings would do; and asking for it."""
     found = _check(number)
-    chosen = tuple(kind for kind in request.POST.getlist("kind") if kind in [*Kind])
+    chosen = tuple(kind for kind in request.POST.getlist("kind") if kind in [*FindingKind])
     findings = tuple(n for text in request.POST.getlist("finding")[:500] if (n := _number(text)) is not None)
     about = _about_running(request)
     problem = ""

@@ -40,8 +40,8 @@ from consistency.engine.context import Context, Phase, Progress
 from consistency.engine.errors import Cancelled, ConsistencyError, RepairRefused
 from consistency.engine.examine import Facts
 from consistency.engine.findings import Finding as Found
-from consistency.engine.findings import Kind, Severity
 from consistency.engine.findings import Repair as Action
+from consistency.engine.findings import Severity
 from consistency.engine.rows import name, reading
 from consistency.models import Check, Finding, Repair, Step
 
@@ -564,7 +564,6 @@ def _foreign_keys_off(mapping: str) -> Iterator[None]:
 
 
 __all__ = [
-    "Kind",
     "Outcome",
     "Plan",
     "new_findings",

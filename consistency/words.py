@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from consistency.engine.findings import Cause, Kind, Repair, Severity, State
+from consistency.engine.findings import Cause, FindingKind, Repair, Severity, State
 
 KINDS: Mapping[str, tuple[str, str]] = {
-    Kind.MISSING_IN_CHROMADB: ("Missing in Chroma", "A row whose vector is not in Chroma: a search does not find it."),
-    Kind.MISSING_IN_SQLITE: ("Missing in SQLite", "A vector whose row is gone: a search finds what is not there."),
-    Kind.EMBEDDING_MISMATCH: ("Vectors differ", "Both sides have a vector, and they differ in dimension, model or values."),
-    Kind.ORPHANED_CHROMADB: ("Orphaned vector", "A vector whose parent is gone."),
-    Kind.ORPHANED_SQLITE: ("Orphaned row", "A row whose parent is gone."),
-    Kind.COUNT_MISMATCH: ("Counts differ", "A parent, or a whole mapping, has another number of rows than of vectors."),
-    Kind.METADATA_MISMATCH: ("Metadata differs", "What Chroma repeats of the row, or the document, is not what the row says."),
-    Kind.MISSING_VECTOR: ("Record without vector", "Chroma has the record and no vector of it."),
-    Kind.STRAY_VECTOR: ("Vector without record", "Chroma's index holds a vector that no record names."),
-    Kind.INVALID_VECTOR: ("Invalid vector", "Values that are no numbers, infinite, or all zero."),
-    Kind.WRONG_DIMENSION: ("Wrong dimension", "A vector in SQLite has another number of values than it should have."),
-    Kind.DUPLICATE_ID: ("Duplicate id", "Several rows claim one id; Chroma can hold one of them."),
-    Kind.BROKEN_FOREIGN_KEY: ("Broken foreign key", "A row names another one that is not there."),
+    FindingKind.MISSING_IN_CHROMADB: ("Missing in Chroma", "A row whose vector is not in Chroma: a search does not find it."),
+    FindingKind.MISSING_IN_SQLITE: ("Missing in SQLite", "A vector whose row is gone: a search finds what is not there."),
+    FindingKind.EMBEDDING_MISMATCH: (
+        "Vectors differ",
+        "The two vectors differ in dimension, model or values.",
+    ),
+    FindingKind.ORPHANED_CHROMADB: ("Orphaned vector", "A vector whose parent is gone."),
+    FindingKind.ORPHANED_SQLITE: ("Orphaned row", "A row whose parent is gone."),
+    FindingKind.COUNT_MISMATCH: ("Counts differ", "A parent, or a whole mapping, has another number of rows than of vectors."),
+    FindingKind.METADATA_MISMATCH: (
+        "Metadata differs",
+        "Chroma's metadata or document differs from the row.",
+    ),
+    FindingKind.MISSING_VECTOR: ("Record without vector", "Chroma has the record and no vector of it."),
+    FindingKind.STRAY_VECTOR: ("Vector without record", "Chroma's index holds a vector that no record names."),
+    FindingKind.INVALID_VECTOR: ("Invalid vector", "Values that are no numbers, infinite, or all zero."),
+    FindingKind.WRONG_DIMENSION: ("Wrong dimension", "A vector in SQLite has another number of values than it should have."),
+    FindingKind.DUPLICATE_ID: ("Duplicate id", "Several rows claim one id; Chroma can hold one of them."),
+    FindingKind.BROKEN_FOREIGN_KEY: ("Broken foreign key", "A row names another one that is not there."),
 }
 """Kind of finding -> what it is called, and what that means."""
 
@@ -36,13 +42,13 @@ CAUSES: Mapping[str, str] = {
     Cause.OTHER_MODEL: "The two sides name different models.",
 }
 BY_HAND: Mapping[str, str] = {
-    Kind.STRAY_VECTOR: "Write the record anew, or rebuild the collection.",
-    Kind.INVALID_VECTOR: "Compute the row's vector anew; Chroma follows.",
-    Kind.WRONG_DIMENSION: "Compute the row's vector anew, with the model that the collection is made for.",
-    Kind.DUPLICATE_ID: "Give all rows but one another id, or delete them.",
-    Kind.BROKEN_FOREIGN_KEY: "Point it to a row that is there, or delete it.",
-    Kind.MISSING_IN_CHROMADB: "Compute the row's vector anew first: the one that it has cannot be used.",
-    Kind.METADATA_MISMATCH: "Compute the row's vector anew first: the one that it has cannot be used.",
+    FindingKind.STRAY_VECTOR: "Write the record anew, or rebuild the collection.",
+    FindingKind.INVALID_VECTOR: "Compute the row's vector anew; Chroma follows.",
+    FindingKind.WRONG_DIMENSION: "Compute the row's vector anew, with the model that the collection is made for.",
+    FindingKind.DUPLICATE_ID: "Give all rows but one another id, or delete them.",
+    FindingKind.BROKEN_FOREIGN_KEY: "Point it to a row that is there, or delete it.",
+    FindingKind.MISSING_IN_CHROMADB: "Compute the row's vector anew first: the one that it has cannot be used.",
+    FindingKind.METADATA_MISMATCH: "Compute the row's vector anew first: the one that it has cannot be used.",
 }
 """What a person does where no repair can."""
 

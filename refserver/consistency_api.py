@@ -21,10 +21,10 @@ from backups.api.operation import Resource, operation, reply
 from backups.api.paging import Page, PageQuery, page
 from backups.api.permissions import require
 from backups.api.problems import Refused
-from backups.api.schemas import JobShape, Sent, Text, Told
+from backups.api.schemas import JobShape, RequestModel, ResponseModel, Text
 from consistency import services
 from consistency.engine.errors import ConsistencyError
-from consistency.engine.findings import Cause, Kind, Severity, State
+from consistency.engine.findings import Cause, FindingKind, Severity, State
 from consistency.engine.findings import Repair as Action
 from consistency.frame import Work
 from consistency.models import Check, Finding, Repair
@@ -37,7 +37,7 @@ _QUEUED = {202: ("Location",)}
 Number = Annotated[int, Field(ge=1, le=_MOST)]
 
 
-class ConsistencyCheck(Told):
+class ConsistencyCheck(ResponseModel):
     """A check. `state` is how far it is, `verdict` its outcome; `kinds` and `severities` count what it found."""
 
     id: int
@@ -57,12 +57,12 @@ class ConsistencyCheck(Told):
     error: dict[str, Any] | None
 
 
-class IssueShape(Told):
+class IssueShape(ResponseModel):
     """One thing that a check found. `repair` is what mends it; `safe`: without a question."""
 
     id: int
     check: int
-    kind: Kind
+    kind: FindingKind
     severity: Severity
     mapping: str
     record: str
@@ -82,7 +82,7 @@ class WholeIssue(IssueShape):
     chroma: dict[str, Any] | None
 
 
-class MadeRepair(Told):
+class MadeRepair(ResponseModel):
     """A repair. `steps` says how many records are in which state; `snapshot` is the backup that was made before."""
 
     id: int
@@ -97,7 +97,7 @@ class MadeRepair(Told):
     steps: dict[str, int]
 
 
-class RepairPlan(Told):
+class RepairPlan(ResponseModel):
     """What a repair would do. `asks` delete a vector; `left` are those that no repair mends."""
 
     check: int
@@ -124,7 +124,7 @@ class IssueQuery(PageQuery):
     check: Annotated[Number | None, Field(description="Of that check; the last one of the live stores if none is given.")] = (
         None
     )
-    kind: Annotated[Kind | None, Field(description="Findings of one kind.")] = None
+    kind: Annotated[FindingKind | None, Field(description="Findings of one kind.")] = None
     severity: Annotated[Severity | None, Field(description="Findings of one severity; `info` are in flight.")] = None
     state: Annotated[Literal["open", "repaired", "gone", "undone"] | None, Field(description="What became of them.")] = None
     mapping: Annotated[Text, Field(description="Findings of one mapping.")] = ""
@@ -132,7 +132,7 @@ class IssueQuery(PageQuery):
     safe: Annotated[bool | None, Field(description="Those whose repair needs no question, or the others.")] = None
 
 
-class NewCheck(Sent):
+class NewCheck(RequestModel):
     """A check to be made."""
 
     repair: Annotated[
@@ -140,12 +140,14 @@ class NewCheck(Sent):
     ] = ""
 
 
-class Repairing(Sent):
+class Repairing(RequestModel):
     """What to repair of what a check found. Nothing named: all that is safe."""
 
     check: Annotated[Number | None, Field(description="The last one of the live stores if none is given.")] = None
     scope: Annotated[Literal["safe", "all"], Field(description="`all` deletes vectors whose rows are gone, too.")] = "safe"
-    kinds: Annotated[tuple[Kind, ...], Field(max_length=len(Kind), description="Only findings of these kinds.")] = ()
+    kinds: Annotated[
+        tuple[FindingKind, ...], Field(max_length=len(FindingKind), description="Only findings of these kinds.")
+    ] = ()
     issues: Annotated[tuple[Number, ...], Field(max_length=500, description="Only these findings.")] = ()
 
 

@@ -13,7 +13,7 @@ from backups.engine.errors import EngineError
 from backups.identity.audit import Actor
 from backups.identity.sign_in import actor_of
 from backups.jobs import lifecycle
-from backups.jobs.types import Kind
+from backups.jobs.types import JobType
 from backups.models import Job
 from consistency.engine.errors import ConsistencyError
 from consistency.frame import Frame, View, Work
@@ -35,7 +35,7 @@ def ask(actor: Actor, work: Work) -> Job:
     return lifecycle.enqueue(kind, values, actor)
 
 
-def _job_of(work: Work) -> tuple[Kind[Any], dict[str, Any]]:
+def _job_of(work: Work) -> tuple[JobType[Any], dict[str, Any]]:
     if work.do == "repair":
         scope = "all" if work.everything else "safe"
         return REPAIR, {"of_check": work.check, "scope": scope, "kinds": list(work.kinds), "findings": list(work.findings)}

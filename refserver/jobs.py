@@ -17,11 +17,11 @@ from pydantic import Field
 
 from backups.conf import configuration
 from backups.engine.types import SourceKind
-from backups.jobs.types import Arguments, BackupArguments, Kind, kind_of, management
+from backups.jobs.types import Arguments, BackupArguments, JobType, job_type, management
 from backups.models import Job
 from consistency.declaration import description
 from consistency.engine.errors import ConsistencyError, RepairRefused
-from consistency.engine.findings import Kind as FindingKind
+from consistency.engine.findings import FindingKind
 
 Number = Annotated[int, Field(ge=1, lt=1 << 63)]
 
@@ -100,7 +100,7 @@ def _told_of_repair(made: dict[str, Any]) -> str:
 
 
 _SHOWN: dict[str, Any] = {"sentence": _told, "template": "consistency/outcome.html"}
-CHECK = Kind(
+CHECK = JobType(
     name="check_consistency",
     title="Check consistency",
     arguments=CheckArguments,
@@ -109,7 +109,7 @@ CHECK = Kind(
     permission="consistency.run_check",
     **_SHOWN,
 )
-REPAIR = Kind(
+REPAIR = JobType(
     name="repair_consistency",
     title="Repair what a check found",
     arguments=RepairArguments,
@@ -118,7 +118,7 @@ REPAIR = Kind(
     planned=False,
     **_SHOWN,
 )
-UNDO = Kind(
+UNDO = JobType(
     name="undo_repair",
     title="Undo a repair",
     arguments=OfRepair,
@@ -127,7 +127,7 @@ UNDO = Kind(
     planned=False,
     **_SHOWN,
 )
-RESUME = Kind(
+RESUME = JobType(
     name="resume_repair",
     title="Go on with a repair",
     arguments=Arguments,
@@ -144,7 +144,7 @@ def snapshot(reason: str) -> str:
     It is a backup as any other, made by the engine's own process: that of a repair holds databases open.
     """
     arguments = BackupArguments(backup="snapshot", note=reason, verify="hashes")
-    command = [*kind_of("backup").command(arguments, ""), "--wait", _WAIT]
+    command = [*job_type("backup").command(arguments, ""), "--wait", _WAIT]
     done = subprocess.run(command, cwd=settings.BASE_DIR, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     try:
         answer = json.loads(done.stdout.splitlines()[-1])

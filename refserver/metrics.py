@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from consistency.engine.findings import Kind, State
+from consistency.engine.findings import FindingKind, State
 from consistency.models import Check
 from consistency.services import unfinished
 
@@ -21,7 +21,7 @@ def consistency() -> Iterator[Metric]:
     open_repairs = GaugeMetricFamily("refbackup_consistency_unfinished_repairs", "Repairs that are not at an end")
     last = Check.objects.filter(source=Check.LIVE, state=Check.State.DONE).order_by("-started", "-pk").first()
     if last is not None and last.ended is not None:
-        for kind in Kind:
+        for kind in FindingKind:
             findings.add_metric((kind,), last.kinds.get(kind, 0))
         for one in State:
             state.add_metric((one,), float(last.verdict == one))

@@ -22,7 +22,7 @@ from backups.engine.errors import UsageError
 from backups.engine.names import BACKUP_ID
 from backups.identity.sign_in import actor_of
 from backups.jobs import submit
-from backups.jobs.types import RESTORE_IN_PLACE, kinds
+from backups.jobs.types import RESTORE_IN_PLACE, job_types
 from backups.models import Job, JobLog, Plan
 from backups.templatetags.backups_jobs import job_title
 
@@ -96,7 +96,7 @@ def overview(request: HttpRequest) -> HttpResponse:
         "jobs": listed,
         "wanted": wanted,
         "states": Job.State.choices,
-        "kinds": sorted(kinds().values(), key=lambda kind: kind.title),
+        "kinds": sorted(job_types().values(), key=lambda kind: kind.title),
         "vias": Job.Via.choices,
         "plans": Plan.objects.order_by("name")[:200],
         "newer": wanted.as_query(after=_point(listed[0])) if has_newer else "",

@@ -11,7 +11,7 @@ from typing import Any
 from django.utils import timezone
 
 from backups.engine.progress import human_bytes, human_seconds, rough
-from backups.jobs.types import kinds
+from backups.jobs.types import job_types
 from backups.models import Job
 from backups.monitoring.facts import worker_beat
 from backups.monitoring.verdict import SILENCE
@@ -78,7 +78,7 @@ def _done(job: Job) -> str:
     found: dict[str, Any] = job.result or {}
     took = f"in {human_seconds(job.took.total_seconds())}" if job.took is not None else ""
     try:
-        kind = kinds().get(job.kind)
+        kind = job_types().get(job.kind)
         sentence = _SENTENCES.get(job.kind) or (kind.sentence if kind else None)
         more = sentence(found) if sentence and found else ""
     except (KeyError, TypeError, ValueError):
@@ -161,7 +161,7 @@ def result(job: Job) -> Result | None:
     found = job.result
     if not found:
         return None
-    kind = kinds().get(job.kind)
+    kind = job_types().get(job.kind)
     template, wanted = _TEMPLATES.get(job.kind, (kind.template if kind else "", ()))
     if any(name not in found for name in wanted):
         template = ""

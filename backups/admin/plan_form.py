@@ -10,7 +10,7 @@ from django import forms
 
 from backups.conf import configuration
 from backups.engine.errors import UsageError
-from backups.jobs.types import CommandArguments, Kind, OfSet
+from backups.jobs.types import CommandArguments, JobType, OfSet
 from backups.models import Plan
 from backups.plans import validation
 
@@ -48,7 +48,7 @@ class PlanForm(forms.Form):
     )
     alert_after = forms.IntegerField(min_value=1, max_value=1000, initial=1, label="After", help_text="Failures in a row.")
 
-    def __init__(self, *args: Any, kind: Kind[Any], plan: Plan | None = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, kind: JobType[Any], plan: Plan | None = None, **kwargs: Any) -> None:
         self.kind, self.plan = kind, plan
         if plan is not None:
             kwargs["initial"] = self._from_plan(plan)
@@ -254,7 +254,7 @@ class JsonForm(PlanForm):
 _FORMS: dict[str, type[PlanForm]] = {"backup": BackupForm, "verify": VerifyForm, "drill": DrillForm, "prune": PruneForm}
 
 
-def form_of(kind: Kind[Any]) -> type[PlanForm]:
+def form_of(kind: JobType[Any]) -> type[PlanForm]:
     """The form for plans of a kind."""
     if kind.name in _FORMS:
         return _FORMS[kind.name]

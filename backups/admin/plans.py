@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from backups.conf import configuration
 from backups.engine.errors import UsageError
 from backups.identity.sign_in import actor_of
-from backups.jobs.types import PRUNE, Kind, PruneArguments, kind_of, kinds
+from backups.jobs.types import PRUNE, JobType, PruneArguments, job_type, job_types
 from backups.models import Job, Plan, Worker
 from backups.plans import cron as schedules
 from backups.plans import editing, retention_preview, yaml_files
@@ -100,12 +100,12 @@ def new(request: HttpRequest) -> HttpResponse:
     if not name:
         offered = [
             (kind, ABOUT_KINDS.get(kind.name, ""))
-            for kind in kinds().values()
+            for kind in job_types().values()
             if kind.planned and kind.name not in NEVER_PLANNED
         ]
         choices = [(kind, text) for kind, text in offered if request.user.has_perm(kind.permission)]
         return render(request, "backups/plan_kinds.html", "A new plan", {"choices": choices})
-    kind = kind_of(name)
+    kind = job_type(name)
     if kind.name in NEVER_PLANNED:
         raise Http404
     _require(request, kind)
@@ -121,7 +121,7 @@ def new(request: HttpRequest) -> HttpResponse:
 def one(request: HttpRequest, name: str) -> HttpResponse:
     """One plan: when, what became of it, and the form that changes it."""
     plan = _found(name)
-    kind = kinds().get(plan.kind)
+    kind = job_types().get(plan.kind)
     may_change = kind is not None and request.user.has_perms(("backups.change_plan", kind.permission))
     form = form_of(kind)(request.POST or None, kind=kind, plan=plan) if kind is not None else None
     if request.method == "POST":
@@ -165,7 +165,7 @@ def switch(request: HttpRequest, name: str, what: str) -> HttpResponse:
 def delete(request: HttpRequest, name: str) -> HttpResponse:
     """Ask, then remove it."""
     plan = _found(name)
-    kind = kinds().get(plan.kind)
+    kind = job_types().get(plan.kind)
     if kind is not None:
         _require(request, kind)
     if request.method == "POST":
@@ -232,7 +232,7 @@ def take_over(request: HttpRequest) -> HttpResponse:
         context["text"] = form.content()
         entries = yaml_files.read(context["text"])
         changes = yaml_files.compare(entries, replace=context["replace"])
-        needed = sorted({kind_of(kind).permission for change in changes for kind in change.kinds if kind in kinds()})
+        needed = sorted({job_type(kind).permission for change in changes for kind in change.kinds if kind in job_types()})
         missing = [permission for permission in needed if not request.user.has_perm(permission)]
         if missing:
             raise UsageError(
@@ -276,7 +276,7 @@ def _found(name: str) -> Plan:
     return plan
 
 
-def _require(request: HttpRequest, kind: Kind[Any]) -> None:
+def _require(request: HttpRequest, kind: JobType[Any]) -> None:
     """A plan does what its kind does, so who makes one must be allowed to ask for that."""
     if not request.user.has_perm(kind.permission):
         raise PermissionDenied

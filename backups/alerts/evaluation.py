@@ -40,7 +40,7 @@ _MOST_OPEN = 2_000
 _KEPT_TIDY = 500
 
 
-def look(host: str, now: datetime) -> list[Decision]:
+def evaluate_rules(host: str, now: datetime) -> list[Decision]:
     """Look, decide, and write down. Called by every host's tick; the hosts take turns. Returns what was decided."""
     note_clock(host, now, time.clock_gettime(time.CLOCK_BOOTTIME), processes.current().partition(":")[0])
     switches.beat(now)

@@ -13,7 +13,7 @@ from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 
 from backups.engine.errors import UsageError
-from backups.jobs.types import kinds
+from backups.jobs.types import job_types
 from backups.models import Plan
 from backups.plans import editing
 from backups.plans.cron import in_words, slots_after
@@ -188,6 +188,6 @@ def _may_plan(request: Request, kind: str) -> None:
     """What a plan does it does with the rights of whoever wrote it: they must have them, by way of their token too, or a token
     for plans alone could delete by a plan that prunes. An unknown kind is refused later.
     """
-    known = kinds().get(kind)
+    known = job_types().get(kind)
     if known is not None:
         require(request, known.permission)

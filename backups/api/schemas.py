@@ -46,13 +46,13 @@ def _text(value: Any) -> Any:
 Moment = Annotated[AwareDatetime, BeforeValidator(_text), AfterValidator(_utc)]
 
 
-class Sent(BaseModel):
+class RequestModel(BaseModel):
     """What comes in: nothing that is not known, and nothing that changes once it is read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Told(BaseModel):
+class ResponseModel(BaseModel):
     """What goes out, read from a row."""
 
     model_config = ConfigDict(from_attributes=True, frozen=True)
@@ -75,13 +75,13 @@ class BackupQuery(PageQuery):
     text: Annotated[Text, Field(description="In the note or the id; upper and lower case are the same.")] = ""
 
 
-class WhereQuery(Sent):
+class WhereQuery(RequestModel):
     """Which of several repositories that hold the same backup."""
 
     repository: Annotated[Text, Field(description="Name of the repository; the first that has it if none is given.")] = ""
 
 
-class SourceShape(Told):
+class SourceShape(ResponseModel):
     """A store in a backup."""
 
     kind: str
@@ -91,7 +91,7 @@ class SourceShape(Told):
     method: str
 
 
-class BackupShape(Told):
+class BackupShape(ResponseModel):
     """A backup, as the index has it."""
 
     id: Annotated[str, Field(validation_alias="backup_id")]
@@ -119,7 +119,7 @@ class BackupShape(Told):
     job: str | None
 
 
-class Lineage(Told):
+class Lineage(ResponseModel):
     """What a backup needs to be restored, nearest first, and the backups that need it directly, newest first."""
 
     needs: list[str]
@@ -134,7 +134,7 @@ class WholeBackup(BackupShape):
     lineage: Lineage
 
 
-class NewBackup(Sent):
+class NewBackup(RequestModel):
     """A backup to be made."""
 
     kind: Annotated[Kind, Field(description="`snapshot` holds SQLite alone.")] = "full"
@@ -150,7 +150,7 @@ class NewBackup(Sent):
     ] = None
 
 
-class Proving(Sent):
+class Proving(RequestModel):
     """How far to look: every byte, or a whole restore with the stores opened."""
 
     depth: Literal["hashes", "restore"] = "hashes"
@@ -163,13 +163,13 @@ class SetProving(Proving):
     everything: Annotated[bool, Field(description="All of the set, or its newest only.")] = False
 
 
-class Holding(Sent):
+class Holding(RequestModel):
     """Why a backup is held."""
 
     note: Note = ""
 
 
-class ToFolder(Sent):
+class ToFolder(RequestModel):
     """A restore into a new folder below the one that the operator set (`RESTORE_FOLDER`)."""
 
     to: Literal["folder"]
@@ -178,7 +178,7 @@ class ToFolder(Sent):
     check: Annotated[bool, Field(description="Open and check what was restored.")] = True
 
 
-class InPlace(Sent):
+class InPlace(RequestModel):
     """A restore over the live stores, after a safety backup of them."""
 
     to: Literal["in_place"]
@@ -194,7 +194,7 @@ class InPlace(Sent):
 Restoring = Annotated[ToFolder | InPlace, Field(discriminator="to")]
 
 
-class Previewing(Sent):
+class Previewing(RequestModel):
     """What a restore in place would change."""
 
     only: Only | None = None
@@ -246,7 +246,7 @@ class JobQuery(PageQuery):
     until: Annotated[Moment | None, Field(description="Asked for at this time or earlier.")] = None
 
 
-class Progress(Told):
+class Progress(ResponseModel):
     """How far a phase of a job is; `fraction` is from 0 to 1, null when the total is not known."""
 
     phase: str
@@ -257,7 +257,7 @@ class Progress(Told):
     seconds_left: float | None
 
 
-class JobShape(Told):
+class JobShape(ResponseModel):
     """A job."""
 
     id: UUID
@@ -285,7 +285,7 @@ class JobShape(Told):
     error: dict[str, Any] | None
 
 
-class LogQuery(Sent):
+class LogQuery(RequestModel):
     """Which lines of a log."""
 
     after: Annotated[
@@ -296,7 +296,7 @@ class LogQuery(Sent):
     limit: Annotated[int, Field(ge=1, le=2000, description="Most lines to return.")] = 500
 
 
-class LogLine(Told):
+class LogLine(ResponseModel):
     """A line that a job wrote."""
 
     id: int
@@ -305,7 +305,7 @@ class LogLine(Told):
     line: str
 
 
-class Log(Told):
+class Log(ResponseModel):
     """Lines of a job's log, oldest first. Ask again with `after=last` until `ended` is true and no line came."""
 
     lines: list[LogLine]
@@ -353,14 +353,14 @@ def line(row: JobLog) -> LogLine:
 # Schedules
 
 
-class ScheduleQuery(Sent):
+class ScheduleQuery(RequestModel):
     """Which schedules."""
 
     kind: Annotated[Text, Field(description="Schedules of one kind of job.")] = ""
     enabled: Annotated[bool | None, Field(description="Those that run, or those that are paused.")] = None
 
 
-class ScheduleShape(Told):
+class ScheduleShape(ResponseModel):
     """A plan: what is done by itself, and when. `next` has its next five times, none while it is paused."""
 
     name: str
@@ -390,7 +390,7 @@ Zone = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 Addresses = Annotated[list[Annotated[str, StringConstraints(max_length=254)]], Field(max_length=50)]
 
 
-class NewSchedule(Sent):
+class NewSchedule(RequestModel):
     """A plan to be made. `arguments` are those of the kind of job."""
 
     name: Name
@@ -409,7 +409,7 @@ class NewSchedule(Sent):
     alert_after: Annotated[int, Field(ge=1, le=1000)] = 1
 
 
-class ScheduleChange(Sent):
+class ScheduleChange(RequestModel):
     """What to change of a plan; what is not named stays."""
 
     title: Annotated[str, StringConstraints(max_length=120)] | None = None
@@ -424,7 +424,7 @@ class ScheduleChange(Sent):
     alert_after: Annotated[int, Field(ge=1, le=1000)] | None = None
 
 
-class TimesQuery(Sent):
+class TimesQuery(RequestModel):
     """A cron expression to be looked at."""
 
     cron: Annotated[Cron, Field(description="Minute, hour, day of month, month, day of week: `0 3 * * *`.")]
@@ -432,7 +432,7 @@ class TimesQuery(Sent):
     count: Annotated[int, Field(ge=1, le=50, description="How many times to return.")] = 5
 
 
-class Times(Told):
+class Times(ResponseModel):
     """A cron expression in plain words, and when it is due next."""
 
     cron: str
@@ -444,7 +444,7 @@ class Times(Told):
 # Repositories
 
 
-class SetSummary(Told):
+class SetSummary(ResponseModel):
     """The backups of one set in a repository."""
 
     name: str
@@ -453,7 +453,7 @@ class SetSummary(Told):
     newest: datetime | None
 
 
-class RepositoryShape(Told):
+class RepositoryShape(ResponseModel):
     """A repository, and the disk that it lies on. `problem` says why it cannot be used; sizes that are not known are null."""
 
     name: str
@@ -471,7 +471,7 @@ class WholeRepository(RepositoryShape):
     bytes_stored: int
 
 
-class Pruning(Sent):
+class Pruning(RequestModel):
     """What to keep: at least one rule. `dry_run` only says what would go."""
 
     set: Name | Literal[""] = ""
@@ -500,7 +500,7 @@ class AuditQuery(PageQuery):
     until: Annotated[Moment | None, Field(description="At this time or earlier.")] = None
 
 
-class AuditShape(Told):
+class AuditShape(ResponseModel):
     """An entry of the audit."""
 
     number: int
@@ -518,7 +518,7 @@ class AuditShape(Told):
     hash: str
 
 
-class AuditVerdict(Told):
+class AuditVerdict(ResponseModel):
     """Whether the chain of the audit holds; if not, the first entry that does not, and why."""
 
     holds: bool
@@ -543,7 +543,7 @@ class TokenQuery(PageQuery):
     usable: Annotated[bool | None, Field(description="Neither revoked nor expired, or one of these.")] = None
 
 
-class TokenShape(Told):
+class TokenShape(ResponseModel):
     """A token. Its secret is nowhere kept; `hint` is its beginning."""
 
     id: int
@@ -565,7 +565,7 @@ class IssuedToken(TokenShape):
     secret: str | None
 
 
-class NewToken(Sent):
+class NewToken(RequestModel):
     """A token to be made, for whoever asks."""
 
     name: Annotated[str, StringConstraints(min_length=1, max_length=120)]
@@ -581,7 +581,7 @@ def token(row: ApiToken) -> TokenShape:
 # Status
 
 
-class Reason(Told):
+class Reason(ResponseModel):
     """Something that keeps the data from being safe, or that somebody should know; `todo` says what to do."""
 
     code: str
@@ -591,7 +591,7 @@ class Reason(Told):
     page: str
 
 
-class Measure(Told):
+class Measure(ResponseModel):
     """What is, against what is promised, in seconds; null when it is not known yet."""
 
     seconds: float | None
@@ -599,7 +599,7 @@ class Measure(Told):
     kept: bool
 
 
-class Space(Told):
+class Space(ResponseModel):
     """Bytes that backups take, and what is left of the disk that is full first."""
 
     used: int
@@ -608,7 +608,7 @@ class Space(Told):
     full_in_days: float | None
 
 
-class SuccessDay(Told):
+class SuccessDay(ResponseModel):
     """Backups of one day."""
 
     day: str
@@ -616,7 +616,7 @@ class SuccessDay(Told):
     failed: int
 
 
-class Success(Told):
+class Success(ResponseModel):
     """How the backups of the last 30 days ended."""
 
     done: int
@@ -625,7 +625,7 @@ class Success(Told):
     days: list[SuccessDay]
 
 
-class Counts(Told):
+class Counts(ResponseModel):
     """How many there are."""
 
     backups: int
@@ -635,7 +635,7 @@ class Counts(Told):
     waiting: int
 
 
-class NextRun(Told):
+class NextRun(ResponseModel):
     """A schedule's next time."""
 
     time: datetime
@@ -644,7 +644,7 @@ class NextRun(Told):
     kind: str
 
 
-class Status(Told):
+class Status(ResponseModel):
     """Are we safe?"""
 
     at: datetime
@@ -660,7 +660,7 @@ class Status(Told):
     next: list[NextRun]
 
 
-class ReadinessItem(Told):
+class ReadinessItem(ResponseModel):
     """One part of the score. What was never tested earns nothing."""
 
     code: str
@@ -673,7 +673,7 @@ class ReadinessItem(Told):
     page: str
 
 
-class Readiness(Told):
+class Readiness(ResponseModel):
     """Would a recovery work today? `score` is of 100; `level` for a machine, `sentence` for a person."""
 
     at: datetime
@@ -683,21 +683,21 @@ class Readiness(Told):
     items: list[ReadinessItem]
 
 
-class Check(Told):
+class Check(ResponseModel):
     """One part of readiness."""
 
     ok: bool
     says: str
 
 
-class Ready(Told):
+class Ready(ResponseModel):
     """Whether this process can answer, and whether a worker takes what it queues."""
 
     status: Literal["ready", "not_ready"]
     checks: dict[str, Check]
 
 
-class EarlierRestore(Sent):
+class EarlierRestore(RequestModel):
     """A restore, as earlier clients ask for it: the backup's id and where to."""
 
     backup_id: BackupId

@@ -37,7 +37,7 @@ from urllib.parse import quote
 
 from django.db import connections
 
-from backups.engine.archive.table import Kind, Tree
+from backups.engine.archive.table import EntryType, Tree
 from backups.engine.capture.sqlite import connect, is_locked
 from backups.engine.chroma_files import directory
 from backups.engine.config import check_set_name
@@ -456,7 +456,7 @@ def _files(look: _Look, record: SourceRecord, tree: Tree) -> dict[str, Any]:
     kept = {
         entry_path.removeprefix(prefix): (entry.size, entry.mtime_ns)
         for entry_path, entry in tree.entries.items()
-        if entry_path.startswith(prefix) and entry.kind is Kind.FILE
+        if entry_path.startswith(prefix) and entry.kind is EntryType.FILE
     }
     if path is None:
         live = Live(path=None, state="unknown", why="The project names no live folder for it.")

@@ -13,7 +13,7 @@ from typing import Final
 
 from .archive.blocks import BLOCK
 from .archive.reader import Archives, BlockDamaged
-from .archive.table import Entry, FrameRef, Kind, Tree
+from .archive.table import Entry, EntryType, FrameRef, Tree
 from .errors import DamageFound
 from .runtime.context import Phase
 from .runtime.durable import WRITEBACK_BYTES, begin_writeback, reach
@@ -53,9 +53,9 @@ def extract(
     chosen = [entry for path, entry in tree.entries.items() if wanted(path)]
     for entry in chosen:
         place = target / entry.path
-        if entry.kind is Kind.FOLDER:
+        if entry.kind is EntryType.FOLDER:
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        elif entry.kind is Kind.LINK:
+        elif entry.kind is EntryType.LINK:
             place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             place.symlink_to(entry.target)
     opened: list[_OpenFile] = []
@@ -64,7 +64,7 @@ def extract(
             pending: deque[Future[int]] = deque()
             try:
                 for entry in chosen:
-                    if entry.kind is Kind.FILE:
+                    if entry.kind is EntryType.FILE:
                         opened.append(_OpenFile(target / entry.path, entry, sync, lost))
                         _write_file(archives, tree, entry, opened[-1], threads, pending, phase)
                         opened = [file for file in opened if not file.closed]
@@ -77,7 +77,7 @@ def extract(
     finally:
         for file in opened:
             file.close()
-    folders = [entry for entry in chosen if entry.kind is Kind.FOLDER]
+    folders = [entry for entry in chosen if entry.kind is EntryType.FOLDER]
     for entry in reversed(folders):
         place = target / entry.path
         place.chmod(entry.mode & 0o777)

@@ -21,7 +21,7 @@ from typing import Any
 from .archive.blocks import BLOCK
 from .archive.reader import Archives, BlockDamaged, locate_in
 from .archive.sharing import Spot, sharers
-from .archive.table import FrameRef, Kind, Tree
+from .archive.table import EntryType, FrameRef, Tree
 from .errors import DamageFound, EngineError, NoSpace, RepositoryTooNew, from_os_error
 from .examination import examine as examined
 from .extract import extract
@@ -350,7 +350,7 @@ def _check_restore(
                 return
         findings.checks["restore_seconds"] = round(time.monotonic() - began, 3)
         check_stores(backup, scratch, findings, ctx)
-        findings.checks["files"] = sum(1 for entry in tree.entries.values() if entry.kind is Kind.FILE)
+        findings.checks["files"] = sum(1 for entry in tree.entries.values() if entry.kind is EntryType.FILE)
         if probe is not None and not findings.problems:
             with ctx.phase("verify", "probe"):
                 findings.checks["probe"] = probe(scratch)

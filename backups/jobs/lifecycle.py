@@ -22,7 +22,7 @@ from backups.identity.audit import Actor
 from backups.models import Job, JobLog, Plan, Worker
 
 from .queue import nudge
-from .types import BACKUP, Kind, kind_of
+from .types import BACKUP, JobType, job_type
 
 RETRIED_CODES = frozenset({"failed", "source_busy", "repository_locked", "no_answer"})
 """Errors that a second try may mend. Damage, a full disk and a wrong setting stay."""
@@ -37,7 +37,7 @@ _CLAIM_LOCK = 0x7265_6A6F  # "rejo": first half of PostgreSQL's advisory lock fo
 
 
 def enqueue(
-    kind: Kind[Any],
+    kind: JobType[Any],
     values: dict[str, Any],
     actor: Actor,
     *,
@@ -229,4 +229,4 @@ def cancel(job: Job, actor: Actor) -> Job:
 
 def again(job: Job, actor: Actor) -> Job:
     """A new job with the same kind and arguments. Raises `UsageError` when they no longer fit."""
-    return enqueue(kind_of(job.kind), job.arguments, actor, note=job.note, host=job.host)
+    return enqueue(job_type(job.kind), job.arguments, actor, note=job.note, host=job.host)

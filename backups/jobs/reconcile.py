@@ -11,7 +11,7 @@ from backups.identity.audit import Actor
 from backups.models import Job, JobLog
 
 from . import leftovers, lifecycle
-from .types import BACKUP, VERIFY, kinds
+from .types import BACKUP, VERIFY, job_types
 
 _ENDS_WITHIN = 3.0
 """Seconds for which the processes of a job without a worker, which the kernel told to stop, may take to end."""
@@ -44,7 +44,7 @@ def _is_over(job: Job) -> bool:
     deadline = time.monotonic() + _ENDS_WITHIN
     while processes.of_job(str(job.pk)):
         if time.monotonic() > deadline:
-            kind = kinds().get(job.kind)
+            kind = job_types().get(job.kind)
             return kind is not None and kind.killable and processes.end_all_of_job(str(job.pk), within=_ENDS_WITHIN)
         time.sleep(0.05)
     return True

@@ -33,7 +33,7 @@ from . import interruption, leftovers, lifecycle
 from .heartbeat import touch_heartbeat
 from .logs import in_one_line
 from .reconcile import prove_later
-from .types import Kind, kind_of, kinds
+from .types import JobType, job_type, job_types
 
 TELL_EVERY = 0.5
 """Seconds between two writes of progress to the job's row."""
@@ -87,7 +87,7 @@ def run(job: Job) -> Job:
     from .submit import before_job
 
     try:
-        kind = kind_of(job.kind)
+        kind = job_type(job.kind)
         command = kind.command(kind.parse(job.arguments), str(job.pk))
         before_job(job)
         parent = os.getpid()
@@ -117,7 +117,7 @@ def run(job: Job) -> Job:
     return _conclude(job, child.returncode, heard, why)
 
 
-def _follow(job: Job, kind: Kind[Any], child: subprocess.Popen[bytes], heard: _Heard) -> str:
+def _follow(job: Job, kind: JobType[Any], child: subprocess.Popen[bytes], heard: _Heard) -> str:
     """Listen until the child has ended. Returns why it was stopped, "" when it was not: see `_wish`, and "limit"."""
     assert child.stdout is not None and child.stderr is not None
     began = looked = time.monotonic()
@@ -386,7 +386,7 @@ def _note_what_changed(job: Job) -> bool:
 def _say_how_it_ended(job: Job) -> None:
     """One line a job, for whoever reads the worker's output."""
     seconds = job.took.total_seconds() if job.took else 0.0
-    kind = kinds().get(job.kind)
+    kind = job_types().get(job.kind)
     line = f"{kind.title if kind else job.kind} {str(job.pk)[:8]}: {job.get_state_display().lower()} after {seconds:.1f} s"
     if job.error is None:
         _log.info("%s%s", line, f", {job.backup_id}" if job.backup_id else "")

@@ -21,7 +21,7 @@ from backups.identity.audit import Actor
 from backups.models import IndexedBackup, Job, JobLog
 
 from . import lifecycle
-from .types import BACKUP, DELETE, DRILL, PREVIEW, PRUNE, REINDEX, RESTORE, RESTORE_IN_PLACE, VERIFY, kind_of
+from .types import BACKUP, DELETE, DRILL, PREVIEW, PRUNE, REINDEX, RESTORE, RESTORE_IN_PLACE, VERIFY, job_type
 
 # Backups
 
@@ -159,4 +159,4 @@ def _note_accounts(job: Job) -> None:
 
 def permission_for(kind: str) -> str:
     """The permission that asking for a job of that kind takes."""
-    return kind_of(kind).permission
+    return job_type(kind).permission

@@ -121,7 +121,7 @@ A = TypeVar("A", bound=Arguments)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kind(Generic[A]):
+class JobType(Generic[A]):
     """A kind of job.
 
     ``command`` gives the argument list of the process that does the work. That process writes JSON lines of progress and log
@@ -280,8 +280,8 @@ def _health(arguments: CommandArguments, job: str) -> list[str]:
     return management("backup_health", "--json")
 
 
-BACKUP = Kind(name="backup", title="Back up", arguments=BackupArguments, command=_backup, writes=True, attempts=3)
-VERIFY = Kind(
+BACKUP = JobType(name="backup", title="Back up", arguments=BackupArguments, command=_backup, writes=True, attempts=3)
+VERIFY = JobType(
     name="verify",
     title="Verify",
     arguments=VerifyArguments,
@@ -289,17 +289,17 @@ VERIFY = Kind(
     attempts=2,
     permission="backups.verify_backup",
 )
-DRILL = Kind(
+DRILL = JobType(
     name="drill", title="Drill", arguments=DrillArguments, command=_drill, attempts=2, permission="backups.verify_backup"
 )
-RESTORE = Kind(
+RESTORE = JobType(
     name="restore",
     title="Restore into a folder",
     arguments=RestoreArguments,
     command=_restore,
     permission="backups.restore_backup",
 )
-RESTORE_IN_PLACE = Kind(
+RESTORE_IN_PLACE = JobType(
     name="restore_in_place",
     title="Restore in place",
     arguments=RestoreInPlaceArguments,
@@ -308,14 +308,14 @@ RESTORE_IN_PLACE = Kind(
     killable=False,
     permission="backups.restore_backup",
 )
-PREVIEW = Kind(
+PREVIEW = JobType(
     name="preview",
     title="Look at what a restore changes",
     arguments=RestoreInPlaceArguments,
     command=_preview,
     permission="backups.restore_backup",
 )
-DELETE = Kind(
+DELETE = JobType(
     name="delete",
     title="Delete",
     arguments=DeleteArguments,
@@ -323,7 +323,7 @@ DELETE = Kind(
     writes=True,
     permission="backups.delete_backup",
 )
-PRUNE = Kind(
+PRUNE = JobType(
     name="prune",
     title="Prune",
     arguments=PruneArguments,
@@ -332,8 +332,8 @@ PRUNE = Kind(
     attempts=2,
     permission="backups.delete_backup",
 )
-REINDEX = Kind(name="reindex", title="Read the repository anew", arguments=CommandArguments, command=_reindex, attempts=2)
-HEALTH = Kind(
+REINDEX = JobType(name="reindex", title="Read the repository anew", arguments=CommandArguments, command=_reindex, attempts=2)
+HEALTH = JobType(
     name="health",
     title="Health check",
     arguments=CommandArguments,
@@ -341,7 +341,7 @@ HEALTH = Kind(
     attempts=2,
     permission="backups.view_backup",
 )
-AUDIT = Kind(
+AUDIT = JobType(
     name="audit_verify",
     title="Verify the audit",
     arguments=CommandArguments,
@@ -349,7 +349,7 @@ AUDIT = Kind(
     permission="backups.view_audit",
 )
 
-_OWN: tuple[Kind[Any], ...] = (
+_OWN: tuple[JobType[Any], ...] = (
     BACKUP,
     VERIFY,
     DRILL,
@@ -365,18 +365,18 @@ _OWN: tuple[Kind[Any], ...] = (
 
 
 @functools.cache
-def _all(paths: tuple[str, ...]) -> dict[str, Kind[Any]]:
+def _all(paths: tuple[str, ...]) -> dict[str, JobType[Any]]:
     return {kind.name: kind for kind in (*_OWN, *(import_string(path) for path in paths))}
 
 
-def kinds() -> dict[str, Kind[Any]]:
+def job_types() -> dict[str, JobType[Any]]:
     """Every kind by its name, the project's own included."""
     return _all(configuration().kinds)
 
 
-def kind_of(name: str) -> Kind[Any]:
+def job_type(name: str) -> JobType[Any]:
     """The kind of that name. Raises `UsageError`."""
-    found = kinds().get(name)
+    found = job_types().get(name)
     if found is None:
-        raise UsageError(f"There is no kind of job named {name!r}.", hint=f"There are: {', '.join(kinds())}.")
+        raise UsageError(f"There is no kind of job named {name!r}.", hint=f"There are: {', '.join(job_types())}.")
     return found

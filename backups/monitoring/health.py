@@ -86,7 +86,7 @@ class Health:
 Check = Callable[[datetime], Iterator[Finding]]
 
 
-def look(now: datetime) -> Health:
+def run_checks(now: datetime) -> Health:
     """Run every check. Brings the index of backups up to date first, so that the others see what is there."""
     findings: list[Finding] = []
     for name, check in CHECKS.items():

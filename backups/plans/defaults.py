@@ -20,7 +20,7 @@ from backups.alerts import default_rules
 from backups.conf import configuration
 from backups.identity import audit
 from backups.jobs.queue import install_tick, tick_name
-from backups.jobs.types import kinds
+from backups.jobs.types import job_types
 from backups.models import AuditEntry, Plan
 
 
@@ -104,7 +104,7 @@ def install(*, again: bool = False) -> list[str]:
     made = []
     with transaction.atomic(using=found.database):
         for default in DEFAULTS:
-            if default.kind not in kinds() or str(default.arguments.get("set", found.default_set)) not in found.sets:
+            if default.kind not in job_types() or str(default.arguments.get("set", found.default_set)) not in found.sets:
                 continue
             if str(default.arguments.get("repository", found.default_repository)) not in found.repositories:
                 continue

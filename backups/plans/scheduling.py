@@ -16,7 +16,7 @@ from backups.engine.errors import EngineError
 from backups.identity import audit
 from backups.identity.audit import Actor
 from backups.jobs import lifecycle
-from backups.jobs.types import kind_of
+from backups.jobs.types import job_type
 from backups.models import Job, Plan
 
 from .cron import latest_slot
@@ -81,7 +81,7 @@ def _tell_once(plan: Plan, problem: str) -> None:
 def run(plan: Plan, actor: Actor, *, slot: datetime | None = None, host: str = "") -> Job:
     """Queue a job of *plan* now. Raises `UsageError` when its arguments do not fit."""
     return lifecycle.enqueue(
-        kind_of(plan.kind),
+        job_type(plan.kind),
         plan.arguments,
         actor,
         plan=plan,

@@ -12,7 +12,7 @@ from django.core.validators import validate_email
 from django.utils import timezone
 
 from backups.engine.errors import EngineError, UsageError
-from backups.jobs.types import DELETE, PREVIEW, RESTORE, RESTORE_IN_PLACE, kind_of
+from backups.jobs.types import DELETE, PREVIEW, RESTORE, RESTORE_IN_PLACE, job_type
 from backups.models import Plan
 
 from .cron import in_words, slots_after
@@ -88,7 +88,7 @@ def _about_kind(plan: Plan) -> Iterator[str]:
         yield "arguments: they are not an object of names and values."
         return
     try:
-        kind = kind_of(plan.kind)
+        kind = job_type(plan.kind)
         if not kind.planned:
             yield f"kind: {plan.kind} is not done by a plan; a person asks for it each time."
         kind.command(kind.parse(plan.arguments), "")

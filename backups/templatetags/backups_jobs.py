@@ -6,7 +6,7 @@ from django import template
 
 from backups.engine.errors import UsageError
 from backups.engine.progress import human_seconds, rough
-from backups.jobs.types import kind_of
+from backups.jobs.types import job_type
 from backups.models import Job
 
 register = template.Library()
@@ -40,7 +40,7 @@ def tone(job: Job) -> str:
 def kind_title(name: str) -> str:
     """What a kind of job is called; a kind that this project no longer has, by its name."""
     try:
-        return kind_of(name).title
+        return job_type(name).title
     except UsageError:
         return name
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from django.db import DatabaseError
 from django.utils import timezone
 
-from backups.alerts.evaluation import look
+from backups.alerts.evaluation import evaluate_rules
 from backups.conf import configuration
 from backups.engine.runtime import processes
 from backups.jobs import heartbeat, interruption, lifecycle, logs, queue, runner
@@ -68,7 +68,7 @@ def tick(host: str) -> None:
         ("queue what is due", lambda: scheduling.queue_due(host, now)),
         ("ring for what waits", lambda: _ring_for_waiting(host)),
         ("tidy", lambda: tidy(now)),
-        ("look for what is wrong", lambda: look(host, now)),
+        ("look for what is wrong", lambda: evaluate_rules(host, now)),
     )
     failures: list[Exception] = []
     for what, step in steps:

@@ -30,7 +30,7 @@ from .compare import attach, compare
 from .context import Context, Phase
 from .errors import Mistake, StoreBusy
 from .examine import Facts, classify, gather
-from .findings import Cause, Finding, Kind, Severity, State, Tally, finding
+from .findings import Cause, Finding, FindingKind, Severity, State, Tally, finding
 from .mapping import Description, Mapping, scalar
 from .rows import BrokenKey, Rows, address, broken_keys, connect, held, reading
 
@@ -364,9 +364,11 @@ class _Balance:
         """Count a finding; one in flight does not count."""
         if item.severity is Severity.INFO:
             return
-        more = {Kind.MISSING_IN_CHROMADB: 1, Kind.MISSING_IN_SQLITE: -1}.get(item.kind, 0)
-        alone = item.kind in (Kind.ORPHANED_SQLITE, Kind.ORPHANED_CHROMADB) and (item.sqlite is None or item.chroma is None)
-        if alone and item.kind is Kind.ORPHANED_SQLITE:
+        more = {FindingKind.MISSING_IN_CHROMADB: 1, FindingKind.MISSING_IN_SQLITE: -1}.get(item.kind, 0)
+        alone = item.kind in (FindingKind.ORPHANED_SQLITE, FindingKind.ORPHANED_CHROMADB) and (
+            item.sqlite is None or item.chroma is None
+        )
+        if alone and item.kind is FindingKind.ORPHANED_SQLITE:
             self._total += 1
         elif alone:
             self._total -= 1
@@ -387,7 +389,7 @@ class _Balance:
 
     def _finding(self, record: str, parent: Any, message: str, more: int) -> Finding:
         return finding(
-            Kind.COUNT_MISMATCH,
+            FindingKind.COUNT_MISMATCH,
             mapping=self._mapping.name,
             record=record,
             parent=parent,
@@ -426,7 +428,7 @@ def _check_keys(description: Description, stores: Stores, ctx: Context) -> Itera
 def _of_key(item: BrokenKey) -> Finding:
     value = scalar(item.value)
     return finding(
-        Kind.BROKEN_FOREIGN_KEY,
+        FindingKind.BROKEN_FOREIGN_KEY,
         mapping="",
         record=f"{item.table}:{item.rowid}",
         message=f"Row {item.rowid} of {item.table} names {value} by {item.column}, which {item.referred} does not hold.",

@@ -25,7 +25,7 @@ import numpy as np
 
 from .chroma import Collection, Record, Vectors, find_records, pending_ids, unpacked
 from .compare import differs, tolerance_of
-from .findings import Cause, Finding, Kind, Repair, Severity, finding
+from .findings import Cause, Finding, FindingKind, Repair, Severity, finding
 from .mapping import Mapping, Scalar
 from .rows import Row, Rows
 
@@ -112,26 +112,28 @@ def _wrong(mapping: Mapping, collection: Collection | None, facts: Facts) -> Ite
     about = {"mapping": mapping.name, "record": facts.id}
     parent = mapping.parent.name if mapping.parent else "parent"
     if row is not None and row.twins > 1:
-        yield finding(Kind.DUPLICATE_ID, message=f"{row.twins} rows claim this id; Chroma can hold one.", **about)
+        yield finding(FindingKind.DUPLICATE_ID, message=f"{row.twins} rows claim this id; Chroma can hold one.", **about)
     elif row is not None and row.orphan:
-        yield finding(Kind.ORPHANED_SQLITE, message=f"The row names {parent} {row.parent}, which is gone.", **about)
+        yield finding(FindingKind.ORPHANED_SQLITE, message=f"The row names {parent} {row.parent}, which is gone.", **about)
         if record is not None:
             yield finding(
-                Kind.ORPHANED_CHROMADB, message=f"The vector belongs to {parent} {row.parent}, which is gone.", **about
+                FindingKind.ORPHANED_CHROMADB, message=f"The vector belongs to {parent} {row.parent}, which is gone.", **about
             )
     elif row is None:
         if record is None:
             if facts.stray is not None:
-                yield finding(Kind.STRAY_VECTOR, message="Chroma's index holds a vector that no record names.", **about)
+                yield finding(FindingKind.STRAY_VECTOR, message="Chroma's index holds a vector that no record names.", **about)
         elif not facts.parent_exists:
             gone = _named_parent(mapping, record)
-            yield finding(Kind.ORPHANED_CHROMADB, message=f"The vector belongs to {parent} {gone}, which is gone.", **about)
+            yield finding(
+                FindingKind.ORPHANED_CHROMADB, message=f"The vector belongs to {parent} {gone}, which is gone.", **about
+            )
         else:
-            yield finding(Kind.MISSING_IN_SQLITE, message="The vector's row is gone.", **about)
+            yield finding(FindingKind.MISSING_IN_SQLITE, message="The vector's row is gone.", **about)
     elif record is None:
         yield from _unusable(mapping, collection, row, None, about)
         repair = Repair.NONE if _fault(collection, row) else Repair.WRITE
-        yield finding(Kind.MISSING_IN_CHROMADB, message="The row's vector is not in Chroma.", repair=repair, **about)
+        yield finding(FindingKind.MISSING_IN_CHROMADB, message="The row's vector is not in Chroma.", repair=repair, **about)
     else:
         yield from _compared(mapping, collection, row, record, about)
 
@@ -144,15 +146,17 @@ def _compared(
     if fault:
         yield from _unusable(mapping, collection, row, record, about)
     elif record.vector is None:
-        yield finding(Kind.MISSING_VECTOR, message="Chroma has the record and no vector of it.", **about)
+        yield finding(FindingKind.MISSING_VECTOR, message="Chroma has the record and no vector of it.", **about)
     elif len(record.vector) == len(row.vector) and (what := _bad_values(record.vector)):
-        yield finding(Kind.INVALID_VECTOR, message=f"The vector in Chroma has {what}; the one in SQLite is fine.", **about)
+        yield finding(
+            FindingKind.INVALID_VECTOR, message=f"The vector in Chroma has {what}; the one in SQLite is fine.", **about
+        )
     else:
         yield from _mismatch(mapping, collection, row, record, about)
     names = tuple(_differences(mapping, row, record))
     if names:
         text = f"Chroma and the row differ in {', '.join(names)}."
-        yield finding(Kind.METADATA_MISMATCH, message=text, differences=names, repair=repair, **about)
+        yield finding(FindingKind.METADATA_MISMATCH, message=text, differences=names, repair=repair, **about)
 
 
 def _mismatch(
@@ -183,7 +187,7 @@ def _mismatch(
         cause = Cause.OLDER if written < changed else cause
     if names:
         text = f"The vector in Chroma is not the row's: {'; '.join(said)}."
-        yield finding(Kind.EMBEDDING_MISMATCH, message=text, differences=tuple(names), cause=cause, **about)
+        yield finding(FindingKind.EMBEDDING_MISMATCH, message=text, differences=tuple(names), cause=cause, **about)
 
 
 def _unusable(
@@ -199,17 +203,17 @@ def _unusable(
         )
 
 
-def _fault(collection: Collection | None, row: Row) -> tuple[Kind, str] | None:
+def _fault(collection: Collection | None, row: Row) -> tuple[FindingKind, str] | None:
     """Why the row's vector cannot be searched by, or None."""
     length, rest = divmod(len(row.vector), 4)
     if rest or not length:
-        return Kind.WRONG_DIMENSION, f"{len(row.vector)} bytes, which is no whole number of values"
+        return FindingKind.WRONG_DIMENSION, f"{len(row.vector)} bytes, which is no whole number of values"
     if row.dimension is not None and row.dimension != length:
-        return Kind.WRONG_DIMENSION, f"{length} values, and its row says {row.dimension}"
+        return FindingKind.WRONG_DIMENSION, f"{length} values, and its row says {row.dimension}"
     if collection and collection.dimension and collection.dimension != length:
-        return Kind.WRONG_DIMENSION, f"{length} values, and the collection's have {collection.dimension}"
+        return FindingKind.WRONG_DIMENSION, f"{length} values, and the collection's have {collection.dimension}"
     what = _bad_values(row.vector)
-    return (Kind.INVALID_VECTOR, what) if what else None
+    return (FindingKind.INVALID_VECTOR, what) if what else None
 
 
 def _bad_values(vector: bytes) -> str:

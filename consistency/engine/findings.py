@@ -34,7 +34,7 @@ from typing import Any
 from .mapping import Scalar
 
 
-class Kind(StrEnum):
+class FindingKind(StrEnum):
     """What is wrong."""
 
     MISSING_IN_CHROMADB = "missing_in_chromadb"
@@ -92,20 +92,20 @@ class Repair(StrEnum):
 SAFE = frozenset({Repair.WRITE, Repair.DELETE_ROW})
 """Repairs that lose nothing which SQLite, the truth, still needs."""
 
-_RULES: dict[Kind, tuple[Severity, Repair]] = {
-    Kind.MISSING_IN_CHROMADB: (Severity.ERROR, Repair.WRITE),
-    Kind.MISSING_IN_SQLITE: (Severity.ERROR, Repair.DELETE_VECTOR),
-    Kind.EMBEDDING_MISMATCH: (Severity.ERROR, Repair.WRITE),
-    Kind.ORPHANED_CHROMADB: (Severity.ERROR, Repair.DELETE_VECTOR),
-    Kind.ORPHANED_SQLITE: (Severity.WARNING, Repair.DELETE_ROW),
-    Kind.COUNT_MISMATCH: (Severity.WARNING, Repair.FOLLOWS),
-    Kind.METADATA_MISMATCH: (Severity.WARNING, Repair.WRITE),
-    Kind.MISSING_VECTOR: (Severity.ERROR, Repair.WRITE),
-    Kind.STRAY_VECTOR: (Severity.ERROR, Repair.NONE),
-    Kind.INVALID_VECTOR: (Severity.ERROR, Repair.WRITE),
-    Kind.WRONG_DIMENSION: (Severity.CRITICAL, Repair.NONE),
-    Kind.DUPLICATE_ID: (Severity.CRITICAL, Repair.NONE),
-    Kind.BROKEN_FOREIGN_KEY: (Severity.ERROR, Repair.NONE),
+_RULES: dict[FindingKind, tuple[Severity, Repair]] = {
+    FindingKind.MISSING_IN_CHROMADB: (Severity.ERROR, Repair.WRITE),
+    FindingKind.MISSING_IN_SQLITE: (Severity.ERROR, Repair.DELETE_VECTOR),
+    FindingKind.EMBEDDING_MISMATCH: (Severity.ERROR, Repair.WRITE),
+    FindingKind.ORPHANED_CHROMADB: (Severity.ERROR, Repair.DELETE_VECTOR),
+    FindingKind.ORPHANED_SQLITE: (Severity.WARNING, Repair.DELETE_ROW),
+    FindingKind.COUNT_MISMATCH: (Severity.WARNING, Repair.FOLLOWS),
+    FindingKind.METADATA_MISMATCH: (Severity.WARNING, Repair.WRITE),
+    FindingKind.MISSING_VECTOR: (Severity.ERROR, Repair.WRITE),
+    FindingKind.STRAY_VECTOR: (Severity.ERROR, Repair.NONE),
+    FindingKind.INVALID_VECTOR: (Severity.ERROR, Repair.WRITE),
+    FindingKind.WRONG_DIMENSION: (Severity.CRITICAL, Repair.NONE),
+    FindingKind.DUPLICATE_ID: (Severity.CRITICAL, Repair.NONE),
+    FindingKind.BROKEN_FOREIGN_KEY: (Severity.ERROR, Repair.NONE),
 }
 
 
@@ -118,7 +118,7 @@ class Finding:
     whenever either side does.
     """
 
-    kind: Kind
+    kind: FindingKind
     mapping: str
     record: str
     message: str
@@ -141,7 +141,7 @@ class Finding:
         return {**asdict(self), "differences": list(self.differences), "safe": self.safe}
 
 
-def finding(kind: Kind, **values: Any) -> Finding:
+def finding(kind: FindingKind, **values: Any) -> Finding:
     """A finding with the severity and repair that the rules give its kind, unless *values* say otherwise."""
     severity, repair = _RULES[kind]
     if values.get("cause") is Cause.IN_FLIGHT:

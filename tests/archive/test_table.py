@@ -14,16 +14,16 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backups.engine.archive import table as format_
+from backups.engine.archive import table as archive_table
 from backups.engine.archive.blocks import BLOCK, MAX_DEPTH
 from backups.engine.archive.paths import check_path, link_stays_inside
 from backups.engine.archive.reader import Archives, Stored, _check_links
 from backups.engine.archive.table import (
     Entry,
+    EntryType,
     Frame,
     FrameRef,
     Identity,
-    Kind,
     Table,
     TableWriter,
     Tree,
@@ -48,7 +48,7 @@ NAMES = st.sampled_from(["a", "b", "c d", "ü", "\udcff", "x" * 60])
 ENTRIES = st.dictionaries(
     NAMES,
     st.tuples(
-        st.sampled_from([Kind.FILE, Kind.FOLDER, Kind.LINK]),
+        st.sampled_from([EntryType.FILE, EntryType.FOLDER, EntryType.LINK]),
         st.integers(0, 0o7777),
         st.integers(-(1 << 62), 1 << 62),
         st.lists(st.integers(0, 3), max_size=9),  # for each block: keep it, or store it anew
@@ -64,12 +64,12 @@ def build(parent: Tree | None, wanted: dict[str, Any], owner: str, *, whole: boo
     writer = TableWriter(owner)
     tree = Tree() if parent is None else parent.copy()
     tree.entries = {}
-    tree.entries["files/any"] = Entry(path="files/any", kind=Kind.FOLDER, mode=0o755, mtime_ns=1)
+    tree.entries["files/any"] = Entry(path="files/any", kind=EntryType.FOLDER, mode=0o755, mtime_ns=1)
     own = tree.ordinal(owner)
     for name, (kind, mode, mtime, choices, last, trusted) in wanted.items():
         path = f"files/any/{name}"
-        entry = Entry(path=path, kind=kind, mode=mode, mtime_ns=mtime, target="a/b" if kind is Kind.LINK else "")
-        if kind is Kind.FILE:
+        entry = Entry(path=path, kind=kind, mode=mode, mtime_ns=mtime, target="a/b" if kind is EntryType.LINK else "")
+        if kind is EntryType.FILE:
             before = parent.entries.get(path) if parent is not None else None
             for place, choice in enumerate(choices):
                 if choice and before is not None and place < len(before.blocks):
@@ -133,7 +133,7 @@ def test_frames_come_back() -> None:
 
 def raw(
     *,
-    magic: bytes = format_.MAGIC,
+    magic: bytes = archive_table.MAGIC,
     flags: int = 1,
     block: int = BLOCK,
     backups: list[str] | None = None,
@@ -143,7 +143,7 @@ def raw(
     tail: bytes = b"",
 ) -> bytes:
     backups = backups if backups is not None else []
-    frames = frames if frames is not None else [(bytes(32), 0, 10, 10, format_.NO_BASE, 0, 0)]
+    frames = frames if frames is not None else [(bytes(32), 0, 10, 10, archive_table.NO_BASE, 0, 0)]
     entries = entries if entries is not None else [{}]
     numbers = counts or (len(backups), len(frames), len(entries))
     content = struct.pack("<8s6I", magic, flags, block, *numbers, 0)
@@ -194,7 +194,7 @@ def read_all(path: Any, content: bytes) -> None:
 
 
 def with_frame(**wrong: int) -> bytes:
-    good = {"offset": 0, "stored": 10, "raw": 10, "base": format_.NO_BASE, "base_frame": 0, "depth": 0}
+    good = {"offset": 0, "stored": 10, "raw": 10, "base": archive_table.NO_BASE, "base_frame": 0, "depth": 0}
     return raw(frames=[(bytes(32), *(good | wrong).values())])
 
 
@@ -471,5 +471,5 @@ def table_bytes(history: History, number: int) -> bytes:
 
 
 def test_blocks_are_kept_in_eight_bytes_each() -> None:
-    entry = Entry(path="files/x", kind=Kind.FILE, mode=0, mtime_ns=0, blocks=array("Q", [1 << 40]))
+    entry = Entry(path="files/x", kind=EntryType.FILE, mode=0, mtime_ns=0, blocks=array("Q", [1 << 40]))
     assert entry.blocks.itemsize == 8

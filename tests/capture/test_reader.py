@@ -15,7 +15,7 @@ import pytest
 
 from backups.engine.archive.blocks import BLOCK, MAX_DEPTH
 from backups.engine.archive.reader import Archives, locate_in
-from backups.engine.archive.table import Entry, Kind
+from backups.engine.archive.table import Entry, EntryType
 from backups.engine.capture import packer as packing
 from backups.engine.capture.packer import Packer
 from backups.engine.capture.staging import GRAIN_NS, identify, is_unchanged
@@ -116,7 +116,7 @@ def test_a_time_stamp_is_believed_once_its_grain_is_over(tmp_path: Path) -> None
     def unchanged(captured_at: int) -> bool:
         entry = Entry(
             path="files/x/file",
-            kind=Kind.FILE,
+            kind=EntryType.FILE,
             mode=0o644,
             mtime_ns=status.st_mtime_ns,
             size=5,

@@ -18,7 +18,7 @@ import numpy as np
 
 from consistency.engine.check import Outcome, Stores, check
 from consistency.engine.context import Context
-from consistency.engine.findings import Finding, Kind
+from consistency.engine.findings import Finding, FindingKind
 from consistency.engine.mapping import Column, Description, Field, Join, Mapping, Parent
 
 PAPERS = 40
@@ -195,77 +195,77 @@ class Planted:
     more: int = 0
 
 
-def _planted(more: int, *findings: tuple[Kind, str]) -> Planted:
+def _planted(more: int, *findings: tuple[FindingKind, str]) -> Planted:
     return Planted(frozenset((str(kind), record) for kind, record in findings), more)
 
 
 def _missing_in_chromadb(home: Home) -> Planted:
     home.pages.delete(ids=["page-3"])  # paper 2
-    return _planted(1, (Kind.MISSING_IN_CHROMADB, "page-3"), (Kind.COUNT_MISMATCH, "paper:2"))
+    return _planted(1, (FindingKind.MISSING_IN_CHROMADB, "page-3"), (FindingKind.COUNT_MISMATCH, "paper:2"))
 
 
 def _missing_in_sqlite(home: Home) -> Planted:
     home.sql("DELETE FROM page WHERE id = 6")  # paper 3
-    return _planted(-1, (Kind.MISSING_IN_SQLITE, "page-6"), (Kind.COUNT_MISMATCH, "paper:3"))
+    return _planted(-1, (FindingKind.MISSING_IN_SQLITE, "page-6"), (FindingKind.COUNT_MISMATCH, "paper:3"))
 
 
 def _embedding_mismatch(home: Home) -> Planted:
     home.pages.update(ids=["page-7"], embeddings=[vector_of(7, salt=1)])  # paper 4
-    return _planted(0, (Kind.EMBEDDING_MISMATCH, "page-7"))
+    return _planted(0, (FindingKind.EMBEDDING_MISMATCH, "page-7"))
 
 
 def _one_bit(home: Home) -> Planted:
     changed = bytearray(vector_of(9).tobytes())  # paper 5
     changed[0] ^= 1
     home.sql(f"UPDATE page SET vector = x'{changed.hex()}' WHERE id = 9")
-    return _planted(0, (Kind.EMBEDDING_MISMATCH, "page-9"))
+    return _planted(0, (FindingKind.EMBEDDING_MISMATCH, "page-9"))
 
 
 def _another_model(home: Home) -> Planted:
     home.sql("UPDATE page SET model = 'm2' WHERE id = 11")  # paper 6
-    return _planted(0, (Kind.EMBEDDING_MISMATCH, "page-11"))
+    return _planted(0, (FindingKind.EMBEDDING_MISMATCH, "page-11"))
 
 
 def _orphaned_chromadb(home: Home) -> Planted:
     home.sql("DELETE FROM page WHERE paper_id = 7", "DELETE FROM paper WHERE id = 7")
-    return _planted(-2, (Kind.ORPHANED_CHROMADB, "page-13"), (Kind.ORPHANED_CHROMADB, "page-14"))
+    return _planted(-2, (FindingKind.ORPHANED_CHROMADB, "page-13"), (FindingKind.ORPHANED_CHROMADB, "page-14"))
 
 
 def _orphaned_sqlite(home: Home) -> Planted:
     home.pages.delete(ids=["page-15", "page-16"])
     home.sql("DELETE FROM paper WHERE id = 8")
-    return _planted(2, (Kind.ORPHANED_SQLITE, "page-15"), (Kind.ORPHANED_SQLITE, "page-16"))
+    return _planted(2, (FindingKind.ORPHANED_SQLITE, "page-15"), (FindingKind.ORPHANED_SQLITE, "page-16"))
 
 
 def _orphaned_both(home: Home) -> Planted:
     home.sql("DELETE FROM paper WHERE id = 9")
-    both = [(kind, f"page-{n}") for kind in (Kind.ORPHANED_SQLITE, Kind.ORPHANED_CHROMADB) for n in (17, 18)]
+    both = [(kind, f"page-{n}") for kind in (FindingKind.ORPHANED_SQLITE, FindingKind.ORPHANED_CHROMADB) for n in (17, 18)]
     return _planted(0, *both)
 
 
 def _count_mismatch(home: Home) -> Planted:
     home.pages.add(ids=["page-1001"], embeddings=[vector_of(19)], documents=["x"], metadatas=[metadata_of(19)])  # paper 10
-    return _planted(-1, (Kind.COUNT_MISMATCH, "paper:10"), (Kind.MISSING_IN_SQLITE, "page-1001"))
+    return _planted(-1, (FindingKind.COUNT_MISMATCH, "paper:10"), (FindingKind.MISSING_IN_SQLITE, "page-1001"))
 
 
 def _metadata_mismatch(home: Home) -> Planted:
     home.pages.update(ids=["page-21"], metadatas=[{"title": "Another"}])  # paper 11
-    return _planted(0, (Kind.METADATA_MISMATCH, "page-21"))
+    return _planted(0, (FindingKind.METADATA_MISMATCH, "page-21"))
 
 
 def _document(home: Home) -> Planted:
     home.pages.update(ids=["page-23"], documents=["another"], embeddings=[vector_of(23)])  # paper 12
-    return _planted(0, (Kind.METADATA_MISMATCH, "page-23"))
+    return _planted(0, (FindingKind.METADATA_MISMATCH, "page-23"))
 
 
 def _null_in_the_row(home: Home) -> Planted:
     home.sql("UPDATE page SET weight = NULL WHERE id = 25")  # paper 13: Chroma still has one
-    return _planted(0, (Kind.METADATA_MISMATCH, "page-25"))
+    return _planted(0, (FindingKind.METADATA_MISMATCH, "page-25"))
 
 
 def _missing_vector(home: Home) -> Planted:
     home.inside_chroma("DELETE FROM embeddings_queue WHERE id = 'page-80'")  # paper 40, in the log alone
-    return _planted(0, (Kind.MISSING_VECTOR, "page-80"))
+    return _planted(0, (FindingKind.MISSING_VECTOR, "page-80"))
 
 
 def _stray_vector(home: Home) -> Planted:
@@ -274,24 +274,24 @@ def _stray_vector(home: Home) -> Planted:
         "DELETE FROM embedding_metadata WHERE id IN (SELECT id FROM embeddings WHERE embedding_id IN ('page-27', 'page-28'))",
         "DELETE FROM embeddings WHERE embedding_id IN ('page-27', 'page-28')",
     )
-    return _planted(0, (Kind.STRAY_VECTOR, "page-27"), (Kind.STRAY_VECTOR, "page-28"))
+    return _planted(0, (FindingKind.STRAY_VECTOR, "page-27"), (FindingKind.STRAY_VECTOR, "page-28"))
 
 
 def _nan_in_chroma(home: Home) -> Planted:
     bad = np.full(DIMENSION, np.nan, np.float32).tobytes().hex()
     home.inside_chroma(f"UPDATE embeddings_queue SET vector = x'{bad}' WHERE id = 'page-78'")  # paper 39
-    return _planted(0, (Kind.INVALID_VECTOR, "page-78"))
+    return _planted(0, (FindingKind.INVALID_VECTOR, "page-78"))
 
 
 def _zeros_in_both(home: Home) -> Planted:
     home.pages.update(ids=["page-31"], embeddings=[np.zeros(DIMENSION, np.float32)])  # paper 16
     home.sql(f"UPDATE page SET vector = zeroblob({4 * DIMENSION}) WHERE id = 31")
-    return _planted(0, (Kind.INVALID_VECTOR, "page-31"))
+    return _planted(0, (FindingKind.INVALID_VECTOR, "page-31"))
 
 
 def _wrong_dimension(home: Home) -> Planted:
     home.sql("UPDATE page SET vector = substr(vector, 1, 16), dimension = 4 WHERE id = 33")  # paper 17
-    return _planted(0, (Kind.WRONG_DIMENSION, "page-33"))
+    return _planted(0, (FindingKind.WRONG_DIMENSION, "page-33"))
 
 
 def _duplicate_id(home: Home) -> Planted:
@@ -299,12 +299,12 @@ def _duplicate_id(home: Home) -> Planted:
         "INSERT INTO page SELECT 2001, 35, paper_id, text, weight, shown, vector, model, dimension, changed"
         " FROM page WHERE id = 35"
     )
-    return _planted(0, (Kind.DUPLICATE_ID, "page-35"))
+    return _planted(0, (FindingKind.DUPLICATE_ID, "page-35"))
 
 
 def _broken_foreign_key(home: Home) -> Planted:
     home.sql("INSERT INTO note VALUES (1, 4711)")
-    return _planted(0, (Kind.BROKEN_FOREIGN_KEY, "note:1"))
+    return _planted(0, (FindingKind.BROKEN_FOREIGN_KEY, "note:1"))
 
 
 PLANTERS: dict[str, Callable[[Home], Planted]] = {
@@ -339,5 +339,5 @@ def plant(home: Home, *names: str) -> set[tuple[str, str]]:
     planted = [PLANTERS[name](home) for name in sorted(names, key=lambda name: (name in behind, name))]
     expected = {pair for one in planted for pair in one.findings}
     if sum(one.more for one in planted):
-        expected.add((str(Kind.COUNT_MISMATCH), ""))
+        expected.add((str(FindingKind.COUNT_MISMATCH), ""))
     return expected

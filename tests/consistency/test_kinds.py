@@ -7,7 +7,7 @@ from itertools import combinations
 
 import pytest
 
-from consistency.engine.findings import Cause, Kind, Severity, State
+from consistency.engine.findings import Cause, FindingKind, Severity, State
 from consistency.engine.mapping import Description
 from tests.consistency.stores import DESCRIPTION, MAPPING, PLANTERS, Home, plant
 
@@ -35,7 +35,7 @@ def test_each_pair(home: Home, pair: tuple[str, str]) -> None:
 def test_all_together_name_every_kind(home: Home) -> None:
     expected = plant(home, *PLANTERS)
     assert home.found() == expected == home.found(live=True)
-    assert {kind for kind, _ in expected} == {str(kind) for kind in Kind}
+    assert {kind for kind, _ in expected} == {str(kind) for kind in FindingKind}
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_row_that_was_just_changed_is_in_flight(home: Home) -> None:
     plant(home, "missing_in_chromadb")
     home.sql("UPDATE page SET changed = '2999-01-01 00:00:00' WHERE id = 3")
     outcome, (found,) = home.check(live=True)
-    assert (found.severity, found.cause, found.kind) == (Severity.INFO, Cause.IN_FLIGHT, Kind.MISSING_IN_CHROMADB)
+    assert (found.severity, found.cause, found.kind) == (Severity.INFO, Cause.IN_FLIGHT, FindingKind.MISSING_IN_CHROMADB)
     assert (outcome.state, outcome.tally.findings) == (State.CONSISTENT, 0)
 
 

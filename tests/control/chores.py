@@ -8,7 +8,7 @@ from pathlib import Path
 
 from django.conf import settings
 
-from backups.jobs.types import Arguments, Kind
+from backups.jobs.types import Arguments, JobType
 
 CHORE_PROGRAM = """
 import json, os, signal, subprocess, sys, time
@@ -56,8 +56,10 @@ def _command(arguments: ChoreArguments, job: str) -> list[str]:
     return [sys.executable, "-I", "-S", "-c", CHORE_PROGRAM, json.dumps(told)]
 
 
-CHORE = Kind(name="chore", title="Chore", arguments=ChoreArguments, command=_command, attempts=2)
-WRITING_CHORE = Kind(name="writing_chore", title="Chore that writes", arguments=ChoreArguments, command=_command, writes=True)
-SACRED_CHORE = Kind(
+CHORE = JobType(name="chore", title="Chore", arguments=ChoreArguments, command=_command, attempts=2)
+WRITING_CHORE = JobType(
+    name="writing_chore", title="Chore that writes", arguments=ChoreArguments, command=_command, writes=True
+)
+SACRED_CHORE = JobType(
     name="sacred_chore", title="Chore that is not killed", arguments=ChoreArguments, command=_command, killable=False
 )

@@ -455,7 +455,7 @@ def test_rules_that_go_end_what_they_told(empty_site, web, monkeypatch, clock):
 def test_the_default_rules_find_what_is_wrong_on_a_real_site(empty_site, clock):
     made = install()
     assert sum(name.startswith("alert ") for name in made) == len(DEFAULTS) and not install()
-    evaluation.look("test-host", clock())
+    evaluation.evaluate_rules("test-host", clock())
     assert not Alert.objects.filter(fired__isnull=False).exists(), "nothing fires on a new installation at once"
     IndexedBackup.objects.create(
         repository="main",
@@ -476,7 +476,7 @@ def test_the_default_rules_find_what_is_wrong_on_a_real_site(empty_site, clock):
         assert lifecycle.end(job, Job.State.FAILED, error={"code": "no_space", "message": "The disk is full."})
     for _ in range(30):
         clock.move(minutes=1)
-        evaluation.look("test-host", clock())
+        evaluation.evaluate_rules("test-host", clock())
     fired = dict(Alert.objects.filter(fired__isnull=False).values_list("rule", "text"))
     assert fired["damage-found"].endswith("A block is gone.")
     assert "3 times in a row: The disk is full." in fired["plan-failed-thrice"]
@@ -617,7 +617,7 @@ def test_a_failure_that_is_tried_again_is_not_told_yet_and_old_calls_are_overtak
 def test_a_switch_for_the_worker_itself(empty_site, web, clock):
     channel(empty_site, "ping", web.url("/alive"), beat_minutes=5)
     for _ in range(11):
-        evaluation.look("test-host", clock())
+        evaluation.evaluate_rules("test-host", clock())
         outbox.turn(clock)
         clock.move(minutes=1)
     assert web.paths == ["/alive"] * 3

@@ -15,7 +15,7 @@ from django.utils import timezone
 from backups.engine import cli
 from backups.identity import audit
 from backups.jobs import heartbeat, lifecycle, submit
-from backups.jobs.types import kind_of
+from backups.jobs.types import job_type
 from backups.management.engine import EngineCommand
 from backups.models import AuditEntry, IndexedBackup, Job, Plan, Worker
 from backups.monitoring import health
@@ -171,12 +171,12 @@ def sound(site):
 
 
 def codes() -> dict[str, str]:
-    return {finding.code: finding.severity.value for finding in health.look(timezone.now()).findings}
+    return {finding.code: finding.severity.value for finding in health.run_checks(timezone.now()).findings}
 
 
 def test_all_is_well_until_a_fault_is_planted_and_each_is_found(sound):
     """One site for many faults: making it takes longer than looking at it."""
-    found = health.look(timezone.now())
+    found = health.run_checks(timezone.now())
     assert [finding for finding in found.findings if finding.code != "little_space"] == []
     assert set(found.checks) == set(health.CHECKS)
     IndexedBackup.objects.all().delete()
@@ -201,7 +201,7 @@ def test_all_is_well_until_a_fault_is_planted_and_each_is_found(sound):
 
     Worker.objects.update(beat=timezone.now() - timedelta(hours=1))
     heartbeat.heartbeat_file().unlink()
-    assert any("worker" in finding.message.lower() for finding in health.look(timezone.now()).findings)
+    assert any("worker" in finding.message.lower() for finding in health.run_checks(timezone.now()).findings)
     heartbeat.beat()
 
     (sound.places.root / "backups").rename(sound.places.root / "moved")
@@ -213,12 +213,12 @@ def test_all_is_well_until_a_fault_is_planted_and_each_is_found(sound):
 def test_the_command_says_so_with_its_exit_code_and_runs_as_a_job(sound):
     code, said, _ = run("backup_health")
     assert (code, said.partition(":")[0]) in ((0, "OK"), (1, "WARNING"))
-    job = sound.done(lifecycle.enqueue(kind_of("health"), {}, sound.actor))
+    job = sound.done(lifecycle.enqueue(job_type("health"), {}, sound.actor))
     assert job.result["status"] in ("ok", "warning")
     Plan.objects.create(name="never", kind="health", cron="99 * * * *")
     code, said, _ = run("backup_health")
     assert code == 1 and "The plan never is never due: '99 * * * *' is no time: bad minute." in said and "-> Correct" in said
-    job = sound.done(lifecycle.enqueue(kind_of("health"), {}, sound.actor))
+    job = sound.done(lifecycle.enqueue(job_type("health"), {}, sound.actor))
     assert job.state == Job.State.FAILED and "The plan never is never due" in str(job.error)
     (sound.places.root / "backups").rename(sound.places.root / "moved")
     code, said, _ = run("backup_health", "--json")
@@ -231,7 +231,7 @@ def test_a_check_that_breaks_is_a_finding_and_stops_no_other(empty_site, monkeyp
         yield
 
     monkeypatch.setattr(health, "CHECKS", {"disk": breaks, **health.CHECKS})
-    found = health.look(timezone.now())
+    found = health.run_checks(timezone.now())
     (finding,) = [finding for finding in found.findings if finding.check == "disk"]
     assert finding.severity == "critical" and "Input/output error" in finding.message
     assert any(finding.check == "safety" for finding in found.findings)

@@ -11,7 +11,7 @@ from django.test import override_settings
 from django.utils import timezone
 
 from backups.models import Job
-from consistency.engine.findings import Kind
+from consistency.engine.findings import FindingKind
 from consistency.models import Check, Finding, Repair, Step
 from consistency.words import KINDS
 from refserver.jobs import REPAIR
@@ -175,7 +175,7 @@ def test_many_findings_are_paged_by_key_and_quick(joined_site, django_assert_max
 
 
 def test_every_kind_has_words():
-    assert set(KINDS) == {*Kind}
+    assert set(KINDS) == {*FindingKind}
 
 
 def test_without_a_project_the_pages_stand_in_the_plain_admin(joined_site):

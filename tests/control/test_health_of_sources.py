@@ -8,7 +8,7 @@ from backups.monitoring import health
 
 
 def broken() -> list[str]:
-    return [one.message for one in health.look(timezone.now()).findings if one.check == "sources"]
+    return [one.message for one in health.run_checks(timezone.now()).findings if one.check == "sources"]
 
 
 def test_a_store_that_is_damaged_or_gone_is_told_and_a_sound_one_is_not(site):

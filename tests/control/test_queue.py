@@ -22,7 +22,7 @@ from django_q.scheduler import scheduler
 
 from backups import checks
 from backups.jobs import database_broker, lifecycle, queue, submit
-from backups.jobs.types import kind_of
+from backups.jobs.types import job_type
 from backups.models import Job, JobLog, Worker
 from backups.worker import housekeeping, tasks
 from refserver import databases
@@ -59,7 +59,7 @@ def chores(empty_site):
 
 
 def ask(site, kind: str = "chore") -> Job:
-    return lifecycle.enqueue(kind_of(kind), {}, site.actor)
+    return lifecycle.enqueue(job_type(kind), {}, site.actor)
 
 
 def claim_in(processes: int, environment: dict[str, str], *more: str) -> list[list]:

@@ -324,7 +324,7 @@ def test_the_default_plans_are_made_once_and_stay_as_somebody_made_them(empty_si
     assert there == {
         default.name
         for default in defaults.DEFAULTS
-        if default.kind in types.kinds() and default.arguments.get("repository", "main") == "main"
+        if default.kind in types.job_types() and default.arguments.get("repository", "main") == "main"
     }
     assert {"hourly-incremental", "daily-full", "weekly-full", "hourly-health", "weekly-drill", "daily-prune"} <= there
     assert there < set(made)
@@ -332,12 +332,12 @@ def test_the_default_plans_are_made_once_and_stay_as_somebody_made_them(empty_si
     assert defaults.install() == []
     assert Plan.objects.get(name="daily-full").cron == "0 4 * * *"
     for plan in Plan.objects.all():
-        assert types.kind_of(plan.kind).parse(plan.arguments)
+        assert types.job_type(plan.kind).parse(plan.arguments)
 
 
 def test_a_check_that_is_not_installed_gets_no_plan_until_it_is(empty_site, settings, monkeypatch):
     defaults.install()
-    known = types.kinds()
+    known = types.job_types()
     if "check_consistency" not in known:
         assert not Plan.objects.filter(name="daily-consistency").exists()
         monkeypatch.setattr(defaults, "kinds", lambda: {**known, "check_consistency": known["health"]})

@@ -21,7 +21,7 @@ from django.test import override_settings
 
 from backups.engine.runtime import processes
 from backups.jobs import lifecycle, queue
-from backups.jobs.types import kind_of
+from backups.jobs.types import job_type
 from backups.models import Job
 from tests.control.chore_settings import KINDS
 from tests.control.chores import marks
@@ -122,7 +122,7 @@ class Yard:
         return children_of(self.guard.pid)
 
     def ask(self, kind: str = "chore", **arguments: Any) -> Job:
-        return lifecycle.enqueue(kind_of(kind), arguments, self.site.actor)
+        return lifecycle.enqueue(job_type(kind), arguments, self.site.actor)
 
     def begun(self, job: Job) -> Job:
         """*job* when its process works."""

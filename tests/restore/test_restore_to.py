@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from backups.engine.archive.table import Kind
+from backups.engine.archive.table import EntryType
 from backups.engine.errors import (
     Cancelled,
     DamageFound,
@@ -381,7 +381,7 @@ def test_modes_are_those_of_files_and_never_those_of_the_superuser(history: Hist
     with Archives(locate_in(history.repository.backup_folder("default", ""))) as archives:
         tree = archives.tree(history.ids[0])
         for entry in tree.entries.values():
-            if entry.kind is not Kind.LINK:
+            if entry.kind is not EntryType.LINK:
                 entry.mode |= 0o7000
         extract(archives, tree, tmp_path / "target", Phase(context(), "restore", "write", 1))
     assert all(path.lstat().st_mode & 0o7000 == 0 for path in (tmp_path / "target").rglob("*") if not path.is_symlink())

@@ -19,7 +19,7 @@ from ..errors import DamageFound, from_os_error
 from ..names import BACKUP_ID
 from .blocks import BrokenFrame, decompress, digest
 from .paths import check_path, link_stays_inside
-from .table import MAX_TABLE_BYTES, Frame, FrameRef, Frames, Kind, Table, Tree, decompress_table, unpack
+from .table import MAX_TABLE_BYTES, EntryType, Frame, FrameRef, Frames, Table, Tree, decompress_table, unpack
 from .writer import SKIPPABLE_BLOCK, SKIPPABLE_TABLE
 
 _OPEN_FILES = 64
@@ -260,13 +260,13 @@ class _File:
 def _check_links(tree: Tree) -> None:
     """Raise `DamageFound` for a link that leads out, and for an entry that lies under anything but a folder."""
     for path, entry in tree.entries.items():
-        if path.count("/") == 1 and entry.kind is not (Kind.FILE if path.startswith("sqlite/") else Kind.FOLDER):
+        if path.count("/") == 1 and entry.kind is not (EntryType.FILE if path.startswith("sqlite/") else EntryType.FOLDER):
             raise DamageFound(f"The archive holds {path!r} as a {entry.kind.name.lower()}. Nothing was written.")
-        if entry.kind is Kind.LINK and not link_stays_inside(path, entry.target):
+        if entry.kind is EntryType.LINK and not link_stays_inside(path, entry.target):
             raise DamageFound(f"The archive holds a link that leads out of its folder: {path!r}. Nothing was written.")
         above = path.rpartition("/")[0]
         parent = tree.entries.get(above)
-        if path.count("/") > 1 and (parent is None or parent.kind is not Kind.FOLDER):
+        if path.count("/") > 1 and (parent is None or parent.kind is not EntryType.FOLDER):
             raise DamageFound(f"The archive holds {path!r} under {above!r}, which is no folder. Nothing was written.")
 
 

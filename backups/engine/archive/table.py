@@ -51,7 +51,7 @@ _LENGTH = struct.Struct("<H")
 _COUNT = struct.Struct("<I")
 
 
-class Kind(IntEnum):
+class EntryType(IntEnum):
     """What an entry is."""
 
     FILE = 0
@@ -101,7 +101,7 @@ class Entry:
     """
 
     path: str
-    kind: Kind
+    kind: EntryType
     mode: int
     mtime_ns: int
     size: int = 0
@@ -209,7 +209,7 @@ class TableWriter:
                 body += self._entry(entry, self._runs(tree, entry, before))
                 entries += 1
         for path in sorted(parent.entries.keys() - tree.entries.keys()) if parent is not None else []:
-            body += self._entry(Entry(path=path, kind=Kind.REMOVED, mode=0, mtime_ns=0), [])
+            body += self._entry(Entry(path=path, kind=EntryType.REMOVED, mode=0, mtime_ns=0), [])
             entries += 1
         backups = b"".join(_text(name) for name in list(self._ordinals)[1:])
         flags = 1 if parent is None else 0
@@ -307,7 +307,7 @@ class Table:
             tree = parent.copy()
         left = MAX_BLOCKS
         for entry, runs in self.entries:
-            if entry.kind is Kind.REMOVED:
+            if entry.kind is EntryType.REMOVED:
                 tree.entries.pop(entry.path, None)
                 continue
             before = None if self.whole else tree.entries.get(entry.path)
@@ -318,7 +318,7 @@ class Table:
 
     def _blocks(self, entry: Entry, runs: list[tuple[int, ...]], before: Entry | None, tree: Tree, most: int) -> array[int]:
         """The references of *entry*'s blocks, at most *most*: those of *before*, and over them the *runs*, which ascend."""
-        wanted = -(-entry.size // BLOCK) if entry.kind is Kind.FILE else 0
+        wanted = -(-entry.size // BLOCK) if entry.kind is EntryType.FILE else 0
         blocks = array("Q", before.blocks[:wanted] if before is not None else ())
         if wanted > most:
             raise DamageFound(f"The table of {self.owner} names more blocks than a backup may have.")
@@ -365,7 +365,7 @@ def _unpack_entry(cursor: _Cursor, check_path: Callable[[str], None]) -> tuple[E
     check_path(path)
     kind, mode, mtime_ns, size, inode, ctime_ns, trusted = cursor.unpack(_ENTRY)
     try:
-        known = Kind(kind)
+        known = EntryType(kind)
     except ValueError:
         raise DamageFound(f"A table says that {path!r} is of the unknown kind {kind}.") from None
     target = cursor.text()

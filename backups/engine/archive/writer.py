@@ -17,7 +17,7 @@ from typing import Final
 
 from ..runtime import durable
 from .blocks import compress, digest
-from .table import Entry, Frame, FrameRef, Kind, TableWriter, Tree, compress_table
+from .table import Entry, EntryType, Frame, FrameRef, TableWriter, Tree, compress_table
 
 SKIPPABLE_BLOCK: Final = 0x184D2A50
 SKIPPABLE_TABLE: Final = 0x184D2A5F
@@ -89,9 +89,9 @@ class ArchiveWriter:
         info = tarfile.TarInfo(entry.path)
         info.mode = entry.mode
         info.mtime = entry.mtime_ns // 1_000_000_000
-        if entry.kind is Kind.FOLDER:
+        if entry.kind is EntryType.FOLDER:
             info.type = tarfile.DIRTYPE
-        elif entry.kind is Kind.LINK:
+        elif entry.kind is EntryType.LINK:
             info.type, info.linkname = tarfile.SYMTYPE, entry.target
         else:
             info.size = entry.size

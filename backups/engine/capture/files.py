@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..archive.paths import link_stays_inside
-from ..archive.table import Kind
+from ..archive.table import EntryType
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class Found:
     """Something in a folder; *path* is relative to it, *target* that of a link."""
 
     path: str
-    kind: Kind
+    kind: EntryType
     status: os.stat_result
     target: str = ""
 
@@ -47,16 +47,16 @@ def _walk(folder: Path, prefix: str, barred: set[Path], notes: list[str]) -> Ite
             if stat.S_ISLNK(status.st_mode):
                 target = place.readlink().as_posix()
                 if link_stays_inside(f"files/any/{path}", target):
-                    yield Found(path, Kind.LINK, status, target)
+                    yield Found(path, EntryType.LINK, status, target)
                 else:
                     notes.append(f"{path} is left out: it is a link that leads out of the folder")
                 continue
         except FileNotFoundError:
             continue
         if stat.S_ISDIR(status.st_mode):
-            yield Found(path, Kind.FOLDER, status)
+            yield Found(path, EntryType.FOLDER, status)
             yield from _walk(place, path + "/", barred, notes)
         elif stat.S_ISREG(status.st_mode):
-            yield Found(path, Kind.FILE, status)
+            yield Found(path, EntryType.FILE, status)
         else:
             notes.append(f"{path} is left out: it is neither file, folder nor link")

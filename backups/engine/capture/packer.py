@@ -29,7 +29,7 @@ from typing import Any, Final
 
 from ..archive.blocks import BLOCK, MAX_DEPTH, compress, compress_delta, digest
 from ..archive.reader import Archives, locate_in
-from ..archive.table import Entry, FrameRef, Identity, Kind, TableWriter, Tree
+from ..archive.table import Entry, EntryType, FrameRef, Identity, TableWriter, Tree
 from ..archive.writer import ArchiveWriter
 from ..chroma_files.directory import DATABASE
 from ..errors import DamageFound, EngineError
@@ -184,9 +184,9 @@ class Packer:
         self._folder_entry(prefix, root.stat())
         for item in found:
             path = f"{prefix}/{item.path}"
-            if item.kind is Kind.FOLDER:
+            if item.kind is EntryType.FOLDER:
                 self._folder_entry(path, item.status)
-            elif item.kind is Kind.LINK:
+            elif item.kind is EntryType.LINK:
                 self._link(path, item)
             else:
                 self._changing_file(path, root / item.path, tally)
@@ -205,12 +205,12 @@ class Packer:
     # Entries
 
     def _folder_entry(self, path: str, status: os.stat_result) -> None:
-        entry = Entry(path=path, kind=Kind.FOLDER, mode=stat.S_IMODE(status.st_mode), mtime_ns=status.st_mtime_ns)
+        entry = Entry(path=path, kind=EntryType.FOLDER, mode=stat.S_IMODE(status.st_mode), mtime_ns=status.st_mtime_ns)
         self._writer.begin_member(entry)
         self._tree.entries[path] = entry
 
     def _link(self, path: str, item: Found) -> None:
-        entry = Entry(path=path, kind=Kind.LINK, mode=0o777, mtime_ns=item.status.st_mtime_ns, target=item.target)
+        entry = Entry(path=path, kind=EntryType.LINK, mode=0o777, mtime_ns=item.status.st_mtime_ns, target=item.target)
         self._writer.begin_member(entry)
         self._tree.entries[path] = entry
 
@@ -270,7 +270,7 @@ class Packer:
             opened = os.fstat(descriptor)
             entry = Entry(
                 path=path,
-                kind=Kind.FILE,
+                kind=EntryType.FILE,
                 mode=stat.S_IMODE(status.st_mode),
                 mtime_ns=status.st_mtime_ns,
                 size=opened.st_size,
@@ -291,7 +291,7 @@ class Packer:
 
     def _store(self, descriptor: int, entry: Entry, before: Entry | None) -> None:
         """Read *entry*'s blocks with all threads and store in order those that the parent has not."""
-        prior = before.blocks if before is not None and before.kind is Kind.FILE else array("Q")
+        prior = before.blocks if before is not None and before.kind is EntryType.FILE else array("Q")
         for unit in self._units(descriptor, entry.size, prior):
             for block in unit:
                 if block.known is not None:

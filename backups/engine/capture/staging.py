@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..archive.table import Entry, Identity, Kind
+from ..archive.table import Entry, EntryType, Identity
 from ..chroma_files.directory import DATABASE
 
 GRAIN_NS = 2_000_000_000
@@ -78,7 +78,7 @@ class DirectoryCopy:
         walked = _walk(self.live, "")
         files = {path for path, status in walked if not stat.S_ISDIR(status.st_mode)}
         moved = {path for path, status in walked if path in files and not is_unchanged(self._known.get(path), status)}
-        moved |= {path for path, entry in self._known.items() if entry.kind is Kind.FILE and path not in files}
+        moved |= {path for path, entry in self._known.items() if entry.kind is EntryType.FILE and path not in files}
         self.touched = {path.rpartition("/")[0] for path in moved}
         for folder in sorted(self.touched):
             (self.staged / folder).mkdir(parents=True, exist_ok=True)

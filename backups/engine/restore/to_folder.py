@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..archive.reader import Archives, locate_in
-from ..archive.table import Kind, Tree
+from ..archive.table import EntryType, Tree
 from ..errors import DamageFound, TargetOccupied, UsageError, from_os_error
 from ..extract import Lost, extract
 from ..repository.folder import DATA, MANIFEST, Repository
@@ -172,7 +172,7 @@ def _counts(tree: Tree, records: tuple[SourceRecord, ...]) -> dict[str, Any]:
     wanted = wanted_by(records)
     entries = [entry for path, entry in tree.entries.items() if wanted(path)]
     return {
-        "files": sum(1 for entry in entries if entry.kind is Kind.FILE),
+        "files": sum(1 for entry in entries if entry.kind is EntryType.FILE),
         "blocks": sum(len(entry.blocks) for entry in entries),
         "hashes": "every block is checked as it is written",
     }

@@ -25,7 +25,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Look, and tell what is wrong, the worst first."""
-        found = health.look(timezone.now())
+        found = health.run_checks(timezone.now())
         if options["json"]:
             self.stdout.write(json.dumps(found.as_json()))
         else:

@@ -17,7 +17,7 @@ from django.core.management.base import BaseCommand, CommandError
 from consistency import services
 from consistency.engine.context import Context, Progress
 from consistency.engine.errors import ConsistencyError, Mistake
-from consistency.engine.findings import Kind, State
+from consistency.engine.findings import FindingKind, State
 from consistency.models import Check, Repair
 
 FINDINGS = 5
@@ -42,7 +42,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--of", type=int, metavar="CHECK", help="with --repair: what that check found, instead of a new one"
         )
-        parser.add_argument("--kind", choices=[*Kind], action="append", help="with --repair: only findings of that kind")
+        parser.add_argument("--kind", choices=[*FindingKind], action="append", help="with --repair: only findings of that kind")
         parser.add_argument("--finding", type=int, action="append", metavar="N", help="with --repair: only that finding")
         parser.add_argument("--exit-zero", action="store_true", help="end with status 0 also when there are findings")
         parser.add_argument("--dry-run", action="store_true", help="with --repair: say what it would do")
