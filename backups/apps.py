@@ -13,7 +13,8 @@ class BackupsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Connect what listens: system checks, the groups made after each migration, and the audit of logins."""
+        """Import the receivers of signals and the system checks."""
+        from backups.alerts import switches  # noqa: F401
         from backups.identity import permissions, sign_in  # noqa: F401
 
         from . import checks  # noqa: F401

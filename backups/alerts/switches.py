@@ -10,24 +10,28 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db.models import Q
+from django.dispatch import receiver
 from django.utils import timezone
 
 from backups.engine.progress import human_bytes, human_seconds
+from backups.jobs.signals import job_ended, job_started
 from backups.models import AlertChannel, Job
 
 from . import outbox
 
 
-def started(job: Job) -> None:
+@receiver(job_started)
+def started(job: Job, **_: Any) -> None:
     """Write the calls for a job that starts; inside the transaction that makes it run."""
     _call(job, "start", f"{_what(job)} started.")
 
 
-def ended(job: Job, *, tried_again: bool) -> None:
+@receiver(job_ended)
+def ended(job: Job, *, retried: bool, **_: Any) -> None:
     """Write the calls for a job that ended; a failure that is tried again is not told yet."""
     if job.state == Job.State.SUCCEEDED:
         _call(job, "success", f"{_what(job)} succeeded. {_made(job)}")
-    elif not tried_again:
+    elif not retried:
         error = job.error or {}
         _call(job, "fail", f"{_what(job)}: {job.get_state_display().lower()}. {error.get('message', '')}".strip())
 

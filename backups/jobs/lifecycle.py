@@ -15,13 +15,13 @@ from django.db import IntegrityError, connections, transaction
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
-from backups.alerts import switches
 from backups.conf import configuration
 from backups.identity import audit
 from backups.identity.audit import Actor
 from backups.models import Job, JobLog, Plan, Worker
 
 from .queue import nudge
+from .signals import job_ended, job_started
 from .types import BACKUP, JobType, job_type
 
 RETRIED_CODES = frozenset({"failed", "source_busy", "repository_locked", "no_answer"})
@@ -97,7 +97,7 @@ def claim(host: str, worker: str) -> Job | None:
                     return None
                 if taken:
                     job.refresh_from_db()
-                    switches.started(job)
+                    job_started.send(Job, job=job)
         except IntegrityError:
             continue  # another job writes to that repository
         if taken:
@@ -163,7 +163,7 @@ def end(
         tried_again = wants_another_try(job)
         if tried_again:
             _try_again(job)
-        switches.ended(job, tried_again=tried_again)
+        job_ended.send(Job, job=job, retried=tried_again)
         nudge(job.host)
     return True
 

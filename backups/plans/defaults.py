@@ -16,7 +16,6 @@ from typing import Any
 
 from django.db import transaction
 
-from backups.alerts import default_rules
 from backups.conf import configuration
 from backups.identity import audit
 from backups.jobs.queue import install_tick, tick_name
@@ -96,7 +95,7 @@ DEFAULTS: tuple[Default, ...] = (
 
 
 def install(*, again: bool = False) -> list[str]:
-    """Make the plans and rules of alerts that are missing, and this host's tick. Returns the names of what was made.
+    """Make the default plans that are missing, and this host's tick. Returns the names of what was made.
 
     Left out are plans of kinds or sets that are not there (yet), and plans that a person has deleted, unless *again*.
     """
@@ -123,5 +122,4 @@ def install(*, again: bool = False) -> list[str]:
                 audit.record(audit.SYSTEM, "plan.made", f"plan:{default.name}", after=values)
         if install_tick(found.host):
             made.append(tick_name(found.host))
-        made += default_rules.install()
     return made

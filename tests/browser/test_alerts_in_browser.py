@@ -25,7 +25,7 @@ print(alert.pk)
 """
 _PLAN = """
 from backups import schedules
-from backups.audit import Actor
+from backups.identity.audit import Actor
 from backups.models import Job, Plan
 print(schedules.run(Plan.objects.get(name="daily-control"), Actor(name="test", via=Job.Via.COMMAND)).pk)
 """

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 _THEN = """
 from django.contrib.auth.models import User
 from backups import services
-from backups.audit import Actor
+from backups.identity.audit import Actor
 from backups.models import Job
 User.objects.create_user("mallory", password="of-then-7", is_staff=True, is_superuser=True)
 print(services.back_up(Actor(name="tester", via=Job.Via.COMMAND), backup="full", note="a good state").pk)

@@ -14,7 +14,7 @@ from django.contrib.auth.models import Group
 from django.test import override_settings
 from django.utils import timezone
 
-from backups.alerts import evaluation, http, mail, outbox, transitions
+from backups.alerts import default_rules, evaluation, http, mail, outbox, transitions
 from backups.alerts import services as desk
 from backups.alerts.default_rules import DEFAULTS
 from backups.alerts.detectors import Detector, _all
@@ -34,13 +34,19 @@ from backups.models import (
     Job,
     Plan,
 )
-from backups.plans import scheduling
-from backups.plans.defaults import install
+from backups.plans import defaults, scheduling
 from backups.worker import tasks
 from tests.control.receivers import certificate, mail_server, tls_of, web_server
 from tests.library.places import ROOT
 
 State = AlertDelivery.State
+
+
+def install() -> list[str]:
+    """Install the default plans and alert rules."""
+    return [*defaults.install(), *default_rules.install()]
+
+
 DOWN = Detection(subject="nightly", text="Nightly failed: <disk> & more.", todo="Free space.", link="backups:plans")
 
 

@@ -23,12 +23,12 @@ pytestmark = pytest.mark.slow
 
 ASK = """
 import sys, json
-from backups import jobs
-from backups.audit import Actor
-from backups.kinds import kind_of
+from backups.identity.audit import Actor
+from backups.jobs import lifecycle
+from backups.jobs.types import job_type
 from backups.models import Job
 kind, host, arguments = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-job = jobs.enqueue(kind_of(kind), arguments, Actor(name="tester", via=Job.Via.COMMAND), host=host)
+job = lifecycle.enqueue(job_type(kind), arguments, Actor(name="tester", via=Job.Via.COMMAND), host=host)
 print(job.pk)
 """
 
@@ -151,8 +151,8 @@ def test_claiming_is_exclusive_on_postgresql_too(hosts):
         many
         + """
 for number in range(12):
-    kind = kind_of("writing_chore" if number % 2 else "chore")
-    jobs.enqueue(kind, {}, Actor(name="tester", via=Job.Via.COMMAND), host="test-host")
+    kind = job_type("writing_chore" if number % 2 else "chore")
+    lifecycle.enqueue(kind, {}, Actor(name="tester", via=Job.Via.COMMAND), host="test-host")
 """
     )
     ids = check_claims(claim_in(3, environment, "end"), at_once=2)

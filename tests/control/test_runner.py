@@ -17,6 +17,7 @@ from backups.engine.repository.folder import Repository
 from backups.engine.runtime import processes
 from backups.jobs import leftovers, lifecycle, runner, submit
 from backups.jobs.reconcile import reconcile
+from backups.jobs.types import job_type
 from backups.models import IndexedBackup, Job, JobLog, Worker
 from tests.control.chore_settings import KINDS
 from tests.control.conftest import HOST
@@ -36,7 +37,7 @@ def chores(empty_site):
 
 
 def ask(site, kind: str = "chore", limit: int | None = None, **arguments) -> Job:
-    return lifecycle.enqueue(lifecycle.kind_of(kind), arguments, site.actor, limit=limit)
+    return lifecycle.enqueue(job_type(kind), arguments, site.actor, limit=limit)
 
 
 def grown(folder: Path, size: int) -> None:

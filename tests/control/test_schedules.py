@@ -14,7 +14,7 @@ from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backups.jobs import types
+from backups.jobs import queue, types
 from backups.models import AuditEntry, Job, Plan
 from backups.plans import cron as cron_times
 from backups.plans import defaults, editing, scheduling
@@ -327,7 +327,7 @@ def test_the_default_plans_are_made_once_and_stay_as_somebody_made_them(empty_si
         if default.kind in types.job_types() and default.arguments.get("repository", "main") == "main"
     }
     assert {"hourly-incremental", "daily-full", "weekly-full", "hourly-health", "weekly-drill", "daily-prune"} <= there
-    assert there < set(made)
+    assert set(made) == {*there, queue.tick_name(HOST)}
     Plan.objects.filter(name="daily-full").update(cron="0 4 * * *")
     assert defaults.install() == []
     assert Plan.objects.get(name="daily-full").cron == "0 4 * * *"
@@ -340,7 +340,7 @@ def test_a_check_that_is_not_installed_gets_no_plan_until_it_is(empty_site, sett
     known = types.job_types()
     if "check_consistency" not in known:
         assert not Plan.objects.filter(name="daily-consistency").exists()
-        monkeypatch.setattr(defaults, "kinds", lambda: {**known, "check_consistency": known["health"]})
+        monkeypatch.setattr(defaults, "job_types", lambda: {**known, "check_consistency": known["health"]})
         assert defaults.install() == ["daily-consistency"]
 
 

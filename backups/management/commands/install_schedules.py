@@ -1,4 +1,4 @@
-"""`manage.py install_schedules`: make the plans that a new installation starts with."""
+"""`manage.py install_schedules`: make the default plans and alert rules."""
 
 from __future__ import annotations
 
@@ -6,23 +6,27 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django.core.management.base import BaseCommand
+from django.db import transaction
 
-from backups.plans.defaults import install
+from backups.alerts import default_rules
+from backups.conf import configuration
+from backups.plans import defaults
 
 
 class Command(BaseCommand):
-    """Makes what is missing; a plan that is there stays as it is."""
+    """Adds what is missing; existing plans and rules stay as they are."""
 
-    help = "Make the default plans that are missing, and the minute's tick of this host."
+    help = "Add the default plans and alert rules that are missing, and this host's tick."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Choose whether deleted ones come back."""
-        parser.add_argument("--again", action="store_true", help="make those anew, too, that somebody deleted")
+        """Add ``--again``."""
+        parser.add_argument("--again", action="store_true", help="also add plans that were removed")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Make them, and name them."""
-        made = install(again=options["again"])
+        """Add them, and print their names."""
+        with transaction.atomic(using=configuration().database):
+            made = [*defaults.install(again=options["again"]), *default_rules.install()]
         for name in made:
             self.stdout.write(f"made {name}")
         if not made:
-            self.stdout.write("All plans are there.")
+            self.stdout.write("Nothing to add.")
