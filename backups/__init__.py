@@ -3,4 +3,4 @@
 Nothing is imported here, so that ``backups.engine`` works on a machine without Django.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
