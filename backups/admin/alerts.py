@@ -7,13 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
 
 from django import forms
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import OuterRef, Q, QuerySet, Subquery
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.text import slugify
@@ -22,8 +21,9 @@ from backups.alerts import services
 from backups.alerts.detectors import detectors
 from backups.identity.sign_in import actor_of
 from backups.models import Alert, AlertChannel, AlertDelivery, AlertLook, AlertRule, AlertSubscription, Plan, Severity
+from backups.models.listing import Filter, Keyset, chosen
 
-from .frame import moment_of, page, render, say
+from .frame import page, render, say
 
 if TYPE_CHECKING:
     _ModelForm = forms.ModelForm[Any]
@@ -83,8 +83,8 @@ class ChannelLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """What the history was asked for."""
+class AlertFilter(Filter):
+    """Which alerts the history shows."""
 
     rule: str = ""
     severity: str = ""
@@ -92,25 +92,30 @@ class Wanted:
     text: str = ""
 
     @classmethod
-    def of(cls, request: HttpRequest) -> Wanted:
-        """Read the address; what is not known is left out."""
-        given = request.GET
+    def of(cls, given: QueryDict) -> AlertFilter:
+        """Read the address; unknown values are left out."""
         return cls(
             rule=given.get("rule", "")[:64],
-            severity=given.get("severity", "") if given.get("severity") in Severity.values else "",
-            state=given.get("state", "") if given.get("state") in ("lasting", "over") else "",
+            severity=chosen(given, "severity", Severity.values),
+            state=chosen(given, "state", ("lasting", "over")),
             text=given.get("q", "").strip()[:200],
         )
 
-    def as_query(self, **more: str) -> str:
-        """The address's query, with *more*."""
-        named = {"rule": self.rule, "severity": self.severity, "state": self.state, "q": self.text, **more}
-        return urlencode({name: value for name, value in named.items() if value})
+    def rows(self) -> QuerySet[Alert]:
+        """The alerts that match."""
+        rows = Alert.objects.filter(fired__isnull=False)
+        if self.rule:
+            rows = rows.filter(rule=self.rule)
+        if self.severity:
+            rows = rows.filter(severity=self.severity)
+        if self.state:
+            rows = rows.filter(resolved__isnull=self.state == "lasting")
+        if self.text:
+            rows = rows.filter(Q(subject__icontains=self.text) | Q(text__icontains=self.text))
+        return rows
 
-    @property
-    def anything(self) -> bool:
-        """Whether the history is filtered."""
-        return bool(self.as_query())
+
+ALERTS = Keyset(Alert, "fired", "id")
 
 
 # Everything on one page
@@ -123,8 +128,9 @@ def overview(request: HttpRequest) -> HttpResponse:
     firing = sorted(services.firing(), key=lambda alert: (-_ORDER[alert.severity], alert.fired or now))
     channels = [_channel_line(channel) for channel in AlertChannel.objects.prefetch_related("rules", "plans")]
     rules = _rule_lines(firing, [line.channel for line in channels])
-    wanted = Wanted.of(request)
-    listed, newer, older = _history(request, wanted)
+    wanted = AlertFilter.of(request.GET)
+    older, newer = ALERTS.read(request.GET.get("before")), ALERTS.read(request.GET.get("after"))
+    history = ALERTS.part(wanted.rows(), PAGE, older=older, newer=newer)
     context = {
         "sentence": _sentence(firing, rules, channels, now),
         "firing": firing,
@@ -134,11 +140,11 @@ def overview(request: HttpRequest) -> HttpResponse:
         "channels": channels,
         "kinds": AlertChannel.Kind.choices,
         "mine": services.subscription_of(request.user),
-        "history": listed,
+        "history": history.rows,
         "wanted": wanted,
         "severities": Severity.choices,
-        "newer": newer,
-        "older": older,
+        "newer": wanted.as_query(after=ALERTS.write(history.newer)) if history.newer else "",
+        "older": wanted.as_query(before=ALERTS.write(history.older)) if history.older else "",
         "may_change": request.user.has_perm("backups.change_alert"),
         "may_acknowledge": request.user.has_perm("backups.acknowledge_alert"),
     }
@@ -249,55 +255,6 @@ def _channel_line(channel: AlertChannel) -> ChannelLine:
     if channel.quiet_from and channel.quiet_until:
         hears += f"; quiet {channel.quiet_from:%H:%M} to {channel.quiet_until:%H:%M} {channel.time_zone}"
     return ChannelLine(channel=channel, target=services.masked(channel), hears=hears, last=last)
-
-
-def _history(request: HttpRequest, wanted: Wanted) -> tuple[list[Alert], str, str]:
-    """A page of what fired, newest first, and the queries of the pages before and after it."""
-    rows = _filtered(wanted)
-    older, newer = _cursor(request.GET.get("before")), _cursor(request.GET.get("after"))
-    if newer is not None:
-        rows = rows.filter(Q(fired__gt=newer[0]) | Q(fired=newer[0], id__gt=newer[1])).order_by("fired", "id")
-    elif older is not None:
-        rows = rows.filter(Q(fired__lt=older[0]) | Q(fired=older[0], id__lt=older[1]))
-    listed = list(rows[: PAGE + 1])
-    more = len(listed) > PAGE
-    listed = listed[:PAGE]
-    if newer is not None:
-        listed.reverse()
-    has_newer = bool(listed) and (more if newer is not None else older is not None)
-    has_older = bool(listed) and (newer is not None or more)
-    return (
-        listed,
-        wanted.as_query(after=_point(listed[0])) if has_newer else "",
-        wanted.as_query(before=_point(listed[-1])) if has_older else "",
-    )
-
-
-def _filtered(wanted: Wanted) -> QuerySet[Alert]:
-    rows = Alert.objects.filter(fired__isnull=False).order_by("-fired", "-id")
-    if wanted.rule:
-        rows = rows.filter(rule=wanted.rule)
-    if wanted.severity:
-        rows = rows.filter(severity=wanted.severity)
-    if wanted.state:
-        rows = rows.filter(resolved__isnull=wanted.state == "lasting")
-    if wanted.text:
-        rows = rows.filter(Q(subject__icontains=wanted.text) | Q(text__icontains=wanted.text))
-    return rows
-
-
-def _point(alert: Alert) -> str:
-    assert alert.fired is not None
-    return f"{alert.fired.isoformat()}_{alert.pk.hex}"
-
-
-def _cursor(text: str | None) -> tuple[datetime, uuid.UUID] | None:
-    moment, _, key = (text or "").partition("_")
-    fired = moment_of(moment)
-    try:
-        return None if fired is None else (fired, uuid.UUID(key))
-    except ValueError:
-        return None
 
 
 # One alert

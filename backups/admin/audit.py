@@ -19,7 +19,7 @@ from django.urls import NoReverseMatch, URLPattern, path, reverse
 from django.utils import timezone
 
 from backups.identity import audit
-from backups.identity.audit import Sought
+from backups.identity.audit import EntryFilter
 from backups.identity.sign_in import actor_of
 from backups.jobs import lifecycle
 from backups.jobs.types import AUDIT
@@ -48,13 +48,13 @@ class Filter(forms.Form):
     text = forms.CharField(required=False, max_length=200)
     below = forms.IntegerField(required=False, min_value=1)
 
-    def sought(self) -> Sought:
+    def wanted(self) -> EntryFilter:
         """What was asked for; days begin and end in the reader's zone."""
         found = self.cleaned_data
         names = ("who", "action", "target", "via", "text")
         until = _midnight(found["until"] + timedelta(days=1)) if found.get("until") else None
         since = _midnight(found["since"]) if found.get("since") else None
-        return Sought(**{name: found.get(name) or "" for name in names}, since=since, until=until)
+        return EntryFilter(**{name: found.get(name) or "" for name in names}, since=since, until=until)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +72,8 @@ def overview(request: HttpRequest) -> HttpResponse:
     """Who did what?"""
     form = Filter(request.GET)
     good = form.is_valid()
-    sought = form.sought() if good else Sought()
-    found = audit.search(sought, below=form.cleaned_data.get("below") if good else None)
+    wanted = form.wanted() if good else EntryFilter()
+    found = audit.search(wanted, below=form.cleaned_data.get("below") if good else None)
     asked = {name: value for name, value in request.GET.items() if value and name != "below"}
     number, newest = audit.head()
     verified = audit.verified()
@@ -107,10 +107,10 @@ def export(request: HttpRequest, form: str) -> HttpResponseBase:
     filled = Filter(request.GET)
     if form not in ("csv", "jsonl") or not filled.is_valid():
         raise Http404
-    sought = filled.sought()
-    asked = {name: value for name, value in asdict(sought).items() if value}
+    wanted = filled.wanted()
+    asked = {name: value for name, value in asdict(wanted).items() if value}
     audit.record(actor_of(request), "audit.exported", "audit", after={"form": form, **asked})
-    rows = _rows(sought, audit.head()[0])
+    rows = _rows(wanted, audit.head()[0])
     lines = _csv(rows) if form == "csv" else (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     kind = "text/csv; charset=utf-8" if form == "csv" else "application/jsonl; charset=utf-8"
     name = f"audit-{timezone.now():%Y%m%dT%H%M%SZ}.{form}"
@@ -153,9 +153,9 @@ def _midnight(day: date) -> datetime:
     return timezone.make_aware(datetime.combine(day, time()))
 
 
-def _rows(sought: Sought, newest: int) -> Iterator[dict[str, Any]]:
+def _rows(wanted: EntryFilter, newest: int) -> Iterator[dict[str, Any]]:
     """Read in portions, so that no transaction of the database is held open while somebody downloads slowly."""
-    rows = audit.fitting(sought)
+    rows = audit.matching(wanted)
     for start in range(1, newest + 1, _CHUNK):
         for row in rows.filter(number__gte=start, number__lt=start + _CHUNK).order_by("number").values(*_COLUMNS):
             yield {**row, "time": row["time"].astimezone(UTC).isoformat()}

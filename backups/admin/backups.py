@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -26,8 +26,9 @@ from backups.engine.types import Backup, Depth, Proof, SourceKind, SourceRecord
 from backups.identity.sign_in import actor_of
 from backups.jobs import submit, types
 from backups.models import IndexedBackup, Job
+from backups.models.listing import Filter, Keyset, Part, chosen, minute_of, moment_of
 
-from .frame import moment_of, page, render, say
+from .frame import page, render, say
 
 PER_PAGE = 50
 COUNTED = 1_000
@@ -48,10 +49,11 @@ _MOST_WORDS = 8
 # The list
 
 
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """What the list is asked for. Each field is empty for all."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupFilter(Filter):
+    """Which backups the list shows."""
 
+    text: str = ""
     kind: str = ""
     proof: str = ""
     mark: str = ""
@@ -60,48 +62,32 @@ class Filter:
     repository: str = ""
     since: datetime | None = None
     until: datetime | None = None
-    text: str = ""
-    problems: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, values: Any) -> Filter:
-        """Read a query string; what it says wrongly is left out and named."""
-        problems: list[str] = []
+    def of(cls, given: Mapping[str, str]) -> tuple[BackupFilter, list[str]]:
+        """Read the parameters of an address; and a sentence for each that is left out because it is wrong."""
+        problems = []
+        for name, known in (("kind", IndexedBackup.Kind.values), ("proof", PROOFS), ("mark", MARKS)):
+            if given.get(name) and not chosen(given, name, known):
+                problems.append(f"There is no {name} {given[name]!r}.")
+        for name in ("since", "until"):
+            if given.get(name) and moment_of(given[name]) is None:
+                problems.append(f"{given[name]!r} is not a point in time: write it as 2026-11-20T10:00.")
         return cls(
-            kind=_choice(values.get("kind", ""), IndexedBackup.Kind.values, "kind", problems),
-            proof=_choice(values.get("proof", ""), PROOFS, "proof", problems),
-            mark=_choice(values.get("mark", ""), MARKS, "mark", problems),
-            set=values.get("set", "")[:64],
-            host=values.get("host", "").strip()[:255],
-            repository=values.get("repository", "")[:64],
-            since=_moment(values.get("since", ""), problems),
-            until=_moment(values.get("until", ""), problems),
-            text=values.get("q", "").strip()[:200],
-            problems=problems,
-        )
+            text=given.get("q", "").strip()[:200],
+            kind=chosen(given, "kind", IndexedBackup.Kind.values),
+            proof=chosen(given, "proof", PROOFS),
+            mark=chosen(given, "mark", MARKS),
+            set=given.get("set", "")[:64],
+            host=given.get("host", "").strip()[:255],
+            repository=given.get("repository", "")[:64],
+            since=moment_of(given.get("since", "")),
+            until=moment_of(given.get("until", "")),
+        ), problems
 
-    @property
-    def active(self) -> bool:
-        return bool(self.query())
-
-    def query(self) -> dict[str, str]:
-        """The fields as a query string has them; those that are empty are left out."""
-        values = {
-            "q": self.text,
-            "kind": self.kind,
-            "proof": self.proof,
-            "mark": self.mark,
-            "set": self.set,
-            "host": self.host,
-            "repository": self.repository,
-            "since": _written(self.since),
-            "until": _written(self.until),
-        }
-        return {name: value for name, value in values.items() if value}
-
-    def apply(self) -> QuerySet[IndexedBackup]:
-        """The backups that match, newest first."""
-        found = IndexedBackup.objects.order_by("-time", "-backup_id")
+    def rows(self) -> QuerySet[IndexedBackup]:
+        """The backups that match."""
+        found = IndexedBackup.objects.all()
         names = list(configuration().repositories)
         if self.repository:
             found = found.filter(repository=self.repository)
@@ -133,82 +119,31 @@ class Filter:
         return found
 
 
-def _choice(value: str, known: Iterable[str], name: str, problems: list[str]) -> str:
-    if value and value not in known:
-        problems.append(f"There is no {name} {value!r}.")
-        return ""
-    return value
+BACKUPS = Keyset(IndexedBackup, "time", "backup_id", "pk")
 
 
-def _moment(value: str, problems: list[str]) -> datetime | None:
-    """A time as a form gives it, in the reader's zone unless it names one."""
-    if not value:
-        return None
-    moment = moment_of(value)
-    if moment is None:
-        problems.append(f"{value!r} is no point in time: write it as 2026-11-20T10:00.")
-    return moment
-
-
-def _written(moment: datetime | None) -> str:
-    return timezone.localtime(moment).strftime("%Y-%m-%dT%H:%M") if moment else ""
-
-
-@dataclass(frozen=True, slots=True)
-class Slice:
-    """A page of a list, found by the key of the row before it and not by counting rows."""
-
-    rows: list[IndexedBackup]
-    older: str
-    newer: str
-
-
-def slice_of(found: QuerySet[IndexedBackup], values: Any, size: int = PER_PAGE) -> Slice:
-    """The rows after the key ``older``, or before the key ``newer``, of a query string; without either the newest."""
-    older, newer = _key(values.get("older", "")), _key(values.get("newer", ""))
-    if newer is not None:
-        time, backup_id = newer
-        after = found.filter(Q(time__gte=time), Q(time__gt=time) | Q(backup_id__gt=backup_id))
-        rows = list(after.order_by("time", "backup_id")[: size + 1])
-        more = len(rows) > size
-        rows = rows[:size][::-1]
-        return Slice(rows, _key_of(rows[-1]) if rows else "", _key_of(rows[0]) if more else "")
-    if older is not None:
-        time, backup_id = older
-        found = found.filter(Q(time__lte=time), Q(time__lt=time) | Q(backup_id__lt=backup_id))
-    rows = list(found[: size + 1])
-    more = len(rows) > size
-    rows = rows[:size]
-    return Slice(rows, _key_of(rows[-1]) if more else "", _key_of(rows[0]) if older is not None and rows else "")
-
-
-def _key_of(row: IndexedBackup) -> str:
-    return f"{row.time.isoformat()}~{row.backup_id}"
-
-
-def _key(text: str) -> tuple[datetime, str] | None:
-    moment, _, backup_id = text.partition("~")
-    time = moment_of(moment)
-    return (time, backup_id) if time is not None and backup_id else None
+def page_of_backups(wanted: BackupFilter, given: Mapping[str, str], size: int = PER_PAGE) -> Part[IndexedBackup]:
+    """A page of the backups that match, from the cursor ``older`` or ``newer`` of an address; without one the newest."""
+    older, newer = BACKUPS.read(given.get("older")), BACKUPS.read(given.get("newer"))
+    return BACKUPS.part(wanted.rows(), size, older=older, newer=newer)
 
 
 @page("backups.view_backup")
 def overview(request: HttpRequest) -> HttpResponse:
     """All backups, newest first."""
-    wanted = Filter.of(request.GET)
-    found = wanted.apply()
-    part = slice_of(found, request.GET)
-    count = _matches(wanted, found, part, request) if wanted.active else None
+    wanted, problems = BackupFilter.of(request.GET)
+    part = page_of_backups(wanted, request.GET)
+    count = _matches(wanted, part, request) if wanted.active else None
     newest = IndexedBackup.objects.order_by("-time", "-backup_id").first()
     recent = list(IndexedBackup.objects.order_by("-time", "-backup_id").values_list("set", "host")[:500])
     damaged = IndexedBackup.objects.filter(verification="damaged").order_by()[: COUNTED + 1].count()
-    query = wanted.query()
     context = {
         "filter": wanted,
-        "query": urlencode(query),
+        "problems": problems,
+        "query": wanted.as_query(),
         "rows": part.rows,
-        "older": urlencode({**query, "older": part.older}) if part.older else "",
-        "newer": urlencode({**query, "newer": part.newer}) if part.newer else "",
+        "older": wanted.as_query(older=BACKUPS.write(part.older)) if part.older else "",
+        "newer": wanted.as_query(newer=BACKUPS.write(part.newer)) if part.newer else "",
         "first": not part.newer,
         "count": count,
         "counted": COUNTED,
@@ -220,21 +155,21 @@ def overview(request: HttpRequest) -> HttpResponse:
         "sets": sorted({*configuration().sets, *(name for name, _ in recent), *([wanted.set] if wanted.set else [])}),
         "hosts": sorted({host for _, host in recent if host}),
         "repositories": list(configuration().repositories) if len(configuration().repositories) > 1 else [],
-        "since": _written(wanted.since),
-        "until": _written(wanted.until),
+        "since": minute_of(wanted.since),
+        "until": minute_of(wanted.until),
         "zone": timezone.get_current_timezone_name(),
         "may": _rights(request),
     }
     return render(request, "backups/backups.html", "Backups", context)
 
 
-def _matches(wanted: Filter, found: QuerySet[IndexedBackup], part: Slice, request: HttpRequest) -> int | None:
+def _matches(wanted: BackupFilter, part: Part[IndexedBackup], request: HttpRequest) -> int | None:
     """How many match, up to a bound; None where only reading every row would tell."""
     if not (part.older or part.newer or request.GET.get("older") or request.GET.get("newer")):
         return len(part.rows)
     if wanted.text or wanted.host or wanted.mark:
         return None
-    return found.order_by()[: COUNTED + 1].count()
+    return wanted.rows().order_by()[: COUNTED + 1].count()
 
 
 def _rights(request: HttpRequest) -> dict[str, bool]:
@@ -248,7 +183,7 @@ def _demand(request: HttpRequest, permission: str) -> None:
 
 
 @page("backups.view_backup", methods=("POST",))
-def chosen(request: HttpRequest) -> HttpResponse:
+def act_on_chosen(request: HttpRequest) -> HttpResponse:
     """Verify, hold or delete the backups that were ticked."""
     rows = _chosen(request.POST.getlist("id"))
     back = _back(request, reverse("backups:backups"))
@@ -588,7 +523,7 @@ def download(request: HttpRequest, backup_id: str, name: str) -> HttpResponseBas
 
 urlpatterns: list[URLPattern] = [
     path("backups/", overview, name="backups"),
-    path("backups/chosen/", chosen, name="chosen"),
+    path("backups/chosen/", act_on_chosen, name="chosen"),
     path("backups/delete/", delete, name="delete"),
     path("backups/<str:backup_id>/", backup, name="backup"),
     path("backups/<str:backup_id>/do/", act, name="backup_act"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from django.contrib import admin, messages
@@ -14,8 +13,6 @@ from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseNotAllowed
 from django.shortcuts import render as render_template
 from django.urls import NoReverseMatch, reverse
-from django.utils import timezone
-from django.utils.dateparse import parse_datetime
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_protect
 
@@ -108,19 +105,6 @@ def refused(request: HttpRequest, problem: EngineError) -> HttpResponse:
     if request.headers.get("HX-Request"):
         return render_template(request, "backups/problem.html", {"problem": problem}, status=status)
     return render(request, "backups/refused.html", "That did not work", {"problem": problem}, status=status)
-
-
-def moment_of(text: str) -> datetime | None:
-    """A point in time from an address or a form, in the reader's zone unless it names one. None for what is none, and for
-    years that no database and no zone can reckon with.
-    """
-    try:
-        moment = parse_datetime(text)
-    except ValueError:
-        return None
-    if moment is None or not 1970 <= moment.year <= 9998:
-        return None
-    return timezone.make_aware(moment) if timezone.is_naive(moment) else moment
 
 
 def say(request: HttpRequest, text: str, *, level: int = messages.SUCCESS) -> None:

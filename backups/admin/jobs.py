@@ -5,13 +5,19 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
-from urllib.parse import urlencode
 
 from django.core.exceptions import PermissionDenied
 from django.db.models import Q, QuerySet
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect, StreamingHttpResponse
+from django.http import (
+    Http404,
+    HttpRequest,
+    HttpResponse,
+    HttpResponseBase,
+    HttpResponseRedirect,
+    QueryDict,
+    StreamingHttpResponse,
+)
 from django.shortcuts import render as render_template
 from django.urls import URLPattern, path
 from django.utils import timezone
@@ -24,10 +30,11 @@ from backups.identity.sign_in import actor_of
 from backups.jobs import submit
 from backups.jobs.types import RESTORE_IN_PLACE, job_types
 from backups.models import Job, JobLog, Plan
+from backups.models.listing import Cursor, Filter, Keyset, Part, chosen
 from backups.templatetags.backups_jobs import job_title
 
 from . import outcome, running
-from .frame import moment_of, page, render, say
+from .frame import page, render, say
 
 PAGE = 50
 SEARCHED = 20_000
@@ -43,8 +50,8 @@ _CHUNK = 2_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """What a list of jobs was asked for: filters, and where it begins."""
+class JobFilter(Filter):
+    """Which jobs the list shows."""
 
     state: str = ""
     kind: str = ""
@@ -53,87 +60,68 @@ class Wanted:
     text: str = ""
 
     @classmethod
-    def of(cls, request: HttpRequest) -> Wanted:
-        """Read the address; what is not known is left out."""
-        given = request.GET
+    def of(cls, given: QueryDict) -> JobFilter:
+        """Read the address; unknown values are left out."""
         return cls(
-            state=given.get("state", "") if given.get("state") in Job.State.values else "",
+            state=chosen(given, "state", Job.State.values),
             kind=given.get("kind", "")[:40],
-            via=given.get("via", "") if given.get("via") in Job.Via.values else "",
+            via=chosen(given, "via", Job.Via.values),
             plan=given.get("plan", "")[:64],
             text=given.get("q", "").strip()[:200],
         )
 
-    def as_query(self, **more: str) -> str:
-        """The address's query, with *more*."""
-        named = {"state": self.state, "kind": self.kind, "via": self.via, "plan": self.plan, "q": self.text, **more}
-        return urlencode({name: value for name, value in named.items() if value})
+    def rows(self) -> QuerySet[Job]:
+        """The jobs that match all but the text."""
+        rows = Job.objects.select_related("plan").defer("result", "phases")
+        for name in ("state", "kind", "via"):
+            if value := getattr(self, name):
+                rows = rows.filter(**{name: value})
+        if self.plan:
+            plan = Plan.objects.filter(name=self.plan).first()
+            rows = rows.filter(plan=plan) if plan is not None else rows.none()
+        return rows
 
-    @property
-    def anything(self) -> bool:
-        """Whether the list is filtered."""
-        return bool(self.as_query())
+
+JOBS = Keyset(Job, "created", "id")
 
 
 @page("backups.view_job")
 def overview(request: HttpRequest) -> HttpResponse:
-    """The jobs, newest first, 50 a page; pages go on from a job, so that a page costs the same however far down it is."""
-    wanted = Wanted.of(request)
-    older, newer = _cursor(request.GET.get("before")), _cursor(request.GET.get("after"))
-    rows = _filtered(wanted)
-    if newer is not None:
-        rows = rows.filter(_newer(newer)).order_by("created", "id")
-    elif older is not None:
-        rows = rows.filter(_older(older))
-    listed, searched_to = _page(rows, wanted, forward=newer is not None)
-    more = len(listed) > PAGE
-    listed = listed[:PAGE]
-    if newer is not None:
-        listed.reverse()
-    has_newer = bool(listed) and (more if newer is not None else older is not None)
-    has_older = bool(listed) and (newer is not None or more)
+    """The jobs, newest first."""
+    wanted = JobFilter.of(request.GET)
+    part, searched_to = _search(wanted, JOBS.read(request.GET.get("before")), JOBS.read(request.GET.get("after")))
     context = {
-        "jobs": listed,
+        "jobs": part.rows,
         "wanted": wanted,
         "states": Job.State.choices,
         "kinds": sorted(job_types().values(), key=lambda kind: kind.title),
         "vias": Job.Via.choices,
         "plans": Plan.objects.order_by("name")[:200],
-        "newer": wanted.as_query(after=_point(listed[0])) if has_newer else "",
-        "older": wanted.as_query(before=_point(listed[-1])) if has_older else "",
-        "further": wanted.as_query(before=_point(searched_to)) if searched_to is not None and not has_older else "",
+        "newer": wanted.as_query(after=JOBS.write(part.newer)) if part.newer else "",
+        "older": wanted.as_query(before=JOBS.write(part.older)) if part.older else "",
+        "further": wanted.as_query(before=JOBS.write(searched_to)) if searched_to and not part.older else "",
         "searched": SEARCHED,
-        "counts": _counts(),
+        "counts": {state: Job.objects.filter(state=state).count() for state in (Job.State.RUNNING, Job.State.QUEUED)},
         "default_set": configuration().default_set,
-        "live": any(not job.has_ended for job in listed),
+        "live": any(not job.has_ended for job in part.rows),
     }
     return render(request, "backups/jobs.html", "Jobs", context)
 
 
-def _filtered(wanted: Wanted) -> QuerySet[Job]:
-    rows = Job.objects.select_related("plan").defer("result", "phases")
-    for name in ("state", "kind", "via"):
-        if value := getattr(wanted, name):
-            rows = rows.filter(**{name: value})
-    if wanted.plan:
-        plan = Plan.objects.filter(name=wanted.plan).first()
-        rows = rows.filter(plan=plan) if plan is not None else rows.none()
-    return rows.order_by("-created", "-id")
-
-
-def _page(rows: QuerySet[Job], wanted: Wanted, *, forward: bool) -> tuple[list[Job], Job | None]:
-    """A page of jobs and one more; and the last job that was searched, where a search stopped before the end."""
+def _search(wanted: JobFilter, older: Cursor | None, newer: Cursor | None) -> tuple[Part[Job], Cursor | None]:
+    """A page of jobs; and where a search for a text stopped, if it stopped before the oldest job."""
+    rows = wanted.rows()
     if not wanted.text:
-        return list(rows[: PAGE + 1]), None
+        return JOBS.part(rows, PAGE, older=older, newer=newer), None
     if exact := _named(wanted.text):
-        return list(rows.filter(exact)[: PAGE + 1]), None
-    within = rows[SEARCHED - 1 : SEARCHED].first()
-    if within is not None:
-        point = (within.created, within.pk)
-        rows = rows.exclude(_newer(point)) if forward else rows.exclude(_older(point))
+        return JOBS.part(rows.filter(exact), PAGE, older=older, newer=newer), None
+    last = JOBS.begin(rows, older=older, newer=newer)[SEARCHED - 1 : SEARCHED].first()
+    stopped = JOBS.cursor(last) if last is not None else None
+    if stopped is not None:
+        rows = rows.exclude(JOBS.older_than(stopped) if newer is None else JOBS.newer_than(stopped))
     text = wanted.text
-    found = Q(note__icontains=text) | Q(by__icontains=text) | Q(backup_id__icontains=text) | Q(error__message__icontains=text)
-    return list(rows.filter(found)[: PAGE + 1]), None if forward else within
+    match = Q(note__icontains=text) | Q(by__icontains=text) | Q(backup_id__icontains=text) | Q(error__message__icontains=text)
+    return JOBS.part(rows.filter(match), PAGE, older=older, newer=newer), None if newer is not None else stopped
 
 
 def _named(text: str) -> Q | None:
@@ -146,58 +134,33 @@ def _named(text: str) -> Q | None:
         return None
 
 
-def _counts() -> dict[str, int]:
-    return {state: Job.objects.filter(state=state).count() for state in (Job.State.RUNNING, Job.State.QUEUED)}
-
-
-_Cursor = tuple[datetime, uuid.UUID]
-
-
-def _point(job: Job) -> str:
-    return f"{job.created.isoformat()}_{job.pk.hex}"
-
-
-def _cursor(text: str | None) -> _Cursor | None:
-    moment, _, key = (text or "").partition("_")
-    created = moment_of(moment)
-    try:
-        return None if created is None else (created, uuid.UUID(key))
-    except ValueError:
-        return None
-
-
-def _older(than: _Cursor) -> Q:
-    return Q(created__lte=than[0]) & (Q(created__lt=than[0]) | Q(id__lt=than[1]))
-
-
-def _newer(than: _Cursor) -> Q:
-    return Q(created__gte=than[0]) & (Q(created__gt=than[0]) | Q(id__gt=than[1]))
-
-
 # One job
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LogView:
-    """What is shown of a log: lines of a level or with a text, and where to go on in both directions."""
+class LogFilter(Filter):
+    """Which lines of a log are shown."""
 
-    level: str
-    text: str
-    lines: tuple[JobLog, ...]
+    level: str = ""
+    text: str = ""
+
+    @classmethod
+    def of(cls, given: QueryDict) -> LogFilter:
+        """Read the address; an unknown level is left out."""
+        return cls(level=chosen(given, "level", _FROM), text=given.get("q", "").strip()[:200])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogView:
+    """Lines of a log, oldest first; the number before which earlier ones are, None at the beginning; the number of the last."""
+
+    filter: LogFilter
+    lines: list[JobLog]
     earlier: int | None
     last: int
 
-    def as_query(self, **more: object) -> str:
-        """The address's query, with *more*."""
-        named: dict[str, object] = {"level": self.level, "q": self.text, **more}
-        return urlencode({name: value for name, value in named.items() if value not in ("", None)})
 
-    @property
-    def query(self) -> str:
-        """What is asked for, without where it begins."""
-        return self.as_query()
-
-
+LINES_OF_A_LOG = Keyset(JobLog, "id")
 _FROM = {
     JobLog.Level.WARNING: (JobLog.Level.WARNING, JobLog.Level.ERROR),
     JobLog.Level.ERROR: (JobLog.Level.ERROR,),
@@ -220,7 +183,7 @@ def live(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
         answer = render_template(request, "backups/job_body.html", _told(request, found))
         answer.headers["HX-Retarget"], answer.headers["HX-Reswap"] = "#job", "outerHTML"
         return answer
-    log = _log(request, found, after=_number(request.GET.get("after")) or 0)
+    log = _log(request, found, after=_line(request.GET.get("after")))
     context = {"job": found, "told": outcome.told(found), "live": running.live(found), "log": log, "bars": running.bars(found)}
     return render_template(request, "backups/job_parts.html", context)
 
@@ -299,35 +262,26 @@ def _back(request: HttpRequest, found: Job) -> str:
 # Its log
 
 
-def _log(request: HttpRequest, found: Job, *, after: int | None = None) -> LogView:
-    """The newest lines, or those before ``before=ID``, or (for who follows) all after *after*."""
-    level, text = request.GET.get("level", ""), request.GET.get("q", "").strip()[:200]
-    rows = JobLog.objects.filter(job=found)
-    if level in _FROM:
-        rows = rows.filter(level__in=_FROM[JobLog.Level(level)])
-    else:
-        level = ""
-    if text:
-        rows = rows.filter(line__icontains=text)
+def _log(request: HttpRequest, job: Job, *, after: int | None = None) -> LogView:
+    """The newest lines; those before ``before=ID``; or all after the line *after*, for a page that follows."""
+    wanted = LogFilter.of(request.GET)
+    rows = JobLog.objects.filter(job=job)
+    if wanted.level:
+        rows = rows.filter(level__in=_FROM[JobLog.Level(wanted.level)])
+    if wanted.text:
+        rows = rows.filter(line__icontains=wanted.text)
     if after is not None:
         lines = list(rows.filter(id__gt=after).order_by("id")[:_CHUNK])
-        return LogView(level=level, text=text, lines=tuple(lines), earlier=None, last=lines[-1].pk if lines else after)
-    before = _number(request.GET.get("before"))
-    if before is not None:
-        rows = rows.filter(id__lt=before)
-    newest = list(rows.order_by("-id")[: LINES + 1])
-    shown = tuple(reversed(newest[:LINES]))
-    return LogView(
-        level=level,
-        text=text,
-        lines=shown,
-        earlier=shown[0].pk if len(newest) > LINES else None,
-        last=shown[-1].pk if shown else 0,
-    )
+        return LogView(filter=wanted, lines=lines, earlier=None, last=lines[-1].pk if lines else after)
+    part = LINES_OF_A_LOG.part(rows, LINES, older=LINES_OF_A_LOG.read(request.GET.get("before")))
+    lines = part.rows[::-1]
+    earlier = part.older[0] if part.older is not None else None
+    return LogView(filter=wanted, lines=lines, earlier=earlier, last=lines[-1].pk if lines else 0)
 
 
-def _number(text: str | None) -> int | None:
-    return int(text) if text and text.isdecimal() and len(text) < 19 else None
+def _line(text: str | None) -> int:
+    cursor = LINES_OF_A_LOG.read(text)
+    return int(cursor[0]) if cursor else 0
 
 
 def _text(found: Job) -> Iterator[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import uuid
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 from urllib.parse import urlencode
 
@@ -27,8 +27,9 @@ from backups.identity.sign_in import actor_of, password_problem
 from backups.jobs import submit
 from backups.jobs.types import PREVIEW, RESTORE, RESTORE_IN_PLACE
 from backups.models import IndexedBackup, Job
+from backups.models.listing import moment_of
 
-from .backups import Filter, jobs_about, slice_of
+from .backups import BACKUPS, BackupFilter, jobs_about, page_of_backups
 from .frame import page, refused, render
 from .running import live
 
@@ -170,21 +171,19 @@ def _page(request: HttpRequest, step: str, wish: Wish, context: dict[str, Any]) 
 def which(request: HttpRequest) -> HttpResponse:
     """Choose a backup from the list, or by a point in time."""
     wish = Wish.of(request.GET)
-    wanted = Filter.of({**request.GET.dict(), "proof": "", "mark": ""})
+    wanted, _ = BackupFilter.of({**request.GET.dict(), "proof": "", "mark": ""})
     asked = request.GET.get("at", "")
     set_name = request.GET.get("set", "") or configuration().default_set
     moments = _at(asked, set_name) if asked else None
-    found = wanted.apply()
-    part = slice_of(found, request.GET, 20)
+    part = page_of_backups(wanted, request.GET, 20)
     recent = IndexedBackup.objects.order_by("-time", "-backup_id").values_list("set", flat=True)[:500]
     keep = {"backup": wish.backup, "only": wish.only, "target": wish.target, "folder": wish.folder}
     kept = {name: value for name, value in keep.items() if value and value != "folder"}
-    query = {**wanted.query(), **kept}
     context = {
         "filter": wanted,
         "rows": [(row, wish.query(backup=row.backup_id, repository=_repository(row), look="")) for row in part.rows],
-        "older": urlencode({**query, "older": part.older}) if part.older else "",
-        "newer": urlencode({**query, "newer": part.newer}) if part.newer else "",
+        "older": wanted.as_query(**kept, older=BACKUPS.write(part.older)) if part.older else "",
+        "newer": wanted.as_query(**kept, newer=BACKUPS.write(part.newer)) if part.newer else "",
         "kept": kept,
         "at": asked,
         "set_name": set_name,
@@ -210,10 +209,9 @@ def _sound(set_name: str) -> Any:
 
 def _at(asked: str, set_name: str) -> dict[str, Any]:
     """The newest backup at or before a moment, and the next one after it, or what is wrong with the moment."""
-    wanted = Filter.of({"since": asked})
-    if wanted.since is None:
-        return {"problem": wanted.problems[0] if wanted.problems else "Give a point in time."}
-    moment: datetime = wanted.since
+    moment = moment_of(asked)
+    if moment is None:
+        return {"problem": f"{asked!r} is not a point in time: write it as 2026-11-20T10:00."}
     before = _sound(set_name).filter(time__lte=moment).first()
     after = _sound(set_name).filter(time__gt=moment).order_by("time", "backup_id").first()
     return {

@@ -24,6 +24,7 @@ from django.utils import timezone
 
 from backups.conf import configuration
 from backups.models import AuditEntry, Job
+from backups.models.listing import Filter, Keyset
 
 FIRST = "0" * 64
 """What stands for the hash before the first entry."""
@@ -160,12 +161,14 @@ def verify_and_record(actor: Actor, known: tuple[int, str] | None = None) -> dic
 # Looking for entries
 
 WINDOW = 20_000
-"""Entries that one search looks at when no index alone answers it: so it takes the same time however many there are."""
+"""Entries that one search reads when no single index answers it, which bounds its time."""
+
+ENTRIES = Keyset(AuditEntry, "number")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sought:
-    """Which entries: all that is given must fit. An ``action`` that ends in a dot means all that begin so."""
+class EntryFilter(Filter):
+    """Which entries. An ``action`` that ends in a dot matches all actions that begin with it."""
 
     who: str = ""
     action: str = ""
@@ -177,40 +180,40 @@ class Sought:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Page:
-    """Entries, newest first. ``below`` is where to go on, None at the end; ``looked_to`` is the oldest number looked at."""
+class Found:
+    """Entries, newest first. The next page begins below ``below``, None at the end; ``searched_to`` is the oldest one read."""
 
     entries: list[AuditEntry]
     below: int | None
-    looked_to: int
+    searched_to: int
 
 
-def search(sought: Sought, *, below: int | None = None, count: int = 50) -> Page:
-    """The newest *count* entries that fit, of numbers less than *below*. Looks at `WINDOW` entries at most at a time."""
+def search(wanted: EntryFilter, *, below: int | None = None, count: int = 50) -> Found:
+    """The newest *count* entries that match and have numbers less than *below*. Searches at most `WINDOW` entries."""
     top = head()[0] if below is None else below - 1
-    if sought.until is not None:  # numbers follow times, but for clocks that were put back
-        last = AuditEntry.objects.filter(time__lte=sought.until).order_by("-time").values_list("number", flat=True).first()
+    if wanted.until is not None:  # numbers follow times, but for clocks that were put back
+        last = AuditEntry.objects.filter(time__lte=wanted.until).order_by("-time").values_list("number", flat=True).first()
         top = min(top, last or 0)
-    bottom = 0 if _is_quick(sought) else max(0, top - WINDOW)
-    rows = list(fitting(sought).filter(number__lte=top, number__gt=bottom).order_by("-number")[: count + 1])
-    if len(rows) > count:
-        return Page(entries=rows[:count], below=rows[count - 1].number, looked_to=rows[count - 1].number)
-    return Page(entries=rows, below=bottom + 1 if bottom else None, looked_to=bottom + 1)
+    bottom = 0 if _is_quick(wanted) else max(0, top - WINDOW)
+    part = ENTRIES.part(matching(wanted).filter(number__lte=top, number__gt=bottom), count)
+    if part.older is not None:
+        return Found(entries=part.rows, below=part.older[0], searched_to=part.older[0])
+    return Found(entries=part.rows, below=bottom + 1 if bottom else None, searched_to=bottom + 1)
 
 
-def fitting(sought: Sought) -> QuerySet[AuditEntry]:
-    """All entries that fit, in no order."""
-    same = {name: getattr(sought, name) for name in ("who", "target", "via") if getattr(sought, name)}
+def matching(wanted: EntryFilter) -> QuerySet[AuditEntry]:
+    """All entries that match, in no order."""
+    same = {name: getattr(wanted, name) for name in ("who", "target", "via") if getattr(wanted, name)}
     rows = AuditEntry.objects.filter(**same)
-    if sought.action.endswith("."):
-        rows = rows.filter(action__gte=sought.action, action__lt=sought.action[:-1] + "/")
-    elif sought.action:
-        rows = rows.filter(action=sought.action)
-    if sought.since is not None:
-        rows = rows.filter(time__gte=sought.since)
-    if sought.until is not None:
-        rows = rows.filter(time__lte=sought.until)
-    words = sought.text.split()[:8]
+    if wanted.action.endswith("."):
+        rows = rows.filter(action__gte=wanted.action, action__lt=wanted.action[:-1] + "/")
+    elif wanted.action:
+        rows = rows.filter(action=wanted.action)
+    if wanted.since is not None:
+        rows = rows.filter(time__gte=wanted.since)
+    if wanted.until is not None:
+        rows = rows.filter(time__lte=wanted.until)
+    words = wanted.text.split()[:8]
     if words:
         parts = [F(name) for name in ("who", "action", "target", "token", "address")]
         sides = [Cast(name, TextField()) for name in ("before", "after")]
@@ -223,11 +226,11 @@ def fitting(sought: Sought) -> QuerySet[AuditEntry]:
     return rows
 
 
-def _is_quick(sought: Sought) -> bool:
-    """Whether one index alone finds and orders what fits."""
-    if sought.text or sought.via or sought.since or sought.action.endswith("."):
+def _is_quick(wanted: EntryFilter) -> bool:
+    """Whether one index alone finds and orders the matches."""
+    if wanted.text or wanted.via or wanted.since or wanted.action.endswith("."):
         return False
-    return sum(bool(value) for value in (sought.who, sought.action, sought.target)) <= 1
+    return sum(bool(value) for value in (wanted.who, wanted.action, wanted.target)) <= 1
 
 
 def _moment(time: datetime) -> str:

@@ -14,7 +14,7 @@ from django.core.management import call_command
 from django.db import DatabaseError, connections
 
 from backups.identity import audit
-from backups.identity.audit import Actor, Sought
+from backups.identity.audit import Actor, EntryFilter
 from backups.models import AuditEntry, Job
 
 ADA = Actor(name="ada", via=Job.Via.PAGES, id="7", address="192.0.2.7")
@@ -203,29 +203,29 @@ def test_the_command_names_the_first_broken_link(entries):
 
 
 def test_search_pages_by_number_and_looks_at_so_many_at_a_time(entries, monkeypatch):
-    assert [entry.number for entry in audit.search(Sought(), count=4).entries] == [6, 5, 4, 3]
-    first = audit.search(Sought(), count=4)
-    assert [entry.number for entry in audit.search(Sought(), below=first.below, count=4).entries] == [2, 1]
-    assert [entry.number for entry in audit.search(Sought(who="ada")).entries] == [6, 4, 2]
-    assert [entry.number for entry in audit.search(Sought(action="plan.", who="ben")).entries] == [5, 3, 1]
-    assert not audit.search(Sought(action="plan")).entries and not audit.search(Sought(action="pla.")).entries
-    assert [entry.number for entry in audit.search(Sought(target="plan:p3")).entries] == [4]
-    assert [entry.number for entry in audit.search(Sought(via="api", text="RSB_abcd p2")).entries] == [3]
-    assert len(audit.search(Sought(since=entries[3].time)).entries) == 3
-    assert [entry.number for entry in audit.search(Sought(until=entries[2].time)).entries] == [3, 2, 1]
+    assert [entry.number for entry in audit.search(EntryFilter(), count=4).entries] == [6, 5, 4, 3]
+    first = audit.search(EntryFilter(), count=4)
+    assert [entry.number for entry in audit.search(EntryFilter(), below=first.below, count=4).entries] == [2, 1]
+    assert [entry.number for entry in audit.search(EntryFilter(who="ada")).entries] == [6, 4, 2]
+    assert [entry.number for entry in audit.search(EntryFilter(action="plan.", who="ben")).entries] == [5, 3, 1]
+    assert not audit.search(EntryFilter(action="plan")).entries and not audit.search(EntryFilter(action="pla.")).entries
+    assert [entry.number for entry in audit.search(EntryFilter(target="plan:p3")).entries] == [4]
+    assert [entry.number for entry in audit.search(EntryFilter(via="api", text="RSB_abcd p2")).entries] == [3]
+    assert len(audit.search(EntryFilter(since=entries[3].time)).entries) == 3
+    assert [entry.number for entry in audit.search(EntryFilter(until=entries[2].time)).entries] == [3, 2, 1]
     monkeypatch.setattr(audit, "WINDOW", 2)
-    looked = audit.search(Sought(text="p0"))
-    assert not looked.entries and looked.below == 5 and looked.looked_to == 5
+    looked = audit.search(EntryFilter(text="p0"))
+    assert not looked.entries and looked.below == 5 and looked.searched_to == 5
     while looked.below:
-        looked = audit.search(Sought(text="p0"), below=looked.below)
+        looked = audit.search(EntryFilter(text="p0"), below=looked.below)
     assert [entry.number for entry in looked.entries] == [1]
 
 
 def test_text_in_any_script_is_found(empty_site):
     audit.record(ADA, "backup.requested", after={"note": "vor dem Umzug nach Köln 100%"})
     for text in ("Köln", "100%", "umzug"):
-        assert len(audit.search(Sought(text=text)).entries) == 1, text
-    assert not audit.search(Sought(text="100_")).entries
+        assert len(audit.search(EntryFilter(text=text)).entries) == 1, text
+    assert not audit.search(EntryFilter(text="100_")).entries
 
 
 def test_the_page_shows_what_changed_and_who(entries, empty_site):

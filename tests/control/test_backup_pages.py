@@ -74,7 +74,7 @@ def test_the_list_is_filtered_by_everything_it_shows(empty_site):
     since = timezone.localtime(now - timedelta(hours=4, minutes=30)).strftime("%Y-%m-%dT%H:%M")
     assert names(since=since) == {"safety", "damaged", "control"} and names(until=since) == {"held", "old"}
     page = client.get(LIST, {"kind": "odd", "since": "yesterday"}).content.decode()
-    assert "There is no kind" in page and "is no point in time" in page
+    assert "There is no kind" in page and "is not a point in time" in page
     page = client.get(LIST).content.decode()
     assert "Damaged" in page and "Kept by a restore" in page and 'title="for the auditor"' in page
     assert "No backup matches" in client.get(LIST, {"q": "nowhere"}).content.decode()

@@ -58,7 +58,7 @@ def test_a_point_in_time_finds_the_newest_sound_backup_at_or_before(empty_site):
     page = at(now - timedelta(hours=9))
     assert "There is no sound backup of the set default that old" in page and good.backup_id in link(page, "Take that one")
     assert "still to come" in at(now + timedelta(hours=9))
-    assert "is no point in time" in text_of(client.get(STEPS, {"at": "then"}))
+    assert "is not a point in time" in text_of(client.get(STEPS, {"at": "then"}))
 
 
 def test_the_steps_hold_all_that_was_chosen(site):
