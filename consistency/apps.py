@@ -15,4 +15,4 @@ class ConsistencyConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the system checks."""
-        from consistency import checks  # noqa: F401
+        from consistency import system_checks  # noqa: F401

@@ -1,8 +1,8 @@
-"""What the pages take from the project: what stands around them, and who does the work that they ask for.
+"""What the project provides for the pages: the frame around them, and how work is queued.
 
-The pages know nothing of the app that runs jobs, nor of the project's navigation. ``CONSISTENCY["FRAME"]`` names a subclass of
-`Frame` that joins them; all that differs is in that one class, and in the template ``consistency/base.html``, which a project
-may put in place of this app's. Without either the pages stand in the plain admin, and say which command to type.
+The pages know neither the app that runs jobs nor the project's navigation. ``CONSISTENCY["FRAME"]`` names a subclass of `Frame`
+that connects them; a project may also replace the template ``consistency/base.html``. Without either, the pages are shown in
+the plain admin and name the command to run.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from django.contrib import admin, messages
+from django.contrib import admin
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseNotAllowed
@@ -30,9 +30,9 @@ View = Callable[..., HttpResponseBase]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What a person asked for: ``check``, ``repair``, ``undo`` or ``resume``, with what it takes.
+    """What to queue: *do* is ``check``, ``repair``, ``undo`` or ``resume``; the others are its arguments.
 
-    *everything*: repair also what asks; of a check: then repair what is safe.
+    *everything*: for a repair, also what needs confirmation; for a check, then repair what is safe.
     """
 
     do: str
@@ -44,13 +44,13 @@ class Work:
 
 
 class Frame:
-    """The plain admin, in which nothing is done in the background."""
+    """The plain admin, without background work."""
 
     queues = False
-    """Whether `queue` does anything."""
+    """Whether `queue` works."""
 
     def page(self, permission: str, methods: tuple[str, ...]) -> Callable[[View], View]:
-        """A decorator: signed-in staff with *permission*, one of *methods*, CSRF for what changes, never cached."""
+        """A decorator: staff with *permission*, only these *methods*, CSRF protection, never cached."""
 
         def decorate(view: View) -> View:
             @functools.wraps(view)
@@ -73,18 +73,18 @@ class Frame:
         return render_template(request, template, full)
 
     def queue(self, request: HttpRequest, work: Work) -> str:
-        """Have *work* done, and return the address at which it can be watched. Raises `ConsistencyError`."""
+        """Queue *work* and return the address where it can be watched. Raises `ConsistencyError`."""
         raise ConsistencyError(
-            "This project has named nothing that does the work.",
-            hint="Type `manage.py check_consistency`; --help tells of --repair and --undo.",
+            "This project does not run consistency work in the background.",
+            hint="Run `manage.py check_consistency`; --help describes --repair and --undo.",
         )
 
     def running(self, request: HttpRequest) -> dict[str, Any]:
-        """What ``consistency/running.html`` shows of work that waits or runs."""
+        """The context of ``consistency/running.html``: queued and running work."""
         return {}
 
     def snapshot(self, name: str) -> str:
-        """The address of a backup that was made before a repair; empty when it has none."""
+        """The address of the page of a backup made before a repair; empty if it has none."""
         return ""
 
 
@@ -95,10 +95,7 @@ def frame() -> Frame:
 
 
 def page(permission: str, *, methods: tuple[str, ...] = ("GET",)) -> Callable[[View], View]:
-    """The decorator of each view. The project's frame is asked for at each request: settings are not read at import.
-
-    A `ConsistencyError` sends the reader back to the overview with its message.
-    """
+    """The decorator of each view. The project's frame is loaded for each request: settings are not read at import."""
 
     def decorate(view: View) -> View:
         @functools.wraps(view)
@@ -108,8 +105,3 @@ def page(permission: str, *, methods: tuple[str, ...] = ("GET",)) -> Callable[[V
         return framed
 
     return decorate
-
-
-def say(request: HttpRequest, text: str, level: int = messages.SUCCESS) -> None:
-    """A message for the next page that this person sees."""
-    messages.add_message(request, level, text)

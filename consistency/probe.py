@@ -1,19 +1,18 @@
-"""The probe for whoever restores a backup: are the two stores of this copy consistent?
+"""Checks the stores of a restored backup, without Django and without a database beside the backup's own.
 
-It needs no Django and no database but the copy's own. A project's mappings come as JSON: `consistency.declaration.description`
-makes it where Django runs, a backup keeps it, and a child process uses it::
+`consistency.resolution.description` makes a JSON description of the project's mappings where Django runs; a backup keeps it::
 
     answer = probe(description, sqlite={"refserver": path}, chroma={"chroma": path}, instant="2026-11-21T03:00:00+00:00")
 
 ``python -m consistency.probe REQUEST.json`` does the same with the arguments in a file (``-`` for standard input), prints the
-answer as one JSON object, and ends with status 0 (consistent), 5 (findings), 1 (failed), 2 (a wrong request) or 9 (cancelled by
-SIGTERM). Run it like this in an own process: the files may be damaged.
+answer as one JSON object, and exits with 0 (consistent), 5 (findings), 1 (failed), 2 (wrong request) or 9 (cancelled by
+SIGTERM). Run it in a process of its own: the files may be damaged.
 
 ``python -m consistency.probe --copy FOLDER INSTANT DESCRIPTION`` finds the stores of a restored backup itself, and lists the
 first ten findings of each kind.
 
-The answer is that of `Outcome.as_json` and ``"listed"``: the first *limit* findings of each kind as plain data. Counts are
-exact whatever is listed. A failure is ``{"error": {"code", "message", "hint"}}``.
+The answer is that of `Outcome.as_json` with ``"listed"``: the first *limit* findings of each kind as plain data. Counts are
+exact in any case. A failure is ``{"error": {"code", "message", "hint"}}``.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from consistency.engine.findings import Finding, State
 from consistency.engine.mapping import Description
 
 LIMIT = 100
-_LIMIT_OF_COPY = 10  # of each kind: a proof is kept for as long as its backup
+_LIMIT_OF_COPY = 10  # of each kind: a proof is kept as long as its backup
 
 
 def probe(
@@ -46,13 +45,13 @@ def probe(
     limit: int = LIMIT,
     check_cancelled: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """Check a copy that nobody writes to. *instant* is when the copy's original was as it is, in ISO 8601.
+    """Check a copy without writers. *instant* is the moment that the copy is of, in ISO 8601.
 
-    Mappings whose stores are not among those given are left out, and named under ``"left_out"``: a backup may hold one of the
-    two alone. Raises `ConsistencyError`.
+    Mappings whose stores are not given are skipped and named under ``"left_out"``: a backup may hold only one of the stores.
+    Raises `ConsistencyError`.
     """
-    wanted = Description.from_json(description)
-    present = tuple(one for one in wanted.mappings if one.sqlite in sqlite and one.chroma in chroma)
+    described = Description.from_json(description)
+    present = tuple(one for one in described.mappings if one.sqlite in sqlite and one.chroma in chroma)
     listed: list[dict[str, Any]] = []
     kinds: Counter[str] = Counter()
 
@@ -68,7 +67,7 @@ def probe(
         instant=datetime.fromisoformat(instant) if instant else None,
     )
     outcome = check(Description(mappings=present), stores, Context(should_cancel=check_cancelled), keep)
-    left_out = [one.name for one in wanted.mappings if one not in present]
+    left_out = [one.name for one in described.mappings if one not in present]
     return outcome.as_json() | {"listed": listed, "left_out": left_out}
 
 
@@ -91,16 +90,16 @@ def main(arguments: list[str]) -> int:
 
 
 def _request(arguments: list[str]) -> dict[str, Any]:
-    known = {"description", "sqlite", "chroma", "instant", "limit"}
+    members = {"description", "sqlite", "chroma", "instant", "limit"}
     if arguments[:1] == ["--copy"]:
         return _of_copy(arguments[1:])
     try:
         (path,) = arguments
         request = json.loads(sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8"))
     except (ValueError, OSError) as problem:
-        raise Mistake(f"There is no request to read: {problem}.", hint="Give one file with a JSON object.") from None
-    if not isinstance(request, dict) or not {"description", "sqlite", "chroma"} <= request.keys() <= known:
-        raise Mistake(f"A request has {', '.join(sorted(known))}.", hint="See the docstring of consistency.probe.")
+        raise Mistake(f"The request cannot be read: {problem}.", hint="Give one file with a JSON object.") from None
+    if not isinstance(request, dict) or not {"description", "sqlite", "chroma"} <= request.keys() <= members:
+        raise Mistake(f"A request consists of {', '.join(sorted(members))}.", hint="See the docstring of consistency.probe.")
     return request
 
 
@@ -108,13 +107,13 @@ def _of_copy(arguments: list[str]) -> dict[str, Any]:
     """The request for a restored folder, ``FOLDER INSTANT DESCRIPTION``: databases are in ``sqlite``, stores in ``chroma``."""
     try:
         folder, instant, text = arguments
-        described = json.loads(text)
+        mappings = json.loads(text)
         datetime.fromisoformat(instant)
         databases = {path.stem: path for path in (Path(folder) / "sqlite").glob("*") if path.is_file()}
         directories = {path.name: path for path in (Path(folder) / "chroma").glob("*") if path.is_dir()}
     except (ValueError, OSError) as problem:
-        raise Mistake(f"There is no request to read: {problem}.", hint="Give --copy FOLDER INSTANT DESCRIPTION.") from None
-    return {"description": described, "sqlite": databases, "chroma": directories, "instant": instant, "limit": _LIMIT_OF_COPY}
+        raise Mistake(f"The request cannot be read: {problem}.", hint="Use --copy FOLDER INSTANT DESCRIPTION.") from None
+    return {"description": mappings, "sqlite": databases, "chroma": directories, "instant": instant, "limit": _LIMIT_OF_COPY}
 
 
 if __name__ == "__main__":

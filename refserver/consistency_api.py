@@ -22,12 +22,12 @@ from backups.api.paging import Page, PageQuery, page
 from backups.api.permissions import require
 from backups.api.problems import Refused
 from backups.api.schemas import JobShape, RequestModel, ResponseModel, Text
-from consistency import services
 from consistency.engine.errors import ConsistencyError
 from consistency.engine.findings import Cause, FindingKind, Severity, State
 from consistency.engine.findings import Repair as Action
 from consistency.frame import Work
 from consistency.models import Check, Finding, Repair
+from consistency.repairs.plan import plan_repair
 from refserver.consistency_frame import ask
 
 assert _urls.app_name
@@ -333,7 +333,7 @@ def _plan(body: Repairing, check: Check) -> RepairPlan:
             "Check the live stores to the end, and repair what that finds.",
         )
     try:
-        planned = services.plan_repair(check, only_safe=body.scope == "safe", kinds=body.kinds, findings=body.issues)
+        planned = plan_repair(check, only_safe=body.scope == "safe", kinds=body.kinds, findings=body.issues)
     except ConsistencyError as problem:
         raise _refused(problem) from problem
     return RepairPlan(**planned.as_json())

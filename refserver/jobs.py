@@ -19,9 +19,9 @@ from backups.conf import configuration
 from backups.engine.types import SourceKind
 from backups.jobs.types import Arguments, BackupArguments, JobType, job_type, management
 from backups.models import Job
-from consistency.declaration import description
 from consistency.engine.errors import ConsistencyError, RepairRefused
 from consistency.engine.findings import FindingKind
+from consistency.resolution import description
 
 Number = Annotated[int, Field(ge=1, lt=1 << 63)]
 

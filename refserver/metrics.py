@@ -8,7 +8,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 from consistency.engine.findings import FindingKind, State
 from consistency.models import Check
-from consistency.services import unfinished
+from consistency.repairs.plan import unfinished
 
 
 def consistency() -> Iterator[Metric]:

@@ -1,4 +1,4 @@
-"""How pages write times, counts and words."""
+"""How pages write times, counts and labels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from consistency import words
+from consistency.web import labels
 
 register = template.Library()
 
@@ -19,7 +19,7 @@ _UNITS = ((60, 1, "s"), (3600, 60, "min"), (2 * 86400, 3600, "h"))
 
 @register.simple_tag
 def moment(time: datetime | None, style: str = "full") -> SafeString | str:
-    """A ``<time>`` in the reader's zone with UTC on hover; *style* ``ago`` shows how long ago, both on hover."""
+    """A ``<time>`` in the local time zone with UTC on hover; with *style* ``ago``, how long ago, and both on hover."""
     if time is None:
         return "\N{EN DASH}"
     local = timezone.localtime(time)
@@ -39,7 +39,7 @@ def rough(seconds: float) -> str:
 
 @register.filter
 def took(seconds: float) -> str:
-    """A duration that may be short: ``240 ms``, ``1.2 s``, ``3 min``."""
+    """A duration, with milliseconds: ``240 ms``, ``1.2 s``, ``3 min``."""
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
     return f"{seconds:.1f} s" if seconds < 60 else rough(seconds)
@@ -53,43 +53,43 @@ def number(count: int | None) -> str:
 
 @register.filter
 def kind_title(kind: str) -> str:
-    """What a kind of finding is called."""
-    return words.KINDS[kind][0] if kind in words.KINDS else kind.replace("_", " ").capitalize()
+    """The name of a kind of finding."""
+    return labels.KINDS[kind][0] if kind in labels.KINDS else kind.replace("_", " ").capitalize()
 
 
 @register.filter
 def kind_about(kind: str) -> str:
     """What a kind of finding means."""
-    return words.KINDS[kind][1] if kind in words.KINDS else ""
+    return labels.KINDS[kind][1] if kind in labels.KINDS else ""
 
 
 @register.filter
 def repair_words(repair: str) -> str:
     """What a repair does."""
-    return words.REPAIRS.get(repair, repair)
+    return labels.REPAIRS.get(repair, repair)
 
 
 @register.filter
 def tone(state: str) -> str:
     """The class of a severity's or a state's colour."""
-    return words.TONES.get(state, "")
+    return labels.TONES.get(state, "")
 
 
 @register.filter
 def of_kind(counts: dict[str, Any], name: str) -> Any:
-    """A member of a dictionary; 0 where it has none."""
+    """A member of a dictionary, or 0."""
     return counts.get(name, 0)
 
 
 @register.filter
 def unlocalised(value: float) -> str:
-    """A number for an attribute: with a point, whatever the language writes."""
+    """A number for an attribute: with a decimal point in every language."""
     return f"{value:g}"
 
 
 @register.filter
 def figure(value: float | str | None) -> str:
-    """A value of a vector, or of what is computed from one: four digits; words such as ``nan`` as they are."""
+    """A value of a vector, or one computed from it, with four digits; text such as ``nan`` unchanged."""
     if value is None:
         return "\N{EN DASH}"
     return f"{value:.4g}" if isinstance(value, int | float) else str(value)

@@ -1,4 +1,4 @@
-"""Consistency as people meet it: checked, looked at, mended and brought back by a real worker; on a phone; without scripts."""
+"""The consistency pages with a real worker: check, repair and undo; on a phone; without scripts."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ PLANT = """
 
 
 def verdict(page: Page, text: str) -> None:
-    """Wait until the sentence says so: it comes by itself when the work is done."""
+    """Wait until the page shows the verdict; it reloads when the work is done."""
     expect(page.locator(".rb-verdict .say").first).to_contain_text(text, timeout=30_000)
 
 
-def test_found_mended_and_undone(signed_in, served_site: Served, assert_clean):
+def test_findings_are_repaired_and_undone(signed_in, served_site: Served, assert_clean):
     page = signed_in()
     page.goto(served_site.address + TOP)
     page.get_by_role("button", name="Check now").first.click()
@@ -50,7 +50,7 @@ def test_found_mended_and_undone(signed_in, served_site: Served, assert_clean):
     page.get_by_role("link", name="Plan a repair").click()
     assert_clean(page)
     page.get_by_role("button", name=re.compile("Repair all")).click()
-    expect(page.get_by_role("alert")).to_contain_text("say that you mean it")
+    expect(page.get_by_role("alert")).to_contain_text("tick the box to confirm")
     page.get_by_label("Yes, also delete the vectors").check()
     page.get_by_role("button", name=re.compile("Repair all")).click()
     page.wait_for_url(served_site.address + TOP)
@@ -60,7 +60,7 @@ def test_found_mended_and_undone(signed_in, served_site: Served, assert_clean):
     assert_clean(page)
     page.get_by_role("button", name="Undo this repair").click()
     page.wait_for_url(served_site.address + TOP)
-    expect(page.locator(".rb-repairs")).to_contain_text("4 of 4 records put back", timeout=30_000)
+    expect(page.locator(".rb-repairs")).to_contain_text("4 of 4 records undone", timeout=30_000)
 
     plain = signed_in(width=390, dark=True, scripts=False)
     plain.goto(served_site.address + TOP)

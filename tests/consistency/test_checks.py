@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from django.core.checks import run_checks
 
-from consistency.checks import check_declaration
-from consistency.declaration import DEFAULTS, declared, describe, description
+from consistency.declaration import DEFAULTS, declared
 from consistency.engine.errors import Mistake
 from consistency.engine.mapping import Description
+from consistency.resolution import describe, description
+from consistency.system_checks import check_declaration
 
 HERE = "tests.consistency.declarations."
 

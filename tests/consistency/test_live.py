@@ -29,7 +29,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from consistency import services
+from consistency.checking import run_check
 from consistency.engine.check import check
 from consistency.engine.context import Context, Progress
 from consistency.engine.errors import Cancelled, StoreBusy
@@ -51,7 +51,7 @@ def test_a_thousand_papers_in_one_batch_leave_nothing_to_find(library: Places, s
         for number in range(1000):
             catalogue.add(document(f"paper number {number}", pages=number % 3))
     vectors.store().close()
-    done = services.run_check()
+    done = run_check()
     assert (done.verdict, done.findings_count, done.in_flight) == ("consistent", 0, 0)
     assert done.mappings["papers"] == {"rows": 1000, "records": 1000, "vectors": 1000}
     assert done.mappings["pages"]["rows"] == sum(number % 3 for number in range(1000))
@@ -105,7 +105,7 @@ def test_writers_that_never_rest_are_never_found_wrong(sample_library: Places, s
         until = time.monotonic() + 8
         checks = []
         while time.monotonic() < until:
-            done = services.run_check()
+            done = run_check()
             assert done.verdict == "consistent", list(done.findings.values("kind", "record", "message"))
             checks.append(done)
         assert all(writer.poll() is None for writer in writers)
@@ -201,7 +201,7 @@ def test_a_check_tells_how_far_it_is_and_can_be_cancelled(home: Home) -> None:
 def test_a_failed_check_says_so_in_its_row(sample_library: Places, settings: Any) -> None:
     settings.CONSISTENCY = QUICK
     with pytest.raises(Cancelled):
-        services.run_check(ctx=Context(should_cancel=lambda: True))
+        run_check(ctx=Context(should_cancel=lambda: True))
     row = Check.objects.get()
     assert (row.state, row.error["code"]) == ("cancelled", "cancelled") if row.error else False
 
@@ -300,7 +300,7 @@ class Library(RuleBasedStateMachine):
     @invariant()
     def exactly_the_faults_are_found(self) -> None:
         vectors.store().close()
-        done = services.run_check()
+        done = run_check()
         found = set(done.findings.exclude(severity="info").exclude(kind="count_mismatch").values_list("kind", "record"))
         under_way = self._under_way()
         assert found == {fault for fault in self.faults if fault[1] not in under_way}

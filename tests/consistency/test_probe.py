@@ -14,9 +14,9 @@ import pytest
 from django.db import connection
 
 import consistency.engine
-from consistency.declaration import description
 from consistency.engine.errors import Mistake
 from consistency.probe import probe
+from consistency.resolution import description
 from refserver.library import vectors
 from tests.consistency.stores import DESCRIPTION, Home, plant
 from tests.library.places import ROOT, Places

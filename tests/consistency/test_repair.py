@@ -11,14 +11,20 @@ import numpy as np
 import pytest
 from django.db import connection
 
-from consistency import services
-from consistency.declaration import description, live_stores
+from consistency.checking import new_findings, record_answer, run_check
 from consistency.engine.chroma import Vectors, find_records
 from consistency.engine.context import Context
 from consistency.engine.errors import Cancelled, RepairRefused
 from consistency.engine.rows import connect
+from consistency.live import live_stores
 from consistency.models import Check, Finding, Repair, Step
 from consistency.probe import probe
+from consistency.repairs import steps
+from consistency.repairs.plan import plan_repair, unfinished
+from consistency.repairs.repair import repair, resume
+from consistency.repairs.steps import repair_lock
+from consistency.repairs.undo import undo
+from consistency.resolution import description
 from refserver.library import vectors
 from refserver.library.models import Embedding, PageEmbedding, Paper
 from refserver.library.vectors import PAGES, PAPERS, Edit, Record, store
@@ -84,7 +90,7 @@ def everything() -> dict[str, Any]:
 
 def checked() -> Check:
     vectors.store().close()
-    return services.run_check()
+    return run_check()
 
 
 def open_kinds(check: Check) -> set[str]:
@@ -95,31 +101,31 @@ def test_safe_repairs_mend_what_needs_no_question_and_are_undone_again(sample_li
     spoil(sample_library)
     before = everything()
     check = checked()
-    plan = services.plan_repair(check)
+    plan = plan_repair(check)
     assert (plan.actions, plan.asks, plan.critical) == ({"delete_row": 2, "write": 5}, 3, 0)
     assert everything() == before  # a plan changes nothing
-    made = services.repair(plan, actor="ann")
+    made = repair(plan, actor="ann")
     assert (made.state, made.counts()) == ("done", {"applied": 7})
     assert check.findings.filter(state="repaired").count() == 7
     again = checked()
     assert open_kinds(again) == {"missing_in_sqlite", "orphaned_chromadb", "count_mismatch"}
-    assert services.new_findings(again).filter(kind="missing_in_sqlite").count() == 0
-    undone = services.undo(made, actor="bob")
+    assert new_findings(again).filter(kind="missing_in_sqlite").count() == 0
+    undone = undo(made, actor="bob")
     assert (undone.state, undone.undone_by, undone.counts()) == ("undone", "bob", {"undone": 7})
     assert everything() == before
     assert set(check.findings.exclude(state="open").values_list("state", flat=True)) == {"undone"}
-    with pytest.raises(RepairRefused, match="undone already"):
-        services.undo(made)
+    with pytest.raises(RepairRefused, match="already undone"):
+        undo(made)
 
 
 def test_all_repairs_leave_two_stores_that_agree(sample_library: Places) -> None:
     spoil(sample_library)
     before = everything()
-    made = services.repair(services.plan_repair(checked(), only_safe=False))
+    made = repair(plan_repair(checked(), only_safe=False))
     assert made.counts() == {"applied": 10}
     assert checked().verdict == "consistent"
     assert_equal_stores()
-    services.undo(made)
+    undo(made)
     assert everything() == before
 
 
@@ -127,11 +133,11 @@ def test_kinds_and_single_findings_can_be_chosen(sample_library: Places) -> None
     spoil(sample_library)
     check = checked()
     one = check.findings.get(kind="missing_in_sqlite")
-    assert services.plan_repair(check, only_safe=False, findings=[one.pk]).actions == {"delete_vector": 1}
-    assert services.plan_repair(check, kinds=["metadata_mismatch"]).kinds == {"metadata_mismatch": 1}
-    made = services.repair(services.plan_repair(check, only_safe=False, findings=[one.pk]))
+    assert plan_repair(check, only_safe=False, findings=[one.pk]).actions == {"delete_vector": 1}
+    assert plan_repair(check, kinds=["metadata_mismatch"]).kinds == {"metadata_mismatch": 1}
+    made = repair(plan_repair(check, only_safe=False, findings=[one.pk]))
     assert store().records(PAGES, ["page-90001"]) == {}
-    services.undo(made)
+    undo(made)
     assert set(store().records(PAGES, ["page-90001"])) == {"page-90001"}
 
 
@@ -143,70 +149,70 @@ def test_what_changed_since_is_neither_repaired_nor_undone(sample_library: Place
     record = Record(page, np.frombuffer(first.vector, "<f4"), first.text, {"paper_id": first.paper_id, "page": 1})
     fact = {"title": first.paper.title, "file_name": first.paper.file_name, "model": first.model}
     store().apply(Edit(write={PAGES: [Record(page, record.vector, record.document, {**record.metadata, **fact})]}))
-    made = services.repair(services.plan_repair(check))
+    made = repair(plan_repair(check))
     assert made.steps.get(record=page).state == Step.State.SKIPPED
     assert check.findings.get(record=page).state == Finding.State.GONE
     store().apply(Edit(delete={PAPERS: ["paper-1"]}))
-    services.undo(made)
+    undo(made)
     assert made.counts()["undone"] == 6  # paper-1 is as it was before the repair: nothing to do
     mismatch = check.findings.get(kind="embedding_mismatch")
     assert mismatch.state == Finding.State.UNDONE
 
 
-def test_undoing_keeps_what_somebody_wrote_since(sample_library: Places) -> None:
+def test_undo_keeps_later_changes(sample_library: Places) -> None:
     spoil(sample_library)
-    made = services.repair(services.plan_repair(checked()))
+    made = repair(plan_repair(checked()))
     step = made.steps.get(finding__kind="embedding_mismatch")
     here = store().records(PAGES, [step.record])[step.record]
     store().apply(Edit(write={PAGES: [Record(here.id, -here.vector, here.document, here.metadata)]}))
-    services.undo(made)
+    undo(made)
     step.refresh_from_db()
-    assert step.state == Step.State.KEPT and "changed it since" in step.note
+    assert step.state == Step.State.KEPT and "Changed since the repair" in step.note
     np.testing.assert_array_equal(store().records(PAGES, [step.record])[step.record].vector, -here.vector)
 
 
 def test_what_may_not_begin_is_refused(sample_library: Places) -> None:
     clean = checked()
     with pytest.raises(RepairRefused, match="nothing to repair"):
-        services.repair(services.plan_repair(clean))
+        repair(plan_repair(clean))
     spoil(sample_library)
     Embedding.objects.filter(paper_id=7).update(vector=bytes(4 * 384))
     check = checked()
     assert (check.verdict, check.severities["critical"]) == ("critical", 1)
-    plan = services.plan_repair(check)
+    plan = plan_repair(check)
     with pytest.raises(RepairRefused, match="critical"):
-        services.repair(plan, attended=False)
+        repair(plan, attended=False)
     assert not Repair.objects.exists()
     backup = Check.objects.create(source="20261121T030000Z-full-3f9c2a", state="done")
     with pytest.raises(RepairRefused, match="never changed"):
-        services.repair(services.plan_repair(backup))
+        repair(plan_repair(backup))
 
 
 def test_a_snapshot_comes_first(sample_library: Places, settings: Any) -> None:
     settings.CONSISTENCY = QUICK | {"DECLARATION": "tests.consistency.declarations.WITH_SNAPSHOT"}
     spoil(sample_library)
-    made = services.repair(services.plan_repair(checked()))
+    made = repair(plan_repair(checked()))
     assert made.snapshot.startswith("snapshot before the repair of 7 findings")
     settings.CONSISTENCY = QUICK | {"DECLARATION": "tests.consistency.declarations.WITH_BROKEN_SNAPSHOT"}
-    services.undo(made)
+    undo(made)
     before = everything()
     with pytest.raises(OSError, match="no room"):
-        services.repair(services.plan_repair(checked()))
+        repair(plan_repair(checked()))
     assert everything() == before and Repair.objects.count() == 1
 
 
 def test_a_cancelled_repair_goes_on(sample_library: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(services, "_BATCH", 2)
+    monkeypatch.setattr(steps, "_BATCH", 2)
     spoil(sample_library)
     check = checked()
     ctx = Context(should_cancel=lambda: Step.objects.filter(state="applied").exists())
     with pytest.raises(Cancelled):
-        services.repair(services.plan_repair(check), ctx=ctx)
-    made = services.unfinished().get()
+        repair(plan_repair(check), ctx=ctx)
+    made = unfinished().get()
     assert made.state == "running" and made.counts()["planned"] > 0
     with pytest.raises(RepairRefused, match="unfinished"):
-        services.repair(services.plan_repair(check))
-    assert services.resume(made).state == "done"
+        repair(plan_repair(check))
+    assert resume(made).state == "done"
     assert made.counts() == {"applied": 7}
 
 
@@ -214,11 +220,12 @@ KILL = """
 import os, signal, sys
 from django.conf import settings
 settings.CONSISTENCY = {"DECLARATION": "refserver.library.consistency.DECLARATION", "SETTLE_SECONDS": 0.05}
-from consistency import services
 from consistency.models import Check, Repair
+from consistency.repairs import repair, steps, undo
+from consistency.repairs.plan import plan_repair
 from refserver.library import consistency
 point, work = sys.argv[1], sys.argv[2]
-services._BATCH = 100 if point.startswith("between") else 3
+steps._BATCH = 100 if point.startswith("between") else 3
 
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -237,7 +244,7 @@ elif point == "before the commit":
         die()
     consistency.Writing.apply = then
 elif point == "after the commit":
-    services._settle_steps = services._settle_undone = die
+    repair.save_outcome = undo.save_outcome = die
 elif point == "in the second batch":
     turns = []
     def second(self, collection, *, delete, write):
@@ -248,9 +255,9 @@ elif point == "in the second batch":
     consistency.Writing.apply = second
 
 if work == "repair":
-    services.repair(services.plan_repair(Check.objects.get(), only_safe=False))
+    repair.repair(plan_repair(Check.objects.get(), only_safe=False))
 else:
-    services.undo(Repair.objects.get())
+    undo.undo(Repair.objects.get())
 """
 POINTS = ("before the stores", "between deleting and writing", "before the commit", "after the commit", "in the second batch")
 
@@ -267,15 +274,15 @@ def test_a_repair_that_was_killed(sample_library: Places, point: str, then: str)
     made = Repair.objects.get()
     assert made.state == "running"
     if then == "take back":
-        services.undo(made)
+        undo(made)
         assert made.state == "undone"
         assert everything() == before
     else:
-        services.resume(made)
+        resume(made)
         assert (made.state, made.counts()) == ("done", {"applied": 10})
         assert_equal_stores()
         assert checked().verdict == "consistent"
-        services.undo(made)
+        undo(made)
         assert everything() == before
 
 
@@ -284,21 +291,21 @@ def test_a_repair_that_was_killed(sample_library: Places, point: str, then: str)
 def test_undoing_that_was_killed(sample_library: Places, point: str) -> None:
     spoil(sample_library)
     before = everything()
-    made = services.repair(services.plan_repair(checked(), only_safe=False))
+    made = repair(plan_repair(checked(), only_safe=False))
     vectors.store().close()
     assert sample_library.script(KILL, point, "undo").returncode == -9
     made.refresh_from_db()
     assert made.state == "undoing"
-    services.resume(made)
+    resume(made)
     assert everything() == before
     assert made.counts() == {"undone": 10}
 
 
 def test_two_repairs_at_once_are_refused(sample_library: Places) -> None:
     spoil(sample_library)
-    plan = services.plan_repair(checked())
-    with services._alone(), pytest.raises(RepairRefused, match="right now"):
-        services.repair(plan)
+    plan = plan_repair(checked())
+    with repair_lock(), pytest.raises(RepairRefused, match="Another process"):
+        repair(plan)
 
 
 def test_checks_that_ended_without_a_word_are_settled(sample_library: Places) -> None:
@@ -318,8 +325,8 @@ def test_an_answer_about_a_backup_is_kept(sample_library: Places) -> None:
     with live_stores() as stores:
         answer = probe(description().as_json(), sqlite=dict(stores.sqlite), chroma=dict(stores.chroma), instant=None)
     answer = json.loads(json.dumps(answer))
-    check = services.record_answer("20261121T030000Z-full-3f9c2a", answer)
+    check = record_answer("20261121T030000Z-full-3f9c2a", answer)
     assert (check.verdict, check.findings_count) == ("inconsistent", answer["findings"])
     assert check.findings.count() == len(answer["listed"])
-    failed = services.record_answer("x", {"error": {"code": "unreadable", "message": "m", "hint": "h"}})
+    failed = record_answer("x", {"error": {"code": "unreadable", "message": "m", "hint": "h"}})
     assert failed.state == "failed"

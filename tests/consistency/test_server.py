@@ -14,11 +14,15 @@ from typing import Any
 import chromadb
 import pytest
 
-from consistency import remote, services
+from consistency import chroma_server
+from consistency.checking import run_check
 from consistency.engine.check import Stores, check
 from consistency.engine.context import Context
 from consistency.engine.errors import Mistake, StoreUnreadable
 from consistency.engine.findings import Finding
+from consistency.repairs.plan import plan_repair
+from consistency.repairs.repair import repair
+from consistency.repairs.undo import undo
 from refserver.library import vectors
 from tests.consistency.stores import DESCRIPTION, Home, plant, vector_of
 from tests.library.places import Places
@@ -49,12 +53,12 @@ def serving(directory: Path) -> Iterator[str]:
 
 
 def test_a_server_is_checked_like_files(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "_PAGE", 7)
+    monkeypatch.setattr(chroma_server, "_PAGE", 7)
     expected = plant(
         home, "missing_in_chromadb", "embedding_mismatch", "metadata_mismatch", "orphaned_chromadb", "null_in_the_row"
     )
     home.close()
-    with serving(home.chroma) as address, remote.mirrored(address, ["pages"], Context(), whole=True) as mirror:
+    with serving(home.chroma) as address, chroma_server.downloaded(address, ["pages"], Context(), whole=True) as mirror:
         stores = Stores(
             sqlite={"app": home.database},
             chroma={"chroma": mirror.directory},
@@ -86,20 +90,20 @@ def test_a_server_is_repaired_and_the_repair_undone(sample_library: Places, sett
     settings.CONSISTENCY = {"DECLARATION": "tests.consistency.declarations.SERVER", "SETTLE_SECONDS": 0.05}
     with serving(sample_library.chroma) as address:
         settings.CHROMA_ADDRESS = address
-        first = services.run_check()
+        first = run_check()
         assert first.kinds == {"missing_in_chromadb": 1, "embedding_mismatch": 1, "count_mismatch": 1}
-        made = services.repair(services.plan_repair(first))
+        made = repair(plan_repair(first))
         assert made.counts() == {"applied": 2}
-        assert services.run_check().verdict == "consistent"
-        services.undo(made)
-        assert services.run_check().kinds == first.kinds
+        assert run_check().verdict == "consistent"
+        undo(made)
+        assert run_check().kinds == first.kinds
 
 
-def test_a_server_that_is_not_there_is_a_clear_error(settings: Any, sample_library: Places) -> None:
+def test_an_unreachable_server_is_a_clear_error(settings: Any, sample_library: Places) -> None:
     settings.CONSISTENCY = {"DECLARATION": "tests.consistency.declarations.SERVER"}
     settings.CHROMA_ADDRESS = "http://127.0.0.1:1"
     with pytest.raises(StoreUnreadable, match="cannot be reached"):
-        services.run_check()
+        run_check()
     settings.CHROMA_ADDRESS = "127.0.0.1"
-    with pytest.raises(Mistake, match="no address"):
-        services.run_check()
+    with pytest.raises(Mistake, match="not the address"):
+        run_check()

@@ -13,7 +13,7 @@ from django.utils import timezone
 from backups.models import Job
 from consistency.engine.findings import FindingKind
 from consistency.models import Check, Finding, Repair, Step
-from consistency.words import KINDS
+from consistency.web.labels import KINDS
 from refserver.jobs import REPAIR
 from tests.control.consistency_site import joined, plant
 
@@ -66,17 +66,17 @@ def test_what_was_found_and_both_sides(spoiled):
     eve = spoiled.client("eve", "operator")
     page = text_of(eve.get(TOP))
     assert "Rows and vectors do not agree:</strong> 10 findings in" in page
-    assert "Metadata differs" in page and "Plan a repair" in page and "6 safe, 3 ask" in page
+    assert "Metadata differs" in page and "Plan a repair" in page and "6 safe, 3 need confirmation" in page
     check = Check.objects.get()
     whole = text_of(eve.get(f"{TOP}checks/{check.pk}/"))
     assert all(finding.message.split("'")[0] in whole for finding in check.findings.all())
     narrowed = text_of(eve.get(f"{TOP}checks/{check.pk}/", {"kind": "missing_in_sqlite", "q": "page-90001"}))
     assert "page-90001" in narrowed and "paper-1<" not in narrowed
-    assert "No finding is like that." in text_of(eve.get(f"{TOP}checks/{check.pk}/", {"q": "nowhere"}))
+    assert "No finding matches." in text_of(eve.get(f"{TOP}checks/{check.pk}/", {"q": "nowhere"}))
 
     renamed = check.findings.get(kind="metadata_mismatch")
     page = text_of(eve.get(f"{TOP}findings/{renamed.pk}/"))
-    assert "<mark>&lt;b&gt;Wrong" in page and "<b>Wrong" not in page and "They are the same, bit for bit." in page
+    assert "<mark>&lt;b&gt;Wrong" in page and "<b>Wrong" not in page and "They are equal, bit for bit." in page
     turned = check.findings.get(kind="embedding_mismatch")
     page = text_of(eve.get(f"{TOP}findings/{turned.pk}/"))
     assert "First values that differ" in page and page.count('class="rb-vector"') == 2
@@ -89,9 +89,11 @@ def test_a_repair_is_planned_asked_for_and_refused(spoiled):
     check = Check.objects.get()
     place = f"{TOP}checks/{check.pk}/repair/"
     page = text_of(eve.get(place))
-    assert "6 repairs need no question, 3 delete a vector and ask." in page and "A snapshot is made and proven." in page
-    assert "say that you mean it" in text_of(eve.post(place, {"scope": "all"}))
-    assert "You may not repair" in text_of(vic.post(place, {"scope": "safe"}))
+    assert (
+        "6 safe repairs, 3 deletions of a vector that need confirmation." in page and "A snapshot is made and verified." in page
+    )
+    assert "tick the box to confirm" in text_of(eve.post(place, {"scope": "all"}))
+    assert "needs the permission to repair findings" in text_of(vic.post(place, {"scope": "safe"}))
     assert not Job.objects.exists()
     asked = {"scope": "all", "sure": "yes", "kind": ["missing_in_sqlite", "nonsense"], "finding": ["7", "x"]}
     assert eve.post(place, asked).url == TOP
@@ -105,7 +107,7 @@ def test_a_repair_is_planned_asked_for_and_refused(spoiled):
     }
     command = " ".join(REPAIR.command(REPAIR.parse(job.arguments), str(job.pk)))
     assert f"--repair all --of {check.pk} --kind missing_in_sqlite --finding 7" in command and "--actor=eve" in command
-    assert vic.get(place).status_code == 200 and "Repair what is safe" not in text_of(vic.get(place))
+    assert vic.get(place).status_code == 200 and "Apply safe repairs" not in text_of(vic.get(place))
 
 
 def test_an_unfinished_repair_is_said_and_gone_on_with(joined_site):
@@ -121,7 +123,7 @@ def test_an_unfinished_repair_is_said_and_gone_on_with(joined_site):
     eve.post(f"{TOP}repairs/{made.pk}/undo/")
     assert set(Job.objects.values_list("kind", flat=True)) == {"resume_repair", "undo_repair"}
     Repair.objects.update(state=Repair.State.UNDONE)
-    assert "undone already" in text_of(eve.post(f"{TOP}repairs/{made.pk}/undo/", follow=True))
+    assert "already undone" in text_of(eve.post(f"{TOP}repairs/{made.pk}/undo/", follow=True))
 
 
 def test_who_may_do_what(joined_site):
@@ -182,7 +184,7 @@ def test_without_a_project_the_pages_stand_in_the_plain_admin(joined_site):
     with override_settings(CONSISTENCY={"DECLARATION": QUICK["DECLARATION"]}):
         client = joined_site.client("root", superuser=True)
         assert "manage.py check_consistency" in text_of(client.get(TOP))
-        assert "named nothing that does the work" in text_of(client.post(TOP + "check/", follow=True))
+        assert "does not run consistency work in the background" in text_of(client.post(TOP + "check/", follow=True))
         assert not Job.objects.exists()
 
 

@@ -1,4 +1,4 @@
-"""`manage.py check_consistency`: rows against vectors, and repairs that can be undone."""
+"""`manage.py check_consistency`: compare rows with vectors; repair, resume and undo."""
 
 from __future__ import annotations
 
@@ -14,47 +14,50 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from consistency import services
+from consistency.checking import new_findings, run_check
 from consistency.engine.context import Context, Progress
 from consistency.engine.errors import ConsistencyError, Mistake
 from consistency.engine.findings import FindingKind, State
 from consistency.models import Check, Repair
+from consistency.repairs.plan import plan_repair, unfinished
+from consistency.repairs.repair import repair, resume
+from consistency.repairs.undo import undo
 
 FINDINGS = 5
-"""The exit code of findings."""
+"""The exit code if there are findings."""
 _LISTED = 20
 
 
 class Command(BaseCommand):
-    """Checks, and with an option repairs, goes on with a repair, or undoes one."""
+    """Checks; with an option, also repairs, or resumes or undoes a repair."""
 
-    requires_system_checks = ()  # their warnings would stand between the lines of --progress json
+    requires_system_checks = ()  # their warnings would mix with the lines of --progress json
     help = "Compare every row with its vector in Chroma. Exit code 0: consistent, 5: findings, 1: failed, 9: cancelled."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Take what to do, and how to tell of it."""
+        """What to do, and how to report it."""
         what = parser.add_mutually_exclusive_group()
         what.add_argument(
-            "--repair", choices=["safe", "all"], help="then repair what needs no question, or all that can be, and check again"
+            "--repair", choices=["safe", "all"], help="then apply the safe repairs, or all repairs, and check again"
         )
-        what.add_argument("--resume", action="store_true", help="go on with a repair that was cut short")
-        what.add_argument("--undo", type=int, metavar="REPAIR", help="put back what a repair replaced")
+        what.add_argument("--resume", action="store_true", help="resume an interrupted repair")
+        what.add_argument("--undo", type=int, metavar="REPAIR", help="restore what a repair replaced")
         parser.add_argument(
-            "--of", type=int, metavar="CHECK", help="with --repair: what that check found, instead of a new one"
+            "--of", type=int, metavar="CHECK", help="with --repair: the findings of that check, instead of a new one"
         )
-        parser.add_argument("--kind", choices=[*FindingKind], action="append", help="with --repair: only findings of that kind")
-        parser.add_argument("--finding", type=int, action="append", metavar="N", help="with --repair: only that finding")
-        parser.add_argument("--exit-zero", action="store_true", help="end with status 0 also when there are findings")
-        parser.add_argument("--dry-run", action="store_true", help="with --repair: say what it would do")
-        parser.add_argument("--unattended", action="store_true", help="with --repair: not when anything critical is found")
-        parser.add_argument("--actor", default="", help="who asks for it, for the record")
+        parser.add_argument("--kind", choices=[*FindingKind], action="append", help="with --repair: only findings of this kind")
+        parser.add_argument("--finding", type=int, action="append", metavar="N", help="with --repair: only this finding")
+        parser.add_argument("--exit-zero", action="store_true", help="exit with 0 even if there are findings")
+        parser.add_argument("--dry-run", action="store_true", help="with --repair: show what it would do")
+        parser.add_argument("--unattended", action="store_true", help="with --repair: only if there are no critical findings")
+        parser.add_argument("--actor", default="", help="who requested it, for the record")
         parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
         parser.add_argument("--progress", choices=["auto", "json", "none"], default="auto", help="progress, on standard error")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Do it; the exit code tells the outcome."""
+        """Run it; the exit code is the outcome."""
         with _cancellable() as cancelled:
-            on_progress, on_log = _shown(options["progress"])
+            on_progress, on_log = _reporters(options["progress"])
             ctx = Context(on_progress=on_progress, on_log=on_log, should_cancel=cancelled)
             try:
                 code, answer, text = self._do(options, ctx)
@@ -71,21 +74,21 @@ class Command(BaseCommand):
         """The exit code, the answer as JSON, and as text."""
         alone = [name for name in ("dry_run", "unattended", "of", "kind", "finding") if options[name]]
         if alone and not options["repair"]:
-            raise Mistake(f"--{alone[0].replace('_', '-')} says more of --repair.", hint="Give both.")
+            raise Mistake(f"--{alone[0].replace('_', '-')} needs --repair.", hint="Use both.")
         if options["undo"] is not None:
             made = Repair.objects.filter(pk=options["undo"]).first()
             if made is None:
                 raise Mistake(f"There is no repair {options['undo']}.", hint="`check_consistency --repair` prints its number.")
-            return self._told(services.undo(made, actor=options["actor"], ctx=ctx))
+            return self._repair_answer(undo(made, actor=options["actor"], ctx=ctx))
         if options["resume"]:
-            made = services.unfinished().first()
+            made = unfinished().first()
             if made is None:
                 return 0, {"repair": None}, "No repair is unfinished."
-            return self._told(services.resume(made, ctx=ctx))
+            return self._repair_answer(resume(made, ctx=ctx))
         check = self._check(options, ctx)
         answer, text = self._check_answer(check), self._check_text(check)
         if options["repair"]:
-            plan = services.plan_repair(
+            plan = plan_repair(
                 check,
                 only_safe=options["repair"] == "safe",
                 kinds=options["kind"] or (),
@@ -93,33 +96,33 @@ class Command(BaseCommand):
             )
             answer["plan"] = plan.as_json()
             if options["unattended"] and plan.critical:
-                answer["left_alone"] = f"{plan.critical} critical findings: nothing is repaired by itself then."
+                answer["left_alone"] = f"{plan.critical} critical findings, so nothing was repaired automatically."
                 text += f"\n{answer['left_alone']}"
             elif options["dry_run"] or (not plan.findings and options["of"] is None):
-                text += f"\n{len(plan.findings)} repairs need no question, {plan.asks} ask, {plan.left} are left to you."
+                text += f"\n{len(plan.findings)} repairs planned; {plan.asks} need confirmation, {plan.left} manual work."
             else:
-                made = services.repair(plan, actor=options["actor"], attended=not options["unattended"], ctx=ctx)
-                _, repaired, said = self._told(made)
-                again = services.run_check(actor=options["actor"], ctx=ctx)
+                made = repair(plan, actor=options["actor"], attended=not options["unattended"], ctx=ctx)
+                _, repaired, sentence = self._repair_answer(made)
+                again = run_check(actor=options["actor"], ctx=ctx)
                 answer |= repaired | {"again": self._check_answer(again)}
-                text += f"\n{said}\nAgain:\n{self._check_text(again)}"
+                text += f"\n{sentence}\nChecked again:\n{self._check_text(again)}"
                 check = again
         return (0 if check.verdict == State.CONSISTENT else FINDINGS), answer, text
 
     def _check(self, options: dict[str, Any], ctx: Context) -> Check:
         """A new check, or the one that was named."""
         if options["of"] is None:
-            return services.run_check(actor=options["actor"], ctx=ctx)
+            return run_check(actor=options["actor"], ctx=ctx)
         check = Check.objects.filter(pk=options["of"]).first()
         if check is None:
             raise Mistake(f"There is no check {options['of']}.", hint="`check_consistency --json` prints its number.")
         return check
 
-    def _told(self, made: Repair) -> tuple[int, dict[str, Any], str]:
+    def _repair_answer(self, made: Repair) -> tuple[int, dict[str, Any], str]:
         counts = made.counts()
-        said = ", ".join(f"{number} {state}" for state, number in counts.items())
+        steps = ", ".join(f"{number} {state}" for state, number in counts.items())
         answer = {"repair": {"id": made.pk, "state": made.state, "steps": counts, "snapshot": made.snapshot}}
-        return 0, answer, f"Repair {made.pk} is {made.state}: {said or 'no steps'}."
+        return 0, answer, f"Repair {made.pk} is {made.state}: {steps or 'no steps'}."
 
     def _check_answer(self, check: Check) -> dict[str, Any]:
         return {
@@ -132,7 +135,7 @@ class Command(BaseCommand):
             "records": check.records,
             "mappings": check.mappings,
             "seconds": check.seconds,
-            "new": services.new_findings(check).count(),
+            "new": new_findings(check).count(),
         }
 
     def _check_text(self, check: Check) -> str:
@@ -149,41 +152,43 @@ class Command(BaseCommand):
 
 @contextmanager
 def _cancellable() -> Iterator[Callable[[], bool]]:
-    """Let SIGINT and SIGTERM end the work at its next question instead of at once."""
-    asked = False
+    """Make SIGINT and SIGTERM cancel the work at its next check instead of at once."""
+    cancelled = False
 
-    def ask(*_: object) -> None:
-        nonlocal asked
-        asked = True
+    def cancel(*_: object) -> None:
+        nonlocal cancelled
+        cancelled = True
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, cancel) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: asked
+        yield lambda: cancelled
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _shown(style: str) -> tuple[Callable[[Progress], None], Callable[[str], None]]:
-    """How to show progress and log lines, on standard error."""
+def _reporters(style: str) -> tuple[Callable[[Progress], None], Callable[[str], None]]:
+    """Functions that write progress and log lines to standard error."""
     if style == "none":
         return (lambda event: None), (lambda line: None)
     if style == "json":
 
-        def tell(message: dict[str, Any]) -> None:
+        def write(message: dict[str, Any]) -> None:
             sys.stderr.write(json.dumps(message) + "\n")
             sys.stderr.flush()
 
-        return (lambda event: tell({"event": "progress", **asdict(event)})), (lambda line: tell({"event": "log", "line": line}))
-    told = 0.0
+        return (lambda event: write({"event": "progress", **asdict(event)})), (
+            lambda line: write({"event": "log", "line": line})
+        )
+    shown_at = 0.0
 
     def show(event: Progress) -> None:
-        nonlocal told
+        nonlocal shown_at
         now = time.monotonic()
-        if event.elapsed < 1.0 or (not event.finished and now - told < 5.0):
+        if event.elapsed < 1.0 or (not event.finished and now - shown_at < 5.0):
             return
-        told = now
+        shown_at = now
         of = f" of {event.total:,}" if event.total else ""
-        sys.stderr.write(f"{event.operation}: {event.phase}: {event.done:,}{of} records, {event.rate:,.0f} a second\n")
+        sys.stderr.write(f"{event.operation}: {event.phase}: {event.done:,}{of} records, {event.rate:,.0f}/s\n")
 
     return show, lambda line: print(line, file=sys.stderr)  # noqa: T201

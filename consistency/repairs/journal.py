@@ -1,4 +1,4 @@
-"""What a repair puts into its journal: records and rows as JSON, what a record is to hold, and when two are the same."""
+"""The contents of a repair's journal: records and rows as JSON, the record to write, and when two entries are the same."""
 
 from __future__ import annotations
 
@@ -16,37 +16,39 @@ Stored = dict[str, Any]
 
 
 def stored(record: Record | VectorRecord | None, row: dict[str, Any] | None = None) -> Stored:
-    """What one id holds, as the journal keeps it."""
+    """A record and a row, as the journal keeps them."""
     kept = None
     if record is not None:
         kept = {
-            "vector": _kept(record.vector) if record.vector is not None else None,
+            "vector": _encoded(record.vector) if record.vector is not None else None,
             "document": record.document,
             "metadata": dict(record.metadata),
         }
-    return {"record": kept, "row": {key: _kept(value) for key, value in row.items()} if row is not None else None}
+    return {"record": kept, "row": {key: _encoded(value) for key, value in row.items()} if row is not None else None}
 
 
 def record_of(identifier: str, held: Stored) -> VectorRecord | None:
-    """The record of a journal's entry; None where there was none, or one without a vector, which nobody can write again."""
+    """The record of a journal entry; None if there was none, or one without a vector, which cannot be written again."""
     kept = held["record"]
     if kept is None or kept["vector"] is None:
         return None
-    return VectorRecord(id=identifier, vector=_bytes(kept["vector"]), document=kept["document"], metadata=kept["metadata"])
+    return VectorRecord(id=identifier, vector=_decoded(kept["vector"]), document=kept["document"], metadata=kept["metadata"])
 
 
 def row_of(held: Stored) -> dict[str, Any] | None:
-    """The row of a journal's entry, by column."""
+    """The row of a journal entry, by column."""
     row = held["row"]
-    return {key: _bytes(value) if isinstance(value, dict) else value for key, value in row.items()} if row is not None else None
+    return (
+        {key: _decoded(value) if isinstance(value, dict) else value for key, value in row.items()} if row is not None else None
+    )
 
 
-def wanted(mapping: Mapping, row: Row, record: Record | None) -> VectorRecord:
-    """What Chroma is to hold of *row*. What the mapping does not speak of is left as it is."""
-    spoken = {field.key: row.values[field.key] for field in mapping.metadata}
+def target_record(mapping: Mapping, row: Row, record: Record | None) -> VectorRecord:
+    """The record that Chroma should hold for *row*. Metadata that the mapping does not name is kept."""
+    mapped = {field.key: row.values[field.key] for field in mapping.metadata}
     if mapping.model is not None:
-        spoken[mapping.model.key] = row.model
-    metadata = {**(record.metadata if record is not None else {}), **spoken}
+        mapped[mapping.model.key] = row.model
+    metadata = {**(record.metadata if record is not None else {}), **mapped}
     document = row.document if mapping.document else record.document if record is not None else None
     return VectorRecord(
         id=row.id,
@@ -57,7 +59,7 @@ def wanted(mapping: Mapping, row: Row, record: Record | None) -> VectorRecord:
 
 
 def same(held: Stored, other: Stored, tolerance: float) -> bool:
-    """Whether two entries say the same. Vectors may be *tolerance* apart, where Chroma does not keep them bit for bit."""
+    """Whether two entries are the same. Vectors may be *tolerance* apart, for collections that do not keep them bit for bit."""
     if held["row"] != other["row"] or (held["record"] is None) != (other["record"] is None):
         return False
     if held["record"] is None:
@@ -68,21 +70,21 @@ def same(held: Stored, other: Stored, tolerance: float) -> bool:
         return False
     if vectors[0] is None or vectors[0] == vectors[1]:
         return True
-    packed = [_bytes(vector) for vector in vectors]
+    packed = [_decoded(vector) for vector in vectors]
     return len(packed[0]) == len(packed[1]) and not differs(packed[0], packed[1], tolerance)
 
 
 def loses_keys(before: Stored, after: VectorRecord) -> bool:
-    """Whether a record holds something that *after* does not: Chroma merges metadata, so it has to be deleted first."""
+    """Whether *before* has keys or a document that *after* lacks: Chroma merges metadata, so it must be deleted first."""
     kept = before["record"]
     if kept is None:
         return False
     return bool(set(kept["metadata"]) - set(after.metadata)) or (kept["document"] is not None and after.document is None)
 
 
-def _kept(value: Any) -> Any:
+def _encoded(value: Any) -> Any:
     return {"base64": base64.b64encode(value).decode()} if isinstance(value, bytes) else value
 
 
-def _bytes(value: dict[str, str]) -> bytes:
+def _decoded(value: dict[str, str]) -> bytes:
     return base64.b64decode(value["base64"])

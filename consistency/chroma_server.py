@@ -1,8 +1,8 @@
-"""Chroma where it is a server elsewhere: what its client's API returns, laid out as the files that the check reads.
+"""Downloads a Chroma server's collections into the files that the check reads.
 
-Nothing but the API tells what a server holds, so all of it is fetched, a page at a time, into a folder of its own: a
-``chroma.sqlite3`` whose records are all in the log. The check then runs as on files. At a second look, the records in question
-are fetched again.
+A server is reached through its API alone, so all records are fetched, a page at a time, into a temporary folder: a
+``chroma.sqlite3`` whose records are all in the log. The check then runs as on local files. Before a second look, the records in
+question are fetched again.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ CREATE TABLE embeddings_queue (
 """
 
 
-class Remote:
-    """A server's collections in *directory*, as far as they were fetched."""
+class ServerCopy:
+    """A copy in *directory* of a server's collections, as far as they were fetched."""
 
     def __init__(self, client: Any, directory: Path) -> None:
         self.directory = directory
@@ -56,15 +56,15 @@ class Remote:
         self._database.executescript(_SCHEMA)
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         self._database.close()
 
     def open(self, names: Collection[str]) -> None:
-        """Find the collections; one that the server does not have is left out, as it is in files."""
-        there = {collection.name: collection for collection in _all_collections(self._client)}
+        """Create the collections, without records. Names that the server does not have are left out."""
+        on_server = {collection.name: collection for collection in _all_collections(self._client)}
         self._database.execute("INSERT INTO databases VALUES ('d', 'default_database', 'default_tenant')")
-        for number, name in enumerate(sorted(set(names) & there.keys())):
-            collection = self._collections[name] = there[name]
+        for number, name in enumerate(sorted(set(names) & on_server.keys())):
+            collection = self._collections[name] = on_server[name]
             identifier = f"{number:036}"
             settings = collection.configuration_json if isinstance(collection.configuration_json, dict) else {}
             space = (settings.get("hnsw") or {}).get("space") or (collection.metadata or {}).get("hnsw:space") or "l2"
@@ -78,17 +78,17 @@ class Remote:
             )
 
     def fetch(self, ctx: Context) -> None:
-        """Fetch all records of the collections that were opened."""
+        """Fetch all records of the open collections."""
         for name, collection in self._collections.items():
             total = collection.count()
             with ctx.phase("check", f"{name}: fetching", total) as phase:
-                for start in range(0, total + _PAGE, _PAGE):  # one page more: records may have been added meanwhile
+                for start in range(0, total + _PAGE, _PAGE):  # one page more: records may be added meanwhile
                     page = _read(collection, limit=_PAGE, offset=start)
                     self._store(name, page)
                     phase.advance(len(page))
 
     def renew(self, name: str, ids: Sequence[str]) -> None:
-        """Fetch some records again; one that is as it was keeps its number in the log."""
+        """Fetch some records again. An unchanged record keeps its number in the log."""
         if name not in self._collections:
             return
         page = _read(self._collections[name], ids=list(ids))
@@ -96,23 +96,23 @@ class Remote:
         self._store(name, page)
 
     def _store(self, name: str, page: dict[str, tuple[bytes, str | None, dict[str, Any]]]) -> None:
-        identifier, segment = self._place(name)
+        identifier, segment = self._ids_of(name)
         execute = self._database.execute
         execute("BEGIN")
         for key, (vector, document, metadata) in page.items():
-            said = json.dumps([document, metadata], sort_keys=True)
+            content = json.dumps([document, metadata], sort_keys=True)
             before = execute(
                 "SELECT e.id, q.vector, q.metadata FROM embeddings e JOIN embeddings_queue q ON q.seq_id = e.seq_id"
                 " WHERE e.segment_id = ? AND e.embedding_id = ?",
                 (segment, key),
             ).fetchone()
-            if before is not None and before[1:] == (vector, said):
+            if before is not None and before[1:] == (vector, content):
                 continue
             if before is not None:
-                self._forget(before[0])
+                self._drop(before[0])
             sequence = execute(
                 "INSERT INTO embeddings_queue (operation, topic, id, vector, metadata) VALUES (?, ?, ?, ?, ?)",
-                (_UPSERT, identifier, key, vector, said),
+                (_UPSERT, identifier, key, vector, content),
             ).lastrowid
             number = execute(
                 "INSERT INTO embeddings (segment_id, embedding_id, seq_id) VALUES (?, ?, ?)", (segment, key, sequence)
@@ -122,31 +122,31 @@ class Remote:
         if page:
             dimension = len(next(iter(page.values()))[0]) // 4
             execute("UPDATE collections SET dimension = ? WHERE id = ?", (dimension, identifier))
-        self._reached(segment)
+        self._set_last_sequence(segment)
         execute("COMMIT")
 
     def _remove(self, name: str, ids: Sequence[str]) -> None:
-        identifier, segment = self._place(name)
+        identifier, segment = self._ids_of(name)
         execute = self._database.execute
         execute("BEGIN")
         for key in ids:
             row = execute("SELECT id FROM embeddings WHERE segment_id = ? AND embedding_id = ?", (segment, key)).fetchone()
             if row is not None:
-                self._forget(row[0])
+                self._drop(row[0])
                 execute("INSERT INTO embeddings_queue (operation, topic, id) VALUES (?, ?, ?)", (_DELETE, identifier, key))
-        self._reached(segment)
+        self._set_last_sequence(segment)
         execute("COMMIT")
 
-    def _forget(self, number: int) -> None:
+    def _drop(self, number: int) -> None:
         for table in ("embeddings", "embedding_metadata", "embedding_metadata_array"):
             self._database.execute(f"DELETE FROM {table} WHERE id = ?", (number,))
 
-    def _reached(self, segment: str) -> None:
+    def _set_last_sequence(self, segment: str) -> None:
         self._database.execute(
             "INSERT OR REPLACE INTO max_seq_id SELECT ?, coalesce(max(seq_id), 0) FROM embeddings_queue", (segment,)
         )
 
-    def _place(self, name: str) -> tuple[str, str]:
+    def _ids_of(self, name: str) -> tuple[str, str]:
         row = self._database.execute(
             "SELECT c.id, s.id FROM collections c JOIN segments s ON s.collection = c.id AND s.scope = 'METADATA'"
             " WHERE c.name = ?",
@@ -156,25 +156,24 @@ class Remote:
 
 
 @contextmanager
-def mirrored(address: str, collections: Collection[str], ctx: Context, *, whole: bool) -> Iterator[Remote]:
+def downloaded(address: str, collections: Collection[str], ctx: Context, *, whole: bool) -> Iterator[ServerCopy]:
     """Fetch *collections* of the server at *address* (``http://host:port``) into a temporary folder.
 
-    With *whole* false they are opened only, for `Remote.renew`.
-
-    The folder is removed at the end; a crash leaves it in the system's folder for temporary files. Raises `StoreUnreadable`.
+    With *whole* false, records are fetched only by `ServerCopy.renew`. The folder is removed at the end; a crash leaves it in
+    the system's temporary folder. Raises `StoreUnreadable`.
     """
     client = _connect(address)
     with (
         tempfile.TemporaryDirectory(prefix="consistency-") as folder,
-        closing(Remote(client, Path(folder) / "chroma")) as remote,
+        closing(ServerCopy(client, Path(folder) / "chroma")) as copy,
     ):
         try:
-            remote.open(collections)
+            copy.open(collections)
             if whole:
-                remote.fetch(ctx)
+                copy.fetch(ctx)
         except (OSError, ValueError) as problem:
-            raise StoreUnreadable(f"Chroma at {address} did not answer as it should: {problem}.") from None
-        yield remote
+            raise StoreUnreadable(f"Chroma at {address} gave an unexpected answer: {problem}.") from None
+        yield copy
 
 
 def _connect(address: str) -> Any:
@@ -183,7 +182,7 @@ def _connect(address: str) -> Any:
 
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise Mistake(f"{address!r} is no address of a Chroma server.", hint="Write it as http://host:port.")
+        raise Mistake(f"{address!r} is not the address of a Chroma server.", hint="Write it as http://host:port.")
     try:
         return chromadb.HttpClient(
             host=parts.hostname,
@@ -201,9 +200,9 @@ def _all_collections(client: Any) -> Iterator[Any]:
 
 
 def _read(collection: Any, **which: Any) -> dict[str, tuple[bytes, str | None, dict[str, Any]]]:
-    """id: vector, document, metadata of one page."""
-    found = collection.get(include=["embeddings", "documents", "metadatas"], **which)
-    columns = (found["ids"], found["embeddings"], found["documents"], found["metadatas"])
+    """One page of records: id to vector, document, metadata."""
+    answer = collection.get(include=["embeddings", "documents", "metadatas"], **which)
+    columns = (answer["ids"], answer["embeddings"], answer["documents"], answer["metadatas"])
     return {
         key: (np.asarray(vector, dtype="<f4").tobytes(), document, dict(metadata or {}))
         for key, vector, document, metadata in zip(*columns, strict=True)
@@ -211,7 +210,7 @@ def _read(collection: Any, **which: Any) -> dict[str, tuple[bytes, str | None, d
 
 
 def _rows(document: str | None, metadata: dict[str, Any]) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """The rows that Chroma's tables hold of a document and metadata."""
+    """The rows of Chroma's tables for a document and metadata: table, values."""
     if document is not None:
         yield "embedding_metadata", (DOCUMENT, document, None, None, None)
     for key, value in metadata.items():

@@ -1,0 +1,172 @@
+"""Runs checks and keeps their findings, for pages, commands and plans.
+
+Rows of this app live in a database that no restore replaces; the stores that are checked are the project's. Run a long check in
+a process of its own (`manage.py check_consistency`), for the reason that `consistency.engine.check.check` gives.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from contextlib import nullcontext
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from django.db import transaction
+from django.db.models import Exists, OuterRef, QuerySet
+from django.utils import timezone
+
+from consistency.declaration import option
+from consistency.engine import check as engine
+from consistency.engine.check import Stores
+from consistency.engine.context import Context, Progress
+from consistency.engine.errors import Cancelled, ConsistencyError
+from consistency.engine.findings import Finding as EngineFinding
+from consistency.engine.findings import Severity
+from consistency.live import live_stores
+from consistency.models import Check, Finding
+from consistency.resolution import description
+
+SILENT = timedelta(minutes=5)
+"""A running check whose heartbeat is older than this has died."""
+
+_BATCH = 500
+_HEARTBEAT_SECONDS = 2.0
+
+
+def run_check(*, source: str = Check.LIVE, stores: Stores | None = None, actor: str = "", ctx: Context | None = None) -> Check:
+    """Check the live stores, or those of a copy at rest, and return the check with its findings kept.
+
+    1. Mark checks that died as failed.
+    2. Create a row in state ``running``.
+    3. Keep findings as they become certain, the first of each kind.
+    4. Write verdict, counts and time into the row.
+
+    A crash leaves a row in state ``running`` with the findings so far; step 1 of a later check marks it as failed. Raises
+    `ConsistencyError`, including `Cancelled`; the row then records it.
+    """
+    ctx = ctx or Context()
+    fail_silent_checks()
+    mappings = description()
+    check = Check.objects.create(source=source, actor=actor)
+    keeper = _FindingKeeper(check)
+    try:
+        watched = keeper.with_heartbeat(ctx)
+        with nullcontext(stores) if stores is not None else live_stores(watched) as opened:
+            outcome = engine.check(mappings, opened, watched, keeper.keep)
+        keeper.flush()
+    except ConsistencyError as problem:
+        keeper.flush()
+        state = Check.State.CANCELLED if isinstance(problem, Cancelled) else Check.State.FAILED
+        _end(check, state, error=problem.as_json())
+        raise
+    except BaseException as problem:
+        _end(check, Check.State.FAILED, error={"code": "failed", "message": f"{type(problem).__name__}: {problem}", "hint": ""})
+        raise
+    _finish(check, outcome.as_json())
+    return check
+
+
+def record_answer(source: str, answer: dict[str, Any], *, actor: str = "") -> Check:
+    """Keep what `consistency.probe` answered about the backup *source*, as if it had been checked here.
+
+    All in one transaction: a crash leaves nothing.
+    """
+    with transaction.atomic(using=Check.objects.db):
+        check = Check.objects.create(source=source, actor=actor)
+        if "error" in answer:
+            _end(check, Check.State.FAILED, error=answer["error"])
+            return check
+        fields = {field.name for field in Finding._meta.concrete_fields} - {"id"}
+        Finding.objects.bulk_create(
+            _model_of(check, {key: value for key, value in item.items() if key in fields}) for item in answer["listed"]
+        )
+        _finish(check, answer)
+    return check
+
+
+def fail_silent_checks() -> int:
+    """Mark running checks without a heartbeat for `SILENT` as failed. Returns how many."""
+    return Check.objects.filter(state=Check.State.RUNNING, heard__lt=timezone.now() - SILENT).update(
+        state=Check.State.FAILED,
+        ended=timezone.now(),
+        error={
+            "code": "interrupted",
+            "message": "The check was interrupted.",
+            "hint": "Run it again. Nothing was changed.",
+        },
+    )
+
+
+def latest_live_check() -> Check | None:
+    """The newest finished check of the live stores."""
+    return Check.objects.filter(source=Check.LIVE, state=Check.State.DONE).order_by("-started", "-pk").first()
+
+
+def previous_check(check: Check) -> Check | None:
+    """The finished check of the same source before *check*."""
+    return Check.objects.filter(source=check.source, state=Check.State.DONE, pk__lt=check.pk).order_by("-pk").first()
+
+
+def new_findings(check: Check) -> QuerySet[Finding]:
+    """Findings that the previous check did not have; all of them if there is none. Findings in flight are left out."""
+    findings = check.findings.exclude(severity=Severity.INFO)
+    previous = previous_check(check)
+    if previous is None:
+        return findings
+    same = Finding.objects.filter(
+        belongs_to=previous, kind=OuterRef("kind"), mapping=OuterRef("mapping"), record=OuterRef("record")
+    ).exclude(severity=Severity.INFO)
+    return findings.exclude(Exists(same))
+
+
+class _FindingKeeper:
+    """Writes findings in batches, and a heartbeat every two seconds."""
+
+    def __init__(self, check: Check) -> None:
+        self._check = check
+        self._kept: Counter[str] = Counter()
+        self._waiting: list[Finding] = []
+        self._last_beat = time.monotonic()
+
+    def with_heartbeat(self, ctx: Context) -> Context:
+        """*ctx*, with a heartbeat written whenever progress is reported."""
+
+        def on_progress(event: Progress) -> None:
+            ctx.on_progress(event)
+            if time.monotonic() - self._last_beat > _HEARTBEAT_SECONDS:
+                self._last_beat = time.monotonic()
+                Check.objects.filter(pk=self._check.pk).update(heard=timezone.now(), records=event.done)
+
+        return replace(ctx, on_progress=on_progress)
+
+    def keep(self, finding: EngineFinding) -> None:
+        self._kept[finding.kind] += 1
+        if self._kept[finding.kind] > option("LISTED"):
+            return
+        self._waiting.append(_model_of(self._check, finding.as_json()))
+        if len(self._waiting) >= _BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        Finding.objects.bulk_create(self._waiting)
+        self._waiting = []
+
+
+def _model_of(check: Check, values: dict[str, Any]) -> Finding:
+    parent = values.get("parent")
+    return Finding(belongs_to=check, **(values | {"parent": "" if parent is None else str(parent)}))
+
+
+def _finish(check: Check, sums: dict[str, Any]) -> None:
+    same = ("seconds", "records", "in_flight", "kinds", "severities", "mappings")
+    values = {name: sums[name] for name in same}
+    _end(check, Check.State.DONE, verdict=sums["state"], findings_count=sums["findings"], **values)
+
+
+def _end(check: Check, state: str, **values: Any) -> None:
+    check.state, check.ended = state, timezone.now()
+    for key, value in values.items():
+        setattr(check, key, value)
+    check.save()

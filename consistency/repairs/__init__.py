@@ -1,0 +1,1 @@
+"""Repairs of findings: planned, carried out with a journal, and undone."""

@@ -1,0 +1,72 @@
+"""What a repair would do. Changes nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from django.db.models import QuerySet
+
+from consistency.declaration import snapshot_maker
+from consistency.engine.findings import Repair as Action
+from consistency.engine.findings import Severity
+from consistency.models import Check, Finding, Repair
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a repair would do.
+
+    *asks* counts the findings whose repair deletes a vector and needs confirmation, *left* those that need manual work.
+    """
+
+    check: Check
+    findings: tuple[int, ...]
+    actions: dict[str, int]
+    kinds: dict[str, int]
+    asks: int
+    left: int
+    critical: int
+    snapshot: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "check": self.check.pk,
+            "repairs": len(self.findings),
+            "actions": self.actions,
+            "kinds": self.kinds,
+            "asks": self.asks,
+            "left": self.left,
+            "critical": self.critical,
+            "snapshot": self.snapshot,
+        }
+
+
+def plan_repair(check: Check, *, only_safe: bool = True, kinds: Collection[str] = (), findings: Collection[int] = ()) -> Plan:
+    """Plan a repair of *check*'s open findings: the safe ones or all, optionally only some *kinds* or *findings* (keys)."""
+    opened = check.findings.filter(state=Finding.State.OPEN).exclude(severity=Severity.INFO)
+    repairable = opened.exclude(repair__in=[Action.NONE, Action.FOLLOWS])
+    chosen = repairable.filter(safe=True) if only_safe else repairable
+    if kinds:
+        chosen = chosen.filter(kind__in=kinds)
+    if findings:
+        chosen = chosen.filter(pk__in=findings)
+    rows = list(chosen.values_list("pk", "repair", "kind"))
+    return Plan(
+        check=check,
+        findings=tuple(pk for pk, _, _ in rows),
+        actions=dict(sorted(Counter(action for _, action, _ in rows).items())),
+        kinds=dict(sorted(Counter(kind for _, _, kind in rows).items())),
+        asks=repairable.filter(safe=False).count(),
+        left=opened.filter(repair=Action.NONE).count(),
+        critical=opened.filter(severity=Severity.CRITICAL).count(),
+        snapshot=snapshot_maker() is not None,
+    )
+
+
+def unfinished() -> QuerySet[Repair]:
+    """Repairs that are being carried out or undone, or were interrupted."""
+    return Repair.objects.filter(state__in=[Repair.State.RUNNING, Repair.State.UNDOING]).order_by("pk")

@@ -1,0 +1,164 @@
+"""Carries out a planned repair, and resumes one that was interrupted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from django.db import connections, transaction
+from django.utils import timezone
+
+from consistency.declaration import VectorRecord, Writer, snapshot_maker
+from consistency.engine.check import Opened
+from consistency.engine.context import Context
+from consistency.engine.errors import RepairRefused
+from consistency.engine.examine import Facts
+from consistency.engine.findings import Repair as Action
+from consistency.engine.rows import name
+from consistency.models import Check, Finding, Repair, Step
+from consistency.repairs import journal
+from consistency.repairs.plan import Plan, unfinished
+from consistency.repairs.steps import (
+    batches,
+    project_writer,
+    read_facts,
+    repair_lock,
+    save_outcome,
+    unfinished_error,
+    write_vectors,
+)
+from consistency.repairs.undo import put_back_all
+from consistency.resolution import alias_of
+
+
+def repair(plan: Plan, *, actor: str = "", attended: bool = True, ctx: Context | None = None) -> Repair:
+    """Carry out *plan* and return the repair.
+
+    1. Refuse if there is nothing to do, no writer, the check is of a backup, another repair is unfinished, or the check found
+       something critical and the repair is unattended.
+    2. Make a snapshot, if the project says how.
+    3. Write the whole plan down: a repair and its steps.
+    4. For a batch of steps at a time, with all other writers kept out: read each record again, and skip what is no longer
+       wrong; write down what each holds and will hold; change the stores; record that it is done.
+    5. Record that the repair is done.
+
+    A crash, or cancelling, before 3 leaves nothing; afterwards a repair in state ``running``, each of whose steps is planned,
+    done, or begun with what it replaced in the journal. `resume` completes it and `undo` reverts it. Raises `RepairRefused` and
+    `ConsistencyError`.
+    """
+    ctx = ctx or Context()
+    with repair_lock():
+        _refuse(plan, attended=attended)
+        writer = project_writer()
+        snapshot = _make_snapshot(plan, ctx)
+        with transaction.atomic(using=Repair.objects.db):
+            made = Repair.objects.create(of_check=plan.check, actor=actor, snapshot=snapshot)
+            Step.objects.bulk_create(
+                Step(of_repair=made, finding=item, action=item.repair, mapping=item.mapping, record=item.record)
+                for item in Finding.objects.filter(pk__in=plan.findings).order_by("pk")
+            )
+        _carry_out(made, writer, ctx)
+    return made
+
+
+def resume(made: Repair, *, ctx: Context | None = None) -> Repair:
+    """Complete a repair, or the undoing of one, that was interrupted.
+
+    Continues `repair` at its step 4 or `undo` at its step 3; a crash leaves the same.
+    """
+    with repair_lock():
+        made.refresh_from_db()
+        if made.state == Repair.State.RUNNING:
+            _carry_out(made, project_writer(), ctx or Context())
+        elif made.state == Repair.State.UNDOING:
+            put_back_all(made, project_writer(), ctx or Context())
+    return made
+
+
+def _refuse(plan: Plan, *, attended: bool) -> None:
+    """Step 1 of `repair`."""
+    if plan.check.source != Check.LIVE:
+        raise RepairRefused("A backup is never changed.", hint="Check the live stores, and repair those findings.")
+    if plan.check.state != Check.State.DONE:
+        raise RepairRefused(f"Check {plan.check.pk} is not done.", hint="Complete a check first.")
+    other = unfinished().first()
+    if other is not None:
+        raise unfinished_error(other)
+    if not attended and plan.critical:
+        raise RepairRefused(
+            f"The check has {plan.critical} critical findings, so nothing is repaired automatically.",
+            hint="Review them, then repair what you choose.",
+        )
+    if not plan.findings:
+        raise RepairRefused("There is nothing to repair.")
+
+
+def _make_snapshot(plan: Plan, ctx: Context) -> str:
+    make = snapshot_maker()
+    if make is None:
+        return ""
+    with ctx.phase("repair", "snapshot"):
+        return make(f"before the repair of {len(plan.findings)} findings of check {plan.check.pk}")
+
+
+def _carry_out(made: Repair, writer: Writer, ctx: Context) -> None:
+    """Steps 4 and 5 of `repair`."""
+    waiting = made.steps.filter(state__in=[Step.State.PLANNED, Step.State.BEGUN]).order_by("mapping", "pk")
+    with ctx.phase("repair", f"repair {made.pk}", waiting.count()) as phase:
+        for sides, steps in batches(waiting, ctx, phase):
+            with writer.changing():
+                _apply(sides, steps, writer)
+            for step in steps:  # both stores have it
+                if step.state == Step.State.BEGUN:
+                    step.move(Step.State.APPLIED)
+                step.finding.state = Finding.State.REPAIRED if step.state == Step.State.APPLIED else Finding.State.GONE
+            save_outcome(steps)
+    made.state, made.ended = Repair.State.DONE, timezone.now()
+    made.save()
+
+
+def _apply(sides: Opened, steps: Sequence[Step], writer: Writer) -> None:
+    """Read, write down, change. The caller keeps other writers out, and saves the outcome."""
+    facts = read_facts(sides, steps)
+    delete: list[str] = []
+    write: dict[str, VectorRecord] = {}
+    rows: list[int] = []
+    for step in steps:
+        seen = facts[step.record]
+        wrong = sides.wrong_with(seen, None)
+        if step.state == Step.State.BEGUN:  # a record may be deleted and not written yet, and so be wrong in another way
+            if step.action not in {item.repair for item in wrong}:
+                step.move(Step.State.APPLIED)
+                continue
+        elif step.finding.kind not in {item.kind for item in wrong}:
+            step.move(Step.State.SKIPPED, "No longer wrong.")
+            continue
+        _plan_step(sides, step, seen, delete, write, rows)
+    Step.objects.bulk_update(steps, ["state", "note", "before", "after", "changed"])
+    write_vectors(sides, writer, delete, write)
+    with connections[alias_of(sides.mapping.name)].cursor() as cursor:
+        for rowid in rows:
+            cursor.execute(f"DELETE FROM {name(sides.mapping.table)} WHERE rowid = %s", [rowid])
+
+
+def _plan_step(
+    sides: Opened, step: Step, seen: Facts, delete: list[str], write: dict[str, VectorRecord], rows: list[int]
+) -> None:
+    """Write into *step* what it replaces and with what, and add that to *delete*, *write* or *rows*."""
+    row = sides.rows.whole(seen.row.rowid) if seen.row is not None and step.action == Action.DELETE_ROW else None
+    held = journal.stored(seen.record, row)
+    before = step.before if step.state == Step.State.BEGUN and step.before is not None else held
+    if step.action == Action.WRITE:
+        if seen.row is None:
+            step.move(Step.State.SKIPPED, "The row is gone.")
+            return
+        after = journal.target_record(sides.mapping, seen.row, seen.record)
+        if journal.loses_keys(held, after):
+            delete.append(step.record)
+        write[step.record] = after
+        step.move(Step.State.BEGUN, before=before, after=journal.stored(after))
+    elif step.action == Action.DELETE_VECTOR:
+        delete.append(step.record)
+        step.move(Step.State.BEGUN, before=before, after=journal.stored(None))
+    elif step.action == Action.DELETE_ROW and seen.row is not None:
+        rows.append(seen.row.rowid)
+        step.move(Step.State.BEGUN, before={**before, "record": None}, after=journal.stored(None))

@@ -1,0 +1,88 @@
+"""What carrying out and undoing a repair share: the lock, the writer, and batches of steps with their stores open."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from django.db import transaction
+from django.db.models import QuerySet
+
+from consistency.declaration import VectorRecord, Writer, declared
+from consistency.engine.check import Opened, opened
+from consistency.engine.context import Context, Phase
+from consistency.engine.errors import RepairRefused
+from consistency.engine.examine import Facts
+from consistency.engine.rows import reading
+from consistency.live import live_stores
+from consistency.models import Finding, Repair, Step
+from consistency.resolution import database_files, description
+
+_BATCH = 100
+
+
+@contextmanager
+def repair_lock() -> Iterator[None]:
+    """Allow one repair at a time, by a lock that ends with its process. Raises `RepairRefused`."""
+    database = Path(os.path.realpath(database_files()[0]))
+    descriptor = os.open(database.with_name(f"{database.name}.repair"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RepairRefused("Another process is repairing or undoing a repair.", hint="Wait until it ends.") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def project_writer() -> Writer:
+    """The project's writer. Raises `RepairRefused` if its declaration has none."""
+    make = declared().writer
+    if make is None:
+        raise RepairRefused("The project declares no writer.", hint="Add one to its Declaration; see `manage.py check`.")
+    return make()
+
+
+def unfinished_error(other: Repair) -> RepairRefused:
+    """The refusal while repair *other* is unfinished."""
+    return RepairRefused(
+        f"Repair {other.pk} is unfinished ({other.state}).",
+        hint=f"Resume it with `manage.py check_consistency --resume`, or undo it with `--undo {other.pk}`.",
+    )
+
+
+def batches(steps: QuerySet[Step], ctx: Context, phase: Phase) -> Iterator[tuple[Opened, list[Step]]]:
+    """Some steps of one mapping at a time, with both of its stores open; the steps of one record stay together."""
+    mappings = {mapping.name: mapping for mapping in description().mappings}
+    for name in list(steps.order_by("mapping").values_list("mapping", flat=True).distinct()):
+        of_mapping = list(steps.filter(mapping=name).select_related("finding"))
+        with live_stores(ctx, whole=False) as stores, opened(mappings[name], stores, ctx) as sides:
+            for start in range(0, len(of_mapping), _BATCH):
+                batch = of_mapping[start : start + _BATCH]
+                yield sides, batch
+                phase.advance(len(batch))
+
+
+def read_facts(sides: Opened, steps: Sequence[Step]) -> dict[str, Facts]:
+    """What both stores hold now, by record id."""
+    ids = [step.record for step in steps]
+    with reading(str(sides.database)):
+        sides.catch_up(ids)
+        return {facts.id: facts for facts in sides.facts(ids)}
+
+
+def write_vectors(sides: Opened, writer: Writer, delete: Sequence[str], write: Mapping[str, VectorRecord]) -> None:
+    """Change the mapping's collection, if there is anything to change."""
+    if delete or write:
+        writer.apply(sides.mapping.collection, delete=delete, write=list(write.values()))
+
+
+def save_outcome(steps: Sequence[Step]) -> None:
+    """Save the states of steps and of their findings together."""
+    with transaction.atomic(using=Step.objects.db):
+        Step.objects.bulk_update(steps, ["state", "note", "changed"])
+        Finding.objects.bulk_update([step.finding for step in steps], ["state"])

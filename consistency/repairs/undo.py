@@ -1,0 +1,131 @@
+"""Undoes a repair from its journal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from django.db import connections
+from django.utils import timezone
+
+from consistency.declaration import VectorRecord, Writer
+from consistency.engine.check import Opened
+from consistency.engine.compare import tolerance_of
+from consistency.engine.context import Context
+from consistency.engine.errors import RepairRefused
+from consistency.engine.findings import Repair as Action
+from consistency.engine.rows import name
+from consistency.models import Finding, Repair, Step
+from consistency.repairs import journal
+from consistency.repairs.plan import unfinished
+from consistency.repairs.steps import (
+    batches,
+    project_writer,
+    read_facts,
+    repair_lock,
+    save_outcome,
+    unfinished_error,
+    write_vectors,
+)
+from consistency.resolution import alias_of
+
+
+def undo(made: Repair, *, actor: str = "", ctx: Context | None = None) -> Repair:
+    """Restore everything that a repair replaced, whether it was completed or not, and return the repair.
+
+    1. Refuse a repair that is undone already.
+    2. Record that it is being undone; steps that were planned and not begun are skipped.
+    3. For a batch of steps at a time, the last ones first, with all other writers kept out: records that still hold what the
+       repair wrote get back what they held before; records that changed since are kept, and the step says so.
+    4. Record that it is undone.
+
+    A crash, or cancelling, leaves a repair in state ``undoing`` whose journal is complete; `resume` or `undo` continues. Raises
+    `RepairRefused` and `ConsistencyError`.
+    """
+    with repair_lock():
+        made.refresh_from_db()
+        if made.state == Repair.State.UNDONE:
+            raise RepairRefused(f"Repair {made.pk} is already undone.")
+        other = unfinished().exclude(pk=made.pk).first()
+        if other is not None:
+            raise unfinished_error(other)
+        made.state, made.undone_by = Repair.State.UNDOING, actor or made.undone_by
+        made.save()
+        made.steps.filter(state=Step.State.PLANNED).update(
+            state=Step.State.SKIPPED, note="The repair was undone before this step began.", changed=timezone.now()
+        )
+        put_back_all(made, project_writer(), ctx or Context())
+    return made
+
+
+def put_back_all(made: Repair, writer: Writer, ctx: Context) -> None:
+    """Steps 3 and 4 of `undo`. The caller holds the lock."""
+    states = [Step.State.BEGUN, Step.State.APPLIED, Step.State.UNDOING]
+    waiting = made.steps.filter(state__in=states).order_by("-pk")
+    with ctx.phase("undo", f"repair {made.pk}", waiting.count()) as phase:
+        for sides, steps in batches(waiting, ctx, phase):
+            with _foreign_keys_off(sides.mapping.name), writer.changing():
+                _put_back(sides, steps, writer)
+            for step in steps:  # both stores have it
+                if step.state == Step.State.UNDOING:
+                    step.move(Step.State.UNDONE)
+                if step.state == Step.State.UNDONE:
+                    step.finding.state = Finding.State.UNDONE
+            save_outcome(steps)
+    made.state, made.undone = Repair.State.UNDONE, timezone.now()
+    made.save()
+
+
+def _put_back(sides: Opened, steps: Sequence[Step], writer: Writer) -> None:
+    """Read, write down, change back, for one batch. The caller keeps other writers out."""
+    facts = read_facts(sides, steps)
+    tolerance = tolerance_of(sides.mapping, sides.vectors.collection)
+    delete: list[str] = []
+    write: dict[str, VectorRecord] = {}
+    rows: list[dict[str, Any]] = []
+    for step in steps:
+        seen = facts[step.record]
+        on_row = step.action == Action.DELETE_ROW
+        row = sides.rows.whole(seen.row.rowid) if on_row and seen.row is not None else None
+        now = journal.stored(None if on_row else seen.record, row)
+        nothing = journal.stored(None)
+        if step.before is None or step.after is None or journal.same(now, step.before, tolerance):
+            step.move(Step.State.UNDONE)
+        elif not (
+            journal.same(now, step.after, tolerance)
+            or (step.state in (Step.State.BEGUN, Step.State.UNDOING) and journal.same(now, nothing, tolerance))
+        ):
+            step.move(Step.State.KEPT, "Changed since the repair, so it was not undone.")
+        elif on_row:
+            step.move(Step.State.UNDOING)
+            rows.append(journal.row_of(step.before) or {})
+        else:
+            before = journal.record_of(step.record, step.before)
+            if before is None and step.before["record"] is not None:
+                step.move(Step.State.KEPT, "It had no vector, which cannot be written again, so it was not undone.")
+                continue
+            step.move(Step.State.UNDOING)
+            if before is None or journal.loses_keys(now, before):
+                delete.append(step.record)
+            if before is not None:
+                write[step.record] = before
+    Step.objects.bulk_update(steps, ["state", "note", "changed"])
+    write_vectors(sides, writer, delete, write)
+    with connections[alias_of(sides.mapping.name)].cursor() as cursor:
+        for values in rows:
+            places = ", ".join(["%s"] * len(values))
+            columns = ", ".join(name(column) for column in values)
+            cursor.execute(f"INSERT INTO {name(sides.mapping.table)} ({columns}) VALUES ({places})", list(values.values()))
+
+
+@contextmanager
+def _foreign_keys_off(mapping: str) -> Iterator[None]:
+    """Allow a row to return whose parent is gone. SQLite accepts this setting outside transactions only."""
+    database = connections[alias_of(mapping)]
+    off = database.disable_constraint_checking()
+    try:
+        yield
+    finally:
+        if off:
+            database.enable_constraint_checking()

@@ -1,0 +1,119 @@
+"""A check in a sentence, by kind of finding, and what a repair of it would do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.db.models import Count
+
+from consistency.checking import new_findings, previous_check
+from consistency.declaration import declared, option
+from consistency.engine.errors import Mistake
+from consistency.engine.findings import FindingKind, Severity, State
+from consistency.models import Check, Finding
+from consistency.repairs.plan import plan_repair
+from consistency.web.labels import TONES
+
+SEVERITIES = (Severity.CRITICAL, Severity.ERROR, Severity.WARNING)
+"""The worst first; findings in flight (``info``) are not wrong."""
+
+_MOST_NEW = 1000
+_SENTENCES = {
+    State.DEGRADED: "Rows and vectors agree, with warnings:",
+    State.INCONSISTENT: "Rows and vectors do not agree:",
+    State.CRITICAL: "SQLite holds invalid data:",
+}
+_NOUNS = {
+    Severity.CRITICAL: ("critical", "critical"),
+    Severity.ERROR: ("error", "errors"),
+    Severity.WARNING: ("warning", "warnings"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The sentence that answers the page's question, with its colour."""
+
+    tone: str
+    word: str
+    sentence: str
+
+
+def verdict_of(check: Check | None) -> Verdict:
+    """The result of a check, in a sentence."""
+    if check is None:
+        return Verdict(tone="", word="Not checked yet.", sentence="Rows and vectors were never compared.")
+    compared = f"{check.records:,} rows and records"
+    if check.verdict == State.CONSISTENT:
+        in_flight = f" {count_of(check.in_flight, 'vector is', 'vectors are')} in flight." if check.in_flight else ""
+        return Verdict(tone="good", word="Rows and vectors agree.", sentence=f"All {compared} were compared.{in_flight}")
+    findings = count_of(check.findings_count, "finding", "findings")
+    parts = [count_of(check.severities[level], *_NOUNS[level]) for level in SEVERITIES if check.severities.get(level)]
+    state = State(check.verdict)
+    return Verdict(tone=TONES[state], word=_SENTENCES[state], sentence=f"{findings} in {compared} ({', '.join(parts)}).")
+
+
+def summary_of(check: Check | None) -> dict[str, Any]:
+    """A check's findings by kind, its repair plan, and how many findings are new."""
+    if check is None:
+        return {"rows": [], "plan": None}
+    by_state: dict[str, dict[str, int]] = {}
+    for kind, state, number in check.findings.order_by().values_list("kind", "state").annotate(Count("pk")):
+        by_state.setdefault(kind, {})[state] = number
+    repairs: dict[str, set[str]] = {}
+    for kind, repair in check.findings.exclude(severity=Severity.INFO).order_by().values_list("kind", "repair").distinct():
+        repairs.setdefault(kind, set()).add(repair)
+    kept = option("LISTED")
+    rows = [
+        {
+            "kind": kind,
+            "count": check.kinds[kind],
+            "open": by_state.get(kind, {}).get(Finding.State.OPEN, 0),
+            "severity": _worst(check, kind),
+            "repairs": sorted(repairs.get(kind, ())),
+            "kept": kept if check.kinds[kind] > kept else None,
+        }
+        for kind in FindingKind
+        if check.kinds.get(kind)
+    ]
+    return {"rows": rows, "plan": plan_summary(check), "new": _count_new(check)}
+
+
+def plan_summary(check: Check) -> dict[str, Any] | None:
+    """What repairing the safe findings, or all of them, would do; None for a check of a backup or an unfinished one."""
+    if check.source != Check.LIVE or check.state != Check.State.DONE:
+        return None
+    try:
+        safe = plan_repair(check, only_safe=True)
+        everything = plan_repair(check, only_safe=False)
+    except Mistake:
+        return None
+    return {
+        "safe": len(safe.findings),
+        "all": len(everything.findings),
+        "asks": len(everything.findings) - len(safe.findings),
+        "left": everything.left,
+        "critical": everything.critical,
+        "snapshot": everything.snapshot,
+        "actions": everything.actions,
+        "of_kinds": everything.kinds,
+        "writer": declared().writer is not None,
+    }
+
+
+def count_of(number: int, one: str, many: str) -> str:
+    """``1 finding``, ``1,234 findings``."""
+    return f"{number:,} {one if number == 1 else many}"
+
+
+def _worst(check: Check, kind: str) -> str:
+    levels = set(check.findings.filter(kind=kind).order_by().values_list("severity", flat=True).distinct())
+    return next((level for level in SEVERITIES if level in levels), Severity.INFO)
+
+
+def _count_new(check: Check) -> int | None:
+    """How many findings the previous check did not have, at most `_MOST_NEW`; None if there was no previous check."""
+    if previous_check(check) is None:
+        return None
+    return len(new_findings(check).order_by().values_list("pk", flat=True)[:_MOST_NEW])
