@@ -16,7 +16,7 @@
         "RUN_FOLDER": "/srv/run",                       # pid files and the worker's heartbeat
         "KINDS": ["project.jobs.CHECK"],                # further kinds of job, as paths to `kinds.Kind` objects
         "METRICS": ["project.metrics.more"],            # further metrics, as paths to generators of metric families
-        "EXAMINE": "project.jobs.examination",          # path to a function from a set's name to a command: engine.examination
+        "EXAMINE": "project.jobs.examination",          # function from a set's name to a command: engine.application_check
         "ADDRESS": "https://refs.example.org",          # where this site is reached: for links in alerts; empty: none
         "ALERT_DETECTORS": ["project.alerts.DETECTOR"], # further detectors, as paths to `alerts.detectors.Detector` objects
         "ALERT_HOSTS": ["hooks.slack.com", "*.example.org", "10.0.0.0/8"],  # where webhooks may go; empty: see alerts.outgoing

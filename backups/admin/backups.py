@@ -469,7 +469,7 @@ def _proof(proof: Proof) -> dict[str, Any]:
 
 
 def _application(told: Any) -> dict[str, Any] | None:
-    """What the application said of its restored stores (`engine.examination`), as far as it is in the known shape."""
+    """What the application said of its restored stores (`engine.application_check`), as far as it is in the known shape."""
     if not isinstance(told, dict):
         return None
     answer = told.get("answer")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from .application_check import NO_CHECK, ApplicationCheck
 from .capture.cut import STEP_TIMEOUT, Cut, Instant
 from .errors import EngineError, NoSpace, SourceBroken, UsageError, from_os_error
 from .names import printable
@@ -60,7 +61,7 @@ class Request:
     within: float = 30.0
     safety: bool = False
     job: str = ""
-    examine: str = ""
+    application: ApplicationCheck = NO_CHECK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +107,7 @@ def create_backup(repository: Repository, request: Request, ctx: Context) -> Cre
         raise from_os_error(problem, "Making the backup") from problem
     if request.verify is not None:
         try:
-            proof = verify_backup(repository, backup, request.verify, ctx, written_only=True, examine=request.examine)
+            proof = verify_backup(repository, backup, request.verify, ctx, written_only=True, application=request.application)
         except EngineError as problem:
             raise type(problem)(
                 f"{backup.id} is published, but it could not be proven: {problem.message}",

@@ -17,7 +17,7 @@ from .errors import EngineError, RepositoryTooNew
 from .gate import Gate
 from .progress import human_bytes
 from .repository.folder import Repository, Unreadable, open_repository
-from .restore.in_place import leftovers
+from .restore.stage import leftovers
 from .runtime.context import Context
 from .types import Source, SourceKind
 

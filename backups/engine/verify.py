@@ -1,6 +1,6 @@
-"""Prove backups: every byte that one needs, or a whole restore with the stores opened and compared.
+"""Verify backups: read every byte that a backup needs, or restore it and check the stores.
 
-A proof is recorded in the repository, good or bad, so that ``list`` and retention know it on any machine.
+The result, good or bad, is recorded in the repository as a proof, where ``list`` and retention find it on any machine.
 """
 
 from __future__ import annotations
@@ -12,62 +12,40 @@ import itertools
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from .application_check import NO_CHECK, ApplicationCheck
 from .archive.blocks import BLOCK
 from .archive.reader import Archives, BlockDamaged, locate_in
 from .archive.sharing import Spot, sharers
 from .archive.table import EntryType, FrameRef, Tree
-from .errors import DamageFound, EngineError, NoSpace, RepositoryTooNew, from_os_error
-from .examination import examine as examined
+from .check_stores import Findings, check_stores
+from .errors import DamageFound, RepositoryTooNew, from_os_error
 from .extract import extract
 from .repository.folder import DATA, MANIFEST, SUMS, Repository
 from .runtime import durable
-from .runtime.child import Child
 from .runtime.context import Context, Phase
 from .runtime.space import need_space
-from .types import Backup, Depth, Problem, Proof, SourceKind, SourceRecord
+from .types import Backup, Depth, Problem, Proof
 
-PROBER = "backups.engine.prober"
 _PIECE = 1 << 20
-_MOST_PROBLEMS = 50
-
-
-@dataclass(slots=True)
-class Findings:
-    """What a verification found so far."""
-
-    problems: list[Problem] = field(default_factory=list)
-    spots: dict[Problem, Spot] = field(default_factory=dict)
-    checks: dict[str, Any] = field(default_factory=dict)
-    bytes: int = 0
-
-    def add(self, code: str, message: str, spot: Spot | None = None, **place: Any) -> None:
-        """Note a problem, and the damaged *spot* in an archive that causes it; beyond fifty only the first are kept."""
-        if len(self.problems) < _MOST_PROBLEMS:
-            problem = Problem(code=code, message=message, **place)
-            self.problems.append(problem)
-            if spot is not None:
-                self.spots[problem] = spot
 
 
 class Checked:
-    """The frames that were read and found good, so that a run over many backups reads each once."""
+    """The frames that were read and are good, so that a run over many backups reads each frame once."""
 
     def __init__(self) -> None:
         self._good: set[tuple[str, int]] = set()
 
     def fresh(self, refs: Iterable[FrameRef]) -> list[FrameRef]:
-        """Those of *refs* that were not checked yet, each once, in the order in which they lie in their archives."""
+        """The *refs* not checked yet, without duplicates, in the order of their archives."""
         wanted = {(ref.backup, ref.frame) for ref in refs} - self._good
         return [FrameRef(backup, frame) for backup, frame in sorted(wanted)]
 
     def note(self, ref: FrameRef) -> None:
-        """Remember that *ref* is good."""
+        """Record that *ref* is good."""
         self._good.add((ref.backup, ref.frame))
 
 
@@ -79,24 +57,21 @@ def verify_backup(
     *,
     checked: Checked | None = None,
     drill: bool = False,
-    probe: Callable[[Path], dict[str, Any]] | None = None,
-    examine: str = "",
+    application: ApplicationCheck = NO_CHECK,
     written_only: bool = False,
 ) -> Proof:
     """Verify one backup and record the result.
 
-    ``hashes`` reads and checks every byte that the backup needs: manifest, archive, tables, and each block, its parents'
-    included. ``restore`` does so by restoring it into the repository's scratch folder, and then runs SQLite's checks and opens
-    Chroma in a child, compares all records with the digests of the cut, and searches. A failed proof is a result, not an
-    error; what is raised says that it could not be carried out (`NoSpace`, `Cancelled`, `RepositoryLocked`).
+    ``hashes`` reads and checks every byte that the backup needs: manifest, archive, tables and every block, those of its
+    ancestors included. ``restore`` restores it into the repository's scratch folder, runs SQLite's checks, opens Chroma in a
+    child process, compares all records with the digests of the cut, and searches. On a sound backup it then runs the commands
+    of *application*, whose results the proof keeps.
 
-    *examine* is a command of the application (`examination`) that looks at the restored stores of a sound backup; what it says
-    is kept in the proof's checks as ``application``.
+    With *written_only*, ``hashes`` checks only the blocks in the backup's own archive, all of which were just written: a
+    backup every ten seconds cannot read all its ancestors each time. They were checked when they were made.
 
-    With *written_only*, ``hashes`` checks what the backup's own archive stores, all of which was just written: a backup every
-    ten seconds cannot read all its ancestors each time, which were checked when they were made.
-
-    A crash leaves a scratch folder, which the next backup clears.
+    Damage gives a failed proof. Errors mean that the backup could not be verified: `NoSpace`, `Cancelled`, `RepositoryLocked`.
+    A crash leaves a scratch folder, which the next backup removes.
     """
     began = time.monotonic()
     findings = Findings()
@@ -107,7 +82,7 @@ def verify_backup(
                 if depth is Depth.HASHES:
                     _check_blocks(repository, backup, findings, ctx, checked or Checked(), written_only=written_only)
                 else:
-                    _check_restore(repository, backup, findings, ctx, drill=drill, probe=probe, examine=examine)
+                    _check_restore(repository, backup, findings, ctx, application, drill=drill)
                 files = summed.result()
             findings.bytes += files.bytes
             findings.problems[:0] = files.problems
@@ -130,31 +105,36 @@ def verify_backup(
         except OSError as problem:
             if problem.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise
-            ctx.log(f"The result could not be recorded, for the repository may not be written to: {problem}")
+            ctx.log(f"The result was not recorded, because the repository is read-only: {problem}")
     except OSError as problem:
         raise from_os_error(problem, f"Verifying {backup.id}") from problem
     return proof
 
 
 def record_failure(repository: Repository, backup: Backup, depth: Depth, problems: list[Problem], ctx: Context) -> None:
-    """Record what a restore found wrong, so that ``latest`` passes over the backup. A repository on read-only media forgets."""
+    """Record damage that a restore found, so that ``latest`` skips the backup. Does nothing if the repository is read-only."""
     proof = Proof(id=backup.id, time=ctx.now(), ok=False, depth=depth, seconds=0.0, bytes=0, problems=tuple(problems))
     with contextlib.suppress(OSError):
         repository.record_proof(backup, proof)
 
 
 def verify_many(
-    repository: Repository, backups: list[Backup], depth: Depth, ctx: Context, *, examine: str = ""
+    repository: Repository,
+    backups: list[Backup],
+    depth: Depth,
+    ctx: Context,
+    *,
+    application: ApplicationCheck = NO_CHECK,
 ) -> Iterator[Proof]:
-    """Verify several backups one after the other, yielding each proof; blocks that they share are read once."""
+    """Verify several backups, yielding each proof; blocks that they share are read once."""
     checked = Checked()
     for backup in backups:
         ctx.check()
-        yield verify_backup(repository, backup, depth, ctx, checked=checked, examine=examine)
+        yield verify_backup(repository, backup, depth, ctx, checked=checked, application=application)
 
 
 def _check_files(repository: Repository, backup: Backup, ctx: Context) -> Findings:
-    """Compare manifest and archive with ``SHA256SUMS``, and the archive with what the manifest says of it."""
+    """Compare manifest and archive with ``SHA256SUMS``, and the archive with the manifest."""
     folder = repository.backup_folder(backup.manifest.set, backup.id)
     findings = Findings()
     wanted = backup.manifest.data
@@ -179,15 +159,15 @@ def _check_files(repository: Repository, backup: Backup, ctx: Context) -> Findin
         found = total.hexdigest()
         if name == MANIFEST:
             if found != expected[name]:
-                findings.add("manifest", f"{name} is not what was written: its SHA-256 differs.", file=name)
+                findings.add("manifest", f"{name} was changed after it was written: its SHA-256 differs.", file=name)
         elif size != wanted.bytes:
             message = f"{name} has {size} bytes instead of {wanted.bytes}."
             findings.add("archive_size", message, file=name, offset=min(size, wanted.bytes))
         elif found not in (expected[name], wanted.sha256):
-            findings.add("archive", f"{name} is not what was written: its SHA-256 differs.", file=name)
+            findings.add("archive", f"{name} was changed after it was written: its SHA-256 differs.", file=name)
         elif expected[name] != wanted.sha256:
             wrong = SUMS if found == wanted.sha256 else MANIFEST
-            findings.add("checksums", f"{wrong} names another SHA-256 than {name} has.", file=wrong)
+            findings.add("checksums", f"The SHA-256 of {name} in {wrong} is wrong.", file=wrong)
     return findings
 
 
@@ -229,7 +209,7 @@ def _batches(refs: list[FrameRef], size: int) -> Iterator[list[FrameRef]]:
 
 
 _Bad = dict[FrameRef, tuple[str, Spot]]
-"""The references that cannot be read, each with what was said and the spot that causes it."""
+"""References that cannot be read, each with the error message and the damaged spot."""
 
 
 def _check_batch(archives: Archives, refs: list[FrameRef], checked: Checked, phase: Phase) -> _Bad:
@@ -244,14 +224,14 @@ def _check_batch(archives: Archives, refs: list[FrameRef], checked: Checked, pha
 
 
 def _spot(damage: DamageFound, backup: str) -> Spot:
-    """Where the damage lies: the frame that a `BlockDamaged` names, else a whole archive, that of *backup* if none is named."""
+    """The damaged spot: the frame of a `BlockDamaged`, else a whole archive, by default that of *backup*."""
     if isinstance(damage, BlockDamaged):
         return damage.backup, damage.offset
     return str(damage.details.get("id", backup)), None
 
 
 def _raw(archives: Archives, ref: FrameRef) -> int | None:
-    """The size of a block as its table tells it, None where that cannot be read."""
+    """The size of a block according to its table; None if that cannot be read."""
     try:
         return archives.frame(ref).raw
     except DamageFound:
@@ -270,10 +250,7 @@ def _tree(archives: Archives, backup: Backup, findings: Findings) -> Tree | None
 
 
 def _name_blocks(archives: Archives, tree: Tree, bad: _Bad, findings: Findings) -> None:
-    """Turn damaged frames into problems that name the files of the backup which hold them, and the byte there.
-
-    So it does with blocks that have not the size of their place.
-    """
+    """Report damaged frames, and blocks of the wrong size, by the files and offsets that they affect."""
     for path, entry in tree.entries.items():
         for number, ref in enumerate(tree.refs(entry)):
             start, end = number * BLOCK, min((number + 1) * BLOCK, entry.size)
@@ -281,7 +258,7 @@ def _name_blocks(archives: Archives, tree: Tree, bad: _Bad, findings: Findings) 
                 message, spot = bad[ref]
             elif _raw(archives, ref) != end - start:
                 frame = archives.frame(ref)
-                message, spot = f"A block of {frame.raw} bytes does not fit its place", (ref.backup, frame.offset)
+                message, spot = f"A block has the wrong size, {frame.raw} bytes", (ref.backup, frame.offset)
             else:
                 continue
             findings.add(
@@ -295,9 +272,9 @@ def _name_blocks(archives: Archives, tree: Tree, bad: _Bad, findings: Findings) 
 
 
 def _with_others(repository: Repository, backup: Backup, findings: Findings) -> list[Problem]:
-    """Name in each problem the other backups of the set that need what is damaged.
+    """The problems, each with the other backups of the set that need the damaged part.
 
-    Damage of the archive that lies in no block and not in the table harms no other backup; its place is looked for.
+    Damage of an archive outside of blocks and table affects no other backup; its offset is searched for.
     """
     others = [other for other in repository.ids(backup.manifest.set) if other != backup.id]
     own = {spot for spot in findings.spots.values() if spot[0] == backup.id}
@@ -305,17 +282,18 @@ def _with_others(repository: Repository, backup: Backup, findings: Findings) -> 
     with Archives(locate_in(repository.backup_folder(backup.manifest.set, ""))) as archives:
         shared = sharers(archives, others, set(findings.spots.values()))
         for problem in findings.problems:
+            affected: set[str]
             if problem in findings.spots:
-                known = set(shared[findings.spots[problem]])
+                affected = set(shared[findings.spots[problem]])
             elif problem.file == DATA:
-                known = {other for spot in own for other in shared[spot]}
+                affected = {other for spot in own for other in shared[spot]}
             else:
-                known = set()
-            update: dict[str, Any] = {"also_in": tuple(other for other in others if other in known)}
+                affected = set()
+            update: dict[str, Any] = {"also_in": tuple(other for other in others if other in affected)}
             if problem.code == "archive" and not own:
                 update["offset"] = archives.damaged_glue(backup.id)
                 if update["offset"] is None:
-                    update["message"] = f"{problem.message} All blocks and headers still read as written: no content changed."
+                    update["message"] = f"{problem.message} All blocks and headers are intact: no content changed."
             named.append(problem.model_copy(update=update))
     return named
 
@@ -325,10 +303,9 @@ def _check_restore(
     backup: Backup,
     findings: Findings,
     ctx: Context,
+    application: ApplicationCheck,
     *,
     drill: bool,
-    probe: Callable[[Path], dict[str, Any]] | None,
-    examine: str,
 ) -> None:
     if drill:
         findings.checks["recovery_point_seconds"] = round(max(0.0, (ctx.now() - backup.manifest.time).total_seconds()), 3)
@@ -351,102 +328,7 @@ def _check_restore(
         findings.checks["restore_seconds"] = round(time.monotonic() - began, 3)
         check_stores(backup, scratch, findings, ctx)
         findings.checks["files"] = sum(1 for entry in tree.entries.values() if entry.kind is EntryType.FILE)
-        if probe is not None and not findings.problems:
-            with ctx.phase("verify", "probe"):
-                findings.checks["probe"] = probe(scratch)
-        if examine and not findings.problems:
-            with ctx.phase("verify", "examine"):
-                findings.checks["application"] = examined(examine, backup, scratch, ctx)
+        if not findings.problems:
+            findings.checks |= application.run(backup, scratch, ctx)
     finally:
         durable.remove_tree(scratch)
-
-
-def check_stores(backup: Backup, folder: Path, findings: Findings, ctx: Context, *, only: set[str] | None = None) -> None:
-    """Open the stores of *backup* restored in *folder*, in a child, and compare them with what the source held."""
-    for record in backup.manifest.sources:
-        if only is not None and record.prefix not in only:
-            continue
-        if record.kind is SourceKind.SQLITE:
-            _check_sqlite(record, folder / record.prefix, findings, ctx)
-        elif record.kind is SourceKind.CHROMA:
-            _check_chroma(record, folder / record.prefix, findings, ctx)
-
-
-def _check_sqlite(record: SourceRecord, path: Path, findings: Findings, ctx: Context) -> None:
-    if record.method == "raw":
-        findings.problems.extend(record.problems)
-        return
-    with ctx.phase("verify", f"check {record.prefix}", record.bytes) as phase:
-        answer = probe(ctx, "sqlite", record.bytes, findings, record, path=str(path))
-        phase.reach(record.bytes)
-    if answer is None:
-        return
-    for message in answer["integrity"]:
-        findings.add("sqlite_integrity", message, source=record.name, file=record.prefix)
-    findings.checks[record.prefix] = {
-        "integrity_check": "ok" if not answer["integrity"] else "failed",
-        "foreign_key_check": answer["foreign_keys"],
-        "tables": answer["tables"],
-    }
-
-
-def _check_chroma(record: SourceRecord, directory: Path, findings: Findings, ctx: Context) -> None:
-    if any(problem.code == "chroma_structure" for problem in record.problems):
-        findings.problems.extend(record.problems)
-        return
-    with ctx.phase("verify", f"compare {record.prefix}", record.bytes) as phase:
-        answer = probe(ctx, "digests", record.bytes, findings, record, directory=str(directory))
-        if answer is None:
-            return
-        if "problem" in answer:
-            findings.add("chroma_structure", answer["problem"], source=record.name, file=record.prefix)
-            return
-        _compare_digests(record, answer["collections"], findings)
-        opened = probe(ctx, "chroma", record.bytes, findings, record, directory=str(directory))
-        phase.reach(record.bytes)
-    if opened is None:
-        return
-    for message in opened["problems"]:
-        findings.add("chroma_content", message, source=record.name, file=record.prefix)
-    findings.checks[record.prefix] = {
-        "chromadb": opened["client"] or "not installed: the files were compared, the client was not opened",
-        "collections": opened["collections"]
-        or {item["name"]: {"count": item["count"]} for item in answer["collections"].values()},
-    }
-
-
-def _compare_digests(record: SourceRecord, found: dict[str, dict[str, Any]], findings: Findings) -> None:
-    expected = {item.id: item for item in record.collections}
-    for identifier in sorted(expected.keys() | found.keys()):
-        if identifier not in found or identifier not in expected:
-            name = expected[identifier].name if identifier in expected else found[identifier]["name"]
-            findings.add("chroma_content", f"The collection {name} is on one side only.", source=record.name)
-            continue
-        wanted = expected[identifier].digest
-        for part in ("count", "indexed", "recent", "records"):
-            if found[identifier][part] != getattr(wanted, part):
-                what = {"count": "number of records", "indexed": "vectors", "recent": "log"}.get(part, "records")
-                findings.add(
-                    "chroma_content",
-                    f"The {what} of {expected[identifier].name} are not those that the source held.",
-                    source=record.name,
-                    file=record.prefix,
-                )
-
-
-def probe(
-    ctx: Context, do: str, size: int, findings: Findings, record: SourceRecord, **arguments: str
-) -> dict[str, Any] | None:
-    """Ask a fresh child to open a store; a child that crashes or hangs is a finding. The limit grows with *size*."""
-    limit = 120.0 + size / 5_000_000
-    try:
-        with Child(PROBER) as child:
-            answer: dict[str, Any] = child.ask(do, timeout=limit, check=ctx.check, **arguments)
-            return answer
-    except NoSpace:
-        raise
-    except EngineError as problem:
-        if problem.code == "cancelled":
-            raise
-        findings.add("unopenable", f"{record.prefix} cannot be opened: {problem.message}", source=record.name)
-        return None

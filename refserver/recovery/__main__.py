@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
+from backups.engine.cli.list import listed_text
 from backups.engine.config import check_set_name
-from backups.engine.describe import listed_text
 from backups.engine.doctor import diagnose
 from backups.engine.errors import Cancelled, EngineError, UsageError, from_os_error
 from backups.engine.repository.folder import Unreadable, open_repository, stamp

@@ -37,7 +37,9 @@ from backups.engine.errors import (
 )
 from backups.engine.progress import human_bytes, human_seconds
 from backups.engine.repository.folder import Repository, open_repository
-from backups.engine.restore.in_place import STAGE, leftovers, plan_in_place
+from backups.engine.restore.in_place import plan_in_place
+from backups.engine.restore.stage import leftovers
+from backups.engine.restore.targets import STAGE
 from backups.engine.restore.to_folder import check_manifest, select
 from backups.engine.runtime import durable
 from backups.engine.runtime.context import Context

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from backups.engine.check_stores import PROBER
 from backups.engine.chroma_files.directory import Positions, positions
 from backups.engine.chroma_files.records import digest_collections, open_at_rest, stored_records, stored_vectors
 from backups.engine.prober import _as_client
 from backups.engine.runtime.child import Child
-from backups.engine.verify import PROBER
 from tests.restore.stores import DIMENSION, Chroma, ChromaError, vector
 
 

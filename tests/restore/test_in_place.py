@@ -20,7 +20,10 @@ import pytest
 from backups.engine.doctor import diagnose
 from backups.engine.errors import DamageFound, EngineError, RestoreIncomplete, RestoreRefused, RestoreUndone
 from backups.engine.gate import Gate
-from backups.engine.restore.in_place import STAGE, Commands, exchange, plan_in_place, restore_in_place
+from backups.engine.restore.commands import Commands
+from backups.engine.restore.exchange import swap
+from backups.engine.restore.in_place import plan_in_place, restore_in_place
+from backups.engine.restore.targets import STAGE
 from backups.engine.restore.to_folder import Restored, restore_to
 from backups.engine.runtime import durable
 from backups.engine.types import Source, SourceKind
@@ -668,7 +671,7 @@ def test_a_crash_while_a_broken_file_is_replaced(scene: Scene, tmp_path: Path) -
 def test_folders_are_exchanged_where_the_system_knows_no_such_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import ctypes
 
-    from backups.engine.restore import in_place
+    from backups.engine.restore import exchange
 
     class Old:
         @staticmethod
@@ -686,11 +689,11 @@ def test_folders_are_exchanged_where_the_system_knows_no_such_call(tmp_path: Pat
         shutil.rmtree(tmp_path / "a")
         shutil.rmtree(tmp_path / "b")
 
-    swapped(lambda: exchange(tmp_path / "a", tmp_path / "b"))
-    monkeypatch.setattr(in_place, "_LIBC", Old())
-    swapped(lambda: exchange(tmp_path / "a", tmp_path / "b"))
+    swapped(lambda: swap(tmp_path / "a", tmp_path / "b"))
+    monkeypatch.setattr(exchange, "_LIBC", Old())
+    swapped(lambda: swap(tmp_path / "a", tmp_path / "b"))
     with pytest.raises(OSError, match="No such file"):
-        exchange(tmp_path / "a", tmp_path / "b")
+        swap(tmp_path / "a", tmp_path / "b")
 
 
 def test_a_plan_says_what_would_happen_and_changes_nothing(scene: Scene) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from backups.engine import verify
+from backups.engine import check_stores, verify
 from backups.engine.cli import main
 from backups.engine.errors import Cancelled, NoSpace
 from backups.engine.types import Depth, Source, SourceKind
@@ -132,7 +132,7 @@ def test_a_chroma_that_its_client_cannot_open_is_found(mine: History, tmp_path: 
 def test_a_prober_that_dies_or_hangs_is_a_finding(mine: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "dying.py").write_text("import sys, os; sys.stdin.readline(); os.kill(os.getpid(), 9)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(verify, "PROBER", "dying")
+    monkeypatch.setattr(check_stores, "PROBER", "dying")
     proof = verified(mine.repository, mine.backup(0), "restore")
     assert [problem.code for problem in proof.problems] == ["unopenable", "unopenable"]
     assert "SIGKILL" in proof.problems[0].message

@@ -1,1 +1,14 @@
-"""Restores: into a folder, and in place over the live stores."""
+"""Restores: into a folder, and in place over the live stores.
+
+============= ===========================================================================================
+module        contents
+============= ===========================================================================================
+``to_folder`` restore into a new folder; choosing and counting what is restored, for both kinds
+``in_place``  restore over live stores, from the checks to the start command; the plan of one (dry run)
+``targets``   the live stores, and which of them cannot be replaced
+``stage``     replacements staged beside the live stores; the journal that reports a crash
+``exchange``  all stores exchanged at one instant
+``roll_back`` the checks afterwards, and putting the old stores back
+``commands``  the application's stop, check and start commands
+============= ===========================================================================================
+"""

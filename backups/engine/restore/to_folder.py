@@ -1,4 +1,4 @@
-"""Bring a backup back into a folder. ``in_place`` builds on the same steps to exchange the stores of a live application."""
+"""Restores a backup into a folder. ``in_place`` uses the same steps to stage what it exchanges."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 from ..archive.reader import Archives, locate_in
 from ..archive.table import EntryType, Tree
+from ..check_stores import Findings, check_stores
 from ..errors import DamageFound, TargetOccupied, UsageError, from_os_error
 from ..extract import Lost, extract
 from ..repository.folder import DATA, MANIFEST, Repository
@@ -20,12 +21,12 @@ from ..runtime import durable
 from ..runtime.context import Context
 from ..runtime.space import need_space
 from ..types import Backup, Depth, Problem, SourceKind, SourceRecord
-from ..verify import Findings, check_stores, record_failure
+from ..verify import record_failure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restored:
-    """What a restore did, or in a dry run would do: seconds, bytes of what was written, and blocks that a salvage lost."""
+    """The result of a restore, or of a dry run. ``bytes`` counts what was written; ``lost`` has the blocks a salvage zeroed."""
 
     id: str
     to: str
@@ -37,7 +38,7 @@ class Restored:
 
 
 def select(backup: Backup, only: str | None) -> tuple[SourceRecord, ...]:
-    """The sources of *backup* that ``--only KIND[:NAME]`` names; all for None. Raises `UsageError`."""
+    """The sources of *backup* that ``--only KIND[:NAME]`` selects; all for None. Raises `UsageError`."""
     if only is None:
         return backup.manifest.sources
     kind, _, name = only.partition(":")
@@ -46,12 +47,12 @@ def select(backup: Backup, only: str | None) -> tuple[SourceRecord, ...]:
     chosen = tuple(record for record in backup.manifest.sources if record.kind == kind and name in ("", record.name))
     if not chosen:
         held = ", ".join(f"{record.kind}:{record.name}" for record in backup.manifest.sources)
-        raise UsageError(f"Backup {backup.id} holds no {only}; it holds {held}.")
+        raise UsageError(f"Backup {backup.id} does not hold {only}; it holds {held}.")
     return chosen
 
 
 def wanted_by(records: tuple[SourceRecord, ...]) -> Callable[[str], bool]:
-    """Whether a path of the archive belongs to one of *records*. The logs of a raw database belong to it."""
+    """A function that says whether a path of the archive belongs to one of *records*, logs of raw databases included."""
     whole = frozenset(record.prefix + suffix for record in records for suffix in ("", "-wal", "-journal"))
     below = tuple(record.prefix + "/" for record in records)
 
@@ -62,12 +63,12 @@ def wanted_by(records: tuple[SourceRecord, ...]) -> Callable[[str], bool]:
 
 
 def check_manifest(repository: Repository, backup: Backup) -> None:
-    """Raise `DamageFound` unless the manifest is, byte for byte, the one that was published."""
+    """Raise `DamageFound` if the manifest was changed since it was published."""
     expected = repository.expected_sums(backup.manifest.set, backup.id)[MANIFEST]
     content = (repository.backup_folder(backup.manifest.set, backup.id) / MANIFEST).read_bytes()
     if hashlib.sha256(content).hexdigest() != expected:
         raise DamageFound(
-            f"The manifest of {backup.id} is not what was written. Nothing was restored.",
+            f"The manifest of {backup.id} was changed after it was written. Nothing was restored.",
             hint="Restore another backup; `refbackup verify --all` shows which are sound.",
             id=backup.id,
         )
@@ -76,9 +77,9 @@ def check_manifest(repository: Repository, backup: Backup) -> None:
 def plan(
     repository: Repository, backup: Backup, records: tuple[SourceRecord, ...], *, salvage: bool = False
 ) -> tuple[Archives, Tree, int]:
-    """The open archives, the tree, and the number of bytes that *records* take. The caller closes the archives.
+    """The open archives, the tree, and the bytes of *records*. The caller closes the archives.
 
-    With *salvage* a manifest that differs from the published one is believed, since its fields were valid.
+    Raises `DamageFound`; with *salvage*, a changed manifest is used as long as its fields are valid.
     """
     if not salvage:
         check_manifest(repository, backup)
@@ -103,15 +104,14 @@ def restore_to(
     check: bool = False,
     salvage: bool = False,
 ) -> Restored:
-    """Restore *backup* into the new or empty folder *target*, which appears complete or not at all.
+    """Restore *backup* into the new or empty folder *target*, completely or not at all.
 
     1. Check the manifest, the space and the target.
-    2. Write everything into a folder beside the target, each block checked against its hash, and sync it.
-    3. With *check*, open the stores and compare them with what the source held.
+    2. Write everything into a folder beside the target, check each block against its hash, and sync it.
+    3. With *check*, open the stores and compare them with the manifest.
     4. Rename the folder to *target*.
 
-    With *salvage* blocks that cannot be read become zeros, and are named in the answer: the last resort for a backup that is
-    damaged and has no sound sibling.
+    With *salvage*, blocks that cannot be read become zeros and are listed in the result: the last resort if no backup is sound.
 
     A crash before 4 leaves ``.NAME.TOKEN.partial`` beside the target. Raises `DamageFound`, `TargetOccupied`, `NoSpace`.
     """
@@ -122,7 +122,7 @@ def restore_to(
     staged = place.with_name(f".{place.name}.{ctx.token()}.partial")
     try:
         if place.exists() and (not place.is_dir() or any(place.iterdir())):
-            raise TargetOccupied(f"{target} is not an empty folder.")
+            raise TargetOccupied(f"{target} exists and is not an empty folder.")
         if place.is_mount():
             raise TargetOccupied(f"{target} is a mount point, which cannot be exchanged.", hint="Choose a new folder in it.")
         with repository.reading():
@@ -179,9 +179,9 @@ def _counts(tree: Tree, records: tuple[SourceRecord, ...]) -> dict[str, Any]:
 
 
 def check_untouched(backup: Backup, folder: Path, record: SourceRecord, findings: Findings, ctx: Context) -> None:
-    """`check_stores` for one store restored in *folder*, which stays as it was stored.
+    """Run `check_stores` on one store restored in *folder* without changing it.
 
-    Opening a directory with a newer chromadb migrates it, so a copy is opened.
+    A newer chromadb migrates the directory that it opens, so a copy is opened.
     """
     if record.kind is not SourceKind.CHROMA:
         check_stores(backup, folder, findings, ctx, only={record.prefix})
@@ -200,7 +200,7 @@ def _checked(backup: Backup, folder: Path, records: tuple[SourceRecord, ...], ct
         check_untouched(backup, folder, record, findings, ctx)
     if findings.problems:
         raise DamageFound(
-            f"What was restored from {backup.id} is not sound, and nothing was published: {findings.problems[0].message}",
+            f"The data restored from {backup.id} is damaged and was not published: {findings.problems[0].message}",
             id=backup.id,
             problems=[problem.model_dump(mode="json") for problem in findings.problems],
         )

@@ -1,0 +1,132 @@
+"""Checks restored stores: SQLite's own checks, and Chroma's records against the digests of the manifest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .archive.sharing import Spot
+from .errors import Cancelled, EngineError, NoSpace
+from .runtime.child import Child
+from .runtime.context import Context
+from .types import Backup, Problem, SourceKind, SourceRecord
+
+PROBER = "backups.engine.prober"
+_MOST_PROBLEMS = 50
+
+
+@dataclass(slots=True)
+class Findings:
+    """The results of a verification so far. ``bytes`` counts what was read."""
+
+    problems: list[Problem] = field(default_factory=list)
+    spots: dict[Problem, Spot] = field(default_factory=dict)
+    checks: dict[str, Any] = field(default_factory=dict)
+    bytes: int = 0
+
+    def add(self, code: str, message: str, spot: Spot | None = None, **place: Any) -> None:
+        """Add a problem and the damaged *spot* of an archive that causes it. Only the first fifty are kept."""
+        if len(self.problems) < _MOST_PROBLEMS:
+            problem = Problem(code=code, message=message, **place)
+            self.problems.append(problem)
+            if spot is not None:
+                self.spots[problem] = spot
+
+
+def check_stores(backup: Backup, folder: Path, findings: Findings, ctx: Context, *, only: set[str] | None = None) -> None:
+    """Open the stores of *backup* restored in *folder* in a child process and compare them with the manifest.
+
+    *only* limits it to stores of these prefixes. Problems go to *findings*; raises `NoSpace` and `Cancelled`.
+    """
+    for record in backup.manifest.sources:
+        if only is not None and record.prefix not in only:
+            continue
+        if record.kind is SourceKind.SQLITE:
+            _check_sqlite(record, folder / record.prefix, findings, ctx)
+        elif record.kind is SourceKind.CHROMA:
+            _check_chroma(record, folder / record.prefix, findings, ctx)
+
+
+def _check_sqlite(record: SourceRecord, path: Path, findings: Findings, ctx: Context) -> None:
+    if record.method == "raw":
+        findings.problems.extend(record.problems)
+        return
+    with ctx.phase("verify", f"check {record.prefix}", record.bytes) as phase:
+        answer = _ask_prober(ctx, "sqlite", record.bytes, findings, record, path=str(path))
+        phase.reach(record.bytes)
+    if answer is None:
+        return
+    for message in answer["integrity"]:
+        findings.add("sqlite_integrity", message, source=record.name, file=record.prefix)
+    findings.checks[record.prefix] = {
+        "integrity_check": "ok" if not answer["integrity"] else "failed",
+        "foreign_key_check": answer["foreign_keys"],
+        "tables": answer["tables"],
+    }
+
+
+def _check_chroma(record: SourceRecord, directory: Path, findings: Findings, ctx: Context) -> None:
+    if any(problem.code == "chroma_structure" for problem in record.problems):
+        findings.problems.extend(record.problems)
+        return
+    with ctx.phase("verify", f"compare {record.prefix}", record.bytes) as phase:
+        answer = _ask_prober(ctx, "digests", record.bytes, findings, record, directory=str(directory))
+        if answer is None:
+            return
+        if "problem" in answer:
+            findings.add("chroma_structure", answer["problem"], source=record.name, file=record.prefix)
+            return
+        _compare_digests(record, answer["collections"], findings)
+        opened = _ask_prober(ctx, "chroma", record.bytes, findings, record, directory=str(directory))
+        phase.reach(record.bytes)
+    if opened is None:
+        return
+    for message in opened["problems"]:
+        findings.add("chroma_content", message, source=record.name, file=record.prefix)
+    findings.checks[record.prefix] = {
+        "chromadb": opened["client"] or "not installed: the files were compared, but not opened with the client",
+        "collections": opened["collections"]
+        or {item["name"]: {"count": item["count"]} for item in answer["collections"].values()},
+    }
+
+
+def _compare_digests(record: SourceRecord, found: dict[str, dict[str, Any]], findings: Findings) -> None:
+    expected = {item.id: item for item in record.collections}
+    for identifier in sorted(expected.keys() | found.keys()):
+        if identifier not in found or identifier not in expected:
+            name = expected[identifier].name if identifier in expected else found[identifier]["name"]
+            findings.add(
+                "chroma_content",
+                f"The collection {name} is only in the {'manifest' if identifier in expected else 'backup'}.",
+                source=record.name,
+            )
+            continue
+        wanted = expected[identifier].digest
+        for part in ("count", "indexed", "recent", "records"):
+            if found[identifier][part] != getattr(wanted, part):
+                what = {"count": "number of records", "indexed": "digest of vectors", "recent": "log"}.get(
+                    part, "digest of records"
+                )
+                findings.add(
+                    "chroma_content",
+                    f"The {what} of {expected[identifier].name} differs from the source.",
+                    source=record.name,
+                    file=record.prefix,
+                )
+
+
+def _ask_prober(
+    ctx: Context, do: str, size: int, findings: Findings, record: SourceRecord, **arguments: str
+) -> dict[str, Any] | None:
+    """The answer of a new child process that opens a store of *size* bytes; None, and a problem, if it crashes or hangs."""
+    limit = 120.0 + size / 5_000_000  # seconds
+    try:
+        with Child(PROBER) as child:
+            answer: dict[str, Any] = child.ask(do, timeout=limit, check=ctx.check, **arguments)
+            return answer
+    except (NoSpace, Cancelled):
+        raise
+    except EngineError as problem:
+        findings.add("unopenable", f"{record.prefix} cannot be opened: {problem.message}", source=record.name)
+        return None

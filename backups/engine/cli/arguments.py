@@ -1,0 +1,46 @@
+"""Arguments that several commands take."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """The options of every command."""
+    parser.add_argument("--repo", metavar="REPO", help="folder of the repository (BACKUP_REPOSITORY)")
+    parser.add_argument("--set", metavar="NAME", help="set of backups to work on (default: default)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    parser.add_argument(
+        "--progress", choices=("auto", "lines", "json", "none"), default="auto", help="form of progress on standard error"
+    )
+
+
+def add_id(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """The backup to work on; required unless there is a *default*."""
+    parser.add_argument(
+        "id",
+        metavar="ID",
+        nargs="?" if default else None,
+        default=default,
+        help="id, unique prefix, latest, latest:full or @2026-11-20T10:00Z",
+    )
+
+
+def add_examine(parser: argparse.ArgumentParser) -> None:
+    """The application's report on its restored stores."""
+    parser.add_argument(
+        "--examine",
+        metavar="CMD",
+        default="",
+        help="application's check of the restored stores; its JSON is kept in the proof (BACKUP_EXAMINE_COMMAND)",
+    )
+
+
+def add_sources(parser: argparse.ArgumentParser) -> None:
+    """The stores to work on."""
+    for kind, what, setting in (
+        ("sqlite", "FILE", "REFSERVER_DATABASE"),
+        ("chroma", "DIR", "CHROMA_PATH"),
+        ("files", "DIR", "REFSERVER_FILES"),
+    ):
+        parser.add_argument(f"--{kind}", action="append", metavar=f"[NAME=]{what}", help=f"source ({setting})")

@@ -1,0 +1,60 @@
+"""What every command gets and returns."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..config import Settings, check_set_name, parse_source
+from ..errors import UsageError
+from ..repository.folder import Repository, open_repository
+from ..runtime.context import Context
+from ..types import Backup, Source, SourceKind
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The result of a command as JSON and as text, and its exit code."""
+
+    json: dict[str, Any]
+    text: str
+    exit_code: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A command's arguments, the settings, and the context to run in."""
+
+    arguments: argparse.Namespace
+    settings: Settings
+    ctx: Context
+
+    def repository_path(self) -> Path:
+        """``--repo``, else ``BACKUP_REPOSITORY``. Raises `UsageError` if neither is given."""
+        path = self.arguments.repo or self.settings.repository
+        if path is None:
+            raise UsageError("No repository given.", hint="Give --repo PATH or set BACKUP_REPOSITORY.")
+        return Path(path)
+
+    def repository(self) -> Repository:
+        """The open repository."""
+        return open_repository(self.repository_path())
+
+    def backup(self, repository: Repository) -> Backup:
+        """The backup that the ID argument selects."""
+        return repository.find(self.arguments.id, self.set_name())
+
+    def set_name(self) -> str | None:
+        """``--set``, if given."""
+        return check_set_name(self.arguments.set) if self.arguments.set else None
+
+    def set_or_all(self) -> str | None:
+        """``--set`` or ``default``; None for ``--all-sets``."""
+        return None if self.arguments.all_sets else check_set_name(self.arguments.set or "default")
+
+    def sources(self) -> tuple[Source, ...]:
+        """The sources on the command line, or those of the settings if there are none."""
+        given = tuple(parse_source(kind, value) for kind in SourceKind for value in getattr(self.arguments, str(kind)) or ())
+        return given or self.settings.sources

@@ -1,0 +1,84 @@
+"""``refbackup create``"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ..application_check import ApplicationCheck
+from ..config import check_note, check_set_name
+from ..create import Created, Request, create_backup
+from ..progress import human_bytes, human_seconds
+from ..types import BackupKind, Depth
+from .arguments import add_examine, add_sources
+from .call import Call, Outcome
+from .text import damage_lines, problems_of
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Sources, kind, and how to verify."""
+    add_sources(parser)
+    parser.add_argument("--kind", choices=[*BackupKind], default=BackupKind.FULL.value, help="default: full")
+    parser.add_argument("--note", default="", metavar="TEXT", help="stored with the backup")
+    parser.add_argument("--job", default="", metavar="NAME", help="caller's name for this run; stored in the manifest")
+    parser.add_argument("--verify", choices=("none", "hashes", "restore"), help="how to verify it (BACKUP_VERIFY_FULL, ...)")
+    parser.add_argument("--no-verify", dest="verify", action="store_const", const="none", help="do not verify it")
+    add_examine(parser)
+    parser.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help="wait for the repository's lock")
+    parser.add_argument("--within", type=float, default=30.0, metavar="SECONDS", help="time limit for taking the cut")
+
+
+def run(call: Call) -> Outcome:
+    """Make the backup; exit code 6 if a source is damaged."""
+    arguments = call.arguments
+    kind = BackupKind(arguments.kind)
+    depth = call.settings.verify_incremental if kind is BackupKind.INCREMENTAL else call.settings.verify_full
+    if arguments.verify is not None:
+        depth = None if arguments.verify == "none" else Depth(arguments.verify)
+    request = Request(
+        sources=call.sources(),
+        set=check_set_name(arguments.set or "default"),
+        kind=kind,
+        note=check_note(arguments.note),
+        verify=depth,
+        wait=arguments.wait,
+        within=arguments.within,
+        job=check_note(arguments.job),
+        application=ApplicationCheck(examine=arguments.examine or call.settings.examine_command),
+    )
+    created = create_backup(call.repository(), request, call.ctx)
+    return Outcome(_json(created), _text(created), 6 if created.backup.damaged else 0)
+
+
+def _json(created: Created) -> dict[str, Any]:
+    manifest = created.backup.manifest
+    return {
+        "id": manifest.id,
+        "set": manifest.set,
+        "kind": manifest.kind,
+        "parent": manifest.parent,
+        "time": manifest.time.isoformat(),
+        "bytes_source": manifest.bytes_source,
+        "bytes_stored": manifest.bytes_stored,
+        "seconds": round(created.seconds, 3),
+        "pause_ms": manifest.pause_ms.model_dump(),
+        "sources": [
+            record.model_dump(mode="json", include={"kind", "name", "path", "method", "bytes", "files", "pause_ms", "problems"})
+            for record in manifest.sources
+        ],
+        "verification": created.backup.verification,
+        "problems": [problem.model_dump(mode="json") for problem in problems_of(created.backup)],
+        "reason": created.reason,
+        "note": manifest.note,
+        "log": list(manifest.log),
+    }
+
+
+def _text(created: Created) -> str:
+    manifest = created.backup.manifest
+    line = (
+        f"{manifest.id}: {human_bytes(manifest.bytes_source)} in {human_bytes(manifest.bytes_stored)}, "
+        f"{human_seconds(created.seconds)}; writers paused for {manifest.pause_ms.sqlite:.1f} ms (SQLite) "
+        f"and {manifest.pause_ms.chroma:.1f} ms (Chroma); proof: {created.backup.verification}"
+    )
+    return "\n".join([line, *damage_lines(created.backup)])

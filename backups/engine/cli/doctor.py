@@ -1,0 +1,22 @@
+"""``refbackup doctor``"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..doctor import diagnose
+from .arguments import add_sources
+from .call import Call, Outcome
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The sources to check."""
+    add_sources(parser)
+
+
+def run(call: Call) -> Outcome:
+    """Diagnose; exit code 1 if there is a problem. Works without a repository."""
+    path = call.arguments.repo or call.settings.repository
+    diagnosis = diagnose(Path(path) if path else None, call.sources(), call.ctx)
+    return Outcome(diagnosis.as_json(), diagnosis.as_text(), 0 if diagnosis.ok else 1)

@@ -1,0 +1,35 @@
+"""``refbackup drill``"""
+
+from __future__ import annotations
+
+import argparse
+
+from ..application_check import ApplicationCheck
+from ..drill import drill_backup, passed
+from .arguments import add_examine, add_id
+from .call import Call, Outcome
+from .verify import proof_json, proof_text
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The backup, and the application's checks."""
+    add_id(parser, default="latest")
+    parser.add_argument(
+        "--probe",
+        metavar="CMD",
+        default="",
+        help="application's check of the restored stores; the drill fails unless it exits with 0 (BACKUP_DRILL_COMMAND)",
+    )
+    add_examine(parser)
+
+
+def run(call: Call) -> Outcome:
+    """Drill; exit code 5 if the backup is damaged, 1 if the probe failed."""
+    repository = call.repository()
+    application = ApplicationCheck(
+        probe=call.arguments.probe or call.settings.drill_command,
+        examine=call.arguments.examine or call.settings.examine_command,
+    )
+    proof = drill_backup(repository, call.backup(repository), call.ctx, application)
+    exit_code = 0 if passed(proof) else 1 if proof.ok else 5
+    return Outcome({"ok": passed(proof), "results": [proof_json(proof)]}, proof_text(proof), exit_code)

@@ -1,0 +1,80 @@
+"""``refbackup list``"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ..progress import human_bytes
+from ..repository.folder import Unreadable
+from ..types import Backup
+from .call import Call, Outcome
+from .text import table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The sets to list."""
+    parser.add_argument("--all-sets", action="store_true", help="list the backups of every set")
+
+
+def run(call: Call) -> Outcome:
+    """List the backups; unreadable ones too."""
+    items = call.repository().scan(call.set_or_all())
+    return Outcome({"backups": [listed_json(item) for item in items]}, listed_text(items))
+
+
+def listed_json(item: Backup | Unreadable) -> dict[str, Any]:
+    """One backup in the JSON of ``list``."""
+    if isinstance(item, Unreadable):
+        return {
+            "id": item.id,
+            "set": item.set,
+            "kind": item.id.split("-")[1],
+            "parent": None,
+            "time": None,
+            "bytes_source": None,
+            "bytes_stored": None,
+            "verified_at": None,
+            "verification": "damaged",
+            "hold": None,
+            "note": item.problem.message,
+        }
+    manifest = item.manifest
+    return {
+        "id": manifest.id,
+        "set": manifest.set,
+        "kind": manifest.kind,
+        "parent": manifest.parent,
+        "time": manifest.time.isoformat(),
+        "bytes_source": manifest.bytes_source,
+        "bytes_stored": manifest.bytes_stored,
+        "verified_at": item.verified_at.isoformat() if item.verified_at else None,
+        "verification": item.verification,
+        "hold": item.hold.note if item.hold else None,
+        "note": manifest.note,
+    }
+
+
+def listed_text(items: list[Backup | Unreadable]) -> str:
+    """A table of backups, newest first."""
+    if not items:
+        return "There are no backups yet. Create the first: refbackup create --repo REPO --sqlite FILE --chroma DIR"
+    rows: list[tuple[str, ...]] = [("ID", "SET", "TIME (UTC)", "SOURCE", "STORED", "PROOF", "HOLD", "NOTE")]
+    for item in items:
+        if isinstance(item, Unreadable):
+            rows.append((item.id, item.set, "", "", "", "DAMAGED", "", item.problem.message))
+            continue
+        manifest = item.manifest
+        rows.append(
+            (
+                manifest.id,
+                manifest.set,
+                f"{manifest.time:%Y-%m-%d %H:%M:%S}",
+                human_bytes(manifest.bytes_source),
+                human_bytes(manifest.bytes_stored),
+                item.verification.upper() if item.damaged else item.verification,
+                "held" if item.hold else "",
+                manifest.note,
+            )
+        )
+    return table(rows, right=(3, 4))

@@ -1,0 +1,67 @@
+"""The parser of ``refbackup``."""
+
+from __future__ import annotations
+
+import argparse
+from importlib import import_module
+from typing import NoReturn
+
+from ... import __version__
+from ..errors import UsageError
+from .arguments import add_common
+
+COMMANDS = {
+    "init": "Create a repository in a new or empty folder.",
+    "create": "Back up all sources at one instant, publish and verify the backup.",
+    "list": "List backups, newest first.",
+    "show": "Show the details of a backup.",
+    "files": "List the files of a backup.",
+    "hold": "Protect a backup from retention.",
+    "release": "End a hold.",
+    "delete": "Move backups that no other backup needs to the trash.",
+    "verify": "Verify backups; exit code 5 if damage is found.",
+    "drill": "Restore a backup into scratch, check and time it, and record the result.",
+    "restore": "Restore a backup into a folder or in place.",
+    "prune": "Remove backups that no retention rule keeps.",
+    "doctor": "Check sources and repository, and give advice.",
+}
+"""Each command with its help. The module of that name in this package has its arguments and does the work."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises `UsageError`, so that wrong usage is reported as JSON too when ``--json`` is given."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}.", hint=f"See `{self.prog} --help`.")
+
+
+def build_parser(*only: str) -> argparse.ArgumentParser:
+    """The parser of ``refbackup``. A command's default ``run`` takes a `Call` and returns an `Outcome`.
+
+    With *only*, other commands are listed but get no arguments, and their modules are not imported.
+    """
+    return _build(only)[0]
+
+
+def parser_of(command: str) -> argparse.ArgumentParser:
+    """The parser of one command, to be used as the parent of another parser."""
+    return _build((command,))[1][command]
+
+
+def _build(only: tuple[str, ...]) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    parser = _Parser(
+        prog="refbackup",
+        description="Back up SQLite and ChromaDB at one instant, verify the backups, and restore them.",
+    )
+    parser.add_argument("--version", action="version", version=f"refbackup {__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands: dict[str, argparse.ArgumentParser] = {
+        name: subparsers.add_parser(name, help=text, description=text) for name, text in COMMANDS.items()
+    }
+    for name in COMMANDS:
+        if not only or name in only:
+            module = import_module(f".{name}", __package__)
+            add_common(commands[name])
+            module.add_arguments(commands[name])
+            commands[name].set_defaults(run=module.run)
+    return parser, commands

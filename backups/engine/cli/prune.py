@@ -1,0 +1,65 @@
+"""``refbackup prune``"""
+
+from __future__ import annotations
+
+import argparse
+from datetime import timedelta
+
+from ..errors import UsageError
+from ..prune import prune
+from ..repository.retention import Decision, Policy, PolicyError, parse_duration
+from .call import Call, Outcome
+from .text import table
+
+_PERIODS = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The retention rules."""
+    for period in _PERIODS:
+        parser.add_argument(
+            f"--keep-{period}",
+            type=int,
+            metavar="N",
+            help=f"keep {'the last N' if period == 'last' else f'N {period} backups'}",
+        )
+    parser.add_argument("--keep-within", metavar="14d", help="keep backups at most this much older than the newest")
+    parser.add_argument("--verified-floor", type=int, default=2, metavar="N", help="never remove the newest N verified backups")
+    parser.add_argument("--all-sets", action="store_true", help="apply the rules to every set")
+    parser.add_argument("--empty-trash", action="store_true", help="delete the backups in the trash now")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be removed, and why")
+
+
+def run(call: Call) -> Outcome:
+    """Prune."""
+    arguments = call.arguments
+    try:
+        policy = Policy(
+            **{f"keep_{period}": getattr(arguments, f"keep_{period}") or 0 for period in _PERIODS},
+            keep_within=parse_duration(arguments.keep_within) if arguments.keep_within else None,
+            verified_floor=arguments.verified_floor,
+        )
+    except PolicyError as problem:
+        raise UsageError(f"{problem}.") from None
+    repository = call.repository()
+    trash = timedelta(hours=0.0 if arguments.empty_trash else call.settings.trash_hours)
+    set_name = call.set_or_all()
+    results = [
+        prune(repository, name, policy, call.ctx, dry_run=arguments.dry_run, trash=trash)
+        for name in ([set_name] if set_name else repository.sets())
+    ]
+    decisions = [item for result in results for item in result.decisions]
+    decided = {
+        keep: [{"id": item.id, "reasons": list(item.reasons)} for item in decisions if item.keep is keep]
+        for keep in (True, False)
+    }
+    emptied = [name for result in results for name in result.emptied]
+    answer = {"kept": decided[True], "removed": decided[False], "dry_run": arguments.dry_run, "emptied": emptied}
+    return Outcome(answer, _text(decisions, arguments.dry_run))
+
+
+def _text(decisions: list[Decision], dry_run: bool) -> str:
+    removed = "would be removed" if dry_run else "removed"
+    rows: list[tuple[str, ...]] = [("BACKUP", "", "WHY")]
+    rows += [(item.id, "keep" if item.keep else removed, "; ".join(item.reasons)) for item in decisions]
+    return table(rows)

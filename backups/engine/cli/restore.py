@@ -1,0 +1,133 @@
+"""``refbackup restore``"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..errors import RestoreRefused, UsageError
+from ..progress import human_bytes, human_seconds
+from ..restore.commands import Commands
+from ..restore.in_place import plan_in_place, restore_in_place
+from ..restore.to_folder import Restored, restore_to
+from ..types import Backup
+from .arguments import add_id, add_sources
+from .call import Call, Outcome
+from .text import table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The backup, where to restore it, and the commands around a restore in place."""
+    add_id(parser)
+    add_sources(parser)
+    parser.add_argument("--to", metavar="DIR", help="restore into a new or empty folder")
+    parser.add_argument("--in-place", action="store_true", help="replace the live stores, after a safety backup")
+    parser.add_argument("--only", metavar="KIND[:NAME]", help="restore one kind of store, or one store")
+    parser.add_argument("--check", action="store_true", help="open and compare the stores before publishing them (--to)")
+    parser.add_argument("--salvage", action="store_true", help="replace unreadable blocks by zeros and list them (--to)")
+    parser.add_argument("--dry-run", action="store_true", help="print what would happen and change nothing")
+    parser.add_argument("--yes", action="store_true", help="do not ask for confirmation (--in-place)")
+    parser.add_argument("--wait", type=float, default=30.0, metavar="SECONDS", help="wait for writers to pause (--in-place)")
+    parser.add_argument("--stop-command", metavar="CMD", default="", help="run before the exchange (BACKUP_STOP_COMMAND)")
+    parser.add_argument("--start-command", metavar="CMD", default="", help="run after it (BACKUP_START_COMMAND)")
+    parser.add_argument(
+        "--check-command", metavar="CMD", default="", help="a failure undoes the restore (BACKUP_CHECK_COMMAND)"
+    )
+
+
+def run(call: Call) -> Outcome:
+    """Restore; exit code 5 if a salvage lost blocks."""
+    arguments = call.arguments
+    if bool(arguments.to) == bool(arguments.in_place):
+        raise UsageError("Give either --to FOLDER or --in-place.")
+    repository = call.repository()
+    backup = call.backup(repository)
+    if arguments.to:
+        restored = restore_to(
+            repository,
+            backup,
+            Path(arguments.to),
+            call.ctx,
+            only=arguments.only,
+            dry_run=arguments.dry_run,
+            check=arguments.check,
+            salvage=arguments.salvage,
+        )
+        return Outcome(_json(restored), _text(restored), 5 if restored.lost else 0)
+    sources = call.sources()
+    if arguments.dry_run:
+        planned = plan_in_place(repository, backup, sources, only=arguments.only)
+        return Outcome(planned, _planned_text(planned))
+    _confirm(call, backup)
+    commands = Commands(
+        stop=arguments.stop_command or call.settings.stop_command,
+        start=arguments.start_command or call.settings.start_command,
+        check=arguments.check_command or call.settings.check_command,
+    )
+    restored = restore_in_place(
+        repository, backup, sources, call.ctx, only=arguments.only, commands=commands, wait=arguments.wait
+    )
+    return Outcome(_json(restored), _text(restored))
+
+
+def _confirm(call: Call, backup: Backup) -> None:
+    """Ask for the backup's id on a terminal; without a terminal, require ``--yes``. Raises `RestoreRefused`."""
+    if call.arguments.yes:
+        return
+    if not sys.stdin.isatty():
+        raise RestoreRefused(
+            "A restore in place replaces live data and needs confirmation, but there is no terminal.", hint="Give --yes."
+        )
+    sys.stderr.write(f"This replaces live data with {backup.id}. A safety backup is made first.\nType the id to continue: ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip() != backup.id:
+        raise RestoreRefused("The id was not typed. Nothing was changed.")
+
+
+def _json(restored: Restored) -> dict[str, Any]:
+    return {
+        "id": restored.id,
+        "to": restored.to,
+        "seconds": restored.seconds,
+        "bytes": restored.bytes,
+        "checks": restored.checks,
+        "dry_run": restored.dry_run,
+        "lost": [asdict(block) for block in restored.lost],
+    }
+
+
+def _text(restored: Restored) -> str:
+    if restored.dry_run:
+        return (
+            f"Dry run: {restored.checks['files']} files, {human_bytes(restored.bytes)} of {restored.id} would be "
+            f"written to {restored.to}. Nothing was written."
+        )
+    rate = human_bytes(restored.bytes / max(restored.seconds, 1e-3))
+    lines = [
+        f"{restored.id} restored to {restored.to}: {human_bytes(restored.bytes)} in "
+        f"{human_seconds(restored.seconds)} ({rate}/s)"
+    ]
+    if restored.checks.get("safety_backup"):
+        lines.append(f"Safety backup of the replaced data: {restored.checks['safety_backup']}")
+    if restored.lost:
+        lines.append(f"{len(restored.lost)} blocks could not be read and were replaced by zeros:")
+    lines += [f"  {b.path}, bytes {b.offset} to {b.offset + b.bytes}: {b.message}" for b in restored.lost]
+    return "\n".join(lines)
+
+
+def _planned_text(planned: dict[str, Any]) -> str:
+    rows: list[tuple[str, ...]] = [("STORE", "TARGET", "NOW", "AFTER", "HOW")]
+    rows += [
+        (
+            item["store"],
+            item["target"],
+            human_bytes(item["bytes_now"]) if item["bytes_now"] is not None else "absent",
+            human_bytes(item["bytes_after"]),
+            item["how"],
+        )
+        for item in planned["targets"]
+    ]
+    return f"Dry run of restoring {planned['id']} in place. Nothing was changed.\n" + table(rows, right=(2, 3))

@@ -1,0 +1,83 @@
+"""Runs a command: errors become messages and exit codes, signals cancel."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from .. import progress
+from ..config import Settings, environment, read_settings
+from ..errors import EngineError, UsageError, from_os_error
+from ..runtime.context import Context
+from .call import Call, Outcome
+from .parser import build_parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``refbackup`` and return its exit code; 2 for wrong usage."""
+    argv = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape")  # file names need not be UTF-8
+    try:
+        arguments = build_parser(next((word for word in argv if not word.startswith("-")), "none")).parse_args(argv)
+    except UsageError as problem:
+        return fail(problem, "--json" in argv)
+    try:
+        outcome = perform(arguments, read_settings(environment()))
+    except EngineError as problem:
+        return fail(problem, arguments.json)
+    except OSError as problem:
+        return fail(from_os_error(problem, arguments.command), arguments.json)
+    return answer(outcome, arguments.json)
+
+
+def perform(arguments: argparse.Namespace, settings: Settings) -> Outcome:
+    """Run the command of the parsed *arguments*, with progress on standard error. Raises `EngineError`.
+
+    SIGINT and SIGTERM cancel it.
+    """
+    quiet = getattr(arguments, "command", "") == "list"
+    show_event, log, close = progress.chosen("none" if quiet else arguments.progress)
+    try:
+        with cancel_on_signals() as cancelled:
+            ctx = Context(on_progress=show_event, on_log=log, should_cancel=cancelled)
+            outcome: Outcome = arguments.run(Call(arguments, settings, ctx))
+    except OSError as problem:
+        raise from_os_error(problem, getattr(arguments, "command", "") or "Running the command") from problem
+    finally:
+        close()
+    return outcome
+
+
+@contextmanager
+def cancel_on_signals() -> Iterator[Callable[[], bool]]:
+    """Within the context, SIGINT and SIGTERM only make the yielded function return True."""
+    received: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: received.append(number)) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def answer(outcome: Outcome, as_json: bool) -> int:
+    """Print the outcome of a command and return its exit code."""
+    sys.stdout.write((json.dumps(outcome.json) if as_json else outcome.text) + "\n")
+    return outcome.exit_code
+
+
+def fail(problem: EngineError, as_json: bool, command: str = "refbackup") -> int:
+    """Print an error of *command* with its hint and return its exit code."""
+    if as_json:
+        sys.stdout.write(json.dumps({"error": problem.as_json()}) + "\n")
+    sys.stderr.write(f"{command}: {problem.message}\n  -> {problem.hint}\n")
+    return problem.exit_code

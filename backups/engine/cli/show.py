@@ -1,0 +1,56 @@
+"""``refbackup show``"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ..progress import human_bytes, human_seconds
+from ..types import Backup
+from .arguments import add_id
+from .call import Call, Outcome
+from .list import listed_json
+from .text import damage_lines
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The backup."""
+    add_id(parser)
+
+
+def run(call: Call) -> Outcome:
+    """Show manifest, proofs and hold."""
+    backup = call.backup(call.repository())
+    return Outcome(_json(backup), _text(backup))
+
+
+def _json(backup: Backup) -> dict[str, Any]:
+    return {
+        **listed_json(backup),
+        "manifest": backup.manifest.model_dump(mode="json"),
+        "proofs": [proof.model_dump(mode="json") for proof in backup.proofs],
+    }
+
+
+def _text(backup: Backup) -> str:
+    manifest = backup.manifest
+    lines = [
+        f"{manifest.id} in set {manifest.set}" + (f": {manifest.note}" if manifest.note else ""),
+        f"  cut       {manifest.time.isoformat(timespec='milliseconds')} on {manifest.host}",
+        f"  parent    {manifest.parent or 'none'}",
+        f"  size      {human_bytes(manifest.bytes_source)} in {human_bytes(manifest.bytes_stored)}",
+        f"  pause     SQLite {manifest.pause_ms.sqlite:.1f} ms, Chroma {manifest.pause_ms.chroma:.1f} ms",
+        f"  hold      {(backup.hold.note or 'held') if backup.hold else 'none'}",
+        f"  proof     {backup.verification}",
+    ]
+    lines += [
+        f"            {proof.time:%Y-%m-%d %H:%M:%S} UTC {proof.depth}: {'ok' if proof.ok else 'FAILED'}"
+        f" in {human_seconds(proof.seconds)}"
+        for proof in backup.proofs
+    ]
+    for record in manifest.sources:
+        lines.append(f"  {record.prefix}  {human_bytes(record.bytes)}, {record.files} files, {record.method}")
+        lines += [
+            f"    {item.name}: {item.digest.count} records of {item.dimension or 0} dimensions" for item in record.collections
+        ]
+    return "\n".join([*lines, *damage_lines(backup), *(f"  log: {line}" for line in manifest.log)])

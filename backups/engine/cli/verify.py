@@ -1,0 +1,87 @@
+"""``refbackup verify``"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ..application_check import ApplicationCheck
+from ..errors import UsageError
+from ..progress import human_bytes, human_seconds
+from ..repository.folder import Unreadable
+from ..types import Backup, Depth, Proof
+from ..verify import verify_many
+from .arguments import add_examine
+from .call import Call, Outcome
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The backups, and how deep to look."""
+    parser.add_argument("id", nargs="*", metavar="ID", help="default: latest")
+    parser.add_argument("--all", action="store_true", help="every backup of the set")
+    parser.add_argument("--all-sets", action="store_true", help="with --all: every backup of every set")
+    parser.add_argument(
+        "--depth", choices=[*Depth], default=Depth.HASHES.value, help="read and check every byte, or restore and check"
+    )
+    add_examine(parser)
+
+
+def run(call: Call) -> Outcome:
+    """Verify; exit code 5 if a backup is damaged or unreadable."""
+    repository = call.repository()
+    arguments = call.arguments
+    depth = Depth(arguments.depth)
+    if arguments.all and arguments.id:
+        raise UsageError("Give ids or --all, not both.")
+    unreadable: list[Unreadable] = []
+    if arguments.all:
+        scanned = repository.scan(call.set_or_all())
+        backups = [item for item in scanned if isinstance(item, Backup)]
+        unreadable = [item for item in scanned if isinstance(item, Unreadable)]
+    else:
+        backups = [repository.find(name, call.set_name()) for name in arguments.id or ["latest"]]
+    application = ApplicationCheck(examine=arguments.examine or call.settings.examine_command)
+    proofs = list(verify_many(repository, backups, depth, call.ctx, application=application))
+    ok = all(proof.ok for proof in proofs) and not unreadable
+    results = [proof_json(proof) for proof in proofs] + [_unreadable_json(item, depth) for item in unreadable]
+    lines = [proof_text(proof) for proof in proofs]
+    lines += [f"{item.id}: DAMAGED\n  manifest: {item.problem.message}" for item in unreadable]
+    return Outcome({"ok": ok, "results": results}, "\n".join(lines) or "There is no backup to verify.", 0 if ok else 5)
+
+
+def _unreadable_json(item: Unreadable, depth: Depth) -> dict[str, Any]:
+    problems = [item.problem.model_dump(mode="json")]
+    return {"id": item.id, "ok": False, "depth": depth, "seconds": 0.0, "bytes": 0, "problems": problems, "checks": {}}
+
+
+def proof_json(proof: Proof) -> dict[str, Any]:
+    """One result in the JSON of ``verify`` and ``drill``."""
+    return {
+        "id": proof.id,
+        "ok": proof.ok,
+        "depth": proof.depth,
+        "seconds": proof.seconds,
+        "bytes": proof.bytes,
+        "problems": [problem.model_dump(mode="json") for problem in proof.problems],
+        "checks": proof.checks,
+    }
+
+
+def proof_text(proof: Proof) -> str:
+    """The result of verifying one backup, with its problems and the figures of a drill."""
+    rate = human_bytes(proof.bytes / proof.seconds) if proof.seconds else "-"
+    lines = [
+        f"{proof.id}: {'ok' if proof.ok else 'DAMAGED'} ({proof.depth}, {human_bytes(proof.bytes)} in "
+        f"{human_seconds(proof.seconds)}, {rate}/s)"
+    ]
+    for problem in proof.problems:
+        lines.append(f"  {problem.code}: {problem.message}")
+        if problem.also_in:
+            lines.append(f"    also needed by: {', '.join(problem.also_in)}")
+    if proof.drill and "recovery_point_seconds" in proof.checks:
+        age = human_seconds(proof.checks["recovery_point_seconds"])
+        lines.append(f"  recovery took {human_seconds(proof.seconds)}; the cut was {age} ago")
+    if probe := proof.checks.get("probe"):
+        result = "ok" if probe["ok"] else f"FAILED with status {probe['status']}"
+        lines.append(f"  probe: {result}, {probe['said'] or 'no output'}")
+    return "\n".join(lines)

@@ -1,0 +1,56 @@
+"""The application's commands around a restore in place."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from dataclasses import dataclass
+
+from ..errors import RestoreRefused
+from ..runtime.context import Context
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commands:
+    """``stop`` and ``start`` run before and after the exchange, ``check`` after it; a status other than 0 is a failure.
+
+    They run without a shell, for at most ``seconds`` each. An empty one is not run.
+    """
+
+    stop: str = ""
+    start: str = ""
+    check: str = ""
+    seconds: float = 300.0
+
+    def run_stop(self, ctx: Context) -> None:
+        """Run ``stop``. Raises `RestoreRefused` if it fails."""
+        if failure := self._run("stop", self.stop, ctx):
+            raise RestoreRefused(failure)
+
+    def run_check(self, ctx: Context) -> str | None:
+        """Run ``check``; None, or how it failed."""
+        return self._run("check", self.check, ctx)
+
+    def run_start(self, ctx: Context) -> str | None:
+        """Run ``start``; None, or how it failed, which is logged too."""
+        failure = self._run("start", self.start, ctx)
+        if failure:
+            ctx.log(failure)
+        return failure
+
+    def _run(self, name: str, command: str, ctx: Context) -> str | None:
+        if not command:
+            return None
+        ctx.log(f"Running the {name} command: {command}")
+        try:
+            done = subprocess.run(shlex.split(command), capture_output=True, text=True, timeout=self.seconds, check=False)
+        except (OSError, ValueError, subprocess.TimeoutExpired) as problem:
+            return f"The {name} command could not be run: {problem}."
+        if done.returncode:
+            output = (done.stderr or done.stdout).strip()[-500:]
+            return f"The {name} command failed with status {done.returncode}: {output}."
+        return None
+
+
+NO_COMMANDS = Commands()
+"""Runs nothing."""

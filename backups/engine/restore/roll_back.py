@@ -1,0 +1,110 @@
+"""After an exchange: checks the live stores, and puts the old ones back."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import sqlite3
+from collections.abc import Iterator
+
+from ..capture.sqlite import connect
+from ..chroma_files import directory
+from ..errors import RestoreIncomplete
+from ..gate import GateTimeout
+from ..runtime import durable
+from ..types import SourceKind
+from .exchange import OpenStores, copy_database, logs_of, swap
+from .targets import Target, databases_of, folders_of
+
+
+def quick_check(targets: list[Target]) -> str | None:
+    """None if the live stores are readable; else which is not, and why."""
+    for target in targets:
+        if target.record.kind is SourceKind.SQLITE:
+            try:
+                with contextlib.closing(connect(target.path, timeout=10)) as live:
+                    found = str(live.execute("PRAGMA quick_check(1)").fetchone()[0])
+            except sqlite3.DatabaseError as problem:
+                found = str(problem)
+            if found != "ok":
+                return f"{target.path} fails its check after the exchange: {found}."
+        elif not target.path.is_dir():
+            return f"{target.path} is missing after the exchange."
+    return None
+
+
+def chroma_positions(targets: list[Target]) -> list[object]:
+    """Of each Chroma directory, a value that changes with every write to it."""
+    return [_chroma_position(target) for target in targets if target.record.kind is SourceKind.CHROMA]
+
+
+def _chroma_position(target: Target) -> object:
+    try:
+        with contextlib.closing(connect(target.path / directory.DATABASE, mode="ro", timeout=5)) as database:
+            newest = database.execute("SELECT max(seq_id) FROM embeddings_queue").fetchone()
+            return newest, sorted(database.execute("SELECT segment_id, seq_id FROM max_seq_id")), directory.positions(database)
+    except sqlite3.DatabaseError as problem:
+        return str(problem)
+
+
+def roll_back(targets: list[Target], opened: OpenStores, wait: float) -> None:
+    """Put back every target that was exchanged. Raises `RestoreIncomplete`, which names those that could not be."""
+    failures = []
+    for target in [*databases_of(targets), *folders_of(targets)]:
+        if not target.exchanged:
+            continue
+        try:
+            if target.record.kind is SourceKind.SQLITE:
+                _put_database_back(target, opened, wait)
+            else:
+                _put_folder_back(target, opened, wait)
+            target.exchanged = False
+        except (OSError, sqlite3.Error, GateTimeout) as problem:
+            failures.append(f"{target.path} ({problem})")
+    if failures:
+        raise RestoreIncomplete(f"A check failed, and these stores could not be put back: {'; '.join(failures)}.")
+
+
+def _put_database_back(target: Target, opened: OpenStores, wait: float) -> None:
+    name = target.record.name
+    before = opened.before.get(name)
+    if target.created:
+        if name in opened.live:
+            opened.live[name].close()
+        for new in [target.path, *logs_of(target.path)]:
+            new.unlink(missing_ok=True)
+        for old, aside in target.set_aside:
+            aside.rename(old)
+        durable.sync_folder(target.path.parent)
+        return
+    if before is None:
+        raise OSError(errno.EBUSY, "it is in rollback-journal mode: restore its safety backup")
+
+    def refuse_overwriting() -> None:
+        if opened.written(name):
+            raise OSError(errno.EBUSY, "the application has written to it since")
+
+    def give_up(holders: str) -> Exception:
+        return OSError(errno.EBUSY, f"it stayed locked by {holders}")
+
+    with contextlib.closing(connect(target.path)) as live:
+        copy_database(before, live, target.path, wait, once_locked=refuse_overwriting, stayed_locked=give_up)
+
+
+def _put_folder_back(target: Target, opened: OpenStores, wait: float) -> None:
+    with _inside_gate(target, opened, wait):
+        if target.created:
+            target.path.rename(target.staged)
+        else:
+            swap(target.path, target.staged)
+
+
+@contextlib.contextmanager
+def _inside_gate(target: Target, opened: OpenStores, wait: float) -> Iterator[None]:
+    """Hold the gate of a Chroma directory unless it is held already; clients must reopen what they opened meanwhile."""
+    if target.gate is None or target.path in opened.gates_held:
+        yield
+        return
+    with target.gate.exclusive(wait) as held:
+        held.advance()
+        yield

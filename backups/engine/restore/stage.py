@@ -1,0 +1,130 @@
+"""Stages the replacements of live stores beside them, checks them, and records in a journal how far a restore got."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from ..capture.sqlite import connect
+from ..check_stores import Findings
+from ..errors import RestoreRefused
+from ..extract import extract
+from ..repository.folder import Repository
+from ..runtime import durable
+from ..runtime.context import Context
+from ..runtime.space import need_space
+from ..types import Backup, Depth, SourceKind
+from ..verify import record_failure
+from .targets import STAGE, Target, databases_of
+from .to_folder import check_untouched, plan, wanted_by
+
+_JOURNAL = "journal.json"
+
+
+def stage(repository: Repository, backup: Backup, targets: list[Target], ctx: Context) -> int:
+    """Write the replacement of each target into its staging folder; returns the bytes. Raises `DamageFound` and `NoSpace`."""
+    with repository.reading():
+        archives, tree, size = plan(repository, backup, tuple(target.record for target in targets))
+        with archives:
+            for folder in {target.stage for target in targets}:
+                here = [target for target in targets if target.stage == folder]
+                wanted = wanted_by(tuple(target.record for target in here))
+                needed = sum(entry.size for path, entry in tree.entries.items() if wanted(path))
+                # SQLite copies a restored database through the live file's log once more
+                needed += sum(target.record.bytes for target in databases_of(here))
+                need_space(folder.parent, needed, f"stage {backup.id}")
+            with ctx.phase("restore", "stage", size) as phase:
+                for target in targets:
+                    extract(archives, tree, target.stage, phase, wanted=wanted_by((target.record,)))
+    write_journal(targets, backup, phase="staged")
+    return size
+
+
+def check_staged(repository: Repository, backup: Backup, targets: list[Target], ctx: Context) -> dict[str, Any]:
+    """Check the replacements before anything live is changed; returns the results.
+
+    A damaged one is recorded as a failed proof. Raises `RestoreRefused`.
+    """
+    findings = Findings()
+    for target in targets:
+        check_untouched(backup, target.stage, target.record, findings, ctx)
+    if findings.problems:
+        record_failure(repository, backup, Depth.RESTORE, findings.problems, ctx)
+        raise RestoreRefused(
+            f"The data staged from {backup.id} is damaged: {findings.problems[0].message.rstrip('.')}. Nothing was changed.",
+            hint="The backup is now marked as damaged, and `latest` selects the one before it: run the same command again, or "
+            "choose another with `refbackup list`.",
+            problems=[problem.model_dump(mode="json") for problem in findings.problems],
+        )
+    return findings.checks
+
+
+def fit_to_live(target: Target) -> None:
+    """Give the replacement the page size and the owner of the live store."""
+    if target.record.kind is SourceKind.SQLITE:
+        _fit_page_size(target)
+    _fit_owner(target)
+
+
+def _fit_page_size(target: Target) -> None:
+    """The backup API cannot change the page size of the live database."""
+    if not target.path.exists():
+        return
+    try:
+        with contextlib.closing(connect(target.path, timeout=10)) as live:
+            wanted = int(live.execute("PRAGMA page_size").fetchone()[0])
+    except sqlite3.DatabaseError:
+        return  # it is broken and will be set aside
+    with contextlib.closing(connect(target.staged, timeout=10)) as staged:
+        if int(staged.execute("PRAGMA page_count").fetchone()[0]) < 2:
+            # a single page would be copied and committed in one step, so that other stores could not be exchanged in between
+            staged.execute("CREATE TABLE refbackup_page (x)")
+            staged.execute("DROP TABLE refbackup_page")
+        if int(staged.execute("PRAGMA page_size").fetchone()[0]) != wanted:
+            mode = str(staged.execute("PRAGMA journal_mode").fetchone()[0])
+            staged.execute("PRAGMA journal_mode = DELETE")
+            staged.execute(f"PRAGMA page_size = {wanted}")
+            staged.execute("VACUUM")
+            staged.execute(f"PRAGMA journal_mode = {mode}")
+
+
+def _fit_owner(target: Target) -> None:
+    """If root restores, the replacement gets the owner of the store, or of the folder around it."""
+    if os.geteuid() != 0:
+        return
+    live = (target.path if target.path.exists() else target.path.parent).stat()
+    for place in [target.staged, *(target.staged.rglob("*") if target.staged.is_dir() else ())]:
+        os.chown(place, live.st_uid, live.st_gid, follow_symlinks=False)
+
+
+def write_journal(targets: list[Target], backup: Backup, *, phase: str, safety: str = "") -> None:
+    """Record beside the data what is going on, so that `leftovers` can report a restore that crashed."""
+    journal = {
+        "phase": phase,
+        "backup": backup.id,
+        "safety_backup": safety,
+        "targets": [str(target.path) for target in targets],
+    }
+    for target in targets:
+        durable.write_file(target.stage / _JOURNAL, json.dumps(journal).encode())
+
+
+def leftovers(paths: list[Path]) -> list[dict[str, Any]]:
+    """What interrupted restores in place left beside *paths*.
+
+    Of each: ``folder``, ``phase`` (``staging``, ``staged`` or ``exchanging``), and, from ``staged`` on, ``backup``,
+    ``safety_backup`` and ``targets``.
+    """
+    found = []
+    for folder in sorted({path.absolute().parent for path in paths}):
+        for left in sorted(folder.glob(f"{STAGE}*")):
+            try:
+                journal = json.loads((left / _JOURNAL).read_text())
+            except (OSError, ValueError):
+                journal = {"phase": "staging"}
+            found.append({"folder": str(left), **journal})
+    return found

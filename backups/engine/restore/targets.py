@@ -1,0 +1,134 @@
+"""The live stores that a restore in place replaces."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..capture.owners import owners
+from ..capture.sqlite import connect, is_locked
+from ..chroma_files import directory
+from ..errors import RestoreRefused
+from ..gate import Gate
+from ..repository.folder import Repository
+from ..runtime.context import Context
+from ..types import Backup, Source, SourceKind, SourceRecord
+from .commands import Commands
+
+STAGE = ".refbackup-restore."
+"""How names of staging folders begin."""
+
+
+@dataclass(slots=True)
+class Target:
+    """A live store: its record in the backup, its path, and the folder beside it in which the replacement is staged.
+
+    ``created`` and ``exchanged`` say what the exchange did. ``set_aside`` has pairs of old paths and where they were moved.
+    """
+
+    record: SourceRecord
+    path: Path
+    stage: Path
+    created: bool = False
+    exchanged: bool = False
+    set_aside: list[tuple[Path, Path]] = field(default_factory=list)
+
+    @property
+    def staged(self) -> Path:
+        """The replacement; after the exchange of a folder, the old store."""
+        return self.stage / self.record.prefix
+
+    @property
+    def gate(self) -> Gate | None:
+        """The gate of a Chroma directory, if an application uses one."""
+        gate = Gate(self.path)
+        return gate if self.record.kind is SourceKind.CHROMA and gate.exists() else None
+
+    def is_database(self) -> bool:
+        """Whether SQLite's backup API can write into the file at ``path``: it is a readable or a locked database."""
+        if not self.path.exists():
+            return False
+        try:
+            with contextlib.closing(connect(self.path, timeout=10)) as database:
+                database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        except sqlite3.DatabaseError as problem:
+            return is_locked(problem)
+        return True
+
+    def refuse_open_chroma(self, commands: Commands) -> None:
+        """Raise `RestoreRefused` for a Chroma directory that a process has open without the gate, unless ``stop`` runs."""
+        if self.record.kind is not SourceKind.CHROMA or commands.stop or self.gate:
+            return
+        holders = owners(self.path / directory.DATABASE, parent=True)
+        if holders:
+            raise RestoreRefused(
+                f"{self.path} is open in {holders}, which does not use the gate.",
+                hint="Give --stop-command and --start-command, or stop the application first. Nothing was changed.",
+            )
+
+
+def databases_of(targets: list[Target]) -> list[Target]:
+    """The SQLite databases among *targets*."""
+    return [target for target in targets if target.record.kind is SourceKind.SQLITE]
+
+
+def folders_of(targets: list[Target]) -> list[Target]:
+    """The Chroma directories and folders of files among *targets*."""
+    return [target for target in targets if target.record.kind is not SourceKind.SQLITE]
+
+
+def find_targets(records: tuple[SourceRecord, ...], sources: tuple[Source, ...], ctx: Context, *, whole: bool) -> list[Target]:
+    """The live store of each record: the source of its kind and name, or, without *sources*, the path it was captured from.
+
+    Raises `RestoreRefused` for a store that cannot be exchanged, and, if *whole*, for a source that no record matches.
+    """
+    given = {(source.kind, source.name): source.path for source in sources}
+    unmatched = sorted(f"{kind}:{name}" for kind, name in given.keys() - {(record.kind, record.name) for record in records})
+    if unmatched and whole:
+        raise RestoreRefused(
+            f"The backup does not hold {', '.join(unmatched)}. Restoring the rest would leave stores of different times.",
+            hint="Choose a backup that holds them all, or say --only KIND[:NAME]. Nothing was changed.",
+        )
+    targets: list[Target] = []
+    stages: dict[Path, Path] = {}
+    for record in records:
+        path = given.get((record.kind, record.name)) if given else Path(record.path)
+        if path is None:
+            offered = ", ".join(f"{kind}:{name}" for kind, name in given)
+            raise RestoreRefused(
+                f"The backup holds {record.kind}:{record.name}, but no target of that name is given ({offered}).",
+                hint=f"Name it: --{record.kind} {record.name}=PATH, or leave it out with --only.",
+            )
+        path = Path(os.path.realpath(path))
+        if path.is_mount():
+            raise RestoreRefused(f"{path} is a mount point, which cannot be exchanged. Restore into a folder instead.")
+        if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+            raise RestoreRefused(f"{path.parent} does not exist or is not writable.")
+        if record.method == "raw":
+            raise RestoreRefused(
+                f"The backup holds {record.prefix} only as the raw bytes of a broken store.",
+                hint="Restore it into a folder and repair it there, or choose another backup.",
+            )
+        stage = stages.setdefault(path.parent, path.parent / f"{STAGE}{ctx.token()}")
+        targets.append(Target(record, path, stage))
+    return targets
+
+
+def refuse_nested(targets: list[Target], repository: Repository, backup: Backup, sources: tuple[Source, ...]) -> None:
+    """Raise `RestoreRefused` if two targets are the same, or if a folder to be exchanged contains another store."""
+    paths = [target.path for target in targets]
+    for path in paths:
+        if paths.count(path) > 1:
+            raise RestoreRefused(f"{path} is the target of two stores. Nothing was changed.")
+    others = [source.path for source in sources] or [Path(record.path) for record in backup.manifest.sources]
+    within = [repository.folder.resolve(), *paths, *(Path(os.path.realpath(path)) for path in others)]
+    for target in folders_of(targets):
+        for inner in within:
+            if inner != target.path and inner.is_relative_to(target.path):
+                raise RestoreRefused(
+                    f"{inner} lies inside {target.path} and would be exchanged with it.",
+                    hint=f"Restore {target.record.kind}:{target.record.name} into a folder, or leave it out with --only.",
+                )
