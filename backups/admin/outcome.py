@@ -10,7 +10,7 @@ from typing import Any
 
 from django.utils import timezone
 
-from backups.engine.progress import human_bytes, human_seconds, rough
+from backups.engine.progress import duration, human_bytes
 from backups.jobs.types import job_types
 from backups.models import Job
 from backups.monitoring.facts import worker_beat
@@ -58,7 +58,7 @@ def _waiting(job: Job) -> Told:
     now, word = timezone.now(), "Waiting"
     beat = worker_beat(job.host)
     if beat is None or now - beat > SILENCE:
-        since = f" for {rough((now - beat).total_seconds())}" if beat else " yet"
+        since = f" for {duration((now - beat).total_seconds())}" if beat else " yet"
         return Told(
             tone="warn",
             word=word,
@@ -76,7 +76,7 @@ def _waiting(job: Job) -> Told:
 
 def _done(job: Job) -> str:
     found: dict[str, Any] = job.result or {}
-    took = f"in {human_seconds(job.took.total_seconds())}" if job.took is not None else ""
+    took = f"in {duration(job.took.total_seconds())}" if job.took is not None else ""
     try:
         kind = job_types().get(job.kind)
         sentence = _SENTENCES.get(job.kind) or (kind.sentence if kind else None)

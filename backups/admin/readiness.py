@@ -9,7 +9,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path
 from django.utils import timezone
 
-from backups.engine.progress import human_seconds
+from backups.engine.progress import duration
 from backups.identity.sign_in import actor_of
 from backups.jobs import submit
 from backups.models import IndexedBackup
@@ -89,7 +89,7 @@ def _bars(drills: list[IndexedBackup], promised: float) -> list[Bar]:
     for number, row in enumerate(drills):
         seconds = row.drill_seconds or 0.0
         assert row.drilled_at is not None
-        outcome = f"took {human_seconds(seconds)}" if row.drill_ok else "failed"
+        outcome = f"took {duration(seconds)}" if row.drill_ok else "failed"
         bars.append(
             Bar(
                 x=round(number * width, 3),

@@ -22,7 +22,7 @@ from typing import Any
 from django.utils.module_loading import import_string
 
 from backups.conf import configuration
-from backups.engine.progress import human_bytes, human_seconds, rough
+from backups.engine.progress import duration, human_bytes
 from backups.monitoring.facts import RepositoryFact, SetFact
 
 from .facts import Facts
@@ -87,7 +87,7 @@ def _no_proven_backup(facts: Facts, threshold: float) -> Iterator[Detection]:
             age = (facts.now - one.proven.time).total_seconds()
             if age <= promised * threshold:
                 continue
-            text = f"No proven backup{_of(one, facts)} for {human_seconds(age)}; {human_seconds(promised)} are promised."
+            text = f"No proven backup{_of(one, facts)} for {duration(age)}; {duration(promised)} are promised."
         yield Detection(subject=one.name, text=text, todo="Back up now, and look why plans did not.", link="backups:dashboard")
 
 
@@ -99,7 +99,7 @@ def _unproven(facts: Facts, threshold: float) -> Iterator[Detection]:
         if age > threshold * 60:
             yield Detection(
                 subject=one.name,
-                text=f"The last backup{_of(one, facts)}, {rough(age)} old, is not proven.",
+                text=f"The last backup{_of(one, facts)}, {duration(age)} old, is not proven.",
                 todo="Verify it.",
                 link="backups:backup",
                 arguments=(one.newest.id,),
@@ -131,7 +131,7 @@ def _worker_silent(facts: Facts, threshold: float) -> Iterator[Detection]:
         told.add(worker.host)
         yield Detection(
             subject=worker.host,
-            text=f"The worker of {worker.host} has been silent for {rough(silent.total_seconds())}: nothing runs there.",
+            text=f"The worker of {worker.host} has been silent for {duration(silent.total_seconds())}: nothing runs there.",
             todo="Start it with `manage.py serve`, or read in its output why it stopped.",
             link="backups:jobs",
         )
@@ -142,7 +142,7 @@ def _worker_silent(facts: Facts, threshold: float) -> Iterator[Detection]:
         if gap > timedelta(minutes=threshold) and abs(facts.now - clock.silent_until) < REMEMBERED:
             yield Detection(
                 subject=clock.host,
-                text=f"The worker of {clock.host} did nothing for {rough(gap.total_seconds())}, until "
+                text=f"The worker of {clock.host} did nothing for {duration(gap.total_seconds())}, until "
                 f"{clock.silent_until:%Y-%m-%d %H:%M} UTC.",
                 todo="Look why it stopped. A dead man's switch tells while it lasts.",
                 link="backups:jobs",
@@ -154,8 +154,8 @@ def _job_slow(facts: Facts, threshold: float) -> Iterator[Detection]:
         if job.usual is not None and job.seconds > max(SHORTEST, threshold * job.usual):
             yield Detection(
                 subject=job.id,
-                text=f"A job ({job.kind.replace('_', ' ')}) has run for {human_seconds(job.seconds)}; "
-                f"{human_seconds(job.usual)} are usual.",
+                text=f"A job ({job.kind.replace('_', ' ')}) has run for {duration(job.seconds)}; "
+                f"{duration(job.usual)} are usual.",
                 todo="Look at its phase and its log; cancel it when it hangs.",
                 link="backups:job",
                 arguments=(job.id,),
@@ -191,7 +191,7 @@ def _space(facts: Facts, threshold: float) -> Iterator[Detection]:
 def _full_soon(facts: Facts, threshold: float) -> Iterator[Detection]:
     for one in facts.verdict.repositories:
         if one.size and one.grown_a_day and one.free / one.grown_a_day < threshold:
-            left = rough(one.free / one.grown_a_day * 86_400)
+            left = duration(one.free / one.grown_a_day * 86_400)
             yield Detection(
                 subject=one.name,
                 text=f"The disk of the {_name(one, facts)} will be full in about {left}.",
@@ -206,7 +206,9 @@ def _drill_overdue(facts: Facts, threshold: float) -> Iterator[Detection]:
     if since is None or facts.now - since <= timedelta(days=threshold):
         return
     said = (
-        f"The last test restore was {rough((facts.now - last).total_seconds())} ago." if last else "No restore was ever tested."
+        f"The last test restore was {duration((facts.now - last).total_seconds())} ago."
+        if last
+        else "No restore was ever tested."
     )
     yield Detection(subject="", text=said, todo="Run the plan of test restores, or start one.", link="backups:plans")
 
@@ -229,7 +231,7 @@ def _clock_jumped(facts: Facts, threshold: float) -> Iterator[Detection]:
         way = "forward" if clock.jumped_by > 0 else "back"
         yield Detection(
             subject=clock.host,
-            text=f"The clock of {clock.host} jumped {way} by {rough(abs(clock.jumped_by))}.",
+            text=f"The clock of {clock.host} jumped {way} by {duration(abs(clock.jumped_by))}.",
             todo="Look at its time service: ages and retention rest on the clock. Backups dated in the future are kept.",
             link="backups:dashboard",
         )

@@ -15,7 +15,7 @@ from django.utils.dateparse import parse_datetime
 
 from backups import __version__
 from backups.conf import configuration
-from backups.engine.progress import rough
+from backups.engine.progress import duration
 from backups.models import Alert
 
 VERSION = 1
@@ -168,7 +168,7 @@ def _for_slack(text: str) -> str:
 
 def _lasted(alert: dict[str, Any]) -> str:
     since, resolved = parse_datetime(alert["since"]), parse_datetime(alert["resolved"] or "")
-    return rough((resolved - since).total_seconds()) if since and resolved else "a while"
+    return duration((resolved - since).total_seconds()) if since and resolved else "a while"
 
 
 def agent() -> str:

@@ -13,7 +13,7 @@ from django.db.models import Q
 from django.dispatch import receiver
 from django.utils import timezone
 
-from backups.engine.progress import human_bytes, human_seconds
+from backups.engine.progress import duration, human_bytes
 from backups.jobs.signals import job_ended, job_started
 from backups.models import AlertChannel, Job
 
@@ -70,5 +70,5 @@ def _made(job: Job) -> str:
     if result.get("verification") not in (None, "none"):
         parts.append(f"proven by {result['verification']}")
     if job.took is not None:
-        parts.append(f"in {human_seconds(job.took.total_seconds())}")
+        parts.append(f"in {duration(job.took.total_seconds())}")
     return (", ".join(parts) + ".") if parts else ""

@@ -24,19 +24,37 @@ def human_bytes(count: float) -> str:
     return f"{count:.2f} TB"
 
 
-def human_seconds(seconds: float) -> str:
-    """*seconds* with the unit that fits: ``8.1 s``, ``14 min``."""
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+_UNITS = ((60.0, 1.0, "s"), (3600.0, 60.0, "min"), (2 * 86_400.0, 3600.0, "h"), (1000 * 86_400.0, 86_400.0, "days"))
+_CENTURY = 36_500 * 86_400.0
 
 
-def rough(seconds: float) -> str:
-    """A duration in one unit: ``14 min``."""
-    for limit, unit, name in ((60, 1, "s"), (3600, 60, "min"), (2 * 86400, 3600, "h")):
+def duration(seconds: float) -> str:
+    """*seconds* in one unit: ``7 ms``, ``8.1 s``, ``14 min``, ``2.5 h``, ``3 days``, ``4 years``.
+
+    Milliseconds below 1 s, seconds below 1 min, minutes below 1 h, hours below 2 days, days below 1000 days. Values below 10
+    have one decimal unless it is zero.
+    """
+    if seconds < 0:
+        return f"-{duration(-seconds)}"
+    if seconds < 0.9995:
+        return _with_unit(seconds * 1000, "ms") if seconds else "0 s"
+    for limit, size, unit in _UNITS:
         if seconds < limit:
-            return f"{seconds / unit:.0f} {name}"
-    return f"{seconds / 86400:.0f} days"
+            return _with_unit(seconds / size, unit)
+    return f"{seconds / (365 * 86_400):.0f} years" if seconds < _CENTURY else "more than 100 years"
+
+
+def ago(seconds: float) -> str:
+    """An instant *seconds* before now, or after now if negative: ``14 min ago``, ``in 3 h``, ``now`` within a second."""
+    if abs(seconds) < 1:
+        return "now"
+    text = duration(round(abs(seconds)))
+    return f"{text} ago" if seconds > 0 else f"in {text}"
+
+
+def _with_unit(value: float, unit: str) -> str:
+    text = f"{value:.1f}" if value < 9.95 else f"{value:.0f}"
+    return f"{text.removesuffix('.0')} {unit}"
 
 
 def json_lines(stream: TextIO) -> tuple[Callable[[Progress], None], Callable[[str], None]]:
@@ -62,8 +80,8 @@ def plain_lines(stream: TextIO) -> tuple[Callable[[Progress], None], Callable[[s
             return
         told = now
         of = f" of {human_bytes(event.total)}" if event.total else ""
-        left = f", {human_seconds(event.left)} left" if event.left and not event.finished else ""
-        done = f", done in {human_seconds(event.elapsed)}" if event.finished else ""
+        left = f", {duration(event.left)} left" if event.left and not event.finished else ""
+        done = f", done in {duration(event.elapsed)}" if event.finished else ""
         print(
             f"{event.operation}: {event.phase}: {human_bytes(event.done)}{of}, {human_bytes(event.rate)}/s{left}{done}",
             file=stream,

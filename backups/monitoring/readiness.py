@@ -20,7 +20,7 @@ from django.utils import timezone
 
 from backups.conf import configuration
 from backups.engine.doctor import has_wal_reset_bug
-from backups.engine.progress import human_seconds, rough
+from backups.engine.progress import duration
 from backups.jobs.types import BACKUP
 from backups.models import AlertChannel, AlertDelivery, IndexedBackup
 
@@ -165,11 +165,11 @@ def assess(verdict: status.Verdict, facts: ReadinessFacts, now: datetime) -> Rea
 
 
 def _recovery_point(verdict: status.Verdict) -> Item:
-    point, promised = verdict.recovery_point, rough(verdict.recovery_point.promised)
+    point, promised = verdict.recovery_point, duration(verdict.recovery_point.promised)
     known: dict[str, Any] = {"code": "recovery_point", "title": "Recovery point", "points": 20, "link": "backups:dashboard"}
     if point.seconds is None:
         return Item(state=State.UNTESTED, text="There is no proven backup.", todo="Back up now.", **known)
-    text = f"The newest proven backup is {rough(point.seconds)} old; {promised} are promised."
+    text = f"The newest proven backup is {duration(point.seconds)} old; {promised} are promised."
     allowed = point.promised + max(status.GRACE.total_seconds(), point.promised / 10)
     if point.seconds <= allowed:
         return Item(state=State.MET, text=text, **known)
@@ -183,7 +183,7 @@ def _recovery_time(verdict: status.Verdict) -> Item:
     if time.seconds is None:
         todo = "Verify a backup by restoring it."
         return Item(state=State.UNTESTED, text="How long a restore takes was never measured.", todo=todo, **known)
-    text = f"A restore takes {human_seconds(time.seconds)}; {human_seconds(time.promised)} are promised."
+    text = f"A restore takes {duration(time.seconds)}; {duration(time.promised)} are promised."
     if time.kept:
         return Item(state=State.MET, text=text, **known)
     return Item(state=State.MISSED, text=text, todo="Use a faster disk, or promise what can be kept.", **known)
@@ -193,11 +193,11 @@ def _drill(facts: ReadinessFacts, now: datetime) -> Item:
     known: dict[str, Any] = {"code": "drill", "title": "Test restores", "points": 15, "link": "backups:readiness"}
     if facts.drilled is None:
         return Item(state=State.UNTESTED, text="No test restore was ever made.", todo="Run a drill now.", **known)
-    age = rough((now - facts.drilled).total_seconds())
+    age = duration((now - facts.drilled).total_seconds())
     if not facts.drill_ok:
         text = f"The last test restore, {age} ago, failed."
         return Item(state=State.MISSED, text=text, todo="Look at what it found.", **known)
-    took = f" and took {human_seconds(facts.drill_seconds)}" if facts.drill_seconds is not None else ""
+    took = f" and took {duration(facts.drill_seconds)}" if facts.drill_seconds is not None else ""
     text = f"The last test restore was {age} ago{took}."
     if now - facts.drilled <= DRILL_EVERY:
         return Item(state=State.MET, text=text, **known)
@@ -214,7 +214,7 @@ def _second_copy(facts: ReadinessFacts, now: datetime) -> Item:
     if facts.copied is None:
         text = "The second repository holds no proven backup."
         return Item(state=State.MISSED, text=text, todo="Run the plan that backs up to it.", **known)
-    text = f"The newest proven backup in a second repository is {rough((now - facts.copied).total_seconds())} old."
+    text = f"The newest proven backup in a second repository is {duration((now - facts.copied).total_seconds())} old."
     if now - facts.copied <= COPY_EVERY:
         return Item(state=State.MET, text=text, **known)
     return Item(state=State.PARTLY, text=text, todo="Look at the plan that backs up to it.", **known)
@@ -250,7 +250,7 @@ def _alerts(facts: ReadinessFacts, now: datetime) -> Item:
     if facts.alert_worked is None:
         text = "No alert ever arrived, not even a test."
         return Item(state=State.UNTESTED, text=text, todo="Send a test.", **known)
-    text = f"A message to a channel arrived {rough((now - facts.alert_worked).total_seconds())} ago."
+    text = f"A message to a channel arrived {duration((now - facts.alert_worked).total_seconds())} ago."
     if now - facts.alert_worked <= ALERT_TESTED:
         return Item(state=State.MET, text=text, **known)
     return Item(state=State.PARTLY, text=text, todo="Send a test.", **known)
@@ -280,7 +280,7 @@ def _control(facts: ReadinessFacts, now: datetime) -> Item:
     if facts.control is None:
         text = "The control database was never backed up: jobs, plans and audit would be lost with this machine."
         return Item(state=State.UNTESTED, text=text, todo="Run the plan daily-control.", **known)
-    text = f"The control database was backed up {rough((now - facts.control).total_seconds())} ago."
+    text = f"The control database was backed up {duration((now - facts.control).total_seconds())} ago."
     if now - facts.control <= CONTROL_EVERY:
         return Item(state=State.MET, text=text, **known)
     return Item(state=State.PARTLY, text=text, todo="Look at the plan daily-control.", **known)

@@ -14,7 +14,7 @@ from typing import Any
 from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 
-from backups.engine.progress import human_bytes, human_seconds, rough
+from backups.engine.progress import duration, human_bytes
 from backups.jobs.types import BACKUP
 from backups.models import IndexedBackup
 
@@ -237,8 +237,8 @@ def _age(backup: BackupFact | None, now: datetime, *, missing: float = 0.0) -> f
 
 def _sentence(level: Level, reasons: Sequence[Reason], newest: BackupFact | None, recovery: Measure, now: datetime) -> str:
     if level is Level.PROTECTED and newest is not None:
-        takes = f" A restore takes about {human_seconds(recovery.seconds)}." if recovery.seconds is not None else ""
-        age = rough(_age(newest, now))
+        takes = f" A restore takes about {duration(recovery.seconds)}." if recovery.seconds is not None else ""
+        age = duration(_age(newest, now))
         return f"Newest proven backup: {age} ago ({newest.kind}, {human_bytes(newest.bytes_stored)}).{takes}"
     return (
         " ".join(reason.text for reason in [r for r in reasons if r.level is not Level.PROTECTED][:2]) or "Nothing to protect."
@@ -254,7 +254,7 @@ def _about_set(one: SetFact, facts: Facts, now: datetime) -> Iterator[Reason]:
             code="nothing",
             level=Level.UNPROTECTED,
             text=f"Nothing{of} is protected yet.",
-            todo=f"Make the first backup: about {rough(seconds)}.",
+            todo=f"Make the first backup: about {duration(seconds)}.",
             link="backups:dashboard",
         )
         return
@@ -262,7 +262,7 @@ def _about_set(one: SetFact, facts: Facts, now: datetime) -> Iterator[Reason]:
         yield Reason(
             code="clock",
             level=Level.AT_RISK,
-            text=f"The newest backup{of} is dated {rough((one.newest.time - now).total_seconds())} in the future.",
+            text=f"The newest backup{of} is dated {duration((one.newest.time - now).total_seconds())} in the future.",
             todo="Set this machine's clock right; until then ages and retention cannot be believed.",
             link="backups:backup",
             arguments=(one.newest.id,),
@@ -296,11 +296,11 @@ def _about_age(one: SetFact, of: str, facts: Facts, now: datetime) -> Iterator[R
     age, promised = _age(one.proven, now), facts.promised_point
     if age <= promised + max(GRACE.total_seconds(), promised / 10):
         return
-    text = f"No proven backup{of} for {rough(age)}."
-    todo = f"Back up now; the promise is {rough(promised)}."
+    text = f"No proven backup{of} for {duration(age)}."
+    todo = f"Back up now; the promise is {duration(promised)}."
     link: tuple[str, tuple[str, ...]] = ("backups:dashboard", ())
     if unproven and one.newest.time > one.proven.time:
-        text += f" The newest, {rough(_age(one.newest, now))} old, is not proven."
+        text += f" The newest, {duration(_age(one.newest, now))} old, is not proven."
         todo, link = "Verify the newest one.", ("backups:backup", (one.newest.id,))
     yield Reason(
         code="too_old",
@@ -358,9 +358,9 @@ def _about_plans(one: SetFact, of: str, facts: Facts, now: datetime) -> Iterator
     text = (
         f"No plan makes a backup{of} any more."
         if due is None
-        else f"The next backup{of} is due in {rough((due - now).total_seconds())}."
+        else f"The next backup{of} is due in {duration((due - now).total_seconds())}."
     )
-    todo = f"Plan one every {rough(facts.promised_point)}, as promised."
+    todo = f"Plan one every {duration(facts.promised_point)}, as promised."
     if paused:
         first = paused[0]
         by = f" by {first.paused_by}" if first.paused_by else ""
@@ -386,7 +386,7 @@ def _about_workers(facts: Facts, now: datetime) -> Iterator[Reason]:
         if host != facts.host and (silent is None or silent > FORGOTTEN):
             continue
         on = f" on {host}" if len(known) > 1 else ""
-        said = "has run yet" if silent is None else f"has given a sign of life for {rough(silent.total_seconds())}"
+        said = "has run yet" if silent is None else f"has given a sign of life for {duration(silent.total_seconds())}"
         yield Reason(
             code="worker",
             level=Level.AT_RISK,
@@ -415,7 +415,7 @@ def _about_repositories(facts: Facts) -> Iterator[Reason]:
             continue
         text = f"The disk of the {name} is nearly full: {human_bytes(one.free)} of {human_bytes(one.size)} are free."
         if not little and full_in is not None:
-            text = f"The disk of the {name} will be full in about {rough(full_in * 86_400)}."
+            text = f"The disk of the {name} will be full in about {duration(full_in * 86_400)}."
         yield Reason(
             code="space",
             level=Level.AT_RISK,
@@ -432,7 +432,7 @@ def _about_restores(facts: Facts) -> Iterator[Reason]:
     yield Reason(
         code="slow_restore",
         level=Level.AT_RISK,
-        text=f"A restore takes about {human_seconds(restore.seconds)}; the promise is {rough(facts.promised_time)}.",
+        text=f"A restore takes about {duration(restore.seconds)}; the promise is {duration(facts.promised_time)}.",
         todo="Put the repository on a faster disk, or promise what can be kept (REFSERVER_PROMISED_RTO_MINUTES).",
         link="backups:dashboard",
     )

@@ -1,4 +1,4 @@
-"""How pages write sizes, durations and times: units that fit, the reader's zone, UTC on hover."""
+"""How pages write sizes, durations, times, counts and differences."""
 
 from __future__ import annotations
 
@@ -9,57 +9,108 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from backups.engine.progress import human_bytes, human_seconds, rough
+from backups.engine import progress
 
 register = template.Library()
+
+_NONE = "\N{EN DASH}"
 
 
 @register.filter
 def size(count: float | None) -> str:
     """Bytes with a unit: ``2.3 MB``."""
-    return "\N{EN DASH}" if count is None else human_bytes(count)
+    return _NONE if count is None else progress.human_bytes(count)
 
 
 @register.filter
 def duration(value: float | timedelta | None) -> str:
-    """Seconds, or a timedelta, with a unit: ``8.1 s``."""
+    """Seconds or a timedelta in one unit (`backups.engine.progress.duration`)."""
     if value is None:
-        return "\N{EN DASH}"
-    return human_seconds(value.total_seconds() if isinstance(value, timedelta) else value)
+        return _NONE
+    return progress.duration(value.total_seconds() if isinstance(value, timedelta) else value)
 
 
 @register.filter
-def ms(value: float | None) -> str:
-    """Milliseconds: ``0.4 ms``."""
-    return "\N{EN DASH}" if value is None else f"{value:.1f} ms" if value < 1000 else f"{value / 1000:.1f} s"
+def ms(milliseconds: float | None) -> str:
+    """Milliseconds as a duration: ``0.4 ms``, ``1.2 s``."""
+    return duration(None if milliseconds is None else milliseconds / 1000)
 
 
 @register.filter
-def percent(fraction: float | None) -> str:
-    """A fraction as ``68 %``."""
-    return "\N{EN DASH}" if fraction is None else f"{fraction * 100:.0f} %"
-
-
-@register.simple_tag
-def moment(time: datetime | None, style: str = "full") -> SafeString | str:
-    """A ``<time>``: in the reader's zone, with UTC on hover. *style* ``ago`` shows how long ago instead, both on hover."""
-    if time is None:
-        return "\N{EN DASH}"
-    local = timezone.localtime(time)
-    exact = f"{local:%Y-%m-%d %H:%M:%S} {local.tzname()}"
-    in_utc = f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
-    if style == "ago":
-        shown, hover = ago(time), f"{exact} ({in_utc})"
-    else:
-        shown, hover = f"{local:%Y-%m-%d %H:%M}", f"{exact} ({in_utc})"
-    return format_html('<time datetime="{}" title="{}">{}</time>', time.astimezone(UTC).isoformat(), hover, shown)
+def days(count: float) -> str:
+    """Days as a duration."""
+    return progress.duration(count * 86_400)
 
 
 @register.filter
 def ago(time: datetime | None) -> str:
-    """How long ago, or in how long: ``14 min ago``, ``in 3 h``."""
+    """How long ago, or how far ahead: ``14 min ago``, ``in 3 h``."""
+    return "never" if time is None else progress.ago((timezone.now() - time).total_seconds())
+
+
+@register.filter
+def elapsed(time: datetime) -> str:
+    """The time since *time*: ``3 min``."""
+    return progress.duration(max(0, round((timezone.now() - time).total_seconds())))
+
+
+@register.simple_tag
+def moment(time: datetime | None, style: str = "full") -> SafeString | str:
+    """A ``<time>`` in the reader's zone, or with the style ``ago`` how long ago; the exact time and UTC on hover."""
     if time is None:
-        return "never"
-    seconds = (timezone.now() - time).total_seconds()
-    text = rough(abs(seconds))
-    return f"{text} ago" if seconds >= 0 else f"in {text}"
+        return _NONE
+    local = timezone.localtime(time)
+    hover = f"{local:%Y-%m-%d %H:%M:%S} {local.tzname()} ({time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC)"
+    shown = ago(time) if style == "ago" else f"{local:%Y-%m-%d %H:%M}"
+    return format_html('<time datetime="{}" title="{}">{}</time>', time.astimezone(UTC).isoformat(), hover, shown)
+
+
+@register.filter
+def percent(fraction: float | None) -> str:
+    """A fraction as ``68 %``; not 0 % or 100 % unless it is exactly that."""
+    if fraction is None:
+        return _NONE
+    if 0 < fraction < 0.01:
+        return "less than 1 %"
+    return "more than 99 %" if 0.99 < fraction < 1 else f"{fraction * 100:.0f} %"
+
+
+@register.filter
+def hundredths(fraction: float) -> str:
+    """A fraction in percent for an attribute: ``68.2``, with a point in every language."""
+    return f"{fraction * 100:.1f}"
+
+
+@register.filter
+def number(count: float | None) -> str:
+    """A whole number with groups: ``12,345``."""
+    return _NONE if count is None else f"{count:,.0f}"
+
+
+@register.filter
+def counted(count: int, most: int) -> str:
+    """A number that was counted up to *most*: ``1,000+``."""
+    return f"{most:,}+" if count > most else f"{count:,}"
+
+
+@register.filter
+def who_gains(counts: dict[str, int]) -> str:
+    """The accounts and groups that a restore gives rights to: ``2 accounts and 1 group``."""
+    parts = [
+        f"{counts[name]:,} {word}{'' if counts[name] == 1 else 's'}"
+        for name, word in (("gives", "account"), ("gives_groups", "group"))
+        if counts[name]
+    ]
+    return " and ".join(parts)
+
+
+@register.simple_tag
+def difference(before: int | None, after: int | None) -> SafeString | str:
+    """How much a count grows or shrinks, with a sign and a class for its colour."""
+    if before is None and after is None:
+        return ""
+    change = (after or 0) - (before or 0)
+    if change == 0:
+        return format_html('<span class="quiet">{}</span>', "0")
+    sign = "+" if change > 0 else "\N{MINUS SIGN}"
+    return format_html('<span class="{}">{}</span>', "more" if change > 0 else "less", f"{sign}{abs(change):,}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from django import template
 
 from backups.engine.errors import UsageError
-from backups.engine.progress import human_seconds, rough
 from backups.jobs.types import job_type
 from backups.models import Job
 
@@ -77,37 +76,3 @@ def phase_label(name: str) -> str:
         return _PHASES[name]
     verb, _, of = name.partition(" ")
     return f"{verb.capitalize()} {of.rpartition('/')[2]}".strip()
-
-
-@register.filter
-def roughly(seconds: float | None) -> str:
-    """A duration in one unit: ``14 min``."""
-    return "\N{EN DASH}" if seconds is None else rough(seconds)
-
-
-@register.filter
-def brief(seconds: float | None) -> str:
-    """A duration that may be very short: ``7 ms``, ``1.2 s``."""
-    if seconds is None:
-        return "\N{EN DASH}"
-    return f"{seconds * 1000:.0f} ms" if seconds < 0.1 else human_seconds(seconds)
-
-
-@register.filter
-def thousands(count: int) -> str:
-    """A count: ``7,039``."""
-    return f"{count:,}"
-
-
-@register.filter
-def days(count: float) -> str:
-    """Days, or where they are many, years: ``212 days``."""
-    if count < 2:
-        return rough(count * 86_400)
-    return f"{count:.0f} days" if count < 1000 else f"{count / 365:.0f} years" if count < 36_500 else "more than 100 years"
-
-
-@register.filter
-def hundredths(fraction: float) -> str:
-    """A fraction for an attribute: ``68.2``, whatever the language writes for the point."""
-    return f"{fraction * 100:.1f}"

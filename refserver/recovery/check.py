@@ -18,7 +18,7 @@ from typing import NoReturn
 
 from backups.engine.config import check_set_name
 from backups.engine.errors import EngineError, RepositoryMissing, RepositoryTooNew, UsageError, from_os_error
-from backups.engine.progress import human_bytes, human_seconds
+from backups.engine.progress import duration, human_bytes
 from backups.engine.repository.folder import Repository, Unreadable, open_repository
 from backups.engine.runtime.context import Context
 from backups.engine.types import Backup, BackupKind, Depth, Proof
@@ -80,7 +80,7 @@ def judge(
     critical = []
     warnings = []
     if age > limit:
-        critical.append(f"the newest backup is {human_seconds(age)} old, more than {max_age:g} h")
+        critical.append(f"the newest backup is {duration(age)} old, more than {max_age:g} h")
     if deep is not None and not deep.ok:
         critical.append(f"{deep.id} is damaged: {deep.problems[0].message}")
     if -age > _CLOCKS_DIFFER.total_seconds():
@@ -95,8 +95,8 @@ def judge(
     level = Level.CRITICAL if critical else Level.WARNING if warnings else Level.OK
     how = f"proven by {newest.verification}" if newest.verified_at or deep else "not proven"
     if deep is not None and deep.ok:
-        how = f"every byte read in {human_seconds(deep.seconds)}"
-    whole = f"{newest.id} is {human_seconds(max(0.0, age))} old, {how}, {len(mine)} backups"
+        how = f"every byte read in {duration(deep.seconds)}"
+    whole = f"{newest.id} is {duration(max(0.0, age))} old, {how}, {len(mine)} backups"
     return Answer(level=level, text="; ".join([*critical, *warnings, whole]), figures=" ".join(figures))
 
 

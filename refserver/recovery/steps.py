@@ -35,7 +35,7 @@ from backups.engine.errors import (
     from_json,
     from_os_error,
 )
-from backups.engine.progress import human_bytes, human_seconds
+from backups.engine.progress import duration, human_bytes
 from backups.engine.repository.folder import Repository, open_repository
 from backups.engine.restore.in_place import plan_in_place
 from backups.engine.restore.stage import leftovers
@@ -135,7 +135,7 @@ class Recovery:
 
     def _introduce(self, backup: Backup) -> None:
         moment = backup.manifest.time
-        age = human_seconds(max(0.0, (datetime.now(UTC) - moment).total_seconds()))
+        age = duration(max(0.0, (datetime.now(UTC) - moment).total_seconds()))
         say = self.report.say
         say(f"Recovery       {datetime.now(UTC):%Y-%m-%d %H:%M:%SZ}, on {socket.gethostname()}, by {getpass.getuser()}")
         say(f"Repository     {self.places.repository}")
@@ -308,7 +308,7 @@ class Recovery:
             say(f"To go back     scripts/disaster_recovery.sh --backup-id {self.safety}")
         for path, place in self.aside:
             say(f"Moved aside    {path} -> {place}")
-        say(f"Took           {human_seconds(time.monotonic() - self.began)}")
+        say(f"Took           {duration(time.monotonic() - self.began)}")
 
     def _give_back(self, folder: Path) -> None:
         """Let what root wrote into the repository belong to its owner, who goes on writing there."""
@@ -345,7 +345,7 @@ class Recovery:
             self.report.say(f"    Dry run: {size} would be written. Nothing was changed.")
             return 0
         self.report.say(
-            f"    {size} in {human_seconds(ended.answer['seconds'])}; every block compared with its hash, every store opened"
+            f"    {size} in {duration(ended.answer['seconds'])}; every block compared with its hash, every store opened"
         )
         self._tell_checks(ended.answer)
         for place in sorted(folder.glob("*/*")):
@@ -438,7 +438,7 @@ class Recovery:
     def _succeed(self, answer: dict[str, Any]) -> None:
         self.state = "new"
         self.safety = self.safety or answer["checks"].get("safety_backup", "")
-        size, seconds = human_bytes(answer["bytes"]), human_seconds(answer["seconds"])
+        size, seconds = human_bytes(answer["bytes"]), duration(answer["seconds"])
         self.report.say(f"    {size} in {seconds}; every block compared with its hash, every store opened")
         self._tell_checks(answer)
 

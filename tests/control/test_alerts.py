@@ -313,7 +313,7 @@ def disk(free: int = 0, **values) -> dict[str, object]:
         ("plan_failed", plan(3), 3, "3 times in a row"),
         ("plan_failed", plan(2, alert_after=3), 1, ""),
         ("no_proven_backup", of_set(proven=backup(74)), 1.25, ""),
-        ("no_proven_backup", of_set(proven=backup(76)), 1.25, "No proven backup for 76 min; 60 min are promised"),
+        ("no_proven_backup", of_set(proven=backup(76)), 1.25, "No proven backup for 1.3 h; 1 h are promised"),
         ("no_proven_backup", of_set(), 1.25, "no proven backup"),
         ("unproven", of_set(newest=backup(100)), 90, "is not proven"),
         ("unproven", of_set(newest=backup(100, verification="hashes")), 90, ""),

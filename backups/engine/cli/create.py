@@ -8,7 +8,7 @@ from typing import Any
 from ..application_check import ApplicationCheck
 from ..config import check_note, check_set_name
 from ..create import Created, Request, create_backup
-from ..progress import human_bytes, human_seconds
+from ..progress import duration, human_bytes
 from ..types import BackupKind, Depth
 from .arguments import add_examine, add_sources
 from .call import Call, Outcome
@@ -78,7 +78,7 @@ def _text(created: Created) -> str:
     manifest = created.backup.manifest
     line = (
         f"{manifest.id}: {human_bytes(manifest.bytes_source)} in {human_bytes(manifest.bytes_stored)}, "
-        f"{human_seconds(created.seconds)}; writers paused for {manifest.pause_ms.sqlite:.1f} ms (SQLite) "
+        f"{duration(created.seconds)}; writers paused for {manifest.pause_ms.sqlite:.1f} ms (SQLite) "
         f"and {manifest.pause_ms.chroma:.1f} ms (Chroma); proof: {created.backup.verification}"
     )
     return "\n".join([line, *damage_lines(created.backup)])

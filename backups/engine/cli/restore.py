@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RestoreRefused, UsageError
-from ..progress import human_bytes, human_seconds
+from ..progress import duration, human_bytes
 from ..restore.commands import Commands
 from ..restore.in_place import plan_in_place, restore_in_place
 from ..restore.to_folder import Restored, restore_to
@@ -107,8 +107,7 @@ def _text(restored: Restored) -> str:
         )
     rate = human_bytes(restored.bytes / max(restored.seconds, 1e-3))
     lines = [
-        f"{restored.id} restored to {restored.to}: {human_bytes(restored.bytes)} in "
-        f"{human_seconds(restored.seconds)} ({rate}/s)"
+        f"{restored.id} restored to {restored.to}: {human_bytes(restored.bytes)} in {duration(restored.seconds)} ({rate}/s)"
     ]
     if restored.checks.get("safety_backup"):
         lines.append(f"Safety backup of the replaced data: {restored.checks['safety_backup']}")

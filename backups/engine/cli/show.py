@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..progress import human_bytes, human_seconds
+from ..progress import duration, human_bytes
 from ..types import Backup
 from .arguments import add_id
 from .call import Call, Outcome
@@ -45,7 +45,7 @@ def _text(backup: Backup) -> str:
     ]
     lines += [
         f"            {proof.time:%Y-%m-%d %H:%M:%S} UTC {proof.depth}: {'ok' if proof.ok else 'FAILED'}"
-        f" in {human_seconds(proof.seconds)}"
+        f" in {duration(proof.seconds)}"
         for proof in backup.proofs
     ]
     for record in manifest.sources:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..application_check import ApplicationCheck
 from ..errors import UsageError
-from ..progress import human_bytes, human_seconds
+from ..progress import duration, human_bytes
 from ..repository.folder import Unreadable
 from ..types import Backup, Depth, Proof
 from ..verify import verify_many
@@ -72,15 +72,15 @@ def proof_text(proof: Proof) -> str:
     rate = human_bytes(proof.bytes / proof.seconds) if proof.seconds else "-"
     lines = [
         f"{proof.id}: {'ok' if proof.ok else 'DAMAGED'} ({proof.depth}, {human_bytes(proof.bytes)} in "
-        f"{human_seconds(proof.seconds)}, {rate}/s)"
+        f"{duration(proof.seconds)}, {rate}/s)"
     ]
     for problem in proof.problems:
         lines.append(f"  {problem.code}: {problem.message}")
         if problem.also_in:
             lines.append(f"    also needed by: {', '.join(problem.also_in)}")
     if proof.drill and "recovery_point_seconds" in proof.checks:
-        age = human_seconds(proof.checks["recovery_point_seconds"])
-        lines.append(f"  recovery took {human_seconds(proof.seconds)}; the cut was {age} ago")
+        age = duration(proof.checks["recovery_point_seconds"])
+        lines.append(f"  recovery took {duration(proof.seconds)}; the cut was {age} ago")
     if probe := proof.checks.get("probe"):
         result = "ok" if probe["ok"] else f"FAILED with status {probe['status']}"
         lines.append(f"  probe: {result}, {probe['said'] or 'no output'}")

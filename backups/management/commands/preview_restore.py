@@ -75,8 +75,8 @@ def _look(options: dict[str, Any], ctx: Context) -> dict[str, Any]:
 def _text(answer: dict[str, Any]) -> str:
     """The answer for a person, a line for each thing that changes."""
     seconds = answer["seconds"]["estimate"]
-    takes = f", takes about {progress.human_seconds(seconds)}" if seconds is not None else ""
-    lines = [f"{answer['id']}, made {progress.human_seconds(answer['age_seconds'])} ago{takes}. Nothing was changed."]
+    takes = f", takes about {progress.duration(seconds)}" if seconds is not None else ""
+    lines = [f"{answer['id']}, made {progress.duration(answer['age_seconds'])} ago{takes}. Nothing was changed."]
     if not answer["in_place"]["possible"]:
         lines.append(f"  It cannot be restored in place: {answer['in_place']['why']}")
     for store in (*answer["sqlite"], *answer["chroma"], *answer["files"]):

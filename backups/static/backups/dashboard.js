@@ -9,10 +9,15 @@
       }
       return trim(value) + " TB";
     },
-    seconds: (value) => (value < 100 ? trim(value) + " s" : value < 7200 ? Math.round(value / 60) + " min" : trim(value / 3600) + " h"),
-    ms: (value) => (value < 1000 ? trim(value) + " ms" : trim(value / 1000) + " s"),
+    seconds: duration,
+    ms: (value) => duration(value / 1000),
   };
   function trim(value) { return String(Math.round(value * 10) / 10); }
+  // The same rule as backups.engine.progress.duration.
+  function duration(value) {
+    const [size, unit] = value < 0.9995 ? [0.001, "ms"] : value < 60 ? [1, "s"] : value < 3600 ? [60, "min"] : value < 172800 ? [3600, "h"] : [86400, "days"];
+    return value ? (value / size < 9.95 ? trim(value / size) : Math.round(value / size)) + " " + unit : "0 s";
+  }
   function colour(name) { return getComputedStyle(document.documentElement).getPropertyValue(name).trim(); }
 
   const short = uPlot.fmtDate("{D} {MMM}"), clock = uPlot.fmtDate("{HH}:{mm}");
@@ -97,7 +102,7 @@
     const say = document.querySelector("#overview .say");
     return say ? say.textContent.trim() : "";
   }
-  const ageless = (text) => text.replace(/\d+ (s|min|h|days) ago/, "");
+  const ageless = (text) => text.replace(/[\d.]+ (s|min|h|days) ago/, "");
   let told = sentence();
   document.addEventListener("htmx:afterSettle", function () {
     prepare();
