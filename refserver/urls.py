@@ -9,7 +9,8 @@ from django.views.generic import RedirectView
 
 from backups.admin.accounts import change_password
 from backups.api import legacy
-from backups.api.probes import Readyz
+from backups.api.probes import readyz
+from backups.api.resource import resource
 from backups.identity.sign_in import SignInForm
 from backups.monitoring.metrics import metrics
 from refserver import consistency_api, health
@@ -31,7 +32,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("healthz", health.alive, name="healthz"),
     path("metrics", metrics, name="metrics"),
     path("favicon.ico", FavouriteIcon.as_view(), name="favicon"),
-    path("readyz", Readyz.as_view(), name="readyz"),
+    path("readyz", resource("Status", get=readyz), name="readyz"),
     # Another app's routes below api/v1/ come before this line: backups.api.urls says how.
     path("api/v1/consistency/", include(consistency_api.urlpatterns)),
     path("api/v1/", include("backups.api.urls")),

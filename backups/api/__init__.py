@@ -1,14 +1,17 @@
-"""The REST interface below ``/api/v1/``: what the pages can do, for programs.
+"""The REST interface below ``/api/v1/``: the functions of the pages, for programs.
 
-===============  ====================================================================================================
-`operation`      what a route declares (rights, shapes, errors), from which its checks and its description follow
-`shapes`         the JSON that goes out and comes in
-`problems`       every error as RFC 9457's ``application/problem+json``
-`callers`        who asks: a token or the admin's session
-`rates`          how often one may ask
-`paging`         lists that stay fast at any length
-`once`           ``Idempotency-Key``
-`reference`      the OpenAPI description, and the page to try it
-others           a group of routes each, put together in `urls`
-===============  ====================================================================================================
+================  ===========================================================================================
+`urls`            every address with its operations
+`operation`       what an operation declares: permission, schemas, errors; `job_operation`: one that queues a job
+`resource`        the view behind every address
+`authentication`  tokens and the admin's session; then `throttling`, `permissions`
+`request_data`    reads and validates query and body
+`schemas`         the JSON of requests and responses
+`paging`          lists in pages
+`idempotency`     ``Idempotency-Key``
+`problems`        errors as ``application/problem+json`` (RFC 9457)
+`openapi`         the OpenAPI description, which `reference` serves
+`legacy`          the addresses of legacy clients
+other modules     the operations of one subject each
+================  ===========================================================================================
 """

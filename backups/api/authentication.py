@@ -1,4 +1,4 @@
-"""Who asks: whoever bears a token, or the admin's session in a browser."""
+"""Authenticates a request: by a bearer token, or by the admin's session in a browser."""
 
 from __future__ import annotations
 
@@ -24,51 +24,48 @@ REALM = 'Bearer realm="api"'
 
 
 class Bearer(BaseAuthentication):
-    """``Authorization: Bearer SECRET``. A wrong one is refused, whatever else the request carries."""
+    """``Authorization: Bearer SECRET``. An invalid token is refused even if the request has a session."""
 
     def authenticate(self, request: Request) -> tuple[Any, ApiToken] | None:
-        """The account and its token; None when the request carries none. Raises `Refused`: 401, or 429 for too many wrong."""
-        given = get_authorization_header(request).split()
-        if not given or given[0].lower() != b"bearer":
+        """The account and its token; None if the request has no token. Raises `Refused`: 401, or 429 for too many."""
+        header = get_authorization_header(request).split()
+        if not header or header[0].lower() != b"bearer":
             return None
-        found = None
-        if len(given) == 2:
-            found = tokens.owner_of(given[1].decode("ascii", "surrogateescape"), address_of(request))
-        if found is None:
-            # Counted only now: a good token gets through whatever others at the same address, such as a proxy's, have sent
+        owner = None
+        if len(header) == 2:
+            owner = tokens.owner_of(header[1].decode("ascii", "surrogateescape"), address_of(request))
+        if owner is None:
+            # Counted after the look-up: invalid tokens of others at this address, such as a proxy's, never block a valid one
             BadTokens.count(request)
             raise Refused(
                 401,
                 "bad_token",
-                "The token is not known, has expired, or was revoked. Nothing was done.",
-                "Make a new one on the page Tokens, or with `manage.py create_token`.",
+                "The token is unknown, expired or revoked. Nothing was done.",
+                "Create one on the page Tokens, or with `manage.py create_token`.",
                 headers={"WWW-Authenticate": f'{REALM}, error="invalid_token"'},
             )
-        return found
+        return owner
 
     def authenticate_header(self, request: Request) -> str:
-        """For answers with 401."""
+        """``WWW-Authenticate`` of responses with 401."""
         return REALM
 
 
 class AdminSession(SessionAuthentication):
-    """The session of somebody who may use the admin, with CSRF for all that changes something.
-
-    Here, and only here, it is decided whether a session is good enough: as for the pages, and with its second factor.
-    """
+    """The session of a user of the admin, with the second factor where required, and CSRF protection."""
 
     def authenticate(self, request: Request) -> tuple[Any, None] | None:
-        """The account; None for nobody. Raises `Refused` for a session that may not use the admin, or without CSRF token."""
-        plain: HttpRequest = request._request
-        user = getattr(plain, "user", None)
+        """The account; None without a session. Raises `Refused` if it may not use the admin, or the CSRF token is missing."""
+        django_request: HttpRequest = request._request
+        user = getattr(django_request, "user", None)
         if user is None or not user.is_active:
             return None
-        if not admin.site.has_permission(plain) or not session_is_strong(plain):
+        if not admin.site.has_permission(django_request) or not session_is_strong(django_request):
             raise Refused(
                 403,
                 "session_refused",
-                "This session may not use the admin, nor this interface.",
-                "Sign in to the admin, with the second factor where it is asked for; programs use a token.",
+                "This session may use neither the admin nor this interface.",
+                "Sign in to the admin, with a second factor if required. Programs use a token.",
             )
         self.enforce_csrf(request)
         return user, None
@@ -78,17 +75,18 @@ class AdminSession(SessionAuthentication):
         try:
             super().enforce_csrf(request)
         except PermissionDenied as problem:
-            hint = "Send the cookie csrftoken's value in the header X-CSRFToken; programs use a token instead of a session."
+            hint = (
+                "Send the value of the cookie csrftoken in the header X-CSRFToken. Programs use a token instead of a session."
+            )
             raise Refused(403, "csrf", f"{problem.detail}. Nothing was done.", hint) from None
 
 
 def actor(request: Request) -> Actor:
-    """On whose behalf a request is answered; names the token."""
+    """The account, address and token of a request, for jobs and the audit."""
     token = token_of(request)
-    known = actor_of(request._request, Job.Via.API)
-    user = request.user  # of the token, where there is one
+    user = request.user  # the owner of the token, if there is one
     return replace(
-        known,
+        actor_of(request._request, Job.Via.API),
         name=user.get_username(),
         id=str(user.pk or ""),
         token=f"{token.name} ({token.hint}…)" if token is not None else "",
@@ -96,5 +94,5 @@ def actor(request: Request) -> Actor:
 
 
 def token_of(request: Request) -> ApiToken | None:
-    """The token that a request came with; None for a session."""
+    """The token of a request; None for a session."""
     return request.auth if isinstance(request.auth, ApiToken) else None

@@ -1,10 +1,10 @@
-"""``Idempotency-Key``: a request that is sent twice is done once, and answered twice with the same.
+"""``Idempotency-Key``: a repeated request is executed once, and gets the same response again.
 
-1. The key is noted, in a transaction of its own: who sends it too meanwhile is told to wait (409).
-2. What is asked for is done in one transaction with noting the answer: a crash leaves both or neither.
-3. A key that was noted longer ago than `GIVEN_UP` without an answer is taken over: its request went down with the server.
+1. The key is recorded in a transaction of its own. A repetition meanwhile gets 409.
+2. The request is executed in the same transaction that records its response: a crash leaves both or neither.
+3. A key older than `ABANDONED_AFTER` without a response is taken over: the server stopped during its request.
 
-What was refused is not noted, and may be sent again with the same key. Kept for a day (`housekeeping.tidy`).
+The key of a refused request is deleted: the corrected request may use it. Keys are kept for a day (`housekeeping.tidy`).
 """
 
 from __future__ import annotations
@@ -27,27 +27,31 @@ from .problems import Refused
 from .throttling import caller
 
 LONGEST_KEY = 200
-GIVEN_UP = timedelta(seconds=60)
+ABANDONED_AFTER = timedelta(seconds=60)
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotency-Replayed"
-_KEPT_HEADERS = ("Location",)
 SECRETS = ("secret",)
-"""Members of an answer that are told once and never kept."""
+"""Members of a response that are sent once and not stored."""
+_STORED_HEADERS = ("Location",)
 
 
-def answered(request: Request, do: Callable[[], HttpResponseBase]) -> HttpResponseBase:
-    """The answer of *do*, or the one that the same request got before. Raises `Refused`: 400, 409 or 422."""
+def run_once(request: Request, respond: Callable[[], HttpResponseBase]) -> HttpResponseBase:
+    """The response of *respond*, or the stored one of the same request. Raises `Refused`: 400, 409 or 422."""
     key = request.headers.get(HEADER)
     if key is None:
-        return do()
+        return respond()
     if not key or len(key) > LONGEST_KEY or not key.isprintable():
         raise Refused(400, "idempotency_key", f"{HEADER} must have 1 to {LONGEST_KEY} printable characters. Nothing was done.")
-    row, mine = _note(caller(request)[:80], key, _fingerprint(request))
-    return _do(row, do) if mine else _again(row)
+    row, execute = _record(caller(request)[:80], key, _fingerprint(request))
+    if execute:
+        return _execute(row, respond)
+    if row.status is None:
+        raise _in_use()
+    return Response(row.body, status=row.status, headers={**row.headers, REPLAYED: "true"})
 
 
-def _note(owner: str, key: str, fingerprint: str) -> tuple[IdempotencyKey, bool]:
-    """The row of a key, and whether it is for this request to be done."""
+def _record(owner: str, key: str, fingerprint: str) -> tuple[IdempotencyKey, bool]:
+    """The row of a key, and whether this request is to be executed."""
     now = timezone.now()
     try:
         with transaction.atomic(using=configuration().database):
@@ -55,55 +59,49 @@ def _note(owner: str, key: str, fingerprint: str) -> tuple[IdempotencyKey, bool]
     except IntegrityError:
         row = IdempotencyKey.objects.filter(owner=owner, key=key).first()
     if row is None:
-        raise _in_flight()  # it was refused just now
+        raise _in_use()  # the other request was refused a moment ago, and its key deleted
     if row.fingerprint != fingerprint:
         raise Refused(
             422,
             "idempotency_key_used",
-            f"This {HEADER} came with another request before. Nothing was done.",
-            "Use a new key for each thing that you want done.",
+            f"This {HEADER} was used for another request. Nothing was done.",
+            "Use a new key for each request.",
         )
-    if row.status is None and row.created < now - GIVEN_UP:
-        taken = IdempotencyKey.objects.filter(pk=row.pk, status=None, created=row.created).update(created=now)
-        if taken:
+    if row.status is None and row.created < now - ABANDONED_AFTER:
+        taken_over = IdempotencyKey.objects.filter(pk=row.pk, status=None, created=row.created).update(created=now)
+        if taken_over:
             row.created = now
             return row, True
     return row, False
 
 
-def _do(row: IdempotencyKey, do: Callable[[], HttpResponseBase]) -> HttpResponseBase:
-    mine = IdempotencyKey.objects.filter(pk=row.pk, status=None, created=row.created)
+def _execute(row: IdempotencyKey, respond: Callable[[], HttpResponseBase]) -> HttpResponseBase:
+    own = IdempotencyKey.objects.filter(pk=row.pk, status=None, created=row.created)
     try:
         with transaction.atomic(using=configuration().database):
-            response = do()
+            response = respond()
             assert isinstance(response, Response)
-            headers = {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
-            if not mine.update(status=response.status_code, body=_without_secrets(response.data), headers=headers):
-                raise _in_flight()  # it took so long that another took over: what was done here is undone
+            headers = {name: response.headers[name] for name in _STORED_HEADERS if name in response.headers}
+            if not own.update(status=response.status_code, body=_without_secrets(response.data), headers=headers):
+                raise _in_use()  # another request took the key over: roll back this one
     except BaseException:
-        mine.delete()
+        own.delete()
         raise
     return response
 
 
-def _again(row: IdempotencyKey) -> Response:
-    if row.status is None:
-        raise _in_flight()
-    return Response(row.body, status=row.status, headers={**row.headers, REPLAYED: "true"})
-
-
-def _in_flight() -> Refused:
+def _in_use() -> Refused:
     return Refused(
         409,
         "idempotency_key_in_use",
-        f"A request with this {HEADER} is being answered. Nothing more was done.",
-        "Send it again shortly: it gets the same answer.",
+        f"Another request with this {HEADER} is in progress. Nothing was done.",
+        "Repeat the request shortly to get the same response.",
         headers={"Retry-After": "1"},
     )
 
 
 def _fingerprint(request: Request) -> str:
-    """Of who, what and where to. Keyed, because a body may hold a password."""
+    """An HMAC of account, method, address and body. It has a key because a body may contain a password."""
     parts = (str(request.method), request.get_full_path(), request.user.get_username())
     text = b"\0".join([*(part.encode("utf-8", "surrogatepass") for part in parts), request._request.body])
     return salted_hmac("backups.api.idempotency", text, algorithm="sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Jobs: what happened, what is running, and how to follow it."""
+"""Jobs: list them, follow one, cancel it, run it again."""
 
 from __future__ import annotations
 
@@ -9,122 +9,89 @@ from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 
 from backups.jobs import submit
-from backups.models import Job as JobRow
+from backups.models import Job
 
-from . import schemas
 from .authentication import actor
-from .backups import queued
-from .operation import Resource, operation, reply
+from .job_operation import job_operation
+from .operation import Operation, reply
 from .paging import Page, page
 from .permissions import require
 from .problems import Refused
-from .schemas import JobQuery, JobShape, LogQuery
+from .schemas.jobs import JobQuery, JobSchema, Log, LogLine, LogQuery, job_schema
 
 
-def found(job_id: UUID) -> JobRow:
-    """The job of an address. Raises `NotFound`."""
-    row = JobRow.objects.select_related("plan").filter(pk=job_id).first()
+def _find_job(job_id: UUID) -> Job:
+    row = Job.objects.select_related("plan").filter(pk=job_id).first()
     if row is None:
         raise NotFound(f"There is no job {job_id}.")
     return row
 
 
-class Jobs(Resource):
-    """All of them."""
-
-    tag = "Jobs"
-
-    @operation("list_jobs", "backups.view_job", query=JobQuery, answers={200: Page[JobShape]})
-    def get(self, request: Request, *, query: JobQuery) -> HttpResponseBase:
-        """List jobs, newest first."""
-        same = {
-            "state": query.state,
-            "kind": query.kind,
-            "plan__name": query.schedule,
-            "repository": query.repository,
-            "set": query.set,
-            "backup_id": query.backup,
-            "by": query.by,
-        }
-        rows = JobRow.objects.select_related("plan").filter(**{name: value for name, value in same.items() if value})
-        if query.since:
-            rows = rows.filter(created__gte=query.since)
-        if query.until:
-            rows = rows.filter(created__lte=query.until)
-        items, following = page(rows, ("created", "id"), query, request.path)
-        return reply(Page[JobShape](items=[schemas.job(row) for row in items], next=following))
+@Operation("backups.view_job", query=JobQuery, responses={200: Page[JobSchema]})
+def list_jobs(request: Request, *, query: JobQuery) -> Page[JobSchema]:
+    """List jobs, newest first."""
+    filters = {
+        "state": query.state,
+        "kind": query.kind,
+        "plan__name": query.schedule,
+        "repository": query.repository,
+        "set": query.set,
+        "backup_id": query.backup,
+        "by": query.by,
+        "created__gte": query.since,
+        "created__lte": query.until,
+    }
+    rows = Job.objects.select_related("plan").filter(**{name: value for name, value in filters.items() if value})
+    items, following = page(rows, ("created", "id"), query, request.path)
+    return Page[JobSchema](items=[job_schema(row) for row in items], next=following)
 
 
-class Job(Resource):
-    """One of them."""
-
-    tag = "Jobs"
-
-    @operation("show_job", "backups.view_job", answers={200: JobShape})
-    def get(self, request: Request, job_id: UUID) -> HttpResponseBase:
-        """Show a job: its state, progress, result or error."""
-        return reply(schemas.job(found(job_id)))
+@Operation("backups.view_job", responses={200: JobSchema})
+def show_job(request: Request, job_id: UUID) -> JobSchema:
+    """Show a job with its state, progress, and result or error."""
+    return job_schema(_find_job(job_id))
 
 
-class Cancel(Resource):
-    """End it."""
+@Operation("backups.cancel_job", responses={200: JobSchema, 202: JobSchema})
+def cancel_job(request: Request, job_id: UUID) -> HttpResponseBase:
+    """Cancel a job.
 
-    tag = "Jobs"
-
-    @operation("cancel_job", "backups.cancel_job", answers={200: JobShape, 202: JobShape})
-    def post(self, request: Request, job_id: UUID) -> HttpResponseBase:
-        """Cancel a job.
-
-        A waiting one has ended with the answer (200). A running one is asked to end (202), which takes about two seconds, and
-        leaves nothing behind. One that has ended stays as it is (200).
-        """
-        row = submit.cancel(actor(request), found(job_id))
-        return reply(schemas.job(row), 200 if row.has_ended else 202)
+    A queued job is cancelled at once (200). A running one is stopped within about two seconds and leaves nothing behind (202).
+    A finished one does not change (200).
+    """
+    row = submit.cancel(actor(request), _find_job(job_id))
+    return reply(job_schema(row), 200 if row.has_ended else 202)
 
 
-class Again(Resource):
-    """Do it again."""
+@job_operation(
+    "backups.view_job",
+    needs="Needs the permission `backups.view_job` (scope `read`), and the permission of the job type with its scope.",
+    problems=(409, 503),
+)
+def run_job_again(request: Request, job_id: UUID) -> Job:
+    """Queue a finished job again.
 
-    tag = "Jobs"
-
-    @operation(
-        "run_job_again",
-        "backups.view_job",
-        depends="Needs the permission `backups.view_job` (scope `read`), and the one that the job's kind takes.",
-        answers={202: JobShape},
-        problems=(409, 503),
-        once=True,
-        headers={202: ("Location",)},
-    )
-    def post(self, request: Request, job_id: UUID) -> HttpResponseBase:
-        """Queue a new job with the same kind and arguments as one that has ended.
-
-        A restore in place is asked for anew, not again.
-        """
-        row = found(job_id)
-        require(request, submit.permission_for(row.kind))
-        if not row.has_ended:
-            raise Refused(409, "not_ended", "The job has not ended. Nothing was queued.", "Wait for it, or cancel it.")
-        return queued(request, submit.run_again(actor(request), row))
+    The new job has the same type and arguments. A restore in place cannot be repeated: request it again.
+    """
+    row = _find_job(job_id)
+    require(request, submit.permission_for(row.kind))
+    if not row.has_ended:
+        raise Refused(409, "not_ended", "The job has not finished. Nothing was queued.", "Wait for it, or cancel it.")
+    return submit.run_again(actor(request), row)
 
 
-class Log(Resource):
-    """What it wrote."""
+@Operation("backups.view_job", query=LogQuery, responses={200: Log})
+def read_job_log(request: Request, job_id: UUID, *, query: LogQuery) -> Log:
+    """Read a job's log.
 
-    tag = "Jobs"
-
-    @operation("read_job_log", "backups.view_job", query=LogQuery, answers={200: schemas.Log})
-    def get(self, request: Request, job_id: UUID, *, query: LogQuery) -> HttpResponseBase:
-        """Read a job's log, or follow it.
-
-        To follow: ask with `after` set to the `last` of the answer before, once a second, until `ended` is true and no line
-        came.
-        """
-        row = found(job_id)  # before its lines: what it writes after it was found to have ended is nothing
-        lines = row.log.filter(id__gt=query.after)
-        if query.level:
-            lines = lines.filter(level=query.level)
-        if query.text:
-            lines = lines.filter(line__icontains=query.text)
-        told = [schemas.line(line) for line in lines.order_by("id")[: query.limit]]
-        return reply(schemas.Log(lines=told, last=told[-1].id if told else query.after, ended=row.has_ended))
+    To follow it, repeat once a second with `after` set to `last` of the previous response, until `ended` is true and no lines
+    are returned.
+    """
+    row = _find_job(job_id)  # before the lines: a finished job writes no more
+    rows = row.log.filter(id__gt=query.after)
+    if query.level:
+        rows = rows.filter(level=query.level)
+    if query.text:
+        rows = rows.filter(line__icontains=query.text)
+    lines = [LogLine.model_validate(line) for line in rows.order_by("id")[: query.limit]]
+    return Log(lines=lines, last=lines[-1].id if lines else query.after, ended=row.has_ended)

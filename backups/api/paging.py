@@ -43,7 +43,7 @@ class Page(BaseModel, Generic[T]):
     @classmethod
     def model_parametrized_name(cls, params: tuple[Any, ...]) -> str:
         """Its name in the OpenAPI description."""
-        return f"{params[0].__name__}Page"
+        return f"{params[0].model_config.get('title', params[0].__name__)}Page"
 
 
 def page(rows: QuerySet[M], keys: Sequence[str], query: PageQuery, path: str) -> tuple[list[M], str | None]:

@@ -1,6 +1,6 @@
-"""Who may do what here: the account's permissions, and a token's scopes.
+"""Authorises a request: by the permissions of the account and the scopes of the token.
 
-Like `callers` and `rates` it may stand in the project's ``REST_FRAMEWORK``, and so knows no view.
+Like `authentication` and `throttling` it may be named in the project's ``REST_FRAMEWORK`` setting, and so imports no view.
 """
 
 from __future__ import annotations
@@ -12,77 +12,69 @@ from rest_framework.exceptions import MethodNotAllowed, NotAuthenticated
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
-from backups.identity import permissions as access
+from backups.identity import permissions
 
 from .authentication import token_of
+from .operation import operation_of
 from .problems import Refused
 
 if TYPE_CHECKING:
     from rest_framework.views import APIView
 
-    from .operation import Operation
-
-
-def operation_of(view: APIView, method: str | None) -> Operation | None:
-    """What *view* declares about an HTTP method."""
-    name = (method or "").lower()
-    found = getattr(view, "get" if name == "head" else name, None)
-    return getattr(found, "operation", None)
-
 
 class Permitted(BasePermission):
-    """The permission that the method declares, of the account and through the token (`access.may`).
+    """Requires the permission that the `Operation` of the method declares.
 
-    Views of other apps, which do not know this one, say it in a plain attribute: ``permissions = {"GET": "app.codename"}``.
+    Views of other apps declare it in a plain attribute: ``permissions = {"GET": "app.codename"}``.
     """
 
     def has_permission(self, request: Request, view: APIView) -> bool:
-        """True, or raises what is to be answered."""
-        declared = operation_of(view, request.method)
-        if declared is not None and declared.public:
+        """True. Raises `NotAuthenticated`, `MethodNotAllowed`, or `Refused` with 403."""
+        operation = operation_of(view, request.method)
+        if operation is not None and operation.public:
             return True
         if not request.user or not request.user.is_authenticated:
-            raise NotAuthenticated("This needs a token or a session.")
-        if declared is None:
-            named: Mapping[str, str] = getattr(view, "permissions", {})
+            raise NotAuthenticated("Authentication is required.")
+        if operation is None:
+            declared: Mapping[str, str] = getattr(view, "permissions", {})
             method = "GET" if request.method == "HEAD" else str(request.method)
-            if method not in named:
+            if method not in declared:
                 raise MethodNotAllowed(method)
-            require(request, named[method])
-        elif declared.permission:
-            require(request, declared.permission)
+            require(request, declared[method])
+        elif operation.permission:
+            require(request, operation.permission)
         return True
 
 
 def require(request: Request, permission: str) -> None:
-    """Raises `Refused` with 403 unless the account has the permission, and the token, where there is one, lets it through."""
+    """Raises `Refused` with 403 unless the account has *permission* and a scope of the token, if there is one, includes it."""
     if allowed(request, permission):
         return
     token = token_of(request)
-    if token is None or not access.may(request.user, permission):
+    if token is None or not permissions.may(request.user, permission):
         raise Refused(
             403,
             "not_allowed",
             f"The account {request.user.get_username()} lacks the permission {permission}. Nothing was done.",
-            "An administrator gives it, best by a group: viewer, operator, restorer.",
+            "An administrator can grant it, preferably by a group: viewer, operator, restorer.",
             more={"permission": permission},
         )
     scopes = scopes_of(permission)
     raise Refused(
         403,
         "scope",
-        f"The token {token.name} has no scope for that. Nothing was done.",
-        f"Make a token with the scope {' or '.join(scopes)}." if scopes else "No scope of a token allows it: sign in instead.",
+        f"The token {token.name} lacks the required scope. Nothing was done.",
+        f"Create a token with the scope {' or '.join(scopes)}." if scopes else "No token scope includes this: sign in instead.",
         headers={"WWW-Authenticate": f'Bearer realm="api", error="insufficient_scope", scope="{" ".join(scopes)}"'},
         more={"permission": permission, "scopes": scopes},
     )
 
 
 def allowed(request: Request, permission: str) -> bool:
-    """Whether who asks has the permission."""
-    return access.may(request.user, permission, token_of(request))
+    """Whether the account of the request, limited by its token, has *permission*."""
+    return permissions.may(request.user, permission, token_of(request))
 
 
 def scopes_of(permission: str) -> list[str]:
-    """The scopes that let a permission through."""
-    return [scope for scope, permissions in access.SCOPES.items() if permission in permissions]
+    """The token scopes that include *permission*."""
+    return [scope for scope, included in permissions.SCOPES.items() if permission in included]

@@ -1,4 +1,4 @@
-"""``GET /readyz``: whether this process can answer, and a worker takes what it queues. Needs no login, and tells no more."""
+"""``GET /readyz``, without login: whether this process can respond, and a worker takes the jobs that it queues."""
 
 from __future__ import annotations
 
@@ -14,27 +14,22 @@ from rest_framework.request import Request
 from backups.conf import configuration
 from backups.models import Worker
 
-from .operation import Resource, operation, reply
-from .schemas import Check, Ready
+from .operation import Operation, reply
+from .schemas.status import Check, Ready
 
 SILENT_FOR = timedelta(minutes=3)
-"""A worker gives a sign of life every minute, and while it works more often."""
+"""Workers send a heartbeat at least every minute."""
 
 
-class Readyz(Resource):
-    """For load balancers and supervisors."""
-
-    tag = "Status"
-
-    @operation("readyz", public=True, answers={200: Ready, 503: Ready})
-    def get(self, request: Request) -> HttpResponseBase:
-        """Whether this process is ready: its databases answer, the queue can be reached, and this host's worker lives."""
-        checks = {"database": _database(), "queue": _queue(), "worker": _worker()}
-        ready = all(check.ok for check in checks.values())
-        return reply(Ready(status="ready" if ready else "not_ready", checks=checks), 200 if ready else 503)
+@Operation(public=True, responses={200: Ready, 503: Ready})
+def readyz(request: Request) -> HttpResponseBase:
+    """Check the databases, the queue, and this host's worker."""
+    checks = {"database": _check_databases(), "queue": _check_queue(), "worker": _check_worker()}
+    ready = all(check.ok for check in checks.values())
+    return reply(Ready(status="ready" if ready else "not_ready", checks=checks), 200 if ready else 503)
 
 
-def _database() -> Check:
+def _check_databases() -> Check:
     for alias in dict.fromkeys((configuration().database, router.db_for_read(get_user_model()) or "default")):
         try:
             with connections[alias].cursor() as cursor:
@@ -42,26 +37,26 @@ def _database() -> Check:
                 cursor.fetchone()
         except DatabaseError:
             connections[alias].close_if_unusable_or_obsolete()
-            return Check(ok=False, says=f"the database {alias} does not answer")
-    return Check(ok=True, says="answers")
+            return Check(ok=False, says=f"the database {alias} is not available")
+    return Check(ok=True, says="available")
 
 
-def _queue() -> Check:
+def _check_queue() -> Check:
     try:
         get_broker(configuration().host).ping()
-    except Exception:  # noqa: BLE001  # what a broker raises depends on which one it is
-        return Check(ok=False, says="cannot be reached")
-    return Check(ok=True, says="can be reached")
+    except Exception:  # noqa: BLE001  # the exception depends on the broker
+        return Check(ok=False, says="not available")
+    return Check(ok=True, says="available")
 
 
-def _worker() -> Check:
+def _check_worker() -> Check:
     try:
         beat = Worker.objects.filter(host=configuration().host).values_list("beat", flat=True).first()
     except DatabaseError:
-        return Check(ok=False, says="is not known")
+        return Check(ok=False, says="unknown")
     if beat is None:
-        return Check(ok=False, says="has not started yet")
-    silent = timezone.now() - beat
-    if silent > SILENT_FOR:
-        return Check(ok=False, says=f"has been silent for {int(silent.total_seconds())} s")
-    return Check(ok=True, says="lives")
+        return Check(ok=False, says="not started yet")
+    silence = timezone.now() - beat
+    if silence > SILENT_FOR:
+        return Check(ok=False, says=f"no heartbeat for {int(silence.total_seconds())} s")
+    return Check(ok=True, says="running")

@@ -1,6 +1,6 @@
-"""Every error as ``application/problem+json`` (RFC 9457): what happened, what was left untouched, and what to do.
+"""Every error as ``application/problem+json`` (RFC 9457).
 
-``code`` is stable and for programs, as on the command line; ``type`` is the same as a URI. Further members depend on the code.
+``code`` is stable, and the same as on the command line; ``type`` is the same as a URI. Further members depend on the code.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ STATUS: dict[str, int] = {
     "source_broken": 503,
     "no_space": 507,
 }
-"""HTTP status of an `EngineError` by its code. All others are 500: something here is broken; the request was not at fault."""
+"""HTTP status of an `EngineError` by its code. All others are 500: the fault is the server's."""
 
 RETRY_AFTER = {"repository_locked": 10, "source_busy": 10, "database": 5}
-"""Seconds after which it may be otherwise."""
+"""Seconds after which a repetition may succeed, by code."""
 
 _TITLES = {
-    400: "The request is wrong",
+    400: "Invalid request",
     401: "Not signed in",
     403: "Not allowed",
     404: "Not found",
-    405: "Not a method of this address",
-    406: "No such representation",
+    405: "Method not allowed",
+    406: "Not acceptable",
     409: "Not possible now",
-    411: "Length missing",
-    412: "A precondition does not hold",
+    411: "Content-Length required",
+    412: "Precondition failed",
     413: "Too large",
-    415: "Not a media type that is read here",
-    416: "No such part",
-    422: "The key was used for another request",
+    415: "Unsupported media type",
+    416: "Range not satisfiable",
+    422: "Idempotency-Key already used",
     429: "Too many requests",
-    500: "An error on this server",
-    503: "Not available",
+    500: "Internal server error",
+    503: "Service not available",
     507: "No space left",
 }
 CODES = {
@@ -72,12 +72,12 @@ CODES = {
     429: "too_many_requests",
 }
 HINTS = {
-    401: "Send `Authorization: Bearer TOKEN`, with a token from the page Tokens or from `manage.py create_token`; or sign in.",
-    404: "The addresses are in the description at /api/v1/schema.",
-    405: "The header Allow names the methods there are.",
-    406: "Ask for application/json.",
+    401: "Send `Authorization: Bearer TOKEN` with a token from the page Tokens or `manage.py create_token`, or sign in.",
+    404: "See /api/v1/schema for the addresses.",
+    405: "The header Allow lists the supported methods.",
+    406: "Accept application/json.",
     415: "Send JSON, with Content-Type: application/json.",
-    429: "Wait as many seconds as the header Retry-After says.",
+    429: "Wait for the number of seconds in the header Retry-After.",
 }
 _RESERVED = frozenset({"type", "title", "status", "detail", "instance", "code", "hint"})
 
@@ -85,7 +85,7 @@ _log = logging.getLogger(__name__)
 
 
 class Refused(exceptions.APIException):
-    """An error of the API's own: status, code, what happened, what to do, and further members."""
+    """An error with its HTTP status, code, detail and hint; *more* are further members of the problem."""
 
     def __init__(
         self,
@@ -106,83 +106,77 @@ class Refused(exceptions.APIException):
 
 
 def body(status: int, code: str, detail: str, hint: str = "", more: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The JSON object of a problem."""
-    kept = {name: value for name, value in (more or {}).items() if name not in _RESERVED}
-    return {
+    """The JSON object of a problem. Members of *more* never replace the standard ones."""
+    standard = {
         "type": f"urn:refserver-backups:problem:{code}",
         "title": _TITLES.get(status, "Error"),
         "status": status,
         "detail": detail,
         "code": code,
         "hint": hint,
-        **kept,
     }
+    return standard | {name: value for name, value in (more or {}).items() if name not in _RESERVED}
 
 
 def plain(status: int, code: str, detail: str, hint: str = "") -> JsonResponse:
-    """A problem outside of the REST framework."""
+    """A problem as a plain Django response."""
     return JsonResponse(body(status, code, detail, hint), status=status, content_type=MEDIA_TYPE)
 
 
 def answer(problem: Exception, context: Mapping[str, Any]) -> Response:
-    """The REST framework's ``EXCEPTION_HANDLER``: whatever a view raised, as a problem. What nobody foresaw is logged."""
-    told = _told(problem)
-    if told is None:
+    """The REST framework's ``EXCEPTION_HANDLER``: any exception as a problem. Unexpected exceptions are logged."""
+    refused = _refused(problem)
+    if refused is None:
         request = getattr(context.get("request"), "_request", None)
-        _log.error("A request to the API failed: %s", getattr(request, "path", "?"), exc_info=problem)
+        _log.error("API request failed: %s", getattr(request, "path", "?"), exc_info=problem)
         got_request_exception.send(sender=type(context.get("view")), request=request)
-        told = Refused(500, "failed", "Something failed that was not foreseen.", "The server's log says what it was.")
-    headers = dict(told.headers)
-    wait = RETRY_AFTER.get(told.code)
+        refused = Refused(500, "failed", "An unexpected error occurred.", "See the server's log.")
+    headers = dict(refused.headers)
+    wait = RETRY_AFTER.get(refused.code)
     if wait is not None:
         headers.setdefault("Retry-After", str(wait))
-    data = body(told.status_code, told.code, str(told.detail), told.hint, told.more)
-    return Response(data, status=told.status_code, headers=headers, content_type=MEDIA_TYPE)
+    data = body(refused.status_code, refused.code, str(refused.detail), refused.hint, refused.more)
+    return Response(data, status=refused.status_code, headers=headers, content_type=MEDIA_TYPE)
 
 
-def of_engine(problem: EngineError) -> Refused:
-    """The engine's error with its code, hint and details."""
-    status = STATUS.get(problem.code, 500)
-    return Refused(status, problem.code, problem.message, problem.hint, more=problem.details)
-
-
-def _told(problem: Exception) -> Refused | None:
+def _refused(problem: Exception) -> Refused | None:
+    """The exception as `Refused`; None for an unexpected one."""
     if isinstance(problem, Refused):
         return problem
     if isinstance(problem, EngineError):
-        found = of_engine(problem)
-        if found.status_code >= 500:
-            _log.error("A request to the API met an error: %s %s", problem.message, problem.hint)
-        return found
+        status = STATUS.get(problem.code, 500)
+        if status >= 500:
+            _log.error("API request failed: %s %s", problem.message, problem.hint)
+        return Refused(status, problem.code, problem.message, problem.hint, more=problem.details)
     if isinstance(problem, exceptions.APIException):
-        return _framework(problem)
+        return _from_framework(problem)
     if isinstance(problem, Http404):
-        return Refused(404, "not_found", str(problem) or "There is nothing at this address.", HINTS[404])
+        return Refused(404, "not_found", str(problem) or "Nothing exists at this address.", HINTS[404])
     if isinstance(problem, DjangoDenied):
-        return Refused(403, "not_allowed", str(problem) or "This account may not do that.")
+        return Refused(403, "not_allowed", str(problem) or "The account lacks the permission.")
     if isinstance(problem, RequestDataTooBig):
-        return Refused(413, "too_large", "The body of the request is too large. Nothing was done.")
+        return Refused(413, "too_large", "The request body is too large. Nothing was done.")
     if isinstance(problem, UnreadablePostError | SuspiciousOperation):
         return Refused(400, "invalid", "The request could not be read. Nothing was done.")
     if isinstance(problem, OperationalError):
-        _log.error("The database did not answer", exc_info=problem)
-        return Refused(503, "database", "The database does not answer. Nothing was changed.", "Try again shortly.")
+        _log.error("The database is not available", exc_info=problem)
+        return Refused(503, "database", "The database is not available. Nothing was changed.", "Try again shortly.")
     return None
 
 
-def _framework(problem: exceptions.APIException) -> Refused:
+def _from_framework(problem: exceptions.APIException) -> Refused:
     status = problem.status_code
     headers = {}
     if (scheme := getattr(problem, "auth_header", None)) is not None:
         headers["WWW-Authenticate"] = scheme
     if (wait := getattr(problem, "wait", None)) is not None:
         headers["Retry-After"] = str(max(1, int(wait)))
-    return Refused(status, CODES.get(status, "failed"), _flat(problem.detail), HINTS.get(status, ""), headers=headers)
+    return Refused(status, CODES.get(status, "failed"), _as_text(problem.detail), HINTS.get(status, ""), headers=headers)
 
 
-def _flat(detail: Any) -> str:
+def _as_text(detail: Any) -> str:
     if isinstance(detail, dict):
-        return " ".join(f"{name}: {_flat(value)}" for name, value in detail.items())
+        return " ".join(f"{name}: {_as_text(value)}" for name, value in detail.items())
     if isinstance(detail, list):
-        return " ".join(_flat(value) for value in detail)
+        return " ".join(map(_as_text, detail))
     return str(detail)

@@ -1,4 +1,4 @@
-"""The OpenAPI description, and a page to read and try it that loads nothing from elsewhere."""
+"""The OpenAPI document, and a page to read and try it that loads nothing from other sites."""
 
 from __future__ import annotations
 
@@ -18,39 +18,34 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from . import problems
-from .operation import Resource, operation
+from .operation import Operation
 
 
 @functools.cache
 def description() -> dict[str, Any]:
-    """The OpenAPI document. It is the same for everybody, and as long as this process lives."""
+    """The OpenAPI document. It is the same for every account, and generated once per process."""
     generator = SchemaGenerator()  # type: ignore[no-untyped-call]
-    found: dict[str, Any] = generator.get_schema(request=None, public=True)  # type: ignore[no-untyped-call]
-    return found
+    document: dict[str, Any] = generator.get_schema(request=None, public=True)  # type: ignore[no-untyped-call]
+    return document
 
 
-class Description(Resource):
-    """The OpenAPI document."""
-
-    tag = "Reference"
-
-    @operation("show_schema", answers={200: {"application/json": {"type": "object"}}})
-    def get(self, request: Request) -> HttpResponseBase:
-        """The OpenAPI 3.1 description of this interface."""
-        return Response(description())
+@Operation(responses={200: {"application/json": {"type": "object"}}})
+def show_schema(request: Request) -> HttpResponseBase:
+    """Get the OpenAPI 3.1 description of this interface."""
+    return Response(description())
 
 
 @csrf_exempt
-def nothing_here(request: HttpRequest) -> HttpResponse:
-    """Whatever else is asked for below this interface's address, by whatever method."""
-    return problems.plain(404, "not_found", "There is nothing at this address.", problems.HINTS[404])
+def not_found(request: HttpRequest) -> HttpResponse:
+    """A problem with 404, for any method and every other address below this interface."""
+    return problems.plain(404, "not_found", "Nothing exists at this address.", problems.HINTS[404])
 
 
 @require_safe
 @never_cache
 @ensure_csrf_cookie
 def page(request: HttpRequest) -> HttpResponse:
-    """The description to read and try, for whoever is signed in to the admin."""
+    """The description to read and try, for users of the admin."""
     if not admin.site.has_permission(request):
         return redirect_to_login(request.get_full_path(), reverse("admin:login"))
     return render(request, "backups/api.html", {"schema": reverse("backups-api:schema")})

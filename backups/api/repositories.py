@@ -1,152 +1,100 @@
-"""Repositories: where backups are, and how much room is left there."""
+"""Repositories: list, show, rescan, verify and prune them."""
 
 from __future__ import annotations
 
 import shutil
 
 from django.db.models import Count, Max, Sum
-from django.http import HttpResponseBase
-from pydantic import BaseModel
 from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 
 from backups.conf import configuration
 from backups.engine.errors import EngineError, UsageError
 from backups.jobs import submit
-from backups.models import IndexedBackup
+from backups.models import IndexedBackup, Job
 
 from .authentication import actor
-from .backups import queued
-from .operation import Resource, operation, reply
-from .schemas import JobShape, Pruning, RepositoryShape, SetProving, SetSummary, WholeRepository
+from .job_operation import job_operation
+from .operation import Operation
+from .schemas.repositories import (
+    PruneRequest,
+    RepositoryDetails,
+    RepositoryList,
+    RepositorySchema,
+    SetSummary,
+    VerifySetRequest,
+)
 
 
-class RepositoryList(BaseModel):
-    """All repositories; the first is the default one."""
-
-    items: list[RepositoryShape]
-
-
-def _about(name: str) -> RepositoryShape:
-    known = configuration()
+def _schema(name: str) -> RepositorySchema:
+    config = configuration()
     try:
-        known.open(name)
-        problem = ""
-    except EngineError as found:
-        problem = found.message
+        config.open(name)
+        message = ""
+    except EngineError as problem:
+        message = problem.message
     try:
-        disk = shutil.disk_usage(known.repositories[name])
+        disk = shutil.disk_usage(config.repositories[name])
     except OSError:
         disk = None
-    return RepositoryShape(
+    return RepositorySchema(
         name=name,
-        default=name == known.default_repository,
-        usable=not problem,
-        problem=problem,
+        default=name == config.default_repository,
+        usable=not message,
+        problem=message,
         free=disk.free if disk else None,
         size=disk.total if disk else None,
     )
 
 
-def _known(name: str) -> str:
-    if name not in configuration().repositories:
-        raise NotFound(f"No repository is named {name!r}. There are: {', '.join(configuration().repositories)}.")
+def _checked(name: str) -> str:
+    """*name*, if it is a repository. Raises `NotFound`."""
+    names = configuration().repositories
+    if name not in names:
+        raise NotFound(f"There is no repository {name!r}. Repositories: {', '.join(names)}.")
     return name
 
 
-class Repositories(Resource):
-    """All of them."""
-
-    tag = "Repositories"
-
-    @operation("list_repositories", "backups.view_backup", answers={200: RepositoryList})
-    def get(self, request: Request) -> HttpResponseBase:
-        """List the repositories, the default one first."""
-        return reply(RepositoryList(items=[_about(name) for name in configuration().repositories]))
+@Operation("backups.view_backup", responses={200: RepositoryList})
+def list_repositories(request: Request) -> RepositoryList:
+    """List repositories, the default one first."""
+    return RepositoryList(items=[_schema(name) for name in configuration().repositories])
 
 
-class Repository(Resource):
-    """One of them."""
+@Operation("backups.view_backup", responses={200: RepositoryDetails})
+def show_repository(request: Request, name: str) -> RepositoryDetails:
+    """Show a repository with its sets, their size, and the free disk space."""
+    repository = _schema(_checked(name))
+    rows = IndexedBackup.objects.filter(repository=name).order_by().values("set")
+    counted = rows.annotate(backups=Count("pk"), stored=Sum("bytes_stored"), newest=Max("time"))
+    sets = [
+        SetSummary(name=row["set"], backups=row["backups"], bytes_stored=row["stored"] or 0, newest=row["newest"])
+        for row in sorted(counted, key=lambda row: row["set"])
+    ]
+    return RepositoryDetails(**repository.model_dump(), sets=sets, bytes_stored=sum(one.bytes_stored for one in sets))
 
-    tag = "Repositories"
 
-    @operation("show_repository", "backups.view_backup", answers={200: WholeRepository})
-    def get(self, request: Request, name: str) -> HttpResponseBase:
-        """Show a repository: its sets, what they take, and what is left of the disk."""
-        about = _about(_known(name))
-        rows = (
-            IndexedBackup.objects.filter(repository=name)
-            .order_by()
-            .values("set")
-            .annotate(backups=Count("pk"), stored=Sum("bytes_stored"), newest=Max("time"))
+@job_operation("backups.create_backup")
+def reindex_repository(request: Request, name: str) -> Job:
+    """Rescan a repository for backups that were made or deleted elsewhere."""
+    return submit.reindex(actor(request), repository=_checked(name))
+
+
+@job_operation("backups.verify_backup", body=VerifySetRequest)
+def verify_repository(request: Request, name: str, *, body: VerifySetRequest) -> Job:
+    """Verify all backups of a set, or the newest one."""
+    return submit.verify(actor(request), repository=_checked(name), set=body.set, everything=body.everything, depth=body.depth)
+
+
+@job_operation("backups.delete_backup", body=PruneRequest)
+def prune_repository(request: Request, name: str, *, body: PruneRequest) -> Job:
+    """Delete the backups that no retention rule keeps, or only report them.
+
+    Held backups, backups that others need, and the newest verified ones (`verified_floor`) always stay.
+    """
+    rules = body.model_dump()
+    if not any(value for rule, value in rules.items() if rule.startswith("keep_")):
+        raise UsageError(
+            "Without a retention rule every backup would be deleted. Nothing was done.", hint="Send a rule such as keep_daily."
         )
-        sets = [
-            SetSummary(name=row["set"], backups=row["backups"], bytes_stored=row["stored"] or 0, newest=row["newest"])
-            for row in sorted(rows, key=lambda row: row["set"])
-        ]
-        return reply(WholeRepository(**about.model_dump(), sets=sets, bytes_stored=sum(one.bytes_stored for one in sets)))
-
-
-class Reindex(Resource):
-    """Read it anew."""
-
-    tag = "Repositories"
-
-    @operation(
-        "reindex_repository",
-        "backups.create_backup",
-        answers={202: JobShape},
-        problems=(503,),
-        once=True,
-        headers={202: ("Location",)},
-    )
-    def post(self, request: Request, name: str) -> HttpResponseBase:
-        """Read a repository anew, for backups that were made or deleted elsewhere."""
-        return queued(request, submit.reindex(actor(request), repository=_known(name)))
-
-
-class Verify(Resource):
-    """Prove what is in it."""
-
-    tag = "Repositories"
-
-    @operation(
-        "verify_repository",
-        "backups.verify_backup",
-        body=SetProving,
-        answers={202: JobShape},
-        problems=(503,),
-        once=True,
-        headers={202: ("Location",)},
-    )
-    def post(self, request: Request, name: str, *, body: SetProving) -> HttpResponseBase:
-        """Verify all backups of a set, or its newest."""
-        arguments = {"repository": _known(name), "set": body.set, "everything": body.everything, "depth": body.depth}
-        return queued(request, submit.verify(actor(request), **arguments))
-
-
-class Prune(Resource):
-    """Make room in it."""
-
-    tag = "Repositories"
-
-    @operation(
-        "prune_repository",
-        "backups.delete_backup",
-        body=Pruning,
-        answers={202: JobShape},
-        problems=(503,),
-        once=True,
-        headers={202: ("Location",)},
-    )
-    def post(self, request: Request, name: str, *, body: Pruning) -> HttpResponseBase:
-        """Delete the backups that no rule keeps, or only say which they are.
-
-        Held backups, those that others need, and the newest verified ones (`verified_floor`) always stay.
-        """
-        rules = body.model_dump()
-        if not any(value for name, value in rules.items() if name.startswith("keep_")):
-            raise UsageError(
-                "No rule says what to keep, so everything would go. Nothing was done.", hint="Give keep_daily or the like."
-            )
-        return queued(request, submit.prune(actor(request), repository=_known(name), **rules))
+    return submit.prune(actor(request), repository=_checked(name), **rules)

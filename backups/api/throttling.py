@@ -1,16 +1,16 @@
-"""How often one may ask. Counted in Django's cache (setting ``CACHES``): with several web processes, give them one in common.
+"""Request rates, counted in Django's cache (setting ``CACHES``): several web processes need a shared one.
 
-Rates are the REST framework's: ``REST_FRAMEWORK["DEFAULT_THROTTLE_RATES"]``, a number and ``second``, ``minute``, ``hour`` or
-``day``; None for no limit.
+``REST_FRAMEWORK["DEFAULT_THROTTLE_RATES"]`` replaces the defaults: a number per ``second``, ``minute``, ``hour`` or ``day``, or
+None for no limit.
 
 ==================  ==========  ===============================================================================
-name                rate        of what
+name                rate        counts
 ==================  ==========  ===============================================================================
-``caller``          600/minute  requests with one token, or of one account's sessions
-``changes``         120/minute  of these, requests that change something
-``anonymous``       60/minute   requests from one address by nobody in particular
-``bad_tokens``      20/minute   wrong tokens from one address
-``audit_verify``    6/minute    readings of the whole audit by one caller
+``caller``          600/minute  requests of one token, or of one account's sessions
+``changes``         120/minute  those of them that change something
+``anonymous``       60/minute   unauthenticated requests from one address
+``bad_tokens``      20/minute   invalid tokens from one address
+``audit_verify``    6/minute    verifications of the whole audit by one caller
 ==================  ==========  ===============================================================================
 """
 
@@ -41,29 +41,29 @@ DEFAULTS: dict[str, str | None] = {
 
 class _Rate(SimpleRateThrottle):
     def get_rate(self) -> str | None:
-        """The rate of the settings, or the default."""
+        """The configured rate, or the default."""
         scope = str(self.scope)
-        given: dict[str, Any] = api_settings.DEFAULT_THROTTLE_RATES or {}
-        rate: str | None = given.get(scope, DEFAULTS[scope])
+        configured: dict[str, Any] = api_settings.DEFAULT_THROTTLE_RATES or {}
+        rate: str | None = configured.get(scope, DEFAULTS[scope])
         return rate
 
-    def _named(self, who: str) -> str:
-        return f"backups.api.{self.scope}.{who}"
+    def _key(self, subject: str) -> str:
+        return f"backups.api.{self.scope}.{subject}"
 
 
 class CallerRate(_Rate):
-    """Of a token or an account."""
+    """Requests of one token or account."""
 
     scope = "caller"
 
     def get_cache_key(self, request: Request, view: APIView) -> str | None:
         """None: not limited by this rate."""
-        who = caller(request)
-        return self._named(who) if who else None
+        subject = caller(request)
+        return self._key(subject) if subject else None
 
 
 class ChangesRate(CallerRate):
-    """Of those, what changes something."""
+    """Requests of one token or account that change something."""
 
     scope = "changes"
 
@@ -73,47 +73,47 @@ class ChangesRate(CallerRate):
 
 
 class AnonymousRate(_Rate):
-    """Of an address, without token or session."""
+    """Requests from one address with neither token nor session."""
 
     scope = "anonymous"
 
     def get_cache_key(self, request: Request, view: APIView) -> str | None:
         """None: not limited by this rate."""
-        return None if caller(request) else self._named(address_of(request._request))
+        return None if caller(request) else self._key(address_of(request._request))
 
 
 class AuditVerifyRate(CallerRate):
-    """Of readings of the whole audit."""
+    """Verifications of the whole audit."""
 
     scope = "audit_verify"
 
 
 class BadTokens(_Rate):
-    """Of wrong tokens from an address."""
+    """Invalid tokens from one address."""
 
     scope = "bad_tokens"
 
     @classmethod
     def count(cls, request: Request) -> None:
-        """Note a wrong token. Raises `Refused` with 429 when there were too many."""
+        """Count an invalid token. Raises `Refused` with 429 if there were too many."""
         rate = cls()
-        if not rate.allow_request(request, None):  # type: ignore[arg-type]  # the view is not looked at
+        if not rate.allow_request(request, None):  # type: ignore[arg-type]  # the key does not depend on the view
             wait = max(1, int(rate.wait() or 1))
             raise Refused(
                 429,
                 "too_many_requests",
-                "Too many wrong tokens came from this address. Nothing was done.",
-                f"Wait {wait} s, and send a good one.",
+                "Too many invalid tokens came from this address. Nothing was done.",
+                f"Wait {wait} s, then send a valid token.",
                 headers={"Retry-After": str(wait)},
             )
 
     def get_cache_key(self, request: Request, view: Any) -> str:
-        """By address."""
-        return self._named(address_of(request._request))
+        """The key of the client's address."""
+        return self._key(address_of(request._request))
 
 
 def caller(request: Request) -> str:
-    """The token, or the account, that a request is from; empty for nobody."""
+    """Identifies the token or account of a request; empty for an anonymous one."""
     if isinstance(request.auth, ApiToken):
         return f"token:{request.auth.pk}"
     return f"account:{request.user.pk}" if request.user and request.user.is_authenticated else ""

@@ -1,4 +1,4 @@
-"""Tokens: who may use this interface."""
+"""API tokens: list, create, show and revoke them."""
 
 from __future__ import annotations
 
@@ -16,24 +16,23 @@ from rest_framework.request import Request
 from backups.identity import tokens
 from backups.models import ApiToken
 
-from . import schemas
 from .authentication import actor, token_of
-from .operation import Resource, operation, reply
+from .operation import Operation, reply
 from .paging import Page, page
 from .permissions import allowed, require
 from .problems import Refused
-from .schemas import IssuedToken, NewToken, TokenQuery, TokenShape
+from .schemas.tokens import IssuedToken, NewToken, TokenQuery, TokenSchema
 
 VIEW, ISSUE, REVOKE = "backups.view_token", "backups.issue_token", "backups.revoke_token"
-_OTHERS = "Needs the permission `backups.issue_token` (scope `tokens`); for those of others also "
+_NEEDS = "Needs the permission `backups.issue_token` (scope `tokens`); tokens of other accounts also need "
 
 
 def _own(request: Request) -> Q:
     return Q(user_id=str(request.user.pk), username=request.user.get_username())
 
 
-def _found(request: Request, token_id: int, permission: str) -> ApiToken:
-    """The token of an address: one's own, or with *permission* anybody's. Raises `NotFound`."""
+def _find_token(request: Request, token_id: int, permission: str) -> ApiToken:
+    """A token of the caller, or with *permission* of any account. Raises `NotFound`."""
     rows = ApiToken.objects.filter(pk=token_id)
     row = (rows if allowed(request, permission) else rows.filter(_own(request))).first()
     if row is None:
@@ -41,64 +40,53 @@ def _found(request: Request, token_id: int, permission: str) -> ApiToken:
     return row
 
 
-class Tokens(Resource):
-    """All of them."""
-
-    tag = "Tokens"
-
-    @operation(
-        "list_tokens", ISSUE, depends=f"{_OTHERS}`backups.view_token`.", query=TokenQuery, answers={200: Page[TokenShape]}
-    )
-    def get(self, request: Request, *, query: TokenQuery) -> HttpResponseBase:
-        """List tokens, newest first: your own, or everybody's."""
-        rows = ApiToken.objects.all()
-        if query.everybody:
-            require(request, VIEW)
-        else:
-            rows = rows.filter(_own(request))
-        if query.usable is not None:
-            good = Q(revoked=None) & (Q(expires=None) | Q(expires__gt=timezone.now()))
-            rows = rows.filter(good if query.usable else ~good)
-        items, following = page(rows, ("created", "pk"), query, request.path)
-        return reply(Page[TokenShape](items=[schemas.token(row) for row in items], next=following))
-
-    @operation("create_token", ISSUE, body=NewToken, answers={201: IssuedToken}, once=True, headers={201: ("Location",)})
-    def post(self, request: Request, *, body: NewToken) -> HttpResponseBase:
-        """Make a token for yourself. Its secret is in this answer and nowhere else.
-
-        A token makes only tokens whose scopes it has itself.
-        """
-        mine = token_of(request)
-        scopes: list[str] = list(body.scopes)
-        beyond = sorted(set(scopes) - set(mine.scopes)) if mine is not None else []
-        if beyond:
-            raise Refused(
-                403,
-                "scope",
-                f"The token {mine.name if mine else ''} has not the scopes {', '.join(beyond)} itself. No token was made.",
-                "Ask for fewer, or make it while signed in.",
-                more={"scopes": beyond},
-            )
-        user: Any = request.user
-        assert isinstance(user, AbstractUser)
-        expires = timezone.now() + timedelta(days=body.days) if body.days is not None else None
-        issued = tokens.issue_token(actor(request), user, body.name, scopes, expires)
-        shape = IssuedToken(**schemas.token(issued.token).model_dump(), secret=issued.secret)
-        return reply(shape, 201, Location=reverse("backups-api:token", args=[issued.token.pk]))
+@Operation(ISSUE, needs=f"{_NEEDS}`backups.view_token`.", query=TokenQuery, responses={200: Page[TokenSchema]})
+def list_tokens(request: Request, *, query: TokenQuery) -> Page[TokenSchema]:
+    """List tokens, newest first: your own, or those of all accounts."""
+    rows = ApiToken.objects.all()
+    if query.everybody:
+        require(request, VIEW)
+    else:
+        rows = rows.filter(_own(request))
+    if query.usable is not None:
+        usable = Q(revoked=None) & (Q(expires=None) | Q(expires__gt=timezone.now()))
+        rows = rows.filter(usable if query.usable else ~usable)
+    items, following = page(rows, ("created", "pk"), query, request.path)
+    return Page[TokenSchema](items=[TokenSchema.model_validate(row) for row in items], next=following)
 
 
-class Token(Resource):
-    """One of them."""
+@Operation(ISSUE, body=NewToken, responses={201: IssuedToken}, idempotency_key=True, headers={201: ("Location",)})
+def create_token(request: Request, *, body: NewToken) -> HttpResponseBase:
+    """Create a token for your own account.
 
-    tag = "Tokens"
+    Its secret is in this response only. A token can create only tokens with scopes that it has itself.
+    """
+    parent = token_of(request)
+    scopes: list[str] = list(body.scopes)
+    missing = sorted(set(scopes) - set(parent.scopes)) if parent is not None else []
+    if parent is not None and missing:
+        raise Refused(
+            403,
+            "scope",
+            f"The token {parent.name} lacks the scopes {', '.join(missing)} itself. No token was created.",
+            "Request fewer scopes, or create the token with a session.",
+            more={"scopes": missing},
+        )
+    user: Any = request.user
+    assert isinstance(user, AbstractUser)
+    expires = timezone.now() + timedelta(days=body.days) if body.days is not None else None
+    issued = tokens.issue_token(actor(request), user, body.name, scopes, expires)
+    model = IssuedToken(**TokenSchema.model_validate(issued.token).model_dump(), secret=issued.secret)
+    return reply(model, 201, location=reverse("backups-api:token", args=[issued.token.pk]))
 
-    @operation("show_token", ISSUE, depends=f"{_OTHERS}`backups.view_token`.", answers={200: TokenShape})
-    def get(self, request: Request, token_id: int) -> HttpResponseBase:
-        """Show a token."""
-        return reply(schemas.token(_found(request, token_id, VIEW)))
 
-    @operation("revoke_token", ISSUE, depends=f"{_OTHERS}`backups.revoke_token`.", answers={204: None})
-    def delete(self, request: Request, token_id: int) -> HttpResponseBase:
-        """Revoke a token: it is good for nothing from now on."""
-        tokens.revoke_token(actor(request), _found(request, token_id, REVOKE))
-        return reply(None, 204)
+@Operation(ISSUE, needs=f"{_NEEDS}`backups.view_token`.", responses={200: TokenSchema})
+def show_token(request: Request, token_id: int) -> TokenSchema:
+    """Show a token."""
+    return TokenSchema.model_validate(_find_token(request, token_id, VIEW))
+
+
+@Operation(ISSUE, needs=f"{_NEEDS}`backups.revoke_token`.", responses={204: None})
+def revoke_token(request: Request, token_id: int) -> None:
+    """Revoke a token. It is invalid from now on."""
+    tokens.revoke_token(actor(request), _find_token(request, token_id, REVOKE))

@@ -1,14 +1,15 @@
-"""The addresses: ``path("api/v1/", include("backups.api.urls"))``, and ``earlier`` before the pages.
+"""All addresses of the interface: ``path("api/v1/", include("backups.api.urls"))``.
 
-Another app adds routes below ``/api/v1/`` by being included before this one, which answers 404 for all that it does not know::
+Another app adds routes below ``/api/v1/`` by an include before this one, which returns 404 for every other address::
 
     path("api/v1/consistency/", include(consistency_api.urlpatterns)),
     path("api/v1/", include("backups.api.urls")),
 
-Those of the project itself are declared as these are (`operation`). An app that knows nothing of this one has plain views of
-the REST framework. With the settings of `refserver.settings` (``REST_FRAMEWORK``) they take the
-same tokens and sessions, answer errors as problems, are throttled, and appear in the description. They say which permission a
-method takes in an attribute: ``permissions = {"GET": "consistency.view_check", "POST": "consistency.run_check"}``.
+The project itself declares its routes like these (`operation`, `resource`). An app that does not import this one uses plain
+views of the REST framework. With the setting ``REST_FRAMEWORK`` of `refserver.settings` they accept the same tokens and
+sessions, return errors as problems, are throttled, and appear in the description. An attribute names the permission of each
+method:
+``permissions = {"GET": "consistency.view_check", "POST": "consistency.run_check"}``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from django.urls import URLPattern, path, re_path, register_converter
 
 from backups.engine.names import BACKUP_ID, NAME
 
-from . import audit, backups, jobs, reference, repositories, schedules, status, tokens
+from . import audit, backups, jobs, plans, reference, repositories, status, tokens
+from .resource import OneRepresentation, resource
+from .throttling import AnonymousRate, AuditVerifyRate, CallerRate
 
 
 class _BackupId:
@@ -48,43 +51,57 @@ class _Number:
         return str(value)
 
 
-for _kind, _called in ((_BackupId, "backup_id"), (_Name, "rb_name"), (_FileName, "rb_file"), (_Number, "rb_number")):
-    register_converter(_kind, _called)
+for _converter, _name in ((_BackupId, "backup_id"), (_Name, "rb_name"), (_FileName, "rb_file"), (_Number, "rb_number")):
+    register_converter(_converter, _name)
+
+_BACKUP, _JOB = "backups/<backup_id:backup_id>", "jobs/<uuid:job_id>"
+_PLAN, _REPOSITORY = "schedules/<rb_name:name>", "repositories/<rb_name:name>"
 
 app_name = "backups-api"
 urlpatterns: list[URLPattern] = [
-    path("backups", backups.Backups.as_view(), name="backups"),
-    path("backups/<backup_id:backup_id>", backups.Backup.as_view(), name="backup"),
-    path("backups/<backup_id:backup_id>/verify", backups.Verify.as_view()),
-    path("backups/<backup_id:backup_id>/drill", backups.Drill.as_view()),
-    path("backups/<backup_id:backup_id>/preview", backups.Preview.as_view()),
-    path("backups/<backup_id:backup_id>/restore", backups.Restore.as_view()),
-    path("backups/<backup_id:backup_id>/hold", backups.Hold.as_view()),
-    path("backups/<backup_id:backup_id>/release", backups.Release.as_view()),
-    path("backups/<backup_id:backup_id>/files/<rb_file:file_name>", backups.Download.as_view(), name="download"),
-    path("jobs", jobs.Jobs.as_view(), name="jobs"),
-    path("jobs/<uuid:job_id>", jobs.Job.as_view(), name="job"),
-    path("jobs/<uuid:job_id>/cancel", jobs.Cancel.as_view()),
-    path("jobs/<uuid:job_id>/again", jobs.Again.as_view()),
-    path("jobs/<uuid:job_id>/log", jobs.Log.as_view()),
-    path("schedules", schedules.ScheduleList.as_view(), name="schedules"),
-    path("schedules/<rb_name:name>", schedules.Schedule.as_view(), name="schedule"),
-    path("schedules/<rb_name:name>/run", schedules.Run.as_view()),
-    path("schedules/<rb_name:name>/pause", schedules.Pause.as_view()),
-    path("schedules/<rb_name:name>/resume", schedules.Resume.as_view()),
-    path("schedule-times", schedules.TimesOf.as_view()),
-    path("repositories", repositories.Repositories.as_view(), name="repositories"),
-    path("repositories/<rb_name:name>", repositories.Repository.as_view(), name="repository"),
-    path("repositories/<rb_name:name>/reindex", repositories.Reindex.as_view()),
-    path("repositories/<rb_name:name>/verify", repositories.Verify.as_view()),
-    path("repositories/<rb_name:name>/prune", repositories.Prune.as_view()),
-    path("audit", audit.Audit.as_view(), name="audit"),
-    path("audit/verify", audit.Verify.as_view()),
-    path("tokens", tokens.Tokens.as_view(), name="tokens"),
-    path("tokens/<rb_number:token_id>", tokens.Token.as_view(), name="token"),
-    path("status", status.Safe.as_view(), name="status"),
-    path("readiness", status.ReadinessOf.as_view(), name="readiness"),
-    path("schema", reference.Description.as_view(), name="schema"),
+    path("backups", resource("Backups", get=backups.list_backups, post=backups.create_backup), name="backups"),
+    path(_BACKUP, resource("Backups", get=backups.show_backup, delete=backups.delete_backup), name="backup"),
+    path(f"{_BACKUP}/verify", resource("Backups", post=backups.verify_backup)),
+    path(f"{_BACKUP}/drill", resource("Backups", post=backups.drill_backup)),
+    path(f"{_BACKUP}/preview", resource("Backups", post=backups.preview_restore)),
+    path(f"{_BACKUP}/restore", resource("Backups", post=backups.restore_backup)),
+    path(f"{_BACKUP}/hold", resource("Backups", post=backups.hold_backup)),
+    path(f"{_BACKUP}/release", resource("Backups", post=backups.release_backup)),
+    path(
+        f"{_BACKUP}/files/<rb_file:file_name>",
+        resource("Backups", get=backups.download_backup, content_negotiation_class=OneRepresentation),
+        name="download",
+    ),
+    path("jobs", resource("Jobs", get=jobs.list_jobs), name="jobs"),
+    path(_JOB, resource("Jobs", get=jobs.show_job), name="job"),
+    path(f"{_JOB}/cancel", resource("Jobs", post=jobs.cancel_job)),
+    path(f"{_JOB}/again", resource("Jobs", post=jobs.run_job_again)),
+    path(f"{_JOB}/log", resource("Jobs", get=jobs.read_job_log)),
+    path("schedules", resource("Schedules", get=plans.list_schedules, post=plans.create_schedule), name="schedules"),
+    path(
+        _PLAN,
+        resource("Schedules", get=plans.show_schedule, patch=plans.change_schedule, delete=plans.delete_schedule),
+        name="schedule",
+    ),
+    path(f"{_PLAN}/run", resource("Schedules", post=plans.run_schedule)),
+    path(f"{_PLAN}/pause", resource("Schedules", post=plans.pause_schedule)),
+    path(f"{_PLAN}/resume", resource("Schedules", post=plans.resume_schedule)),
+    path("schedule-times", resource("Schedules", get=plans.preview_schedule)),
+    path("repositories", resource("Repositories", get=repositories.list_repositories), name="repositories"),
+    path(_REPOSITORY, resource("Repositories", get=repositories.show_repository), name="repository"),
+    path(f"{_REPOSITORY}/reindex", resource("Repositories", post=repositories.reindex_repository)),
+    path(f"{_REPOSITORY}/verify", resource("Repositories", post=repositories.verify_repository)),
+    path(f"{_REPOSITORY}/prune", resource("Repositories", post=repositories.prune_repository)),
+    path("audit", resource("Audit", get=audit.list_audit), name="audit"),
+    path(
+        "audit/verify",
+        resource("Audit", get=audit.verify_audit, throttle_classes=(AnonymousRate, CallerRate, AuditVerifyRate)),
+    ),
+    path("tokens", resource("Tokens", get=tokens.list_tokens, post=tokens.create_token), name="tokens"),
+    path("tokens/<rb_number:token_id>", resource("Tokens", get=tokens.show_token, delete=tokens.revoke_token), name="token"),
+    path("status", resource("Status", get=status.show_status), name="status"),
+    path("readiness", resource("Status", get=status.show_readiness), name="readiness"),
+    path("schema", resource("Reference", get=reference.show_schema), name="schema"),
     path("docs", reference.page, name="docs"),
-    re_path("", reference.nothing_here),
+    re_path("", reference.not_found),
 ]

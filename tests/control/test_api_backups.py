@@ -99,7 +99,7 @@ def test_a_restore_in_place_wants_the_id_and_of_a_session_the_password(site):
     problem(send(program, path, {"to": "in_place", "confirm": "latest"}), 409, "restore_refused")
     person = site.client("ada", "restorer")
     wish = {"to": "in_place", "confirm": made.backup_id}
-    assert "takes the password" in problem(send(person, path, wish), 403, "password")["detail"]
+    assert "requires the password" in problem(send(person, path, wish), 403, "password")["detail"]
     problem(send(person, path, {**wish, "password": "guess"}), 403, "password")
     assert not Job.objects.filter(kind="restore_in_place").exists()
     job = told(send(person, path, {**wish, "password": PASSWORD}), 202)

@@ -122,7 +122,7 @@ def test_a_problem_has_no_more_than_one_meaning_for_a_name():
     body = problems.body(400, "usage", "It is wrong.", "Do this.", {"status": 7, "code": "other", "problems": ["a"]})
     assert json.loads(json.dumps(body)) == {
         "type": "urn:refserver-backups:problem:usage",
-        "title": "The request is wrong",
+        "title": "Invalid request",
         "status": 400,
         "detail": "It is wrong.",
         "code": "usage",

@@ -109,7 +109,7 @@ def test_a_crash_in_between_leaves_no_job_and_the_key_is_taken_over(empty_site, 
     monkeypatch.undo()
     assert not Job.objects.exists() and IdempotencyKey.objects.get().status is None
     problem(send(client, BACKUPS, {}, Idempotency_Key="k"), 409, "idempotency_key_in_use")
-    IdempotencyKey.objects.update(created=timezone.now() - idempotency.GIVEN_UP - timedelta(seconds=1))
+    IdempotencyKey.objects.update(created=timezone.now() - idempotency.ABANDONED_AFTER - timedelta(seconds=1))
     told(send(client, BACKUPS, {}, Idempotency_Key="k"), 202)
     assert Job.objects.count() == 1
 

@@ -66,7 +66,7 @@ def test_the_tables_are_current():
 def test_every_code_of_the_interface_is_in_the_table():
     """Each code that the interface's own sources name."""
     named = set()
-    for source in (PAGE.parents[2] / "backups" / "api").glob("*.py"):
+    for source in (PAGE.parents[2] / "backups" / "api").rglob("*.py"):
         named |= set(re.findall(r"Refused\(\s*\d{3},\s*\"(\w+)\"", source.read_text(encoding="utf-8")))
     listed = set(re.findall(r"`(\w+)`", tables()["codes"]))
     assert named <= listed, named - listed

@@ -41,7 +41,7 @@ def test_it_is_read_anew_verified_and_pruned(site):
     assert IndexedBackup.objects.count() == 2
     assert len(done["verify"].result["results"]) == 2
     assert done["prune"].result["dry_run"] and len(done["prune"].result["removed"]) == 1
-    assert "everything would go" in problem(send(client, f"{REPOSITORIES}/main/prune", {}), 400, "usage")["detail"]
+    assert "every backup would be deleted" in problem(send(client, f"{REPOSITORIES}/main/prune", {}), 400, "usage")["detail"]
     for verb in ("reindex", "verify", "prune"):
         problem(send(client, f"{REPOSITORIES}/other/{verb}", {"keep_last": 1} if verb == "prune" else None), 404, "not_found")
 

@@ -31,20 +31,20 @@ def test_status_is_the_verdict_of_the_overview_and_readiness_the_score(site):
 def test_the_probe_wants_databases_queue_and_worker(empty_site):
     ask = Client()
     missing = told_plainly(ask.get("/readyz"), 503)
-    assert missing["status"] == "not_ready" and missing["checks"]["worker"] == {"ok": False, "says": "has not started yet"}
+    assert missing["status"] == "not_ready" and missing["checks"]["worker"] == {"ok": False, "says": "not started yet"}
     worker = Worker.objects.create(host=HOST)
     ready = told_plainly(ask.get("/readyz"), 200)
     assert ready["status"] == "ready" and all(check["ok"] for check in ready["checks"].values())
     Worker.objects.filter(pk=worker.pk).update(beat=timezone.now() - timedelta(minutes=10))
-    assert "silent for 60" in told_plainly(ask.get("/readyz"), 503)["checks"]["worker"]["says"]
+    assert "no heartbeat for 60" in told_plainly(ask.get("/readyz"), 503)["checks"]["worker"]["says"]
     Worker.objects.filter(pk=worker.pk).update(beat=timezone.now())
     for alias, name in (("default", "REFSERVER_DATABASE"), ("control", "REFSERVER_CONTROL_DATABASE")):
         connections.close_all()
         file = empty_site.places.settings[name]
         file.rename(file.with_suffix(".away"))
-        file.write_bytes(b"this is no database, and long enough to be told so" * 100)
+        file.write_bytes(b"this is not a database, and long enough to be recognised as such" * 100)
         found = told_plainly(ask.get("/readyz"), 503)["checks"]
-        assert found["database"] == {"ok": False, "says": f"the database {alias} does not answer"}
+        assert found["database"] == {"ok": False, "says": f"the database {alias} is not available"}
         connections.close_all()
         file.with_suffix(".away").rename(file)
     assert told_plainly(ask.get("/readyz"), 200)["status"] == "ready"

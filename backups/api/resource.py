@@ -1,0 +1,87 @@
+"""The view behind every address of this interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from django.http import HttpResponseBase
+from rest_framework.negotiation import BaseContentNegotiation
+from rest_framework.parsers import JSONParser
+from rest_framework.renderers import JSONRenderer
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.throttling import BaseThrottle
+from rest_framework.views import APIView
+
+from . import problems
+from .authentication import AdminSession, Bearer
+from .openapi import Describer
+from .operation import Handler
+from .permissions import Permitted
+from .throttling import AnonymousRate, CallerRate, ChangesRate
+
+
+class Resource(APIView):
+    """Authenticates, throttles and authorises every request, and returns errors as problems, whatever the settings."""
+
+    http_method_names = ["get", "head", "post", "patch", "delete"]  # noqa: RUF012  # Django's own
+    authentication_classes = (Bearer, AdminSession)
+    permission_classes = (Permitted,)
+    throttle_classes: Any = (AnonymousRate, CallerRate, ChangesRate)
+    parser_classes = (JSONParser,)
+    renderer_classes = (JSONRenderer,)
+    schema = Describer()
+    tag = ""
+    """The heading of its operations in the OpenAPI description."""
+
+    def get_exception_handler(self) -> Callable[..., Response]:
+        """Problems (RFC 9457)."""
+        return problems.answer
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        """Authenticate, throttle, authorise: in this order, so that anonymous requests are throttled too."""
+        self.format_kwarg = None
+        request.accepted_renderer, request.accepted_media_type = self.perform_content_negotiation(request)
+        request.version = request.versioning_scheme = None
+        self.perform_authentication(request)
+        self.check_throttles(request)
+        self.check_permissions(request)
+
+    def get_throttles(self) -> list[BaseThrottle]:
+        """The rates of this address."""
+        return [rate() for rate in self.throttle_classes]
+
+    def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
+        """Forbids caches to store the response."""
+        response = super().finalize_response(request, response, *args, **kwargs)
+        response.headers.setdefault("Cache-Control", "private, no-store")
+        return response
+
+
+class OneRepresentation(BaseContentNegotiation):
+    """Ignores ``Accept``, for addresses with a single representation."""
+
+    def select_parser(self, request: Request, parsers: Any) -> Any:
+        """The first parser."""
+        return parsers[0]
+
+    def select_renderer(self, request: Request, renderers: Any, format_suffix: str | None = None) -> Any:
+        """The first renderer, and its media type."""
+        return renderers[0], renderers[0].media_type
+
+
+def resource(
+    tag: str,
+    *,
+    get: Handler | None = None,
+    post: Handler | None = None,
+    patch: Handler | None = None,
+    delete: Handler | None = None,
+    **attributes: Any,
+) -> Callable[..., HttpResponseBase]:
+    """A view with these operations under the heading *tag*; *attributes* replace those of `Resource`."""
+    handlers = {"get": get, "post": post, "patch": patch, "delete": delete}
+    methods = {name: staticmethod(handler) for name, handler in handlers.items() if handler is not None}
+    view: type[Resource] = type("Resource", (Resource,), {"tag": tag, **methods, **attributes})
+    return view.as_view()

@@ -1,0 +1,40 @@
+"""Base classes and field types of all schemas."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, StringConstraints
+
+from backups.engine.types import LONGEST_NOTE
+
+Text = Annotated[str, StringConstraints(max_length=200)]
+Note = Annotated[str, StringConstraints(max_length=LONGEST_NOTE)]
+
+
+def _require_date_and_time(value: Any) -> Any:
+    if not isinstance(value, str) or "T" not in value.upper():
+        raise ValueError("write it as 2026-11-20T10:00:00Z")  # pydantic would read a bare number as seconds
+    return value
+
+
+def _to_utc(moment: datetime) -> datetime:
+    if not 1970 <= moment.year <= 9998:
+        raise ValueError("give a year from 1970 to 9998")
+    return moment.astimezone(UTC)
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_require_date_and_time), AfterValidator(_to_utc)]
+
+
+class RequestModel(BaseModel):
+    """A request body or query: immutable, and unknown members are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ResponseModel(BaseModel):
+    """A response body, which may be read from a model instance."""
+
+    model_config = ConfigDict(from_attributes=True, frozen=True)
