@@ -46,7 +46,7 @@ class Operation:
     responses: Mapping[int, Any] = field(default_factory=dict)
     """The model of each successful status, None for no body."""
     problems: tuple[int, ...] = ()
-    """Error statuses in addition to those that every route may return."""
+    """Error statuses that not every route may return."""
     idempotency_key: bool = False
     """Accepts an ``Idempotency-Key``."""
     headers: Mapping[int, tuple[str, ...]] = field(default_factory=dict)

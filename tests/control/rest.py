@@ -1,4 +1,4 @@
-"""Ask the REST interface, and look at its answers."""
+"""Send requests to the REST interface and check the responses."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ JOBS = "/api/v1/jobs"
 
 
 def bearer(site: Site, name: str, *groups: str, scopes: tuple[str, ...] = EVERY_SCOPE, superuser: bool = False) -> Client:
-    """A program with a token of the account *name*, which is made. Rates start anew."""
+    """A client with a token of the new account *name*. Resets the rates."""
     cache.clear()
     return with_token(tokens.issue(site.person(name, *groups, superuser=superuser), f"{name}'s", scopes, None).secret)
 
 
 def with_token(secret: str) -> Client:
-    """A program that sends *secret*."""
+    """A client that sends *secret*."""
     return Client(headers={"Authorization": f"Bearer {secret}"})
 
 
-def told(response: Any, status: int) -> Any:
-    """The JSON of an answer whose status must be *status*."""
+def json_of(response: Any, status: int) -> Any:
+    """The JSON of a response, whose status must be *status*."""
     assert response.status_code == status, response.content
     if status == 204:
         assert response.content == b""
@@ -39,8 +39,8 @@ def told(response: Any, status: int) -> Any:
 
 
 def problem(response: Any, status: int, code: str) -> dict[str, Any]:
-    """The problem of an answer, whole."""
-    found = told(response, status)
+    """The problem of a response, whose status and code must be these."""
+    found = json_of(response, status)
     assert (found["code"], found["status"], found["type"]) == (code, status, f"urn:refserver-backups:problem:{code}")
     assert found["title"] and found["detail"]
     return found

@@ -1,4 +1,4 @@
-"""Backups over REST: from the wish to the restore."""
+"""Backups over REST."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from backups.models import AuditEntry, IndexedBackup, Job
 from refserver.library.models import Paper
 from tests.control.conftest import PASSWORD
 from tests.control.many import many
-from tests.control.rest import BACKUPS, bearer, problem, send, told
+from tests.control.rest import BACKUPS, bearer, json_of, problem, send
 
 
-def test_a_backup_is_asked_for_made_shown_held_and_deleted(site):
+def test_backup_life_cycle(site):
     client = bearer(site, "ada", superuser=True)
     asked = send(client, BACKUPS, {"kind": "full", "note": "by program"})
-    job = told(asked, 202)
+    job = json_of(asked, 202)
     assert asked.headers["Location"] == f"/api/v1/jobs/{job['id']}"
     assert (job["state"], job["via"], job["by"]) == ("queued", "api", "ada")
     site.work()
-    done = told(client.get(asked.headers["Location"]), 200)
+    done = json_of(client.get(asked.headers["Location"]), 200)
     assert done["state"] == "succeeded", done["error"]
-    [listed] = told(client.get(BACKUPS), 200)["items"]
+    [listed] = json_of(client.get(BACKUPS), 200)["items"]
     assert (listed["id"], listed["kind"], listed["proof"], listed["note"]) == (
         done["backup_id"],
         "full",
@@ -35,19 +35,18 @@ def test_a_backup_is_asked_for_made_shown_held_and_deleted(site):
     assert listed["job"] == job["id"]
     child = site.done(submit.back_up(site.actor, backup="incremental"))
 
-    whole = told(client.get(f"{BACKUPS}/{listed['id']}"), 200)
+    whole = json_of(client.get(f"{BACKUPS}/{listed['id']}"), 200)
     assert whole["manifest"]["id"] == listed["id"] and whole["proof_history"][0]["ok"]
     assert whole["lineage"] == {"needs": [], "needed_by": [child.backup_id]}
-    assert told(client.get(f"{BACKUPS}/{child.backup_id}"), 200)["lineage"]["needs"] == [listed["id"]]
-    assert told(client.get(f"{BACKUPS}/latest"), 200)["id"] == child.backup_id
+    assert json_of(client.get(f"{BACKUPS}/{child.backup_id}"), 200)["lineage"]["needs"] == [listed["id"]]
+    assert json_of(client.get(f"{BACKUPS}/latest"), 200)["id"] == child.backup_id
 
-    assert (
-        told(send(client, f"{BACKUPS}/{child.backup_id}/hold", {"note": "for the audit"}), 200)["hold_note"] == "for the audit"
-    )
+    held = json_of(send(client, f"{BACKUPS}/{child.backup_id}/hold", {"note": "for the audit"}), 200)
+    assert held["hold_note"] == "for the audit"
     refused = problem(client.delete(f"{BACKUPS}/{child.backup_id}"), 400, "usage")
     assert "held: for the audit" in refused["detail"] and refused["hint"] == "Release it first."
-    assert not told(send(client, f"{BACKUPS}/{child.backup_id}/release"), 200)["held"]
-    deletion = told(client.delete(f"{BACKUPS}/{child.backup_id}"), 202)
+    assert not json_of(send(client, f"{BACKUPS}/{child.backup_id}/release"), 200)["held"]
+    deletion = json_of(client.delete(f"{BACKUPS}/{child.backup_id}"), 202)
     assert site.done(Job.objects.get(pk=deletion["id"])).state == "succeeded"
     problem(client.get(f"{BACKUPS}/{child.backup_id}"), 404, "no_backup")
 
@@ -55,21 +54,21 @@ def test_a_backup_is_asked_for_made_shown_held_and_deleted(site):
     assert (entry.who, entry.via, entry.token, entry.address) == ("ada", "api", "ada's (rsb_" + entry.token[11:], "127.0.0.1")
 
 
-def test_a_manifest_that_cannot_be_read_is_told_of(site):
+def test_unreadable_manifest_is_reported(site):
     client = bearer(site, "ada", "viewer")
     made = site.done(submit.back_up(site.actor, backup="full", verify="none"))
     site.repository.backup_folder("default", made.backup_id).joinpath("manifest.json").write_text("{")
-    found = told(client.get(f"{BACKUPS}/{made.backup_id}"), 200)
+    found = json_of(client.get(f"{BACKUPS}/{made.backup_id}"), 200)
     assert found["manifest"] is None and "no JSON object" in found["problem"]
 
 
-def test_proofs_drills_and_previews_are_jobs(site):
+def test_verify_drill_and_preview_queue_jobs(site):
     client = bearer(site, "ada", superuser=True)
     made = site.done(submit.back_up(site.actor, backup="full", verify="none"))
     address = f"{BACKUPS}/{made.backup_id}"
-    verified = told(send(client, f"{address}/verify", {"depth": "hashes"}), 202)
-    drilled = told(send(client, f"{address}/drill"), 202)
-    previewed = told(send(client, f"{address}/preview", {"only": "sqlite"}), 202)
+    verified = json_of(send(client, f"{address}/verify", {"depth": "hashes"}), 202)
+    drilled = json_of(send(client, f"{address}/drill"), 202)
+    previewed = json_of(send(client, f"{address}/preview", {"only": "sqlite"}), 202)
     assert (verified["kind"], drilled["kind"], previewed["kind"]) == ("verify", "drill", "preview")
     site.work()
     states = {job.kind: (job.state, job.error) for job in Job.objects.exclude(kind="backup")}
@@ -77,11 +76,11 @@ def test_proofs_drills_and_previews_are_jobs(site):
     assert IndexedBackup.objects.get().verification == "restore"
 
 
-def test_a_restore_into_a_folder(site):
+def test_restore_to_folder(site):
     client = bearer(site, "ada", "restorer")
     made = site.done(submit.back_up(site.actor, backup="full"))
     path = f"{BACKUPS}/{made.backup_id}/restore"
-    job = told(send(client, path, {"to": "folder", "folder": "look", "only": "sqlite"}), 202)
+    job = json_of(send(client, path, {"to": "folder", "folder": "look", "only": "sqlite"}), 202)
     assert site.done(Job.objects.get(pk=job["id"])).state == "succeeded"
     assert (site.places.root / "restored" / "look" / "sqlite" / "refserver.sqlite3").stat().st_size
     assert "look" in problem(send(client, path, {"to": "folder", "folder": "look"}), 409, "target_occupied")["detail"]
@@ -89,7 +88,7 @@ def test_a_restore_into_a_folder(site):
         problem(send(client, path, {"to": "folder", "folder": wrong}), 400, "invalid")
 
 
-def test_a_restore_in_place_wants_the_id_and_of_a_session_the_password(site):
+def test_restore_in_place_requires_id_and_password_of_a_session(site):
     made = site.done(submit.back_up(site.actor, backup="full"))
     for paper in Paper.objects.all()[:3]:
         paper.delete()
@@ -98,23 +97,23 @@ def test_a_restore_in_place_wants_the_id_and_of_a_session_the_password(site):
     program = bearer(site, "program", "restorer")
     problem(send(program, path, {"to": "in_place", "confirm": "latest"}), 409, "restore_refused")
     person = site.client("ada", "restorer")
-    wish = {"to": "in_place", "confirm": made.backup_id}
-    assert "requires the password" in problem(send(person, path, wish), 403, "password")["detail"]
-    problem(send(person, path, {**wish, "password": "guess"}), 403, "password")
+    body = {"to": "in_place", "confirm": made.backup_id}
+    assert "requires the password" in problem(send(person, path, body), 403, "password")["detail"]
+    problem(send(person, path, {**body, "password": "guess"}), 403, "password")
     assert not Job.objects.filter(kind="restore_in_place").exists()
-    job = told(send(person, path, {**wish, "password": PASSWORD}), 202)
+    job = json_of(send(person, path, {**body, "password": PASSWORD}), 202)
     assert PASSWORD not in json.dumps(list(AuditEntry.objects.values("before", "after")))
     done = site.done(Job.objects.get(pk=job["id"]))
     assert done.state == "succeeded", done.error
     assert Paper.objects.count() == before + 3
 
 
-def test_the_control_set_is_not_restored_in_place(site):
+def test_control_set_is_not_restored_in_place(site):
     made = site.done(submit.back_up(site.actor, set="control", backup="full", verify="none"))
     client = bearer(site, "ada", "restorer")
-    wish = {"to": "in_place", "confirm": made.backup_id}
+    body = {"to": "in_place", "confirm": made.backup_id}
     assert (
-        "what controls" in problem(send(client, f"{BACKUPS}/{made.backup_id}/restore", wish), 409, "restore_refused")["detail"]
+        "what controls" in problem(send(client, f"{BACKUPS}/{made.backup_id}/restore", body), 409, "restore_refused")["detail"]
     )
 
 
@@ -129,7 +128,7 @@ def test_the_control_set_is_not_restored_in_place(site):
         ([], "#"),
     ],
 )
-def test_what_is_wrong_with_a_wish_is_named(empty_site, body, where):
+def test_invalid_body_is_reported_with_its_pointer(empty_site, body, where):
     client = bearer(empty_site, "ada", "operator")
     found = problem(send(client, BACKUPS, body), 400, "invalid")
     assert found["errors"][0]["pointer"] == where
@@ -137,25 +136,25 @@ def test_what_is_wrong_with_a_wish_is_named(empty_site, body, where):
     assert not Job.objects.exists()
 
 
-def test_an_unknown_set_or_repository_is_the_callers_mistake(empty_site):
+def test_unknown_set_or_repository_is_a_usage_error(empty_site):
     client = bearer(empty_site, "ada", "operator")
     assert "There are: default, control" in problem(send(client, BACKUPS, {"set": "nope"}), 400, "usage")["hint"]
     problem(send(client, BACKUPS, {"repository": "nope"}), 400, "usage")
     problem(client.get(f"{BACKUPS}/latest"), 404, "not_found")
 
 
-def test_filters_and_pages_find_each_backup_once(empty_site):
+def test_filters_and_pages_return_each_backup_once(empty_site):
     client = bearer(empty_site, "ada", "viewer")
     many(backups=500)
     seen, address = [], f"{BACKUPS}?limit=60"
     while address:
-        page = told(client.get(address), 200)
+        page = json_of(client.get(address), 200)
         seen += [item["id"] for item in page["items"]]
         address = page["next"]
     assert len(seen) == len(set(seen)) == 500 and seen == sorted(seen, reverse=True)
 
     def ids(query: str) -> list[str]:
-        return [item["id"] for item in told(client.get(f"{BACKUPS}?limit=500&{query}"), 200)["items"]]
+        return [item["id"] for item in json_of(client.get(f"{BACKUPS}?limit=500&{query}"), 200)["items"]]
 
     row = IndexedBackup.objects.order_by("-time")[100]
     moment = row.time.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -165,15 +164,15 @@ def test_filters_and_pages_find_each_backup_once(empty_site):
     assert not ids("host=other") and not ids("set=other")
     assert ids(f"text={row.backup_id[-6:].upper()}") == [row.backup_id]
     assert ids("text=50%25") == [] and ids("text=_") == []
-    # A page goes on where it ended, whatever came and went meanwhile
-    first = told(client.get(f"{BACKUPS}?limit=10&kind=incremental"), 200)
+    # The next page continues after the last item, even if rows were deleted meanwhile
+    first = json_of(client.get(f"{BACKUPS}?limit=10&kind=incremental"), 200)
     IndexedBackup.objects.filter(backup_id__in=[item["id"] for item in first["items"]]).delete()
-    second = told(client.get(first["next"]), 200)
+    second = json_of(client.get(first["next"]), 200)
     assert second["items"][0]["id"] == [one for one in seen if "-incremental-" in one][10]
 
 
 @pytest.mark.parametrize("cursor", ["x", "e30=", "WzFd", "WyJhIiwiYiIsMV0=", "WyIyMDI2LTAxLTAxVDAwOjAwOjAwWiIsImEiLC0xXQ=="])
-def test_a_cursor_that_is_none_is_refused(empty_site, cursor):
+def test_invalid_cursor_is_refused(empty_site, cursor):
     problem(bearer(empty_site, "ada", "viewer").get(f"{BACKUPS}?cursor={cursor}"), 400, "cursor")
 
 
@@ -192,12 +191,12 @@ def test_a_cursor_that_is_none_is_refused(empty_site, cursor):
         "proof=all",
     ],
 )
-def test_a_query_that_is_not_understood_is_refused(empty_site, query):
+def test_invalid_query_is_refused(empty_site, query):
     found = problem(bearer(empty_site, "ada", "viewer").get(f"{BACKUPS}?{query}"), 400, "invalid")
     assert found["errors"][0]["parameter"] == query.partition("=")[0]
 
 
-def test_the_same_backup_in_two_repositories(site, settings):
+def test_same_backup_in_two_repositories(site, settings):
     made = site.done(submit.back_up(site.actor, backup="full", verify="none"))
     import shutil
 
@@ -208,20 +207,20 @@ def test_the_same_backup_in_two_repositories(site, settings):
     }
     refresh("copy")
     client = bearer(site, "ada", superuser=True)
-    assert len(told(client.get(f"{BACKUPS}?limit=1"), 200)["items"]) == 1
-    second = told(client.get(told(client.get(f"{BACKUPS}?limit=1"), 200)["next"]), 200)
+    assert len(json_of(client.get(f"{BACKUPS}?limit=1"), 200)["items"]) == 1
+    second = json_of(client.get(json_of(client.get(f"{BACKUPS}?limit=1"), 200)["next"]), 200)
     assert second["items"][0]["id"] == made.backup_id and second["next"] is None
-    assert told(client.get(f"{BACKUPS}/{made.backup_id}?repository=copy"), 200)["repository"] == "copy"
-    held = told(send(client, f"{BACKUPS}/{made.backup_id}/hold?repository=copy", {}), 200)
+    assert json_of(client.get(f"{BACKUPS}/{made.backup_id}?repository=copy"), 200)["repository"] == "copy"
+    held = json_of(send(client, f"{BACKUPS}/{made.backup_id}/hold?repository=copy", {}), 200)
     assert (held["repository"], held["held"]) == ("copy", True)
     assert not IndexedBackup.objects.get(repository="main").held
 
 
-def test_a_hundred_thousand_backups_are_listed_at_once(empty_site):
+def test_lists_of_100_000_backups_take_less_than_100_ms(empty_site):
     client = bearer(empty_site, "ada", "viewer")
     many(backups=100_000)
     middle = IndexedBackup.objects.order_by("-time")[50_000]
-    deep = told(client.get(f"{BACKUPS}?until={middle.time:%Y-%m-%dT%H:%M:%SZ}&limit=2"), 200)["next"]
+    deep = json_of(client.get(f"{BACKUPS}?until={middle.time:%Y-%m-%dT%H:%M:%SZ}&limit=2"), 200)["next"]
     slow = {}
     for query in (
         "",
@@ -237,7 +236,7 @@ def test_a_hundred_thousand_backups_are_listed_at_once(empty_site):
         took = []
         for _ in range(3):
             begun = time.perf_counter()
-            told(client.get(f"{BACKUPS}?{query}"), 200)
+            json_of(client.get(f"{BACKUPS}?{query}"), 200)
             took.append(time.perf_counter() - begun)
         slow[query] = min(took)
     assert max(slow.values()) < 0.1, slow

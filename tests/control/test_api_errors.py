@@ -1,4 +1,4 @@
-"""Every error is a problem (RFC 9457), and nobody asks too often."""
+"""Every error is a problem (RFC 9457); request rates."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from backups.api import problems
 from backups.engine import errors
 from backups.jobs import submit
 from backups.models import Job
-from tests.control.rest import BACKUPS, bearer, problem, send, told, with_token
+from tests.control.rest import BACKUPS, bearer, json_of, problem, send, with_token
 
 
-def test_what_the_web_itself_refuses_is_a_problem_too(empty_site):
+def test_http_errors_are_problems(empty_site):
     client = bearer(empty_site, "ada", "operator")
     wrong = client.put(BACKUPS)
     problem(wrong, 405, "method_not_allowed")
@@ -28,7 +28,7 @@ def test_what_the_web_itself_refuses_is_a_problem_too(empty_site):
     problem(client.post("/api/v1/backups/"), 404, "not_found")
     problem(client.get(f"{BACKUPS}/not-an-id"), 404, "not_found")
     problem(client.get(BACKUPS, headers={"Accept": "text/html"}), 406, "not_acceptable")
-    told(client.get(BACKUPS, headers={"Accept": "application/*;q=0.5, text/html"}), 200)
+    json_of(client.get(BACKUPS, headers={"Accept": "application/*;q=0.5, text/html"}), 200)
     problem(client.post(BACKUPS, "kind=full", content_type="application/x-www-form-urlencoded"), 415, "media_type")
     problem(client.post(BACKUPS, "{}", content_type="text/plain"), 415, "media_type")
     assert "json" in problem(send(client, BACKUPS, "{"), 400, "json")["detail"].lower()
@@ -39,7 +39,7 @@ def test_what_the_web_itself_refuses_is_a_problem_too(empty_site):
     assert not Job.objects.exists()
 
 
-def test_a_body_of_unknown_length_is_not_taken_for_none(empty_site):
+def test_body_without_content_length_is_refused(empty_site):
     client = bearer(empty_site, "ada", "operator")
     answer = client.generic("POST", BACKUPS, headers={"Transfer-Encoding": "chunked"})
     problem(answer, 411, "length")
@@ -47,7 +47,7 @@ def test_a_body_of_unknown_length_is_not_taken_for_none(empty_site):
 
 
 @pytest.mark.parametrize("kind", errors.tree(), ids=lambda kind: kind.code)
-def test_an_error_of_the_engine_keeps_its_code_hint_and_details(empty_site, monkeypatch, kind):
+def test_engine_error_keeps_its_code_hint_and_details(empty_site, monkeypatch, kind):
     def fail(*_: object, **__: object) -> None:
         raise kind("It did not work.", id="20260101T000000Z-full-abcdef", status=1)
 
@@ -61,7 +61,7 @@ def test_an_error_of_the_engine_keeps_its_code_hint_and_details(empty_site, monk
     )
 
 
-def test_what_nobody_foresaw_is_logged_and_says_nothing_of_itself(empty_site, monkeypatch, caplog):
+def test_unexpected_error_is_logged_and_not_revealed(empty_site, monkeypatch, caplog):
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("password=hunter2")
 
@@ -73,7 +73,7 @@ def test_what_nobody_foresaw_is_logged_and_says_nothing_of_itself(empty_site, mo
     assert b"hunter2" not in answer.content and "hunter2" in caplog.text
 
 
-def test_a_database_that_does_not_answer_asks_to_come_back(empty_site, monkeypatch):
+def test_unavailable_database_sends_retry_after(empty_site, monkeypatch):
     def fail(*_: object, **__: object) -> None:
         raise OperationalError("database is locked")
 
@@ -88,19 +88,19 @@ def _rates(monkeypatch, **rates: str) -> None:
     cache.clear()
 
 
-def test_each_token_is_slowed_down_by_itself(empty_site, monkeypatch):
+def test_each_token_has_its_own_rate(empty_site, monkeypatch):
     first, second = bearer(empty_site, "ada", "operator"), bearer(empty_site, "bob", "operator")
     _rates(monkeypatch, caller="3/minute", changes="1/minute")
-    told(send(first, BACKUPS, {}), 202)
+    json_of(send(first, BACKUPS, {}), 202)
     answer = send(first, BACKUPS, {})
     problem(answer, 429, "too_many_requests")
     assert 50 <= int(answer.headers["Retry-After"]) <= 60
-    told(first.get(BACKUPS), 200)
+    json_of(first.get(BACKUPS), 200)
     problem(first.get(BACKUPS), 429, "too_many_requests")
-    told(second.get(BACKUPS), 200)
+    json_of(second.get(BACKUPS), 200)
 
 
-def test_nobody_in_particular_and_wrong_tokens_are_slowed_down_by_address(empty_site, monkeypatch):
+def test_anonymous_requests_and_invalid_tokens_are_throttled_by_address(empty_site, monkeypatch):
     good = bearer(empty_site, "ada", "viewer")
     _rates(monkeypatch, anonymous="2/minute", bad_tokens="2/minute")
     assert [Client().get(BACKUPS).status_code for _ in range(3)] == [401, 401, 429]
@@ -109,16 +109,16 @@ def test_nobody_in_particular_and_wrong_tokens_are_slowed_down_by_address(empty_
     guesses = [with_token(f"rsb_guess{number}").get(BACKUPS) for number in range(3)]
     assert [guess.status_code for guess in guesses] == [401, 401, 429]
     assert 1 <= int(guesses[2].headers["Retry-After"]) <= 60
-    told(good.get(BACKUPS), 200)  # others at that address are not kept out
+    json_of(good.get(BACKUPS), 200)  # a valid token at the same address still works
 
 
-def test_answers_are_kept_by_no_cache(empty_site):
+def test_responses_are_not_cached(empty_site):
     client = bearer(empty_site, "ada", "viewer")
     for path in (BACKUPS, "/api/v1/status", "/readyz"):
         assert client.get(path).headers["Cache-Control"] == "private, no-store"
 
 
-def test_a_problem_has_no_more_than_one_meaning_for_a_name():
+def test_details_do_not_replace_members_of_a_problem():
     body = problems.body(400, "usage", "It is wrong.", "Do this.", {"status": 7, "code": "other", "problems": ["a"]})
     assert json.loads(json.dumps(body)) == {
         "type": "urn:refserver-backups:problem:usage",

@@ -1,4 +1,4 @@
-"""Jobs over REST: listed, followed, cancelled, run again."""
+"""Jobs over REST."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import uuid
 from backups.jobs import lifecycle, submit
 from backups.models import AuditEntry, Job, JobLog
 from tests.control.many import many
-from tests.control.rest import BACKUPS, JOBS, bearer, problem, send, told
+from tests.control.rest import BACKUPS, JOBS, bearer, json_of, problem, send
 
 
-def test_a_job_is_followed_by_its_log_to_its_end(empty_site):
+def test_log_is_followed_to_the_end_of_the_job(empty_site):
     client = bearer(empty_site, "ada", "operator")
     job = submit.back_up(empty_site.actor, backup="full")
     mine = lifecycle.claim("test-host", "me")
     lifecycle.say(mine, "first")
     lifecycle.say(mine, "second", JobLog.Level.WARNING)
     lifecycle.beat(mine, phase="store", done=50, total=200, rate=10.0, left=15.0)
-    found = told(client.get(f"{JOBS}/{job.pk}"), 200)
+    found = json_of(client.get(f"{JOBS}/{job.pk}"), 200)
     assert found["progress"] == {
         "phase": "store",
         "done": 50,
@@ -28,42 +28,42 @@ def test_a_job_is_followed_by_its_log_to_its_end(empty_site):
         "seconds_left": 15.0,
     }
     path = f"{JOBS}/{job.pk}/log"
-    log = told(client.get(path), 200)
+    log = json_of(client.get(path), 200)
     assert [line["line"] for line in log["lines"]] == ["first", "second"] and not log["ended"]
     lifecycle.say(mine, "third")
-    more = told(client.get(f"{path}?after={log['last']}"), 200)
+    more = json_of(client.get(f"{path}?after={log['last']}"), 200)
     assert [line["line"] for line in more["lines"]] == ["third"]
     assert lifecycle.end(mine, Job.State.SUCCEEDED, result={})
-    end = told(client.get(f"{path}?after={more['last']}"), 200)
+    end = json_of(client.get(f"{path}?after={more['last']}"), 200)
     assert end == {"lines": [], "last": more["last"], "ended": True}
-    assert [line["line"] for line in told(client.get(f"{path}?level=warning"), 200)["lines"]] == ["second"]
-    assert [line["line"] for line in told(client.get(f"{path}?text=IR"), 200)["lines"]] == ["first", "third"]
-    assert len(told(client.get(f"{path}?limit=1"), 200)["lines"]) == 1
+    assert [line["line"] for line in json_of(client.get(f"{path}?level=warning"), 200)["lines"]] == ["second"]
+    assert [line["line"] for line in json_of(client.get(f"{path}?text=IR"), 200)["lines"]] == ["first", "third"]
+    assert len(json_of(client.get(f"{path}?limit=1"), 200)["lines"]) == 1
     problem(client.get(f"{path}?after=-1"), 400, "invalid")
     problem(client.get(f"{JOBS}/{uuid.uuid4()}/log"), 404, "not_found")
 
 
-def test_cancel_ends_a_waiting_job_and_asks_a_running_one(empty_site):
+def test_cancel_a_queued_job_and_a_running_one(empty_site):
     client = bearer(empty_site, "ada", "operator")
     waiting = submit.back_up(empty_site.actor, backup="full")
-    assert told(send(client, f"{JOBS}/{waiting.pk}/cancel"), 200)["state"] == "cancelled"
+    assert json_of(send(client, f"{JOBS}/{waiting.pk}/cancel"), 200)["state"] == "cancelled"
     running = submit.back_up(empty_site.actor, backup="full")
     mine = lifecycle.claim("test-host", "me")
-    asked = told(send(client, f"{JOBS}/{running.pk}/cancel"), 202)
+    asked = json_of(send(client, f"{JOBS}/{running.pk}/cancel"), 202)
     assert asked["state"] == "running" and asked["cancel_asked"]
-    told(send(client, f"{JOBS}/{running.pk}/cancel"), 202)
+    json_of(send(client, f"{JOBS}/{running.pk}/cancel"), 202)
     assert AuditEntry.objects.filter(action="job.cancel_asked").count() == 1
     lifecycle.end(mine, Job.State.CANCELLED)
-    assert told(send(client, f"{JOBS}/{running.pk}/cancel"), 200)["state"] == "cancelled"
+    assert json_of(send(client, f"{JOBS}/{running.pk}/cancel"), 200)["state"] == "cancelled"
 
 
-def test_an_ended_job_is_run_again_by_those_who_may_ask_for_its_kind(empty_site):
+def test_running_a_job_again_requires_the_permission_of_its_type(empty_site):
     job = submit.back_up(empty_site.actor, backup="full", note="once more")
     operator = bearer(empty_site, "ada", "operator")
     path = f"{JOBS}/{job.pk}/again"
     problem(send(operator, path), 409, "not_ended")
     submit.cancel(empty_site.actor, job)
-    again = told(send(operator, path), 202)
+    again = json_of(send(operator, path), 202)
     assert (again["kind"], again["note"], again["by"]) == ("backup", "once more", "ada") and again["id"] != str(job.pk)
     viewer = bearer(empty_site, "bob", "viewer")
     assert problem(send(viewer, path), 403, "not_allowed")["permission"] == "backups.create_backup"
@@ -81,21 +81,21 @@ def test_jobs_are_filtered(empty_site):
     submit.cancel(empty_site.actor, two)
 
     def ids(query: str) -> list[str]:
-        return [item["id"] for item in told(client.get(f"{JOBS}?{query}"), 200)["items"]]
+        return [item["id"] for item in json_of(client.get(f"{JOBS}?{query}"), 200)["items"]]
 
     assert ids("") == [str(two.pk), str(one.pk)]
     assert ids("state=queued") == ids("kind=backup") == ids(f"until={one.created:%Y-%m-%dT%H:%M:%S.%fZ}") == [str(one.pk)]
     assert ids("state=cancelled") == [str(two.pk)]
     assert len(ids("by=tester&repository=main")) == 2
     assert ids("by=nobody") == ids("schedule=daily-full") == ids("backup=x") == ids("set=control") == []
-    page = told(client.get(f"{JOBS}?limit=1"), 200)
-    assert told(client.get(page["next"]), 200)["items"][0]["id"] == str(one.pk)
+    page = json_of(client.get(f"{JOBS}?limit=1"), 200)
+    assert json_of(client.get(page["next"]), 200)["items"][0]["id"] == str(one.pk)
 
 
-def test_a_hundred_thousand_jobs_and_a_million_lines(empty_site):
+def test_lists_of_100_000_jobs_and_a_million_log_lines_are_fast(empty_site):
     client = bearer(empty_site, "ada", "viewer")
     newest = uuid.UUID(many(jobs=100_000, lines=1_000_000))
-    deep = told(client.get(f"{JOBS}?limit=1&until=2026-06-01T00:00:00Z"), 200)["next"] or f"{JOBS}?limit=1"
+    deep = json_of(client.get(f"{JOBS}?limit=1&until=2026-06-01T00:00:00Z"), 200)["next"] or f"{JOBS}?limit=1"
     slow = {}
     for path in (
         JOBS,
@@ -113,13 +113,13 @@ def test_a_hundred_thousand_jobs_and_a_million_lines(empty_site):
         took = []
         for _ in range(3):
             begun = time.perf_counter()
-            told(client.get(path), 200)
+            json_of(client.get(path), 200)
             took.append(time.perf_counter() - begun)
         slow[path] = min(took)
     assert max(slow.values()) < 0.1, slow
 
 
-def test_the_job_of_a_wish_is_found_at_its_address(empty_site):
+def test_location_is_the_address_of_the_job(empty_site):
     client = bearer(empty_site, "ada", "operator")
     asked = send(client, BACKUPS, {})
-    assert told(client.get(asked.headers["Location"]), 200)["id"] == told(asked, 202)["id"]
+    assert json_of(client.get(asked.headers["Location"]), 200)["id"] == json_of(asked, 202)["id"]

@@ -1,4 +1,4 @@
-"""``docs/reference/api.md`` says what the code says. ``python -m tests.control.test_api_reference`` writes its tables anew."""
+"""The tables of ``docs/reference/api.md`` match the code. ``python -m tests.control.test_api_reference`` rewrites them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "api.md"
-HEAD = "| method and address | does | permission | scope |\n| --- | --- | --- | --- |"
+HEAD = "| method and address | summary | permission | scope |\n| --- | --- | --- | --- |"
 OWN = {
     "bad_token": 401, "csrf": 403, "session_refused": 403, "second_factor": 403, "password": 403, "scope": 403,
     "idempotency_key": 400, "cursor": 400, "json": 400, "not_ended": 409, "idempotency_key_in_use": 409,
@@ -15,7 +15,7 @@ OWN = {
 
 
 def tables() -> dict[str, str]:
-    """The generated parts by name."""
+    """The generated tables by name."""
     from backups.api import problems, throttling
     from backups.api.reference import description
     from backups.engine import errors
@@ -23,13 +23,18 @@ def tables() -> dict[str, str]:
 
     routes, rows = {}, [HEAD]
     for path, methods in description()["paths"].items():
-        for method, told in methods.items():
+        for method, operation in methods.items():
             if path.startswith("/api/v1/") and "consistency" in path:
-                continue  # another app's, with a page of its own
-            permission = told.get("x-permission", "")
+                continue  # has its own page
+            permission = operation.get("x-permission", "")
             scopes = [f"`{scope}`" for scope, names in SCOPES.items() if permission in names]
-            cells = [f"`{method.upper()} {path}`", told["summary"], f"`{permission}`" if permission else "", ", ".join(scopes)]
-            routes[(told["tags"] == ["Earlier clients"], path, method)] = f"| {' | '.join(cells)} |"
+            cells = [
+                f"`{method.upper()} {path}`",
+                operation["summary"],
+                f"`{permission}`" if permission else "",
+                ", ".join(scopes),
+            ]
+            routes[(operation["tags"] == ["Earlier clients"], path, method)] = f"| {' | '.join(cells)} |"
     rows += [routes[key] for key in sorted(routes)]
     codes: dict[int, set[str]] = {}
     for code, status in OWN.items():
@@ -52,19 +57,19 @@ def tables() -> dict[str, str]:
 
 
 def written(text: str) -> str:
-    """The page with its tables made anew."""
+    """The page with current tables."""
     made = tables()
     part = re.compile(r"(<!-- (scopes|routes|codes|rates) -->\n).*?(<!-- end -->)", re.DOTALL)
     return part.sub(lambda found: f"{found[1]}{made[found[2]]}\n{found[3]}", text)
 
 
-def test_the_tables_are_current():
+def test_tables_are_current():
     text = PAGE.read_text(encoding="utf-8")
     assert text == written(text), "run: python -m tests.control.test_api_reference"
 
 
-def test_every_code_of_the_interface_is_in_the_table():
-    """Each code that the interface's own sources name."""
+def test_every_code_is_in_the_table():
+    """Every code that the sources of the interface use."""
     named = set()
     for source in (PAGE.parents[2] / "backups" / "api").rglob("*.py"):
         named |= set(re.findall(r"Refused\(\s*\d{3},\s*\"(\w+)\"", source.read_text(encoding="utf-8")))

@@ -8,32 +8,32 @@ from backups.identity import audit
 from backups.identity.audit import Actor
 from backups.jobs import submit
 from backups.models import AuditEntry, IndexedBackup, Job
-from tests.control.rest import bearer, problem, send, told
+from tests.control.rest import bearer, json_of, problem, send
 
 REPOSITORIES = "/api/v1/repositories"
 
 
-def test_a_repository_tells_what_it_holds_and_what_room_is_left(site):
+def test_repository_shows_its_contents_and_free_space(site):
     client = bearer(site, "ada", superuser=True)
     made = site.done(submit.back_up(site.actor, backup="full", verify="none"))
-    [listed] = told(client.get(REPOSITORIES), 200)["items"]
+    [listed] = json_of(client.get(REPOSITORIES), 200)["items"]
     assert (listed["name"], listed["default"], listed["usable"]) == ("main", True, True) and 0 < listed["free"] < listed["size"]
-    whole = told(client.get(f"{REPOSITORIES}/main"), 200)
+    whole = json_of(client.get(f"{REPOSITORIES}/main"), 200)
     [held] = whole["sets"]
     assert (held["name"], held["backups"]) == ("default", 1)
     assert held["bytes_stored"] == whole["bytes_stored"] == IndexedBackup.objects.get(backup_id=made.backup_id).bytes_stored
     problem(client.get(f"{REPOSITORIES}/other"), 404, "not_found")
 
 
-def test_it_is_read_anew_verified_and_pruned(site):
+def test_rescan_verify_and_prune(site):
     client = bearer(site, "ada", superuser=True)
     for _ in range(2):
         site.done(submit.back_up(site.actor, backup="full", verify="hashes"))
     IndexedBackup.objects.all().delete()
     jobs = [
-        told(send(client, f"{REPOSITORIES}/main/reindex"), 202),
-        told(send(client, f"{REPOSITORIES}/main/verify", {"everything": True}), 202),
-        told(send(client, f"{REPOSITORIES}/main/prune", {"keep_last": 1, "verified_floor": 0, "dry_run": True}), 202),
+        json_of(send(client, f"{REPOSITORIES}/main/reindex"), 202),
+        json_of(send(client, f"{REPOSITORIES}/main/verify", {"everything": True}), 202),
+        json_of(send(client, f"{REPOSITORIES}/main/prune", {"keep_last": 1, "verified_floor": 0, "dry_run": True}), 202),
     ]
     site.work()
     done = {job.kind: job for job in Job.objects.filter(pk__in=[job["id"] for job in jobs])}
@@ -46,12 +46,12 @@ def test_it_is_read_anew_verified_and_pruned(site):
         problem(send(client, f"{REPOSITORIES}/other/{verb}", {"keep_last": 1} if verb == "prune" else None), 404, "not_found")
 
 
-def test_a_repository_that_is_away_is_told_of(empty_site):
+def test_missing_repository_is_reported(empty_site):
     client = bearer(empty_site, "ada", superuser=True)
     empty_site.repository.folder.rename(empty_site.places.root / "away")
-    [listed] = told(client.get(REPOSITORIES), 200)["items"]
+    [listed] = json_of(client.get(REPOSITORIES), 200)["items"]
     assert not listed["usable"] and "There is no repository" in listed["problem"] and listed["size"] is None
-    assert told(client.get(f"{REPOSITORIES}/main"), 200)["sets"] == []
+    assert json_of(client.get(f"{REPOSITORIES}/main"), 200)["sets"] == []
     IndexedBackup.objects.create(
         repository="main",
         backup_id="20260101T000000Z-full-abcdef",
@@ -61,12 +61,12 @@ def test_a_repository_that_is_away_is_told_of(empty_site):
         finished="2026-01-01T00:00:00Z",
     )
     path = "/api/v1/backups/20260101T000000Z-full-abcdef"
-    assert "There is no repository" in told(client.get(path), 200)["problem"]
+    assert "There is no repository" in json_of(client.get(path), 200)["problem"]
     assert "refbackup init" in problem(send(client, f"{path}/hold", {}), 503, "no_repository")["hint"]
     problem(client.get(f"{path}/files/data.tar.zst"), 503, "no_repository")
 
 
-def test_a_locked_repository_asks_to_come_back(site):
+def test_locked_repository_sends_retry_after(site):
     client = bearer(site, "ada", superuser=True)
     made = site.done(submit.back_up(site.actor, backup="full", verify="none"))
     from django.utils import timezone
@@ -77,24 +77,24 @@ def test_a_locked_repository_asks_to_come_back(site):
     assert answer.headers["Retry-After"] == "10"
 
 
-def test_the_audit_is_listed_filtered_and_verified(empty_site):
+def test_audit_is_listed_filtered_and_verified(empty_site):
     client = bearer(empty_site, "ada", "viewer")
     for number in range(5):
         audit.record(Actor(name=f"who{number % 2}", via=Job.Via.PAGES), "thing.done", f"thing:{number}", after={"n": number})
-    page = told(client.get("/api/v1/audit?limit=2"), 200)
+    page = json_of(client.get("/api/v1/audit?limit=2"), 200)
     assert [entry["target"] for entry in page["items"]] == ["thing:4", "thing:3"]
-    assert [entry["target"] for entry in told(client.get(page["next"]), 200)["items"]] == ["thing:2", "thing:1"]
+    assert [entry["target"] for entry in json_of(client.get(page["next"]), 200)["items"]] == ["thing:2", "thing:1"]
 
     def numbers(query: str) -> list[int]:
-        return [entry["after"]["n"] for entry in told(client.get(f"/api/v1/audit?{query}"), 200)["items"]]
+        return [entry["after"]["n"] for entry in json_of(client.get(f"/api/v1/audit?{query}"), 200)["items"]]
 
     assert numbers("who=who1") == [3, 1] and numbers("target=thing:2") == [2] and numbers("action=other") == []
     moment = AuditEntry.objects.get(target="thing:3").time.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     assert numbers(f"since={moment}") == [4, 3] and numbers(f"until={moment}") == [3, 2, 1, 0]
-    good = told(client.get("/api/v1/audit/verify"), 200)
+    good = json_of(client.get("/api/v1/audit/verify"), 200)
     assert (good["holds"], good["entries"], good["head"]) == (True, 5, AuditEntry.objects.get(number=5).hash)
     with connections["control"].cursor() as cursor:
         cursor.execute("DROP TRIGGER backups_auditentry_no_update")
         cursor.execute("""UPDATE backups_auditentry SET after = '{"n": 7}' WHERE number = 3""")
-    broken = told(client.get("/api/v1/audit/verify"), 200)
+    broken = json_of(client.get("/api/v1/audit/verify"), 200)
     assert (broken["holds"], broken["broken_at"], broken["why"]) == (False, 3, "it is not what was written")

@@ -1,4 +1,4 @@
-"""Who may do what over REST: one table over all routes. A route that is not in it fails the test."""
+"""Permissions and scopes over REST: one table of all routes. A route that it lacks fails the test."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from backups.engine.repository.folder import initialise
 from backups.identity import tokens
 from backups.models import ApiToken, IndexedBackup, Job, Plan, Worker
 from tests.control.conftest import HOST, settings_of
-from tests.control.rest import EVERY_SCOPE, send, told, with_token
+from tests.control.rest import EVERY_SCOPE, json_of, send, with_token
 from tests.library.places import Places, at
 
 BACKUP = "20260101T000000Z-full-abcdef"
@@ -26,7 +26,7 @@ ALL = {"viewer", "operator", "restorer"}
 NOBODY: set[str] = set()
 
 TABLE: dict[str, tuple[set[str], set[str]]] = {
-    # Method and address: the groups that may, and the scopes of a token that let it through
+    # Method and address: the groups that have the permission, and the token scopes that include it
     "GET /backups": (ALL, {"read"}),
     "POST /backups": ({"operator"}, {"backup"}),
     "GET /backups/{backup_id}": (ALL, {"read"}),
@@ -44,7 +44,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "POST /jobs/{job_id}/cancel": ({"operator", "restorer"}, {"jobs"}),
     "POST /jobs/{job_id}/again": ({"operator"}, {"read+backup"}),
     "GET /schedules": (ALL, {"read"}),
-    "POST /schedules": ({"operator"}, {"plans+read"}),  # and what the kind of job takes
+    "POST /schedules": ({"operator"}, {"plans+read"}),  # and the scope of the job type
     "GET /schedules/{name}": (ALL, {"read"}),
     "PATCH /schedules/{name}": ({"operator"}, {"plans"}),
     "DELETE /schedules/{name}": ({"operator"}, {"plans"}),
@@ -85,7 +85,7 @@ def routes() -> set[str]:
     found = set()
     for path, methods in description()["paths"].items():
         if path.startswith((f"{V1}/consistency", "/admin/consistency")):
-            continue  # another app's, with a table of its own
+            continue  # has its own table
         found |= {f"{method.upper()} {path.removeprefix(V1)}" for method in methods if method != "parameters"}
     return found
 
@@ -96,7 +96,7 @@ def test_every_route_is_in_the_table():
 
 @pytest.fixture(scope="module")
 def made(empty_places, tmp_path_factory, django_db_blocker):
-    """One of each thing, and a person of each group. Every question leaves it as it was, so all tests share it."""
+    """One object of each kind, and an account in each group. Requests leave the site unchanged, so all tests share it."""
     root = tmp_path_factory.mktemp("rights") / "library"
     shutil.copytree(empty_places.root, root)
     initialise(root / "backups", datetime.now(UTC))
@@ -119,7 +119,7 @@ def made(empty_places, tmp_path_factory, django_db_blocker):
 
 
 def ask(client: Client, route: str, made: dict, token_id: int) -> int:
-    """The status of the answer. The thing that is asked about is there, so that 404 hides nothing."""
+    """The status of the response. The object exists, so that 404 does not hide 403."""
     cache.clear()
     method, path = route.split(" ")
     if not path.startswith(("/admin", "/readyz")):
@@ -137,7 +137,7 @@ def ask(client: Client, route: str, made: dict, token_id: int) -> int:
 
 
 ALLOWED = {200, 201, 202, 204, 404}
-"""The backup is there only as a row: 404 for its folder means that rights let the question through."""
+"""The backup exists only as a row: 404 for its folder means that the permission checks passed."""
 
 
 @pytest.mark.parametrize("route", sorted(TABLE))
@@ -154,7 +154,7 @@ def test_groups_and_scopes(made, route):
         assert session == got[name], "a session may do what a token with every scope may"
     assert {name for name, status in got.items() if status in ALLOWED} == groups - {"anonymous"}, got
     assert set(got.values()) <= ALLOWED | {403}, got
-    # With all rights, what lets it through is the scope: each of these, and no other
+    # With every permission, the scope decides
     root = made["tokens"]["root"]
 
     def scoped(*names: str) -> int:
@@ -170,39 +170,39 @@ def test_groups_and_scopes(made, route):
         assert len(parts) == 1 or all(scoped(*others, part) == 403 for part in parts)
 
 
-def test_a_session_must_be_the_admins_and_carry_the_csrf_token(empty_site):
+def test_session_must_be_of_the_admin_and_send_the_csrf_token(empty_site):
     user = empty_site.person("ada", "operator")
     client = Client(enforce_csrf_checks=True)
     client.force_login(user, "django.contrib.auth.backends.ModelBackend")
-    told(client.get("/api/v1/backups"), 200)
+    json_of(client.get("/api/v1/backups"), 200)
     for path in ("/api/v1/backups", "/admin/backup/trigger"):
-        assert told(send(client, path, {}), 403)["code"] == "csrf"
+        assert json_of(send(client, path, {}), 403)["code"] == "csrf"
     page = client.get("/api/v1/docs")
     assert page.status_code == 200
     secret = client.cookies["csrftoken"].value
-    told(send(client, "/api/v1/backups", {}, X_CSRFToken=secret), 202)
+    json_of(send(client, "/api/v1/backups", {}, X_CSRFToken=secret), 202)
     user.is_staff = False
     user.save()
-    assert told(client.get("/api/v1/backups"), 403)["code"] == "session_refused"
+    assert json_of(client.get("/api/v1/backups"), 403)["code"] == "session_refused"
     issued = tokens.issue(user, "program", ["read"], None)
-    told(with_token(issued.secret).get("/api/v1/backups"), 200)  # an account for programs needs no place in the admin
+    json_of(with_token(issued.secret).get("/api/v1/backups"), 200)  # an account for programs need not be staff
 
 
-def test_a_wrong_token_is_refused_also_where_none_is_needed_and_with_a_session(empty_site):
+def test_invalid_token_is_refused_on_public_routes_and_with_a_session(empty_site):
     client = empty_site.client("ada", superuser=True)
     for path in ("/api/v1/backups", "/readyz"):
         answer = client.get(path, headers={"Authorization": "Bearer rsb_wrong"})
-        assert told(answer, 401)["code"] == "bad_token"
+        assert json_of(answer, 401)["code"] == "bad_token"
     for header in ("Bearer", "Bearer a b", "Bearer \xff", "bearer x"):
         assert client.get("/api/v1/backups", headers={"Authorization": header}).status_code == 401
     assert Client().get("/api/v1/backups", headers={"Authorization": "Basic YTpi"}).status_code == 401
 
 
-def test_a_session_without_its_second_factor_is_refused_and_a_token_needs_none(empty_site, settings):
+def test_second_factor_is_required_of_sessions_but_not_of_tokens(empty_site, settings):
     settings.BACKUPS_SECOND_FACTOR = "required"
-    assert told(empty_site.client("ada", "viewer").get("/api/v1/backups"), 403)["code"] == "second_factor"
+    assert json_of(empty_site.client("ada", "viewer").get("/api/v1/backups"), 403)["code"] == "second_factor"
     issued = tokens.issue(empty_site.person("robot", "viewer"), "program", ["read"], None)
-    told(with_token(issued.secret).get("/api/v1/backups"), 200)
-    # The interface asks by itself too, for sites that have not the middleware
+    json_of(with_token(issued.secret).get("/api/v1/backups"), 200)
+    # The interface checks it too, for sites without the middleware
     settings.MIDDLEWARE = [name for name in settings.MIDDLEWARE if not name.endswith("second_factor.Gate")]
-    assert told(empty_site.client("bob", "viewer").get("/api/v1/backups"), 403)["code"] == "session_refused"
+    assert json_of(empty_site.client("bob", "viewer").get("/api/v1/backups"), 403)["code"] == "session_refused"

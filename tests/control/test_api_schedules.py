@@ -1,4 +1,4 @@
-"""Schedules over REST."""
+"""Plans over REST."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from backups.models import AuditEntry, Job, Plan
 from backups.plans import defaults
-from tests.control.rest import bearer, problem, send, told
+from tests.control.rest import bearer, json_of, problem, send
 
 SCHEDULES = "/api/v1/schedules"
 NIGHTLY = {
@@ -21,40 +21,40 @@ NIGHTLY = {
 }
 
 
-def test_a_schedule_is_made_shown_changed_run_paused_and_deleted(empty_site):
+def test_plan_life_cycle(empty_site):
     client = bearer(empty_site, "ada", "operator")
     made = send(client, SCHEDULES, {**NIGHTLY, "alert_to": ["ops@example.org"]})
-    plan = told(made, 201)
+    plan = json_of(made, 201)
     assert made.headers["Location"] == f"{SCHEDULES}/nightly"
     assert plan["in_words"].startswith("Every day at 02:30") and len(plan["next"]) == 5 and plan["enabled"]
     assert all(datetime.fromisoformat(moment) > timezone.now() for moment in plan["next"])
-    assert told(client.get(f"{SCHEDULES}/nightly"), 200) == plan
+    assert json_of(client.get(f"{SCHEDULES}/nightly"), 200) == plan
     problem(send(client, SCHEDULES, NIGHTLY), 400, "usage")
 
     before = Plan.objects.get().served
-    changed = told(send(client, f"{SCHEDULES}/nightly", {"cron": "0 4 * * *", "title": "Every night"}, "PATCH"), 200)
+    changed = json_of(send(client, f"{SCHEDULES}/nightly", {"cron": "0 4 * * *", "title": "Every night"}, "PATCH"), 200)
     assert (changed["cron"], changed["title"], changed["time_zone"]) == ("0 4 * * *", "Every night", "Europe/Berlin")
-    assert Plan.objects.get().served > before  # a slot that its new times have in the past is not served
+    assert Plan.objects.get().served > before  # past times of the new expression are skipped
     entry = AuditEntry.objects.get(action="plan.changed")
     assert entry.before == {"title": "", "cron": "30 2 * * *"} and entry.after["cron"] == "0 4 * * *"
 
-    job = told(send(client, f"{SCHEDULES}/nightly/run"), 202)
+    job = json_of(send(client, f"{SCHEDULES}/nightly/run"), 202)
     assert (job["schedule"], job["by"], job["arguments"]["backup"]) == ("nightly", "ada", "full")
-    shown = told(client.get(f"{SCHEDULES}/nightly"), 200)
+    shown = json_of(client.get(f"{SCHEDULES}/nightly"), 200)
     assert (shown["last_job"], shown["last_state"]) == (job["id"], "queued")
-    paused = told(send(client, f"{SCHEDULES}/nightly/pause"), 200)
+    paused = json_of(send(client, f"{SCHEDULES}/nightly/pause"), 200)
     assert (paused["enabled"], paused["paused_by"], paused["next"]) == (False, "ada", [])
-    assert [one["name"] for one in told(client.get(f"{SCHEDULES}?enabled=false"), 200)["items"]] == ["nightly"]
-    assert told(send(client, f"{SCHEDULES}/nightly/resume"), 200)["enabled"]
+    assert [one["name"] for one in json_of(client.get(f"{SCHEDULES}?enabled=false"), 200)["items"]] == ["nightly"]
+    assert json_of(send(client, f"{SCHEDULES}/nightly/resume"), 200)["enabled"]
 
-    told(client.delete(f"{SCHEDULES}/nightly"), 204)
+    json_of(client.delete(f"{SCHEDULES}/nightly"), 204)
     problem(client.get(f"{SCHEDULES}/nightly"), 404, "not_found")
     assert Job.objects.get().plan is None
     actions = [*AuditEntry.objects.filter(action__startswith="plan.").order_by("number").values_list("action", flat=True)]
     assert actions == ["plan.made", "plan.changed", "plan.paused", "plan.resumed", "plan.removed"]
 
 
-def test_all_that_is_wrong_is_told_at_once(empty_site):
+def test_all_faults_are_reported_at_once(empty_site):
     client = bearer(empty_site, "ada", superuser=True)
     wrong = {"name": "x", "kind": "backup", "arguments": {"bakcup": "full"}, "cron": "0 25 * * *", "alert_to": ["nobody"]}
     found = problem(send(client, SCHEDULES, wrong), 400, "usage")
@@ -70,33 +70,33 @@ def test_all_that_is_wrong_is_told_at_once(empty_site):
         ("limit_minutes", 10**9),
     ):
         answer = send(client, SCHEDULES, {**NIGHTLY, field: value})
-        assert told(answer, 400)["code"] in ("usage", "invalid"), (field, value)
+        assert json_of(answer, 400)["code"] in ("usage", "invalid"), (field, value)
     assert not Plan.objects.exists()
 
 
-def test_a_plan_does_nothing_that_its_author_may_not(empty_site):
+def test_plan_requires_the_permission_of_its_job_type(empty_site):
     operator = bearer(empty_site, "ada", "operator")
     prune = {**NIGHTLY, "name": "prune", "kind": "prune", "arguments": {"keep_last": 1}}
     assert problem(send(operator, SCHEDULES, prune), 403, "not_allowed")["permission"] == "backups.delete_backup"
     admin = bearer(empty_site, "root", superuser=True)
-    told(send(admin, SCHEDULES, prune), 201)
-    told(send(operator, f"{SCHEDULES}/prune", {"cron": "0 5 * * *"}, "PATCH"), 200)
+    json_of(send(admin, SCHEDULES, prune), 201)
+    json_of(send(operator, f"{SCHEDULES}/prune", {"cron": "0 5 * * *"}, "PATCH"), 200)
     problem(send(operator, f"{SCHEDULES}/prune", {"arguments": {"keep_last": 2}}, "PATCH"), 403, "not_allowed")
     problem(send(operator, f"{SCHEDULES}/prune", {"kind": "health", "arguments": {}}, "PATCH"), 403, "not_allowed")
     restore = {**NIGHTLY, "name": "r", "kind": "restore_in_place", "arguments": {"backup_id": "20260101T000000Z-full-abcdef"}}
     assert "a person asks for it" in problem(send(admin, SCHEDULES, restore), 400, "usage")["detail"]
 
 
-def test_the_default_plans_are_listed_with_words(empty_site):
+def test_default_plans_are_listed_in_words(empty_site):
     defaults.install()
-    items = told(bearer(empty_site, "ada", "viewer").get(SCHEDULES), 200)["items"]
+    items = json_of(bearer(empty_site, "ada", "viewer").get(SCHEDULES), 200)["items"]
     assert {item["name"] for item in items} >= {"hourly-incremental", "daily-full", "daily-prune"}
     assert all(item["in_words"] and len(item["next"]) == 5 and item["builtin"] for item in items)
 
 
-def test_a_cron_expression_in_plain_words(empty_site):
+def test_cron_expression_in_words(empty_site):
     client = bearer(empty_site, "ada", "viewer")
-    found = told(client.get("/api/v1/schedule-times?cron=0+3+*+*+1&count=3"), 200)
+    found = json_of(client.get("/api/v1/schedule-times?cron=0+3+*+*+1&count=3"), 200)
     assert found["in_words"] == "At 03:00, only on Monday" and len(found["next"]) == 3
     first, second = (datetime.fromisoformat(moment) for moment in found["next"][:2])
     assert second - first == timedelta(days=7) and first.weekday() == 0
@@ -106,5 +106,5 @@ def test_a_cron_expression_in_plain_words(empty_site):
 
 
 @pytest.mark.parametrize("name", ["nope", "..", "a%2Fb"])
-def test_a_schedule_that_is_not_there(empty_site, name):
+def test_unknown_plan(empty_site, name):
     problem(bearer(empty_site, "ada", "viewer").get(f"{SCHEDULES}/{name}"), 404, "not_found")

@@ -1,4 +1,4 @@
-"""The description and the interface agree: every answer to thousands of questions, good and bad, is one that it tells of."""
+"""The OpenAPI description and the interface agree on thousands of valid and invalid requests."""
 
 from __future__ import annotations
 
@@ -29,36 +29,36 @@ from backups.models import ApiToken, IndexedBackup, Job, Worker
 from backups.plans import defaults
 from consistency.models import Check
 from tests.control.conftest import HOST
-from tests.control.rest import bearer, told
+from tests.control.rest import bearer, json_of
 
 SECONDS = 50
-"""Then it stops, wherever it is: on a busy machine it asks less."""
+"""Time limit: a busy machine sends fewer requests."""
 
 KEY = "[!-~]{1,200}"
 
 
-def test_it_is_openapi_3_1_and_the_same_for_everybody(empty_site):
-    found = told(bearer(empty_site, "ada", "viewer").get("/api/v1/schema"), 200)
+def test_description_is_openapi_3_1_and_the_same_for_every_account(empty_site):
+    found = json_of(bearer(empty_site, "ada", "viewer").get("/api/v1/schema"), 200)
     assert found["openapi"].startswith("3.1")
-    assert found == told(bearer(empty_site, "bob", superuser=True).get("/api/v1/schema"), 200)
+    assert found == json_of(bearer(empty_site, "bob", superuser=True).get("/api/v1/schema"), 200)
     for name in found["components"]["schemas"]:
         Draft202012Validator({"components": found["components"], "$ref": f"#/components/schemas/{name}"})
     names = Counter(method["operationId"] for path in found["paths"].values() for method in path.values())
     assert [name for name, count in names.items() if count > 1] == []
 
 
-def test_every_route_says_what_it_takes():
+def test_every_route_describes_its_permission_and_errors():
     for path, methods in description()["paths"].items():
-        for method, told_of in methods.items():
+        for method, operation in methods.items():
             if not path.startswith(("/api/v1/consistency", "/admin/consistency")):
-                assert told_of["summary"] and "Needs " in told_of["description"], (method, path)
-            if told_of["security"] != [{}]:
-                assert {"401", "403", "429"} <= told_of["responses"].keys(), (method, path)
+                assert operation["summary"] and "Needs " in operation["description"], (method, path)
+            if operation["security"] != [{}]:
+                assert {"401", "403", "429"} <= operation["responses"].keys(), (method, path)
 
 
 @pytest.fixture
 def whole_site(site, monkeypatch):
-    """A site with something of everything, in which one may ask as often as one likes."""
+    """A site with objects of every kind and no rate limits."""
     monkeypatch.setattr(api_settings, "DEFAULT_THROTTLE_RATES", dict.fromkeys(DEFAULTS))
     cache.clear()
     defaults.install()
@@ -72,7 +72,7 @@ def whole_site(site, monkeypatch):
 
 @pytest.fixture
 def server(whole_site):
-    """The interface at an address, in a thread of this process."""
+    """The address of the interface, served by a thread."""
 
     class Quiet(WSGIRequestHandler):
         def log_message(self, *_: Any) -> None:
@@ -94,10 +94,10 @@ def _serve(served: WSGIServer) -> None:
         connections.close_all()
 
 
-def test_schemathesis_finds_no_answer_that_is_not_described(whole_site, server, request):
+def test_schemathesis_finds_no_undescribed_response(whole_site, server, request):
     ada = whole_site.person("ada", superuser=True)
     issued = tokens.issue(ada, "all", permissions.SCOPES, None)
-    ApiToken.objects.filter(pk=issued.token.pk).update(id=10**14)  # not one that is revoked by chance
+    ApiToken.objects.filter(pk=issued.token.pk).update(id=10**14)  # an id that no test revokes
     other = tokens.issue(ada, "another", ["read"], None).token
     ids = {
         "backup_id": ["latest", *IndexedBackup.objects.values_list("backup_id", flat=True)],
@@ -112,7 +112,7 @@ def test_schemathesis_finds_no_answer_that_is_not_described(whole_site, server, 
             "headers": headers,
             "generation": {"max-examples": 2, "deterministic": True, "database": "none"},
             "phases": {"stateful": {"enabled": False}, "coverage": {"unexpected-methods": ["PUT"]}},
-            # A schedule, a cron expression or a set may be well-formed and still be nonsense, which only the interface knows.
+            # A plan, a cron expression or a set can match the schema and still be invalid
             "checks": {"positive_data_acceptance": {"enabled": False}},
             "suppress-health-check": ["all"],
         }
@@ -122,7 +122,7 @@ def test_schemathesis_finds_no_answer_that_is_not_described(whole_site, server, 
 
     @schemathesis.hook
     def before_call(context: Any, case: Any, kwargs: Any) -> None:
-        """Ask mostly about what is there. A good key is a new one each time: one that came before is always refused."""
+        """Mostly use existing objects, and a new valid key each time, since a used key is always refused."""
         for name, known in ids.items():
             if name in (case.path_parameters or {}):
                 asked[name] += 1

@@ -1,4 +1,4 @@
-"""Tokens: issued over REST and on the command line, used, revoked."""
+"""Tokens over REST and on the command line."""
 
 from __future__ import annotations
 
@@ -12,60 +12,60 @@ from django.utils import timezone
 
 from backups.identity import tokens
 from backups.models import ApiToken, AuditEntry
-from tests.control.rest import BACKUPS, bearer, problem, send, told, with_token
+from tests.control.rest import BACKUPS, bearer, json_of, problem, send, with_token
 
 TOKENS = "/api/v1/tokens"
 
 
-def test_a_token_is_issued_used_and_revoked(empty_site):
+def test_token_life_cycle(empty_site):
     person = empty_site.client("ada", "operator")
     made = send(person, TOKENS, {"name": "ci", "scopes": ["read", "backup"], "days": 30})
-    issued = told(made, 201)
+    issued = json_of(made, 201)
     assert issued["secret"].startswith("rsb_") and issued["hint"] == issued["secret"][:8]
     assert made.headers["Location"] == f"{TOKENS}/{issued['id']}"
     assert ApiToken.objects.get().digest == tokens.digest(issued["secret"])
     program = with_token(issued["secret"])
-    told(program.get(BACKUPS), 200)
-    shown = told(person.get(f"{TOKENS}/{issued['id']}"), 200)
+    json_of(program.get(BACKUPS), 200)
+    shown = json_of(person.get(f"{TOKENS}/{issued['id']}"), 200)
     assert "secret" not in shown and shown["used_from"] == "127.0.0.1" and shown["usable"]
     entry = AuditEntry.objects.get(action="token.issued")
     assert (entry.who, entry.after["scopes"]) == ("ada", ["backup", "read"]) and issued["secret"] not in json.dumps(entry.after)
-    told(person.delete(f"{TOKENS}/{issued['id']}"), 204)
+    json_of(person.delete(f"{TOKENS}/{issued['id']}"), 204)
     refused = program.get(BACKUPS)
     problem(refused, 401, "bad_token")
     assert refused.headers["WWW-Authenticate"] == 'Bearer realm="api", error="invalid_token"'
-    told(person.delete(f"{TOKENS}/{issued['id']}"), 204)
+    json_of(person.delete(f"{TOKENS}/{issued['id']}"), 204)
     assert AuditEntry.objects.filter(action="token.revoked").count() == 1
 
 
-def test_one_sees_ones_own_tokens_and_those_of_others_with_permission(empty_site):
+def test_tokens_of_other_accounts_require_a_permission(empty_site):
     ada, bob = empty_site.client("ada", "operator"), empty_site.client("bob", "operator")
-    mine = told(send(ada, TOKENS, {"name": "a", "scopes": ["read"]}), 201)
-    told(send(bob, TOKENS, {"name": "b", "scopes": ["read"]}), 201)
-    assert [one["name"] for one in told(ada.get(TOKENS), 200)["items"]] == ["a"]
+    mine = json_of(send(ada, TOKENS, {"name": "a", "scopes": ["read"]}), 201)
+    json_of(send(bob, TOKENS, {"name": "b", "scopes": ["read"]}), 201)
+    assert [one["name"] for one in json_of(ada.get(TOKENS), 200)["items"]] == ["a"]
     problem(ada.get(f"{TOKENS}?everybody=true"), 403, "not_allowed")
     problem(bob.get(f"{TOKENS}/{mine['id']}"), 404, "not_found")
     problem(bob.delete(f"{TOKENS}/{mine['id']}"), 404, "not_found")
     root = empty_site.client("root", superuser=True)
-    assert [one["name"] for one in told(root.get(f"{TOKENS}?everybody=true"), 200)["items"]] == ["b", "a"]
-    told(root.delete(f"{TOKENS}/{mine['id']}"), 204)
-    assert [one["name"] for one in told(root.get(f"{TOKENS}?everybody=true&usable=true"), 200)["items"]] == ["b"]
-    assert [one["name"] for one in told(root.get(f"{TOKENS}?everybody=true&usable=false"), 200)["items"]] == ["a"]
+    assert [one["name"] for one in json_of(root.get(f"{TOKENS}?everybody=true"), 200)["items"]] == ["b", "a"]
+    json_of(root.delete(f"{TOKENS}/{mine['id']}"), 204)
+    assert [one["name"] for one in json_of(root.get(f"{TOKENS}?everybody=true&usable=true"), 200)["items"]] == ["b"]
+    assert [one["name"] for one in json_of(root.get(f"{TOKENS}?everybody=true&usable=false"), 200)["items"]] == ["a"]
 
 
-def test_a_token_makes_no_token_that_may_more(empty_site):
+def test_token_cannot_create_a_token_with_more_scopes(empty_site):
     program = bearer(empty_site, "ada", "operator", scopes=("tokens", "read"))
     assert problem(send(program, TOKENS, {"name": "x", "scopes": ["read", "backup"]}), 403, "scope")["scopes"] == ["backup"]
-    told(send(program, TOKENS, {"name": "x", "scopes": ["read"]}), 201)
+    json_of(send(program, TOKENS, {"name": "x", "scopes": ["read"]}), 201)
 
 
-def test_an_account_that_changed_makes_its_tokens_worthless(empty_site):
+def test_tokens_of_a_changed_account_are_invalid(empty_site):
     program = bearer(empty_site, "ada", "operator")
-    told(program.get(BACKUPS), 200)
+    json_of(program.get(BACKUPS), 200)
     user = ApiToken.objects.get().username
     from django.contrib.auth import get_user_model
 
-    get_user_model().objects.filter(username=user).update(username="eve")  # a restore gave the number to somebody else
+    get_user_model().objects.filter(username=user).update(username="eve")  # as a restore that reuses the id does
     problem(program.get(BACKUPS), 401, "bad_token")
     get_user_model().objects.filter(username="eve").update(username="ada", is_active=False)
     problem(program.get(BACKUPS), 401, "bad_token")
@@ -85,21 +85,21 @@ def test_an_account_that_changed_makes_its_tokens_worthless(empty_site):
         {"name": "x", "scopes": "read"},
     ],
 )
-def test_a_token_that_is_described_wrongly_is_not_made(empty_site, body):
+def test_invalid_token_request_is_refused(empty_site, body):
     problem(send(empty_site.client("ada", "operator"), TOKENS, body), 400, "invalid")
     assert not ApiToken.objects.exists()
 
 
-def test_the_command_prints_the_secret_once(empty_site):
+def test_command_prints_the_secret_once(empty_site):
     empty_site.person("robot", "operator")
     out, err = io.StringIO(), io.StringIO()
     call_command("create_token", "robot", "--scope", "read", "--scope", "restore", stdout=out, stderr=err)
     secret = out.getvalue().strip()
-    told(with_token(secret).get(BACKUPS), 200)
+    json_of(with_token(secret).get(BACKUPS), 200)
     assert "It is not shown again" in err.getvalue() and "restore. Give it one by a group" in err.getvalue()
     out = io.StringIO()
     call_command("create_token", "robot", "--scope", "read", "--days", "0", "--json", stdout=out, stderr=err)
-    told(with_token(json.loads(out.getvalue())["secret"]).get(BACKUPS), 200)
+    json_of(with_token(json.loads(out.getvalue())["secret"]).get(BACKUPS), 200)
     assert ApiToken.objects.get(expires=None).name == "read"
     entry = AuditEntry.objects.filter(action="token.issued").first()
     assert (entry.who, entry.via, entry.after["account"]) == ("manage.py", "command", "robot")

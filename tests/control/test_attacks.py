@@ -39,7 +39,7 @@ from backups.models import Alert, AlertChannel, AlertRule, ApiToken, AuditEntry,
 from backups.plans import yaml_files
 from backups.plans.validation import check
 from tests.control.conftest import PASSWORD
-from tests.control.rest import bearer, problem, send, told
+from tests.control.rest import bearer, json_of, problem, send
 
 BACKUP = "20260101T000000Z-full-abcdef"
 OUT_OF_BOUNDS = ("0001-01-01T00:00:00%2B14:00", "9999-12-31T23:59:59-14:00", "0001-01-01T00:00")
@@ -83,7 +83,7 @@ def test_nul_is_refused_before_it_reaches_a_database_or_a_process(empty_site):
     with pytest.raises(UsageError, match="NUL"):
         yaml_files.read('version: 1\nplans:\n- {name: n, kind: backup, cron: 0 3 * * *, arguments: {note: "a\\0"}}')
     assert not Job.objects.exists() and not Plan.objects.exists()
-    assert told(send(program, "/api/v1/backups", {"note": "\\u0000 as text"}), 202)["note"] == "\\u0000 as text"
+    assert json_of(send(program, "/api/v1/backups", {"note": "\\u0000 as text"}), 202)["note"] == "\\u0000 as text"
 
 
 def test_a_note_that_looks_like_an_option_is_a_note(empty_site):
@@ -117,7 +117,7 @@ def test_a_token_for_plans_cannot_delete_by_a_plan_that_prunes(empty_site):
     change = {"kind": "prune", "arguments": prune["arguments"]}
     problem(send(program, "/api/v1/schedules/health", change, "PATCH"), 403, "scope")
     both = bearer(empty_site, "root3", superuser=True, scopes=("plans", "delete"))
-    told(send(both, "/api/v1/schedules", prune), 201)
+    json_of(send(both, "/api/v1/schedules", prune), 201)
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,7 @@ def test_what_commands_make_is_for_their_account_alone(tmp_path):
 
 def test_an_answer_is_not_told_again_to_an_account_that_lost_its_right(empty_site):
     program = bearer(empty_site, "op", "operator")
-    told(send(program, "/api/v1/backups", {"note": "secret"}, Idempotency_Key="k"), 202)
+    json_of(send(program, "/api/v1/backups", {"note": "secret"}, Idempotency_Key="k"), 202)
     get_user_model().objects.get(username="op").groups.clear()
     problem(send(program, "/api/v1/backups", {"note": "secret"}, Idempotency_Key="k"), 403, "not_allowed")
     other = bearer(empty_site, "op2", "operator")

@@ -12,7 +12,7 @@ from backups.identity import tokens
 from backups.models import ApiToken, Job
 from consistency.models import Check, Finding, Repair
 from tests.control.consistency_site import joined
-from tests.control.rest import EVERY_SCOPE, bearer, problem, send, told, with_token
+from tests.control.rest import EVERY_SCOPE, bearer, json_of, problem, send, with_token
 
 V1 = "/api/v1/consistency"
 ALL = {"viewer", "operator", "restorer"}
@@ -84,25 +84,25 @@ def test_groups_and_scopes(checked, route):
 
 def test_checks_issues_and_repairs(checked):
     client = bearer(checked, "eve", "operator")
-    [check] = told(client.get(f"{V1}/checks"), 200)["items"]
-    assert check["verdict"] == "inconsistent" and told(client.get(f"{V1}/checks/{check['id']}"), 200) == check
-    issues = told(client.get(f"{V1}/issues"), 200)["items"]
+    [check] = json_of(client.get(f"{V1}/checks"), 200)["items"]
+    assert check["verdict"] == "inconsistent" and json_of(client.get(f"{V1}/checks/{check['id']}"), 200) == check
+    issues = json_of(client.get(f"{V1}/issues"), 200)["items"]
     assert [one["record"] for one in issues] == ["page-2", "page-1"]
-    first = told(client.get(f"{V1}/issues", {"limit": 1}), 200)
-    assert told(client.get(first["next"]), 200)["items"] == issues[1:]
-    assert told(client.get(f"{V1}/issues", {"safe": "true"}), 200)["items"] == issues[1:]
-    assert told(client.get(f"{V1}/issues", {"kind": "missing_in_sqlite", "check": check["id"]}), 200)["items"] == issues[:1]
-    assert told(client.get(f"{V1}/issues/{issues[0]['id']}"), 200)["chroma"]["title"] == "x"
+    first = json_of(client.get(f"{V1}/issues", {"limit": 1}), 200)
+    assert json_of(client.get(first["next"]), 200)["items"] == issues[1:]
+    assert json_of(client.get(f"{V1}/issues", {"safe": "true"}), 200)["items"] == issues[1:]
+    assert json_of(client.get(f"{V1}/issues", {"kind": "missing_in_sqlite", "check": check["id"]}), 200)["items"] == issues[:1]
+    assert json_of(client.get(f"{V1}/issues/{issues[0]['id']}"), 200)["chroma"]["title"] == "x"
     problem(client.get(f"{V1}/issues", {"check": 999}), 404, "not_found")
     problem(client.get(f"{V1}/issues", {"kind": "nonsense"}), 400, "invalid")
 
-    plan = told(send(client, f"{V1}/repairs/plan", {}), 200)
+    plan = json_of(send(client, f"{V1}/repairs/plan", {}), 200)
     assert (plan["repairs"], plan["asks"], plan["actions"]) == (1, 1, {"write": 1})
-    assert told(send(client, f"{V1}/repairs/plan", {"scope": "all"}), 200)["repairs"] == 2
-    job = told(send(client, f"{V1}/repairs", {"issues": [issues[1]["id"]]}, Idempotency_Key="k"), 202)
+    assert json_of(send(client, f"{V1}/repairs/plan", {"scope": "all"}), 200)["repairs"] == 2
+    job = json_of(send(client, f"{V1}/repairs", {"issues": [issues[1]["id"]]}, Idempotency_Key="k"), 202)
     assert job["kind"] == "repair_consistency" and job["arguments"]["findings"] == [issues[1]["id"]] and job["by"] == "eve"
     again = send(client, f"{V1}/repairs", {"issues": [issues[1]["id"]]}, Idempotency_Key="k")
-    assert told(again, 202)["id"] == job["id"] and again.headers["Location"] == f"/api/v1/jobs/{job['id']}"
+    assert json_of(again, 202)["id"] == job["id"] and again.headers["Location"] == f"/api/v1/jobs/{job['id']}"
     Finding.objects.update(state="repaired")
     problem(send(client, f"{V1}/repairs", {}), 409, "repair_refused")
     Check.objects.update(source="20260101T000000Z-full-abcdef")
@@ -112,12 +112,12 @@ def test_checks_issues_and_repairs(checked):
 
 def test_a_check_is_started_once(checked):
     client = bearer(checked, "eve", "operator")
-    job = told(send(client, f"{V1}/checks", {}), 202)
-    assert told(send(client, f"{V1}/checks"), 202)["id"] == job["id"]
-    assert told(send(client, f"{V1}/checks", {"repair": "safe"}), 202)["arguments"]["repair"] == "safe"
+    job = json_of(send(client, f"{V1}/checks", {}), 202)
+    assert json_of(send(client, f"{V1}/checks"), 202)["id"] == job["id"]
+    assert json_of(send(client, f"{V1}/checks", {"repair": "safe"}), 202)["arguments"]["repair"] == "safe"
     assert Job.objects.count() == 2
-    [made] = told(client.get(f"{V1}/repairs"), 200)["items"]
-    assert told(send(client, f"{V1}/repairs/{made['id']}/resume"), 202)["kind"] == "resume_repair"
+    [made] = json_of(client.get(f"{V1}/repairs"), 200)["items"]
+    assert json_of(send(client, f"{V1}/repairs/{made['id']}/resume"), 202)["kind"] == "resume_repair"
     Repair.objects.update(state=Repair.State.UNDONE)
     problem(send(client, f"{V1}/repairs/{made['id']}/undo"), 409, "repair_refused")
     problem(send(client, f"{V1}/repairs/{made['id']}/resume"), 409, "repair_refused")
