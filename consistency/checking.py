@@ -17,10 +17,11 @@ from django.db import transaction
 from django.db.models import Exists, OuterRef, QuerySet
 from django.utils import timezone
 
+from backups.engine.runtime.context import Progress
 from consistency.declaration import option
 from consistency.engine import check as engine
 from consistency.engine.check import Stores
-from consistency.engine.context import Context, Progress
+from consistency.engine.context import Context
 from consistency.engine.errors import Cancelled, ConsistencyError
 from consistency.engine.findings import Finding as EngineFinding
 from consistency.engine.findings import Severity

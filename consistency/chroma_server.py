@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from consistency.engine.chroma import DATABASE, DOCUMENT, HNSW
+from backups.engine.chroma_files.records import DOCUMENT
+from backups.engine.chroma_files.tables import DATABASE, HNSW_TYPE
 from consistency.engine.context import Context
 from consistency.engine.errors import Mistake, StoreUnreadable
 
@@ -28,6 +29,7 @@ _SCHEMA = """
 CREATE TABLE migrations (dir TEXT, version INTEGER);
 CREATE TABLE databases (id TEXT, name TEXT, tenant_id TEXT);
 CREATE TABLE collections (id TEXT, name TEXT, dimension INTEGER, database_id TEXT, config_json_str TEXT);
+CREATE TABLE collection_metadata (collection_id TEXT, key TEXT, str_value TEXT, int_value INTEGER);
 CREATE TABLE segments (id TEXT, type TEXT, scope TEXT, collection TEXT);
 CREATE TABLE max_seq_id (segment_id TEXT PRIMARY KEY, seq_id INTEGER);
 CREATE TABLE embeddings (
@@ -74,7 +76,7 @@ class ServerCopy:
             )
             self._database.executemany(
                 "INSERT INTO segments VALUES (?, ?, ?, ?)",
-                [(f"m{number}", "", "METADATA", identifier), (f"v{number}", HNSW, "VECTOR", identifier)],
+                [(f"m{number}", "", "METADATA", identifier), (f"v{number}", HNSW_TYPE, "VECTOR", identifier)],
             )
 
     def fetch(self, ctx: Context) -> None:

@@ -38,8 +38,7 @@ from urllib.parse import quote
 from django.db import connections
 
 from backups.engine.archive.table import EntryType, Tree
-from backups.engine.capture.sqlite import connect, is_locked
-from backups.engine.chroma_files import directory
+from backups.engine.chroma_files.tables import DATABASE, list_collections
 from backups.engine.config import check_set_name
 from backups.engine.errors import EngineError, from_os_error
 from backups.engine.extract import extract
@@ -49,6 +48,7 @@ from backups.engine.restore.to_folder import plan, select, wanted_by
 from backups.engine.runtime import durable
 from backups.engine.runtime.context import Context, Phase
 from backups.engine.runtime.space import need_space
+from backups.engine.runtime.sqlite import connect, is_locked
 from backups.engine.types import Backup, Depth, Source, SourceKind, SourceRecord
 from backups.identity import account_changes
 from backups.models import IndexedBackup
@@ -411,13 +411,13 @@ def _table_columns(connection: sqlite3.Connection, schema: str, name: str) -> di
 def _chroma(look: _Look, record: SourceRecord) -> dict[str, Any]:
     """Vectors a collection: now, read from Chroma's tables, and in the backup, as its manifest says."""
     path = look.live.get((record.kind, record.name))
-    live, now = _open_live(path / directory.DATABASE if path is not None else None)
+    live, now = _open_live(path / DATABASE if path is not None else None)
     before: dict[str, dict[str, Any]] = {}
     if now is not None:
         with contextlib.closing(now):
             _watch(look, now)
             try:
-                for place in directory.positions(now):
+                for place in list_collections(now):
                     counted = "SELECT count(*) FROM embeddings WHERE segment_id = ?"
                     count = int(now.execute(counted, (place.metadata_segment,)).fetchone()[0])
                     before[place.name] = {

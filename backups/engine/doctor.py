@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .capture.owners import owners
-from .capture.sqlite import connect
-from .chroma_files import directory as chroma
-from .chroma_files.hnsw import BrokenIndex, check_structure
+from .chroma_files.errors import BrokenIndex
+from .chroma_files.hnsw import check_structure
+from .chroma_files.tables import DATABASE, check_supported, list_collections
 from .errors import EngineError, RepositoryTooNew
 from .gate import Gate
 from .progress import human_bytes
 from .repository.folder import Repository, Unreadable, open_repository
 from .restore.stage import leftovers
 from .runtime.context import Context
+from .runtime.sqlite import connect
 from .types import Source, SourceKind
 
 Level = Literal["ok", "note", "warning", "problem"]
@@ -156,15 +157,15 @@ def _look_at_sqlite(path: Path, found: Diagnosis) -> None:
 
 
 def _look_at_chroma(directory: Path, found: Diagnosis) -> None:
-    database_file = directory / chroma.DATABASE
+    database_file = directory / DATABASE
     if not database_file.is_file():
-        found.add("problem", str(directory), f"holds no {chroma.DATABASE}", "Give the directory that Chroma uses.")
+        found.add("problem", str(directory), f"holds no {DATABASE}", "Give the directory that Chroma uses.")
         return
     try:
         database = connect(database_file, mode="ro", timeout=5)
         try:
-            version = chroma.check_supported(directory, database)
-            listed = chroma.positions(database)
+            version = check_supported(directory, database)
+            listed = list_collections(database)
             mode = str(database.execute("PRAGMA journal_mode").fetchone()[0])
         finally:
             database.close()

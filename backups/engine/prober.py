@@ -16,15 +16,17 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .capture.sqlite import connect
-from .chroma_files.directory import Positions, positions
-from .chroma_files.hnsw import BrokenIndex
-from .chroma_files.records import digest_collections, open_at_rest, stored_records, stored_vectors
+from .chroma_files.digests import CollectionDigest, digest_collections
+from .chroma_files.errors import BrokenIndex
+from .chroma_files.records import as_client, stored_records
+from .chroma_files.tables import Collection, list_collections, open_at_rest
+from .chroma_files.vectors import stored_vectors
 from .runtime.child import Server
+from .runtime.sqlite import connect
 
 _PAGE = 1000
 _SEARCHES = 3
@@ -64,9 +66,9 @@ class Prober:
             return {"problem": f"chroma.sqlite3: {problem}"}
         collections = {}
         for item in found:
-            assert not isinstance(item, Positions)
-            collections[item.positions.id] = {
-                "name": item.positions.name,
+            assert isinstance(item, CollectionDigest)
+            collections[item.collection.id] = {
+                "name": item.collection.name,
                 "count": item.count,
                 "indexed": item.indexed,
                 "recent": item.recent,
@@ -99,7 +101,7 @@ class Prober:
             }
         return {"collections": collections, "problems": problems, "client": chromadb.__version__}
 
-    def _collection(self, client: Any, stored: _Stored, place: Positions, problems: list[str]) -> dict[str, Any]:
+    def _collection(self, client: Any, stored: _Stored, place: Collection, problems: list[str]) -> dict[str, Any]:
         import numpy as np
 
         label = stored.label(place)
@@ -158,7 +160,7 @@ class _Stored:
         self._rows.execute("CREATE TABLE record (number INTEGER PRIMARY KEY, place TEXT, id TEXT, value TEXT)")
         database = open_at_rest(folder)
         try:
-            self.listed = positions(database)
+            self.listed = list_collections(database)
             self.homes: dict[str, tuple[str, str]] = {
                 collection: (tenant, name)
                 for collection, tenant, name in database.execute(
@@ -175,14 +177,14 @@ class _Stored:
             database.close()
         self._rows.execute("CREATE INDEX by_place ON record (place, number)")
 
-    def label(self, place: Positions) -> str:
+    def label(self, place: Collection) -> str:
         """The collection's name, with its database and tenant where they are not the default ones."""
         tenant, database = self.homes[place.id]
         parts = [tenant] if tenant != "default_tenant" else []
         parts += [database] if parts or database != "default_database" else []
         return "/".join([*parts, place.name])
 
-    def pages(self, place: Positions) -> Iterator[dict[str, list[Any]]]:
+    def pages(self, place: Collection) -> Iterator[dict[str, list[Any]]]:
         """The rows of the records by id, a thousand at a time."""
         last = 0
         while True:
@@ -195,14 +197,14 @@ class _Stored:
             last = rows[-1][0]
             yield {identifier: json.loads(value) for _, identifier, value in rows}
 
-    def vector(self, place: Positions, identifier: str) -> bytes | None:
+    def vector(self, place: Collection, identifier: str) -> bytes | None:
         """The vector of a record, None where the files hold none."""
         row = self._rows.execute("SELECT value FROM vector WHERE place = ? AND id = ?", (place.id, identifier)).fetchone()
         return row[0] if row is not None else None
 
 
 def _differs(
-    values: list[Any], stored: bytes | None, vector: Any, document: str | None, metadata: Any, place: Positions
+    values: list[Any], stored: bytes | None, vector: Any, document: str | None, metadata: Any, place: Collection
 ) -> str | None:
     """What differs between a returned record and the stored one, or None."""
     import numpy as np
@@ -217,36 +219,12 @@ def _differs(
             allowed = _TOLERANCE * float(np.linalg.norm(held)) if place.space == "cosine" else 0.0
             if not float(np.linalg.norm(held - vector)) <= allowed:
                 return "the vector"
-    stored_document, stored_metadata = _as_client(values)
+    stored_document, stored_metadata = as_client(values)
     if stored_document != document:
         return "the document"
     if stored_metadata != (dict(metadata) if metadata else {}):
         return "the metadata"
     return None
-
-
-def _as_client(values: Iterable[Sequence[Any]]) -> tuple[str | None, dict[str, Any]]:
-    """Document and metadata of stored rows in the shape in which the client returns them."""
-    document: str | None = None
-    metadata: dict[str, Any] = {}
-    lists: dict[str, list[Any]] = {}
-    for key, text, integer, real, boolean, *is_list in values:
-        value: Any = text
-        if integer is not None:
-            value = integer
-        elif real is not None:
-            value = real
-        elif boolean is not None:
-            value = bool(boolean)
-        if key == "chroma:document":
-            document = text
-        elif key.startswith("chroma:"):
-            continue
-        elif is_list:
-            lists.setdefault(key, []).append(value)
-        else:
-            metadata[key] = value
-    return document, metadata | lists
 
 
 def _row_counts(database: sqlite3.Connection) -> dict[str, int]:

@@ -22,12 +22,17 @@ from collections.abc import Mapping as Names
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .chroma import DATABASE, Vectors, check_supported, count_records
+from backups.engine.chroma_files.records import count_records
+from backups.engine.chroma_files.tables import DATABASE, check_supported, find_collection
+from backups.engine.chroma_files.vectors import Vectors
+from backups.engine.runtime.context import Phase
+
 from .compare import attach, compare
-from .context import Context, Phase
+from .context import Context
 from .errors import Mistake, StoreBusy
 from .examine import Facts, classify, gather
 from .findings import Cause, Finding, FindingKind, Severity, State, Tally, finding
@@ -173,8 +178,9 @@ def opened(mapping: Mapping, stores: Stores, ctx: Context) -> Iterator[Opened]:
         metadata = stack.enter_context(closing(connect(database, at_rest=stores.at_rest, check=ctx.check)))
         if uri:
             attach(metadata, uri)
+        find = partial(find_collection, chroma, mapping.collection)
         vectors = stack.enter_context(
-            closing(Vectors(directory, chroma, mapping.collection, at_rest=stores.at_rest, check=ctx.check, wait=ctx.wait))
+            closing(Vectors(directory, chroma, find, at_rest=stores.at_rest, check=ctx.check, wait=ctx.wait))
         )
         yield Opened(
             mapping=mapping,

@@ -18,8 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from .chroma import DOCUMENT, Collection, Vectors, record_pages
-from .index import Floats
+from backups.engine.chroma_files.index import Floats
+from backups.engine.chroma_files.records import DOCUMENT, record_pages
+from backups.engine.chroma_files.tables import Collection
+from backups.engine.chroma_files.vectors import Vectors
+
 from .mapping import Field, Mapping
 from .rows import Rows, RowTuple, document_expression, expression, joins, literal, name, orphan_expression, tables
 

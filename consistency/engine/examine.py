@@ -23,7 +23,11 @@ from typing import Any
 
 import numpy as np
 
-from .chroma import Collection, Record, Vectors, find_records, pending_ids, unpacked
+from backups.engine.chroma_files.index import Floats
+from backups.engine.chroma_files.records import Record, find_records
+from backups.engine.chroma_files.tables import Collection, pending_ids
+from backups.engine.chroma_files.vectors import Vectors
+
 from .compare import differs, tolerance_of
 from .findings import Cause, Finding, FindingKind, Repair, Severity, finding
 from .mapping import Mapping, Scalar
@@ -214,6 +218,11 @@ def _fault(collection: Collection | None, row: Row) -> tuple[FindingKind, str] |
         return FindingKind.WRONG_DIMENSION, f"{length} values, and the collection's have {collection.dimension}"
     what = _bad_values(row.vector)
     return (FindingKind.INVALID_VECTOR, what) if what else None
+
+
+def unpacked(vector: bytes) -> Floats:
+    """The float32 values of *vector*, as far as its length allows."""
+    return np.frombuffer(vector[: len(vector) // 4 * 4], "<f4")
 
 
 def _bad_values(vector: bytes) -> str:

@@ -13,7 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+
+from backups.engine.chroma_files.errors import BrokenIndex
+from backups.engine.errors import SourceBroken
+from backups.engine.runtime.sqlite import is_interrupted, is_locked, uri
 
 from .errors import Cancelled, StoreBusy, StoreUnreadable
 from .mapping import Column, Mapping, Scalar
@@ -29,9 +32,8 @@ RowTuple = tuple[str, int, bytes, int | None]
 
 
 def address(path: Path, *, at_rest: bool, mode: str = "ro") -> str:
-    """The URI that SQLite opens *path* by."""
-    immutable = at_rest and not path.with_name(path.name + "-wal").exists()
-    return f"file:{quote(str(path))}?mode={mode}" + ("&immutable=1" if immutable else "")
+    """The URI by which SQLite opens *path*; one *at_rest* with a ``-wal`` beside it is not immutable."""
+    return uri(path, mode=mode, immutable=at_rest and not path.with_name(path.name + "-wal").exists())
 
 
 def connect(path: Path, *, at_rest: bool, check: Callable[[], None] = lambda: None) -> sqlite3.Connection:
@@ -62,11 +64,15 @@ def reading(what: str, check: Callable[[], None] = lambda: None) -> Iterator[Non
     try:
         yield
     except sqlite3.Error as problem:
-        if getattr(problem, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
+        if is_interrupted(problem):
             check()
-        if getattr(problem, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        if is_locked(problem):
             raise StoreBusy(f"{what} stayed locked for {PATIENCE:g} s.") from None
         raise StoreUnreadable(f"{what} cannot be read: {problem}.") from None
+    except BrokenIndex as problem:
+        raise StoreUnreadable(f"The index of {what} cannot be read: {problem} ({problem.file}).") from None
+    except SourceBroken as problem:
+        raise StoreUnreadable(problem.message, hint=problem.hint) from None
 
 
 def name(identifier: str) -> str:

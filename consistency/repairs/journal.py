@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 from typing import Any
 
+from backups.engine.chroma_files.records import Record
 from consistency.declaration import VectorRecord
-from consistency.engine.chroma import Record
 from consistency.engine.compare import differs
 from consistency.engine.mapping import Mapping
 from consistency.engine.rows import Row

@@ -11,9 +11,10 @@ from pathlib import Path
 from django.db import transaction
 from django.db.models import QuerySet
 
+from backups.engine.runtime.context import Phase
 from consistency.declaration import VectorRecord, Writer, declared
 from consistency.engine.check import Opened, opened
-from consistency.engine.context import Context, Phase
+from consistency.engine.context import Context
 from consistency.engine.errors import RepairRefused
 from consistency.engine.examine import Facts
 from consistency.engine.rows import reading

@@ -9,6 +9,7 @@ import struct
 import time
 import tracemalloc
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backups.engine.chroma_files import hnsw
-from backups.engine.chroma_files.directory import Positions
-from backups.engine.chroma_files.records import _indexed
+from backups.engine.chroma_files import hnsw, id_table
+from backups.engine.chroma_files.errors import BrokenIndex
+from backups.engine.chroma_files.index import Index
 from tests.restore.stores import History
-
-PLACE = Positions("c", "c", 16, "l2", 100, "m", "v", 0, 0)
 
 
 @pytest.fixture(scope="module")
@@ -40,21 +39,22 @@ def read(folder: Path) -> list[tuple[str, bytes]]:
     """All that is read of a segment."""
     if not hnsw.check_structure(folder):
         return []
-    return list(_indexed(folder, folder / "index_metadata.pickle", PLACE))
+    with closing(Index(folder, cosine=False)) as index:
+        return list(index.stream())
 
 
 def survive(folder: Path) -> bool:
     """Whether a segment can be read; anything but a list and `BrokenIndex` fails the test."""
     try:
         read(folder)
-    except (hnsw.BrokenIndex, FileNotFoundError):
+    except (BrokenIndex, FileNotFoundError):
         return False
     return True
 
 
 def scan(path: Path, content: bytes) -> list[Any]:
     path.write_bytes(content)
-    return list(hnsw.scan(path))
+    return list(id_table.scan(path))
 
 
 def test_the_scanner_agrees_with_pickle(segment: Path) -> None:
@@ -62,8 +62,8 @@ def test_the_scanner_agrees_with_pickle(segment: Path) -> None:
     content = (segment / "index_metadata.pickle").read_bytes()
     known = pickle.loads(content)  # noqa: S301
     known = known if isinstance(known, dict) else vars(known)
-    assert dict(hnsw.labels(segment / "index_metadata.pickle")) == known["id_to_label"]
-    assert hnsw.total_added(segment / "index_metadata.pickle") == known["total_elements_added"]
+    assert dict(id_table.labels(segment)) == known["id_to_label"]
+    assert id_table.total_added(segment) == known["total_elements_added"]
     assert len(read(segment)) == len(known["id_to_label"]) >= 400
 
 
@@ -82,7 +82,7 @@ def test_a_pickle_that_runs_code_is_only_looked_at(tmp_path: Path, protocol: int
     canary = tmp_path / "canary"
     for planted in (Canary(canary), {"id_to_label": {"a": Canary(canary)}}, {"a": [Canary(canary)]}, {Canary(canary): 1}):
         content = pickle.dumps(planted, protocol)
-        with pytest.raises(hnsw.BrokenIndex):
+        with pytest.raises(BrokenIndex):
             scan(tmp_path / "index_metadata.pickle", content)
         assert not canary.exists()
     pickle.loads(pickle.dumps(Canary(canary)))  # noqa: S301
@@ -97,7 +97,7 @@ def test_an_object_between_the_pairs_of_a_real_table_is_refused(copy: Path, tmp_
     for place in range(2, len(content), max(1, len(content) // 300)):
         try:
             scan(path, content[:place] + canary + content[place:])
-        except hnsw.BrokenIndex:
+        except BrokenIndex:
             refused += 1
         assert not (tmp_path / "canary").exists()
     assert refused > 250
@@ -135,10 +135,10 @@ def test_tables_of_another_shape_are_broken(copy: Path, planted: Any) -> None:
         if planted == {"id_to_label": 5, "total_elements_added": count}:
             assert read(copy) == []
         elif isinstance(planted, dict) and planted.get("id_to_label") == {"a": {"b": 1}}:
-            with pytest.raises(hnsw.BrokenIndex):
+            with pytest.raises(BrokenIndex):
                 read(copy)
         else:
-            with pytest.raises(hnsw.BrokenIndex):
+            with pytest.raises(BrokenIndex):
                 read(copy)
         assert tracemalloc.get_traced_memory()[1] < 20 << 20
     finally:
@@ -151,8 +151,8 @@ def test_a_deeply_nested_table_takes_neither_time_nor_memory(tmp_path: Path) -> 
     began = time.monotonic()
     tracemalloc.start()
     try:
-        with pytest.raises(hnsw.BrokenIndex, match="nested"):
-            list(hnsw.scan(path))
+        with pytest.raises(BrokenIndex, match="nested"):
+            list(id_table.scan(path))
         assert tracemalloc.get_traced_memory()[1] < 2 * path.stat().st_size
     finally:
         tracemalloc.stop()
@@ -202,8 +202,8 @@ def test_any_bytes_are_scanned_or_broken(tmp_path_factory: Any, content: bytes) 
     for made in (content, b"\x80\x02}(" + content, b"\x80\x02}X\x01\x00\x00\x00a}(" + content):
         path.write_bytes(made)
         try:
-            list(hnsw.scan(path))
-        except hnsw.BrokenIndex:
+            list(id_table.scan(path))
+        except BrokenIndex:
             continue
 
 
@@ -236,7 +236,7 @@ def test_offsets_that_fit_no_vector_are_broken(copy: Path) -> None:
     size, label, vector = good[4], good[5], good[6]
     for wrong in ((size, size, vector), (size, size - 4, vector), (size, label, label), (size, label, vector + 1)):
         path.write_bytes(HEADER.pack(*good[:4], *wrong, *good[7:]))
-        with pytest.raises(hnsw.BrokenIndex):
+        with pytest.raises(BrokenIndex):
             read(copy)
 
 

@@ -7,8 +7,9 @@ from array import array
 from collections.abc import Iterable
 from pathlib import Path
 
-from backups.engine.chroma_files.directory import positions
-from backups.engine.chroma_files.records import open_at_rest, stored_records, stored_vectors
+from backups.engine.chroma_files.records import stored_records
+from backups.engine.chroma_files.tables import list_collections, open_at_rest
+from backups.engine.chroma_files.vectors import stored_vectors
 from tests.capture.application import weight
 from tests.capture.peers import loose_vector
 
@@ -28,7 +29,7 @@ def vectors_of(directory: Path, name: str = "papers") -> dict[str, bytes]:
     """All vectors by id, read from the files of a directory at rest; every record has one, and no other is there."""
     database = open_at_rest(directory)
     try:
-        (place,) = [item for item in positions(database) if item.name == name]
+        (place,) = [item for item in list_collections(database) if item.name == name]
         vectors = dict(stored_vectors(directory, database, place))
         records = {identifier for identifier, _ in stored_records(database, place)}
     finally:

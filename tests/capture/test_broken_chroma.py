@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from backups.engine.chroma_files.directory import positions
-from backups.engine.chroma_files.hnsw import BrokenIndex, check_structure, read_header
-from backups.engine.chroma_files.records import open_at_rest
+from backups.engine.chroma_files.errors import BrokenIndex
+from backups.engine.chroma_files.hnsw import check_structure, read_header
+from backups.engine.chroma_files.tables import list_collections, open_at_rest
 from tests.capture.conftest import Bench, Start, Stores, chroma_source
 from tests.capture.processes import Peer, run, until
 from tests.capture.states import vectors_of
@@ -224,7 +224,7 @@ def test_tables_of_a_later_chroma_are_refused(bench: Bench, stores: Stores) -> N
 def test_positions_of_grown_stores(stores: Stores) -> None:
     """The fixture is what these tests take it for: an index on disk and records in the log after it."""
     database = open_at_rest(stores.chroma)
-    (place,) = positions(database)
+    (place,) = list_collections(database)
     database.close()
     assert place.vector_at > 0
     assert place.metadata_at > place.vector_at

@@ -29,9 +29,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from backups.engine.runtime.context import Progress
 from consistency.checking import run_check
 from consistency.engine.check import check
-from consistency.engine.context import Context, Progress
+from consistency.engine.context import Context
 from consistency.engine.errors import Cancelled, StoreBusy
 from consistency.engine.findings import Finding
 from consistency.models import Check

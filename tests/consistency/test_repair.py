@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import sqlite3
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 from django.db import connection
 
+from backups.engine.chroma_files.records import find_records
+from backups.engine.chroma_files.tables import find_collection
+from backups.engine.chroma_files.vectors import Vectors
 from consistency.checking import new_findings, record_answer, run_check
-from consistency.engine.chroma import Vectors, find_records
 from consistency.engine.context import Context
 from consistency.engine.errors import Cancelled, RepairRefused
 from consistency.engine.rows import connect
@@ -76,7 +79,7 @@ def everything() -> dict[str, Any]:
     directory = vectors.store().directory
     with closing(connect(directory / "chroma.sqlite3", at_rest=False)) as database:
         for mapping in description().mappings:
-            held = Vectors(directory, database, mapping.collection, at_rest=False)
+            held = Vectors(directory, database, partial(find_collection, database, mapping.collection), at_rest=False)
             with closing(held):
                 assert held.collection is not None
                 ids = [row[0] for row in database.execute("SELECT embedding_id FROM embeddings ORDER BY 1")]

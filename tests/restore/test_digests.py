@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from backups.engine.check_stores import PROBER
-from backups.engine.chroma_files.directory import Positions, positions
-from backups.engine.chroma_files.records import digest_collections, open_at_rest, stored_records, stored_vectors
-from backups.engine.prober import _as_client
+from backups.engine.chroma_files.digests import digest_collections
+from backups.engine.chroma_files.records import as_client, stored_records
+from backups.engine.chroma_files.tables import Collection, list_collections, open_at_rest
+from backups.engine.chroma_files.vectors import stored_vectors
 from backups.engine.runtime.child import Child
 from tests.restore.stores import DIMENSION, Chroma, ChromaError, vector
 
@@ -48,9 +49,9 @@ def read_files(directory: Path) -> dict[str, dict[str, Any]]:
     database = open_at_rest(directory)
     try:
         found = {}
-        for place in positions(database):
+        for place in list_collections(database):
             vectors = dict(stored_vectors(directory, database, place))
-            records = {name: _as_client(values) for name, values in stored_records(database, place)}
+            records = {name: as_client(values) for name, values in stored_records(database, place)}
             assert vectors.keys() == records.keys(), place.name
             found[place.name] = {
                 name: (np.frombuffer(vectors[name], "<f4"), document, metadata)
@@ -152,7 +153,7 @@ def test_no_false_alarm_after_any_calls(tmp_path: Path, prober: Child, seed: int
                 same(files[name], chroma.all(name), vectors=False)
             assert files["empty"] == {}
             database = open_at_rest(copy)
-            for place in positions(database):
+            for place in list_collections(database):
                 indexed += place.vector_at > 0
                 logged += place.metadata_at > place.vector_at
             database.close()
@@ -303,7 +304,7 @@ def test_more_records_than_one_call_returns(tmp_path: Path, prober: Child) -> No
 
 def digests(directory: Path) -> Any:
     (found,) = digest_collections(directory, {})
-    assert not isinstance(found, Positions)
+    assert not isinstance(found, Collection)
     return found
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from backups.engine.chroma_files.directory import Positions
-from backups.engine.chroma_files.records import CollectionDigest, Known, digest_collections
+from backups.engine.chroma_files.digests import CollectionDigest, ParentDigest, digest_collections
+from backups.engine.chroma_files.tables import Collection
 from tests.restore.stores import DIMENSION, Chroma
 from tests.restore.test_digests import act
 
@@ -21,15 +21,17 @@ def whole(directory: Path) -> dict[str, CollectionDigest]:
     found = {}
     for item in digest_collections(directory, {}):
         assert isinstance(item, CollectionDigest)
-        found[item.positions.id] = item
+        found[item.collection.id] = item
     return found
 
 
-def as_known(digest: CollectionDigest) -> Known:
+def as_known(digest: CollectionDigest) -> ParentDigest:
     assert digest.indexed is not None
-    names = {field.name for field in fields(Known)} - {"metadata_at", "vector_at"}
-    place = digest.positions
-    return Known(metadata_at=place.metadata_at, vector_at=place.vector_at, **{name: getattr(digest, name) for name in names})
+    names = {field.name for field in fields(ParentDigest)} - {"metadata_at", "vector_at"}
+    place = digest.collection
+    return ParentDigest(
+        metadata_at=place.metadata_at, vector_at=place.vector_at, **{name: getattr(digest, name) for name in names}
+    )
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -43,7 +45,7 @@ def test_after_any_calls(tmp_path: Path, seed: int) -> None:
             options = {"configuration": {"hnsw": {"space": space, "sync_threshold": threshold, "batch_size": 2}}}
             chroma.send("create", name, options=options)
             chroma.answer()
-        known: dict[str, Known] = {}
+        known: dict[str, ParentDigest] = {}
         for turn in range(12):
             for _ in range(chosen.randint(0, 12)):
                 act(chroma, chosen.choice(list(names)), chosen, [f"r{n}" for n in range(80)])
@@ -55,9 +57,9 @@ def test_after_any_calls(tmp_path: Path, seed: int) -> None:
             copy = Path(shutil.copytree(live, tmp_path / f"copy-{turn}"))
             expected = whole(copy)
             for item in digest_collections(copy, known):
-                place = item if isinstance(item, Positions) else item.positions
+                place = item if isinstance(item, Collection) else item.collection
                 wanted = expected[place.id]
-                if isinstance(item, Positions):
+                if isinstance(item, Collection):
                     before = known[place.id]
                     assert (before.records, before.indexed) == (wanted.records, wanted.indexed)
                 else:
@@ -93,10 +95,10 @@ def test_only_what_is_new_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             def digest(self) -> bytes:
                 return bytes(self._hash.digest())
 
-        from backups.engine.chroma_files import records
+        from backups.engine.chroma_files import digests
 
-        real = records.blake3
-        monkeypatch.setattr(records, "blake3", Counting)
+        real = digests.blake3
+        monkeypatch.setattr(digests, "blake3", Counting)
         [found] = digest_collections(live, known)
         assert found == next(iter(expected.values()))
         assert hashed <= 2 * 30 + 30, "thirty records, their vectors, and the log after the index"

@@ -10,7 +10,6 @@ lock     all locks at one instant, SQLite pinned, its writers let go; Chroma sta
 unlock   Chroma's writers let go                                                              pauses in milliseconds
 copy     copies pinned databases whose files must not be read                                 -
 digest   reads a staged Chroma directory                                                      digests of collections
-log      -                                                                                    bytes of all logs
 undo     gives all up, for another try                                                        -
 release  ends everything                                                                      -
 ======== ==================================================================================== =========================
@@ -33,13 +32,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..chroma_files import directory as chroma
-from ..chroma_files import hnsw
+from ..chroma_files.errors import BrokenIndex, NotChroma
+from ..chroma_files.quiescence import QuiescenceProblem, Unrest, quiescence_problem
+from ..chroma_files.tables import DATABASE, Collection, check_supported
 from ..errors import EngineError, SourceBroken, SourceBusy
 from ..gate import Gate, GateTimeout
 from ..runtime.child import Server
+from ..runtime.sqlite import connect, is_locked
 from .owners import owners
-from .sqlite import Database, Pinned, begin_immediate, check_writable, connect
+from .sqlite import Database, Pinned, begin_immediate, check_writable
 
 PIN_TRIES = 8
 """How often a database is tried to be pinned in place before it is copied instead."""
@@ -67,7 +68,7 @@ class Directory:
         self.version = ""
         self.broken: str | None = None
         self.abandoned: str | None = None
-        self._unrest: tuple[str, list[tuple[str, int, int]]] | None = None
+        self._pending: tuple[QuiescenceProblem, list[tuple[str, int, int]]] | None = None
         self._gate = Gate(path)
         self._open = contextlib.ExitStack()
         self._locked_at = 0.0
@@ -76,21 +77,23 @@ class Directory:
 
     def connect(self) -> None:
         """Open ``chroma.sqlite3``; one that cannot be read as a database is remembered as `broken`."""
-        file = self.path / chroma.DATABASE
+        file = self.path / DATABASE
         if not file.is_file():
             raise SourceBroken(
-                f"{self.path} holds no {chroma.DATABASE}, so it is no Chroma directory.",
+                f"{self.path} holds no {DATABASE}, so it is no Chroma directory.",
                 hint="Give the directory that PersistentClient or `chroma run --path` uses.",
             )
         check_writable(file)
         self._database = connect(file)
         self._database.execute(f"PRAGMA busy_timeout = {int(CONNECT_WAIT * 1000)}")
         try:
-            self.version = chroma.check_supported(self.path, self._database)
-        except SourceBusy:
-            raise _busy(self.path, "stayed locked by a writer") from None
-        except chroma.NotChroma as problem:
+            self.version = check_supported(self.path, self._database)
+        except NotChroma as problem:
             self.broken = problem.message
+        except sqlite3.OperationalError as problem:
+            if not is_locked(problem):
+                raise
+            raise _busy(self.path, "stayed locked by a writer") from None
         self._database.execute("PRAGMA busy_timeout = 0")
         if self.broken is None and self._database.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
             self._checkpointer = connect(file)
@@ -108,7 +111,7 @@ class Directory:
                 return False
         since = time.monotonic()
         try:
-            if not begin_immediate(self._database, self.path / chroma.DATABASE, wait):
+            if not begin_immediate(self._database, self.path / DATABASE, wait):
                 self._open.close()
                 return False
             self._locked_at = since if gated else time.monotonic()
@@ -116,7 +119,7 @@ class Directory:
             self.broken = str(problem)
         return True
 
-    def wait_for_rest(self) -> str | None:
+    def wait_until_quiescent(self) -> QuiescenceProblem | None:
         """Wait until the index files are at rest. None when they are, else why not."""
         if self.broken is not None or self.abandoned is not None:
             return None
@@ -124,32 +127,33 @@ class Directory:
         deadline = time.monotonic() + REST_WAIT
         while True:
             try:
-                why = chroma.unrest(self.path, self._database) or self._unfolded()
-            except sqlite3.DatabaseError as problem:
-                self.broken = str(problem)
+                problem = quiescence_problem(self.path, self._database) or self._fold_log()
+            except sqlite3.DatabaseError as broken:
+                self.broken = str(broken)
                 return None
-            if why is None:
-                self._unrest = None
+            if problem is None:
+                self._pending = None
                 return None
-            if "under way" in why or time.monotonic() > deadline:
+            if problem.reason is Unrest.WRITE_PENDING or time.monotonic() > deadline:
                 stamps = self._stamps()
-                if self._unrest is None or self._unrest[1] != stamps:
-                    self._unrest = (why, stamps)
-                return why
+                if self._pending is None or self._pending[1] != stamps:
+                    self._pending = (problem, stamps)
+                return problem
             time.sleep(0.005)
 
     def is_abandoned(self) -> bool:
-        """Whether the unrest will not end: nothing moved since it was first seen, and no process has the directory open.
+        """Whether the files will never come to rest: nothing changed since they were first seen so, and nobody has them open.
 
-        A writer that was killed leaves such a directory. Chroma may still be able to complete the write when it opens it, so
-        it is captured as it is, and known as not sound.
+        A writer that was killed leaves such a directory. Chroma may be able to complete the write when it opens it, so the
+        directory is captured as it is and recorded as damaged.
         """
-        if self._unrest is None or self.abandoned is not None or self._stamps() != self._unrest[1]:
+        if self._pending is None or self.abandoned is not None or self._stamps() != self._pending[1]:
             return False
-        if owners(self.path / chroma.DATABASE, parent=True):
+        if owners(self.path / DATABASE, parent=True):
             return False
         self.abandoned = (
-            f"{self._unrest[0]}, and the process that wrote is gone; start the application once, so that Chroma completes it"
+            f"{self._pending[0].message}, and the process that wrote is gone; "
+            "start the application once, so that Chroma completes the write"
         )
         return True
 
@@ -163,12 +167,14 @@ class Directory:
                     found.append((f"{folder}/{name}", status.st_size, status.st_mtime_ns))
         return sorted(found)
 
-    def _unfolded(self) -> str | None:
-        """Fold the log of a ``chroma.sqlite3`` that somebody set to WAL mode into the file, the lock being held."""
+    def _fold_log(self) -> QuiescenceProblem | None:
+        """Checkpoint a ``chroma.sqlite3`` that was set to WAL mode, with the lock held; why not, when a reader prevents it."""
         if self._checkpointer is None:
             return None
         busy, log, checkpointed = self._checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        return None if busy == 0 and log == checkpointed else "a reader needs the log of chroma.sqlite3"
+        if busy == 0 and log == checkpointed:
+            return None
+        return QuiescenceProblem(Unrest.LOG_IN_USE, "a reader needs the log of chroma.sqlite3")
 
     def unlock(self) -> None:
         """Let writers go on."""
@@ -253,9 +259,9 @@ class Holder:
             if not directory.lock(CHROMA_WAIT):
                 return functools.partial(_busy, directory.path, "stayed locked by a writer")
         for directory in self._directories:
-            unrest = directory.wait_for_rest()
-            if unrest is not None:
-                return functools.partial(_busy, directory.path, f"did not come to rest: {unrest}")
+            problem = directory.wait_until_quiescent()
+            if problem is not None:
+                return functools.partial(_busy, directory.path, f"did not come to rest: {problem.message}")
         for database in self._databases:
             pinned = database.pin(self._step, last=last)
             if pinned is None:
@@ -283,9 +289,6 @@ class Holder:
         for database in self._databases:
             database.copy_pinned(self._pins[database.name], self._step)
 
-    def log(self) -> int:
-        return sum(database.log_bytes() for database in self._databases)
-
     def release(self) -> None:
         for database in self._databases:
             database.release()
@@ -293,48 +296,35 @@ class Holder:
             directory.release()
 
     def digest(self, directory: str, known: dict[str, dict[str, Any]]) -> dict[str, Any]:
-        """Digests of a copy; a copy whose files contradict each other is an answer too: ``{"problem": ...}``.
+        """Digests of a copy, or ``{"problem", "file", "offset"}`` when its files contradict each other.
 
-        *known* maps ids of collections to the fields of `records.Known`.
+        *known* maps ids of collections to the fields of `digests.ParentDigest`.
         """
-        from ..chroma_files import records  # numpy is loaded only when a Chroma directory changed
+        from ..chroma_files import digests  # numpy is loaded only when a Chroma directory changed
 
-        before = {collection: records.Known(**fields) for collection, fields in known.items()}
+        parents = {collection: digests.ParentDigest(**fields) for collection, fields in known.items()}
         try:
-            found = records.digest_collections(Path(directory), before)
-        except hnsw.BrokenIndex as problem:
+            found = digests.digest_collections(Path(directory), parents)
+        except BrokenIndex as problem:
             return {"problem": str(problem), "file": problem.file, "offset": problem.offset}
         except sqlite3.DatabaseError as problem:
-            return {"problem": str(problem), "file": chroma.DATABASE, "offset": None}
-        return {"collections": [_described(item) for item in found]}
+            return {"problem": str(problem), "file": DATABASE, "offset": None}
+        return {"collections": [_as_json(item) for item in found]}
 
     def _step(self, done: int) -> None:
         self._server.emit("copied", bytes=done)
 
 
-def _described(item: Any) -> dict[str, Any]:
-    place: chroma.Positions = getattr(item, "positions", item)
-    return {
-        "id": place.id,
-        "name": place.name,
-        "dimension": place.dimension,
-        "space": place.space,
-        "metadata_at": place.metadata_at,
-        "vector_at": place.vector_at,
-        "digest": None
-        if item is place
-        else {
-            "count": item.count,
-            "indexed_count": item.indexed_count,
-            "indexed": item.indexed,
-            "recent": item.recent,
-            "records": item.records,
-        },
-    }
+def _as_json(item: Any) -> dict[str, Any]:
+    collection: Collection = getattr(item, "collection", item)
+    fields = ("id", "name", "dimension", "space", "metadata_at", "vector_at")
+    digests = ("count", "indexed_count", "indexed", "recent", "records")
+    digest = None if item is collection else {name: getattr(item, name) for name in digests}
+    return {name: getattr(collection, name) for name in fields} | {"digest": digest}
 
 
 def _busy(path: Path, what: str) -> SourceBusy:
-    holders = owners(path / chroma.DATABASE)
+    holders = owners(path / DATABASE)
     return SourceBusy(f"{path} {what}; it is open in {holders}." if holders else f"{path} {what}.")
 
 
@@ -342,7 +332,7 @@ def main() -> None:
     """Serve one backup."""
     server = Server()
     holder = Holder(server)
-    names = ("open", "lock", "unlock", "undo", "copy", "log", "digest", "release")
+    names = ("open", "lock", "unlock", "undo", "copy", "digest", "release")
     server.serve({name: getattr(holder, name) for name in names}, on_end=holder.release)
 
 

@@ -31,7 +31,7 @@ from ..archive.blocks import BLOCK, MAX_DEPTH, compress, compress_delta, digest
 from ..archive.reader import Archives, locate_in
 from ..archive.table import Entry, EntryType, FrameRef, Identity, TableWriter, Tree
 from ..archive.writer import ArchiveWriter
-from ..chroma_files.directory import DATABASE
+from ..chroma_files.tables import DATABASE
 from ..errors import DamageFound, EngineError
 from ..runtime.child import Server
 from .files import Found, walk

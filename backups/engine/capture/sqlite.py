@@ -22,9 +22,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote
 
 from ..errors import NoSpace, SourceBroken, SourceBusy
+from ..runtime.sqlite import connect, is_locked
 from .owners import owners
 
 OPEN_WAIT = 5.0
@@ -40,12 +40,6 @@ SMALL = 64 << 20
 Method = Literal["pinned", "online", "raw"]
 
 
-def connect(path: Path, *, mode: str = "rw", timeout: float = 0.0) -> sqlite3.Connection:
-    """A connection in autocommit mode to an existing file; *timeout* in seconds for locks."""
-    uri = f"file:{quote(str(path))}?mode={mode}"
-    return sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None, check_same_thread=False)
-
-
 def check_writable(path: Path) -> None:
     """Raise `SourceBroken` for a database that this process may not write to.
 
@@ -57,11 +51,6 @@ def check_writable(path: Path) -> None:
             f"{path} may not be written to by this process, so its writers cannot be held up.",
             hint="Run as the application's user, or mount its folder writable: a backup changes nothing, but it takes locks.",
         )
-
-
-def is_locked(problem: sqlite3.Error) -> bool:
-    """Whether SQLite refused because somebody else holds a lock."""
-    return getattr(problem, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def _ask(connection: sqlite3.Connection, statement: str) -> Any:
@@ -235,10 +224,6 @@ class Database:
     def _patience(self) -> float:
         """Seconds after which a copy in steps, which each commit of a writer makes begin anew, is given up."""
         return 2.0 + self.path.stat().st_size / 25_000_000
-
-    def log_bytes(self) -> int:
-        """The present size of the write-ahead log, which grows while the state is pinned."""
-        return self._log_bytes() if self.wal else 0
 
     def release(self) -> None:
         """End everything. The last connection of all to go may fold the log into the file: pinned reading is over."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..archive.table import Entry, EntryType, Identity
-from ..chroma_files.directory import DATABASE
+from ..chroma_files.tables import DATABASE
 
 GRAIN_NS = 2_000_000_000
 """The coarsest grain of a time stamp that is reckoned with."""

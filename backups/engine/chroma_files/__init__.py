@@ -1,1 +1,1 @@
-"""Chroma's files, read without its client: tables, HNSW indexes and records."""
+"""The one reader of a Chroma directory's files: tables, log, HNSW indexes and id tables. Uses no Chroma client."""

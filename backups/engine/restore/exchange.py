@@ -19,10 +19,10 @@ from pathlib import Path
 from types import TracebackType
 
 from ..capture.owners import owners
-from ..capture.sqlite import connect
 from ..errors import RestoreRefused
 from ..gate import GateTimeout
 from ..runtime import durable
+from ..runtime.sqlite import connect
 from .commands import Commands
 from .targets import Target, databases_of, folders_of
 

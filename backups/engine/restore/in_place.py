@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..capture.owners import owners
-from ..chroma_files import directory
+from ..chroma_files.tables import DATABASE
 from ..create import Request, create_backup
 from ..errors import Cancelled, EngineError, NoSpace, RestoreIncomplete, RestoreRefused, RestoreUndone, from_os_error
 from ..repository.folder import Repository
@@ -90,7 +90,7 @@ def _make_safety_backup(repository: Repository, backup: Backup, targets: list[Ta
     existing = tuple(
         Source(kind=target.record.kind, name=target.record.name, path=target.path)
         for target in targets
-        if (target.path / directory.DATABASE if target.record.kind is SourceKind.CHROMA else target.path).exists()
+        if (target.path / DATABASE if target.record.kind is SourceKind.CHROMA else target.path).exists()
     )
     if not existing:
         ctx.log("None of the targets exists, so no safety backup is made.")
@@ -202,7 +202,7 @@ def _how(target: Target) -> str:
         return "exchanged in one step"
     if target.gate:
         return "exchanged in one step, under the gate"
-    holders = owners(target.path / directory.DATABASE, parent=True)
+    holders = owners(target.path / DATABASE, parent=True)
     return f"exchanged; open without a gate in {holders}: needs a stop command" if holders else "exchanged"
 
 

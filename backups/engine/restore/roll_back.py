@@ -7,11 +7,11 @@ import errno
 import sqlite3
 from collections.abc import Iterator
 
-from ..capture.sqlite import connect
-from ..chroma_files import directory
+from ..chroma_files.tables import DATABASE, list_collections
 from ..errors import RestoreIncomplete
 from ..gate import GateTimeout
 from ..runtime import durable
+from ..runtime.sqlite import connect
 from ..types import SourceKind
 from .exchange import OpenStores, copy_database, logs_of, swap
 from .targets import Target, databases_of, folders_of
@@ -40,9 +40,9 @@ def chroma_positions(targets: list[Target]) -> list[object]:
 
 def _chroma_position(target: Target) -> object:
     try:
-        with contextlib.closing(connect(target.path / directory.DATABASE, mode="ro", timeout=5)) as database:
+        with contextlib.closing(connect(target.path / DATABASE, mode="ro", timeout=5)) as database:
             newest = database.execute("SELECT max(seq_id) FROM embeddings_queue").fetchone()
-            return newest, sorted(database.execute("SELECT segment_id, seq_id FROM max_seq_id")), directory.positions(database)
+            return newest, sorted(database.execute("SELECT segment_id, seq_id FROM max_seq_id")), list_collections(database)
     except sqlite3.DatabaseError as problem:
         return str(problem)
 

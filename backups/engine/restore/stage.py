@@ -9,7 +9,6 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from ..capture.sqlite import connect
 from ..check_stores import Findings
 from ..errors import RestoreRefused
 from ..extract import extract
@@ -17,6 +16,7 @@ from ..repository.folder import Repository
 from ..runtime import durable
 from ..runtime.context import Context
 from ..runtime.space import need_space
+from ..runtime.sqlite import connect
 from ..types import Backup, Depth, SourceKind
 from ..verify import record_failure
 from .targets import STAGE, Target, databases_of

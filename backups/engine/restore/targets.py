@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..capture.owners import owners
-from ..capture.sqlite import connect, is_locked
-from ..chroma_files import directory
+from ..chroma_files.tables import DATABASE
 from ..errors import RestoreRefused
 from ..gate import Gate
 from ..repository.folder import Repository
 from ..runtime.context import Context
+from ..runtime.sqlite import connect, is_locked
 from ..types import Backup, Source, SourceKind, SourceRecord
 from .commands import Commands
 
@@ -62,7 +62,7 @@ class Target:
         """Raise `RestoreRefused` for a Chroma directory that a process has open without the gate, unless ``stop`` runs."""
         if self.record.kind is not SourceKind.CHROMA or commands.stop or self.gate:
             return
-        holders = owners(self.path / directory.DATABASE, parent=True)
+        holders = owners(self.path / DATABASE, parent=True)
         if holders:
             raise RestoreRefused(
                 f"{self.path} is open in {holders}, which does not use the gate.",

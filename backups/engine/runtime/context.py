@@ -94,7 +94,7 @@ class Phase:
     def _report(self, now: float, *, finished: bool) -> None:
         elapsed = max(now - self._began, 1e-9)
         rate = self.done / elapsed
-        left = (self.total - self.done) / rate if self.total is not None and rate > 0 else None
+        left = max(self.total - self.done, 0) / rate if self.total is not None and rate > 0 else None
         self._ctx.on_progress(
             Progress(
                 operation=self._operation,

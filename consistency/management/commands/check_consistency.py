@@ -14,8 +14,9 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
+from backups.engine.runtime.context import Progress
 from consistency.checking import new_findings, run_check
-from consistency.engine.context import Context, Progress
+from consistency.engine.context import Context
 from consistency.engine.errors import ConsistencyError, Mistake
 from consistency.engine.findings import FindingKind, State
 from consistency.models import Check, Repair

@@ -1,0 +1,152 @@
+"""Chroma's tables in ``chroma.sqlite3``: their version, the collections, and how far each has read Chroma's log.
+
+Chroma writes in three places, one after the other: its log (``embeddings_queue``), the metadata tables of the same file, and,
+once every ``sync_threshold`` records, the HNSW files, outside any transaction. The log is then purged. ``max_seq_id`` holds
+the position of each segment in the log.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import SourceBroken
+from ..runtime.sqlite import is_interrupted, is_locked, uri
+from .errors import NotChroma
+
+DATABASE = "chroma.sqlite3"
+SUPPORTED = {"sysdb": 10, "metadb": 6, "embeddings_queue": 2}
+"""The newest migration of each group of Chroma's tables that this reader was tested with (chromadb 1.0 to 1.5)."""
+
+DEFAULT_SYNC_THRESHOLD = 1000
+HNSW_TYPE = "urn:chroma:segment/vector/hnsw-local-persisted"
+ADD, UPDATE, UPSERT, DELETE = range(4)
+"""Operations of Chroma's log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """A collection and how far its metadata and vector segment are in the log (sequence numbers; 0 for not at all)."""
+
+    id: str
+    name: str
+    dimension: int | None
+    space: str
+    sync_threshold: int
+    metadata_segment: str
+    vector_segment: str
+    metadata_at: int
+    vector_at: int
+
+    @property
+    def cosine(self) -> bool:
+        """Whether the index holds unit vectors, and their lengths apart from them."""
+        return self.space == "cosine"
+
+
+def open_at_rest(directory: Path) -> sqlite3.Connection:
+    """A read-only connection to the database of a copy that nobody writes to; leaves no lock and no file behind."""
+    return sqlite3.connect(uri(directory / DATABASE, immutable=True), uri=True)
+
+
+def check_supported(directory: Path, database: sqlite3.Connection) -> str:
+    """The versions of the tables as text, such as ``embeddings_queue:2 metadb:6 sysdb:10``.
+
+    Raises `NotChroma`, `SourceBroken` for tables of a later Chroma, and ``sqlite3.OperationalError`` for a database that is
+    locked or a query that was interrupted.
+    """
+    try:
+        versions = dict(database.execute("SELECT dir, max(version) FROM migrations GROUP BY dir"))
+    except sqlite3.DatabaseError as problem:
+        if is_locked(problem) or is_interrupted(problem):
+            raise
+        raise NotChroma(
+            f"{directory / DATABASE} is not a Chroma database: {problem}.",
+            hint="Give the directory that PersistentClient or `chroma run --path` uses.",
+        ) from None
+    newer = [f"{group} {version}" for group, version in versions.items() if version > SUPPORTED.get(group, -1)]
+    if newer:
+        raise SourceBroken(
+            f"{directory} was written by a newer Chroma than this version supports: {', '.join(newer)}.",
+            hint="Upgrade refbackup; it cannot prove copies of tables that it does not know.",
+        )
+    return " ".join(f"{group}:{version}" for group, version in sorted(versions.items()))
+
+
+def list_collections(database: sqlite3.Connection) -> list[Collection]:
+    """All collections of a directory, by name.
+
+    Raises ``sqlite3.DatabaseError`` for tables that cannot be read, `SourceBroken` for a kind of index that is not supported.
+    """
+    return list(_collections(database, "ORDER BY c.name, c.id"))
+
+
+def find_collection(database: sqlite3.Connection, name: str) -> Collection | None:
+    """The collection *name* of the default database, or None. ``NAME@DATABASE`` names another database. Raises as above."""
+    name, _, home = name.partition("@")
+    clause = "JOIN databases d ON d.id = c.database_id WHERE c.name = ? AND d.name = ?"
+    return next(_collections(database, clause, name, home or "default_database"), None)
+
+
+def _collections(database: sqlite3.Connection, clause: str, *arguments: str) -> Iterator[Collection]:
+    present = {row[1] for row in database.execute("PRAGMA table_info(collections)")}
+    settings = ", ".join(f"c.{column}" if column in present else "NULL" for column in ("schema_str", "config_json_str"))
+    rows = database.execute(f"SELECT c.id, c.name, c.dimension, {settings} FROM collections c {clause}", arguments)
+    for identifier, name, dimension, schema, config in rows.fetchall():
+        segments = {
+            scope: (segment, kind, int.from_bytes(at, "big") if isinstance(at, bytes) else at or 0)
+            for segment, kind, scope, at in database.execute(
+                "SELECT s.id, s.type, s.scope, m.seq_id FROM segments s LEFT JOIN max_seq_id m ON m.segment_id = s.id"
+                " WHERE s.collection = ?",
+                (identifier,),
+            )
+        }
+        metadata, _, metadata_at = segments.get("METADATA", ("", "", 0))
+        vector, kind, vector_at = segments.get("VECTOR", ("", HNSW_TYPE, 0))
+        if kind != HNSW_TYPE:
+            raise SourceBroken(f"The collection {name} uses segments of type {kind}, which are not supported.")
+        try:
+            space, threshold = _settings(database, identifier, schema, config)
+        except (ValueError, TypeError, AttributeError) as problem:
+            raise sqlite3.DatabaseError(f"the settings of the collection {name} cannot be read: {problem}") from None
+        yield Collection(identifier, name, dimension, space, threshold, metadata, vector, metadata_at, vector_at)
+
+
+def _settings(database: sqlite3.Connection, collection: str, schema: str | None, config: str | None) -> tuple[str, int]:
+    """The distance and the sync threshold of a collection, from wherever its version of Chroma keeps them."""
+    declared: dict[str, Any] = {}
+    if schema:
+        index = json.loads(schema).get("keys", {}).get("#embedding", {}).get("float_list", {}).get("vector_index", {})
+        declared = index.get("config") or {}
+    configured = (json.loads(config).get("hnsw") or {}) if config else {}
+    legacy = dict(
+        database.execute(
+            "SELECT key, coalesce(str_value, int_value) FROM collection_metadata WHERE collection_id = ?", (collection,)
+        )
+    )
+    space = declared.get("space") or configured.get("space") or legacy.get("hnsw:space") or "l2"
+    hnsw = declared.get("hnsw") or configured
+    threshold = hnsw.get("sync_threshold") or legacy.get("hnsw:sync_threshold") or DEFAULT_SYNC_THRESHOLD
+    return str(space), int(threshold)
+
+
+def log_rows(database: sqlite3.Connection, collection: Collection, after: int) -> Iterator[tuple[int, int, str, bytes | None]]:
+    """(sequence number, operation, id, vector) of a collection's log records after a position, oldest first."""
+    yield from database.execute(
+        "SELECT seq_id, operation, id, vector FROM embeddings_queue"
+        " WHERE seq_id > ? AND substr(topic, -36) = ? ORDER BY seq_id",
+        (after, collection.id),
+    )
+
+
+def pending_ids(database: sqlite3.Connection, collection: Collection) -> list[str]:
+    """Ids whose change is in the log and not yet in the metadata tables."""
+    rows = database.execute(
+        "SELECT DISTINCT id FROM embeddings_queue WHERE seq_id > ? AND substr(topic, -36) = ?",
+        (collection.metadata_at, collection.id),
+    )
+    return [identifier for (identifier,) in rows]

@@ -1,0 +1,32 @@
+"""Opening SQLite databases with the standard library's module, and the reason of a refusal."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from urllib.parse import quote
+
+
+def uri(path: Path, *, mode: str = "ro", immutable: bool = False) -> str:
+    """The URI by which SQLite opens an existing file. *immutable*: without locks, for a file that nobody writes to."""
+    return f"file:{quote(str(path))}?mode={mode}" + ("&immutable=1" if immutable else "")
+
+
+def connect(path: Path, *, mode: str = "rw", timeout: float = 0.0) -> sqlite3.Connection:
+    """A connection in autocommit mode to an existing file; *timeout* in seconds for locks."""
+    return sqlite3.connect(uri(path, mode=mode), uri=True, timeout=timeout, isolation_level=None, check_same_thread=False)
+
+
+def is_locked(problem: sqlite3.Error) -> bool:
+    """Whether SQLite refused because another connection holds a lock."""
+    return primary_code(problem) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def is_interrupted(problem: sqlite3.Error) -> bool:
+    """Whether a progress handler ended the query."""
+    return primary_code(problem) == sqlite3.SQLITE_INTERRUPT
+
+
+def primary_code(problem: sqlite3.Error) -> int:
+    """SQLite's primary result code, 0 where the module does not give one (https://www.sqlite.org/rescode.html)."""
+    return int(getattr(problem, "sqlite_errorcode", 0)) & 0xFF
