@@ -23,6 +23,8 @@ from pathlib import Path
 from django.core.exceptions import ImproperlyConfigured
 from dotenv import dotenv_values
 
+from backups.engine.runtime import durable
+
 _YES = frozenset({"1", "true", "yes", "on"})
 _NO = frozenset({"0", "false", "no", "off"})
 _SHORTEST_SECRET = 32
@@ -170,19 +172,8 @@ class Environment:
 def _kept_secret(file: Path) -> str:
     """Return the secret in *file*, made with mode 0600 where it is missing."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f"{file.name}.{os.getpid()}")
     if not file.exists():
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(secrets.token_urlsafe(48))
-            stream.flush()
-            os.fsync(stream.fileno())
-        try:
-            os.link(draft, file)  # unlike a rename, it never replaces a secret that another process just made
-        except FileExistsError:
-            pass
-        finally:
-            draft.unlink()
+        durable.create_file(file, secrets.token_urlsafe(48).encode())
     kept = file.read_text(encoding="utf-8").strip()
     if len(kept) < _SHORTEST_SECRET:
         raise OSError(f"it holds {len(kept)} characters only; remove it, and a new one is made")

@@ -9,20 +9,21 @@ The loop is one thread. Signals only wake it up; what they ask for is done in th
 
 from __future__ import annotations
 
-import ctypes
-import fcntl
 import os
 import select
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import IO
+
+from backups.engine.runtime import locks
+from backups.engine.runtime.processes import end_with_parent
 
 Say = Callable[[str], None]
 Wait = Callable[[float], set[int]]
@@ -32,7 +33,6 @@ _WATCHED = _STOPPING | {signal.SIGCHLD}
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 60.0
 _HEALTHY_AFTER = 60.0
-_PR_SET_PDEATHSIG = 1
 
 
 class AlreadyRunning(Exception):
@@ -80,7 +80,7 @@ class Child:
             env={**os.environ, **self.program.environment},
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            preexec_fn=_prepare,
+            preexec_fn=partial(end_with_parent, os.getpid()),
         )
         self._say(f"{self.program.name} started (pid {self._process.pid})")
 
@@ -158,13 +158,11 @@ def hold(pid_file: Path) -> IO[str]:
     """
     pid_file.parent.mkdir(parents=True, exist_ok=True)
     stream = pid_file.open("a+", encoding="ascii")
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not locks.acquire(stream.fileno()):
         stream.seek(0)
         pid = stream.read().strip()
         stream.close()
-        raise AlreadyRunning(f"it is running already, as process {pid or '(unknown)'} ({pid_file})") from None
+        raise AlreadyRunning(f"it is running already, as process {pid or '(unknown)'} ({pid_file})")
     stream.truncate(0)
     stream.write(f"{os.getpid()}\n")
     stream.flush()
@@ -230,13 +228,6 @@ def _signals() -> Iterator[Wait]:
             signal.set_wakeup_fd(descriptor)
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def _prepare() -> None:
-    """In a child, before its program: have it stopped when the supervisor dies. Linux alone can do that."""
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _ending(code: int) -> str:

@@ -7,7 +7,6 @@ again: every message is sent at least once, and twice only when its sender died 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import secrets
 import time
@@ -21,6 +20,7 @@ from django.utils import timezone
 from django_q.tasks import async_task
 
 from backups.conf import configuration
+from backups.engine.runtime import locks
 from backups.models import Alert, AlertDelivery
 
 from .channels import hand_over
@@ -159,10 +159,5 @@ def _alone() -> Iterator[bool]:
     """Whether this process is the only one of this host that sends; it is until the block ends, or it does."""
     path = configuration().run_folder / "alerts.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+    with locks.exclusive(path) as acquired:
+        yield acquired

@@ -1,4 +1,4 @@
-"""Settings from the environment and ``.env``, checked at once: every problem is reported, with its name and the fix."""
+"""Settings from the environment and ``.env``. All problems are reported at once, by name."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ENGINE_SETTINGS = frozenset(
         *SOURCE_SETTINGS.values(),
     }
 )
-"""Every name that `read_settings` looks at."""
+"""The names that `read_settings` reads."""
 
 _MOST_HOURS = 100_000
 _PATHS = ("BACKUP_REPOSITORY", *SOURCE_SETTINGS.values())
@@ -43,7 +43,7 @@ _PATHS = ("BACKUP_REPOSITORY", *SOURCE_SETTINGS.values())
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the environment says; a command's arguments go before it. ``verify`` maps a kind of backup to its proof."""
+    """The settings; arguments of a command override them. ``verify_*`` is how new backups of a kind are verified."""
 
     repository: Path | None
     sources: tuple[Source, ...]
@@ -58,18 +58,21 @@ class Settings:
 
 
 def environment() -> dict[str, str]:
-    """The environment over the nearest ``.env`` at or above the working folder, whose relative paths start at its folder."""
+    """The environment, and for missing names the nearest ``.env`` at or above the working folder.
+
+    Relative paths in ``.env`` start at its folder.
+    """
     place = find_dotenv(usecwd=True)
-    found = {key: value for key, value in dotenv_values(place).items() if value} if place else {}
+    values = {key: value for key, value in dotenv_values(place).items() if value} if place else {}
     for name in _PATHS:
-        if name in found:
-            paths = found[name].split(os.pathsep)
-            found[name] = os.pathsep.join(_beside(path, Path(place).parent) for path in paths if path)
-    return {**found, **os.environ}
+        if name in values:
+            paths = values[name].split(os.pathsep)
+            values[name] = os.pathsep.join(_beside(path, Path(place).parent) for path in paths if path)
+    return {**values, **os.environ}
 
 
 def _beside(given: str, folder: Path) -> str:
-    """``[NAME=]PATH`` with a relative path made to start at *folder*."""
+    """``[NAME=]PATH`` with a relative path resolved against *folder*."""
     name, separator, path = given.partition("=")
     if not separator or "/" in name:
         return str(folder / given)
@@ -77,7 +80,7 @@ def _beside(given: str, folder: Path) -> str:
 
 
 def read_settings(values: Mapping[str, str]) -> Settings:
-    """Read the settings. Raises one `UsageError` that names all that are wrong."""
+    """The settings in *values*. Raises one `UsageError` that names all wrong ones."""
     problems: list[str] = []
     sources = []
     for kind, name in SOURCE_SETTINGS.items():
@@ -90,7 +93,7 @@ def read_settings(values: Mapping[str, str]) -> Settings:
     incremental = _depth(values, "BACKUP_VERIFY_INCREMENTAL", "hashes", problems)
     hours = _hours(values, "BACKUP_TRASH_HOURS", 24.0, problems)
     if problems:
-        raise UsageError("Settings are wrong: " + "; ".join(problems) + ".", hint="Correct them in .env.")
+        raise UsageError("Wrong settings: " + "; ".join(problems) + ".", hint="Correct them in .env.")
     repository = values.get("BACKUP_REPOSITORY")
     return Settings(
         repository=Path(repository) if repository else None,
@@ -112,7 +115,7 @@ def _hours(values: Mapping[str, str], name: str, default: float, problems: list[
     except ValueError:
         hours = math.nan
     if not 0 <= hours <= _MOST_HOURS:
-        problems.append(f"{name}: give a number of hours from 0 to {_MOST_HOURS:,}, such as {default:g}")
+        problems.append(f"{name}: must be a number of hours from 0 to {_MOST_HOURS:,}, such as {default:g}")
         return default
     return hours
 
@@ -124,38 +127,40 @@ def _depth(values: Mapping[str, str], name: str, default: str, problems: list[st
     try:
         return Depth(given)
     except ValueError:
-        problems.append(f"{name}: give none, hashes or restore, not {given!r}")
+        problems.append(f"{name}: must be none, hashes or restore, not {given!r}")
         return None
 
 
 def parse_source(kind: SourceKind, given: str) -> Source:
-    """A source from ``[NAME=]PATH``; the name is the file's stem where none is given. Raises `UsageError`."""
+    """The source that ``[NAME=]PATH`` describes; the default name is that of the file. Raises `UsageError`."""
     name, separator, path = given.partition("=")
     if not separator or "/" in name:
         name, path = "", given
     if not path:
-        raise UsageError(f"{given!r} names no path.")
+        raise UsageError(f"{given!r} has no path.")
     place = Path(path)
     if not name:
         absolute = place.absolute()
         name = absolute.stem if kind is SourceKind.SQLITE else absolute.name
     if not NAME.fullmatch(name):
         raise UsageError(
-            f"{name!r} cannot name a source: letters, digits, dots, dashes and underscores, at most 64.",
-            hint="Name it yourself: NAME=PATH.",
+            f"{name!r} is not a valid name of a source: use letters, digits, dots, dashes and underscores, at most 64.",
+            hint="Give it a name: NAME=PATH.",
         )
     return Source(kind=kind, name=name, path=place)
 
 
 def check_note(note: str) -> str:
-    """*note*, if a manifest can hold it. Raises `UsageError`."""
+    """*note*. Raises `UsageError` if a manifest cannot store it."""
     if len(note) > LONGEST_NOTE or any("\ud800" <= letter <= "\udfff" for letter in note):
-        raise UsageError(f"A note is text of at most {LONGEST_NOTE} characters.")
+        raise UsageError(f"A note must be text of at most {LONGEST_NOTE} characters.")
     return note
 
 
 def check_set_name(name: str) -> str:
-    """*name*, if it can name a set. Raises `UsageError`."""
+    """*name*. Raises `UsageError` if it is not a valid name of a set."""
     if not NAME.fullmatch(name):
-        raise UsageError(f"{name!r} cannot name a set: letters, digits, dots, dashes and underscores, at most 64.")
+        raise UsageError(
+            f"{name!r} is not a valid name of a set: use letters, digits, dots, dashes and underscores, at most 64."
+        )
     return name

@@ -1,6 +1,6 @@
-"""Make a backup.
+"""Makes a backup.
 
-The data's way: live stores → the cut (`capture.cut`) → blocks → staged archive → published folder → proof.
+The way of the data: live stores → the cut (`capture.cut`) → blocks → staged archive → published folder → proof.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ from .types import (
 from .verify import verify_backup
 
 TORN_TRIES = 3
-"""How often a cut is taken again when the copy of a Chroma directory contradicts itself; then the source is broken."""
+"""Attempts at a cut before a Chroma directory whose copy is inconsistent counts as broken."""
 
 _PARENT_TRIES = 3
-"""How many backups, from the newest, are tried as a parent before the backup becomes a full one."""
+"""Backups, newest first, that are tried as the parent before the backup becomes full."""
 
 _LEAST_FREE = 128 << 20
-"""Bytes that a pinned database's growing log must leave free on its disk."""
+"""Bytes that the growing log of a pinned database must leave free on its disk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What to back up and how. ``verify`` None proves nothing; ``wait`` is for the repository's lock, ``within`` for a cut."""
+    """What to back up and how. ``wait`` and ``within`` limit the wait for the repository's lock and for a cut, in seconds."""
 
     sources: tuple[Source, ...]
     set: str = "default"
@@ -66,7 +66,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Created:
-    """A published backup, the reason why it is of another kind than asked for, and how long it all took."""
+    """A published backup, why it became full instead of incremental ("" if it did not), and the seconds that it took."""
 
     backup: Backup
     reason: str
@@ -75,7 +75,7 @@ class Created:
 
 @dataclass(slots=True)
 class _Packed:
-    """What one attempt made: the staged archive and all that the manifest says of it."""
+    """The result of one attempt: the staged archive and its part of the manifest."""
 
     instant: Instant
     data: DataFile
@@ -84,24 +84,28 @@ class _Packed:
 
 
 def create_backup(repository: Repository, request: Request, ctx: Context) -> Created:
-    """Back up *request*'s sources at one instant, publish the backup and prove it.
+    """Back up the sources at one instant, publish the backup and verify it.
 
-    1. Check the sources; take the writer's lock; clear what a crashed run left.   A crash leaves: nothing.
-    2. Choose a parent; without a usable one an incremental becomes full.          nothing.
-    3. Take the cut, read, hash, compress into ``staging/``.                       a staged folder; the next run clears it.
-    4. Write manifest and checksums, sync, rename into place.                      the staged folder, or the backup.
-    5. Verify as asked and record the proof.                                       the backup, unproven.
+    ====================================================================================== ==================================
+    step                                                                                   a crash leaves
+    ====================================================================================== ==================================
+    1. Check the sources, take the writer's lock, clear what a crashed run left.           nothing
+    2. Choose a parent; without a usable one, an incremental becomes full.                 nothing
+    3. Take the cut; read, hash and compress into ``staging/``.                            a staging folder, cleared by the next
+    4. Write manifest and checksums, sync, rename into place.                              the staging folder, or the backup
+    5. Verify, and record the proof.                                                       the backup without a proof
+    ====================================================================================== ==================================
 
-    Safe to call from any process: everything that touches a live store happens in children. Raises `SourceBroken`,
-    `SourceBusy`, `RepositoryLocked`, `NoSpace`, `PermissionMissing`, `Cancelled`. A source that is damaged but readable gives a
-    backup whose manifest names the problems; it never stands in for a good one.
+    Safe to call from any process: only child processes touch live stores. Raises `SourceBroken`, `SourceBusy`,
+    `RepositoryLocked`, `NoSpace`, `PermissionMissing`, `Cancelled`. A source that is damaged but readable gives a backup whose
+    manifest lists the problems; such a backup is never used in place of a good one.
     """
     began = time.monotonic()
     check_sources(request, repository)
     try:
         with repository.writing(f"create ({request.kind})", ctx.now(), request.wait):
             for left in repository.clear_debris():
-                ctx.log(f"Cleared what an interrupted run had left: {left}")
+                ctx.log(f"Removed what an interrupted run left: {left}")
             backup, reason = _create(repository, request, ctx)
     except OSError as problem:
         raise from_os_error(problem, "Making the backup") from problem
@@ -110,8 +114,8 @@ def create_backup(repository: Repository, request: Request, ctx: Context) -> Cre
             proof = verify_backup(repository, backup, request.verify, ctx, written_only=True, application=request.application)
         except EngineError as problem:
             raise type(problem)(
-                f"{backup.id} is published, but it could not be proven: {problem.message}",
-                hint=f"Prove it when that is mended: refbackup verify {backup.id} --depth {request.verify}",
+                f"{backup.id} is published, but it could not be verified: {problem.message}",
+                hint=f"Fix that, then run: refbackup verify {backup.id} --depth {request.verify}",
                 id=backup.id,
             ) from problem
         backup = Backup(manifest=backup.manifest, proofs=(proof,))
@@ -119,11 +123,11 @@ def create_backup(repository: Repository, request: Request, ctx: Context) -> Cre
 
 
 def check_sources(request: Request, repository: Repository | None = None) -> None:
-    """Raise one error that lists everything wrong with the sources' names and paths."""
+    """Raise one `UsageError` or `SourceBroken` that lists all problems with the names and paths of the sources."""
     problems = []
     missing = []
     if not request.sources:
-        problems.append("no source is given: use --sqlite, --chroma or --files")
+        problems.append("no source given: use --sqlite, --chroma or --files")
     prefixes = [source.prefix for source in request.sources]
     for prefix in sorted({prefix for prefix in prefixes if prefixes.count(prefix) > 1}):
         problems.append(f"two sources would be stored as {prefix}: name them with NAME=PATH")
@@ -147,11 +151,11 @@ def _wrong_with(source: Source) -> str | None:
         return "does not exist"
     if source.kind is SourceKind.SQLITE:
         if not source.path.is_file():
-            return "is no file"
+            return "is not a file"
     elif not source.path.is_dir():
-        return "is no folder"
+        return "is not a folder"
     if not os.access(source.path, os.R_OK):
-        return "may not be read by this user"
+        return "is not readable by this user"
     return None
 
 
@@ -164,7 +168,7 @@ def _create(repository: Repository, request: Request, ctx: Context) -> tuple[Bac
     if request.kind is BackupKind.SNAPSHOT:
         sources = [source for source in sources if source.kind is SourceKind.SQLITE]
         if not sources:
-            raise UsageError("A snapshot holds SQLite alone, and no SQLite file is given.")
+            raise UsageError("A snapshot holds only SQLite databases, and none is given.")
     parents: list[Backup] = []
     if request.kind is BackupKind.INCREMENTAL:
         parents = list(itertools.islice(usable_parents(repository.newest_first(request.set)), _PARENT_TRIES))
@@ -181,7 +185,7 @@ def _create(repository: Repository, request: Request, ctx: Context) -> tuple[Bac
                 backup_id = f"{stamp(began)}-{kind}-{token}"
                 packed = _pack(cut, sources, repository, request, parent, scratch, ctx)
             if packed.torn and attempt < TORN_TRIES:
-                ctx.log(f"The copy contradicts itself and is taken again: {'; '.join(packed.torn)}")
+                ctx.log(f"The copy is inconsistent and is taken again: {'; '.join(packed.torn)}")
                 continue
             durable.remove_tree(scratch)
             manifest = _manifest(backup_id, kind, request, parent, packed, ctx)
@@ -193,21 +197,21 @@ def _create(repository: Repository, request: Request, ctx: Context) -> tuple[Bac
 
 
 def _moment(repository: Repository, set_name: str, ctx: Context) -> datetime:
-    """The moment that the id names: now, or a second after the newest backup of the set, so that ids sort as they were made."""
+    """The time in the id: now, or a second after the newest backup of the set, so that ids sort in the order of creation."""
     now = ctx.now()
     newest = next(iter(repository.ids(set_name)), None)
     if newest is None or newest[:16] < stamp(now):
         return now
     after = datetime.strptime(newest[:16], STAMP).replace(tzinfo=UTC) + timedelta(seconds=1)
     if after - now > timedelta(minutes=1):
-        ctx.log(f"The clock is behind that of the newest backup, {newest}; the id follows it")
+        ctx.log(f"The newest backup, {newest}, is in the future; the new id is one second later")
     return after
 
 
 def usable_parents(backups: Iterable[Backup]) -> Iterator[Backup]:
-    """Those of *backups* that an incremental may build on, in their order: undamaged ones that hold every store.
+    """The *backups* that an incremental may build on, in their order: undamaged ones that hold every store.
 
-    What a restore made of what it replaced is none: it may hold a part of the stores only, and goes when it is released.
+    Safety backups are excluded: they may hold only some stores, and retention removes them after their release.
     """
     return (
         item
@@ -226,7 +230,7 @@ def _begin(
     token: str,
     ctx: Context,
 ) -> tuple[Backup | None, str]:
-    """Open the staged archive with the newest parent that can be read. Returns it, and why there is none."""
+    """Open the staged archive on the newest readable parent. Returns the parent, or None and why an incremental has none."""
     where: dict[str, Any] = {
         "folder": str(staged),
         "set_folder": str(repository.backup_folder(request.set, "")),
@@ -239,14 +243,14 @@ def _begin(
         answer = cut.packer.ask("begin", owner=owner, parent=parent.id, **where)
         if answer["usable"]:
             return parent, ""
-        ctx.log(f"{parent.id} cannot be built on: {answer['why']}")
+        ctx.log(f"{parent.id} cannot be the parent: {answer['why']}")
         reasons.append(f"{parent.id} is damaged")
     kind = BackupKind.FULL if request.kind is BackupKind.INCREMENTAL else request.kind
     cut.packer.ask("begin", owner=f"{moment}-{kind}-{token}", parent=None, **where)
     if request.kind is not BackupKind.INCREMENTAL:
         return None, ""
     reason = "; ".join(reasons) or f"the set {request.set} has no undamaged full or incremental backup yet"
-    ctx.log(f"This incremental becomes a full backup: {reason}")
+    ctx.log(f"The incremental becomes a full backup: {reason}")
     return None, reason
 
 
@@ -261,7 +265,7 @@ def _pack(
 ) -> _Packed:
     with ctx.phase("create", "cut"):
         instant = cut.take(sources, request.within)
-        _refuse_strangers(repository, request, sources, instant)
+        _refuse_unknown_files(repository, request, sources, instant)
         _log_cut(instant, ctx)
         cut.copy_pinned(instant)
     before = {record.prefix: record for record in parent.manifest.sources} if parent is not None else {}
@@ -287,8 +291,8 @@ def _pack(
     return _Packed(instant, DataFile.model_validate(answer["data"]), records, torn)
 
 
-def _refuse_strangers(repository: Repository, request: Request, sources: list[Source], instant: Instant) -> None:
-    """Raise `SourceBroken` for a file that is no database and was none in an earlier backup: the path is wrong."""
+def _refuse_unknown_files(repository: Repository, request: Request, sources: list[Source], instant: Instant) -> None:
+    """Raise `SourceBroken` for a file that is not a database and is in no earlier backup: the path is wrong."""
     for source in sources:
         pin = instant.pins.get(source.name) if source.kind is SourceKind.SQLITE else None
         if request.safety or pin is None or pin.method != "raw" or "not a database" not in pin.reason:
@@ -296,32 +300,32 @@ def _refuse_strangers(repository: Repository, request: Request, sources: list[So
         earlier = repository.newest_first(request.set)
         if not any(record.prefix == source.prefix for backup in earlier for record in backup.manifest.sources):
             raise SourceBroken(
-                f"{source.path} is no SQLite database, and no earlier backup knows it as one.",
+                f"{source.path} is not a SQLite database, and no earlier backup holds it.",
                 hint="Correct the path. No backup was made.",
             )
 
 
 def _pack_request(source: Source, sources: list[Source], instant: Instant, cut: Cut, repository: Repository) -> dict[str, Any]:
-    """What the packer is told of a source."""
-    asked: dict[str, Any] = {"kind": str(source.kind), "prefix": source.prefix}
+    """The packer's request for a source."""
+    packed: dict[str, Any] = {"kind": str(source.kind), "prefix": source.prefix}
     if source.kind is SourceKind.SQLITE:
         pin = instant.pins[source.name]
         live = pin.method != "online"
-        asked |= {"path": str(source.path if live else cut.staged(source)), "live": pin.method == "pinned"}
-        asked["beside"] = ["-wal", "-journal"] if pin.method == "raw" else []
+        packed |= {"path": str(source.path if live else cut.staged(source)), "live": pin.method == "pinned"}
+        packed["beside"] = ["-wal", "-journal"] if pin.method == "raw" else []
     elif source.kind is SourceKind.CHROMA:
-        asked["intact"] = source.name not in instant.broken
+        packed["intact"] = source.name not in instant.broken
     else:
         others = [other.path for other in sources if other is not source]
         beside = [path.with_name(path.name + suffix) for path in others for suffix in ("-wal", "-shm", "-journal", ".gate")]
-        asked |= {"path": str(source.path), "exclude": [str(path) for path in [*others, *beside, repository.folder]]}
-    return asked
+        packed |= {"path": str(source.path), "exclude": [str(path) for path in [*others, *beside, repository.folder]]}
+    return packed
 
 
 def _digest(
     cut: Cut, source: Source, instant: Instant, before: SourceRecord | None, watch: _LogWatch
 ) -> tuple[Collection, ...] | Problem:
-    """The digests of a Chroma directory's collections: read from the copy, or the parent's where nothing moved."""
+    """The digests of the collections of a Chroma directory, read from the copy, or those of the parent if nothing changed."""
     if before is not None and not instant.changed[source.prefix]:
         return before.collections
     known = {item.id: item for item in before.collections} if before is not None else {}
@@ -367,7 +371,7 @@ def _record(
     digests: dict[str, tuple[Collection, ...] | Problem],
     ctx: Context,
 ) -> SourceRecord:
-    """What the manifest says of a source."""
+    """The manifest's record of a source."""
     for note in tally["notes"]:
         ctx.log(f"{source.prefix}: {printable(note)}")
     problems = [
@@ -451,7 +455,7 @@ def _log_cut(instant: Instant, ctx: Context) -> None:
 
 
 def _size(source: Source) -> int:
-    """The bytes of a source, roughly, for progress."""
+    """The approximate bytes of a source, for progress."""
     if source.kind is SourceKind.SQLITE:
         return source.path.stat().st_size
     total = 0
@@ -465,19 +469,19 @@ def _size(source: Source) -> int:
 
 
 class _LogWatch:
-    """Stops a backup before the log of a pinned database, which cannot shrink meanwhile, fills its disk."""
+    """Stops a backup before the log of a pinned database, which cannot shrink meanwhile, fills the disk."""
 
     def __init__(self, databases: list[Path], ctx: Context) -> None:
         self._logs = [path.with_name(path.name + "-wal") for path in databases]
         self._ctx = ctx
-        self._looked = time.monotonic()
+        self._checked = time.monotonic()
 
     def check(self) -> None:
         self._ctx.check()
         now = time.monotonic()
-        if now - self._looked < 1.0:
+        if now - self._checked < 1.0:
             return
-        self._looked = now
+        self._checked = now
         for log in self._logs:
             try:
                 size = log.stat().st_size
@@ -485,6 +489,6 @@ class _LogWatch:
                 continue
             if size > _LEAST_FREE and shutil.disk_usage(log.parent).free < _LEAST_FREE:
                 raise NoSpace(
-                    f"{log} grew to {size >> 20} MiB while its database was pinned, and the disk is nearly full.",
-                    hint="Free space on the database's disk, or back up when fewer writes come in. Nothing was published.",
+                    f"{log} grew to {size >> 20} MiB while its database was pinned, and the disk is almost full.",
+                    hint="Free space on the database's disk, or back up when there are fewer writes. Nothing was published.",
                 )

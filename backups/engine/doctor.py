@@ -1,11 +1,11 @@
-"""Look at sources and repository and give advice, without changing anything."""
+"""Diagnoses sources and repository and gives advice, without changing anything."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import sqlite3
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +28,7 @@ _LOW_SPACE = 1 << 30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that was looked at: how it is, and what to do about it where something is to be done."""
+    """The state of one subject, and advice if something should be done."""
 
     level: Level
     subject: str
@@ -38,7 +38,7 @@ class Finding:
 
 @dataclass(slots=True)
 class Diagnosis:
-    """All findings; ``ok`` when none is a problem."""
+    """All findings."""
 
     findings: list[Finding] = field(default_factory=list)
 
@@ -47,20 +47,18 @@ class Diagnosis:
         return all(finding.level != "problem" for finding in self.findings)
 
     def add(self, level: Level, subject: str, message: str, advice: str = "") -> None:
-        """Append a finding."""
+        """Add a finding."""
         self.findings.append(Finding(level=level, subject=subject, message=message, advice=advice))
 
     def as_json(self) -> dict[str, Any]:
         """``{"ok", "findings": [{"level", "subject", "message", "advice"}]}``."""
         return {
             "ok": self.ok,
-            "findings": [
-                {"level": f.level, "subject": f.subject, "message": f.message, "advice": f.advice} for f in self.findings
-            ],
+            "findings": [asdict(finding) for finding in self.findings],
         }
 
     def as_text(self) -> str:
-        """A line a finding, the advice below it."""
+        """A line per finding, with the advice below it."""
         lines = []
         for finding in self.findings:
             lines.append(f"{finding.level.upper():<8} {finding.subject}: {finding.message}")
@@ -70,7 +68,7 @@ class Diagnosis:
 
 
 def has_wal_reset_bug(version: tuple[int, ...]) -> bool:
-    """Whether a SQLite version has the WAL-reset bug: 3.7.0 to 3.51.2, but for 3.44.6 and 3.50.7 and their successors.
+    """Whether a SQLite version has the WAL-reset bug: 3.7.0 to 3.51.2, except 3.44.6 and 3.50.7 and their patch releases.
 
     https://www.sqlite.org/wal.html#walresetbug
     """
@@ -79,45 +77,45 @@ def has_wal_reset_bug(version: tuple[int, ...]) -> bool:
 
 
 def diagnose(repository: Path | None, sources: tuple[Source, ...], ctx: Context) -> Diagnosis:
-    """Look at the versions, at each of *sources*, and at the *repository*."""
+    """Check the version of SQLite, each of *sources*, and the *repository* (None: not given)."""
     found = Diagnosis()
-    _look_at_versions(found)
+    _check_versions(found)
     for source in sources:
         ctx.check()
         if not source.path.exists():
-            advice = "Correct the path, or restore it from the newest good backup: refbackup restore latest --in-place."
+            advice = "Correct the path, or restore the newest good backup: refbackup restore latest --in-place."
             found.add("problem", str(source.path), "does not exist", advice)
         elif source.kind is SourceKind.SQLITE:
-            _look_at_sqlite(source.path, found)
+            _check_sqlite(source.path, found)
         elif source.kind is SourceKind.CHROMA:
-            _look_at_chroma(source.path, found)
+            _check_chroma(source.path, found)
         else:
             found.add("ok", str(source.path), "a folder of files")
     if not sources:
-        found.add("note", "sources", "none is named", "Give --sqlite, --chroma and --files, or set them in .env.")
+        found.add("note", "sources", "none given", "Give --sqlite, --chroma and --files, or set them in .env.")
     for left in leftovers([source.path for source in sources]):
-        _tell_of_leftover(left, found)
+        _report_leftover(left, found)
     if repository is None:
-        found.add("note", "repository", "none is named", "Give --repo or set BACKUP_REPOSITORY.")
+        found.add("note", "repository", "none given", "Give --repo or set BACKUP_REPOSITORY.")
     else:
-        _look_at_repository(repository, found)
+        _check_repository(repository, found)
     return found
 
 
-def _look_at_versions(found: Diagnosis) -> None:
+def _check_versions(found: Diagnosis) -> None:
     if has_wal_reset_bug(sqlite3.sqlite_version_info):
         found.add(
             "warning",
             "SQLite",
-            f"{sqlite3.sqlite_version} has the WAL-reset bug: a checkpoint on a timer beside a writer can lose commits",
-            "Upgrade to 3.51.3 or later where you can. Backups do not trigger it (they checkpoint under the writers' lock); "
-            "verify by --depth restore, which runs integrity_check.",
+            f"{sqlite3.sqlite_version} has the WAL-reset bug: a checkpoint on a timer may lose commits of other connections",
+            "Upgrade to 3.51.3 or later if you can. Backups do not trigger it. "
+            "Verify with --depth restore, which runs integrity_check.",
         )
     else:
         found.add("ok", "SQLite", sqlite3.sqlite_version)
 
 
-def _look_at_sqlite(path: Path, found: Diagnosis) -> None:
+def _check_sqlite(path: Path, found: Diagnosis) -> None:
     try:
         database = connect(path, timeout=5)
         try:
@@ -127,12 +125,12 @@ def _look_at_sqlite(path: Path, found: Diagnosis) -> None:
             database.close()
     except sqlite3.DatabaseError as problem:
         if not os.access(path, os.R_OK | os.W_OK):
-            found.add("problem", str(path), "this user may not read and write it", "Run as the application's user.")
+            found.add("problem", str(path), "this user cannot read and write it", "Run as the application's user.")
             return
         found.add("problem", str(path), f"SQLite cannot read it: {problem}", "Restore it from the newest good backup.")
         return
     if state != "ok":
-        found.add("problem", str(path), f"it is damaged: {state}", "Restore it from the newest good backup.")
+        found.add("problem", str(path), f"damaged: {state}", "Restore it from the newest good backup.")
         return
     size = path.stat().st_size
     log = path.with_name(path.name + "-wal")
@@ -142,24 +140,24 @@ def _look_at_sqlite(path: Path, found: Diagnosis) -> None:
         found.add(
             "warning",
             str(path),
-            "in rollback-journal mode a backup copies it, while its writers wait if they write at that moment",
-            "Set it to WAL once: sqlite3 FILE 'PRAGMA journal_mode=WAL'.",
+            "in rollback-journal mode: a backup copies it, and writers may have to wait meanwhile",
+            "Switch it to WAL: sqlite3 FILE 'PRAGMA journal_mode=WAL'.",
         )
     if log_size > max(size, 256 << 20):
         holders = owners(path)
         found.add(
             "warning",
             str(path),
-            f"its log is larger than itself: some reader keeps it from being folded in ({holders or 'nobody has it open'})",
+            f"its log is larger than the database: a reader blocks checkpoints ({holders or 'no process has it open'})",
             "End long-running read transactions.",
         )
-    _look_at_space(path.parent, found, "databases grow while a backup reads them")
+    _check_space(path.parent, found, "databases grow while a backup reads them")
 
 
-def _look_at_chroma(directory: Path, found: Diagnosis) -> None:
+def _check_chroma(directory: Path, found: Diagnosis) -> None:
     database_file = directory / DATABASE
     if not database_file.is_file():
-        found.add("problem", str(directory), f"holds no {DATABASE}", "Give the directory that Chroma uses.")
+        found.add("problem", str(directory), f"contains no {DATABASE}", "Give the directory that Chroma uses.")
         return
     try:
         database = connect(database_file, mode="ro", timeout=5)
@@ -181,7 +179,7 @@ def _look_at_chroma(directory: Path, found: Diagnosis) -> None:
                 "warning",
                 f"{directory} {collection.name}",
                 f"{problem.file}: {problem}",
-                "Normal while it is being written; if it stays, a writer was killed: restore the newest good backup.",
+                "Normal during a write. If it persists, a writer was killed: restore the newest good backup.",
             )
     found.add("ok", str(directory), f"tables {version}, journal mode {mode}, {len(listed)} collections")
     if not Gate(directory).exists():
@@ -189,12 +187,13 @@ def _look_at_chroma(directory: Path, found: Diagnosis) -> None:
         found.add(
             "note",
             str(directory),
-            "no application uses the gate, so a restore in place needs it closed" + (f"; open in {holders}" if holders else ""),
-            "Use backups.engine.gate around Chroma's calls, or give stop and start commands to the restore.",
+            "no application uses the gate, so it must be closed for a restore in place"
+            + (f"; open in {holders}" if holders else ""),
+            "Use backups.engine.gate around calls of Chroma, or give the restore stop and start commands.",
         )
 
 
-def _look_at_repository(folder: Path, found: Diagnosis) -> None:
+def _check_repository(folder: Path, found: Diagnosis) -> None:
     try:
         repository = open_repository(folder)
     except EngineError as problem:
@@ -208,7 +207,7 @@ def _look_at_repository(folder: Path, found: Diagnosis) -> None:
     kept = [item.id for item in unsound if item.manifest.safety]
     proven = [item for item in scanned if not isinstance(item, Unreadable) and item.verified_at and not item.damaged]
     stored = sum(item.manifest.bytes_stored for item in scanned if not isinstance(item, Unreadable))
-    found.add("ok", str(folder), f"{len(scanned)} backups, {human_bytes(stored)}, {len(proven)} proven")
+    found.add("ok", str(folder), f"{len(scanned)} backups, {human_bytes(stored)}, {len(proven)} verified")
     if broken or damaged:
         named = ", ".join((broken + damaged)[:5])
         found.add("problem", str(folder), f"damaged: {named}", "Make a new full backup, then delete the damaged ones.")
@@ -218,18 +217,18 @@ def _look_at_repository(folder: Path, found: Diagnosis) -> None:
         found.add(
             "note",
             str(folder),
-            f"what restores replaced was damaged already: {', '.join(kept[:5])}",
-            "Release and delete these when nobody needs them any more.",
+            f"safety backups of damaged stores: {', '.join(kept[:5])}",
+            "Release and delete them when they are no longer needed.",
         )
     if not proven:
-        found.add("warning", str(folder), "no backup is proven", "Run refbackup verify latest --depth restore.")
+        found.add("warning", str(folder), "no backup is verified", "Run refbackup verify latest --depth restore.")
     if not os.access(folder, os.W_OK):
-        found.add("problem", str(folder), "this user may not write to it", "Correct owner and mode.")
-    _look_at_leftovers(repository, found)
-    _look_at_space(folder, found, "backups need room")
+        found.add("problem", str(folder), "this user cannot write to it", "Correct owner and mode.")
+    _check_leftovers(repository, found)
+    _check_space(folder, found, "backups need room")
 
 
-def _look_at_leftovers(repository: Repository, found: Diagnosis) -> None:
+def _check_leftovers(repository: Repository, found: Diagnosis) -> None:
     for place, what in (
         (repository.staging, "an interrupted backup"),
         (repository.scratch, "an interrupted verification"),
@@ -239,8 +238,8 @@ def _look_at_leftovers(repository: Repository, found: Diagnosis) -> None:
             found.add(
                 "note",
                 str(place),
-                f"{len(left)} folders of {what}, or of one under way",
-                "The next backup clears them.",
+                f"{len(left)} folders of {what}, or of a running one",
+                "The next backup removes them.",
             )
     trash = [item.name for item in repository.trash.iterdir()] if repository.trash.is_dir() else []
     if trash:
@@ -248,25 +247,25 @@ def _look_at_leftovers(repository: Repository, found: Diagnosis) -> None:
             "note",
             str(repository.trash),
             f"{len(trash)} deleted backups",
-            "refbackup prune --empty-trash frees them now.",
+            "Delete them now with refbackup prune --empty-trash.",
         )
 
 
-def _tell_of_leftover(left: dict[str, Any], found: Diagnosis) -> None:
+def _report_leftover(left: dict[str, Any], found: Diagnosis) -> None:
     if left["phase"] == "exchanging":
         safety = left.get("safety_backup") or "none"
         found.add(
             "problem",
             left["folder"],
-            f"a restore of {left['backup']} was interrupted while stores were exchanged: {', '.join(left['targets'])} may be "
-            f"partly old and partly new; what was there before is kept as {safety}",
+            f"a restore of {left['backup']} was interrupted in the exchange: each of {', '.join(left['targets'])} may be old "
+            f"or new; the safety backup is {safety}",
             f"Run the restore of {left['backup']} again, or restore {safety} in place; then remove the folder.",
         )
     else:
-        found.add("note", left["folder"], "a restore that did not begin to change anything left it", "Remove it.")
+        found.add("note", left["folder"], "left by a restore that did not change anything", "Remove it.")
 
 
-def _look_at_space(folder: Path, found: Diagnosis, why: str) -> None:
+def _check_space(folder: Path, found: Diagnosis, why: str) -> None:
     usage = shutil.disk_usage(folder)
     level: Level = "warning" if usage.free < _LOW_SPACE else "ok"
     found.add(level, f"disk of {folder}", f"{human_bytes(usage.free)} free; {why}", "Free space." if level != "ok" else "")

@@ -1,28 +1,27 @@
-"""Everything that can go wrong, as one tree; command line, REST and pages render the same error.
+"""All errors. Command line, REST and pages show the same ones.
 
 ::
 
     EngineError                 failed              1
-    ├─ UsageError               usage               2   arguments or settings are wrong; lists every problem
+    ├─ UsageError               usage               2   arguments or settings are wrong; lists all problems
     │  └─ TargetOccupied        target_occupied     2   a restore would overwrite something
-    ├─ RepositoryMissing        no_repository       3   there is no repository at the path
+    ├─ RepositoryMissing        no_repository       3   the path is not a repository
     │  └─ RepositoryTooNew      repository_too_new  3   a newer version wrote it
-    ├─ BackupNotFound           no_backup           4   no backup, or several, by that name
-    ├─ DamageFound              damaged             5   stored bytes are not those that were written
-    ├─ SourceBusy               source_busy         6   a lock on a source could not be had in time
+    ├─ BackupNotFound           no_backup           4   no backup, or several, match the name
+    ├─ DamageFound              damaged             5   stored data was changed or lost
+    ├─ SourceBusy               source_busy         6   a source stayed locked
     ├─ SourceBroken             source_broken       6   a source is missing, unreadable or inconsistent
-    ├─ RepositoryLocked         repository_locked   7   another run writes to, or reads from, the repository
+    ├─ RepositoryLocked         repository_locked   7   another process writes to or reads from the repository
     ├─ NoSpace                  no_space            8   a disk or quota is full
-    ├─ Cancelled                cancelled           9   a person or a signal stopped it
-    ├─ KeyProblem               key                10   the backup is encrypted, and there is no right key
-    ├─ BackupInUse              in_use              1   the backup is held, or others need it
-    ├─ PermissionMissing        permission          1   the operating system refused
-    ├─ RestoreRefused           restore_refused     1   a restore stopped before anything was changed
-    ├─ RestoreUndone            restore_undone      1   a check failed after the exchange; all is as it was before
-    └─ RestoreIncomplete        restore_incomplete  1   a check failed and undoing failed too; says where the data is
+    ├─ Cancelled                cancelled           9   cancelled by a user or a signal
+    ├─ BackupInUse              in_use              1   the backup is held, or other backups need it
+    ├─ PermissionMissing        permission          1   the operating system denied access
+    ├─ RestoreRefused           restore_refused     1   a restore stopped before it changed anything
+    ├─ RestoreUndone            restore_undone      1   a check failed after the exchange; the restore was rolled back
+    └─ RestoreIncomplete        restore_incomplete  1   a check failed and so did the roll-back; says where the data is
 
-The second column is ``code`` (stable, for programs), the third ``exit_code`` (see ``docs/reference/cli.md``). Each error
-carries a message that says what happened and what was left untouched, and a hint that says what to do next.
+The second column is ``code`` (stable, for programs), the third ``exit_code``. The message of an error says what happened and
+what was left unchanged; its hint says what to do next.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from typing import Any, ClassVar
 
 
 class EngineError(Exception):
-    """Root of the tree. ``details`` are extra JSON values for programs, such as the id of a damaged backup."""
+    """Base of all errors. ``details`` are extra JSON values for programs, such as the id of a damaged backup."""
 
     code: ClassVar[str] = "failed"
     exit_code: ClassVar[int] = 1
@@ -63,26 +62,26 @@ class TargetOccupied(UsageError):
 class RepositoryMissing(EngineError):
     code = "no_repository"
     exit_code = 3
-    default_hint = "Make one with `refbackup init --repo PATH`, or correct --repo or BACKUP_REPOSITORY."
+    default_hint = "Create one with `refbackup init --repo PATH`, or correct --repo or BACKUP_REPOSITORY."
 
 
 class RepositoryTooNew(RepositoryMissing):
     code = "repository_too_new"
-    default_hint = "Upgrade refbackup to the version that wrote it. Nothing was changed."
+    default_hint = "Upgrade refbackup to the version that wrote the repository. Nothing was changed."
 
 
 class BackupNotFound(EngineError):
     code = "no_backup"
     exit_code = 4
-    default_hint = "`refbackup list` shows the backups there are."
+    default_hint = "List the backups with `refbackup list`."
 
 
 class DamageFound(EngineError):
     code = "damaged"
     exit_code = 5
     default_hint = (
-        "Run `refbackup verify --all` to learn which backups are sound, and restore one of those. "
-        "If none is: `refbackup restore ID --to DIR --salvage` brings back all that can be read."
+        "Find a sound backup with `refbackup verify --all` and restore it. "
+        "If there is none, `refbackup restore ID --to DIR --salvage` restores everything that can be read."
     )
 
 
@@ -101,7 +100,7 @@ class SourceBroken(EngineError):
 class RepositoryLocked(EngineError):
     code = "repository_locked"
     exit_code = 7
-    default_hint = "Wait for the other run to end; a lock ends with its process. Nothing was changed."
+    default_hint = "Wait for the other process to end. Nothing was changed."
 
 
 class NoSpace(EngineError):
@@ -113,13 +112,7 @@ class NoSpace(EngineError):
 class Cancelled(EngineError):
     code = "cancelled"
     exit_code = 9
-    default_hint = "Nothing was published; run the command again when you are ready."
-
-
-class KeyProblem(EngineError):
-    code = "key"
-    exit_code = 10
-    default_hint = "Give the key that the backup was encrypted with."
+    default_hint = "Nothing was published. Run the command again when you are ready."
 
 
 class BackupInUse(EngineError):
@@ -129,7 +122,7 @@ class BackupInUse(EngineError):
 
 class PermissionMissing(EngineError):
     code = "permission"
-    default_hint = "Run as a user who may read the sources and write to the repository."
+    default_hint = "Run as a user with access to the sources and the repository."
 
 
 class RestoreRefused(EngineError):
@@ -139,7 +132,7 @@ class RestoreRefused(EngineError):
 
 class RestoreUndone(EngineError):
     code = "restore_undone"
-    default_hint = "The application has the data it had before. Choose another backup, or look at the check that failed."
+    default_hint = "The application has its old data. Choose another backup, or fix the check that failed."
 
 
 class RestoreIncomplete(EngineError):
@@ -148,20 +141,20 @@ class RestoreIncomplete(EngineError):
 
 
 def tree(root: type[EngineError] = EngineError) -> list[type[EngineError]]:
-    """The root and its subclasses in this module, in the order of the tree; others refine one and keep its code."""
+    """*root* and its subclasses in this module, in the order of the tree. Subclasses elsewhere keep the code of their base."""
     children = [child for child in root.__subclasses__() if child.__module__ == __name__]
     return [root, *(leaf for child in children for leaf in tree(child))]
 
 
 def from_json(error: dict[str, Any]) -> EngineError:
-    """The error that a child process reported as `as_json`; an unknown code becomes an `EngineError`."""
-    known = {kind.code: kind for kind in tree()}
+    """The error that a child process sent as `as_json`; an `EngineError` if its code is unknown."""
+    classes = {kind.code: kind for kind in tree()}
     rest = {key: value for key, value in error.items() if key not in ("code", "message", "hint")}
-    return known.get(error["code"], EngineError)(error["message"], hint=error["hint"], **rest)
+    return classes.get(error["code"], EngineError)(error["message"], hint=error["hint"], **rest)
 
 
 def from_os_error(problem: OSError, doing: str) -> EngineError:
-    """The error of the tree for what the operating system refused while *doing* something."""
+    """The `EngineError` for an ``OSError`` that occurred while *doing* something."""
     message = f"{doing}: {problem.strerror or problem}" + (f" ({problem.filename})" if problem.filename else "")
     if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return NoSpace(message)

@@ -1,4 +1,4 @@
-"""Write the files of a backup into a folder: each block read once, checked against its hash, written to its place."""
+"""Writes the files of a backup into a folder. Each block is read once and checked against its hash."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WRITEBACK: Final = WRITEBACK_BYTES // BLOCK
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A block that could not be read: *bytes* at *offset* of the file *path* of the backup, and why."""
+    """A block that could not be read: *bytes* at *offset* of the backup's file *path*, and the reason."""
 
     path: str
     offset: int
@@ -45,9 +45,9 @@ def extract(
 ) -> int:
     """Write the entries of *tree* whose path is *wanted* into the new folder *target*; return the number of bytes.
 
-    Modes and modification times are restored. With *sync* all is durable on return. Raises `BlockDamaged` at the first
-    block that is not what was stored, `Cancelled` and ``OSError``; *target* is then incomplete and the caller's to remove.
-    With *lost*, a block that cannot be read is told to it, from any thread, and left as zeros.
+    Modes and modification times are restored. With *sync*, the files are durable on return. Raises `BlockDamaged` at the first
+    damaged block, `Cancelled` and ``OSError``; the caller then removes *target*. With *lost*, damaged blocks are passed to it,
+    from any thread, and become zeros.
     """
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
     chosen = [entry for path, entry in tree.entries.items() if wanted(path)]
@@ -126,12 +126,12 @@ def _read_block(archives: Archives, file: _OpenFile, number: int, ref: FrameRef)
     content = archives.read(ref)
     if len(content) != file.block_size(number):
         offset = archives.frame(ref).offset
-        raise BlockDamaged(f"A block has not the size of its place in {file.path}", backup=ref.backup, offset=offset)
+        raise BlockDamaged(f"A block of {file.path} has the wrong size", backup=ref.backup, offset=offset)
     return content
 
 
 def _write_at(descriptor: int, content: bytes, offset: int) -> None:
-    """Write all of *content*: a disk that is filling up takes a part of it without an error."""
+    """Write all of *content*; ``pwrite`` may write only part of it on a nearly full disk."""
     view = memoryview(content)
     while view:
         written = os.pwrite(descriptor, view, offset)
@@ -139,7 +139,7 @@ def _write_at(descriptor: int, content: bytes, offset: int) -> None:
 
 
 class _OpenFile:
-    """A file being written in units by several threads; finished by whichever ends last."""
+    """A file written by several threads in units of blocks; the last one closes it."""
 
     def __init__(self, place: Path, entry: Entry, sync: bool, lost: Callable[[Lost], None] | None) -> None:
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -155,18 +155,18 @@ class _OpenFile:
         self._lock = threading.Lock()
 
     def block_size(self, number: int) -> int:
-        """The bytes of the file's block *number*."""
+        """The bytes of block *number*."""
         return min(BLOCK, self._entry.size - number * BLOCK)
 
     def done(self) -> None:
-        """Count a unit; after the last set mode and time, sync and close."""
+        """Count a written unit; after the last one, set mode and time, sync and close."""
         with self._lock:
             self._left -= 1
             if self._left:
                 return
         try:
             if self.lost is not None:
-                os.ftruncate(self.descriptor, self._entry.size)  # the last block may be a lost one
+                os.ftruncate(self.descriptor, self._entry.size)  # the last block may be lost
             os.fchmod(self.descriptor, self._entry.mode & 0o777)
             os.utime(self.descriptor, ns=(self._entry.mtime_ns, self._entry.mtime_ns))
             if self.sync:
@@ -175,7 +175,7 @@ class _OpenFile:
             self.close()
 
     def close(self) -> None:
-        """Close the descriptor, of a file that was given up too; nobody may be writing to it any more."""
+        """Close the descriptor; no thread may be writing."""
         if not self.closed:
             self.closed = True
             os.close(self.descriptor)

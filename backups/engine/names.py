@@ -1,4 +1,4 @@
-"""What names look like; kept apart from `types`, which child processes do without for a quick start."""
+"""The forms of names and ids. Child processes import this without `types`, for a quick start."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import re
 from typing import Final
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-"""Names of sets and sources: they become folder names."""
+"""A name of a set or source, which becomes a folder name."""
 
 BACKUP_ID: Final = re.compile(r"([0-9]{8}T[0-9]{6}Z)-(full|incremental|snapshot)-([0-9a-f]{6})")
-"""Ids sort by time and name their kind: ``20261121T030000Z-full-3f9c2a``."""
+"""An id, such as ``20261121T030000Z-full-3f9c2a``: ids sort by time."""
 
 
 def printable(text: str) -> str:
-    """*text* as JSON and a terminal can hold it: bytes that are no UTF-8, which a file's name may contain, as ``\\xff``."""
+    """*text* with bytes that are not UTF-8, as file names may contain, replaced by ``\\xff`` and the like."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,7 +1,7 @@
-"""The child that opens restored stores: SQLite's own checks, and Chroma through its client.
+"""The child process that opens restored stores: SQLite's own checks, and Chroma through its client.
 
-A damaged index can hang Chroma for minutes, and a damaged database file can crash a library, so neither is opened in the
-process that asks. The child works on scratch copies only; opening one with a newer chromadb migrates it.
+A damaged index can hang Chroma for minutes, and a damaged database can crash a library, so the caller opens neither. The child
+works on scratch copies only: a newer chromadb migrates what it opens.
 
 ======= =====================================================================================================
 do      answer
@@ -31,7 +31,7 @@ from .runtime.sqlite import connect
 _PAGE = 1000
 _SEARCHES = 3
 _TOLERANCE = 1e-5
-"""How far a vector may be from the stored one, relative to its length: Chroma scales those of cosine collections."""
+"""The largest distance from the stored vector, relative to its length: Chroma normalizes those of cosine collections."""
 
 
 class Prober:
@@ -46,7 +46,9 @@ class Prober:
             database.set_progress_handler(self._beat, 2_000_000)
             try:
                 database.execute("PRAGMA cache_size = -65536")
-                database.execute("PRAGMA mmap_size = 1099511627776")  # a check three times as fast, and this is a child
+                database.execute(
+                    "PRAGMA mmap_size = 1099511627776"
+                )  # makes the check three times as fast; acceptable in a child process
                 found = [str(row[0]) for row in database.execute("PRAGMA integrity_check(20)")]
                 broken_keys = sum(1 for _ in database.execute("PRAGMA foreign_key_check"))
                 tables = _row_counts(database)
@@ -57,7 +59,6 @@ class Prober:
         return {"integrity": [] if found == ["ok"] else found, "foreign_keys": broken_keys, "tables": tables}
 
     def digests(self, directory: str) -> dict[str, Any]:
-        """The digests of every collection of a restored directory, read from its files."""
         try:
             found = digest_collections(Path(directory), {}, self._beat)
         except BrokenIndex as problem:
@@ -77,7 +78,7 @@ class Prober:
         return {"collections": collections}
 
     def chroma(self, directory: str) -> dict[str, Any]:
-        """Compare all that Chroma's client returns with the files, and search each collection."""
+        """Compare everything that Chroma's client returns with the files, and search each collection."""
         try:
             import chromadb
             from chromadb.config import Settings
@@ -93,7 +94,7 @@ class Prober:
                     directory, settings=Settings(anonymized_telemetry=False), tenant=tenant, database=database
                 )
                 collections[stored.label(place)] = self._collection(client, stored, place, problems)
-        except Exception as problem:  # noqa: BLE001 - whatever the client raises is the finding
+        except Exception as problem:  # noqa: BLE001 - every error of the client is a finding
             return {
                 "collections": {},
                 "problems": [f"Chroma cannot open it: {problem}"],
@@ -138,20 +139,20 @@ class Prober:
 
 
 def _search(collection: Any, vector: Any) -> int:
-    """How many records a search by a stored vector finds. None is an answer where few are left of many that were deleted."""
+    """The number of records that a search for a stored vector finds; 0 is valid if most records were deleted."""
     try:
         answer = collection.query(query_embeddings=[vector.tolist()], n_results=1)
     except Exception as problem:
-        if "contiguous 2D array" in str(problem):  # what hnswlib says when it finds fewer than it was asked for
+        if "contiguous 2D array" in str(problem):  # hnswlib finds fewer than requested; it has no error code for that
             return 0
         raise
     return len(answer["ids"][0])
 
 
 class _Stored:
-    """The records of all collections as the files hold them, read before the client opens and may change these.
+    """The records of all collections, read from the files before the client opens and may change them.
 
-    They are kept in a temporary database on disk, so that memory stays flat.
+    They are copied into a temporary database on disk, so that memory use is constant.
     """
 
     def __init__(self, folder: Path, beat: Callable[[], None]) -> None:
@@ -178,14 +179,14 @@ class _Stored:
         self._rows.execute("CREATE INDEX by_place ON record (place, number)")
 
     def label(self, place: Collection) -> str:
-        """The collection's name, with its database and tenant where they are not the default ones."""
+        """The collection's name, with its database and tenant unless they are the default ones."""
         tenant, database = self.homes[place.id]
         parts = [tenant] if tenant != "default_tenant" else []
         parts += [database] if parts or database != "default_database" else []
         return "/".join([*parts, place.name])
 
     def pages(self, place: Collection) -> Iterator[dict[str, list[Any]]]:
-        """The rows of the records by id, a thousand at a time."""
+        """The rows of the records by id, in pages."""
         last = 0
         while True:
             rows = self._rows.execute(
@@ -198,7 +199,7 @@ class _Stored:
             yield {identifier: json.loads(value) for _, identifier, value in rows}
 
     def vector(self, place: Collection, identifier: str) -> bytes | None:
-        """The vector of a record, None where the files hold none."""
+        """The vector of a record; None if the files hold none."""
         row = self._rows.execute("SELECT value FROM vector WHERE place = ? AND id = ?", (place.id, identifier)).fetchone()
         return row[0] if row is not None else None
 
@@ -210,7 +211,7 @@ def _differs(
     import numpy as np
 
     if stored is None:
-        return "a vector was returned that the files do not hold,"
+        return "there is no stored vector, but one was returned,"
     held = np.frombuffer(stored, dtype="<f4")
     if held.shape != vector.shape:
         return "the dimension"
@@ -228,7 +229,7 @@ def _differs(
 
 
 def _row_counts(database: sqlite3.Connection) -> dict[str, int]:
-    """Rows a table, those of virtual tables left out: they may need a module that is not here."""
+    """Rows per table, without virtual tables, which may need a module that is not loaded."""
     listed = database.execute(
         "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite!_%' ESCAPE '!'"
         " AND sql NOT LIKE 'CREATE VIRTUAL%' ORDER BY name"

@@ -1,4 +1,4 @@
-"""Progress as a bar on a terminal, as lines elsewhere, or as JSON lines; always on standard error."""
+"""Progress on standard error (a bar on a terminal, else lines or JSON lines), and numbers for people."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def human_bytes(count: float) -> str:
-    """*count* bytes with the unit that fits: ``2.3 MB``."""
+    """*count* bytes in a suitable unit, such as ``2.3 MB``."""
     for unit in ("B", "kB", "MB", "GB"):
         if abs(count) < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -58,7 +58,7 @@ def _with_unit(value: float, unit: str) -> str:
 
 
 def json_lines(stream: TextIO) -> tuple[Callable[[Progress], None], Callable[[str], None]]:
-    """Each event and each log line as one JSON object a line."""
+    """Functions that print each event and each log line as a JSON object."""
 
     def show(event: Progress) -> None:
         print(json.dumps({"event": "progress", **asdict(event)}), file=stream, flush=True)
@@ -70,15 +70,15 @@ def json_lines(stream: TextIO) -> tuple[Callable[[Progress], None], Callable[[st
 
 
 def plain_lines(stream: TextIO) -> tuple[Callable[[Progress], None], Callable[[str], None]]:
-    """A line for each phase that took longer than a second, and one every five seconds while it lasts."""
-    told = 0.0
+    """Functions that print a line every five seconds, at the end of each phase longer than a second, and for each log line."""
+    printed = 0.0
 
     def show(event: Progress) -> None:
-        nonlocal told
+        nonlocal printed
         now = time.monotonic()
-        if event.elapsed < 1.0 or (not event.finished and now - told < 5.0):
+        if event.elapsed < 1.0 or (not event.finished and now - printed < 5.0):
             return
-        told = now
+        printed = now
         of = f" of {human_bytes(event.total)}" if event.total else ""
         left = f", {duration(event.left)} left" if event.left and not event.finished else ""
         done = f", done in {duration(event.elapsed)}" if event.finished else ""
@@ -133,7 +133,7 @@ class Bar:
 
 
 def chosen(style: str) -> tuple[Callable[[Progress], None], Callable[[str], None], Callable[[], None]]:
-    """How to show events, how to log, and what to call at the end, for ``auto``, ``json``, ``lines`` or ``none``."""
+    """Functions to show events, to log, and to call at the end, for *style* ``auto``, ``json``, ``lines`` or ``none``."""
     if style == "none":
         return (lambda event: None), (lambda line: None), (lambda: None)
     if style == "json":

@@ -1,4 +1,4 @@
-"""Take away what retention does not keep: decided by a pure function (`repository.retention`), done here."""
+"""Removes backups that retention does not keep. `repository.retention` decides, without side effects."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .types import Backup
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pruned:
-    """The decision on each backup of a set, newest first, and what left the trash for good."""
+    """The decision for each backup of a set, newest first, and the names deleted from the trash."""
 
     decisions: tuple[Decision, ...]
     emptied: tuple[str, ...]
@@ -22,11 +22,11 @@ class Pruned:
 
 
 def prune(repository: Repository, set_name: str, policy: Policy, ctx: Context, *, dry_run: bool, trash: timedelta) -> Pruned:
-    """Move what *policy* does not keep into the trash, and remove for good what has lain there longer than *trash*.
+    """Move backups that *policy* does not keep to the trash, and delete what was there for longer than *trash*.
 
-    Dependents go before what they depend on, so that a crash leaves only usable backups. A backup whose manifest cannot be
-    read stays where it is: what needs it is unknown. Raises `UsageError` for an empty policy, `RepositoryLocked`, and
-    `RepositoryTooNew` when there is a backup of a later format, for it may need any other.
+    Dependents go before what they depend on, so that a crash leaves only usable backups. Backups whose manifest cannot be read
+    stay. Raises `UsageError` for an empty policy, `RepositoryLocked`, and `RepositoryTooNew` if there is a backup of a later
+    format, because it may need any other.
     """
     now = ctx.now()
     try:
@@ -55,38 +55,38 @@ def _decide(repository: Repository, set_name: str, policy: Policy, ctx: Context)
 def candidates(backups: list[Backup]) -> list[Candidate]:
     """Backups as retention sees them.
 
-    A proof counts until damage is found in the repository, later, in what the backup builds on. Where any was proven by
-    restoring it, only those count as verified: the hashes of a broken database are as good as those of a sound one.
+    A proof counts until later damage is found in what the backup builds on. If any backup is restore-tested, only
+    restore-tested ones count as verified: hashes do not detect that a database was captured broken.
     """
     restored = any(backup.verification == "restore" for backup in backups)
-    spoilt: dict[str, datetime] = {}
+    spoiled: dict[str, datetime] = {}
     for backup in sorted(backups, key=lambda item: item.id):
         found = [backup.failure.time] if backup.failure is not None and not backup.failure.blames_source else []
-        found += [spoilt[backup.manifest.parent]] if backup.manifest.parent in spoilt else []
+        found += [spoiled[backup.manifest.parent]] if backup.manifest.parent in spoiled else []
         if found:
-            spoilt[backup.id] = max(found)
+            spoiled[backup.id] = max(found)
     return [
         Candidate(
             id=backup.id,
             time=backup.manifest.time,
-            # what a restore replaced must not take the place of a good backup in the calendar, as a snapshot does not
+            # like a snapshot, a safety backup must not be kept instead of a good backup
             kind="snapshot" if backup.manifest.safety else backup.manifest.kind.value,
             needs=frozenset(filter(None, [backup.manifest.parent])),
             hold=(backup.hold.note or "no reason given") if backup.hold else None,
             damaged=backup.damaged,
-            verified=_is_proven(backup, spoilt.get(backup.id)) and (not restored or backup.verification == "restore"),
+            verified=_is_proven(backup, spoiled.get(backup.id)) and (not restored or backup.verification == "restore"),
         )
         for backup in backups
     ]
 
 
-def _is_proven(backup: Backup, spoilt: datetime | None) -> bool:
+def _is_proven(backup: Backup, spoiled: datetime | None) -> bool:
     proven = backup.verified_at
-    return proven is not None and not backup.damaged and (spoilt is None or proven > spoilt)
+    return proven is not None and not backup.damaged and (spoiled is None or proven > spoiled)
 
 
 def delete(repository: Repository, backup: Backup | Unreadable, ctx: Context) -> None:
-    """Move one backup into the trash. Raises `BackupInUse` when it is held or others need it."""
+    """Move one backup to the trash. Raises `BackupInUse` if it is held or other backups need it."""
     set_name = backup.set if isinstance(backup, Unreadable) else backup.manifest.set
     with repository.writing("delete", ctx.now()), repository.removing():
         repository.delete(set_name, backup.id, ctx.now())

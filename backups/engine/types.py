@@ -1,7 +1,7 @@
-"""The vocabulary: what is backed up, under which names, and what a backup is.
+"""Sources, backups, manifests, proofs and holds.
 
-The classes that are stored as JSON are pydantic models, so that a manifest from a hostile or damaged repository is checked
-field by field before anything believes it. Unknown fields are ignored; a version that may not do that raises ``format``.
+What is stored as JSON is a pydantic model, so that every field from a hostile or damaged repository is checked. Unknown fields
+are ignored; a change that older versions must not ignore raises ``format``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Short = Annotated[str, StringConstraints(max_length=LONGEST_NOTE)]
 
 
 class BackupKind(StrEnum):
-    """What a backup holds and what it needs (archives.md, "Kinds")."""
+    """What a backup holds and what it needs (``docs/reference/cli.md``, "create")."""
 
     FULL = "full"
     INCREMENTAL = "incremental"
@@ -34,7 +34,7 @@ class BackupKind(StrEnum):
 
 
 class SourceKind(StrEnum):
-    """The stores that can be captured; also the first folder of their names in an archive."""
+    """The kinds of stores; also the folders of an archive."""
 
     SQLITE = "sqlite"
     CHROMA = "chroma"
@@ -42,7 +42,7 @@ class SourceKind(StrEnum):
 
 
 class Depth(StrEnum):
-    """How far a verification goes: every byte, or a whole restore with the stores opened."""
+    """How a verification works: read every byte, or restore and open the stores."""
 
     HASHES = "hashes"
     RESTORE = "restore"
@@ -58,7 +58,7 @@ class Source:
 
     @property
     def prefix(self) -> str:
-        """Where it lies in an archive: ``sqlite/NAME.sqlite3``, ``chroma/NAME`` or ``files/NAME``."""
+        """Its path in an archive: ``sqlite/NAME.sqlite3``, ``chroma/NAME`` or ``files/NAME``."""
         suffix = ".sqlite3" if self.kind is SourceKind.SQLITE else ""
         return f"{self.kind}/{self.name}{suffix}"
 
@@ -68,7 +68,7 @@ class _Stored(BaseModel):
 
 
 class Problem(_Stored):
-    """Something wrong, with its place: which source, which file, which byte, and which other backups share it."""
+    """Damage: the source, file and byte offset, and the other backups that share it."""
 
     code: str
     source: Printable | None = None
@@ -79,8 +79,8 @@ class Problem(_Stored):
 
 
 class Digest(_Stored):
-    """What a Chroma collection held at the cut: the three digests that ``capture/records.py`` defines, and how many records
-    the last and the first of them cover."""
+    """The digests of a Chroma collection (``chroma_files/records.py``); ``count`` records are in ``records``, ``indexed_count``
+    in ``indexed``."""
 
     count: Size
     indexed_count: Size | None = None
@@ -90,7 +90,7 @@ class Digest(_Stored):
 
 
 class Collection(_Stored):
-    """A Chroma collection; the positions are those of its metadata and vector segment in Chroma's log."""
+    """A Chroma collection at the cut; ``metadata_at`` and ``vector_at`` are its segments' positions in Chroma's log."""
 
     id: str
     name: str
@@ -129,7 +129,7 @@ class SourceRecord(_Stored):
 class DataFile(_Stored):
     """``data.tar.zst`` and the table at its end.
 
-    ``whole_bytes`` is the size of the last whole table, ``partial_bytes`` that of all partial ones since, this included: when
+    ``whole_bytes`` is the size of the last whole table, ``partial_bytes`` that of all partial ones since, with this one: when
     they outgrow it, the next table is whole again.
     """
 
@@ -144,17 +144,17 @@ class DataFile(_Stored):
 
 
 class Pause(_Stored):
-    """How long writers were held up, in milliseconds."""
+    """How long writers were paused, in milliseconds."""
 
     sqlite: float = 0.0
     chroma: float = 0.0
 
 
 class Manifest(_Stored):
-    """``manifest.json``: all about a backup but its table.
+    """``manifest.json``: everything about a backup except its table.
 
-    ``time`` is the instant of the cut. ``safety`` marks a backup that a restore in place made of what it was about to replace.
-    ``job`` is what whoever asked for it calls the run, so that a run whose end was never told is found again.
+    ``time`` is the instant of the cut. ``safety`` marks the safety backup of a restore in place. ``job`` is the caller's name
+    for the run, by which it finds the backup if it missed the end of the run.
     """
 
     format: Literal[1] = 1
@@ -180,14 +180,14 @@ class Manifest(_Stored):
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """What was wrong with the sources when they were captured; a backup with any is damaged."""
+        """Damage of the sources found at capture; a backup with any is damaged."""
         return tuple(problem for source in self.sources for problem in source.problems)
 
 
 class Proof(_Stored):
-    """The result of a verification, kept in the repository beside the backup.
+    """The result of a verification, stored in the repository.
 
-    ``scope``: whether all that the backup needs was read, its ancestors' blocks included, or what its own archive stores.
+    ``scope``: ``needed`` if everything that the backup needs was read, ``written`` if only its own archive was.
     """
 
     id: Id
@@ -203,23 +203,23 @@ class Proof(_Stored):
 
     @property
     def reach(self) -> int:
-        """How deep it looked: 1 for what was written, 2 for every byte that is needed, 3 for a restore."""
+        """How deep it went: 1 for its own archive, 2 for every byte needed, 3 for a restore."""
         if self.depth is Depth.RESTORE:
             return 3
         return 2 if self.scope == "needed" else 1
 
     @property
     def blames_source(self) -> bool:
-        """Whether every problem lies in what was backed up, and none in the repository."""
+        """Whether all problems were in the source, and none is in the repository."""
         return bool(self.problems) and all(problem.code in SOURCE_PROBLEMS for problem in self.problems)
 
 
 SOURCE_PROBLEMS = frozenset({"sqlite_integrity", "chroma_structure", "source_unreadable"})
-"""Codes of problems that the source had; the backup holds it faithfully."""
+"""Codes of problems of the source, which the backup reproduces faithfully."""
 
 
 class Hold(_Stored):
-    """A person's wish that a backup stay, whatever retention says."""
+    """Protects a backup from retention and deletion."""
 
     time: AwareDatetime
     note: Short = ""
@@ -227,7 +227,7 @@ class Hold(_Stored):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backup:
-    """A published backup: its manifest and what was recorded about it since."""
+    """A published backup: its manifest, its proofs (oldest first) and its hold."""
 
     manifest: Manifest
     proofs: tuple[Proof, ...] = ()
@@ -244,7 +244,7 @@ class Backup:
 
     @property
     def failure(self) -> Proof | None:
-        """The newest failed proof that stands: only a later success that looked at least as deep lifts a failure."""
+        """The newest failed proof that no later success of at least the same depth refutes."""
         lifted = 0
         for proof in reversed(self.proofs):
             if proof.ok:
@@ -255,12 +255,12 @@ class Backup:
 
     @property
     def damaged(self) -> bool:
-        """Whether the source was broken when it was captured, or a failed proof stands."""
+        """Whether the source was damaged at capture, or there is a `failure`."""
         return bool(self.manifest.problems) or self.failure is not None
 
     @property
     def verified_at(self) -> datetime | None:
-        """When it was last proven, by any depth."""
+        """The time of the newest successful proof of any depth."""
         return next((proof.time for proof in reversed(self.proofs) if proof.ok), None)
 
     @property

@@ -105,7 +105,7 @@ def verify_backup(
         except OSError as problem:
             if problem.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise
-            ctx.log(f"The result was not recorded, because the repository is read-only: {problem}")
+            ctx.log(f"The result could not be recorded, because the repository is read-only: {problem}")
     except OSError as problem:
         raise from_os_error(problem, f"Verifying {backup.id}") from problem
     return proof

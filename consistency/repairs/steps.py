@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 from django.db import transaction
 from django.db.models import QuerySet
 
+from backups.engine.runtime import locks
 from backups.engine.runtime.context import Phase
 from consistency.declaration import VectorRecord, Writer, declared
 from consistency.engine.check import Opened, opened
@@ -29,15 +29,10 @@ _BATCH = 100
 def repair_lock() -> Iterator[None]:
     """Allow one repair at a time, by a lock that ends with its process. Raises `RepairRefused`."""
     database = Path(os.path.realpath(database_files()[0]))
-    descriptor = os.open(database.with_name(f"{database.name}.repair"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RepairRefused("Another process is repairing or undoing a repair.", hint="Wait until it ends.") from None
+    with locks.exclusive(database.with_name(f"{database.name}.repair")) as acquired:
+        if not acquired:
+            raise RepairRefused("Another process is repairing or undoing a repair.", hint="Wait until it ends.")
         yield
-    finally:
-        os.close(descriptor)
 
 
 def project_writer() -> Writer:

@@ -31,7 +31,8 @@ from pathlib import Path
 from django.db import transaction
 
 from backups.engine.gate import GateTimeout
-from refserver.library import durable, embedding, unsettled
+from backups.engine.runtime import durable
+from refserver.library import embedding, unsettled
 from refserver.library.models import Embedding, Metadata, PageEmbedding, Paper
 from refserver.library.unsettled import Ids
 from refserver.library.vectors import PAGES, PAPERS, Edit, Record, store
@@ -292,7 +293,8 @@ def _keep(original: Path, content: bytes) -> None:
     """Store *content* under its hash; a file of that name has that content already."""
     if original.exists():
         return
-    durable.write(original, content)
+    durable.make_folder(original.parent, 0o777)
+    durable.write_file(original, content, 0o666)
 
 
 def _drop_originals(papers: Sequence[Paper]) -> None:

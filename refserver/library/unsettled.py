@@ -18,7 +18,7 @@ from uuid import uuid4
 
 from django.conf import settings
 
-from refserver.library import durable
+from backups.engine.runtime import durable
 from refserver.library.vectors import COLLECTIONS, CollectionName
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,8 @@ def write(ids: Ids) -> Note:
     """Note a change of *ids*; when this returns, the note is on the disk."""
     file = _folder() / f"{uuid4().hex}.json"
     content = json.dumps({name: sorted(members) for name, members in ids.items()})
-    durable.write(file, content.encode())
+    durable.make_folder(file.parent, 0o777)
+    durable.write_file(file, content.encode(), 0o666)
     return Note(file, ids)
 
 

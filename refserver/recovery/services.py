@@ -7,7 +7,6 @@ named, for a person to stop.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import signal
@@ -22,7 +21,7 @@ from typing import Any, Protocol
 
 from backups.engine.capture.owners import owners
 from backups.engine.errors import EngineError, PermissionMissing, SourceBusy
-from backups.engine.runtime import durable
+from backups.engine.runtime import durable, locks
 from backups.engine.types import Source, SourceKind
 
 from .places import UNIT, Places, unit_properties
@@ -242,12 +241,9 @@ def _locked(pid_file: Path) -> bool:
     """Whether a `manage.py serve` runs: it holds the lock on its pid file (`refserver.supervisor.hold`)."""
     try:
         with pid_file.open("rb") as stream:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return not locks.acquire(stream.fileno(), shared=True)
     except FileNotFoundError:
         return False
-    except BlockingIOError:
-        return True
-    return False
 
 
 def _answers(address: str) -> bool:

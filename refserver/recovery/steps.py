@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import getpass
 import json
@@ -41,7 +40,7 @@ from backups.engine.restore.in_place import plan_in_place
 from backups.engine.restore.stage import leftovers
 from backups.engine.restore.targets import STAGE
 from backups.engine.restore.to_folder import check_manifest, select
-from backups.engine.runtime import durable
+from backups.engine.runtime import durable, locks
 from backups.engine.runtime.context import Context
 from backups.engine.runtime.processes import end_with_parent
 from backups.engine.types import Backup, Source, SourceKind
@@ -220,13 +219,9 @@ class Recovery:
     def _alone(self) -> Iterator[None]:
         """One recovery at a time. Raises `RepositoryLocked`."""
         durable.make_folder(self.places.recovery)
-        with (self.places.recovery / "lock").open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RepositoryLocked(
-                    "Another recovery is under way.", hint="Wait for it to end. This one changed nothing."
-                ) from None
+        with locks.exclusive(self.places.recovery / "lock") as acquired:
+            if not acquired:
+                raise RepositoryLocked("Another recovery is under way.", hint="Wait for it to end. This one changed nothing.")
             yield
 
     @contextlib.contextmanager

@@ -29,7 +29,7 @@ def test_answers_and_events() -> None:
     assert not is_running(child.pid)
 
 
-@pytest.mark.parametrize(("how", "says"), [("exit", "ended with status 7"), ("kill", "was killed by SIGKILL")])
+@pytest.mark.parametrize(("how", "says"), [("exit", "exited with status 7"), ("kill", "was killed by SIGKILL")])
 def test_a_child_that_dies(how: str, says: str) -> None:
     with pytest.raises(EngineError, match=says), Child(SERVANT) as child:
         child.ask(how, timeout=20)
@@ -45,7 +45,7 @@ def test_a_child_that_died_before_it_was_asked() -> None:
 
 def test_a_child_that_hangs_is_given_up() -> None:
     began = time.monotonic()
-    with pytest.raises(EngineError, match=r"gave no answer for 0\.4 s"), Child(SERVANT) as child:
+    with pytest.raises(EngineError, match=r"did not answer for 0\.4 s"), Child(SERVANT) as child:
         child.ask("hang", timeout=0.4)
     assert time.monotonic() - began < 5
     assert not is_running(child.pid)

@@ -415,7 +415,7 @@ def test_the_tree_of_errors_is_drawn_as_it_is() -> None:
             "code": kind.code, "message": "message", "hint": "hint", "id": "7",
         }  # fmt: skip
         assert type(errors.from_json(kind("x").as_json())) is kind
-    assert {kind.exit_code for kind in tree()} == {1, *range(2, 11)}
+    assert {kind.exit_code for kind in tree()} == set(range(1, 10))
     assert type(errors.from_json({"code": "of tomorrow", "message": "m", "hint": "h"})) is EngineError
 
 

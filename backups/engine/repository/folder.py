@@ -41,8 +41,9 @@ from ..errors import (
     from_os_error,
 )
 from ..names import BACKUP_ID, NAME
-from ..runtime import durable, locks
+from ..runtime import durable
 from ..types import Backup, BackupKind, Hold, Manifest, Problem, Proof
+from . import leases
 
 FORMAT = 1
 STAMP = "%Y%m%dT%H%M%SZ"
@@ -81,15 +82,15 @@ class Repository:
 
     def writing(self, what: str, now: datetime, wait: float = 0.0) -> AbstractContextManager[None]:
         """Be the only writer; see `lock.writing`."""
-        return locks.writing(self.folder, what, now.isoformat(timespec="seconds"), wait)
+        return leases.writing(self.folder, what, now.isoformat(timespec="seconds"), wait)
 
     def reading(self) -> AbstractContextManager[None]:
         """Keep backups in place; see `lock.reading`. A repository on read-only media needs no lock."""
-        return locks.reading(self.folder)
+        return leases.reading(self.folder)
 
     def removing(self) -> AbstractContextManager[None]:
         """Wait for readers; see `lock.removing`."""
-        return locks.removing(self.folder)
+        return leases.removing(self.folder)
 
     # Finding backups
 

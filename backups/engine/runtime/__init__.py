@@ -1,1 +1,9 @@
-"""What the engine runs on: durable writes, locks, child processes, and the context of a use case."""
+"""What the engine runs on.
+
+``child``     child processes that answer requests
+``context``   what a use case gets from its caller: time, progress, log, cancellation
+``durable``   writes that survive a crash
+``locks``     file locks
+``processes`` identities of processes, and how children end
+``space``     whether a disk has room
+"""

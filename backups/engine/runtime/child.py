@@ -1,11 +1,11 @@
-"""Child processes that answer requests: one JSON object a line, to and fro.
+"""Child processes that answer requests, one JSON object per line.
 
-Capture needs three processes that must stay apart. Closing any descriptor of a database file drops every POSIX lock which
-the same process holds on it (https://www.sqlite.org/howtocorrupt.html, section 2.2), so whoever reads a live file raw must
-hold no SQLite connection to it; and the caller, which may be a web server, must do neither.
+Capture needs three separate processes. Closing any descriptor of a database file drops every POSIX lock that the same process
+holds on it (https://www.sqlite.org/howtocorrupt.html, section 2.2), so a process that reads a live file raw must hold no SQLite
+connection to it; and the caller, which may be a web server, must do neither.
 
-A request is ``{"do": name, ...}``; the answer is ``{"ok": value}`` or ``{"error": {...}}``; in between may come any number of
-``{"event": name, ...}``. A child whose parent goes away ends at once: its standard input reports the end.
+A request is ``{"do": name, ...}``; the answer is ``{"ok": value}`` or ``{"error": {...}}``, after any number of
+``{"event": name, ...}``. A child whose parent dies reads the end of its standard input and exits.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LINE = 65_536
 
 
 class Child:
-    """A child process that runs *module*'s ``main``. Killed when the context is left, whatever the reason."""
+    """A child process that runs ``main`` of *module*. It ends with the context, and is killed on an error."""
 
     def __init__(self, module: str) -> None:
         environment = dict(os.environ)
@@ -44,7 +44,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
-            process_group=0,  # a Ctrl-C, or a signal to the whole group, is the parent's to answer
+            process_group=0,  # only the parent reacts to Ctrl-C and signals to its group
         )
         self._to: IO[bytes] = cast(IO[bytes], self._process.stdin)
         self._from: IO[bytes] = cast(IO[bytes], self._process.stdout)
@@ -57,7 +57,7 @@ class Child:
         return self._process.pid
 
     def begin(self, do: str, **arguments: Any) -> None:
-        """Send a request; its answer is fetched by `finish`."""
+        """Send a request; `finish` returns the answer."""
         try:
             self._to.write(json.dumps({"do": do, **arguments}).encode() + b"\n")
             self._to.flush()
@@ -73,18 +73,18 @@ class Child:
     ) -> Any:
         """Wait for the answer to the last request and return its value.
 
-        *check* is called at least ten times a second and may raise to abandon the wait. *timeout* is in seconds without
-        any word from the child. Raises the child's `EngineError`.
+        *check* is called at least ten times a second and may raise. *timeout* is the longest silence of the child, in
+        seconds. Raises the child's `EngineError`.
         """
         deadline = time.monotonic() + timeout
         while True:
             try:
                 line = self._read_line(0.1)
             finally:
-                check()  # also where the child has died: whoever cancels may have stopped it as well
+                check()  # also if the child has died: a cancellation may have killed it too
             if line is None:
                 if time.monotonic() > deadline:
-                    raise EngineError(f"The {self._name} process gave no answer for {timeout:g} s and was stopped.")
+                    raise EngineError(f"The {self._name} process did not answer for {timeout:g} s and was killed.")
                 continue
             deadline = time.monotonic() + timeout
             message = json.loads(line)
@@ -101,7 +101,7 @@ class Child:
         return self.finish(timeout=timeout, check=check)
 
     def end(self) -> None:
-        """Tell the child that there will be no more requests; it ends by itself."""
+        """Let the child exit after the last request."""
         with contextlib.suppress(BrokenPipeError):
             self._to.close()
 
@@ -118,8 +118,8 @@ class Child:
 
     def _died(self) -> EngineError:
         status = self._process.wait(timeout=10)
-        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-        return EngineError(f"The {self._name} process {how} before it had finished. Nothing was published.")
+        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
+        return EngineError(f"The {self._name} process {how} before it finished. Nothing was published.")
 
     def __enter__(self) -> Child:
         return self
@@ -150,13 +150,13 @@ class Server:
         self._busy = threading.Event()
 
     def emit(self, event: str, **values: Any) -> None:
-        """Tell the parent something while a request is being worked on."""
+        """Send the parent an event during a request."""
         self._send({"event": event, **values})
 
     def serve(self, handlers: dict[str, Callable[..., Any]], on_end: Callable[[], None] = lambda: None) -> None:
-        """Answer requests until the parent goes away, then call *on_end*.
+        """Answer requests until the parent closes standard input, then call *on_end*.
 
-        An end of standard input in the middle of a request ends the process at once: whoever asked is gone.
+        If that happens during a request, the process exits at once.
         """
         for number in (signal.SIGINT, signal.SIGTERM):  # service managers signal every process; the parent decides
             signal.signal(number, signal.SIG_IGN)
@@ -171,7 +171,7 @@ class Server:
             self._send(answer)
 
     def _answer(self, handlers: dict[str, Callable[..., Any]], request: dict[str, Any]) -> dict[str, Any]:
-        """What a handler returns, or the error that it raised; an unexpected one is also traced on standard error."""
+        """The answer of a handler, or the error that it raised. Unexpected errors are also printed with a traceback."""
         name = request.pop("do")
         try:
             return {"ok": handlers[name](**request)}
@@ -179,7 +179,7 @@ class Server:
             return {"error": problem.as_json()}
         except OSError as problem:
             return {"error": from_os_error(problem, "While reading and storing").as_json()}
-        except Exception as problem:  # noqa: BLE001 - whatever it is, the parent must hear of it
+        except Exception as problem:  # noqa: BLE001 - the parent gets every error
             traceback.print_exc()
             return {"error": EngineError(f"The step {name!r} failed: {type(problem).__name__}: {problem}").as_json()}
 

@@ -1,4 +1,4 @@
-"""What a use case asks of its surroundings: the time, whether to go on, and where to tell how far it is."""
+"""What a use case gets from its caller: time, cancellation, progress and log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..errors import Cancelled
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far an operation is. Bytes, bytes a second, seconds; ``left`` is None while it cannot be told."""
+    """Progress of an operation, in bytes, bytes per second and seconds. ``left`` is None while unknown."""
 
     operation: str
     phase: str
@@ -28,10 +28,10 @@ class Progress:
 
 @dataclass(slots=True, kw_only=True)
 class Context:
-    """Injected into every use case, so that none of them reads a clock, asks a terminal or knows a job table.
+    """Passed to every use case, which therefore needs no clock, terminal or job table.
 
-    ``should_cancel`` is asked at every block; ``on_progress`` gets at most ten events a second for each phase and always
-    its last; ``on_log`` gets each line that a person may want to read later.
+    ``should_cancel`` is called at every block. ``on_progress`` gets at most ten events per second of a phase, and always its
+    last. ``on_log`` gets lines for people, which ``lines`` collects.
     """
 
     on_progress: Callable[[Progress], None] = lambda event: None
@@ -42,17 +42,17 @@ class Context:
     lines: list[str] = field(default_factory=list)
 
     def log(self, line: str) -> None:
-        """Keep *line* for the operation's record and tell it."""
+        """Add *line* to the log."""
         self.lines.append(line)
         self.on_log(line)
 
     def check(self) -> None:
-        """Raise `Cancelled` when somebody wants the operation to end."""
+        """Raise `Cancelled` if the operation was cancelled."""
         if self.should_cancel():
-            raise Cancelled("Cancelled on request; what had been staged was removed.")
+            raise Cancelled("Cancelled. Staged data was removed.")
 
     def phase(self, operation: str, name: str, total: int | None = None) -> Phase:
-        """Begin a phase of an operation, of *total* bytes where that is known."""
+        """A new phase of an operation; *total* is in bytes, None if unknown."""
         return Phase(self, operation, name, total)
 
 
@@ -66,11 +66,11 @@ class Phase:
         self._operation = operation
         self._name = name
         self._began = time.monotonic()
-        self._told = 0.0
+        self._reported = 0.0
         self._counting = threading.Lock()
 
     def advance(self, amount: int) -> None:
-        """Count *amount* bytes more; may be called from several threads. Raises `Cancelled`."""
+        """Add *amount* bytes; thread-safe. Raises `Cancelled`."""
         with self._counting:
             self.reach(self.done + amount)
 
@@ -79,8 +79,8 @@ class Phase:
         self.done = done
         self._ctx.check()
         now = time.monotonic()
-        if now - self._told >= 0.1:
-            self._told = now
+        if now - self._reported >= 0.1:
+            self._reported = now
             self._report(now, finished=False)
 
     def __enter__(self) -> Phase:

@@ -1,9 +1,9 @@
-"""The one way to write to disk: stage, sync, publish.
+"""Durable writes: stage, sync, publish.
 
-All that outlives a crash goes through here, so this is also where tests plant faults: ``FAULTS`` names steps, and what is
-set there is called when the step is reached (raise ``OSError`` for a full disk, kill the process for a crash). The
-environment variable ``REFBACKUP_FAULT=step:kill`` or ``step:full`` (optionally ``step@n:kill`` for the n-th time) plants one
-in a child process.
+Everything that must survive a crash is written here, so tests plant their faults here: the function in ``FAULTS`` under the
+name of a step is called when the step is reached (it raises ``OSError`` for a full disk or kills the process for a crash). The
+environment variable ``REFBACKUP_FAULT=step:kill`` or ``step:full`` (or ``step@n:kill`` for the n-th time) plants one in a
+child process.
 """
 
 from __future__ import annotations
@@ -11,22 +11,24 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import secrets
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _SYNC_FILE_RANGE = getattr(ctypes.CDLL(None), "sync_file_range", None)
 _SYNC_FILE_RANGE_WRITE = 2
 WRITEBACK_BYTES = 16 << 20
-"""How much is written before `begin_writeback` is worth a call."""
+"""Bytes to write between two calls of `begin_writeback`."""
 
 FAULTS: dict[str, Callable[[], None]] = {}
 _reached: dict[str, int] = {}
 
 
 def reach(step: str) -> None:
-    """Mark a point where a crash or a full disk matters; does nothing unless a test planted a fault there."""
+    """Mark a step at which a crash or a full disk matters; does nothing unless a test planted a fault there."""
     if step in FAULTS:
         FAULTS[step]()
     planted = os.environ.get("REFBACKUP_FAULT")
@@ -45,16 +47,16 @@ def reach(step: str) -> None:
 
 
 def begin_writeback(descriptor: int, offset: int, length: int) -> None:
-    """Ask the kernel to start writing a range to disk, so that a later ``fsync`` has little left to wait for.
+    """Ask the kernel to start writing a range of bytes to disk, so that a later ``fsync`` waits for less.
 
-    A hint (``sync_file_range``, Linux): it makes nothing durable by itself, and is passed over where there is none.
+    Only a hint (``sync_file_range(2)``, Linux); it makes nothing durable.
     """
     if _SYNC_FILE_RANGE is not None:
         _SYNC_FILE_RANGE(descriptor, ctypes.c_int64(offset), ctypes.c_int64(length), _SYNC_FILE_RANGE_WRITE)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the entries of *folder* durable (rename and create are not, until the folder itself is synced)."""
+    """Make the entries of *folder* durable: created and renamed files are not before their folder is synced."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -63,7 +65,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path, mode: int = 0o700) -> None:
-    """Create *folder* and its missing parents, each made durable in its parent."""
+    """Create *folder* and its missing parents durably."""
     if folder.is_dir():
         return
     make_folder(folder.parent, mode)
@@ -72,10 +74,30 @@ def make_folder(folder: Path, mode: int = 0o700) -> None:
 
 
 def write_file(path: Path, content: bytes, mode: int = 0o600) -> None:
-    """Replace *path* by *content* in one step: readers see the old file or the new one, also after a crash."""
-    staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write *content* to *path* in one step: readers see the old file or the new one, after a crash too.
+
+    A crash may leave a hidden ``.tmp`` file beside it.
+    """
+    with _staged(path, content, mode) as staged:
+        staged.replace(path)
+
+
+def create_file(path: Path, content: bytes, mode: int = 0o600) -> bool:
+    """Like `write_file`, but if *path* exists, keep it and return False, also if another process creates it meanwhile."""
+    with _staged(path, content, mode) as staged:
+        try:
+            path.hardlink_to(staged)
+        except FileExistsError:
+            return False
+    return True
+
+
+@contextmanager
+def _staged(path: Path, content: bytes, mode: int) -> Iterator[Path]:
+    """A synced file with *content* beside *path*, for the caller to publish; the folder is synced afterwards."""
+    staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+        descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
             reach("write")
             view = memoryview(content)
@@ -86,23 +108,22 @@ def write_file(path: Path, content: bytes, mode: int = 0o600) -> None:
         finally:
             os.close(descriptor)
         reach("rename")
-        staged.replace(path)
-    except OSError:
+        yield staged
+    finally:
         staged.unlink(missing_ok=True)
-        raise
     sync_folder(path.parent)
 
 
 def sync_tree_folders(folder: Path) -> None:
-    """Make the entries of *folder* and of every folder in it durable, the deepest first; files were synced as written."""
+    """Make the entries of *folder* and all folders in it durable, deepest first. Files must be synced already."""
     for where, _, _ in os.walk(folder, topdown=False):
         sync_folder(Path(where))
 
 
 def publish(staged: Path, target: Path) -> None:
-    """Move the synced folder *staged* to *target* in one step and make that durable.
+    """Rename the synced folder *staged* to *target* durably.
 
-    A crash before the rename leaves *staged* alone, a crash after it leaves *target* complete.
+    A crash leaves either *staged* or the complete *target*.
     """
     make_folder(target.parent)
     reach("publish")
@@ -113,7 +134,7 @@ def publish(staged: Path, target: Path) -> None:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove *folder* and all in it; an absent one is fine, anything else that fails is raised."""
+    """Remove *folder* with its content. It may be missing; raises ``OSError`` for any other failure."""
     if folder.is_symlink() or folder.is_file():
         folder.unlink()
     elif folder.exists():

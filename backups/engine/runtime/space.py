@@ -1,4 +1,4 @@
-"""Is there room? Asked before anything large is written."""
+"""Free space, checked before anything large is written."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from backups.management.engine import EngineCommand
 
 
 class Command(EngineCommand):
-    """Restore a backup for a test, and record it."""
+    """Test a restore and record the result."""
 
     verb = "drill"
     kind = "drill"

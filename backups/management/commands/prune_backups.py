@@ -6,7 +6,7 @@ from backups.management.engine import EngineCommand
 
 
 class Command(EngineCommand):
-    """Remove what no rule keeps."""
+    """Remove backups that no retention rule keeps."""
 
     verb = "prune"
     kind = "prune"

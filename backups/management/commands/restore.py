@@ -6,7 +6,7 @@ from backups.management.engine import EngineCommand
 
 
 class Command(EngineCommand):
-    """Bring a backup back, into a folder or in place."""
+    """Restore a backup, into a folder or in place."""
 
     verb = "restore"
     kind = "restore"

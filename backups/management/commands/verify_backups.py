@@ -6,7 +6,7 @@ from backups.management.engine import EngineCommand
 
 
 class Command(EngineCommand):
-    """Prove backups."""
+    """Verify backups."""
 
     verb = "verify"
     kind = "verify"
