@@ -18,7 +18,7 @@
         "METRICS": ["project.metrics.more"],            # further metrics, as paths to generators of metric families
         "EXAMINE": "project.jobs.examination",          # function from a set's name to a command: engine.application_check
         "ADDRESS": "https://refs.example.org",          # where this site is reached: for links in alerts; empty: none
-        "ALERT_DETECTORS": ["project.alerts.DETECTOR"], # further detectors, as paths to `alerts.detectors.Detector` objects
+        "ALERT_DETECTORS": ["project.alerts.UNREAD"],   # further conditions: paths to `monitoring.conditions.Condition` objects
         "ALERT_HOSTS": ["hooks.slack.com", "*.example.org", "10.0.0.0/8"],  # where webhooks may go; empty: see alerts.outgoing
         "PROMISED_RPO_MINUTES": 60,
         "PROMISED_RTO_MINUTES": 5,

@@ -1,6 +1,6 @@
-"""What this project adds to the alerts: what consistency checks found (``BACKUPS["ALERT_DETECTORS"]``).
+"""The project's own condition (``BACKUPS["ALERT_DETECTORS"]``): findings of the last consistency check.
 
-The two apps know nothing of each other, so it is the project that tells one of the other.
+It is here because the apps `backups` and `consistency` do not import each other.
 """
 
 from __future__ import annotations
@@ -9,16 +9,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from backups.alerts.detectors import Detector
-from backups.alerts.facts import Facts
-from backups.alerts.transitions import Detection
+from backups.monitoring.conditions import Condition, Observation
+from backups.monitoring.facts import Facts
 from consistency.engine.findings import Severity
 from consistency.models import Check
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LastCheck:
-    """The last check of the live stores that ended, and how many findings of each kind it has."""
+    """The last check of the live stores that ended: its error, or its findings by kind."""
 
     failed: str = ""
     findings: int = 0
@@ -26,34 +25,34 @@ class LastCheck:
 
 
 def last_check(now: datetime) -> LastCheck | None:
-    """Read it; None when there was none."""
+    """The last check; None if none has ended."""
     ended = Check.objects.filter(source=Check.LIVE, state__in=(Check.State.DONE, Check.State.FAILED))
     check = ended.order_by("-started").first()
     if check is None:
         return None
     if check.state == Check.State.FAILED:
-        return LastCheck(failed=str((check.error or {}).get("message") or "It gave no answer."))
+        return LastCheck(failed=str((check.error or {}).get("message") or "no message."))
     serious = sum(count for severity, count in check.severities.items() if severity != Severity.INFO)
     return LastCheck(findings=serious, kinds=tuple(sorted(check.kinds.items(), key=lambda item: -item[1])))
 
 
-def _find(facts: Facts, threshold: float) -> Iterator[Detection]:
+def _find(facts: Facts, threshold: float) -> Iterator[Observation]:
     last: LastCheck | None = facts.more["consistency"]
     if last is None:
         return
-    todo = "Look at what was found, and at the plan of a repair."
+    todo = "Review the findings, and plan a repair."
     if last.failed:
-        yield Detection(subject="check", text=f"The last consistency check failed: {last.failed}", todo="Run it again.")
+        yield Observation(subject="check", text=f"The last consistency check failed: {last.failed}", todo="Run it again.")
     elif last.findings > threshold:
         kinds = ", ".join(f"{kind.replace('_', ' ')} {count:,}" for kind, count in last.kinds[:5])
         many = "1 finding" if last.findings == 1 else f"{last.findings:,} findings"
-        text = f"SQLite and Chroma do not agree: {many} ({kinds})."
-        yield Detection(subject="stores", text=text, todo=todo, link="consistency:overview")
+        text = f"SQLite and Chroma disagree: {many} ({kinds})."
+        yield Observation(subject="stores", text=text, todo=todo, link="consistency:overview")
 
 
-CONSISTENCY = Detector(
+CONSISTENCY = Condition(
     name="consistency",
-    title="SQLite and Chroma do not agree",
+    title="SQLite and Chroma disagree",
     unit="findings",
     phrase="more than {:g} findings",
     default=0,

@@ -1,4 +1,4 @@
-"""What this project adds to the metrics (``BACKUPS["METRICS"]``): the last check of consistency, and what it found."""
+"""The project's own metrics (``BACKUPS["METRICS"]``): the last consistency check and its findings."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from consistency.repairs.plan import unfinished
 
 
 def consistency() -> Iterator[Metric]:
-    """Findings of the last check of the live stores that came to its end, and when that was. Nothing but zeros before any."""
+    """Findings of the last completed check of the live stores, and when it ended. No samples before the first one."""
     findings = GaugeMetricFamily("refbackup_consistency_findings", "Findings of the last check, by kind", labels=("kind",))
-    state = GaugeMetricFamily("refbackup_consistency_state", "1 for the state that the last check came to", labels=("state",))
+    state = GaugeMetricFamily("refbackup_consistency_state", "1 for the state that the last check found", labels=("state",))
     records = GaugeMetricFamily("refbackup_consistency_records", "Rows and records that the last check compared")
     ended = GaugeMetricFamily("refbackup_last_consistency_check_timestamp_seconds", "When the last check ended")
     took = GaugeMetricFamily("refbackup_last_consistency_check_duration_seconds", "How long the last check took")
-    open_repairs = GaugeMetricFamily("refbackup_consistency_unfinished_repairs", "Repairs that are not at an end")
+    open_repairs = GaugeMetricFamily("refbackup_consistency_unfinished_repairs", "Unfinished repairs")
     last = Check.objects.filter(source=Check.LIVE, state=Check.State.DONE).order_by("-started", "-pk").first()
     if last is not None and last.ended is not None:
         for kind in FindingKind:

@@ -18,10 +18,11 @@ from django.utils import timezone
 from django.utils.text import slugify
 
 from backups.alerts import services
-from backups.alerts.detectors import detectors
+from backups.alerts.evaluation import accepts
 from backups.identity.sign_in import actor_of
 from backups.models import Alert, AlertChannel, AlertDelivery, AlertLook, AlertRule, AlertSubscription, Plan, Severity
 from backups.models.listing import Filter, Keyset, chosen
+from backups.monitoring.conditions import conditions, workers
 
 from .frame import page, render, say
 
@@ -32,8 +33,6 @@ else:  # the class cannot be subscripted when it runs
 
 PAGE = 25
 DAYS = 30
-ASLEEP = timedelta(minutes=5)
-"""Without a look for so long, nobody would be told."""
 
 _ORDER = {severity: place for place, severity in enumerate(Severity.values)}
 TONES = {Severity.INFO: "busy", Severity.WARNING: "warn", Severity.CRITICAL: "bad"}
@@ -160,7 +159,7 @@ def _sentence(firing: Sequence[Alert], rules: Sequence[RuleLine], channels: Sequ
         unheard = "" if telling else " Nobody is told: add a channel."
         return Sentence(tone=TONES[Severity(worst.severity)], text=f"{many} {worst.text}", more=f"{worst.todo}{unheard}")
     looked = AlertLook.objects.filter(host="").values_list("at", flat=True).first()
-    if looked is None or now - looked > ASLEEP:
+    if workers.is_silent(looked, now):
         return Sentence(
             tone="warn",
             text="Nobody looks: the worker is silent.",
@@ -199,7 +198,7 @@ def _bars(now: datetime) -> list[Bar]:
 
 
 def _rule_lines(firing: Iterable[Alert], channels: Sequence[AlertChannel]) -> list[RuleLine]:
-    known = detectors()
+    known = conditions()
     counts: dict[str, int] = {}
     for alert in firing:
         counts[alert.rule] = counts.get(alert.rule, 0) + 1
@@ -220,7 +219,7 @@ def _rule_lines(firing: Iterable[Alert], channels: Sequence[AlertChannel]) -> li
 
 
 def _when(rule: AlertRule) -> str:
-    detector = services.detector_of(rule)
+    detector = services.condition_of(rule)
     parts = []
     if detector is not None and detector.unit:
         parts.append((detector.phrase or f"{{:g}} {detector.unit}").format(rule.threshold))
@@ -230,14 +229,12 @@ def _when(rule: AlertRule) -> str:
 
 
 def _tells(rule: AlertRule, channels: Sequence[AlertChannel]) -> str:
-    from backups.alerts.evaluation import hears
-
     named = [channel.name for channel in rule.channels.all()]
     if not named:
         named = [
             channel.name
             for channel in channels
-            if channel.enabled and channel.kind != AlertChannel.Kind.PING and hears(channel.least, rule.severity)
+            if channel.enabled and channel.kind != AlertChannel.Kind.PING and accepts(channel.least, rule.severity)
         ]
     said = ", ".join(named) or "nobody"
     further = ", ".join(channel.name for channel in rule.escalate_to.all())
@@ -342,7 +339,7 @@ class RuleForm(_ModelForm):
         self.fields["escalate_to"] = _choice(telling, "Then tells", "")
         if self.instance.pk:
             del self.fields["kind"]
-            detector = services.detector_of(self.instance)
+            detector = services.condition_of(self.instance)
             if detector is not None and not detector.unit:
                 del self.fields["threshold"]
             elif detector is not None:
@@ -352,7 +349,7 @@ class RuleForm(_ModelForm):
         else:
             choices = [
                 (one.name, f"{one.title}{f' ({one.unit}; usually {one.default:g})' if one.unit else ''}")
-                for one in detectors().values()
+                for one in conditions().values()
             ]
             self.fields["kind"] = forms.ChoiceField(choices=choices, label="What is looked at")
             self.fields["threshold"].help_text = "In the unit that stands with what is looked at."
@@ -548,9 +545,9 @@ def channel_test(request: HttpRequest, pk: int) -> HttpResponse:
     found = _channel(pk)
     answer = services.send_test(actor_of(request), found)
     if answer.ok:
-        say(request, f"The test of {found.name} was taken. The receiver answered: {services.said(answer)}")
+        say(request, f"The test of {found.name} was taken. The receiver answered: {services.answer_line(answer)}")
     else:
-        say(request, f"The test of {found.name} was not taken: {services.said(answer)}", level=messages.ERROR)
+        say(request, f"The test of {found.name} was not taken: {services.answer_line(answer)}", level=messages.ERROR)
     back = reverse("backups:alerts") + "#channels" if request.POST.get("back") == "list" else found.get_absolute_url()
     return HttpResponseRedirect(back)
 

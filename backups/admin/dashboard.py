@@ -15,7 +15,8 @@ from backups.conf import configuration
 from backups.identity.sign_in import actor_of
 from backups.jobs import submit
 from backups.models import AuditEntry, Job
-from backups.monitoring.verdict import Success, gather, verdict
+from backups.monitoring.gathering import gather
+from backups.monitoring.verdict import Success, verdict
 from backups.templatetags.backups_jobs import TONES, kind_title
 
 from . import running, timeline
@@ -31,7 +32,7 @@ _LOOK_AT = 60
 def overview(request: HttpRequest) -> HttpResponse:
     """Verdict, tiles, what runs, timeline, next runs, latest events."""
     now = timezone.now()
-    found = verdict(gather(now), now)
+    found = verdict(gather(now))
     chosen = timeline.RANGES.get(request.GET.get("range", ""), timeline.RANGES[timeline.DEFAULT])
     context = {
         "verdict": found,

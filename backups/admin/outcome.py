@@ -13,8 +13,8 @@ from django.utils import timezone
 from backups.engine.progress import duration, human_bytes
 from backups.jobs.types import job_types
 from backups.models import Job
-from backups.monitoring.facts import worker_beat
-from backups.monitoring.verdict import SILENCE
+from backups.monitoring.conditions.workers import is_silent
+from backups.monitoring.gathering import worker_beat
 from backups.templatetags.backups_format import ago
 from backups.templatetags.backups_jobs import TONES, job_title, phase_label
 
@@ -57,7 +57,7 @@ def told(job: Job) -> Told:
 def _waiting(job: Job) -> Told:
     now, word = timezone.now(), "Waiting"
     beat = worker_beat(job.host)
-    if beat is None or now - beat > SILENCE:
+    if is_silent(beat, now):
         since = f" for {duration((now - beat).total_seconds())}" if beat else " yet"
         return Told(
             tone="warn",

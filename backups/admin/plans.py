@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from django import forms
@@ -22,6 +22,7 @@ from backups.engine.errors import UsageError
 from backups.identity.sign_in import actor_of
 from backups.jobs.types import PRUNE, JobType, PruneArguments, job_type, job_types
 from backups.models import Job, Plan, Worker
+from backups.monitoring.conditions.workers import is_silent
 from backups.plans import cron as schedules
 from backups.plans import editing, retention_preview, yaml_files
 from backups.plans.validation import NEVER_PLANNED
@@ -31,7 +32,6 @@ from .plan_form import PlanForm, PruneForm, form_of, zones
 
 SHOWN_TIMES = 5
 _HISTORY = 20
-_SILENCE = timedelta(minutes=3)
 _LARGEST_FILE = yaml_files.LONGEST_FILE
 
 ABOUT_KINDS = {
@@ -86,7 +86,7 @@ def overview(request: HttpRequest) -> HttpResponse:
         "paused": sum(not plan.enabled for plan in plans),
         "coming": min(coming, key=lambda item: item[0], default=None),
         "failed": [plan for plan, _, job, _ in rows if plan.enabled and job is not None and job.state == Job.State.FAILED],
-        "silent": beat is None or timezone.now() - beat > _SILENCE,
+        "silent": is_silent(beat, timezone.now()),
         "beat": beat,
         "host": host,
     }

@@ -14,7 +14,7 @@ from backups.identity.sign_in import actor_of
 from backups.jobs import submit
 from backups.models import IndexedBackup
 from backups.monitoring import readiness
-from backups.monitoring import verdict as status
+from backups.monitoring.gathering import gather
 
 from .frame import page, render, say
 
@@ -46,10 +46,10 @@ class Bar:
 def overview(request: HttpRequest) -> HttpResponse:
     """Score, reasons, and the test restores that it rests on."""
     moment = timezone.now()
-    verdict = status.verdict(status.gather(moment), moment)
-    found = readiness.assess(verdict, readiness.gather(verdict, moment), moment)
+    facts = gather(moment)
+    found = readiness.assess(facts, readiness.gather(moment))
     drills = list(IndexedBackup.objects.filter(drilled_at__isnull=False).order_by("-drilled_at")[:_SHOWN])
-    promised = verdict.recovery_time.promised
+    promised = facts.promised_time
     context: dict[str, Any] = {
         "readiness": found,
         "tone": {"ready": "good", "gaps": "warn", "not_ready": "bad"}[found.level],

@@ -1,4 +1,4 @@
-"""Hand a message over to a channel, an account or an address."""
+"""Delivers a message to a channel, an account or a mail address."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .http import Answer
 
 
 def hand_over(delivery: AlertDelivery, now: datetime) -> Answer:
-    """Send *delivery* to its recipient as it is now: a channel that was changed since is called at its new address."""
+    """Send *delivery* to its recipient as configured now, which may have changed since the message was written."""
     kind, _, which = delivery.recipient.partition(":")
     if kind == "mail":
         return mail.send([which], delivery.message, str(delivery.uid))
@@ -24,11 +24,11 @@ def hand_over(delivery: AlertDelivery, now: datetime) -> Answer:
         person = AlertSubscription.objects.filter(pk=which).first()
         address = address_of(person) if person is not None else None
         if address is None:
-            return Answer(ok=False, text="That account is gone, may not see alerts, or has no mail address.")
+            return Answer(ok=False, text="The account was removed, may not see alerts, or has no mail address.")
         return mail.send([address], delivery.message, str(delivery.uid))
     channel = AlertChannel.objects.filter(pk=which).first()
     if channel is None:
-        return Answer(ok=False, text="That channel was removed.")
+        return Answer(ok=False, text="The channel was removed.")
     return send(channel, delivery, now)
 
 
@@ -47,7 +47,7 @@ def send(channel: AlertChannel, delivery: AlertDelivery, now: datetime) -> Answe
 
 
 def address_of(person: AlertSubscription) -> str | None:
-    """The mail address of a subscriber whose account is still the one that subscribed, and may still see alerts."""
+    """The subscriber's mail address; None if the account is not the one that subscribed, or may no longer see alerts."""
     user: Any = get_user_model()._default_manager.filter(pk=person.user_id, is_active=True).first()
     if user is None or user.get_username() != person.username or not user.has_perm("backups.view_alert"):
         return None
@@ -55,7 +55,7 @@ def address_of(person: AlertSubscription) -> str | None:
 
 
 def ping_address(target: str, event: str, run: str = "") -> str:
-    """Where a dead man's switch is called: ``/start`` and ``/fail`` go to the end of the path, the run into the query."""
+    """The URL of a dead man's switch for *event*: ``/start`` or ``/fail`` is appended to the path, the run to the query."""
     parts = urlsplit(target)
     path = parts.path.rstrip("/") + {"start": "/start", "fail": "/fail"}.get(event, "")
     query = "&".join(part for part in (parts.query, urlencode({"rid": run}) if run else "") if part)

@@ -1,4 +1,4 @@
-"""A call that ends in time, whatever the other side does."""
+"""Calls with a deadline."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ T = TypeVar("T")
 
 
 def within(seconds: float, call: Callable[[], T], abort: Callable[[], None]) -> T:
-    """What *call* returns or raises; after *seconds* `TimeoutError`, and *abort* is called, which must make it end.
+    """Return or raise what *call* does. After *seconds*, call *abort*, which must end it, and raise `TimeoutError`.
 
-    Timeouts of sockets bound each step; a receiver that sends a byte now and then passes them all. Looking a name up has no
-    bound at all. *call* runs in a thread, and must not use the database.
+    Socket timeouts bound each step only, so a receiver that sends a byte now and then never exceeds them, and resolving
+    a name has no timeout. *call* runs in a thread and must not use the database.
     """
     answer: list[T] = []
     problem: list[BaseException] = []
@@ -21,7 +21,7 @@ def within(seconds: float, call: Callable[[], T], abort: Callable[[], None]) -> 
     def run() -> None:
         try:
             answer.append(call())
-        except BaseException as raised:  # noqa: BLE001  # handed to the caller
+        except BaseException as raised:  # noqa: BLE001  # raised by the caller's thread
             problem.append(raised)
 
     thread = threading.Thread(target=run, name="outgoing", daemon=True)
@@ -29,7 +29,7 @@ def within(seconds: float, call: Callable[[], T], abort: Callable[[], None]) -> 
     thread.join(seconds)
     if thread.is_alive():
         abort()
-        raise TimeoutError(f"There was no answer within {seconds:g} s.")
+        raise TimeoutError(f"No answer within {seconds:g} s.")
     if problem:
         raise problem[0]
     return answer[0]

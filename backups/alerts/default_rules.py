@@ -1,4 +1,4 @@
-"""The rules that are on from the start. `default_plans.install` makes those that are missing; what a person changed stays."""
+"""The rules of a new installation. `plans.defaults.install` adds those that are missing and keeps what a person changed."""
 
 from __future__ import annotations
 
@@ -7,20 +7,28 @@ from dataclasses import dataclass
 from django.utils.text import slugify
 
 from backups.models import AlertRule, Severity
+from backups.monitoring.conditions import conditions
+from backups.monitoring.conditions.backups import LONG_OVERDUE_TIMES_RPO
+from backups.monitoring.conditions.plans import FAILURES_AT_RISK
 
-from .detectors import detectors
+HARDLY_ANY_SPACE_PERCENT = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Default:
-    """A rule as it is made; without a threshold it takes the detector's own."""
+    """A rule of a new installation. Without a title or a threshold it takes the condition's.
+
+    The severity says how urgently people are notified; the condition's own says what it means for the data.
+    """
 
     name: str
     kind: str
     title: str = ""
     threshold: float | None = None
     lasting: int = 0
+    """Minutes."""
     settle: int = 2
+    """Minutes."""
     severity: Severity = Severity.WARNING
 
 
@@ -29,61 +37,75 @@ DEFAULTS: tuple[Default, ...] = (
     Default(
         name="plan-failed-thrice",
         kind="plan_failed",
-        title="A plan failed three times in a row",
-        threshold=3,
+        title="A scheduled job failed three times in a row",
+        threshold=FAILURES_AT_RISK,
         severity=Severity.CRITICAL,
     ),
     Default(name="no-proven-backup", kind="no_proven_backup", lasting=15),
     Default(
         name="no-proven-backup-for-long",
         kind="no_proven_backup",
-        title="No proven backup for three times as long as promised",
-        threshold=3,
+        title="No proven backup for three times the target",
+        threshold=LONG_OVERDUE_TIMES_RPO,
         lasting=15,
         severity=Severity.CRITICAL,
     ),
     Default(name="last-backup-unproven", kind="unproven"),
     Default(name="damage-found", kind="damage", severity=Severity.CRITICAL),
+    Default(name="backup-dated-ahead", kind="dated_ahead", lasting=2),
+    Default(name="backups-not-planned", kind="plans", lasting=60),
     Default(name="worker-silent", kind="worker_silent", severity=Severity.CRITICAL),
     Default(name="job-slow", kind="job_slow"),
+    Default(name="job-silent", kind="stale_job", lasting=5),
+    Default(name="jobs-waiting", kind="waiting_jobs"),
     Default(name="repository-away", kind="repository_away", lasting=2, severity=Severity.CRITICAL),
+    Default(name="repository-read-only", kind="read_only", lasting=2, severity=Severity.CRITICAL),
+    Default(name="repository-unreadable", kind="repository_unreadable", severity=Severity.CRITICAL),
+    Default(name="source-broken", kind="source_broken", severity=Severity.CRITICAL),
     Default(name="space-low", kind="space", lasting=10, settle=30),
     Default(
         name="space-nearly-gone",
         kind="space",
         title="A repository has hardly any space",
-        threshold=3,
+        threshold=HARDLY_ANY_SPACE_PERCENT,
         settle=30,
         severity=Severity.CRITICAL,
     ),
     Default(name="full-soon", kind="full_soon", lasting=60, settle=360),
+    Default(name="restore-slow", kind="slow_restore", lasting=60),
     Default(name="drill-overdue", kind="drill_overdue", lasting=60),
     Default(name="drill-failed", kind="drill_failed", severity=Severity.CRITICAL),
+    Default(name="plan-never-due", kind="plan_never_due"),
+    Default(name="plan-refused", kind="plan_refused"),
+    Default(name="audit-broken", kind="audit_broken", severity=Severity.CRITICAL),
     Default(name="clock-jumped", kind="clock_jumped"),
     Default(name="channel-unheard", kind="channel_unheard"),
     Default(name="detector-broken", kind="detector_broken", lasting=5),
 )
 
+WITHOUT_RULE = frozenset({"failing", "newest_damaged", "no_plan", "worker_never_started"})
+"""`plan-failed` and `damage-found` cover the first two. The third is only worth knowing, and without a worker no rule runs."""
+
 
 def install() -> list[str]:
-    """Make the rules that are missing, one for each detector of the project too.
+    """Create the missing rules, one for each condition of the project too.
 
-    Returns their names, each as ``alert NAME``; a second call makes nothing.
+    Returns their names, each as ``alert NAME``; a second call creates nothing.
     """
     made = []
-    known = detectors()
-    own = {default.kind for default in DEFAULTS}
+    known = conditions()
+    covered = {default.kind for default in DEFAULTS} | WITHOUT_RULE
     further = [
         Default(name=slugify(one.name.replace("_", "-")), kind=one.name, severity=Severity(one.severity))
         for one in known.values()
-        if one.name not in own
+        if one.name not in covered
     ]
     for default in (*DEFAULTS, *further):
-        detector = known[default.kind]
+        condition = known[default.kind]
         values = {
-            "title": default.title or detector.title,
+            "title": default.title or condition.title,
             "kind": default.kind,
-            "threshold": detector.default if default.threshold is None else default.threshold,
+            "threshold": condition.default if default.threshold is None else default.threshold,
             "lasting_minutes": default.lasting,
             "settle_minutes": default.settle,
             "severity": default.severity,

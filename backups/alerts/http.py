@@ -1,16 +1,14 @@
-"""Requests to webhooks and dead man's switches: where they may go, how long they may take, and what is kept of the answer.
+"""HTTP requests to webhooks and dead man's switches: where they may go, how long they may take, what is kept of the answer.
 
-Whoever may change alerts names an address, and this server calls it: it must not become a way to reach what that person could
-not. So:
+A person who may change alerts chooses an address that this server then calls. To prevent server-side request forgery:
 
-- ``http`` and ``https`` only, without a name and a password in the address; always POST, with headers that nobody chooses.
-- The name is looked up once, each address that it has is checked, and the connection goes to a checked one: an answer of DNS
-  that changes in between changes nothing. Proxies named in the environment are not used.
-- Addresses that no receiver has are refused: link-local ones and the known ones of clouds' metadata services, multicast,
-  unspecified and reserved ones. Internal hosts and this machine are allowed, for receivers often are there. With
-  ``BACKUPS["ALERT_HOSTS"]`` only the hosts, domains and networks named there are.
-- A redirect is not followed but told. The answer is read up to 2 KB and kept up to 300 characters, without what is secret.
-- 10 seconds, from looking up the name to the answer.
+- Only ``http`` and ``https``, without credentials in the address; always POST, with fixed headers.
+- The name is resolved once, every address it has is checked, and the connection goes to a checked address, so a DNS answer that
+  changes in between has no effect. Proxies from the environment are not used.
+- Link-local, multicast, unspecified and reserved addresses and those of cloud metadata services are refused. Internal hosts and
+  this machine are allowed, because receivers often run there. ``BACKUPS["ALERT_HOSTS"]`` limits targets to those it lists.
+- Redirects are reported, not followed. Of the answer 2 KB are read and 300 characters kept, without secrets.
+- 10 seconds from name resolution to the answer.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ from backups.conf import configuration
 from .deadline import within
 
 LONGEST = 10.0
-"""Seconds that a request may take in all."""
+"""Seconds for a whole request."""
 
 LARGEST = 64 << 10
 """Bytes of a request's body."""
@@ -46,7 +44,7 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """How a receiver took a message; ``retry_after`` is what it asked for, in seconds."""
+    """The outcome of a delivery; ``retry_after`` is the delay that the receiver asked for, in seconds."""
 
     ok: bool
     text: str
@@ -55,32 +53,32 @@ class Answer:
 
 
 class Refused(ValueError):
-    """An address that must not be called; the message says why and holds nothing secret."""
+    """An address that must not be called; the message says why and contains no secret."""
 
 
 def check(address: str) -> SplitResult:
-    """Take an address apart. Raises `Refused`."""
+    """Parse and check an address, without resolving its name. Raises `Refused`."""
     try:
         parts = urlsplit(address)
         port = parts.port
     except ValueError as problem:
-        raise Refused("It is no address.") from problem
+        raise Refused("It is not an address.") from problem
     if parts.scheme not in ("http", "https"):
         raise Refused("It must begin with https:// or http://.")
     if not parts.hostname or any(ord(letter) <= 32 or ord(letter) == 127 for letter in address):
         raise Refused("It names no host.")
     if not parts.netloc.isascii() or not (parts.path + parts.query).isascii():
-        raise Refused("It has letters beyond ASCII: write the host in its xn-- form, and the path with %.")
+        raise Refused("It contains non-ASCII characters: write the host in its xn-- form, and percent-encode the path.")
     if parts.username is not None or parts.password is not None:
-        raise Refused("It holds a name or a password before the host; receivers take secrets in the path.")
+        raise Refused("It contains a user name or password; receivers take secrets in the path.")
     if port == 0:
-        raise Refused("It names port 0.")
+        raise Refused("Port 0 is invalid.")
     _check_host(parts.hostname)
     return parts
 
 
 def _check_host(host: str) -> None:
-    """Refuse what `BACKUPS["ALERT_HOSTS"]` leaves out, as far as a name alone tells."""
+    """Refuse a host that `BACKUPS["ALERT_HOSTS"]` excludes, as far as the name alone decides."""
     allowed = configuration().alert_hosts
     try:
         _check_address(ipaddress.ip_address(host), host)
@@ -92,7 +90,7 @@ def _check_host(host: str) -> None:
 
 
 def _check_address(address: _Address, host: str) -> None:
-    if isinstance(address, ipaddress.IPv6Address):  # some of them lead to an address of the older kind
+    if isinstance(address, ipaddress.IPv6Address):  # some embed an IPv4 address
         teredo = address.teredo
         address = address.ipv4_mapped or address.sixtofour or (teredo[1] if teredo else None) or address
     allowed = configuration().alert_hosts
@@ -102,7 +100,7 @@ def _check_address(address: _Address, host: str) -> None:
         raise Refused(f"{host} is not among the hosts that BACKUPS['ALERT_HOSTS'] allows.")
     never = address.is_link_local or address.is_multicast or address.is_unspecified or address in _METADATA
     if never or (address.is_reserved and not address.is_loopback):
-        raise Refused(f"{host} is at {address}, where no receiver is.")
+        raise Refused(f"{host} is at {address}, where no receiver can be.")
 
 
 def _named(host: str, allowed: tuple[str, ...]) -> bool:
@@ -118,7 +116,7 @@ def _network(entry: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None
 
 
 def masked(address: str) -> str:
-    """An address as it may be shown: ``https://hooks.slack.com/…x7Qd``."""
+    """An address for display: ``https://hooks.slack.com/…x7Qd``."""
     try:
         parts = urlsplit(address)
     except ValueError:
@@ -129,9 +127,9 @@ def masked(address: str) -> str:
 
 
 def post(address: str, body: bytes, headers: Mapping[str, str]) -> Answer:
-    """Send *body* to *address*. Whatever goes wrong is an answer that says so; nothing is raised."""
+    """Send *body* to *address*. Errors are returned as an answer; nothing is raised."""
     if len(body) > LARGEST:
-        return Answer(ok=False, text=f"The message has {len(body)} bytes; {LARGEST} are the most.")
+        return Answer(ok=False, text=f"The message has {len(body)} bytes; the maximum is {LARGEST}.")
     try:
         parts = check(address)
     except Refused as problem:
@@ -152,13 +150,13 @@ def post(address: str, body: bytes, headers: Mapping[str, str]) -> Answer:
     except TimeoutError:
         return Answer(ok=False, text=f"{host} gave no answer within {seconds:g} s.")
     except UnicodeError:
-        return Answer(ok=False, text=f"{host} is no name of a host.")
+        return Answer(ok=False, text=f"{host} is not a valid host name.")
     except socket.gaierror as problem:
-        return Answer(ok=False, text=f"The name {host} is not known: {problem.strerror}.")
+        return Answer(ok=False, text=f"{host} cannot be resolved: {problem.strerror}.")
     except ssl.SSLCertVerificationError as problem:
-        return Answer(ok=False, text=f"The certificate of {host} is not good: {problem.verify_message}.")
+        return Answer(ok=False, text=f"The certificate of {host} is invalid: {problem.verify_message}.")
     except ssl.SSLError as problem:
-        return Answer(ok=False, text=f"{host} speaks no TLS that fits: {problem.reason}.")
+        return Answer(ok=False, text=f"TLS with {host} failed: {problem.reason}.")
     except OSError as problem:
         return Answer(ok=False, text=f"{host} cannot be reached: {problem.strerror or type(problem).__name__}.")
     except http.client.HTTPException as problem:
@@ -190,7 +188,7 @@ def _exchange(
         text = _plain(response.read(_READ))
         if 300 <= response.status < 400:
             where = urlsplit(response.headers.get("Location", "")).hostname or "another place"
-            text = f"It sends on to {where}, and redirects are not followed. Enter the address that it leads to."
+            text = f"It redirects to {where}; redirects are not followed. Enter the final address."
         return Answer(
             ok=200 <= response.status < 300,
             status=response.status,
@@ -200,12 +198,12 @@ def _exchange(
 
 
 def _connect(host: str, port: int, seconds: float, opened: list[socket.socket]) -> socket.socket:
-    """A connection to the first address of *host* that answers; all of them must be allowed."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    for *_, place in found:
+    """Connect to the first address of *host* that answers; all of them must be allowed."""
+    resolved = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    for *_, place in resolved:
         _check_address(ipaddress.ip_address(str(place[0]).partition("%")[0]), host)
     problem: OSError = ConnectionError("no address")
-    for family, kind, protocol, _, place in found[:4]:
+    for family, kind, protocol, _, place in resolved[:4]:
         channel = socket.socket(family, kind, protocol)
         opened.append(channel)
         channel.settimeout(seconds)
@@ -220,7 +218,7 @@ def _connect(host: str, port: int, seconds: float, opened: list[socket.socket]) 
 
 
 def _close(opened: list[socket.socket]) -> None:
-    """Make a thread that waits for a socket go on, with an error."""
+    """Shut the sockets down, so that a thread waiting for one gets an error."""
     for channel in opened:
         with contextlib.suppress(OSError):
             channel.shutdown(socket.SHUT_RDWR)
@@ -232,7 +230,7 @@ def _plain(content: bytes) -> str:
 
 
 def without_secret(text: str, address: str) -> str:
-    """*text* with the parts of *address* that may be secret taken out: a receiver may say back what it was sent."""
+    """*text* without the parts of *address* that may be secret: a receiver may echo the request."""
     parts = urlsplit(address)
     secret = [address, parts.path, parts.query, *parts.path.split("/"), *parts.query.replace("=", "&").split("&")]
     for part in sorted({part for part in secret if len(part.strip("/")) >= 6}, key=len, reverse=True):

@@ -1,6 +1,6 @@
-"""What is sent: one message, as text and HTML for mail, for Slack-shaped webhooks, and as JSON.
+"""Messages: JSON for webhooks, rendered as text and HTML for mail and as Slack's JSON.
 
-A message tells of all that happened to a rule in one look, so that a disk that dies does not send a hundred.
+One message covers all alerts of a rule in one evaluation, so that a failing disk does not send a hundred.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from backups.engine.progress import duration
 from backups.models import Alert
 
 VERSION = 1
-"""Of the JSON; a field may be added without a new version."""
+"""Version of the JSON; fields may be added without a new one."""
 
 MOST_ALERTS = 50
-"""Alerts that one message tells of one by one."""
+"""Alerts that a message lists; the others are only counted."""
 
-_WORDS = {"fired": "", "escalated": "Still: ", "resolved": "Over: ", "test": "Test: "}
+_WORDS = {"fired": "", "escalated": "Still: ", "resolved": "Resolved: ", "test": "Test: "}
 _COLOURS = {"critical": "#b3261e", "warning": "#9a6100", "info": "#1f5fa8"}
 _GOOD = "#1b7f3b"
 
 
 def about(event: str, alerts: Sequence[Alert], now: datetime) -> dict[str, Any]:
-    """The message that *event* happened to *alerts*, which are of one rule."""
+    """The message about *event* of *alerts*, which belong to one rule."""
     first = alerts[0]
     return {
         "version": VERSION,
@@ -44,7 +44,7 @@ def about(event: str, alerts: Sequence[Alert], now: datetime) -> dict[str, Any]:
 
 
 def test(channel_name: str, by: str, now: datetime) -> dict[str, Any]:
-    """A message that tells that messages arrive."""
+    """A test message."""
     return {
         "version": VERSION,
         "event": "test",
@@ -57,7 +57,7 @@ def test(channel_name: str, by: str, now: datetime) -> dict[str, Any]:
                 "id": "00000000-0000-0000-0000-000000000000",
                 "subject": channel_name,
                 "text": f"{by} sent a test to {channel_name}. Nothing is wrong.",
-                "todo": "Nothing is to be done.",
+                "todo": "No action is needed.",
                 "page": _absolute("/admin/backup/alerts/"),
                 "help": "",
                 "since": now.astimezone(UTC).isoformat(),
@@ -69,9 +69,9 @@ def test(channel_name: str, by: str, now: datetime) -> dict[str, Any]:
 
 
 def site() -> str:
-    """How messages call this site: its address, or the host's name."""
-    found = configuration()
-    return found.address.partition("://")[2] or found.host
+    """This site's name in messages: its address, or the host's name."""
+    config = configuration()
+    return config.address.partition("://")[2] or config.host
 
 
 def _alert(alert: Alert) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def _absolute(path: str) -> str:
 
 
 def subject(message: dict[str, Any]) -> str:
-    """The line that a mail has as its subject, and a chat in bold: ``[refs.example.org] Critical: Plan failed``."""
+    """Subject of a mail, and first line in a chat: ``[refs.example.org] Critical: A worker does not report``."""
     rule, alerts = message["rule"], message["alerts"]
     what = rule["title"]
     if message["count"] == 1 and alerts[0]["subject"] and message["event"] != "test":
@@ -102,20 +102,22 @@ def subject(message: dict[str, Any]) -> str:
         what += f" ({message['count']} times)"
     level = f"{rule['severity'].capitalize()}: " if message["event"] in ("fired", "escalated") else ""
     line = f"[{message['site']}] {_WORDS.get(message['event'], '')}{level}{what}"
-    # In one line whatever a name holds: a header with a line break is refused, and the alert would reach nobody
+    # Line breaks in a name would make the mail header invalid, and the alert would reach nobody
     return "".join(letter if letter.isprintable() else " " for letter in line)[:200]
 
 
 def lines(message: dict[str, Any]) -> list[str]:
-    """The sentences of a message: of each alert what is or was the case, and what to do."""
-    told = []
+    """One line for each alert of a message."""
+    listed = []
     for alert in message["alerts"]:
         if message["event"] == "resolved":
-            told.append(f"Over after {_lasted(alert)}: {alert['text']}{' ' + alert['ended_by'] if alert['ended_by'] else ''}")
+            listed.append(
+                f"Resolved after {_lasted(alert)}: {alert['text']}{' ' + alert['ended_by'] if alert['ended_by'] else ''}"
+            )
         else:
-            told.append(alert["text"])
+            listed.append(alert["text"])
     rest = message["count"] - len(message["alerts"])
-    return [*told, *([f"And {rest} more."] if rest > 0 else [])]
+    return [*listed, *([f"And {rest} more."] if rest > 0 else [])]
 
 
 def as_text(message: dict[str, Any]) -> str:
@@ -124,7 +126,7 @@ def as_text(message: dict[str, Any]) -> str:
 
 
 def as_html(message: dict[str, Any]) -> str:
-    """For mail, as HTML. Style attributes, because that is what mail programs read."""
+    """For mail, as HTML with style attributes, which mail programs support best."""
     return render_to_string("backups/mail/alert.html", _context(message))
 
 
@@ -141,12 +143,12 @@ def _context(message: dict[str, Any]) -> dict[str, Any]:
         "rest": message["count"] - len(message["alerts"]),
         "over": over,
         "colour": _GOOD if over else _COLOURS[message["rule"]["severity"]],
-        "word": "over" if over else message["rule"]["severity"],
+        "word": "resolved" if over else message["rule"]["severity"],
     }
 
 
 def as_slack(message: dict[str, Any]) -> dict[str, Any]:
-    """For webhooks that take what Slack's incoming webhooks take (Mattermost, Rocket.Chat and others do too)."""
+    """For Slack's incoming webhooks and those that accept the same JSON (Mattermost, Rocket.Chat and others)."""
     over = message["event"] == "resolved"
     attachments = []
     for alert, line in zip(message["alerts"], lines(message), strict=False):
@@ -172,5 +174,5 @@ def _lasted(alert: dict[str, Any]) -> str:
 
 
 def agent() -> str:
-    """How outgoing requests call themselves."""
+    """The User-Agent of outgoing requests."""
     return f"RefServer-Backups/{__version__}"

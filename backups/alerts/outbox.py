@@ -1,7 +1,7 @@
-"""Messages on their way: written with the decision that they tell of, then tried until they arrive or are given up.
+"""Messages to be delivered: written in the transaction of what they report, then retried until delivered or given up.
 
-A delivery is claimed by a conditional update, so two workers never send one at the same time. One whose sender died is taken up
-again: every message is sent at least once, and twice only when its sender died after the receiver had it.
+A delivery is claimed by a conditional update, so two workers never send it at the same time. If its sender dies it is sent
+again: every message is sent at least once, and twice only if the sender died after the receiver had it.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from .http import Answer
 _log = logging.getLogger(__name__)
 
 PAUSES = tuple(timedelta(seconds=seconds) for seconds in (30, 60, 300, 900, 3600))
-"""Before the second and every later try."""
+"""Before the second and each later attempt."""
 
 GIVE_UP = timedelta(hours=24)
 GIVE_UP_PING = timedelta(hours=1)
-"""A call of a dead man's switch that comes later would tell of a time that is over."""
+"""Later than this, a call of a dead man's switch would be misleading."""
 
 STALE = timedelta(minutes=2)
-"""A claim this old belongs to a sender that died: every call ends much sooner."""
+"""A claim this old belongs to a sender that died: every delivery ends much sooner."""
 
 ONE_TURN = 40.0
-"""Seconds after which a turn begins no further call. The next turn goes on; the tick rings for it every minute."""
+"""Seconds after which a turn starts no further delivery. The tick starts the next turn within a minute."""
 
 _AT_ONCE = 50
 _PINGS = ("start", "success", "fail")
@@ -50,14 +50,14 @@ Sender = Callable[[AlertDelivery, datetime], Answer]
 def write(
     event: str, recipient: str, to: str, message: dict[str, Any], now: datetime, *, thread: str, alerts: Iterable[Alert] = ()
 ) -> AlertDelivery:
-    """Put a message into the outbox, inside the transaction of what it tells of; after its commit a sender is rung for.
+    """Put a message into the outbox, inside the transaction of what it reports; after the commit a sender is started.
 
-    A call of a dead man's switch that did not arrive yet is dropped when a newer one says more.
+    A call of a dead man's switch that is still being retried is dropped when a newer one replaces it.
     """
     if event in _PINGS:
         failing = AlertDelivery.objects.filter(thread=thread, state=AlertDelivery.State.WAITING, attempts__gt=0)
-        overtaken = failing.filter(event="start") if event == "start" else failing
-        overtaken.update(state=AlertDelivery.State.DROPPED, finished=now)
+        superseded = failing.filter(event="start") if event == "start" else failing
+        superseded.update(state=AlertDelivery.State.DROPPED, finished=now)
     delivery = AlertDelivery.objects.create(
         event=event, recipient=recipient, to=to[:254], message=message, thread=thread, created=now, next_try=now
     )
@@ -67,18 +67,18 @@ def write(
 
 
 def ring() -> None:
-    """Wake a sender of this host."""
+    """Start a sender on this host."""
     host = configuration().host
     async_task("backups.alerts.tasks.deliver", host, q_options={"cluster": host, "task_name": "deliver", "save": False})
 
 
 def waiting(now: datetime) -> bool:
-    """Whether something could be sent now."""
+    """Whether a message is due now."""
     return AlertDelivery.objects.filter(state=AlertDelivery.State.WAITING, next_try__lte=now).exists()
 
 
 def take_up(now: datetime) -> int:
-    """Bring back what a sender that died had claimed, and what a clock that was wrong put off. Returns how many."""
+    """Requeue deliveries claimed by a sender that died, or postponed by a wrong clock. Returns how many."""
     abandoned = AlertDelivery.objects.filter(state=AlertDelivery.State.SENDING)
     count = abandoned.filter(Q(claimed__lt=now - STALE) | Q(claimed__gt=now + STALE)).update(
         state=AlertDelivery.State.WAITING, claim="", next_try=now
@@ -88,9 +88,9 @@ def take_up(now: datetime) -> int:
 
 
 def turn(clock: Callable[[], datetime] = timezone.now, send: Sender = hand_over) -> int:
-    """Send what can be sent now, one after the other, for `ONE_TURN` at most. Returns how many calls were made.
+    """Deliver what is due, one after the other, for at most `ONE_TURN`. Returns the number of attempts.
 
-    A recipient that failed is not called again in the same turn, so that one that hangs keeps the others waiting once.
+    A recipient that failed is not tried again in the same turn, so that one that hangs delays the others only once.
     """
     began, calls = time.monotonic(), 0
     failed: set[str] = set()
@@ -106,7 +106,7 @@ def turn(clock: Callable[[], datetime] = timezone.now, send: Sender = hand_over)
 
 
 def claim(now: datetime, *, without: Iterable[str] = ()) -> AlertDelivery | None:
-    """Take the next delivery whose turn it is, or None. Nothing is taken before what was written earlier on its thread."""
+    """Claim the next due delivery, or return None. Deliveries of one thread keep their order."""
     State = AlertDelivery.State
     ready = AlertDelivery.objects.filter(state=State.WAITING, next_try__lte=now).exclude(recipient__in=set(without))
     for delivery in ready.order_by("next_try", "id")[:_AT_ONCE]:
@@ -120,7 +120,7 @@ def claim(now: datetime, *, without: Iterable[str] = ()) -> AlertDelivery | None
 
 
 def take(delivery: AlertDelivery, now: datetime) -> bool:
-    """Claim that delivery; False when somebody else has it."""
+    """Claim *delivery*. Returns False if another sender has it."""
     delivery.claim, delivery.claimed = secrets.token_hex(16), now
     delivery.attempts += 1
     delivery.state = AlertDelivery.State.SENDING
@@ -129,7 +129,7 @@ def take(delivery: AlertDelivery, now: datetime) -> bool:
 
 
 def attempt(delivery: AlertDelivery, clock: Callable[[], datetime] = timezone.now, send: Sender = hand_over) -> Answer:
-    """Send a claimed delivery and write down how that went: delivered, to be tried again, or given up."""
+    """Send a claimed delivery, and record the outcome: delivered, to be retried, dropped or given up."""
     answer = send(delivery, clock())
     now = clock()
     values: dict[str, Any] = {"status": answer.status, "answer": answer.text[:1000], "claim": ""}
@@ -138,7 +138,7 @@ def attempt(delivery: AlertDelivery, clock: Callable[[], datetime] = timezone.no
     elif delivery.event == "test" or now - delivery.created >= (GIVE_UP_PING if delivery.event in _PINGS else GIVE_UP):
         values |= {"state": AlertDelivery.State.GIVEN_UP, "finished": now}
         _log.warning("Given up: %s to %s: %s", delivery.event, delivery.to, answer.text)
-    elif delivery.event in _PINGS and _overtaken(delivery):
+    elif delivery.event in _PINGS and _superseded(delivery):
         values |= {"state": AlertDelivery.State.DROPPED, "finished": now}
     else:
         pause = PAUSES[min(delivery.attempts, len(PAUSES)) - 1]
@@ -149,14 +149,14 @@ def attempt(delivery: AlertDelivery, clock: Callable[[], datetime] = timezone.no
     return answer
 
 
-def _overtaken(delivery: AlertDelivery) -> bool:
+def _superseded(delivery: AlertDelivery) -> bool:
     later = AlertDelivery.objects.filter(thread=delivery.thread, id__gt=delivery.pk)
     return (later if delivery.event == "start" else later.exclude(event="start")).exists()
 
 
 @contextlib.contextmanager
 def _alone() -> Iterator[bool]:
-    """Whether this process is the only one of this host that sends; it is until the block ends, or it does."""
+    """Yields whether this process is the only sender on this host; it stays so until the block ends."""
     path = configuration().run_folder / "alerts.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with locks.exclusive(path) as acquired:

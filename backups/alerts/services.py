@@ -1,6 +1,6 @@
-"""What people do with alerts: pages and commands call these. Each says in the audit who did what; secrets are masked there too.
+"""What people do with alerts, rules and channels. Every change is recorded in the audit, secrets masked.
 
-Nothing is checked about rights here: the caller knows who asks. What is refused raises `engine.errors.UsageError`.
+Permissions are checked by the caller. Invalid input raises `engine.errors.UsageError`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from backups.identity import audit
 from backups.identity.audit import Actor
 from backups.models import Alert, AlertChannel, AlertDelivery, AlertRule, AlertSubscription, Plan
 from backups.models.alerts import QuietHours
+from backups.monitoring.conditions import Condition, conditions
 
 from . import http, mail, messages, outbox, signature
-from .detectors import Detector, detectors
 from .http import Answer
 
 Kind = AlertChannel.Kind
@@ -32,12 +32,12 @@ Kind = AlertChannel.Kind
 
 
 def firing() -> QuerySet[Alert]:
-    """What fires now, the worst and the oldest first is the caller's to sort."""
+    """The alerts that fire now, in no order."""
     return Alert.objects.filter(open=True, resolved=None, fired__isnull=False)
 
 
 def acknowledge(actor: Actor, alert: Alert, note: str = "") -> Alert:
-    """Say that somebody takes care: nobody further is told, and nothing escalates; those who were told hear of its end."""
+    """Mark an alert as being handled: it notifies nobody else and does not escalate; its recipients are notified of its end."""
     values = {
         "acknowledged": timezone.now(),
         "acknowledged_by": actor.name[:150],
@@ -53,17 +53,17 @@ def acknowledge(actor: Actor, alert: Alert, note: str = "") -> Alert:
 # Rules
 
 
-def detector_of(rule: AlertRule) -> Detector | None:
-    """The rule's detector; None when it is not installed any more."""
-    return detectors().get(rule.kind)
+def condition_of(rule: AlertRule) -> Condition | None:
+    """The rule's condition; None if it is no longer installed."""
+    return conditions().get(rule.kind)
 
 
 def save_rule(
     actor: Actor, rule: AlertRule, channels: Iterable[AlertChannel], escalate_to: Iterable[AlertChannel]
 ) -> AlertRule:
-    """Keep a rule that was made or changed, with the channels that it tells; none: all that hear of its severity."""
-    if rule.kind not in detectors():
-        raise UsageError(f"There is no detector {rule.kind!r}.", hint=f"There are: {', '.join(detectors())}.")
+    """Save a rule with its channels; without any it notifies every channel that accepts its severity. Raises `UsageError`."""
+    if rule.kind not in conditions():
+        raise UsageError(f"Unknown condition {rule.kind!r}.", hint=f"Known: {', '.join(conditions())}.")
     with transaction.atomic(using=configuration().database):
         before = describe_rule(AlertRule.objects.get(pk=rule.pk)) if rule.pk else None
         rule.save()
@@ -80,7 +80,7 @@ def save_rule(
 
 
 def switch_rule(actor: Actor, rule: AlertRule, *, enabled: bool) -> AlertRule:
-    """Let a rule rest, or watch again. What it told of ends with the next look, and those who were told hear so."""
+    """Enable or disable a rule. The next evaluation resolves the alerts of a disabled rule and notifies their recipients."""
     if rule.enabled != enabled:
         with transaction.atomic(using=configuration().database):
             rule.enabled = enabled
@@ -91,9 +91,9 @@ def switch_rule(actor: Actor, rule: AlertRule, *, enabled: bool) -> AlertRule:
 
 
 def remove_rule(actor: Actor, rule: AlertRule) -> None:
-    """Remove a rule that a person made. Raises `UsageError` for one of the first installation: switch that off."""
+    """Remove a rule that a person added. Raises `UsageError` for a built-in rule, which can only be switched off."""
     if rule.builtin:
-        raise UsageError(f"The rule {rule.name} belongs to the installation.", hint="Switch it off instead.")
+        raise UsageError(f"The rule {rule.name} is built in.", hint="Switch it off instead.")
     with transaction.atomic(using=configuration().database):
         audit.record(actor, "alert_rule.removed", f"alert_rule:{rule.name}", before=describe_rule(rule))
         rule.delete()
@@ -119,14 +119,14 @@ def describe_rule(rule: AlertRule) -> dict[str, Any]:
 
 
 def masked(channel: AlertChannel) -> str:
-    """A channel's target as it may be shown: mail addresses whole, others without what is secret in them."""
+    """A channel's target for display: mail addresses in full, other addresses without their secret parts."""
     if channel.kind == Kind.MAIL:
         return ", ".join(mail.addresses(channel.target))
     return http.masked(channel.target)
 
 
 def problems(channel: AlertChannel, plans: Collection[Plan]) -> dict[str, str]:
-    """What is wrong with a channel, by field."""
+    """A channel's problems, by field."""
     found = quiet_problems(channel)
     if channel.kind == Kind.MAIL:
         found |= _mail_problems(channel.target)
@@ -139,38 +139,38 @@ def problems(channel: AlertChannel, plans: Collection[Plan]) -> dict[str, str]:
         try:
             signature.key_bytes(channel.key)
         except ValueError as problem:
-            found["key"] = f"This is no signing key: {problem}."
+            found["key"] = f"This is not a signing key: {problem}."
     if channel.kind == Kind.PING and not plans and not channel.beat_minutes:
-        found["plans"] = "Choose the plan whose jobs it watches, or a time for the worker itself."
+        found["plans"] = "Choose the plan whose jobs it watches, or an interval for the worker itself."
     return found
 
 
 def _mail_problems(target: str) -> dict[str, str]:
     addresses = mail.addresses(target)
     if not addresses:
-        return {"target": "Give at least one mail address."}
+        return {"target": "Enter at least one mail address."}
     if len(addresses) > mail.MOST:
-        return {"target": f"These are {len(addresses)} addresses; {mail.MOST} are the most."}
+        return {"target": f"{len(addresses)} addresses; the maximum is {mail.MOST}."}
     for address in addresses:
         try:
             mail.is_address(address)
         except ValidationError:
-            return {"target": f"{address[:80]!r} is no mail address."}
+            return {"target": f"{address[:80]!r} is not a mail address."}
     return {}
 
 
 def quiet_problems(hours: QuietHours) -> dict[str, str]:
-    """What is wrong with quiet hours, by field."""
+    """Problems of quiet hours, by field."""
     found = {}
     if hours.time_zone not in available_timezones():
-        found["time_zone"] = "Such a zone is not known; write a name such as UTC or Europe/Berlin."
+        found["time_zone"] = "Unknown time zone; use a name such as UTC or Europe/Berlin."
     if (hours.quiet_from is None) != (hours.quiet_until is None):
-        found["quiet_until"] = "Give both times, or none."
+        found["quiet_until"] = "Enter both times, or none."
     return found
 
 
 def save_channel(actor: Actor, channel: AlertChannel, plans: Collection[Plan] = ()) -> AlertChannel:
-    """Keep a channel that was made or changed. A signed webhook without a key gets one. Raises `UsageError`."""
+    """Save a channel. A signed webhook without a key gets one. Raises `UsageError`."""
     if channel.kind == Kind.WEBHOOK and not channel.key:
         channel.key = signature.new_key()
     if found := problems(channel, plans):
@@ -179,7 +179,7 @@ def save_channel(actor: Actor, channel: AlertChannel, plans: Collection[Plan] = 
         old = AlertChannel.objects.filter(pk=channel.pk).first() if channel.pk else None
         before = describe_channel(old) if old else None
         if old and (old.target, old.key) != (channel.target, channel.key):
-            channel.tested = channel.tested_ok = None  # what was tested was another address
+            channel.tested = channel.tested_ok = None  # the test was of another address
             channel.tested_answer = ""
         channel.save()
         channel.plans.set(plans if channel.kind == Kind.PING else ())
@@ -194,7 +194,7 @@ def save_channel(actor: Actor, channel: AlertChannel, plans: Collection[Plan] = 
 
 
 def remove_channel(actor: Actor, channel: AlertChannel) -> None:
-    """Remove a channel; what waits for it is given up."""
+    """Remove a channel, and drop the messages that wait for it."""
     with transaction.atomic(using=configuration().database):
         audit.record(actor, "alert_channel.removed", f"alert_channel:{channel.name}", before=describe_channel(channel))
         AlertDelivery.objects.filter(recipient=f"channel:{channel.pk}", state=AlertDelivery.State.WAITING).update(
@@ -204,13 +204,13 @@ def remove_channel(actor: Actor, channel: AlertChannel) -> None:
 
 
 def reveal_key(actor: Actor, channel: AlertChannel) -> str:
-    """The signing key, for whoever sets up the receiver; that it was shown is in the audit."""
+    """The signing key, to set up the receiver; showing it is recorded in the audit."""
     audit.record(actor, "alert_channel.key_shown", f"alert_channel:{channel.name}")
     return channel.key
 
 
 def describe_channel(channel: AlertChannel) -> dict[str, Any]:
-    """A channel for the audit, without what is secret."""
+    """A channel for the audit, without secrets."""
     return {
         "name": channel.name,
         "kind": str(channel.kind),
@@ -225,7 +225,7 @@ def describe_channel(channel: AlertChannel) -> dict[str, Any]:
 
 
 def send_test(actor: Actor, channel: AlertChannel) -> Answer:
-    """Send a test now, wait for the receiver's answer, and keep it with the channel. Takes as long as one call may take."""
+    """Send a test and wait for the receiver's answer, which is kept with the channel. Takes as long as one delivery may."""
     now = timezone.now()
     with transaction.atomic(using=configuration().database):
         delivery = AlertDelivery.objects.create(
@@ -238,7 +238,7 @@ def send_test(actor: Actor, channel: AlertChannel) -> Answer:
         audit.record(actor, "alert_channel.tested", f"alert_channel:{channel.name}")
         outbox.take(delivery, now)
     answer = outbox.attempt(delivery)
-    AlertChannel.objects.filter(pk=channel.pk).update(tested=now, tested_ok=answer.ok, tested_answer=said(answer))
+    AlertChannel.objects.filter(pk=channel.pk).update(tested=now, tested_ok=answer.ok, tested_answer=answer_line(answer))
     channel.refresh_from_db()
     return answer
 
@@ -249,25 +249,25 @@ def _test_message(actor: Actor, channel: AlertChannel) -> dict[str, Any]:
     return messages.test(channel.name, actor.name, timezone.now())
 
 
-def said(answer: Answer) -> str:
-    """An answer in a line: ``200 ok``."""
+def answer_line(answer: Answer) -> str:
+    """An answer in one line: ``200 ok``."""
     return f"{answer.status} {answer.text}" if answer.status is not None else answer.text
 
 
-# A person's own
+# Subscriptions of accounts
 
 
 def subscription_of(user: Any) -> AlertSubscription:
-    """What an account hears of by mail; one that was never kept hears of nothing."""
+    """What an account gets by mail; nothing if it was never saved."""
     found = AlertSubscription.objects.filter(user_id=str(user.pk)).first()
-    if found is None or found.username != user.get_username():  # after a restore the number may be another person's
+    if found is None or found.username != user.get_username():  # after a restore the id may be another person's
         found = AlertSubscription(user_id=str(user.pk), username=user.get_username(), pk=found.pk if found else None)
         found.time_zone = timezone.get_current_timezone_name()
     return found
 
 
 def subscribe(actor: Actor, subscription: AlertSubscription, rules: Iterable[AlertRule]) -> AlertSubscription:
-    """Keep what an account wants to hear of. Raises `UsageError` for quiet hours that are none."""
+    """Save what an account gets by mail. Raises `UsageError` for invalid quiet hours."""
     if found := quiet_problems(subscription):
         raise UsageError(" ".join(found.values()), hint="Nothing was changed.")
     with transaction.atomic(using=configuration().database):

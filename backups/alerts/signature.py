@@ -1,7 +1,7 @@
-"""The signature of a webhook, as the Standard Webhooks specification has it (standardwebhooks.com), version 1.
+"""Signatures of webhooks by the Standard Webhooks specification (standardwebhooks.com), version 1.
 
-HMAC-SHA256 over ``ID.TIMESTAMP.BODY``. The id is the same at every try of one message, so a receiver that keeps ids takes each
-message once; the timestamp is that of the try, so an old request that somebody sends again is refused by its age.
+HMAC-SHA256 over ``ID.TIMESTAMP.BODY``. The id is the same at each attempt of one message, so that a receiver can drop
+duplicates; the timestamp is that of the attempt, so that a replayed request can be refused by its age.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ SHORTEST, LONGEST = 24, 64
 
 
 def new_key() -> str:
-    """A random key, in the form that receivers' libraries take."""
+    """A random key, as receivers' libraries expect it."""
     return PREFIX + base64.b64encode(secrets.token_bytes(32)).decode("ascii")
 
 
 def key_bytes(key: str) -> bytes:
-    """The bytes of a key. Raises `ValueError` for one that is none, or is too short."""
+    """The bytes of a key. Raises `ValueError` if it is not base64 or has the wrong length."""
     try:
-        found = base64.b64decode(key.removeprefix(PREFIX), validate=True)
+        decoded = base64.b64decode(key.removeprefix(PREFIX), validate=True)
     except binascii.Error as problem:
-        raise ValueError("it is not in base64") from problem
-    if not SHORTEST <= len(found) <= LONGEST:
-        raise ValueError(f"it has {len(found)} bytes; {SHORTEST} to {LONGEST} are needed")
-    return found
+        raise ValueError("it is not base64") from problem
+    if not SHORTEST <= len(decoded) <= LONGEST:
+        raise ValueError(f"it has {len(decoded)} bytes; {SHORTEST} to {LONGEST} are needed")
+    return decoded
 
 
 def headers(key: str, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:

@@ -1,7 +1,7 @@
-"""Dead man's switches: addresses that are called when a plan's job starts and ends. What stays away is told by the monitor.
+"""Dead man's switches: addresses called when a plan's job starts and ends. A monitor elsewhere reports a missing call.
 
-Monitors in the manner of healthchecks.io expect it so: the address itself after a success, ``/start`` and ``/fail`` at its
-end otherwise, ``rid`` naming the run. The calls are written with the job's state, so one is never told without the other.
+The calls follow the convention of healthchecks.io: the address itself after a success, with ``/start`` or ``/fail`` appended
+otherwise, and the run in ``rid``. They are written in the transaction that changes the job's state.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from . import outbox
 
 @receiver(job_started)
 def started(job: Job, **_: Any) -> None:
-    """Write the calls for a job that starts; inside the transaction that makes it run."""
-    _call(job, "start", f"{_what(job)} started.")
+    """Write the calls for a job that starts, inside the transaction that starts it."""
+    _call(job, "start", f"{_name(job)} started.")
 
 
 @receiver(job_ended)
 def ended(job: Job, *, retried: bool, **_: Any) -> None:
-    """Write the calls for a job that ended; a failure that is tried again is not told yet."""
+    """Write the calls for a job that ended; a failure that is retried is not reported yet."""
     if job.state == Job.State.SUCCEEDED:
-        _call(job, "success", f"{_what(job)} succeeded. {_made(job)}")
+        _call(job, "success", f"{_name(job)} succeeded. {_outcome(job)}")
     elif not retried:
         error = job.error or {}
-        _call(job, "fail", f"{_what(job)}: {job.get_state_display().lower()}. {error.get('message', '')}".strip())
+        _call(job, "fail", f"{_name(job)}: {job.get_state_display().lower()}. {error.get('message', '')}".strip())
 
 
 def beat(now: datetime) -> None:
-    """Call the switches that watch the worker itself, when their time has come."""
+    """Call the switches that watch the worker itself, at their interval."""
     for channel in AlertChannel.objects.filter(kind=AlertChannel.Kind.PING, enabled=True, beat_minutes__gt=0):
-        # Half a minute early: the tick is not exact, and the monitor is
+        # Half a minute early, because the tick is less exact than the monitor
         due = now - timedelta(minutes=channel.beat_minutes, seconds=-30)
         mine = AlertChannel.objects.filter(Q(beaten=None) | Q(beaten__lte=due) | Q(beaten__gt=now), pk=channel.pk)
         if mine.update(beaten=now):
-            _write(channel, "success", "The worker is alive.", now, thread=f"beat:{channel.pk}", run="")
+            _write(channel, "success", "The worker is running.", now, thread=f"beat:{channel.pk}", run="")
 
 
 def _call(job: Job, event: str, text: str) -> None:
@@ -58,11 +58,11 @@ def _write(channel: AlertChannel, event: str, text: str, now: datetime, *, threa
     outbox.write(event, f"channel:{channel.pk}", channel.name, message, now, thread=thread)
 
 
-def _what(job: Job) -> str:
+def _name(job: Job) -> str:
     return f"{job.plan.name if job.plan else job.kind} on {job.host}"
 
 
-def _made(job: Job) -> str:
+def _outcome(job: Job) -> str:
     result = job.result or {}
     parts = [job.backup_id] if job.backup_id else []
     if isinstance(result.get("bytes_stored"), int):

@@ -1,4 +1,4 @@
-"""What Django-Q calls to send. A task of its own: a receiver that hangs keeps neither the tick nor a job waiting."""
+"""The Django-Q task that delivers messages: on its own, so that a receiver that hangs blocks neither the tick nor jobs."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from . import outbox
 
 
 def deliver(host: str) -> int:
-    """Send what waits, for a bounded time. Returns how many calls were made."""
+    """Deliver what is due, for a limited time. Returns the number of attempts."""
     return outbox.turn() if host == configuration().host else 0

@@ -1,6 +1,6 @@
-"""What is to be told, decided: from rules, what detectors found, and the states so far.
+"""Decides who is notified of what: from rules, what their conditions observed, and the alerts so far.
 
-Nothing is read here, no clock either. Called twice with the same it decides the same, and what was told is not told again.
+Pure: reads no database and no clock. Called twice with the same values it decides the same, and nobody is notified twice.
 """
 
 from __future__ import annotations
@@ -11,12 +11,17 @@ from datetime import datetime, time, timedelta
 from enum import StrEnum
 from zoneinfo import ZoneInfo
 
+from backups.monitoring.conditions import Observation
+
+Detection = Observation
+"""The name under which projects have imported `Observation` from here."""
+
 CONTINUOUS = timedelta(minutes=10)
-"""A state that has not fired yet begins anew when nobody looked for longer: what was the case meanwhile is not known."""
+"""An alert that has not fired starts over after a longer time without evaluation: whether it lasted meanwhile is unknown."""
 
 
 class Event(StrEnum):
-    """What a recipient is told of a state."""
+    """What a recipient is notified of."""
 
     FIRED = "fired"
     ESCALATED = "escalated"
@@ -24,16 +29,16 @@ class Event(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Quiet:
-    """A time of the day, in a zone, in which nothing is told; it may pass midnight. ``begin == end`` is none."""
+class QuietPeriod:
+    """A time of the day, in a zone, without notifications. It may span midnight; ``begin == end`` means none."""
 
     begin: time
     end: time
     zone: str = "UTC"
     critical_passes: bool = True
 
-    def holds(self, now: datetime, severity: str) -> bool:
-        """Whether nothing of *severity* is told at *now*."""
+    def covers(self, now: datetime, severity: str) -> bool:
+        """Whether nothing of *severity* is sent at *now*."""
         if severity == "critical" and self.critical_passes:
             return False
         local = now.astimezone(ZoneInfo(self.zone)).time()
@@ -44,26 +49,26 @@ class Quiet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipient:
-    """Somebody who is told: a channel, an account, or an address."""
+    """A channel, an account or a mail address."""
 
     key: str
-    quiet: Quiet | None = None
+    quiet: QuietPeriod | None = None
 
-    def hears(self, now: datetime, severity: str) -> bool:
-        """Whether this is no quiet time for *severity*."""
-        return self.quiet is None or not self.quiet.holds(now, severity)
+    def accepts(self, now: datetime, severity: str) -> bool:
+        """Whether *now* is outside its quiet period for *severity*."""
+        return self.quiet is None or not self.quiet.covers(now, severity)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """A rule, with those who hear of it."""
+    """A rule with its recipients."""
 
     name: str
     severity: str = "warning"
     lasting: timedelta = timedelta(0)
-    """For how long something must be the case before it fires."""
+    """How long the condition must hold before the alert fires."""
     settle: timedelta = timedelta(0)
-    """For how long it must be away before it has ended; coming back sooner it is the same state, and nobody is told."""
+    """How long the condition must be absent before the alert is resolved. If it returns sooner, it is the same alert."""
     recipients: tuple[Recipient, ...] = ()
     escalate_after: timedelta | None = None
     escalate_to: tuple[Recipient, ...] = ()
@@ -71,25 +76,12 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Detection:
-    """Something that is the case: about what, in a sentence, what to do, and which page helps."""
-
-    subject: str
-    text: str
-    todo: str = ""
-    link: str = ""
-    arguments: tuple[str, ...] = ()
-    also: tuple[str, ...] = ()
-    """Mail addresses that hear of it beside the rule's recipients."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class State:
-    """A subject of a rule from the first time that something was seen to its end. ``id`` is empty for a new one."""
+class AlertState:
+    """An alert from the first observation to its end. ``id`` is empty for a new one."""
 
     rule: str
     severity: str
-    detection: Detection
+    observation: Observation
     since: datetime
     seen: datetime
     id: str = ""
@@ -98,17 +90,18 @@ class State:
     resolved: datetime | None = None
     ended_by: str = ""
     acknowledged: bool = False
-    told: Mapping[str, Event] = field(default_factory=dict)
+    notified: Mapping[str, Event] = field(default_factory=dict)
+    """Recipient's key -> the last event sent to it."""
 
     @property
     def open(self) -> bool:
-        """Whether it lasts, or somebody who heard of it has not heard that it ended."""
-        return self.resolved is None or any(event is not Event.RESOLVED for event in self.told.values())
+        """Whether it lasts, or a recipient has yet to be notified of its end."""
+        return self.resolved is None or any(event is not Event.RESOLVED for event in self.notified.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tell:
-    """One recipient is told of one event."""
+class Notification:
+    """One event for one recipient."""
 
     recipient: str
     event: Event
@@ -116,80 +109,82 @@ class Tell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What becomes of a state, and who hears of it. ``drop``: it was over before it fired; forget it."""
+    """The new state of an alert, and who is notified. ``drop``: it ended before it fired, and is forgotten."""
 
-    state: State
-    tells: tuple[Tell, ...] = ()
+    state: AlertState
+    notifications: tuple[Notification, ...] = ()
     drop: bool = False
 
 
-Found = Mapping[str, tuple[Detection, ...] | None]
-"""Rule -> what its detector found; None when it could not look: nothing begins or ends by that."""
+Observed = Mapping[str, tuple[Observation, ...] | None]
+"""Rule -> what its condition observed; None if that failed: then its alerts neither begin nor end."""
 
 
-def evaluate(
+def advance(
     rules: Iterable[Rule],
-    found: Found,
-    states: Iterable[State],
+    observed: Observed,
+    states: Iterable[AlertState],
     now: datetime,
-    directory: Mapping[str, Recipient],
+    recipients: Mapping[str, Recipient],
 ) -> list[Decision]:
-    """What becomes of the open *states*, and which begin. *directory* holds every recipient there is, by key.
+    """Decide how the open alerts go on, and which begin. *recipients* holds all that exist, by key.
 
-    A rule that is switched off or gone ends its states. A recipient that is gone is told nothing.
+    A rule that is disabled or removed ends its alerts. Recipients that no longer exist get nothing.
     """
-    known = {rule.name: rule for rule in rules}
-    lasting: dict[tuple[str, str], State] = {}
+    by_name = {rule.name: rule for rule in rules}
+    lasting: dict[tuple[str, str], AlertState] = {}
     decisions = []
     for state in states:
         if state.resolved is None:
-            lasting[state.rule, state.detection.subject] = state
+            lasting[state.rule, state.observation.subject] = state
         else:
-            decisions.append(_told(state, known.get(state.rule), now, directory))
-    for name in {*known, *(name for name, _ in lasting)}:
-        rule = known.get(name)
-        seen = found.get(name) if rule is not None and rule.enabled else ()
-        decisions += _of_rule(name, rule, seen, lasting, now, directory)
+            decisions.append(_notify(state, by_name.get(state.rule), now, recipients))
+    for name in {*by_name, *(name for name, _ in lasting)}:
+        rule = by_name.get(name)
+        seen = observed.get(name) if rule is not None and rule.enabled else ()
+        mine = {subject: state for (of, subject), state in lasting.items() if of == name}
+        decisions += [
+            decision if decision.drop else _notify(decision.state, rule, now, recipients)
+            for decision in _advance_rule(name, rule, seen, mine, now)
+        ]
     return decisions
 
 
-def _of_rule(
+def _advance_rule(
     name: str,
     rule: Rule | None,
-    seen: tuple[Detection, ...] | None,
-    lasting: Mapping[tuple[str, str], State],
+    seen: tuple[Observation, ...] | None,
+    lasting: Mapping[str, AlertState],
     now: datetime,
-    directory: Mapping[str, Recipient],
 ) -> Iterator[Decision]:
-    mine = {subject: state for (of, subject), state in lasting.items() if of == name}
-    if seen is None:  # could not look
-        for state in mine.values():
-            yield _told(state, rule, now, directory)
+    if seen is None:
+        yield from (Decision(state=state) for state in lasting.values())
         return
-    present = {detection.subject: detection for detection in seen}
-    for subject, state in mine.items():
-        detection = present.pop(subject, None)
-        if detection is not None and rule is not None:
-            yield _told(_goes_on(state, detection, rule, now), rule, now, directory)
+    present = {observation.subject: observation for observation in seen}
+    for subject, state in lasting.items():
+        observation = present.pop(subject, None)
+        if observation is not None and rule is not None:
+            yield Decision(state=_continue(state, observation, rule, now))
         elif state.fired is None:
             yield Decision(state=state, drop=True)
         else:
-            yield _told(_goes_away(state, rule, now), rule, now, directory)
+            yield Decision(state=_recede(state, rule, now))
     if rule is not None:
-        for detection in present.values():
-            state = State(rule=name, severity=rule.severity, detection=detection, since=now, seen=now)
-            yield _told(_goes_on(state, detection, rule, now), rule, now, directory)
+        for observation in present.values():
+            state = AlertState(rule=name, severity=rule.severity, observation=observation, since=now, seen=now)
+            yield Decision(state=_continue(state, observation, rule, now))
 
 
-def _goes_on(state: State, detection: Detection, rule: Rule, now: datetime) -> State:
+def _continue(state: AlertState, observation: Observation, rule: Rule, now: datetime) -> AlertState:
     if state.fired is not None:
-        return replace(state, detection=detection, seen=now)
-    begun_anew = state.since > now or abs(now - state.seen) > CONTINUOUS
-    state = replace(state, detection=detection, severity=rule.severity, since=now if begun_anew else state.since, seen=now)
+        return replace(state, observation=observation, seen=now)
+    starts_over = state.since > now or abs(now - state.seen) > CONTINUOUS
+    since = now if starts_over else state.since
+    state = replace(state, observation=observation, severity=rule.severity, since=since, seen=now)
     return replace(state, fired=now) if now - state.since >= rule.lasting else state
 
 
-def _goes_away(state: State, rule: Rule | None, now: datetime) -> State:
+def _recede(state: AlertState, rule: Rule | None, now: datetime) -> AlertState:
     if rule is None or not rule.enabled:
         return replace(state, resolved=now, ended_by="The rule was removed." if rule is None else "The rule was switched off.")
     if state.seen > now:  # the clock was set back
@@ -197,32 +192,32 @@ def _goes_away(state: State, rule: Rule | None, now: datetime) -> State:
     return replace(state, resolved=now) if now - state.seen >= rule.settle else state
 
 
-def _told(state: State, rule: Rule | None, now: datetime, directory: Mapping[str, Recipient]) -> Decision:
-    """Tell of *state* whoever has not heard of it, and may hear of it now."""
-    told = dict(state.told)
-    tells: list[Tell] = []
+def _notify(state: AlertState, rule: Rule | None, now: datetime, recipients: Mapping[str, Recipient]) -> Decision:
+    """Notify the recipients that have not had the alert's latest event and accept it now."""
+    notified = dict(state.notified)
+    notifications: list[Notification] = []
 
-    def tell(recipient: Recipient, event: Event) -> None:
-        if recipient.hears(now, state.severity):
-            told[recipient.key] = event
-            tells.append(Tell(recipient=recipient.key, event=event))
+    def notify(recipient: Recipient, event: Event) -> None:
+        if recipient.accepts(now, state.severity):
+            notified[recipient.key] = event
+            notifications.append(Notification(recipient=recipient.key, event=event))
 
     if state.resolved is not None:
-        for key, last in state.told.items():
+        for key, last in state.notified.items():
             if last is not Event.RESOLVED:
-                recipient = directory.get(key)
+                recipient = recipients.get(key)
                 if recipient is None:
-                    told[key] = Event.RESOLVED
+                    notified[key] = Event.RESOLVED
                 else:
-                    tell(recipient, Event.RESOLVED)
+                    notify(recipient, Event.RESOLVED)
     elif state.fired is not None and rule is not None and not state.acknowledged:
-        also = tuple(Recipient(key=f"mail:{address}") for address in state.detection.also)
+        also = tuple(Recipient(key=f"mail:{address}") for address in state.observation.also)
         for recipient in (*rule.recipients, *also):
-            if recipient.key not in told:
-                tell(recipient, Event.FIRED)
+            if recipient.key not in notified:
+                notify(recipient, Event.FIRED)
         if rule.escalate_after is not None and now - state.fired >= rule.escalate_after:
             state = replace(state, escalated=state.escalated or now)
             for recipient in rule.escalate_to:
-                if recipient.key not in told:
-                    tell(recipient, Event.ESCALATED)
-    return Decision(state=replace(state, told=told), tells=tuple(tells))
+                if recipient.key not in notified:
+                    notify(recipient, Event.ESCALATED)
+    return Decision(state=replace(state, notified=notified), notifications=tuple(notifications))

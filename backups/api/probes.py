@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from django.contrib.auth import get_user_model
 from django.db import DatabaseError, connections, router
 from django.http import HttpResponseBase
@@ -13,12 +11,10 @@ from rest_framework.request import Request
 
 from backups.conf import configuration
 from backups.models import Worker
+from backups.monitoring.conditions.workers import is_silent
 
 from .operation import Operation, reply
 from .schemas.status import Check, Ready
-
-SILENT_FOR = timedelta(minutes=3)
-"""Workers send a heartbeat at least every minute."""
 
 
 @Operation(public=True, responses={200: Ready, 503: Ready})
@@ -56,7 +52,7 @@ def _check_worker() -> Check:
         return Check(ok=False, says="unknown")
     if beat is None:
         return Check(ok=False, says="not started yet")
-    silence = timezone.now() - beat
-    if silence > SILENT_FOR:
-        return Check(ok=False, says=f"no heartbeat for {int(silence.total_seconds())} s")
+    now = timezone.now()
+    if is_silent(beat, now):
+        return Check(ok=False, says=f"no heartbeat for {int((now - beat).total_seconds())} s")
     return Check(ok=True, says="running")

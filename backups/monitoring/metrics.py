@@ -1,4 +1,4 @@
-"""Metrics for Prometheus, read from the control database when they are asked for: no counters that a restart would forget.
+"""Metrics for Prometheus, read at each request from the control database: there are no counters that a restart would reset.
 
 Names and units follow https://prometheus.io/docs/practices/naming/; the list is in ``docs/reference/metrics.md``.
 """
@@ -6,7 +6,6 @@ Names and units follow https://prometheus.io/docs/practices/naming/; the list is
 from __future__ import annotations
 
 import ipaddress
-import shutil
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
@@ -28,11 +27,15 @@ from backups.identity import tokens
 from backups.identity.sign_in import address_of
 from backups.models import IndexedBackup, Job, Plan, Worker
 
+from .conditions import present
+from .facts import Facts
+from .gathering import gather
+
 _PREFIX = "refbackup"
 
 
 class Collector:
-    """Reads everything anew at each `collect`. A project adds metrics with ``BACKUPS["METRICS"]``, paths to generators."""
+    """Reads everything at each `collect`. A project adds metrics with ``BACKUPS["METRICS"]``, import paths of generators."""
 
     def collect(self) -> Iterator[Metric]:
         """The metrics, one family after another."""
@@ -41,7 +44,9 @@ class Collector:
         yield from _jobs()
         yield from _plans()
         yield from _workers()
-        yield from _repositories()
+        facts = gather(timezone.now())
+        yield from _repositories(facts)
+        yield _conditions(facts)
         for path in configuration().metrics:
             more: Callable[[], Iterator[Metric]] = import_string(path)
             yield from more()
@@ -66,14 +71,14 @@ def _backups() -> Iterator[Metric]:
     families = {
         "last_backup_timestamp_seconds": "Instant of the newest backup",
         "last_backup_duration_seconds": "From its cut to its publication",
-        "last_backup_source_bytes": "Bytes that it holds",
-        "last_backup_stored_bytes": "Bytes that it takes",
-        "last_backup_pause_sqlite_seconds": "How long it held up writers of SQLite",
-        "last_backup_pause_chroma_seconds": "How long it held up writers of Chroma",
+        "last_backup_source_bytes": "Bytes of its sources",
+        "last_backup_stored_bytes": "Bytes that it takes in the repository",
+        "last_backup_pause_sqlite_seconds": "How long it blocked writers of SQLite",
+        "last_backup_pause_chroma_seconds": "How long it blocked writers of Chroma",
     }
     made = {name: _gauge(name, text, ("repository", "set", "kind")) for name, text in families.items()}
     proven = _gauge("last_proven_timestamp_seconds", "Instant of the newest proven backup", ("repository", "set"))
-    restore = _gauge("last_restore_proof_seconds", "How long the newest proof by restore took", ("repository", "set"))
+    restore = _gauge("last_restore_proof_seconds", "How long the newest verification by restore took", ("repository", "set"))
     for repository, name, kind in sums:
         rows_of = IndexedBackup.objects.filter(repository=repository, set=name, kind=kind, safety=False)
         newest = rows_of.order_by("-time").first()
@@ -103,8 +108,8 @@ def _backups() -> Iterator[Metric]:
 
 
 def _jobs() -> Iterator[Metric]:
-    count = _gauge("jobs", "Jobs that are kept, by state", ("kind", "state"))
-    last = _gauge("last_job_timestamp_seconds", "When the newest job of a kind ended in a state", ("kind", "state"))
+    count = _gauge("jobs", "Jobs, by type and state", ("kind", "state"))
+    last = _gauge("last_job_timestamp_seconds", "When the newest job of a type ended in a state", ("kind", "state"))
     for kind, state, number, newest in (
         Job.objects.order_by().values_list("kind", "state").annotate(Count("id"), Max("finished"))
     ):
@@ -118,7 +123,7 @@ def _jobs() -> Iterator[Metric]:
     waiting.add_metric((), _age(oldest["created__min"]))
     yield waiting
     running = _gauge("running_job_seconds", "How long a job has been running", ("kind", "host"))
-    beat = _gauge("running_job_silent_seconds", "How long ago a running job gave a sign of life", ("kind", "host"))
+    beat = _gauge("running_job_silent_seconds", "Seconds since the last heartbeat of a running job", ("kind", "host"))
     for kind, host, started, heartbeat in Job.objects.filter(state=Job.State.RUNNING).values_list(
         "kind", "host", "started", "heartbeat"
     ):
@@ -129,8 +134,8 @@ def _jobs() -> Iterator[Metric]:
 
 
 def _plans() -> Iterator[Metric]:
-    enabled = _gauge("plan_enabled", "1 for a plan that runs, 0 for one that is paused", ("plan",))
-    success = _gauge("plan_last_success_timestamp_seconds", "When a job of the plan last ended well", ("plan",))
+    enabled = _gauge("plan_enabled", "1 for an active plan, 0 for a paused one", ("plan",))
+    success = _gauge("plan_last_success_timestamp_seconds", "When a job of the plan last succeeded", ("plan",))
     for plan in Plan.objects.all():
         enabled.add_metric((plan.name,), float(plan.enabled))
         good = plan.jobs.filter(state=Job.State.SUCCEEDED).order_by("-created").values_list("finished", flat=True).first()
@@ -141,26 +146,31 @@ def _plans() -> Iterator[Metric]:
 
 
 def _workers() -> Iterator[Metric]:
-    beat = _gauge("worker_last_beat_timestamp_seconds", "When the workers of a host last gave a sign of life", ("host",))
+    beat = _gauge("worker_last_beat_timestamp_seconds", "Last heartbeat of a host's workers", ("host",))
     for worker in Worker.objects.all():
         beat.add_metric((worker.host,), worker.beat.timestamp())
     yield beat
 
 
-def _repositories() -> Iterator[Metric]:
-    reachable = _gauge("repository_reachable", "1 when the repository's folder is there", ("repository",))
+def _repositories(facts: Facts) -> Iterator[Metric]:
+    reachable = _gauge("repository_reachable", "1 if the repository is available", ("repository",))
     free = _gauge("repository_free_bytes", "Bytes free on its disk", ("repository",))
     size = _gauge("repository_disk_bytes", "Size of its disk", ("repository",))
-    for name, folder in configuration().repositories.items():
-        there = (folder / "repository.json").is_file()
-        reachable.add_metric((name,), float(there))
-        if there:
-            usage = shutil.disk_usage(folder)
-            free.add_metric((name,), usage.free)
-            size.add_metric((name,), usage.total)
+    for one in facts.repositories:
+        reachable.add_metric((one.name,), float(one.there))
+        if one.there and one.size:
+            free.add_metric((one.name,), one.free)
+            size.add_metric((one.name,), one.size)
     yield reachable
     yield free
     yield size
+
+
+def _conditions(facts: Facts) -> Metric:
+    condition = _gauge("condition", "1 while the condition holds", ("code", "severity"))
+    for code, severity in sorted({(one.code, one.severity.value) for one in present(facts)}):
+        condition.add_metric((code, severity), 1)
+    return condition
 
 
 def _age(moment: datetime | None) -> float:
@@ -170,7 +180,7 @@ def _age(moment: datetime | None) -> float:
 @require_safe
 @never_cache
 def metrics(request: HttpRequest) -> HttpResponse:
-    """The metrics as text, for a token with the scope ``metrics`` or a client on this machine."""
+    """The metrics as text, for a token with the scope ``metrics`` or a client on this machine; 401 for others."""
     if not _is_local(request) and not _has_token(request):
         answer = HttpResponse("A token with the scope metrics is needed.\n", status=401, content_type="text/plain")
         answer.headers["WWW-Authenticate"] = 'Bearer realm="metrics"'
@@ -181,7 +191,7 @@ def metrics(request: HttpRequest) -> HttpResponse:
 
 
 def _is_local(request: HttpRequest) -> bool:
-    """Whether the client itself is on this machine. Behind a proxy every request comes from here, so none counts then."""
+    """Whether the client is on this machine. Behind a proxy every request seems to be, so none counts."""
     if settings.SECURE_PROXY_SSL_HEADER or any(
         name.startswith(("HTTP_X_FORWARDED", "HTTP_FORWARDED")) for name in request.META
     ):
@@ -194,5 +204,5 @@ def _is_local(request: HttpRequest) -> bool:
 
 def _has_token(request: HttpRequest) -> bool:
     scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
-    found: Any = tokens.owner_of(secret.strip(), address_of(request)) if scheme.lower() == "bearer" else None
-    return found is not None and "metrics" in found[1].scopes
+    owner: Any = tokens.owner_of(secret.strip(), address_of(request)) if scheme.lower() == "bearer" else None
+    return owner is not None and "metrics" in owner[1].scopes

@@ -1,4 +1,4 @@
-"""From something wrong to somebody who knows: real receivers, moved clocks, real jobs."""
+"""Alerts end to end: real receivers, moved clocks, real jobs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,8 @@ from django.contrib.auth.models import Group
 from django.test import override_settings
 from django.utils import timezone
 
-from backups.alerts import default_rules, evaluation, http, mail, outbox, transitions
-from backups.alerts import services as desk
+from backups.alerts import default_rules, evaluation, http, mail, outbox, services, transitions
 from backups.alerts.default_rules import DEFAULTS
-from backups.alerts.detectors import Detector, _all
-from backups.alerts.transitions import Detection
 from backups.engine.errors import UsageError
 from backups.identity.audit import Actor
 from backups.jobs import lifecycle, submit
@@ -34,6 +31,7 @@ from backups.models import (
     Job,
     Plan,
 )
+from backups.monitoring.conditions import Condition, Observation, _all
 from backups.plans import defaults, scheduling
 from backups.worker import tasks
 from tests.control.receivers import certificate, mail_server, tls_of, web_server
@@ -47,7 +45,7 @@ def install() -> list[str]:
     return [*defaults.install(), *default_rules.install()]
 
 
-DOWN = Detection(subject="nightly", text="Nightly failed: <disk> & more.", todo="Free space.", link="backups:plans")
+DOWN = Observation(subject="nightly", text="Nightly failed: <disk> & more.", todo="Free space.", link="backups:plans")
 
 
 @pytest.fixture
@@ -63,7 +61,7 @@ def pem(tmp_path_factory) -> Path:
 
 def channel(site, kind: str, target: str, name: str = "ops", **values) -> AlertChannel:
     plans = values.pop("plans", ())
-    return desk.save_channel(site.actor, AlertChannel(name=name, kind=kind, target=target, **values), plans)
+    return services.save_channel(site.actor, AlertChannel(name=name, kind=kind, target=target, **values), plans)
 
 
 def rule(**values) -> AlertRule:
@@ -89,10 +87,10 @@ def clock() -> Clock:
     return Clock()
 
 
-def fire(monkeypatch, *found: Detection) -> None:
-    """Have the detector of failed plans find these."""
-    every = {"plan_failed": Detector(name="plan_failed", title="", find=lambda facts, threshold: found)}
-    monkeypatch.setattr(evaluation, "detectors", lambda: every)
+def fire(monkeypatch, *found: Observation) -> None:
+    """Make the condition of failed plans observe these."""
+    every = {"plan_failed": Condition(name="plan_failed", title="", find=lambda facts, threshold: found)}
+    monkeypatch.setattr(evaluation, "conditions", lambda: every)
 
 
 # Mail
@@ -103,7 +101,7 @@ def with_mail(server, **more):
     return override_settings(EMAIL_BACKEND=mail.SMTP, DEFAULT_FROM_EMAIL="RefServer <refserver@example.org>", **(values | more))
 
 
-def test_a_state_is_mailed_once_and_its_end_answers_that_mail(empty_site, monkeypatch, clock):
+def test_an_alert_is_mailed_once_and_its_end_is_a_reply(empty_site, monkeypatch, clock):
     rule()
     with mail_server() as server, with_mail(server):
         channel(empty_site, "mail", "anna@example.org, otto@example.org")
@@ -117,14 +115,14 @@ def test_a_state_is_mailed_once_and_its_end_answers_that_mail(empty_site, monkey
         assert outbox.turn(clock) == 1
     begun, ended = server.letters
     assert begun["Subject"].endswith("Warning: A plan failed in a row (nightly)")
-    assert ended["Subject"].endswith("Over: A plan failed in a row (nightly)")
+    assert ended["Subject"].endswith("Resolved: A plan failed in a row (nightly)")
     assert begun["X-To"] == "anna@example.org, otto@example.org"
     assert begun["In-Reply-To"] == ended["In-Reply-To"] and begun["Message-ID"] != ended["Message-ID"]
     text = begun.get_body(("plain",)).get_content()
     assert "Nightly failed: <disk> & more." in text and "What to do: Free space." in text
     html = begun.get_body(("html",)).get_content()
     assert "&lt;disk&gt; &amp; more." in html and "<disk>" not in html
-    assert "Over after 4 min: Nightly failed" in ended.get_body(("plain",)).get_content()
+    assert "Resolved after 4 min: Nightly failed" in ended.get_body(("plain",)).get_content()
     alert = Alert.objects.get()
     assert alert.resolved and not alert.open and alert.deliveries.count() == 2
     assert AlertDelivery.objects.filter(state=State.DELIVERED, answer="2.0.0 taken as 4711", status=250).count() == 2
@@ -135,34 +133,34 @@ def test_mail_with_starttls_and_a_login(empty_site, pem, monkeypatch):
         ops = channel(empty_site, "mail", "anna@example.org")
         wanted = {"EMAIL_USE_TLS": True, "EMAIL_HOST_USER": "refserver"}
         with with_mail(server, **wanted, EMAIL_HOST_PASSWORD="s3cret"):
-            assert "certificate is not good" in desk.send_test(empty_site.actor, ops).text
+            assert "certificate is invalid" in services.send_test(empty_site.actor, ops).text
             monkeypatch.setenv("SSL_CERT_FILE", str(pem))
-            answer = desk.send_test(empty_site.actor, ops)
+            answer = services.send_test(empty_site.actor, ops)
             assert answer.ok and answer.text == "2.0.0 taken as 4711"
         with with_mail(server, **wanted, EMAIL_HOST_PASSWORD="wrong"):
-            answer = desk.send_test(empty_site.actor, ops)
+            answer = services.send_test(empty_site.actor, ops)
             assert (answer.ok, answer.status) == (False, 535) and "refused the login" in answer.text
     assert [letter["X-TLS"] for letter in server.letters] == ["yes"]
     ops.refresh_from_db()
     assert ops.tested_ok is False and "535" in ops.tested_answer
 
 
-def test_mail_that_does_not_arrive_says_why(empty_site, monkeypatch):
+def test_failed_mail_gives_the_reason(empty_site, monkeypatch):
     ops = channel(empty_site, "mail", "anna@example.org\notto@example.org")
     with override_settings(EMAIL_BACKEND=mail.SMTP, EMAIL_HOST=""):
-        assert "No mail server is set" in desk.send_test(empty_site.actor, ops).text
+        assert "No mail server is configured" in services.send_test(empty_site.actor, ops).text
     with mail_server() as server, with_mail(server):
         server.refuse = "otto@example.org"
-        answer = desk.send_test(empty_site.actor, ops)
+        answer = services.send_test(empty_site.actor, ops)
         assert answer.ok and "otto@example.org was refused: 5.1.1 No such user" in answer.text
         with override_settings(EMAIL_USE_TLS=True):
-            assert "offers no STARTTLS" in desk.send_test(empty_site.actor, ops).text
+            assert "offers no STARTTLS" in services.send_test(empty_site.actor, ops).text
     with with_mail(server):
-        assert "cannot be reached: Connection refused" in desk.send_test(empty_site.actor, ops).text
+        assert "cannot be reached: Connection refused" in services.send_test(empty_site.actor, ops).text
     with web_server() as web, with_mail(web):  # it does not speak first, as a mail server would
         monkeypatch.setattr(mail, "LONGEST", 0.4)
         began = time.monotonic()
-        assert "no answer in time" in desk.send_test(empty_site.actor, ops).text
+        assert "did not answer in time" in services.send_test(empty_site.actor, ops).text
         assert time.monotonic() - began < 2
 
 
@@ -181,7 +179,7 @@ def test_a_slack_shaped_webhook(empty_site, web, monkeypatch, clock):
     assert web.requests[0].headers["content-type"] == "application/json"
 
 
-def test_a_signed_webhook_is_verified_by_the_lines_of_the_document(empty_site, web, monkeypatch, clock):
+def test_a_signed_webhook_is_verified_by_the_documented_code(empty_site, web, monkeypatch, clock):
     document = (ROOT / "docs" / "how-to" / "get-alerted.md").read_text(encoding="utf-8")
     lines = next(block for block in re.findall(r"```python\n(.*?)```", document, re.DOTALL) if "def verify" in block)
     scope: dict = {}
@@ -213,15 +211,15 @@ def test_a_signed_webhook_is_verified_by_the_lines_of_the_document(empty_site, w
             302,
             {"Location": "http://169.254.169.254/latest"},
             b"",
-            "It sends on to 169.254.169.254, and redirects are not followed.",
+            "It redirects to 169.254.169.254; redirects are not followed.",
         ),
         (200, {}, b"\x1b[31mok\x00\xff" + b"x" * 5000, None),
     ],
 )
-def test_what_a_receiver_answers_is_kept_short_and_without_its_secret(empty_site, web, status, headers, answer, said):
+def test_a_receivers_answer_is_kept_short_and_without_secrets(empty_site, web, status, headers, answer, said):
     web.status, web.headers, web.answer = status, headers, answer
     ops = channel(empty_site, "slack", web.url())
-    told = desk.send_test(empty_site.actor, ops)
+    told = services.send_test(empty_site.actor, ops)
     assert (told.ok, told.status) == (status == 200, status)
     assert len(web.requests) == 1, "a redirect is not followed"
     kept = AlertDelivery.objects.get()
@@ -233,39 +231,39 @@ def test_what_a_receiver_answers_is_kept_short_and_without_its_secret(empty_site
 
 
 @pytest.mark.parametrize(("manner", "said"), [("hang", "no answer within"), ("drip", "no answer within"), ("rude", "HTTP")])
-def test_a_receiver_that_hangs_or_dribbles_is_left_in_time(empty_site, web, monkeypatch, manner, said):
+def test_a_hanging_receiver_times_out(empty_site, web, monkeypatch, manner, said):
     monkeypatch.setattr(http, "LONGEST", 0.5)
     web.manner = manner
     ops = channel(empty_site, "slack", web.url())
     began = time.monotonic()
-    answer = desk.send_test(empty_site.actor, ops)
+    answer = services.send_test(empty_site.actor, ops)
     assert not answer.ok and said in answer.text
     assert time.monotonic() - began < 2
 
 
-def test_a_name_that_leads_to_a_forbidden_address_is_not_called(empty_site, web, monkeypatch):
+def test_a_name_with_a_forbidden_address_is_not_called(empty_site, web, monkeypatch):
     ops = channel(empty_site, "slack", f"http://localhost:{web.port}/hook")
-    assert desk.send_test(empty_site.actor, ops).ok
+    assert services.send_test(empty_site.actor, ops).ok
     with override_settings(BACKUPS=empty_site.settings | {"ALERT_HOSTS": ["*.example.org", "10.0.0.0/8"]}):
-        answer = desk.send_test(empty_site.actor, ops)
+        answer = services.send_test(empty_site.actor, ops)
         assert not answer.ok and "not among the hosts" in answer.text
         with pytest.raises(UsageError, match="not among the hosts"):
             channel(empty_site, "slack", web.url(), name="other")
     with override_settings(BACKUPS=empty_site.settings | {"ALERT_HOSTS": ["127.0.0.0/8", "::1/128"]}):
-        assert desk.send_test(empty_site.actor, ops).ok  # the name is not listed, its addresses are
+        assert services.send_test(empty_site.actor, ops).ok  # the name is not listed, its addresses are
     with override_settings(BACKUPS=empty_site.settings | {"ALERT_HOSTS": ["localhost"]}):
-        assert desk.send_test(empty_site.actor, ops).ok
+        assert services.send_test(empty_site.actor, ops).ok
     assert len(web.requests) == 3
 
 
-def test_secrets_are_in_no_log_and_no_audit(empty_site, web, caplog):
+def test_logs_and_audit_contain_no_secrets(empty_site, web, caplog):
     caplog.set_level(logging.DEBUG)
     web.status = 500
     ops = channel(empty_site, "webhook", web.url())
-    desk.send_test(empty_site.actor, ops)
+    services.send_test(empty_site.actor, ops)
     ops.target = web.url("/hook/an0ther-token")
-    desk.save_channel(empty_site.actor, ops)
-    desk.remove_channel(empty_site.actor, ops)
+    services.save_channel(empty_site.actor, ops)
+    services.remove_channel(empty_site.actor, ops)
     told = caplog.text + "".join(map(str, AuditEntry.objects.values_list("before", "after", "target")))
     told += "".join(AlertDelivery.objects.values_list("answer", flat=True)) + repr(ops) + str(ops)
     for secret in ("s3cr3t-token", "an0ther-token", ops.key):
@@ -276,7 +274,7 @@ def test_secrets_are_in_no_log_and_no_audit(empty_site, web, caplog):
 # The outbox
 
 
-def test_what_fails_is_tried_again_and_given_up_after_a_day(empty_site, web, monkeypatch, clock):
+def test_a_failing_delivery_is_retried_for_a_day(empty_site, web, monkeypatch, clock):
     rule()
     channel(empty_site, "webhook", web.url())
     web.status = 503
@@ -298,10 +296,10 @@ def test_what_fails_is_tried_again_and_given_up_after_a_day(empty_site, web, mon
     rule(name="unheard", kind="channel_unheard", title="Unheard")
     monkeypatch.undo()
     evaluation.decide(row.finished)
-    assert Alert.objects.get(rule="unheard").text == "ops takes no messages: ok"
+    assert Alert.objects.get(rule="unheard").text == "Messages to ops fail: ok"
 
 
-def test_a_receiver_may_ask_for_time(empty_site, web, monkeypatch, clock):
+def test_retry_after_is_honoured(empty_site, web, monkeypatch, clock):
     rule()
     channel(empty_site, "slack", web.url())
     web.status, web.headers = 429, {"Retry-After": "600"}
@@ -315,7 +313,7 @@ def test_a_receiver_may_ask_for_time(empty_site, web, monkeypatch, clock):
     assert AlertDelivery.objects.get().next_try - clock.now == timedelta(hours=1)
 
 
-def test_the_end_waits_for_the_beginning(empty_site, web, monkeypatch, clock):
+def test_deliveries_keep_their_order(empty_site, web, monkeypatch, clock):
     rule()
     channel(empty_site, "webhook", web.url())
     web.status = 500
@@ -331,7 +329,7 @@ def test_the_end_waits_for_the_beginning(empty_site, web, monkeypatch, clock):
     assert [json.loads(request.body)["event"] for request in web.requests] == ["fired", "fired", "resolved"]
 
 
-def test_a_sender_that_died_leaves_its_message_to_the_next(empty_site, web, monkeypatch, clock):
+def test_a_dead_senders_message_is_sent_again(empty_site, web, monkeypatch, clock):
     rule()
     channel(empty_site, "webhook", web.url())
     fire(monkeypatch, DOWN)
@@ -347,7 +345,7 @@ def test_a_sender_that_died_leaves_its_message_to_the_next(empty_site, web, monk
     assert AlertDelivery.objects.get().state == State.DELIVERED
 
 
-def test_one_sender_a_host(empty_site, web, monkeypatch, clock):
+def test_one_sender_per_host(empty_site, web, monkeypatch, clock):
     rule()
     channel(empty_site, "slack", web.url())
     fire(monkeypatch, DOWN)
@@ -364,7 +362,7 @@ def test_a_receiver_that_hangs_delays_neither_the_tick_nor_the_others(empty_site
         slow.manner = "hang"
         channel(empty_site, "slack", slow.url(), name="a slow one")
         channel(empty_site, "slack", quick.url(), name="quick")
-        fire(monkeypatch, DOWN, Detection(subject="weekly", text="Weekly failed."))
+        fire(monkeypatch, DOWN, Observation(subject="weekly", text="Weekly failed."))
         began = time.monotonic()
         tasks.tick("test-host")
         assert time.monotonic() - began < 2 and not slow.requests
@@ -378,7 +376,7 @@ def test_a_receiver_that_hangs_delays_neither_the_tick_nor_the_others(empty_site
 # Who is told
 
 
-def test_whom_a_rule_tells(empty_site, monkeypatch, clock):
+def test_recipients_of_a_rule(empty_site, monkeypatch, clock):
     all_warnings = channel(empty_site, "slack", "https://a.example.org/", name="a")
     critical = channel(empty_site, "slack", "https://b.example.org/", name="b", least="critical")
     named = channel(empty_site, "slack", "https://c.example.org/", name="c", least="")
@@ -388,7 +386,7 @@ def test_whom_a_rule_tells(empty_site, monkeypatch, clock):
     three.channels.add(named)
     rule(name="four", severity="info")
     anna = empty_site.person("anna", "viewer")
-    desk.subscribe(empty_site.actor, AlertSubscription(user_id=str(anna.pk), username="anna", least=""), [two])
+    services.subscribe(empty_site.actor, AlertSubscription(user_id=str(anna.pk), username="anna", least=""), [two])
     fire(monkeypatch, DOWN)
     evaluation.decide(clock())
     told: dict[str, list[str]] = {}
@@ -407,7 +405,7 @@ def test_a_subscription_is_mailed_to_the_account_as_it_is_now(empty_site, monkey
     anna = empty_site.person("anna", "viewer")
     anna.email = "old@example.org"
     anna.save()
-    desk.subscribe(empty_site.actor, AlertSubscription(user_id=str(anna.pk), username="anna", least="warning"), [])
+    services.subscribe(empty_site.actor, AlertSubscription(user_id=str(anna.pk), username="anna", least="warning"), [])
     fire(monkeypatch, DOWN)
     evaluation.decide(clock())
     anna.email = "new@example.org"
@@ -430,35 +428,35 @@ def test_acknowledging_stops_escalation_and_is_audited(empty_site, web, monkeypa
     made.escalate_to.add(pager)
     fire(monkeypatch, DOWN)
     evaluation.decide(clock())
-    desk.acknowledge(Actor(name="anna", via=Job.Via.PAGES), Alert.objects.get(), "on it")
+    services.acknowledge(Actor(name="anna", via=Job.Via.PAGES), Alert.objects.get(), "on it")
     clock.move(hours=1)
     evaluation.decide(clock())
     assert list(AlertDelivery.objects.values_list("to", flat=True)) == [ops.name]
     alert = Alert.objects.get()
     assert (alert.acknowledged_by, alert.acknowledged_note) == ("anna", "on it")
-    desk.acknowledge(Actor(name="otto", via=Job.Via.PAGES), alert, "me too")
+    services.acknowledge(Actor(name="otto", via=Job.Via.PAGES), alert, "me too")
     assert Alert.objects.get().acknowledged_by == "anna"
     assert AuditEntry.objects.filter(action="alert.acknowledged").count() == 1
 
 
-def test_rules_that_go_end_what_they_told(empty_site, web, monkeypatch, clock):
+def test_removing_a_rule_resolves_its_alerts(empty_site, web, monkeypatch, clock):
     channel(empty_site, "webhook", web.url())
     made = rule()
     fire(monkeypatch, DOWN)
     evaluation.decide(clock())
-    desk.remove_rule(empty_site.actor, made)
+    services.remove_rule(empty_site.actor, made)
     evaluation.decide(clock())
     outbox.turn(clock)
     assert json.loads(web.requests[1].body)["alerts"][0]["ended_by"] == "The rule was removed."
     made = rule(builtin=True)
-    with pytest.raises(UsageError, match="belongs to the installation"):
-        desk.remove_rule(empty_site.actor, made)
+    with pytest.raises(UsageError, match="is built in"):
+        services.remove_rule(empty_site.actor, made)
 
 
 # Detectors on real facts
 
 
-def test_the_default_rules_find_what_is_wrong_on_a_real_site(empty_site, clock):
+def test_the_default_rules_fire_on_a_real_site(empty_site, clock):
     made = install()
     assert sum(name.startswith("alert ") for name in made) == len(DEFAULTS) and not install()
     evaluation.evaluate_rules("test-host", clock())
@@ -495,16 +493,16 @@ def broken(facts, threshold):
     raise KeyError("papers")
 
 
-BROKEN = Detector(name="papers", title="Papers", find=broken)
-WORKING = Detector(
+BROKEN = Condition(name="papers", title="Papers", find=broken)
+WORKING = Condition(
     name="readers",
     title="Readers",
     gather=lambda now: 7,
-    find=lambda facts, threshold: [Detection(subject="", text="Many.")] if facts.more["readers"] > threshold else [],
+    find=lambda facts, threshold: [Observation(subject="", text="Many.")] if facts.more["readers"] > threshold else [],
 )
 
 
-def test_a_project_brings_detectors_and_one_that_raises_is_told(empty_site, clock, caplog):
+def test_a_project_adds_conditions_and_one_that_raises_is_reported(empty_site, clock, caplog):
     rule(name="papers", kind="papers")
     rule(name="readers", kind="readers", threshold=6)
     rule(name="broken", kind="detector_broken")
@@ -515,12 +513,12 @@ def test_a_project_brings_detectors_and_one_that_raises_is_told(empty_site, cloc
         evaluation.decide(clock())
     told = dict(Alert.objects.values_list("subject", "text"))
     assert told[""] == "Many."
-    assert told["papers"] == "The detector papers could not look: KeyError: 'papers'"
-    assert "not installed any more" in told["not-installed"]
+    assert told["papers"] == "The detector papers failed: KeyError: 'papers'"
+    assert "no longer installed" in told["not-installed"]
     assert "The detector papers raised" in caplog.text
 
 
-def test_what_a_consistency_check_finds_is_told(empty_site, clock):
+def test_findings_of_a_consistency_check_fire_an_alert(empty_site, clock):
     from consistency.models import Check
 
     with override_settings(BACKUPS=empty_site.settings | {"ALERT_DETECTORS": ["refserver.alerts.CONSISTENCY"]}):
@@ -531,7 +529,7 @@ def test_what_a_consistency_check_finds_is_told(empty_site, clock):
         check = Check.objects.create(state="done", findings_count=9, severities={"error": 4, "info": 5}, kinds=found)
         evaluation.decide(clock())
         alert = Alert.objects.get(rule="consistency")
-        assert alert.text == "SQLite and Chroma do not agree: 4 findings (missing in chromadb 3, metadata mismatch 1)."
+        assert alert.text == "SQLite and Chroma disagree: 4 findings (missing in chromadb 3, metadata mismatch 1)."
         Check.objects.create(state="failed", error={"message": "Chroma is locked."}, started=clock())
         clock.move(minutes=5)
         evaluation.decide(clock())
@@ -539,7 +537,7 @@ def test_what_a_consistency_check_finds_is_told(empty_site, clock):
         assert list(texts) == ["The last consistency check failed: Chroma is locked."] and check.pk
 
 
-def test_clocks_that_jump_and_workers_that_were_away_are_noted(empty_site, clock):
+def test_clock_jumps_and_absent_workers_are_noted(empty_site, clock):
     rule(name="clock", kind="clock_jumped", threshold=120)
     rule(name="worker", kind="worker_silent", threshold=5)
     evaluation.note_clock("test-host", clock(), 1000.0, "boot-1")
@@ -553,7 +551,7 @@ def test_clocks_that_jump_and_workers_that_were_away_are_noted(empty_site, clock
     clock.move(minutes=20)
     evaluation.note_clock("test-host", clock(), 30.0, "boot-2")
     evaluation.decide(clock())
-    assert "did nothing for 20 min" in Alert.objects.get(rule="worker").text
+    assert "did not run for 20 min" in Alert.objects.get(rule="worker").text
     clock.move(hours=2)
     evaluation.note_clock("test-host", clock(), 7230.0, "boot-2")
     clock.move(minutes=1)
@@ -596,7 +594,7 @@ def test_a_real_job_calls_its_switch_at_start_success_and_failure(empty_site, we
     assert "failed." in web.requests[3].body.decode()
 
 
-def test_a_failure_that_is_tried_again_is_not_told_yet_and_old_calls_are_overtaken(empty_site, web, clock):
+def test_a_retried_failure_is_not_reported_and_old_calls_are_superseded(empty_site, web, clock):
     install()
     plan = Plan.objects.get(name="hourly-incremental")
     channel(empty_site, "ping", web.url("/ping"), plans=[plan])
@@ -633,22 +631,22 @@ def test_a_switch_for_the_worker_itself(empty_site, web, clock):
     ("kind", "target", "more", "why"),
     [
         ("mail", "", {}, "at least one"),
-        ("mail", "anna", {}, "no mail address"),
-        ("mail", "\n".join(f"a{n}@example.org" for n in range(51)), {}, "50 are the most"),
+        ("mail", "anna", {}, "not a mail address"),
+        ("mail", "\n".join(f"a{n}@example.org" for n in range(51)), {}, "maximum is 50"),
         ("slack", "ftp://h/", {}, "https"),
-        ("webhook", "https://h/", {"key": "short"}, "no signing key"),
+        ("webhook", "https://h/", {"key": "short"}, "not a signing key"),
         ("ping", "https://h/", {}, "plan"),
         ("slack", "https://h/", {"time_zone": "Nowhere"}, "zone"),
         ("slack", "https://h/", {"quiet_from": "22:00"}, "both times"),
     ],
 )
-def test_channels_that_cannot_work_are_refused(empty_site, kind, target, more, why):
+def test_invalid_channels_are_refused(empty_site, kind, target, more, why):
     with pytest.raises(UsageError, match=why):
         channel(empty_site, kind, target, **more)
     assert not AlertChannel.objects.exists() and not AuditEntry.objects.exists()
 
 
-def test_old_messages_and_alerts_go(empty_site, monkeypatch, clock):
+def test_old_messages_and_alerts_are_removed(empty_site, monkeypatch, clock):
     rule()
     channel(empty_site, "slack", "https://a.example.org/")
     fire(monkeypatch, DOWN)

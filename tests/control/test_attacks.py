@@ -178,7 +178,7 @@ def test_a_name_of_a_file_forges_no_line_of_a_log(empty_site):
     ["[2002:a9fe:a9fe::1]", "[2001:0:1:1:0:0:5601:5601]", "[::ffff:169.254.169.254]", "168.63.129.16", "169.254.169.254"],
 )
 def test_no_way_of_writing_it_leads_a_webhook_to_a_metadata_service(host):
-    with pytest.raises(http.Refused, match="where no receiver is"):
+    with pytest.raises(http.Refused, match="where no receiver can be"):
         http.check(f"http://{host}/")
 
 

@@ -8,7 +8,7 @@ import pytest
 from django.test import override_settings
 from django.utils import timezone
 
-from backups.alerts import evaluation
+from backups.alerts import default_rules, evaluation
 from backups.catalog import holds
 from backups.engine.errors import UsageError
 from backups.identity import audit
@@ -39,7 +39,8 @@ def done(site, actor: Actor, **work) -> dict:
     return job.result
 
 
-def test_found_told_mended_and_brought_back(joined_site):
+def test_findings_alert_repair_and_undo(joined_site):
+    default_rules.install()
     defaults.install()
     plant(joined_site.places)
     spoiled, rows = vectors_of(), PageEmbedding.objects.count()
@@ -49,7 +50,7 @@ def test_found_told_mended_and_brought_back(joined_site):
 
     evaluation.decide(timezone.now())
     alert = Alert.objects.get(rule="consistency")
-    assert alert.text.startswith("SQLite and Chroma do not agree: 10 findings (")
+    assert alert.text.startswith("SQLite and Chroma disagree: 10 findings (")
 
     safe = done(joined_site, ADA, do="repair", check=found["id"])
     assert safe["repair"]["steps"] == {"applied": SAFE}

@@ -1,4 +1,4 @@
-"""The hourly look at what is backed up."""
+"""The hourly health check of the stores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def broken() -> list[str]:
     return [one.message for one in health.run_checks(timezone.now()).findings if one.check == "sources"]
 
 
-def test_a_store_that_is_damaged_or_gone_is_told_and_a_sound_one_is_not(site):
+def test_a_damaged_or_missing_store_is_a_finding(site):
     assert not broken()
     database = site.places.settings["REFSERVER_DATABASE"]
     whole = database.read_bytes()

@@ -1,4 +1,4 @@
-"""What Prometheus reads, parsed as Prometheus does."""
+"""The metrics, parsed as Prometheus does."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def read(client: Client, **headers: str) -> dict[str, list[tuple[dict[str, str],
     return found
 
 
-def test_they_tell_what_is_there(site):
+def test_metrics_match_the_site(site):
     defaults.install()
     Worker.objects.create(host="test-host")
     made = site.done(submit.back_up(site.actor, backup="full"))
@@ -43,6 +43,9 @@ def test_they_tell_what_is_there(site):
     assert found["refbackup_repository_reachable"] == [({"repository": "main"}, 1.0)]
     assert found["refbackup_worker_last_beat_timestamp_seconds"][0][0] == {"host": "test-host"}
     assert ({"plan": "daily-full"}, 1.0) in found["refbackup_plan_enabled"]
+    site.repository.folder.rename(site.places.root / "aside")
+    held = ({"code": "repository_missing", "severity": "critical"}, 1.0)
+    assert held in read(Client())["refbackup_condition"]
 
 
 def test_every_metric_is_documented_and_no_other(site):
@@ -66,7 +69,7 @@ def test_every_metric_is_documented_and_no_other(site):
     "headers",
     [{"REMOTE_ADDR": "192.0.2.7"}, {"HTTP_X_FORWARDED_FOR": "127.0.0.1"}, {"HTTP_FORWARDED": "for=127.0.0.1"}],
 )
-def test_others_need_a_token_with_its_scope(site, headers):
+def test_remote_clients_need_a_token_with_the_scope(site, headers):
     person = site.person("scraper", "viewer")
     right = tokens.issue(person, "prometheus", ["metrics"], None).secret
     wrong = tokens.issue(person, "other", ["read"], None).secret
@@ -75,6 +78,6 @@ def test_others_need_a_token_with_its_scope(site, headers):
     assert read(Client(), **headers, HTTP_AUTHORIZATION=f"Bearer {right}")
 
 
-def test_behind_a_proxy_nobody_is_local(site):
+def test_behind_a_proxy_no_client_is_local(site):
     with override_settings(SECURE_PROXY_SSL_HEADER=("HTTP_X_FORWARDED_PROTO", "https")):
         assert Client().get("/metrics").status_code == 401

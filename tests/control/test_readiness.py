@@ -1,4 +1,4 @@
-"""Readiness: points for what was tested, and for nothing else."""
+"""Readiness: only what was tested earns points."""
 
 from __future__ import annotations
 
@@ -14,7 +14,16 @@ from django.core.management import call_command
 from backups.jobs import submit
 from backups.models import AlertChannel, AlertDelivery, IndexedBackup, Worker
 from backups.monitoring import readiness
-from backups.monitoring import verdict as status
+from backups.monitoring.facts import (
+    BackupFact,
+    Drills,
+    Facts,
+    PlanFact,
+    RepositoryFact,
+    RestoreFact,
+    SetFact,
+    WorkerFact,
+)
 from backups.monitoring.readiness import ReadinessFacts, State, assess
 from backups.plans import defaults
 
@@ -22,77 +31,88 @@ NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 FINE = ReadinessFacts(
     recent=100,
     recent_proven=100,
-    drilled=NOW - timedelta(days=3),
-    drill_ok=True,
-    drill_seconds=8.1,
-    repositories=2,
     copied=NOW - timedelta(hours=20),
     encrypted=True,
     alert_channels=1,
     alert_worked=NOW - timedelta(days=10),
     control=NOW - timedelta(hours=9),
-    planned=True,
-    working=True,
     sqlite=(3, 51, 3),
+)
+MAIN, SECOND = RepositoryFact(name="main", free=50, size=100, grown_a_day=0.2), RepositoryFact(name="second")
+PLAN = PlanFact(name="hourly", title="Hourly", kind="backup", set="default", next=NOW + timedelta(minutes=20))
+
+
+def aged(seconds: float) -> dict[str, Any]:
+    made = BackupFact(id="b", kind="full", time=NOW - timedelta(seconds=seconds), verification="restore")
+    return {"sets": (SetFact(name="default", newest=made, proven=made),)}
+
+
+def took(seconds: float) -> dict[str, Any]:
+    return {"restores": (RestoreFact(seconds=seconds, time=NOW),)}
+
+
+def drilled(days: float | None, **values: Any) -> dict[str, Any]:
+    since = NOW - timedelta(days=days or 60)
+    return {"drills": Drills(could_be_since=since, last_good=since if days else None, **values)}
+
+
+def disk(**values: Any) -> dict[str, Any]:
+    return {"repositories": (dataclasses.replace(MAIN, **values), SECOND)}
+
+
+SITE = Facts(
+    now=NOW,
+    host="h",
+    repositories=(MAIN, SECOND),
+    plans=(PLAN,),
+    workers=(WorkerFact(host="h", beat=NOW),),
+    **aged(840),
+    **took(8.1),
+    **drilled(3, seconds=8.1),
 )
 
 
-def verdict(**changes: Any) -> status.Verdict:
-    made = status.verdict(status.Facts(host="h"), NOW)
-    fine = {
-        "recovery_point": status.Measure(seconds=840, promised=3600),
-        "recovery_time": status.Measure(seconds=8.1, promised=300),
-        "space": status.Space(used=10, free=50, size=100, full_in_days=212),
-    }
-    return dataclasses.replace(made, **{**fine, **changes})
-
-
-def item(code: str, *, facts: dict[str, Any] | None = None, **changes: Any) -> readiness.Item:
-    found = assess(verdict(**changes), dataclasses.replace(FINE, **(facts or {})), NOW)
+def item(code: str, *, more: dict[str, Any] | None = None, **changes: Any) -> readiness.Item:
+    found = assess(dataclasses.replace(SITE, **changes), dataclasses.replace(FINE, **(more or {})))
     return next(one for one in found.items if one.code == code)
 
 
-def test_all_that_is_tested_is_a_hundred():
-    found = assess(verdict(), FINE, NOW)
+def test_a_site_without_gaps_scores_a_hundred():
+    found = assess(SITE, FINE)
     assert (found.score, found.level) == (100, "ready")
     assert {one.state for one in found.items} == {State.MET}
 
 
-def test_what_was_never_tested_gives_nothing():
-    nothing = status.Measure(seconds=None, promised=60)
-    bare = ReadinessFacts(has_control=True, sqlite=(3, 40, 1))
-    found = assess(
-        verdict(recovery_point=nothing, recovery_time=nothing, space=status.Space(used=0, free=0, size=0, full_in_days=None)),
-        bare,
-        NOW,
-    )
+def test_a_site_where_nothing_was_tested_scores_nothing():
+    bare = Facts(now=NOW, host="h", sets=(SetFact(name="default"),), repositories=(RepositoryFact(name="main"),))
+    found = assess(bare, ReadinessFacts(has_control=True, sqlite=(3, 40, 1)))
     assert (found.score, found.level) == (0, "not_ready")
     assert all(one.todo for one in found.items)
 
 
 @pytest.mark.parametrize(
-    ("code", "facts", "changes", "state"),
+    ("code", "more", "changes", "state"),
     [
-        ("recovery_point", {}, {"recovery_point": status.Measure(seconds=3900, promised=3600)}, State.MET),
-        ("recovery_point", {}, {"recovery_point": status.Measure(seconds=4200, promised=3600)}, State.PARTLY),
-        ("recovery_point", {}, {"recovery_point": status.Measure(seconds=9000, promised=3600)}, State.MISSED),
-        ("recovery_time", {}, {"recovery_time": status.Measure(seconds=301, promised=300)}, State.MISSED),
-        ("drill", {"drill_ok": False}, {}, State.MISSED),
-        ("drill", {"drilled": NOW - timedelta(days=9)}, {}, State.PARTLY),
-        ("drill", {"drilled": NOW - timedelta(days=40)}, {}, State.MISSED),
-        ("drill", {"drilled": None}, {}, State.UNTESTED),
-        ("second_copy", {"repositories": 1}, {}, State.UNTESTED),
+        ("recovery_point", {}, aged(3900), State.MET),
+        ("recovery_point", {}, aged(4600), State.PARTLY),
+        ("recovery_point", {}, aged(11000), State.MISSED),
+        ("recovery_time", {}, took(301), State.MISSED),
+        ("drill", {}, drilled(3, failed=NOW), State.MISSED),
+        ("drill", {}, drilled(9), State.PARTLY),
+        ("drill", {}, drilled(40), State.MISSED),
+        ("drill", {}, drilled(None), State.UNTESTED),
+        ("second_copy", {}, {"repositories": (MAIN,)}, State.UNTESTED),
         ("second_copy", {"copied": None}, {}, State.MISSED),
         ("second_copy", {"copied": NOW - timedelta(days=5)}, {}, State.PARTLY),
         ("proven", {"recent_proven": 94}, {}, State.PARTLY),
         ("proven", {"recent_proven": 49}, {}, State.MISSED),
-        ("automation", {"working": False}, {}, State.MISSED),
-        ("automation", {"planned": False}, {}, State.MISSED),
+        ("automation", {}, {"workers": ()}, State.MISSED),
+        ("automation", {}, {"plans": (dataclasses.replace(PLAN, enabled=False, next=None),)}, State.MISSED),
         ("alerts", {"alert_channels": 0}, {}, State.UNTESTED),
         ("alerts", {"alert_worked": None}, {}, State.UNTESTED),
         ("alerts", {"alert_worked": NOW - timedelta(days=100)}, {}, State.PARTLY),
-        ("space", {}, {"space": status.Space(used=1, free=4, size=100, full_in_days=None)}, State.MISSED),
-        ("space", {}, {"space": status.Space(used=1, free=50, size=100, full_in_days=20)}, State.PARTLY),
+        ("space", {}, disk(free=4), State.MISSED),
+        ("space", {}, disk(grown_a_day=5), State.PARTLY),
         ("control", {"control": None}, {}, State.UNTESTED),
         ("control", {"has_control": False}, {}, State.MET),
         ("encryption", {"encrypted": None}, {}, State.UNTESTED),
@@ -100,19 +120,19 @@ def test_what_was_never_tested_gives_nothing():
         ("sqlite", {"sqlite": (3, 44, 6)}, {}, State.MET),
     ],
 )
-def test_each_reason(code, facts, changes, state):
-    found = item(code, facts=facts, **changes)
+def test_each_criterion(code, more, changes, state):
+    found = item(code, more=more, **changes)
     assert found.state is state and found.text
     assert bool(found.todo) == (state is not State.MET)
 
 
 def test_a_high_score_does_not_hide_that_no_restore_was_tested():
-    found = assess(verdict(), dataclasses.replace(FINE, drilled=None), NOW)
+    found = assess(dataclasses.replace(SITE, **drilled(None)), FINE)
     assert found.score == 85 and found.level == "not_ready"
-    assert "no test restore was ever made" in found.sentence
+    assert found.sentence == "Recovery not confirmed: no drill has been run."
 
 
-def test_it_rises_with_what_is_done(site):
+def test_the_score_rises_with_each_thing_done(site):
     def score() -> int:
         output = io.StringIO()
         with pytest.raises(SystemExit) as ended:
@@ -140,7 +160,7 @@ def test_it_rises_with_what_is_done(site):
         state="delivered",
         finished=datetime.now(UTC),
     )
-    assert score() == planned  # a switch that was called has told nobody
+    assert score() == planned  # a switch that was called has notified nobody
     mail = AlertChannel.objects.create(name="mail", kind="mail", target="ops@example.org")
     assert score() == planned  # a channel that was never tried is worth nothing
     AlertDelivery.objects.create(
@@ -149,7 +169,7 @@ def test_it_rises_with_what_is_done(site):
     assert bare < backed_up < drilled < planned < score()
 
 
-def test_the_page_says_it_and_asks_for_a_drill(site):
+def test_the_page_shows_the_score_and_starts_a_drill(site):
     site.done(submit.back_up(site.actor, backup="full"))
     viewer = site.client("viewer", "viewer")
     page = viewer.get("/admin/backup/readiness/")
@@ -162,7 +182,7 @@ def test_the_page_says_it_and_asks_for_a_drill(site):
     assert b"Restored and sound" in operator.get("/admin/backup/readiness/").content
 
 
-def test_an_encrypted_disk_is_told_by_the_kernel(tmp_path):
+def test_an_encrypted_disk_is_detected_from_sysfs(tmp_path):
     import os
 
     device = tmp_path.stat().st_dev

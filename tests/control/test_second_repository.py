@@ -10,14 +10,13 @@ from django.utils import timezone
 from backups.engine.repository.folder import initialise
 from backups.models import IndexedBackup, Job, Plan
 from backups.monitoring import readiness
-from backups.monitoring import verdict as status
+from backups.monitoring.gathering import gather
 from backups.plans import defaults, scheduling
 from tests.control.conftest import settings_of
 
 
 def copy_of(moment: datetime) -> readiness.Item:
-    verdict = status.verdict(status.gather(moment), moment)
-    found = readiness.assess(verdict, readiness.gather(verdict, moment), moment)
+    found = readiness.assess(gather(moment), readiness.gather(moment))
     return next(item for item in found.items if item.code == "second_copy")
 
 

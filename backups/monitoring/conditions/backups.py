@@ -1,0 +1,239 @@
+"""Conditions of a set's backups: their age, their proof, damage, and jobs that fail."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+from backups.engine.progress import duration
+from backups.models import IndexedBackup, Severity
+from backups.monitoring.facts import Facts, SetFact
+
+from .condition import NO_BACKUP, Condition, Observation, of
+
+OVERDUE_TIMES_RPO = 1.25
+"""A proven backup older than this many times the RPO is too old: a backup that starts on time is proven a little later."""
+
+LONG_OVERDUE_TIMES_RPO = 3.0
+"""Older than this many times the RPO it no longer counts as protection."""
+
+LEAST_GRACE_SECONDS = 300.0
+"""Age allowed beyond the RPO however short the RPO is."""
+
+UNPROVEN_MINUTES = 90.0
+"""Verification normally follows a backup within minutes."""
+
+AHEAD_SECONDS = 300.0
+"""A backup dated further in the future than this was made with a wrong clock, or this machine's clock is wrong."""
+
+FAILURES_IN_A_ROW = 2.0
+"""So many failed backup jobs in a row put protection at risk; one alone is worth knowing."""
+
+_FIRST_SECONDS, _FIRST_RATE = 8.0, 60e6
+"""To estimate the first backup: seconds that every backup takes, and bytes a second."""
+
+_TODO_BY_ERROR = {
+    "no_space": "Free space, or keep fewer backups.",
+    "no_repository": "Mount the repository's disk, or correct its path in the settings.",
+    "permission": "Let the worker's account read the stores and write to the repository.",
+}
+
+
+def _failing(facts: Facts, threshold: float) -> Iterator[Observation]:
+    for one in facts.sets:
+        failed = []
+        for job in one.jobs:
+            if job.ok or (one.newest is not None and one.newest.time > job.finished):
+                break
+            failed.append(job)
+        if not failed:
+            continue
+        last, many = failed[0], len(failed) > 1
+        backups = f"{_number(len(failed))} backups" if many else "backup"
+        no_space = last.code == "no_space"
+        yield Observation(
+            subject=one.name,
+            text=f"The last {backups}{of(one.name, facts.sets)} failed: {_first_sentence(last.message) or 'no message.'}",
+            todo=_TODO_BY_ERROR.get(last.code, last.hint or "Read the job's log."),
+            link="backups:plans" if no_space else "backups:job",
+            arguments=() if no_space else (last.id,),
+            severity=Severity.WARNING if len(failed) >= threshold or one.newest is None else Severity.INFO,
+        )
+
+
+def _no_proven_backup(facts: Facts, threshold: float) -> Iterator[Observation]:
+    for one in facts.sets:
+        which = of(one.name, facts.sets)
+        if one.newest is None and one.proven is None:
+            seconds = _FIRST_SECONDS + (facts.bytes_to_back_up or 0) / _FIRST_RATE
+            yield Observation(
+                code=NO_BACKUP,
+                subject=one.name,
+                text=f"No backup{which} yet.",
+                todo=f"Make the first backup: about {duration(seconds)}.",
+                link="backups:dashboard",
+            )
+        elif one.proven is None:
+            assert one.newest is not None
+            yield Observation(
+                code="unproven",
+                subject=one.name,
+                text=f"No proven backup{which}.",
+                todo="Verify the newest one by restoring it.",
+                link="backups:backup",
+                arguments=(one.newest.id,),
+                severity=Severity.WARNING if one.newest.verification == IndexedBackup.Verification.NONE else None,
+            )
+        else:
+            yield from _too_old(one, which, facts, threshold)
+
+
+def _too_old(one: SetFact, which: str, facts: Facts, threshold: float) -> Iterator[Observation]:
+    assert one.proven is not None
+    age, rpo = one.proven.age(facts.now), facts.promised_point
+    if age <= max(rpo * threshold, rpo + LEAST_GRACE_SECONDS):
+        return
+    severity = Severity.CRITICAL if age > LONG_OVERDUE_TIMES_RPO * rpo else Severity.WARNING
+    text = f"No proven backup{which} for {duration(age)} (target: {duration(rpo)})."
+    newest = one.newest
+    if newest and newest.verification == IndexedBackup.Verification.NONE and newest.time > one.proven.time:
+        yield Observation(
+            code="too_old",
+            subject=one.name,
+            text=f"{text} The newest, {duration(newest.age(facts.now))} old, is not proven.",
+            todo="Verify the newest one.",
+            link="backups:backup",
+            arguments=(newest.id,),
+            severity=severity,
+        )
+        return
+    yield Observation(
+        code="too_old",
+        subject=one.name,
+        text=text,
+        todo="Back up now, and check why the plans did not.",
+        link="backups:dashboard",
+        severity=severity,
+    )
+
+
+def _dated_ahead(facts: Facts, threshold: float) -> Iterator[Observation]:
+    for one in facts.sets:
+        if one.newest is not None and one.newest.time - facts.now > timedelta(seconds=threshold):
+            ahead = duration((one.newest.time - facts.now).total_seconds())
+            yield Observation(
+                subject=one.name,
+                text=f"The newest backup{of(one.name, facts.sets)} is dated {ahead} in the future.",
+                todo="Correct this machine's clock; ages and retention are unreliable until then.",
+                link="backups:backup",
+                arguments=(one.newest.id,),
+            )
+
+
+def _newest_damaged(facts: Facts, threshold: float) -> Iterator[Observation]:
+    for one in facts.sets:
+        if one.newest is not None and one.newest.verification == IndexedBackup.Verification.DAMAGED:
+            yield Observation(
+                subject=one.name,
+                text=f"The newest backup{of(one.name, facts.sets)} is damaged: {one.newest.problem or 'verification failed.'}",
+                todo="Make a full backup, then read what verification found.",
+                link="backups:backup",
+                arguments=(one.newest.id,),
+            )
+
+
+def _newest_unproven(facts: Facts, threshold: float) -> Iterator[Observation]:
+    for one in facts.sets:
+        newest = one.newest
+        if newest is None or newest.verification != IndexedBackup.Verification.NONE:
+            continue
+        age = newest.age(facts.now)
+        if age > threshold * 60:
+            yield Observation(
+                subject=one.name,
+                text=f"The newest backup{of(one.name, facts.sets)}, {duration(age)} old, is not proven.",
+                todo="Verify it.",
+                link="backups:backup",
+                arguments=(newest.id,),
+            )
+
+
+def _damage(facts: Facts, threshold: float) -> Iterator[Observation]:
+    for one in facts.damaged:
+        yield Observation(
+            subject=one.id,
+            text=f"Backup {one.id} is damaged: {one.problem or 'verification failed.'}",
+            todo="Make a full backup now, check the disk, and delete the damaged backup when newer ones are proven.",
+            link="backups:backup",
+            arguments=(one.id,),
+        )
+    rest = facts.counts.damaged - len(facts.damaged)
+    if rest > 0:
+        yield _damaged_backups(rest, " more" if facts.damaged else "")
+
+
+def _damaged_backups(count: int, more: str = "") -> Observation:
+    return Observation(
+        subject="",
+        text=f"1{more} backup is damaged." if count == 1 else f"{count:,}{more} backups are damaged.",
+        todo="Check the disk, and delete damaged backups when newer ones are proven.",
+        link="backups:backups",
+        query="proof=damaged",
+    )
+
+
+def _number(count: int) -> str:
+    words = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+    return words[count - 2] if count - 2 < len(words) else str(count)
+
+
+def _first_sentence(message: str) -> str:
+    first = message.strip().split(". ")[0]
+    return first if not first or first.endswith(".") else f"{first}."
+
+
+FAILING = Condition(
+    name="failing",
+    title="The last backups failed",
+    unit="failed in a row",
+    phrase="{:g} in a row",
+    default=FAILURES_IN_A_ROW,
+    find=_failing,
+    before_first_backup=True,
+)
+NO_PROVEN_BACKUP = Condition(
+    name="no_proven_backup",
+    title="No proven backup within the target",
+    unit="times the RPO",
+    phrase="older than {:g} times the RPO",
+    default=OVERDUE_TIMES_RPO,
+    find=_no_proven_backup,
+    severity=Severity.CRITICAL,
+    before_first_backup=True,
+)
+DATED_AHEAD = Condition(
+    name="dated_ahead",
+    code="clock",
+    title="A backup is dated in the future",
+    unit="seconds",
+    phrase="by more than {:g} seconds",
+    default=AHEAD_SECONDS,
+    find=_dated_ahead,
+)
+NEWEST_DAMAGED = Condition(name="newest_damaged", code="damaged", title="The newest backup is damaged", find=_newest_damaged)
+NEWEST_UNPROVEN = Condition(
+    name="unproven",
+    code="newest_unproven",
+    title="The newest backup is not proven",
+    unit="minutes old",
+    phrase="{:g} minutes old",
+    default=UNPROVEN_MINUTES,
+    find=_newest_unproven,
+)
+DAMAGE = Condition(
+    name="damage",
+    code="damaged_some",
+    title="A backup is damaged",
+    find=_damage,
+    summarize=lambda facts: _damaged_backups(facts.counts.damaged),
+)

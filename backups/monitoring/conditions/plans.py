@@ -1,0 +1,118 @@
+"""Conditions of plans: whether backups are planned often enough, and plans that fail or cannot run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+from backups.engine.progress import duration
+from backups.jobs.types import BACKUP, HEALTH
+from backups.models import Severity
+from backups.monitoring.facts import Facts, PlanFact
+
+from .backups import LEAST_GRACE_SECONDS
+from .condition import Condition, Observation, of
+
+FAILURES_IN_A_ROW = 1.0
+"""From so many failed runs in a row on, a plan counts as failed; attempts of one run count once."""
+
+FAILURES_AT_RISK = 3.0
+"""From so many on, it puts protection at risk. Health checks excepted: they fail because of other conditions."""
+
+
+def _backup_plans(facts: Facts, set_name: str) -> list[PlanFact]:
+    return [plan for plan in facts.plans if plan.kind == BACKUP.name and plan.set == set_name]
+
+
+def _no_plan(facts: Facts, threshold: float) -> Iterator[Observation]:
+    for one in facts.sets:
+        if facts.plans and not _backup_plans(facts, one.name):
+            yield Observation(
+                subject=one.name,
+                text=f"No plan makes backups{of(one.name, facts.sets)}.",
+                todo="Add a plan, unless another scheduler starts backups.",
+                link="backups:plans",
+            )
+
+
+def _too_rare(facts: Facts, threshold: float) -> Iterator[Observation]:
+    allowed = timedelta(seconds=facts.promised_point + LEAST_GRACE_SECONDS)
+    for one in facts.sets:
+        plans, which = _backup_plans(facts, one.name), of(one.name, facts.sets)
+        due = min((plan.next for plan in plans if plan.next is not None), default=None)
+        if not plans or (due is not None and due - facts.now <= allowed):
+            continue
+        paused = next((plan for plan in plans if not plan.enabled), None)
+        text = (
+            f"No active plan makes backups{which}."
+            if due is None
+            else f"The next backup{which} is due in {duration((due - facts.now).total_seconds())}."
+        )
+        todo = f"Plan a backup at least every {duration(facts.promised_point)}."
+        if paused:
+            by = f" by {paused.paused_by}" if paused.paused_by else ""
+            text = f"{paused.title or paused.name} is paused{by}. {text}"
+            todo = "Resume it."
+        yield Observation(
+            subject=one.name,
+            text=text,
+            todo=todo,
+            link="backups:plan" if paused else "backups:plans",
+            arguments=(paused.name,) if paused else (),
+        )
+
+
+def _failed(facts: Facts, threshold: float) -> Iterator[Observation]:
+    for plan in facts.plans:
+        if not plan.enabled or plan.failed_in_a_row < max(1.0, threshold, plan.alert_after):
+            continue
+        times = "" if plan.failed_in_a_row == 1 else f" {plan.failed_in_a_row} times in a row"
+        yield Observation(
+            subject=plan.name,
+            text=f"{plan.title or plan.name} failed{times}: {plan.message or 'no message.'}",
+            todo=plan.hint or "Read the job's log.",
+            link="backups:job",
+            arguments=(plan.last_job,),
+            also=plan.alert_to,
+            severity=Severity.WARNING if plan.failed_in_a_row >= FAILURES_AT_RISK and plan.kind != HEALTH.name else None,
+        )
+
+
+def _never_due(facts: Facts, threshold: float) -> Iterator[Observation]:
+    for plan in facts.plans:
+        if plan.cron_problem:
+            yield Observation(
+                subject=plan.name,
+                text=f"The plan {plan.name} is never due: {plan.cron_problem}.",
+                todo="Correct its times.",
+                link="backups:plan",
+                arguments=(plan.name,),
+            )
+
+
+def _refused(facts: Facts, threshold: float) -> Iterator[Observation]:
+    for plan in facts.plans:
+        if plan.refused:
+            yield Observation(
+                subject=plan.name,
+                text=f"The plan {plan.name} could not run: {plan.refused}",
+                todo="Correct its arguments.",
+                link="backups:plan",
+                arguments=(plan.name,),
+            )
+
+
+NO_PLAN = Condition(name="no_plan", code="plans", title="No plan makes backups of a set", find=_no_plan, severity=Severity.INFO)
+TOO_RARE = Condition(name="plans", title="Backups are not planned often enough", find=_too_rare)
+PLAN_FAILED = Condition(
+    name="plan_failed",
+    title="A scheduled job failed",
+    unit="times",
+    phrase="{:g} in a row",
+    default=FAILURES_IN_A_ROW,
+    find=_failed,
+    severity=Severity.INFO,
+    check="plans",
+)
+NEVER_DUE = Condition(name="plan_never_due", title="A plan is never due", find=_never_due, check="plans")
+REFUSED = Condition(name="plan_refused", title="A plan could not run", find=_refused, check="plans")

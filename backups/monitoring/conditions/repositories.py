@@ -1,0 +1,127 @@
+"""Conditions of repositories and their disks, and of the stores that are backed up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from backups.engine.progress import duration, human_bytes
+from backups.models import Severity
+from backups.monitoring.facts import Facts, RepositoryFact
+
+from .condition import Condition, Observation
+
+NEARLY_FULL_PERCENT = 10.0
+"""A repository is nearly full when less than this share of its disk is free."""
+
+FULL_SOON_DAYS = 14.0
+"""A repository will be full soon when its growth fills the disk within this time."""
+
+_FREE_SPACE = "Free space, or keep fewer backups."
+
+
+def _name(one: RepositoryFact, facts: Facts) -> str:
+    return f"repository {one.name}" if len(facts.repositories) > 1 else "repository"
+
+
+def _missing(facts: Facts, threshold: float) -> Iterator[Observation]:
+    for one in facts.repositories:
+        if not one.there:
+            yield Observation(
+                subject=one.name,
+                text=f"The {_name(one, facts)} is not available.",
+                todo="Mount its disk, correct its path in the settings, or create it with `refbackup init`.",
+                link="backups:dashboard",
+            )
+
+
+def _read_only(facts: Facts, threshold: float) -> Iterator[Observation]:
+    for one in facts.repositories:
+        if one.there and not one.writable:
+            yield Observation(
+                subject=one.name,
+                text=f"The {_name(one, facts)} is read-only.",
+                todo="Mount it for writing, and let the worker's account write there.",
+                link="backups:dashboard",
+            )
+
+
+def _nearly_full(facts: Facts, threshold: float) -> Iterator[Observation]:
+    for one in facts.repositories:
+        if one.there and one.size and one.free < one.size * threshold / 100:
+            free = f"{human_bytes(one.free)} of {human_bytes(one.size)} free"
+            yield Observation(
+                subject=one.name,
+                text=f"The disk of the {_name(one, facts)} is nearly full: {free}.",
+                todo=_FREE_SPACE,
+                link="backups:plans",
+            )
+
+
+def _full_soon(facts: Facts, threshold: float) -> Iterator[Observation]:
+    for one in facts.repositories:
+        if one.there and one.full_in_days is not None and one.full_in_days < threshold:
+            yield Observation(
+                subject=one.name,
+                text=f"The disk of the {_name(one, facts)} will be full in about {duration(one.full_in_days * 86_400)}.",
+                todo=_FREE_SPACE,
+                link="backups:plans",
+            )
+
+
+def _probed(check: str, facts: Facts) -> Iterator[Observation]:
+    for one in facts.probed:
+        if one.check == check:
+            yield Observation(code=one.code, subject=one.subject, text=one.message, todo=one.hint, link="backups:jobs")
+
+
+REPOSITORY_MISSING = Condition(
+    name="repository_away",
+    code="repository_missing",
+    title="A repository is not available",
+    find=_missing,
+    severity=Severity.CRITICAL,
+    before_first_backup=True,
+)
+READ_ONLY = Condition(
+    name="read_only",
+    title="A repository is read-only",
+    find=_read_only,
+    severity=Severity.CRITICAL,
+    check="repositories",
+    before_first_backup=True,
+)
+NEARLY_FULL = Condition(
+    name="space",
+    title="A repository is nearly full",
+    unit="% free",
+    phrase="less than {:g} % free",
+    default=NEARLY_FULL_PERCENT,
+    find=_nearly_full,
+    before_first_backup=True,
+)
+FULL_SOON = Condition(
+    name="full_soon",
+    code="space",
+    title="A repository will be full soon",
+    unit="days",
+    phrase="within {:g} days",
+    default=FULL_SOON_DAYS,
+    find=_full_soon,
+    before_first_backup=True,
+)
+UNREADABLE = Condition(
+    name="repository_unreadable",
+    title="A repository cannot be read",
+    find=lambda facts, threshold: _probed("repositories", facts),
+    severity=Severity.CRITICAL,
+    check="repositories",
+    before_first_backup=True,
+)
+SOURCE_BROKEN = Condition(
+    name="source_broken",
+    title="A store is damaged or missing",
+    find=lambda facts, threshold: _probed("sources", facts),
+    severity=Severity.CRITICAL,
+    check="sources",
+    before_first_backup=True,
+)

@@ -1,0 +1,189 @@
+"""Conditions of workers, their hosts' clocks, and their jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+from backups.engine.progress import duration
+from backups.models import Severity
+from backups.monitoring.facts import Facts
+
+from .condition import Condition, Observation
+
+SILENT_MINUTES = 5.0
+"""A worker or job without a heartbeat for longer is silent. Workers send one every minute, running jobs twice a second."""
+
+RETIRED_AFTER = timedelta(days=7)
+"""A host silent for longer than this was taken out of service."""
+
+CLOCK_JUMP_SECONDS = 120.0
+"""Clocks that are set by a time service move by less."""
+
+REMEMBERED = timedelta(hours=1)
+"""For how long a past event (a clock jump, a worker's absence) counts as present."""
+
+SLOW_TIMES_USUAL = 4.0
+"""A job is slow when it runs this many times as long as such jobs usually do ..."""
+
+LEAST_SLOW_SECONDS = 300.0
+"""... and for at least this long."""
+
+WAITING_HOURS = 6.0
+"""Longer than any job normally runs."""
+
+_START = "Start it with `manage.py serve`, or read its output to see why it stopped."
+
+
+def is_silent(heartbeat: datetime | None, now: datetime) -> bool:
+    """Whether a worker with this last *heartbeat* no longer runs, or never did."""
+    return heartbeat is None or now - heartbeat > timedelta(minutes=SILENT_MINUTES)
+
+
+def _worker_silent(facts: Facts, threshold: float) -> Iterator[Observation]:
+    silent_hosts = set()
+    for worker in facts.workers:
+        silent = facts.now - worker.beat if worker.beat is not None else None
+        if silent is None or silent <= timedelta(minutes=threshold):
+            continue
+        if worker.host != facts.host and silent > RETIRED_AFTER:
+            continue
+        silent_hosts.add(worker.host)
+        yield Observation(
+            subject=worker.host,
+            text=f"The worker on {worker.host} has not reported for {duration(silent.total_seconds())}; no jobs run there.",
+            todo=_START,
+            link="backups:jobs",
+            query="state=queued",
+        )
+    for clock in facts.clocks:  # while it lasted, nothing could report it
+        if clock.host in silent_hosts or clock.silent_from is None or clock.silent_until is None:
+            continue
+        gap = clock.silent_until - clock.silent_from
+        if gap > timedelta(minutes=threshold) and abs(facts.now - clock.silent_until) < REMEMBERED:
+            until = f"{clock.silent_until:%Y-%m-%d %H:%M} UTC"
+            yield Observation(
+                code="worker_was_away",
+                subject=clock.host,
+                text=f"The worker on {clock.host} did not run for {duration(gap.total_seconds())}, until {until}.",
+                todo="Check why it stopped. A dead man's switch reports this while it lasts.",
+                link="backups:jobs",
+            )
+
+
+def _worker_never_started(facts: Facts, threshold: float) -> Iterator[Observation]:
+    if not any(worker.host == facts.host and worker.beat is not None for worker in facts.workers):
+        yield Observation(
+            subject=facts.host,
+            text=f"The worker on {facts.host} has never reported; no jobs run there.",
+            todo=_START,
+            link="backups:jobs",
+            query="state=queued",
+        )
+
+
+def _clock_jumped(facts: Facts, threshold: float) -> Iterator[Observation]:
+    for clock in facts.clocks:
+        if clock.jumped is None or abs(facts.now - clock.jumped) >= REMEMBERED or abs(clock.jumped_by) <= threshold:
+            continue
+        direction = "forward" if clock.jumped_by > 0 else "back"
+        yield Observation(
+            subject=clock.host,
+            text=f"The clock of {clock.host} jumped {direction} by {duration(abs(clock.jumped_by))}.",
+            todo="Check its time service; ages and retention depend on the clock. Backups dated in the future are kept.",
+            link="backups:dashboard",
+        )
+
+
+def _job_slow(facts: Facts, threshold: float) -> Iterator[Observation]:
+    for job in facts.running:
+        if job.usual is not None and job.seconds > max(LEAST_SLOW_SECONDS, threshold * job.usual):
+            kind = job.kind.replace("_", " ")
+            yield Observation(
+                subject=job.id,
+                text=f"A {kind} job has run for {duration(job.seconds)}; usual: {duration(job.usual)}.",
+                todo="Check its phase and its log; cancel it if it hangs.",
+                link="backups:job",
+                arguments=(job.id,),
+            )
+
+
+def _job_silent(facts: Facts, threshold: float) -> Iterator[Observation]:
+    for job in facts.running:
+        if job.heartbeat is not None and facts.now - job.heartbeat > timedelta(minutes=threshold):
+            yield Observation(
+                subject=job.id,
+                text=f"Job {job.kind} {job.id[:8]} has not reported since {job.heartbeat:%Y-%m-%d %H:%M} UTC.",
+                todo="Its worker is gone or hangs; the job is closed when a worker runs on its host again.",
+                link="backups:job",
+                arguments=(job.id,),
+            )
+
+
+def _jobs_waiting(facts: Facts, threshold: float) -> Iterator[Observation]:
+    late = sum(facts.now - due > timedelta(hours=threshold) for due in facts.waiting_since)
+    if late:
+        jobs = "1 job has" if late == 1 else f"{late:,} jobs have"
+        yield Observation(
+            subject="",
+            text=f"{jobs} been queued for more than {duration(threshold * 3600)}.",
+            todo="Check what is running, and whether the worker of their host runs.",
+            link="backups:jobs",
+            query="state=queued",
+        )
+
+
+WORKER_SILENT = Condition(
+    name="worker_silent",
+    code="worker",
+    title="A worker does not report",
+    unit="minutes",
+    phrase="for {:g} minutes",
+    default=SILENT_MINUTES,
+    find=_worker_silent,
+    before_first_backup=True,
+)
+WORKER_NEVER_STARTED = Condition(
+    name="worker_never_started",
+    code="worker",
+    title="The worker has never run",
+    find=_worker_never_started,
+    before_first_backup=True,
+)
+CLOCK_JUMPED = Condition(
+    name="clock_jumped",
+    title="A clock jumped",
+    unit="seconds",
+    phrase="by more than {:g} seconds",
+    default=CLOCK_JUMP_SECONDS,
+    find=_clock_jumped,
+    severity=Severity.INFO,
+)
+JOB_SLOW = Condition(
+    name="job_slow",
+    title="A job runs far longer than usual",
+    unit="times the usual time",
+    phrase="longer than {:g} times",
+    default=SLOW_TIMES_USUAL,
+    find=_job_slow,
+    severity=Severity.INFO,
+    check="jobs",
+)
+JOB_SILENT = Condition(
+    name="stale_job",
+    title="A job does not report",
+    unit="minutes",
+    phrase="for {:g} minutes",
+    default=SILENT_MINUTES,
+    find=_job_silent,
+    check="jobs",
+)
+JOBS_WAITING = Condition(
+    name="waiting_jobs",
+    title="Jobs wait too long",
+    unit="hours",
+    phrase="for more than {:g} hours",
+    default=WAITING_HOURS,
+    find=_jobs_waiting,
+    check="jobs",
+)
