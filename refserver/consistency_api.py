@@ -78,6 +78,8 @@ class CheckSchema(ResponseModel, title="ConsistencyCheck"):
 class FindingQuery(PageQuery):
     """Filters of the list of findings."""
 
+    lookups = {"check": ""}  # noqa: RUF012
+
     check: Annotated[Number | None, Field(description=f"Findings of this check. {_LAST_CHECK}")] = None
     kind: Annotated[FindingKind | None, Field(description="Findings of one kind.")] = None
     severity: Annotated[Severity | None, Field(description="Findings of one severity; `info` means in flight.")] = None
@@ -206,10 +208,7 @@ def _check_or_latest(number: int | None) -> Check:
 @Operation("consistency.view_check", query=CheckQuery, responses={200: Page[CheckSchema]})
 def list_checks(request: Request, *, query: CheckQuery) -> Page[CheckSchema]:
     """List checks, newest first."""
-    filters = {"source": query.source, "state": query.state, "verdict": query.verdict}
-    rows = Check.objects.filter(**{name: value for name, value in filters.items() if value})
-    items, following = page(rows, ("pk",), query, request.path)
-    return Page[CheckSchema](items=[_check_schema(row) for row in items], next=following)
+    return page(request, query, query.matching(Check.objects.all()), ("pk",), _check_schema)
 
 
 @job_operation(
@@ -238,13 +237,8 @@ def show_check(request: Request, number: int) -> CheckSchema:
 @Operation("consistency.view_check", query=FindingQuery, responses={200: Page[FindingSchema]}, problems=(404,))
 def list_issues(request: Request, *, query: FindingQuery) -> Page[FindingSchema]:
     """List the findings of a check, newest first."""
-    names = ("kind", "severity", "state", "mapping", "record")
-    filters = {name: value for name in names if (value := getattr(query, name))}
-    rows = _check_or_latest(query.check).findings.filter(**filters).defer("sqlite", "chroma")
-    if query.safe is not None:
-        rows = rows.filter(safe=query.safe)
-    items, following = page(rows, ("pk",), query, request.path)
-    return Page[FindingSchema](items=[FindingSchema.model_validate(row) for row in items], next=following)
+    rows = query.matching(_check_or_latest(query.check).findings.defer("sqlite", "chroma"))
+    return page(request, query, rows, ("pk",), FindingSchema.model_validate)
 
 
 @Operation("consistency.view_check", responses={200: FindingDetails})
@@ -256,8 +250,7 @@ def show_issue(request: Request, number: int) -> FindingDetails:
 @Operation("consistency.view_check", query=PageQuery, responses={200: Page[RepairSchema]})
 def list_repairs(request: Request, *, query: PageQuery) -> Page[RepairSchema]:
     """List repairs, newest first."""
-    items, following = page(Repair.objects.all(), ("pk",), query, request.path)
-    return Page[RepairSchema](items=[_repair_schema(row) for row in items], next=following)
+    return page(request, query, Repair.objects.all(), ("pk",), _repair_schema)
 
 
 @Operation("consistency.view_check", body=RepairRequest, responses={200: RepairPlan}, problems=(404, 409))

@@ -15,16 +15,7 @@ from .schemas.audit import AuditEntrySchema, AuditQuery, AuditVerdict
 @Operation("backups.view_audit", query=AuditQuery, responses={200: Page[AuditEntrySchema]})
 def list_audit(request: Request, *, query: AuditQuery) -> Page[AuditEntrySchema]:
     """List audit entries, newest first."""
-    filters = {
-        "who": query.who,
-        "action": query.action,
-        "target": query.target,
-        "time__gte": query.since,
-        "time__lte": query.until,
-    }
-    rows = AuditEntry.objects.filter(**{name: value for name, value in filters.items() if value})
-    items, following = page(rows, ("number",), query, request.path)
-    return Page[AuditEntrySchema](items=[AuditEntrySchema.model_validate(row) for row in items], next=following)
+    return page(request, query, query.matching(AuditEntry.objects.all()), ("number",), AuditEntrySchema.model_validate)
 
 
 @Operation("backups.view_audit", responses={200: AuditVerdict})

@@ -58,22 +58,10 @@ def find_backup(backup_id: str, repository: str = "") -> IndexedBackup:
 @Operation("backups.view_backup", query=BackupQuery, responses={200: Page[BackupSchema]})
 def list_backups(request: Request, *, query: BackupQuery) -> Page[BackupSchema]:
     """List backups, newest first."""
-    filters = {
-        "kind": query.kind,
-        "verification": query.proof,
-        "set": query.set,
-        "repository": query.repository,
-        "host": query.host,
-        "time__gte": query.since,
-        "time__lte": query.until,
-    }
-    rows = IndexedBackup.objects.filter(**{name: value for name, value in filters.items() if value})
-    if query.held is not None:
-        rows = rows.filter(held=query.held)
+    rows = query.matching(IndexedBackup.objects.all())
     if query.text:
         rows = rows.filter(Q(note__icontains=query.text) | Q(backup_id__icontains=query.text))
-    items, following = page(rows, ("time", "backup_id", "pk"), query, request.path)
-    return Page[BackupSchema](items=[backup_schema(row) for row in items], next=following)
+    return page(request, query, rows, ("time", "backup_id", "pk"), backup_schema)
 
 
 @job_operation("backups.create_backup", body=NewBackup, problems=(409, 503))

@@ -30,20 +30,8 @@ def _find_job(job_id: UUID) -> Job:
 @Operation("backups.view_job", query=JobQuery, responses={200: Page[JobSchema]})
 def list_jobs(request: Request, *, query: JobQuery) -> Page[JobSchema]:
     """List jobs, newest first."""
-    filters = {
-        "state": query.state,
-        "kind": query.kind,
-        "plan__name": query.schedule,
-        "repository": query.repository,
-        "set": query.set,
-        "backup_id": query.backup,
-        "by": query.by,
-        "created__gte": query.since,
-        "created__lte": query.until,
-    }
-    rows = Job.objects.select_related("plan").filter(**{name: value for name, value in filters.items() if value})
-    items, following = page(rows, ("created", "id"), query, request.path)
-    return Page[JobSchema](items=[job_schema(row) for row in items], next=following)
+    rows = query.matching(Job.objects.select_related("plan"))
+    return page(request, query, rows, ("created", "id"), job_schema)
 
 
 @Operation("backups.view_job", responses={200: JobSchema})

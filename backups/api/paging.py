@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
 from urllib.parse import urlencode
 
 from django.db.models import Model, QuerySet
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from rest_framework.request import Request
 
 from backups.models.listing import Cursor, Keyset
 
@@ -22,9 +23,11 @@ T = TypeVar("T")
 
 
 class PageQuery(BaseModel):
-    """The parameters of every list."""
+    """The parameters of every list. Those that a subclass adds are filters."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    lookups: ClassVar[Mapping[str, str]] = {}
+    """The Django lookup of each filter that is not named like its field; empty for a filter that `matching` skips."""
 
     limit: Annotated[int, Field(ge=1, le=500, description="Maximum number of items.")] = 50
     cursor: Annotated[
@@ -32,6 +35,12 @@ class PageQuery(BaseModel):
         StringConstraints(max_length=400, pattern=r"^[A-Za-z0-9_=-]*$"),
         Field(description="From `next` of the previous page."),
     ] = ""
+
+    def matching(self, rows: QuerySet[M]) -> QuerySet[M]:
+        """The *rows* that match all filters; null and empty text match every row."""
+        filters = type(self).model_fields.keys() - PageQuery.model_fields.keys()
+        values = {self.lookups.get(name, name): getattr(self, name) for name in filters}
+        return rows.filter(**{lookup: value for lookup, value in values.items() if lookup and value not in (None, "")})
 
 
 class Page(BaseModel, Generic[T]):
@@ -46,14 +55,15 @@ class Page(BaseModel, Generic[T]):
         return f"{params[0].model_config.get('title', params[0].__name__)}Page"
 
 
-def page(rows: QuerySet[M], keys: Sequence[str], query: PageQuery, path: str) -> tuple[list[M], str | None]:
-    """A page of *rows*, descending by *keys* (the last is unique), and the address of the next. Raises `Refused`."""
+def page(request: Request, query: PageQuery, rows: QuerySet[M], keys: Sequence[str], schema: Callable[[M], T]) -> Page[T]:
+    """The requested page of *rows*, descending by *keys* (the last is unique), each as *schema*. Raises `Refused`."""
     keyset = Keyset(rows.model, *keys)
     part = keyset.part(rows, query.limit, older=_read(query.cursor, keyset) if query.cursor else None)
+    items = [schema(row) for row in part.rows]
     if part.older is None:
-        return part.rows, None
+        return Page(items=items, next=None)
     parameters = query.model_dump(mode="json", exclude_defaults=True) | {"cursor": _write(part.older)}
-    return part.rows, f"{path}?{urlencode(parameters)}"
+    return Page(items=items, next=f"{request.path}?{urlencode(parameters)}")
 
 
 def _write(cursor: Cursor) -> str:

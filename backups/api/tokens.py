@@ -51,8 +51,7 @@ def list_tokens(request: Request, *, query: TokenQuery) -> Page[TokenSchema]:
     if query.usable is not None:
         usable = Q(revoked=None) & (Q(expires=None) | Q(expires__gt=timezone.now()))
         rows = rows.filter(usable if query.usable else ~usable)
-    items, following = page(rows, ("created", "pk"), query, request.path)
-    return Page[TokenSchema](items=[TokenSchema.model_validate(row) for row in items], next=following)
+    return page(request, query, rows, ("created", "pk"), TokenSchema.model_validate)
 
 
 @Operation(ISSUE, body=NewToken, responses={201: IssuedToken}, idempotency_key=True, headers={201: ("Location",)})

@@ -15,6 +15,7 @@ method:
 from __future__ import annotations
 
 from django.urls import URLPattern, path, re_path, register_converter
+from django.urls.converters import IntConverter, StringConverter
 
 from backups.engine.names import BACKUP_ID, NAME
 
@@ -23,32 +24,20 @@ from .resource import OneRepresentation, resource
 from .throttling import AnonymousRate, AuditVerifyRate, CallerRate
 
 
-class _BackupId:
+class _BackupId(StringConverter):
     regex = "latest|" + BACKUP_ID.pattern.replace("(", "(?:")
 
-    def to_python(self, value: str) -> str:
-        return value
 
-    def to_url(self, value: str) -> str:
-        return value
-
-
-class _Name(_BackupId):
+class _Name(StringConverter):
     regex = NAME.pattern
 
 
-class _FileName(_BackupId):
+class _FileName(StringConverter):
     regex = r"data\.tar\.zst|manifest\.json|SHA256SUMS"
 
 
-class _Number:
+class _Number(IntConverter):
     regex = "[0-9]{1,15}"
-
-    def to_python(self, value: str) -> int:
-        return int(value)
-
-    def to_url(self, value: int) -> str:
-        return str(value)
 
 
 for _converter, _name in ((_BackupId, "backup_id"), (_Name, "rb_name"), (_FileName, "rb_file"), (_Number, "rb_number")):

@@ -47,6 +47,26 @@ def test_description_is_openapi_3_1_and_the_same_for_every_account(empty_site):
     assert [name for name, count in names.items() if count > 1] == []
 
 
+COMPONENTS = """
+    Audit AuditPage AuditVerdict Backup BackupPage Cause Check ConsistencyCheck ConsistencyCheckPage Counts
+    EarlierRestore FindingKind Holding InPlace Issue IssuePage IssuedToken Job JobPage Lineage Log LogLine MadeRepair
+    MadeRepairPage Measure NewBackup NewCheck NewSchedule NewToken NextRun Previewing Problem Progress Proving Pruning
+    Readiness ReadinessItem Ready Reason Repair RepairPlan Repairing Repository RepositoryList Schedule ScheduleChange
+    Schedules SetProving SetSummary Severity Source Space State Status Success SuccessDay Times ToFolder Token TokenPage
+    WholeBackup WholeIssue WholeRepository
+"""
+
+
+def test_component_names_are_stable():
+    """Generated clients name their classes after them: a renamed class keeps its component by a title."""
+    assert set(COMPONENTS.split()) == description()["components"]["schemas"].keys()
+
+
+def test_references_lead_to_components():
+    references = set(re.findall(r"'\$ref': '([^']+)'", str(description())))
+    assert references <= {f"#/components/schemas/{name}" for name in description()["components"]["schemas"]}
+
+
 def test_every_route_describes_its_permission_and_errors():
     for path, methods in description()["paths"].items():
         for method, operation in methods.items():

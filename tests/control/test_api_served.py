@@ -44,7 +44,7 @@ def large(site: Site) -> Job:
 @pytest.fixture
 def secret(site: Site) -> str:
     """The secret of a token that may download."""
-    return tokens.issue(site.person("robot", superuser=True), "robot", ["read", "backup", "download", "delete"], None).secret
+    return tokens.issue(site.person("robot", superuser=True), "robot", ["read", "backup", "download", "restore"], None).secret
 
 
 @pytest.fixture
@@ -196,7 +196,7 @@ def test_documented_client_works(site, secret, port, working, tmp_path):
             script.append(block.text)
         elif block.marker.startswith("served: "):
             (tmp_path / block.marker.removeprefix("served: ")).write_text(block.text)
-    assert len(script) == 5
+    assert len(script) == 6
     environment = {**os.environ, "SITE": f"http://127.0.0.1:{port}", "TOKEN": secret}
     with served(site, port):
         done = subprocess.run(
@@ -212,6 +212,7 @@ def test_documented_client_works(site, secret, port, working, tmp_path):
     assert "writers were held up" in done.stdout and "data.tar.zst: OK" in done.stdout and "to fetched" in done.stdout
     assert Job.objects.filter(kind="backup", state=Job.State.SUCCEEDED).count() == 2
     assert (tmp_path / "fetched" / "data.tar.zst").stat().st_size
+    assert Job.objects.get(kind="restore").arguments["folder"] == "look"
 
 
 def test_documented_client_resumes_lost_connections(site, large, secret, port, tmp_path):

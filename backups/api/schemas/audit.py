@@ -15,6 +15,8 @@ from .base import Moment, ResponseModel, Text
 class AuditQuery(PageQuery):
     """Filters of the list of audit entries."""
 
+    lookups = {"since": "time__gte", "until": "time__lte"}  # noqa: RUF012
+
     who: Annotated[Text, Field(description="Entries of one account or plan.")] = ""
     action: Annotated[Text, Field(description="Entries of one action, such as `backup.requested`.")] = ""
     target: Annotated[Text, Field(description="Entries about one object, such as `backup:ID` or `job:ID`.")] = ""

@@ -22,6 +22,8 @@ _ONE_STORE = "One store: `sqlite`, `chroma`, `files`, or `KIND:NAME`."
 class BackupQuery(PageQuery):
     """Filters of the list of backups."""
 
+    lookups = {"proof": "verification", "since": "time__gte", "until": "time__lte", "text": ""}  # noqa: RUF012
+
     kind: Annotated[Kind | None, Field(description="Backups of one kind.")] = None
     proof: Annotated[Proof | None, Field(description="Backups with this verification; `restore` is the strongest.")] = None
     set: Annotated[Text, Field(description="Backups of one set.")] = ""

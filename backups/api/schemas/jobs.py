@@ -20,6 +20,8 @@ Level = Literal["info", "warning", "error"]
 class JobQuery(PageQuery):
     """Filters of the list of jobs."""
 
+    lookups = {"schedule": "plan__name", "backup": "backup_id", "since": "created__gte", "until": "created__lte"}  # noqa: RUF012
+
     state: Annotated[State | None, Field(description="Jobs in one state.")] = None
     kind: Annotated[Text, Field(description="Jobs of one type, such as `backup` or `restore_in_place`.")] = ""
     schedule: Annotated[Text, Field(description="Jobs of one plan, by its name.")] = ""
