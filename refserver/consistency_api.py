@@ -30,7 +30,7 @@ from consistency.engine.findings import Repair as Action
 from consistency.frame import Work
 from consistency.models import Check, Finding, Repair
 from consistency.repairs import plan
-from refserver.consistency_frame import ask
+from refserver.consistency_frame import queue_once
 
 assert _urls.app_name
 
@@ -225,7 +225,7 @@ def start_check(request: Request, *, body: NewCheck) -> Job:
     """
     if body.repair:
         require(request, "consistency.repair_finding")
-    return ask(actor(request), Work(do="check", everything=bool(body.repair)))
+    return queue_once(actor(request), Work(do="check", everything=bool(body.repair)))
 
 
 @Operation("consistency.view_check", responses={200: CheckSchema})
@@ -275,7 +275,7 @@ def start_repair(request: Request, *, body: RepairRequest) -> Job:
         kinds=tuple(str(kind) for kind in body.kinds),
         findings=body.issues,
     )
-    return ask(actor(request), work)
+    return queue_once(actor(request), work)
 
 
 def _plan(body: RepairRequest, check: Check) -> RepairPlan:
@@ -302,7 +302,7 @@ def undo_repair(request: Request, number: int) -> Job:
     row = _find(Repair, number)
     if row.state == Repair.State.UNDONE:
         raise _refused(f"Repair {row.pk} has already been undone.")
-    return ask(actor(request), Work(do="undo", repair=row.pk))
+    return queue_once(actor(request), Work(do="undo", repair=row.pk))
 
 
 @job_operation("consistency.repair_finding", problems=(409, 503))
@@ -311,7 +311,7 @@ def resume_repair(request: Request, number: int) -> Job:
     row = _find(Repair, number)
     if row.state in (Repair.State.DONE, Repair.State.UNDONE):
         raise _refused(f"Repair {row.pk} is finished.")
-    return ask(actor(request), Work(do="resume", repair=row.pk))
+    return queue_once(actor(request), Work(do="resume", repair=row.pk))
 
 
 def _refused(detail: str, hint: str = "") -> Refused:

@@ -1,4 +1,4 @@
-"""The pages of the consistency app among those of backups: the same frame, and work as jobs (``CONSISTENCY["FRAME"]``)."""
+"""Shows the consistency pages in the frame of the backup pages, and queues their work as jobs (``CONSISTENCY["FRAME"]``)."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from consistency.engine.errors import ConsistencyError
 from consistency.frame import Frame, View, Work
 from refserver.jobs import CHECK, REPAIR, RESUME, UNDO
 
-_KINDS = (CHECK, REPAIR, UNDO, RESUME)
+_JOB_TYPES = (CHECK, REPAIR, UNDO, RESUME)
 
 
-def ask(actor: Actor, work: Work) -> Job:
-    """Queue *work*; a job that does the same already, or waits to, is answered instead of a second one.
+def queue_once(actor: Actor, work: Work) -> Job:
+    """Queue *work* and return its job; if the same job is queued or running already, return that one.
 
     Raises `EngineError`.
     """
-    kind, values = _job_of(work)
-    wanted = kind.parse(values).model_dump(mode="json")
-    for job in Job.objects.filter(kind=kind.name, state__in=(Job.State.QUEUED, Job.State.RUNNING)).order_by("created"):
-        if job.arguments == wanted:
+    job_type, values = _job_of(work)
+    arguments = job_type.parse(values).model_dump(mode="json")
+    for job in Job.objects.filter(kind=job_type.name, state__in=(Job.State.QUEUED, Job.State.RUNNING)).order_by("created"):
+        if job.arguments == arguments:
             return job
-    return lifecycle.enqueue(kind, values, actor)
+    return lifecycle.enqueue(job_type, values, actor)
 
 
 def _job_of(work: Work) -> tuple[JobType[Any], dict[str, Any]]:
@@ -46,37 +46,37 @@ def _job_of(work: Work) -> tuple[JobType[Any], dict[str, Any]]:
     return CHECK, {"repair": "safe" if work.everything else ""}
 
 
-class Joined(Frame):
-    """As the pages of backups."""
+class BackupsFrame(Frame):
+    """The frame of the backup pages."""
 
     queues = True
 
     def page(self, permission: str, methods: tuple[str, ...]) -> Callable[[View], View]:
-        """The same guard as theirs."""
+        """The same permissions check as the backup pages."""
         return frame.page(permission, methods=methods)
 
     def render(self, request: HttpRequest, template: str, title: str, context: dict[str, Any]) -> HttpResponse:
-        """With the navigation."""
+        """A page with the navigation of the backup pages."""
         return frame.render(request, template, title, context)
 
     def queue(self, request: HttpRequest, work: Work) -> str:
-        """A job; the overview shows it while it runs."""
+        """Queue a job; the overview shows it while it runs."""
         try:
-            ask(actor_of(request), work)
+            queue_once(actor_of(request), work)
         except EngineError as problem:
             raise ConsistencyError(problem.message, hint=problem.hint) from problem
         return reverse("consistency:overview")
 
     def running(self, request: HttpRequest) -> dict[str, Any]:
-        """Cards of the jobs that wait or run, and the last one when it did not end well."""
-        names = [kind.name for kind in _KINDS]
-        waiting = Job.objects.filter(kind__in=names, state__in=(Job.State.RUNNING, Job.State.QUEUED)).select_related("plan")
-        cards = [running.live(job) for job in waiting.order_by("created", "id")[:5]]
+        """Cards of the queued and running jobs; without any, the last job if it failed."""
+        names = [job_type.name for job_type in _JOB_TYPES]
+        active = Job.objects.filter(kind__in=names, state__in=(Job.State.RUNNING, Job.State.QUEUED)).select_related("plan")
+        cards = [running.live(job) for job in active.order_by("created", "id")[:5]]
         last = None
         if not cards:
             last = Job.objects.filter(kind__in=names).order_by("-created", "-id").first()
         return {"cards": cards, "failed": last if last is not None and last.state == Job.State.FAILED else None}
 
     def snapshot(self, name: str) -> str:
-        """Its page."""
+        """The page of the backup *name*."""
         return reverse("backups:backup", args=[name])

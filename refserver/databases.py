@@ -1,4 +1,4 @@
-"""The control database and the queue, each from one setting: a file or the database for one host, servers for several."""
+"""The control database and the job queue, each from one setting: local files for one host, servers for several."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _LONGEST_JOB = 30 * 24 * 3600
 def sqlite(file: Path) -> dict[str, Any]:
     """Describe an SQLite database in WAL mode.
 
-    - transaction_mode: a transaction takes the write lock when it begins. One that first reads and then
-      writes would fail at once with "database is locked" when somebody else wrote in between.
-    - synchronous=FULL: a commit is on the disk when it returns. NORMAL may lose the last ones at a power cut;
-      their vectors, which Chroma has synced by then, would be left without rows.
+    - transaction_mode: a transaction takes the write lock when it begins. One that reads first and then writes would fail
+      with "database is locked" if another writer came between.
+    - synchronous=FULL: a commit is on the disk when it returns. NORMAL may lose the last commits at a power failure, but their
+      vectors, which Chroma has synced by then, would remain.
     """
     return {
         "ENGINE": "django.db.backends.sqlite3",
@@ -34,9 +34,9 @@ def sqlite(file: Path) -> dict[str, Any]:
 
 
 def control_database(env: Environment, name: str, default: str) -> tuple[dict[str, Any], Path | str]:
-    """What the setting *name* says, as a file or as ``postgresql://user:password@host:port/name?sslmode=require``.
+    """The control database of the setting *name*: a file, or ``postgresql://user:password@host:port/name?sslmode=require``.
 
-    Returns Django's description of the database, and where it is, without the password.
+    Returns Django's description of the database, and its file or address without the password.
     """
     given = env.text(name, default)
     password = env.secret(f"{name}_PASSWORD")
@@ -45,7 +45,7 @@ def control_database(env: Environment, name: str, default: str) -> tuple[dict[st
         return sqlite(file), file
     parts = urlsplit(given)
     if parts.scheme not in ("postgresql", "postgres"):
-        env.problem(name, f"{parts.scheme}:// is not known", "name a file, or postgresql://user@host/name")
+        env.problem(name, f"{parts.scheme}:// is not supported", "use a file, or postgresql://user@host/name")
     _require(env, name, "psycopg")
     options: dict[str, Any] = dict(parse_qsl(parts.query))
     host = options.pop("host", "") or parts.hostname or ""
@@ -62,7 +62,7 @@ def control_database(env: Environment, name: str, default: str) -> tuple[dict[st
             "connect_timeout": 5,
             "options": f"-c lock_timeout={_WAIT}s -c idle_in_transaction_session_timeout=5min",
             "application_name": "refserver",
-            # A server that went away without a word is noticed within half a minute
+            # Detects a server that vanished within half a minute
             "keepalives_idle": 10,
             "keepalives_interval": 5,
             "keepalives_count": 4,
@@ -72,8 +72,8 @@ def control_database(env: Environment, name: str, default: str) -> tuple[dict[st
     return database, _without_password(parts)
 
 
-def queue(env: Environment, name: str) -> dict[str, Any]:
-    """Django-Q's settings for ``database`` (the control database) or ``redis://host:port/number``."""
+def _broker(env: Environment, name: str) -> dict[str, Any]:
+    """Django-Q's broker for ``database`` (the control database) or ``redis://host:port/number``."""
     given = env.text(name, "database")
     password = env.secret(f"{name}_PASSWORD")
     if given == "database":
@@ -81,7 +81,7 @@ def queue(env: Environment, name: str) -> dict[str, Any]:
     parts = urlsplit(given)
     if parts.scheme not in ("redis", "rediss", "unix"):
         shown = f"{parts.scheme}://" if parts.scheme else repr(given)
-        env.problem(name, f"{shown} is not known", "say database, or redis://host:6379/0")
+        env.problem(name, f"{shown} is not supported", "use database, or redis://host:6379/0")
     _require(env, name, "redis")
     _port(env, name, parts)
     secret = password or unquote(parts.password or "")
@@ -91,13 +91,13 @@ def queue(env: Environment, name: str) -> dict[str, Any]:
     }
 
 
-def cluster(env: Environment, name: str, host: str, jobs_at_once: int) -> dict[str, Any]:
-    """All of Django-Q's settings. `backups.checks` insists on them, and docs/adr/0018-guard-of-workers.md says why.
+def queue_settings(env: Environment, name: str, host: str, jobs_at_once: int) -> dict[str, Any]:
+    """Django-Q's settings. `backups.checks` verifies them; docs/adr/0018-guard-of-workers.md says why.
 
-    Each host reads a queue of its own. Two workers more than jobs: one for the minute's tick, and one for messages, whose
-    receivers may hang.
+    Each host reads its own queue. There are two workers more than jobs: one for the tick of each minute, and one for alert
+    messages, whose receivers may hang.
     """
-    return queue(env, name) | {
+    return _broker(env, name) | {
         "name": "refserver",
         "cluster_name": host or socket.gethostname(),
         "workers": jobs_at_once + 2,
@@ -110,7 +110,7 @@ def cluster(env: Environment, name: str, host: str, jobs_at_once: int) -> dict[s
         "poll": 0.5,
         "guard_cycle": 0.5,
         "save_limit": -1,
-        "ALT_CLUSTERS": {},  # Django-Q wants it where Q_CLUSTER_NAME is in the environment
+        "ALT_CLUSTERS": {},  # Django-Q requires it if Q_CLUSTER_NAME is set
     }
 
 
@@ -124,7 +124,7 @@ def _port(env: Environment, name: str, parts: SplitResult) -> int | None:
     try:
         return parts.port
     except ValueError:
-        env.problem(name, "its port is no number", "write it as host:5432")
+        env.problem(name, "its port is not a number", "write it as host:5432")
         return None
 
 

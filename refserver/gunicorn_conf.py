@@ -1,14 +1,11 @@
-"""Gunicorn's settings that do not differ between machines.
-
-Address and threads come from `manage.py serve`.
-"""
+"""Gunicorn's settings; `manage.py serve` adds the address and the threads."""
 
 from __future__ import annotations
 
 import os
 from typing import Any
 
-# One process: it has the library's search index in memory once. Threads serve several readers at a time.
+# One process, so that the search index is in memory once; threads serve requests concurrently.
 workers = 1
 worker_class = "gthread"
 threads = int(os.environ.get("REFSERVER_THREADS", "8"))
@@ -19,10 +16,10 @@ max_requests = 0
 limit_request_line = 8190
 accesslog = None
 errorlog = "-"
-# Newer versions open a socket for remote control by default; nothing here uses it.
+# Newer versions open a control socket by default; nothing uses it.
 control_socket_disable = True
 
 
 def post_worker_init(worker: Any) -> None:
-    """Import now what takes half a second, and not at the first search."""
+    """Import chromadb, which takes half a second, before the first search."""
     import chromadb  # noqa: F401

@@ -1,8 +1,7 @@
-"""Which database holds what.
+"""Which database holds which app.
 
-`default` is the application's data: it is backed up and restored. `control` holds what must survive a
-restore: sessions, the job queue, and the tables of the apps that run the backups. Each app lives in one of
-them, whole.
+`default` holds the application's data, which is backed up and restored. `control` holds what must survive a restore: sessions,
+the job queue, and the tables of the apps that run the backups.
 """
 
 from __future__ import annotations
@@ -20,20 +19,20 @@ class ControlRouter:
 
     def db_for_read(self, model: type[Model], **hints: Any) -> str:
         """Return the database that *model* is read from."""
-        return _home(model._meta.app_label)
+        return _database_of(model._meta.app_label)
 
     def db_for_write(self, model: type[Model], **hints: Any) -> str:
         """Return the database that *model* is written to."""
-        return _home(model._meta.app_label)
+        return _database_of(model._meta.app_label)
 
     def allow_relation(self, left: Model, right: Model, **hints: Any) -> bool:
         """Allow relations inside one database only: SQLite cannot follow a key into another file."""
-        return _home(left._meta.app_label) == _home(right._meta.app_label)
+        return _database_of(left._meta.app_label) == _database_of(right._meta.app_label)
 
     def allow_migrate(self, db: str, app_label: str, **hints: Any) -> bool:
         """Create an app's tables in its own database only."""
-        return db == _home(app_label)
+        return db == _database_of(app_label)
 
 
-def _home(app_label: str) -> str:
+def _database_of(app_label: str) -> str:
     return CONTROL if app_label in CONTROL_APPS else "default"

@@ -1,6 +1,6 @@
 """Settings.
 
-What differs between machines comes from the environment or `.env`; `.env.example` lists it all.
+Settings that differ between machines come from the environment or `.env`; `.env.example` lists them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 from zoneinfo import available_timezones
 
 from backups.engine.config import ENGINE_SETTINGS
-from refserver.databases import cluster, control_database, sqlite
+from refserver.databases import control_database, queue_settings, sqlite
 from refserver.env import Environment
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -24,12 +24,12 @@ REFSERVER_FILES = _env.path("REFSERVER_FILES", "var/data/documents")
 # The file, or the address of a PostgreSQL database, without the password
 _CONTROL, REFSERVER_CONTROL_DATABASE = control_database(_env, "REFSERVER_CONTROL_DATABASE", "var/control.sqlite3")
 BACKUP_REPOSITORY = _env.text("BACKUP_REPOSITORY", "var/backups")
-if "://" not in BACKUP_REPOSITORY:  # an address of an object store is left as it is
+if "://" not in BACKUP_REPOSITORY:  # the address of an object store is used unchanged
     BACKUP_REPOSITORY = str(_env.path("BACKUP_REPOSITORY", "var/backups"))
 _SECOND_REPOSITORY = _env.text("BACKUP_SECOND_REPOSITORY", "")
 REFSERVER_RUN_DIR = _env.path("REFSERVER_RUN_DIR", "var/run")
 REFSERVER_RESTORED = _env.path("REFSERVER_RESTORED", "var/restored")
-STATIC_ROOT = _env.folder("REFSERVER_STATIC_ROOT", "var/static")  # whitenoise warns of a missing one
+STATIC_ROOT = _env.folder("REFSERVER_STATIC_ROOT", "var/static")  # whitenoise warns if it is missing
 
 # --- The library --------------------------------------------------------------------------------------------
 REFSERVER_EMBEDDING = _env.text("REFSERVER_EMBEDDING", "hashing", choices={"hashing", "chroma"})
@@ -52,7 +52,7 @@ REFSERVER_DRAIN_SECONDS = _env.integer("REFSERVER_DRAIN_SECONDS", 600, least=0, 
 
 _HOST = _env.text("REFSERVER_HOST", "")
 _JOBS_AT_ONCE = _env.integer("REFSERVER_JOBS_AT_ONCE", 2, least=1, most=64)
-Q_CLUSTER: dict[str, Any] = cluster(_env, "REFSERVER_QUEUE", _HOST, _JOBS_AT_ONCE)
+Q_CLUSTER: dict[str, Any] = queue_settings(_env, "REFSERVER_QUEUE", _HOST, _JOBS_AT_ONCE)
 _PROMISED_RPO = _env.integer("REFSERVER_PROMISED_RPO_MINUTES", 60, least=1, most=1_000_000)
 _PROMISED_RTO = _env.integer("REFSERVER_PROMISED_RTO_MINUTES", 5, least=1, most=1_000_000)
 
@@ -60,8 +60,8 @@ _SECOND_FACTOR = _env.text("REFSERVER_SECOND_FACTOR", "optional", choices={"opti
 
 TIME_ZONE = _env.text("REFSERVER_TIME_ZONE", "UTC")
 if TIME_ZONE not in available_timezones():
-    _env.problem("REFSERVER_TIME_ZONE", f"{TIME_ZONE!r} is not known", "use a name such as UTC or Europe/Berlin")
-# Mail, for alerts. Django's own names, so that whatever sends mail in a project uses the same server.
+    _env.problem("REFSERVER_TIME_ZONE", f"{TIME_ZONE!r} is not a time zone", "use a name such as UTC or Europe/Berlin")
+# Mail, for alerts, in Django's own settings.
 EMAIL_HOST = _env.text("REFSERVER_EMAIL_HOST", "")
 EMAIL_PORT = _env.integer("REFSERVER_EMAIL_PORT", 587, least=1, most=65535)
 _EMAIL_SECURITY = _env.text("REFSERVER_EMAIL_SECURITY", "starttls", choices={"none", "starttls", "tls"})
@@ -71,7 +71,7 @@ EMAIL_HOST_PASSWORD = _env.secret("REFSERVER_EMAIL_PASSWORD")
 EMAIL_TIMEOUT = _env.integer("REFSERVER_EMAIL_TIMEOUT", 10, least=1, most=60)
 DEFAULT_FROM_EMAIL = SERVER_EMAIL = _env.text("REFSERVER_EMAIL_FROM", "refserver@localhost")
 if EMAIL_HOST_USER and _EMAIL_SECURITY == "none" and EMAIL_HOST not in {"localhost", "127.0.0.1", "::1"}:
-    _env.problem("REFSERVER_EMAIL_SECURITY", "the password would go over the network as it is", "use starttls or tls")
+    _env.problem("REFSERVER_EMAIL_SECURITY", "the password would be sent unencrypted", "use starttls or tls")
 _ADDRESS = _env.text("REFSERVER_ADDRESS", "")
 _ALERT_HOSTS = _env.names("REFSERVER_ALERT_HOSTS", "")
 
@@ -82,7 +82,7 @@ ENVIRONMENT_NAMES = frozenset(_env.asked) | ENGINE_SETTINGS
 _env.check()
 
 # --- Backups ------------------------------------------------------------------------------------------------
-# A PostgreSQL server is backed up by its own means (docs/how-to/run-on-several-hosts.md)
+# A PostgreSQL server is backed up with its own tools (docs/how-to/run-on-several-hosts.md)
 _CONTROL_SET = {"control": [f"sqlite:control={_CONTROL['NAME']}"]} if "sqlite3" in _CONTROL["ENGINE"] else {}
 BACKUPS: dict[str, Any] = {
     "DATABASE": "control",
@@ -115,7 +115,7 @@ BACKUPS: dict[str, Any] = {
 CONSISTENCY = {
     "DECLARATION": "refserver.library.consistency.DECLARATION",
     "BEFORE_REPAIR": "refserver.jobs.snapshot",
-    "FRAME": "refserver.consistency_frame.Joined",
+    "FRAME": "refserver.consistency_frame.BackupsFrame",
 }
 # --- Applications -------------------------------------------------------------------------------------------
 INSTALLED_APPS = [
@@ -139,9 +139,9 @@ INSTALLED_APPS = [
     "axes",
 ]
 MIDDLEWARE = [
-    *(["refserver.proxy.ClientAddress"] if _BEHIND_PROXY else []),
-    "refserver.headers.PageHeaders",
-    "refserver.bodies.BodyLimit",
+    *(["refserver.web.client_address.ClientAddress"] if _BEHIND_PROXY else []),
+    "refserver.web.headers.PageHeaders",
+    "refserver.web.request_size.RequestSizeLimit",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -187,7 +187,7 @@ AUTH_PASSWORD_VALIDATORS = [
         "NumericPasswordValidator",
     )
 ]
-# Wrong passwords are slowed down (backups.identity.login_throttling); what axes would keep beyond the count is in the audit.
+# Wrong passwords are throttled (backups.identity.login_throttling); axes only counts, the audit keeps the rest.
 AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
 AXES_HANDLER = "backups.identity.login_throttling.Handler"
 AXES_LOCKOUT_CALLABLE = "backups.identity.login_throttling.answer"
@@ -204,14 +204,14 @@ SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _HTTPS
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_AGE = 14 * 24 * 3600
-# No redirect to HTTPS here: the proxy that ends TLS does it, and health checks reach this server without it.
+# No redirect to HTTPS: the proxy that terminates TLS does it, and health checks use plain HTTP.
 SECURE_HSTS_SECONDS = 365 * 24 * 3600 if _HTTPS else 0
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if _BEHIND_PROXY else None
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
-SILENCED_SYSTEM_CHECKS = ["security.W008"]  # see SECURE_SSL_REDIRECT above: left to the proxy
+SILENCED_SYSTEM_CHECKS = ["security.W008"]  # SECURE_SSL_REDIRECT is left to the proxy
 LOGIN_URL = "admin:login"
 
 # --- Pages --------------------------------------------------------------------------------------------------
@@ -221,11 +221,11 @@ USE_TZ = True
 STATIC_URL = "/static/"
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
-    "staticfiles": {"BACKEND": "refserver.statics.CollectedFiles"},
+    "staticfiles": {"BACKEND": "refserver.web.static_files.CollectedFiles"},
 }
 
 # --- The REST interface -------------------------------------------------------------------------------------
-# What backups.api sets for its own routes, for those that other apps add below /api/v1/ too (backups.api.urls).
+# The defaults of backups.api, also for the routes that other apps add below /api/v1/ (backups.api.urls).
 REST_FRAMEWORK: dict[str, Any] = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["backups.api.authentication.Bearer", "backups.api.authentication.AdminSession"],
     "DEFAULT_PERMISSION_CLASSES": ["backups.api.permissions.Permitted"],
@@ -243,7 +243,7 @@ REST_FRAMEWORK: dict[str, Any] = {
 }
 SPECTACULAR_SETTINGS: dict[str, Any] = {
     "TITLE": "RefServer Backups",
-    "DESCRIPTION": "Backups of SQLite and ChromaDB at one instant: make them, prove them, bring them back.",
+    "DESCRIPTION": "Backups of SQLite and ChromaDB at one instant: create, verify and restore them.",
     "VERSION": "1",
     "OAS_VERSION": "3.1.1",
     "SCHEMA_PATH_PREFIX": "/api/v1",
@@ -266,7 +266,7 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
     ],
 }
 CACHES = {
-    # Counts requests, for their rates. Several web processes need one in common, such as django.core.cache.backends.redis.
+    # Counts requests, for throttling. Several web processes must share one, such as django.core.cache.backends.redis.
     "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "OPTIONS": {"MAX_ENTRIES": 10_000}},
 }
 
@@ -282,11 +282,10 @@ LOGGING: dict[str, Any] = {
     "root": {"handlers": ["stderr"], "level": _LOG_LEVEL},
     "loggers": {
         "django": {"handlers": ["stderr"], "level": _LOG_LEVEL, "propagate": False},
-        "axes": {"level": "ERROR"},  # the audit tells of logins
-        # The workers say one line a job themselves (backups.jobs.runner).
+        "axes": {"level": "ERROR"},  # the audit records logins
+        # The workers log one line a job themselves (backups.jobs.runner).
         "django-q": {"level": "WARNING"},
-        # pypdf writes a line for every oddity of a file; what makes a file unreadable is raised, and reported
-        # by name.
+        # pypdf logs every oddity of a file; what makes a file unreadable is raised and reported.
         "pypdf": {"level": "CRITICAL"},
     },
 }

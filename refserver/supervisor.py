@@ -1,10 +1,9 @@
-"""A small supervisor: starts some child processes, keeps them running, and stops them gently.
+"""A small supervisor: starts child processes, keeps them running, and stops them gracefully.
 
-Each child runs in a session of its own, and only the child itself is ever signalled, never its group: a
-Ctrl-C on the terminal, or a signal to all of a group, would also hit the worker processes of a child, and
-kill a job that runs there. Those worker processes are for the child to stop.
+Each child runs in its own session, and only the child is signalled, never its process group: a Ctrl-C on the terminal would
+otherwise reach the child's worker processes and kill a running job. The child stops its own workers.
 
-The loop is one thread. Signals only wake it up; what they ask for is done in the loop, never in a handler.
+The loop is single-threaded. Signals wake it up and are handled in the loop, not in the signal handler.
 """
 
 from __future__ import annotations
@@ -43,9 +42,9 @@ class AlreadyRunning(Exception):
 class Program:
     """What to run, what is added to its environment, and how many seconds stopping may take.
 
-    A program with ``drain_within`` may have work to finish first: it is given that many seconds, or until somebody asks again,
-    then a second SIGTERM, and ``stop_within`` from there. One with a ``heartbeat`` touches that file while it is well, and is
-    killed and started again when the file has not changed for ``silent_after`` seconds.
+    A program with ``drain_within`` may finish its work first: after that many seconds, or at a second stop signal, it gets
+    another SIGTERM and ``stop_within`` seconds. A program with a ``heartbeat`` touches that file while it is alive; it is
+    killed and restarted if the file has not changed for ``silent_after`` seconds.
     """
 
     name: str
@@ -58,7 +57,7 @@ class Program:
 
 
 class Child:
-    """A program, and the process that runs it, if any."""
+    """A program and its process, if it is running."""
 
     def __init__(self, program: Program, say: Say) -> None:
         self.program = program
@@ -68,7 +67,7 @@ class Child:
         self._pause = _FIRST_PAUSE
         self._beat: tuple[int, float] = (0, 0.0)
         self.start_at: float | None = 0.0
-        """When to start it next, on the monotonic clock; None while it runs."""
+        """When to start it next, on the monotonic clock; None while it is running."""
 
     def start(self) -> None:
         """Start the program now."""
@@ -84,30 +83,30 @@ class Child:
         )
         self._say(f"{self.program.name} started (pid {self._process.pid})")
 
-    def look(self) -> None:
-        """Note whether it ended by itself, and plan its next start, later each time."""
+    def reap(self) -> None:
+        """If it has ended, schedule its next start, with a longer pause each time."""
         if self._process is None or (code := self._process.poll()) is None:
             return
         ran = monotonic() - self._started
         if ran >= _HEALTHY_AFTER:
             self._pause = _FIRST_PAUSE
         self._say(
-            f"{self.program.name} (pid {self._process.pid}) ended by itself after {ran:.1f} s, "
-            f"{_ending(code)}; starting it again in {self._pause:g} s"
+            f"{self.program.name} (pid {self._process.pid}) ended unexpectedly after {ran:.1f} s, "
+            f"{_ending(code)}; restarting in {self._pause:g} s"
         )
         self._process = None
         self.start_at = monotonic() + self._pause
         self._pause = min(self._pause * 2, _LONGEST_PAUSE)
 
-    def watch(self) -> None:
-        """Kill it when its heartbeat has stopped; `look` then plans its next start. A clock that was set is no matter."""
+    def check_heartbeat(self) -> None:
+        """Kill it if its heartbeat has stopped; `reap` then schedules its next start. Clock changes have no effect."""
         if self._process is None or self.program.heartbeat is None:
             return
         last = self._last_beat()
         if last != self._beat[0]:
             self._beat = (last, monotonic())
         elif monotonic() - self._beat[1] > self.program.silent_after:
-            self._say(f"{self.program.name} has given no sign of life for {self.program.silent_after:g} s; killing it")
+            self._say(f"{self.program.name} has had no heartbeat for {self.program.silent_after:g} s; killing it")
             self._process.kill()
             self._process.wait()
 
@@ -118,20 +117,20 @@ class Child:
             return 0
 
     def ask_to_stop(self) -> None:
-        """Send SIGTERM to the child, and to it alone."""
+        """Send SIGTERM to the child only."""
         self.start_at = None
         if self._process is not None:
             self._process.terminate()
 
     def has_stopped(self) -> bool:
-        """Whether it has ended; said once."""
+        """Whether it has ended; logged once."""
         if self._process is not None and self._process.poll() is not None:
             self._process = None
             self._say(f"{self.program.name} stopped")
         return self._process is None
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill it."""
         if self._process is not None:
             self._say(f"{self.program.name} did not stop within {self.program.stop_within:g} s; killing it")
             self._process.kill()
@@ -140,21 +139,21 @@ class Child:
 
 
 def supervise(programs: Iterable[Program], say: Say) -> bool:
-    """Run *programs* until SIGTERM or SIGINT, then stop them all; a second signal hurries those that may finish work first.
+    """Run *programs* until SIGTERM or SIGINT, then stop them all; a second signal interrupts their work.
 
-    Returns whether all of them stopped by themselves in time. The main thread must call this, and no other
-    thread may run.
+    Returns whether all of them stopped in time, without being killed. Call this from the main thread, with no other thread
+    running.
     """
     with _signals() as wait:
         children = [Child(program, say) for program in programs]
-        caught = _run(children, wait)
-        return _stop(children, signal.Signals(caught).name, wait, say)
+        received = _run(children, wait)
+        return _stop(children, signal.Signals(received).name, wait, say)
 
 
 def hold(pid_file: Path) -> IO[str]:
-    """Lock *pid_file* until what is returned is closed, and write this process's id into it.
+    """Lock *pid_file* until the returned stream is closed, and write this process's id into it.
 
-    The lock, not the number, says that somebody runs: it is gone with the process. Raises `AlreadyRunning`.
+    The lock, not the number, says that the process is running: it ends with the process. Raises `AlreadyRunning`.
     """
     pid_file.parent.mkdir(parents=True, exist_ok=True)
     stream = pid_file.open("a+", encoding="ascii")
@@ -162,7 +161,7 @@ def hold(pid_file: Path) -> IO[str]:
         stream.seek(0)
         pid = stream.read().strip()
         stream.close()
-        raise AlreadyRunning(f"it is running already, as process {pid or '(unknown)'} ({pid_file})")
+        raise AlreadyRunning(f"already running as process {pid or '(unknown)'} ({pid_file})")
     stream.truncate(0)
     stream.write(f"{os.getpid()}\n")
     stream.flush()
@@ -170,47 +169,50 @@ def hold(pid_file: Path) -> IO[str]:
 
 
 def _run(children: Sequence[Child], wait: Wait) -> int:
-    """Keep *children* running until a signal asks to stop; return that signal."""
+    """Keep *children* running until a stop signal; return it."""
     while True:
         for child in children:
-            child.watch()
-            child.look()
+            child.check_heartbeat()
+            child.reap()
             if child.start_at is not None and child.start_at <= monotonic():
                 child.start()
         starts = [child.start_at for child in children if child.start_at is not None]
-        patience = min([1.0, *(max(0.0, start - monotonic()) for start in starts)])
-        if asked := wait(patience) & _STOPPING:
-            return min(asked)
+        timeout = min([1.0, *(max(0.0, start - monotonic()) for start in starts)])
+        if received := wait(timeout) & _STOPPING:
+            return min(received)
 
 
-def _stop(children: Sequence[Child], caught: str, wait: Wait, say: Say) -> bool:
-    """Ask all to stop, and wait for each as long as its program allows. Returns whether none had to be killed."""
+def _stop(children: Sequence[Child], received: str, wait: Wait, say: Say) -> bool:
+    """Stop all, waiting for each as long as its program allows. Returns whether none had to be killed."""
     finishing = [child.program for child in children if child.program.drain_within and not child.has_stopped()]
     names = " and ".join(program.name for program in finishing)
-    say(f"{caught} received, stopping" + (f"; {names} finishes what it runs, again interrupts it" if finishing else ""))
+    say(
+        f"{received} received, stopping"
+        + (f"; {names} finishes its running jobs, a second signal interrupts them" if finishing else "")
+    )
     for child in reversed(children):
         child.ask_to_stop()
     began = monotonic()
-    hurried_at = {child: began for child in children if not child.program.drain_within}
-    gently = True
+    interrupted_at = {child: began for child in children if not child.program.drain_within}
+    gracefully = True
     while left := [child for child in reversed(children) if not child.has_stopped()]:
         again = bool(wait(0.2) & _STOPPING)
         for child in left:
-            if child not in hurried_at and (again or monotonic() - began > child.program.drain_within):
-                say(f"{child.program.name} is asked to interrupt what it runs")
+            if child not in interrupted_at and (again or monotonic() - began > child.program.drain_within):
+                say(f"interrupting the running jobs of {child.program.name}")
                 child.ask_to_stop()
-                hurried_at[child] = monotonic()
-            if child in hurried_at and monotonic() - hurried_at[child] > child.program.stop_within:
+                interrupted_at[child] = monotonic()
+            if child in interrupted_at and monotonic() - interrupted_at[child] > child.program.stop_within:
                 child.kill()
-                gently = False
-    return gently
+                gracefully = False
+    return gracefully
 
 
 @contextmanager
 def _signals() -> Iterator[Wait]:
     """Catch the watched signals, and yield a function that waits for them.
 
-    It takes seconds, and returns the numbers of the signals that came: none, when the time passed.
+    It takes seconds, and returns the numbers of the signals received: none after a timeout.
     """
     woken, waker = socket.socketpair()
     with woken, waker:

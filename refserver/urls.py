@@ -13,7 +13,8 @@ from backups.api.probes import readyz
 from backups.api.resource import resource
 from backups.identity.sign_in import SignInForm
 from backups.monitoring.metrics import metrics
-from refserver import consistency_api, health
+from refserver import consistency_api
+from refserver.web import health
 
 admin.site.site_header = admin.site.site_title = "RefServer"
 admin.site.index_title = "Administration"
@@ -21,10 +22,10 @@ admin.site.login_form = SignInForm
 
 
 class FavouriteIcon(RedirectView):
-    """Browsers ask for this address on pages that name no icon, such as the admin's."""
+    """The icon for pages that name none, such as the admin's."""
 
     def get_redirect_url(self, *args: object, **kwargs: object) -> str:
-        """Return the icon's address as it was collected."""
+        """The address of the collected icon."""
         return static("library/icon.svg")
 
 
@@ -33,7 +34,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("metrics", metrics, name="metrics"),
     path("favicon.ico", FavouriteIcon.as_view(), name="favicon"),
     path("readyz", resource("Status", get=readyz), name="readyz"),
-    # Another app's routes below api/v1/ come before this line: backups.api.urls says how.
+    # Other apps' routes below api/v1/ must come first; see backups.api.urls.
     path("api/v1/consistency/", include(consistency_api.urlpatterns)),
     path("api/v1/", include("backups.api.urls")),
     path("admin/backup/", include(legacy.urlpatterns)),

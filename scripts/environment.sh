@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by the other scripts: makes .venv from a lock file, and fills it again only when the lock or the project changed.
+# Sourced by the other scripts: makes .venv from a lock file, and installs again only if the lock or the project changed.
 #
 #   make_environment LOCK
 
@@ -8,7 +8,7 @@ fail() {
     exit 1
 }
 
-# Any Python from 3.11 on, the newest tried first.
+# The newest Python, at least 3.11.
 find_python() {
     local name
     for name in python3.13 python3.12 python3.11 python3; do
@@ -34,12 +34,12 @@ make_environment() {
     if ! .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
         local python
         python=$(find_python)
-        "$python" -m venv --clear .venv || fail "the virtual environment .venv could not be made"
+        "$python" -m venv --clear .venv || fail "the virtual environment .venv cannot be created"
     fi
-    # --no-deps: the lock is complete, and older versions of pip look past it for what a dependency names with an extra.
+    # --no-deps: the lock is complete, and older versions of pip ignore it for dependencies with extras.
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r "$lock" \
-        || fail "installing $lock failed; what pip said is above. Run this again when it is fixed."
+        || fail "installing $lock failed; see pip's message above. Run this again when it is fixed."
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e . \
-        || fail "installing this project into .venv failed; what pip said is above."
+        || fail "installing this project into .venv failed; see pip's message above."
     printf '%s\n' "$wanted" > "$stamp"
 }

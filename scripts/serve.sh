@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Starts RefServer from nothing: installs, migrates, loads the sample library, makes the first backup and the schedules, serves.
+# Installs and starts RefServer: migrates, loads the sample library, makes the first backup and the plans, and serves.
 #
 #   scripts/serve.sh [--port N] [--bind ADDRESS]
 #
-# Safe to run again: what is there is kept and started. Settings come from the environment and .env (see .env.example).
-# Ctrl-C stops everything, after a running job; another Ctrl-C interrupts that.
+# Safe to run again: existing data is kept. Settings come from the environment and .env (see .env.example).
+# Ctrl-C stops everything when the running job is done; a second Ctrl-C interrupts the job.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 umask 077 # the databases hold password hashes and sessions
@@ -24,20 +24,20 @@ prepare() {
     manage migrate --verbosity 0
     manage migrate --verbosity 0 --database control
     manage collectstatic --no-input --verbosity 0
-    # Said here, where it cannot get lost when a later step fails, and once more at the end, where it is looked for.
+    # Printed here, in case a later step fails, and again at the end.
     administrator=$(manage make_admin)
     printf '%s\n' "$administrator"
     manage load_sample
 }
 
-# The first backup is made before the web server starts: from the first request on there is a proven copy, and a
-# repository that cannot be written is found now and not at the first need.
+# The first backup is made before the web server starts: there is a verified copy from the first request on, and an
+# unwritable repository is reported now.
 first_backup() {
     local status=0 listed count
-    # With --json an error is part of the answer; what is said to people would only puzzle on the first run.
+    # With --json the error is part of the answer; its text for people would confuse on the first run.
     listed=$(.venv/bin/refbackup list --repo "$BACKUP_REPOSITORY" --json 2>/dev/null) || status=$?
     if ((status == 3)); then
-        say "Making the backup repository"
+        say "Creating the backup repository"
         .venv/bin/refbackup init --repo "$BACKUP_REPOSITORY"
         listed='{"backups": []}'
     elif ((status != 0)); then
@@ -49,17 +49,17 @@ first_backup() {
         printf 'Backups: %s in %s\n' "$count" "$BACKUP_REPOSITORY"
         return
     fi
-    say "Making and proving the first backup"
+    say "Making and verifying the first backup"
     .venv/bin/refbackup create --repo "$BACKUP_REPOSITORY" --kind full --note "first backup" \
         --sqlite "refserver=$REFSERVER_DATABASE" --chroma "chroma=$CHROMA_PATH" --files "documents=$REFSERVER_FILES" \
-        || fail "the first backup failed; the reason is above. The data was only read. Run this again when it is fixed."
+        || fail "the first backup failed; see the reason above. The data was not changed. Run this again when it is fixed."
 }
 
-# From here on backups are made, proven and pruned by themselves. The pages read an index; the repository is the truth.
-schedules() {
+# The default plans make, verify and prune backups from here on.
+plans() {
     local made
     made=$(manage install_schedules | grep -c '^made' || true)
-    ((made == 0)) || printf 'Schedules: %s made; see them under Plans\n' "$made"
+    ((made == 0)) || printf 'Plans: %s made; see them under Plans\n' "$made"
     manage reindex_backups --changed >/dev/null
 }
 
@@ -78,7 +78,7 @@ where_to_look() {
 
   Add documents:   .venv/bin/python manage.py ingest PATH...
   See the backups: .venv/bin/refbackup list --repo $(printf '%q' "$BACKUP_REPOSITORY")
-  Stop:            Ctrl-C (a running job is finished first; again interrupts it)
+  Stop:            Ctrl-C (finishes the running job first; again interrupts it)
 
 END
 }
@@ -98,17 +98,17 @@ main() {
     [[ -z $port || $port =~ ^[0-9]{1,5}$ ]] || fail "--port needs a number, not $port"
 
     make_environment requirements.lock
-    # Assigned first: a failure inside eval's own substitution would go unnoticed.
+    # Assigned first: eval would ignore a failure of its own substitution.
     local settings
     settings=$(manage locations --shell)
     eval "$settings"
     prepare
     first_backup
-    schedules
+    plans
     where_to_look "${bind:-$REFSERVER_BIND}" "${port:-$REFSERVER_PORT}"
     [[ -n $port ]] && arguments+=(--port "$port")
     [[ -n $bind ]] && arguments+=(--bind "$bind")
-    # In place of this shell, so that a signal sent to this script reaches the supervisor.
+    # Replaces this shell, so that the supervisor receives the signals.
     exec .venv/bin/python manage.py serve "${arguments[@]}"
 }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes .venv with the test extras and runs the whole suite with coverage; the engine's must be 90 % or more.
+# Makes .venv with the test extras and runs the whole suite with coverage, which must be at least 90 % for the engine.
 #
-#   scripts/test.sh [pytest arguments]        arguments that choose tests leave out the measure of coverage
+#   scripts/test.sh [pytest arguments]        with arguments, coverage is not measured
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/environment.sh
@@ -13,10 +13,10 @@ if (($#)); then
 fi
 .venv/bin/python -m coverage erase
 status=0
-# A file's tests stay together: they share servers that take seconds to start. Files go in the order of their names, and not
-# those with many tests first: the longest tests are alone in their files, and would all be left for the end.
+# The tests of a file stay together: they share servers that take seconds to start. Files run in the order of their names: the
+# longest tests are alone in their files and would otherwise all run last.
 .venv/bin/python -m coverage run -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder || status=$?
-# Children that tests kill leave files of measures behind that cannot be read: they count for nothing.
+# Children killed by tests leave unreadable coverage files; they are ignored.
 .venv/bin/python -m coverage combine --quiet 2>/dev/null || true
 rm -f .coverage.*
 .venv/bin/python -m coverage report --skip-covered --sort=cover || true

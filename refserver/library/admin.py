@@ -1,7 +1,4 @@
-"""The library in Django's admin: mostly to read.
-
-What is changed here is changed in Chroma too, in the same transaction.
-"""
+"""The library in Django's admin. Changes are made in Chroma too, in the same transaction."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ else:
 
 
 class MetadataInline(MetadataInlineBase):
-    """The further facts of a paper."""
+    """Further facts about a paper."""
 
     model = Metadata
     extra = 0
@@ -36,10 +33,10 @@ class MetadataInline(MetadataInlineBase):
 
 @admin.register(Paper)
 class PaperAdmin(PaperAdminBase):
-    """Papers are added by `manage.py ingest`; here their facts are corrected, and papers removed.
+    """Edits and removes papers; `manage.py ingest` adds them.
 
-    Django's own transaction around a page of the admin becomes part of a `change`: Chroma is written after
-    all rows, the admin's log included, as the last step before the commit.
+    Django's own transaction around an admin page becomes part of a `change`: Chroma is written after all rows, including the
+    admin's log, as the last step before the commit.
     """
 
     list_display = ("title", "first_author", "year", "venue", "added")
@@ -50,11 +47,11 @@ class PaperAdmin(PaperAdminBase):
 
     @admin.display(description="First author")
     def first_author(self, paper: Paper) -> str:
-        """Return the author that is named first."""
+        """The first author."""
         return next(iter(paper.author_list), "")
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        """Papers are ingested: a form cannot make vectors."""
+        """No: papers are ingested, a form cannot make vectors."""
         return False
 
     def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
@@ -62,27 +59,27 @@ class PaperAdmin(PaperAdminBase):
         return self._changing(request, super().changeform_view, *args, **kwargs)
 
     def delete_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        """Ask, or delete."""
+        """Confirm, or delete."""
         return self._changing(request, super().delete_view, *args, **kwargs)
 
     def changelist_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        """Show the list, or carry out an action on it."""
+        """Show the list, or run an action."""
         return self._changing(request, super().changelist_view, *args, **kwargs)
 
     def _changing(self, request: HttpRequest, view: Callable[..., HttpResponse], *args: Any, **kwargs: Any) -> HttpResponse:
-        """Have *view* answer, a POST inside a `change`."""
+        """Call *view*, for a POST inside a `change`."""
         if request.method != "POST":
             return view(request, *args, **kwargs)
         try:
             with catalogue.change():
                 return view(request, *args, **kwargs)
         except GateTimeout:
-            busy = "Nothing was changed: a backup or a restore holds the vectors. Try again in a moment."
+            busy = "Nothing was changed: a backup or restore is using the vectors. Try again in a moment."
             self.message_user(request, busy, messages.ERROR)
             return HttpResponseRedirect(request.get_full_path())
 
     def save_model(self, request: HttpRequest, obj: Paper, form: ModelForm[Paper], change: bool) -> None:
-        """Save the row, and have its vectors follow."""
+        """Save the row and update its vectors."""
         with catalogue.change() as changed:
             super().save_model(request, obj, form, change)
             changed.touch(obj.pk)
@@ -90,42 +87,41 @@ class PaperAdmin(PaperAdminBase):
                 catalogue.embed_again(obj, pages=False)
 
     def delete_model(self, request: HttpRequest, obj: Paper) -> None:
-        """Delete a paper everywhere."""
+        """Delete a paper with its rows, vectors and original."""
         catalogue.remove([obj])
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Paper]) -> None:
-        """Delete papers everywhere."""
+        """Delete papers with their rows, vectors and originals."""
         catalogue.remove(list(queryset))
 
 
 class VectorAdmin(VectorAdminBase):
-    """Rows that are computed from a document: to look at, not to change.
+    """Read-only pages for rows that are computed from a document.
 
-    Deleting is left to the paper's page, whose confirmation asks this class whether the rows that go with it
-    may be deleted.
+    They are deleted only with their paper, whose confirmation page asks this class for permission.
     """
 
     exclude: ClassVar[tuple[str, ...] | None] = ("vector",)
     list_select_related = ("paper",)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        """Return the rows without their vectors, which no page shows."""
+        """The rows without their vectors, which no page shows."""
         return super().get_queryset(request).defer("vector")
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        """Nobody adds a vector by hand."""
+        """No: vectors are computed."""
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nobody changes a vector by hand."""
+        """No: vectors are computed."""
         return False
 
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:
-        """Offer no action: deleting vectors alone would leave Chroma's behind."""
+        """No actions: deleting rows alone would leave their vectors in Chroma."""
         return {}
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Allow it where a paper is being deleted, and nowhere else."""
+        """Only as part of deleting a paper."""
         match = request.resolver_match
         own_pages = f"{self.opts.app_label}_{self.opts.model_name}_"
         inside_own = match is not None and (match.url_name or "").startswith(own_pages)
@@ -150,7 +146,7 @@ class PageEmbeddingAdmin(VectorAdmin):
 
 @admin.register(Metadata)
 class MetadataAdmin(VectorAdmin):
-    """Further facts of papers, changed on the paper's page."""
+    """Further facts about papers, edited on the paper's page."""
 
     exclude = None
     list_display = ("paper", "key", "value")
@@ -158,5 +154,5 @@ class MetadataAdmin(VectorAdmin):
     search_fields = ("paper__title", "key", "value")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        """Return the rows whole: there is no vector in them."""
+        """All columns: there is no vector among them."""
         return admin.ModelAdmin.get_queryset(self, request)

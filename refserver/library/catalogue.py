@@ -7,15 +7,14 @@ All changes of what Chroma mirrors happen inside `change`::
         paper.save()
         changed.touch(paper.pk)
 
-1. SQLite's write lock is taken (BEGIN IMMEDIATE), so changes of all processes take turns.
+1. SQLite's write lock is taken (BEGIN IMMEDIATE), so that the changes of all processes are serialized.
 2. The caller changes rows, and touches the papers that it changes.
-3. As the last step before the commit, Chroma is made to hold what the rows of the touched papers say.
+3. As the last step before the commit, the vectors of the touched papers in Chroma are made equal to the rows.
 4. Commit.
 
-A failure in 1 to 3 rolls the rows back; when it came after Chroma was written (a failed commit, mostly), the
-vectors of the touched papers are set back to what the rows say, in a transaction of its own. A crash leaves a
-note (`unsettled`), and the next change of any process does the same. So a backup that takes SQLite's write
-lock finds a row and its vector, or neither.
+A failure in 1 to 3 rolls the rows back; if Chroma was already written (usually a failed commit), the vectors of the touched
+papers are set back to the rows in another transaction. A crash leaves a note (`unsettled`), and the next change of any process
+does the same. A backup that takes SQLite's write lock therefore finds a row and its vector, or neither.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class Duplicate(Exception):
     """The library already holds a document with the same bytes."""
 
     def __init__(self, paper: Paper) -> None:
-        super().__init__(f"the same document is in the library as “{paper.title}” (paper {paper.pk})")
+        super().__init__(f"the library already has this document: “{paper.title}” (paper {paper.pk})")
         self.paper = paper
 
 
@@ -58,7 +57,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """A document as it was read, ready to be added."""
+    """A document that was read and can be added."""
 
     file_name: str
     content: bytes
@@ -78,22 +77,19 @@ class Document:
 
 
 class Change:
-    """The papers that one change touches."""
+    """The papers that a change touches."""
 
     def __init__(self) -> None:
         self._papers: set[int] = set()
         self._before: list[Ids] = []
 
     def touch(self, *papers: int) -> None:
-        """Note that rows of these papers (primary keys)
-
-        change. A paper that loses rows is touched before it does.
-        """
+        """Note that rows of these papers (primary keys) change. Touch a paper before removing its rows."""
         self._papers.update(papers)
         self._before.append(_ids_of(papers))
 
     def ids(self) -> Ids:
-        """Return the ids of all records that the touched papers have, or had."""
+        """The ids of all records that the touched papers have, or had."""
         return unsettled.together([*self._before, _ids_of(self._papers)])
 
 
@@ -102,9 +98,9 @@ _current: ContextVar[Change | None] = ContextVar("current_change", default=None)
 
 @contextmanager
 def change() -> Iterator[Change]:
-    """Change rows and vectors together, as the module tells. A change inside a change is part of it.
+    """Change rows and vectors together, as the module describes. A nested change is part of the outer one.
 
-    Raises `GateTimeout` when a backup or a restore keeps Chroma for too long; nothing is changed then.
+    Raises `GateTimeout`, with nothing changed, if a backup or restore uses Chroma for too long.
     """
     if (outer := _current.get()) is not None:
         yield outer
@@ -116,10 +112,10 @@ def change() -> Iterator[Change]:
         with transaction.atomic(durable=True):
             yield changed
             if any((ids := changed.ids()).values()):
-                left_over = unsettled.pending()
-                notes = [unsettled.write(ids), *left_over]
+                earlier = unsettled.pending()
+                notes = [unsettled.write(ids), *earlier]
                 store().apply(_edit(unsettled.together(note.ids for note in notes)))
-    except GateTimeout:  # raised before Chroma is reached: there is nothing to set back
+    except GateTimeout:  # raised before Chroma is written: nothing to set back
         for note in notes[:1]:
             note.remove()
         raise
@@ -134,10 +130,7 @@ def change() -> Iterator[Change]:
 
 
 def add(document: Document) -> Paper:
-    """Add *document* with its vectors, and keep its bytes.
-
-    Raises `Duplicate` when the library has the same bytes.
-    """
+    """Add *document* with its vectors, and keep its bytes. Raises `Duplicate` if the library has the same bytes."""
     paper = Paper(
         title=document.title[:500],
         authors=document.authors,
@@ -149,8 +142,8 @@ def add(document: Document) -> Paper:
         content_hash=document.content_hash,
     )
     embedder = embedding.configured()
-    texts = [_gist(paper), *(page.text for page in document.pages)]
-    whole, *of_pages = embedder.embed(texts)  # before the transaction: it may take long
+    texts = [_embedded_text(paper), *(page.text for page in document.pages)]
+    whole, *of_pages = embedder.embed(texts)  # before the transaction: this may take long
     described = {"model": embedder.model, "dimension": embedder.dimension}
     try:
         with change() as changed:
@@ -181,13 +174,13 @@ def add(document: Document) -> Paper:
 
 
 def refuse_duplicate(content_hash: str) -> None:
-    """Raise `Duplicate` when the library has a document with this SHA-256."""
+    """Raise `Duplicate` if the library has a document with this SHA-256."""
     if (same := Paper.objects.filter(content_hash=content_hash).first()) is not None:
         raise Duplicate(same)
 
 
 def remove(papers: Sequence[Paper]) -> None:
-    """Remove *papers* with all their rows and vectors; their originals go when that is committed."""
+    """Remove *papers* with all their rows and vectors, and their originals after the commit."""
     papers = list(papers)
     with change() as changed:
         keys = [paper.pk for paper in papers]
@@ -197,13 +190,13 @@ def remove(papers: Sequence[Paper]) -> None:
 
 
 def embed_again(paper: Paper, *, pages: bool = True) -> None:
-    """Compute the vectors of *paper* anew, with the embedding configured now; without *pages*, its own alone.
+    """Compute the vectors of *paper* again with the configured embedding; without *pages*, only its own.
 
-    Its own vector comes from its title, authors and summary: after these were edited, that one is enough.
+    Its own vector comes from title, authors and summary: after an edit of these, that one is enough.
     """
     embedder = embedding.configured()
     rows = list(paper.pages.all()) if pages else []
-    whole, *of_pages = embedder.embed([_gist(paper), *(row.text for row in rows)])
+    whole, *of_pages = embedder.embed([_embedded_text(paper), *(row.text for row in rows)])
     described = {"model": embedder.model, "dimension": embedder.dimension}
     with change() as changed:
         changed.touch(paper.pk)
@@ -212,8 +205,8 @@ def embed_again(paper: Paper, *, pages: bool = True) -> None:
             PageEmbedding.objects.filter(pk=row.pk).update(vector=embedding.to_blob(vector), **described)
 
 
-def _gist(paper: Paper) -> str:
-    """Return the text that a paper's own vector is made of."""
+def _embedded_text(paper: Paper) -> str:
+    """The text that a paper's own vector is computed from."""
     return "\n\n".join(part for part in (paper.title, paper.authors, paper.summary) if part)
 
 
@@ -224,7 +217,7 @@ def _ids_of(papers: Sequence[int] | set[int]) -> Ids:
 
 
 def _edit(ids: Ids) -> Edit:
-    """Return the edit that makes Chroma hold, under *ids*, exactly what the rows say."""
+    """The edit that makes Chroma's records *ids* equal to the rows."""
     records = {PAPERS: _paper_records(_keys(ids[PAPERS])), PAGES: _page_records(_keys(ids[PAGES]))}
     edit = Edit()
     for name, present in records.items():
@@ -275,22 +268,19 @@ def _page_records(keys: Sequence[int]) -> list[Record]:
 
 
 def _settle_again(notes: Sequence[unsettled.Note]) -> None:
-    """Make the vectors of *notes* what the rows say, after a change that failed.
-
-    If this fails too, the notes stay.
-    """
+    """Make the vectors of *notes* equal to the rows after a failed change. If this fails too, the notes stay."""
     try:
         with transaction.atomic(durable=True):
             store().apply(_edit(unsettled.together(note.ids for note in notes)))
     except Exception:
-        log.exception("vectors of a change that failed are not set back yet; the next change does it")
+        log.exception("could not set the vectors of a failed change back; the next change will")
     else:
         for note in notes:
             note.remove()
 
 
 def _keep(original: Path, content: bytes) -> None:
-    """Store *content* under its hash; a file of that name has that content already."""
+    """Store *content* under its hash; an existing file of that name has the same content."""
     if original.exists():
         return
     durable.make_folder(original.parent, 0o777)
@@ -298,10 +288,7 @@ def _keep(original: Path, content: bytes) -> None:
 
 
 def _drop_originals(papers: Sequence[Paper]) -> None:
-    """Remove the originals of *papers* that no row names.
-
-    SQLite's write lock keeps others from adding one meanwhile.
-    """
+    """Remove the originals of *papers* that no row names. SQLite's write lock keeps others from adding one meanwhile."""
     with transaction.atomic(durable=True):
         hashes = [paper.content_hash for paper in papers]
         named = set(Paper.objects.filter(content_hash__in=hashes).values_list("content_hash", flat=True))

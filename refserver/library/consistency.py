@@ -1,4 +1,4 @@
-"""What the library tells the consistency app: papers and pages, where Chroma is, and how it is written to."""
+"""The library's declaration for the consistency app: papers and pages, where Chroma is, and how it is written."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ from refserver.library import unsettled
 from refserver.library.vectors import PAGES, PAPERS, CollectionName, Edit, Record, store
 
 
-class Writing:
-    """Writes through the library's gate, inside a transaction, as `catalogue` does.
+class GateWriter:
+    """Writes through the library's gate inside a transaction, as `catalogue` does.
 
-    It leaves no note of a change under way: a repair has a journal of its own, and undoing one brings back what the rows do
-    not say.
+    It writes no note (`unsettled`): a repair has its own journal, and undoing one restores vectors that differ from the rows.
     """
 
     def changing(self) -> AbstractContextManager[Any]:
@@ -28,7 +27,7 @@ class Writing:
         return transaction.atomic(durable=True)
 
     def apply(self, collection: str, *, delete: Sequence[str], write: Sequence[VectorRecord]) -> None:
-        """Delete, then add or replace, in one turn at the gate."""
+        """Delete, then add or replace, holding the gate once."""
         name = cast(CollectionName, collection)
         records = [
             Record(
@@ -43,11 +42,11 @@ class Writing:
 
 
 def _under_way(mirror: str) -> Collection[str]:
-    """Ids whose change was cut short; the next change of the library puts them right."""
+    """Ids whose change was interrupted; the next change of the library corrects them."""
     return unsettled.together(note.ids for note in unsettled.pending())[cast(CollectionName, mirror)]
 
 
-_OF_BOTH = {"paper_id": "paper_id", "title": "paper__title", "file_name": "paper__file_name"}
+_SHARED_METADATA = {"paper_id": "paper_id", "title": "paper__title", "file_name": "paper__file_name"}
 
 DECLARATION = Declaration(
     mirrors=(
@@ -58,7 +57,7 @@ DECLARATION = Declaration(
             id="paper-{paper_id}",
             dimension="dimension",
             embedding_model="model",
-            metadata=_OF_BOTH,
+            metadata=_SHARED_METADATA,
             document=("paper__title", "paper__summary"),
             parent="paper",
             parent_key="paper_id",
@@ -70,13 +69,13 @@ DECLARATION = Declaration(
             id="page-{pk}",
             dimension="dimension",
             embedding_model="model",
-            metadata={**_OF_BOTH, "page": "page"},
+            metadata={**_SHARED_METADATA, "page": "page"},
             document=("text",),
             parent="paper",
             parent_key="paper_id",
         ),
     ),
     chroma=lambda: Path(settings.CHROMA_PATH),
-    writer=Writing,
+    writer=GateWriter,
     under_way=_under_way,
 )

@@ -1,7 +1,7 @@
-"""Reading documents: PDF, Markdown and plain text become a `Document`, or `Unreadable` with the reason.
+"""Reads PDF, Markdown and plain text into a `Document`, or raises `Unreadable` with the reason.
 
-A Markdown file may begin with a block of facts between two lines of three dashes. The keys title, authors,
-year, venue, doi and summary fill the paper's fields, and any other is kept as metadata::
+A Markdown file may begin with a block of facts between two lines of three dashes. The keys title, authors, year, venue, doi and
+summary fill the paper's fields; others are kept as metadata::
 
     ---
     title: A Mathematical Theory of Communication
@@ -39,18 +39,18 @@ _CONTROL_SHARE = 0.02
 
 
 class Unreadable(Exception):
-    """A document cannot be read; the message is the reason, for a person."""
+    """A document cannot be read; the message is the reason."""
 
 
 def load(path: Path) -> Document:
     """Read the file *path*. Raises `Unreadable`."""
     if path.suffix.lower() not in SUFFIXES:
-        raise Unreadable(f"files of type “{path.suffix or 'none'}” are not read; known are {', '.join(sorted(SUFFIXES))}")
+        raise Unreadable(f"unsupported file type “{path.suffix or 'none'}”; supported are {', '.join(sorted(SUFFIXES))}")
     limit = settings.REFSERVER_MAX_DOCUMENT_MB * 1_000_000
     try:
         state = path.stat()
         if not stat.S_ISREG(state.st_mode):
-            raise Unreadable("it is no regular file")
+            raise Unreadable("it is not a regular file")
         if state.st_size > limit:
             raise Unreadable(_too_large(state.st_size))
         with path.open("rb") as stream:
@@ -100,7 +100,7 @@ def _text(file_name: str, content: bytes, *, markdown: bool) -> Document:
     facts, body = _facts(text) if markdown else ({}, text)
     pages = pages_of(body)
     if not pages:
-        raise Unreadable("it holds no text")
+        raise Unreadable("it contains no text")
     year = facts.pop("year", "")
     known = {name: facts.pop(name, "") for name in _FIELDS}
     known["title"] = known["title"] or _first_line(body) or Path(file_name).stem
@@ -118,18 +118,15 @@ def _decoded(content: bytes) -> str:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise Unreadable(f"it is not text in UTF-8 (byte {error.start} does not fit)") from error
-    strange = sum(1 for char in text if unicodedata.category(char) == "Cc" and char not in "\n\r\t\f")
-    if "\0" in text or strange > _CONTROL_SHARE * len(text):
+        raise Unreadable(f"it is not UTF-8 text (invalid byte at {error.start})") from error
+    control = sum(1 for char in text if unicodedata.category(char) == "Cc" and char not in "\n\r\t\f")
+    if "\0" in text or control > _CONTROL_SHARE * len(text):
         raise Unreadable("it is binary data, not text")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _facts(text: str) -> tuple[dict[str, str], str]:
-    """Return the facts that Markdown *text* begins with, and the rest.
-
-    Without a closing line, there are none.
-    """
+    """The facts at the beginning of Markdown *text*, and the rest. Without a closing line, there are none."""
     lines = text.split("\n")
     if lines[0].strip() != "---" or "---" not in (rest := [line.strip() for line in lines[1:]]):
         return {}, text
@@ -154,12 +151,12 @@ def _pdf(file_name: str, content: bytes) -> Document:
     except Unreadable:
         raise
     except PyPdfError as error:
-        raise Unreadable(f"it is no PDF that can be read: {error}") from error
+        raise Unreadable(f"it is not a readable PDF: {error}") from error
     except Exception as error:  # a broken PDF makes pypdf raise almost anything
         raise Unreadable(f"it is a broken PDF ({type(error).__name__}: {error})") from error
     pages = [Page(number=number, text=text) for number, text in enumerate(texts, start=1) if text]
     if not pages:
-        raise Unreadable(f"none of its {len(texts)} pages holds text; a scan needs text recognition first")
+        raise Unreadable(f"none of its {len(texts)} pages contains text; a scan needs text recognition first")
     return Document(
         file_name=file_name,
         content=content,
@@ -175,13 +172,10 @@ def _worth_keeping(facts: Mapping[str, str]) -> dict[str, str]:
 
 
 def _tidy(text: str) -> str:
-    """Return *text* without the control characters and lone surrogates that PDFs bring."""
+    """*text* without the control characters and lone surrogates that PDFs may contain."""
     kept = (char for char in text if char in "\n\t" or unicodedata.category(char) not in {"Cc", "Cs"})
     return "".join(kept).strip()
 
 
 def _too_large(size: int) -> str:
-    return (
-        f"it has {size / 1e6:.1f} MB, more than the {settings.REFSERVER_MAX_DOCUMENT_MB} MB "
-        "that REFSERVER_MAX_DOCUMENT_MB allows"
-    )
+    return f"it has {size / 1e6:.1f} MB; the limit is {settings.REFSERVER_MAX_DOCUMENT_MB} MB (REFSERVER_MAX_DOCUMENT_MB)"

@@ -1,7 +1,7 @@
-"""From text to vectors.
+"""Turns texts into vectors.
 
-An embedder turns texts into unit vectors; the cosine of two is how similar the texts are. Its `model` is
-stored with every vector, because vectors of two models cannot be compared.
+An embedder returns unit vectors; the cosine of two of them is the similarity of the texts. Its `model` is stored with every
+vector, because vectors of different models cannot be compared.
 """
 
 from __future__ import annotations
@@ -37,30 +37,29 @@ class EmbeddingUnavailable(Exception):
 
 
 class Embedder(Protocol):
-    """What the library asks of an embedding."""
+    """The interface of an embedding."""
 
     model: str
     dimension: int
 
     def embed(self, texts: Sequence[str]) -> Matrix:
-        """Return one row of `dimension` numbers a text; each row has length 1."""
+        """One row of `dimension` numbers for each text; each row has length 1."""
         ...
 
 
 class HashedWords:
     """Words hashed into a fixed number of slots ("feature hashing"); needs no model file.
 
-    Each word adds its sublinear count to eight slots that its hash picks, each with a sign that its hash
-    picks too. Two different words then rarely agree in more than a slot or two, and such collisions cancel
-    out on average. It finds shared words, not synonyms. The model's name changes whenever the same text would
-    give another vector.
+    Each word adds its sublinear count to eight slots, with signs, both chosen by its hash. Two different words rarely share
+    more than a slot or two, and such collisions cancel out on average. It finds shared words, not synonyms. The model's name
+    changes whenever the same text would give another vector.
     """
 
     model = "hashed-words-1"
     dimension = 384
 
     def embed(self, texts: Sequence[str]) -> Matrix:
-        """Return one unit vector a text."""
+        """One unit vector for each text."""
         matrix = np.zeros((len(texts), self.dimension), dtype=np.float32)
         for row, text in enumerate(texts):
             for word, count in Counter(_words(text)).items():
@@ -71,7 +70,7 @@ class HashedWords:
 
 
 class ChromaMiniLM:
-    """Chroma's own all-MiniLM-L6-v2 on ONNX, if its files are on this machine. Nothing is ever downloaded."""
+    """Chroma's all-MiniLM-L6-v2 on ONNX, if its files are on this machine. Nothing is downloaded."""
 
     model = "all-MiniLM-L6-v2"
     dimension = 384
@@ -87,7 +86,7 @@ class ChromaMiniLM:
                 "install them, or set REFSERVER_EMBEDDING=hashing."
             ) from error
         folder = function.DOWNLOAD_PATH / function.EXTRACTED_FOLDER_NAME
-        # The list that Chroma itself looks for; where one is missing, it would download the archive.
+        # The files that Chroma checks for; if one is missing, it downloads the archive.
         needed = (
             "config.json",
             "model.onnx",
@@ -105,7 +104,7 @@ class ChromaMiniLM:
         self._function = function
 
     def embed(self, texts: Sequence[str]) -> Matrix:
-        """Return one unit vector a text."""
+        """One unit vector for each text."""
         if not texts:
             return np.zeros((0, self.dimension), dtype=np.float32)
         return np.asarray(self._function(list(texts)), dtype=np.float32)
@@ -115,7 +114,7 @@ _EMBEDDERS: dict[str, type[HashedWords | ChromaMiniLM]] = {"hashing": HashedWord
 
 
 def configured() -> Embedder:
-    """Return the embedder that the setting REFSERVER_EMBEDDING names. Raises `EmbeddingUnavailable`."""
+    """The embedder of the setting REFSERVER_EMBEDDING. Raises `EmbeddingUnavailable`."""
     return _made(settings.REFSERVER_EMBEDDING)
 
 
@@ -125,24 +124,24 @@ def _made(name: str) -> Embedder:
 
 
 def to_blob(vector: npt.NDArray[np.float32]) -> bytes:
-    """Return *vector* as it is kept in SQLite: float32, little-endian."""
+    """*vector* as it is stored in SQLite: float32, little-endian."""
     return vector.astype("<f4").tobytes()
 
 
 def from_blob(blob: bytes | memoryview) -> Matrix:
-    """Return the vector kept in *blob*."""
+    """The vector stored in *blob*."""
     return np.frombuffer(blob, dtype="<f4").astype(np.float32)
 
 
 def _words(text: str) -> list[str]:
-    """Return the words that *text* counts by; never none, for a vector of zeros has no direction."""
+    """The significant words of *text*; at least one, because a zero vector has no direction."""
     words = _WORD.findall(text.lower())
-    telling = [_stem(word) for word in words if word not in _STOP_WORDS]
-    return telling or words or [text.strip()]
+    significant = [_stem(word) for word in words if word not in _STOP_WORDS]
+    return significant or words or [text.strip()]
 
 
 def _places(word: str) -> Iterator[tuple[int, int]]:
-    """Yield the slots (to be taken modulo the dimension) of *word*, with their signs."""
+    """The slots (modulo the dimension) of *word*, with their signs."""
     digest = blake2b(word.encode(), digest_size=4 * _SLOTS).digest()
     for start in range(0, len(digest), 4):
         number = int.from_bytes(digest[start : start + 4], "little")
@@ -150,7 +149,7 @@ def _places(word: str) -> Iterator[tuple[int, int]]:
 
 
 def _stem(word: str) -> str:
-    """Return *word* without a plural's ending, so that "networks" finds "network"."""
+    """*word* without a plural ending, so that "networks" finds "network"."""
     if len(word) > 4 and word.endswith("ies"):
         return word[:-3] + "y"
     if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):

@@ -1,4 +1,4 @@
-"""From files and folders to papers, one after the other; what fails is reported, and the rest goes on."""
+"""Adds files and folders to the library, one file at a time; a failure is reported and the others continue."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from refserver.library.documents import Unreadable
 
 
 class Outcome(StrEnum):
-    """What became of one file."""
+    """The outcome for one file."""
 
     ADDED = "added"
     DUPLICATE = "duplicate"
@@ -24,7 +24,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """The outcome for one file; *paper* is the key of the paper added, or of the one that is the same."""
+    """The result for one file; *paper* is the key of the added or the identical paper."""
 
     path: str
     outcome: Outcome
@@ -37,8 +37,7 @@ class Result:
 def files_in(paths: Iterable[Path]) -> Iterator[tuple[Path, bool]]:
     """Yield each file below *paths*, and whether it was named itself.
 
-    Folders are walked in the order of names; hidden files and folders in them are left out, and links are not
-    followed.
+    Folders are read in the order of names, without hidden files and folders and without following links.
     """
     for path in paths:
         if not path.is_dir():
@@ -53,12 +52,9 @@ def files_in(paths: Iterable[Path]) -> Iterator[tuple[Path, bool]]:
 
 
 def ingest(path: Path, *, named: bool) -> Result:
-    """Add the document *path*.
-
-    In a folder, files of other types are skipped; a file that was *named* must be readable.
-    """
+    """Add the document *path*. Unsupported files in folders are skipped; a *named* file must be readable."""
     if not named and path.suffix.lower() not in documents.SUFFIXES:
-        return Result(path=str(path), outcome=Outcome.SKIPPED, reason="not a type that is read")
+        return Result(path=str(path), outcome=Outcome.SKIPPED, reason="unsupported file type")
     try:
         return ingest_document(str(path), documents.load(path))
     except Unreadable as error:
@@ -68,7 +64,7 @@ def ingest(path: Path, *, named: bool) -> Result:
 def ingest_document(path: str, document: Document) -> Result:
     """Add *document*, which came from *path*."""
     try:
-        catalogue.refuse_duplicate(document.content_hash)  # before the work of embedding it; `add` asks again
+        catalogue.refuse_duplicate(document.content_hash)  # before embedding it; `add` checks again
         paper = catalogue.add(document)
     except Duplicate as error:
         return Result(

@@ -1,8 +1,7 @@
-"""What the library knows, in SQLite. Chroma holds a second copy of the vectors, for searching (`vectors`).
+"""The library's data in SQLite. Chroma holds a second copy of the vectors, for searching (`vectors`).
 
-A row's vector is found in Chroma under an id derived from its primary key: `paper-7` in the collection
-`papers` for the paper 7, `page-31` in the collection `pages` for the page embedding 31. To change what is
-mirrored there, go through `catalogue`: it keeps the two stores equal.
+The id of a row's vector in Chroma contains the primary key: `paper-7` in the collection `papers` for paper 7, `page-31` in the
+collection `pages` for page embedding 31. Change mirrored rows through `catalogue`, which keeps the two stores equal.
 """
 
 from __future__ import annotations
@@ -43,22 +42,22 @@ class Paper(models.Model):
         return self.title
 
     def get_absolute_url(self) -> str:
-        """Return the address of the paper's page."""
+        """The address of the paper's page."""
         return reverse("library:paper", args=[self.pk])
 
     @property
     def author_list(self) -> list[str]:
-        """The authors, one a member."""
+        """The authors as a list."""
         return [author.strip() for author in self.authors.split(";") if author.strip()]
 
     @property
     def original(self) -> Path:
-        """Where the document's bytes are kept: under their hash, with the suffix that they came with."""
+        """The file with the document's bytes, named by their hash, with the original suffix."""
         return Path(settings.REFSERVER_FILES) / f"{self.content_hash}{Path(self.file_name).suffix.lower()}"
 
 
 class Metadata(models.Model):
-    """Any further fact about a paper, such as the producer of its PDF."""
+    """A further fact about a paper, such as the producer of its PDF."""
 
     paper = models.ForeignKey(Paper, on_delete=models.CASCADE, related_name="metadata")
     key = models.CharField(max_length=100)
@@ -74,7 +73,7 @@ class Metadata(models.Model):
 
 
 class Vector(models.Model):
-    """A vector as it was computed: `dimension` float32 numbers, little-endian, made by `model`."""
+    """A vector of `dimension` float32 numbers, little-endian, computed with `model`."""
 
     vector = models.BinaryField()
     model = models.CharField(max_length=100)

@@ -1,4 +1,4 @@
-"""Searching by similarity: the query's vector against those of papers and pages."""
+"""Search by similarity: compares the query's vector with those of papers and pages."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from refserver.library.vectors import PAGES, PAPERS, store
 LONGEST_QUERY = 500
 MOST_RESULTS = 50
 _LEAST_SIMILARITY = 0.15
-"""Below this, two texts share hardly more than what chance makes their vectors share."""
+"""Below this, the similarity of two texts may be chance."""
 _SNIPPET = 280
 _HEADING = re.compile(r"^#{1,6} +", re.MULTILINE)
 
 
 class OtherModel(Exception):
-    """The library's vectors were made by another model than the one configured."""
+    """The library's vectors come from another model than the configured one."""
 
     def __init__(self, stored: str, configured: str) -> None:
         super().__init__(
-            f"the library was embedded with {stored}, and the settings name {configured}; "
+            f"the library was embedded with {stored}, but the settings name {configured}; "
             "run `manage.py reembed`, or set REFSERVER_EMBEDDING back"
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
-    """A paper that was found; *page* and *snippet* are those of its most similar page."""
+    """A paper found; *page* and *snippet* are those of its most similar page."""
 
     id: str
     paper: Paper
@@ -45,11 +45,10 @@ class Hit:
 
 
 def search(query: str, limit: int) -> list[Hit]:
-    """Return at most *limit* papers, the most similar to *query* first.
+    """At most *limit* papers, the most similar to *query* first.
 
-    A paper counts with its own vector or that of its most similar page, whichever is nearer. Vectors whose
-    row is gone are passed over. Raises `OtherModel`, `EmbeddingUnavailable`, and `GateTimeout` while a
-    restore exchanges the vectors.
+    A paper's score is that of its own vector or of its most similar page, whichever is higher. Vectors without rows are
+    ignored. Raises `OtherModel`, `EmbeddingUnavailable`, and `GateTimeout` while a restore exchanges the vectors.
     """
     embedder = embedding.configured()
     _require_same_model(embedder)
@@ -65,7 +64,7 @@ def search(query: str, limit: int) -> list[Hit]:
 
 
 def snippet(text: str, query: str) -> str:
-    """Return a part of *text*, cut at words, that holds the first word of *query* that is in it."""
+    """A part of *text*, cut at words, around the first word of *query* in it."""
     flat = " ".join(text.split())
     if len(flat) <= _SNIPPET:
         return flat
@@ -85,7 +84,7 @@ def _require_same_model(embedder: Embedder) -> None:
 
 
 def _best_pages(similarities: dict[int, float]) -> dict[int, tuple[float, PageEmbedding]]:
-    """Return, by paper, its most similar page with the similarity."""
+    """Each paper's most similar page, with the similarity."""
     best: dict[int, tuple[float, PageEmbedding]] = {}
     for page in PageEmbedding.objects.filter(pk__in=similarities).defer("vector").order_by("pk"):
         similarity = similarities[page.pk]
@@ -107,7 +106,7 @@ def _hit(paper: Paper, score: float, best: tuple[float, PageEmbedding] | None, q
 
 
 def _body(text: str, title: str) -> str:
-    """Return *text* without the marks of Markdown headings, and without the title that it begins with."""
+    """*text* without the marks of Markdown headings, and without the title at its beginning."""
     plain = _HEADING.sub("", text).lstrip()
     return plain.removeprefix(title) or plain
 

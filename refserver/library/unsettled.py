@@ -1,10 +1,9 @@
-"""Notes of changes that are under way, so that one cut short by a crash is recognised.
+"""Notes of changes in progress, so that a change interrupted by a crash is recognised.
 
-Chroma is written last inside a transaction, so between that write and the commit there is a moment in which a
-crash leaves vectors whose rows were rolled back. Before the write, its papers are noted in a file of their
-own beside the Chroma directory, and the note is removed after the commit. A note that is still there when the
-next change holds SQLite's write lock belongs to a change that is over: `catalogue` then makes those papers'
-vectors what the rows say, and removes it.
+Chroma is written last inside a transaction, so a crash between that write and the commit leaves vectors whose rows were rolled
+back. Before the write, a note in a file next to the Chroma directory names the papers; it is removed after the commit. If the
+note still exists when the next change holds SQLite's write lock, its change was interrupted: `catalogue` then makes those
+papers' vectors equal to the rows, and removes the note.
 """
 
 from __future__ import annotations
@@ -29,18 +28,18 @@ Ids = dict[CollectionName, set[str]]
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """The ids that one change touches, and the file that says so."""
+    """The ids that a change touches, and the file of the note."""
 
     file: Path
     ids: Ids
 
     def remove(self) -> None:
-        """Forget the change: rows and vectors agree. Missing is fine, somebody else settled it."""
+        """Remove the file. It may be missing: another process may have settled the change."""
         self.file.unlink(missing_ok=True)
 
 
 def write(ids: Ids) -> Note:
-    """Note a change of *ids*; when this returns, the note is on the disk."""
+    """Write a note of a change of *ids*, synced to the disk."""
     file = _folder() / f"{uuid4().hex}.json"
     content = json.dumps({name: sorted(members) for name, members in ids.items()})
     durable.make_folder(file.parent, 0o777)
@@ -49,12 +48,12 @@ def write(ids: Ids) -> Note:
 
 
 def pending() -> list[Note]:
-    """Return the notes of changes that did not come to their end. The caller holds SQLite's write lock."""
+    """The notes of interrupted changes. The caller holds SQLite's write lock."""
     return [note for file in sorted(_folder().glob("*.json")) if (note := _read(file)) is not None]
 
 
 def together(parts: Iterable[Ids]) -> Ids:
-    """Return the union of *parts*."""
+    """The union of *parts*."""
     union: Ids = {name: set() for name in COLLECTIONS}
     for part in parts:
         for name, members in part.items():
@@ -70,9 +69,9 @@ def _folder() -> Path:
 def _read(file: Path) -> Note | None:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:  # its change has just committed
+    except FileNotFoundError:  # the change has just committed
         return None
-    except ValueError:  # damaged by hand: no reason to refuse all changes; the consistency check sees what it was about
-        log.warning("%s is no note of a change, and is left alone; remove it", file)
+    except ValueError:  # edited or damaged: do not refuse all changes; the consistency check finds differences
+        log.warning("%s is not a valid note of a change and is ignored; remove it", file)
         return None
     return Note(file, {name: set(content.get(name, ())) for name in COLLECTIONS})

@@ -1,13 +1,12 @@
-"""The one place that opens Chroma.
+"""The only module that opens Chroma.
 
-Chroma's persistent client is not made for several processes on one directory, nor for a directory that is
-exchanged under it: its index lives in memory, and it goes on with what it once read. So every call here
-passes a gate (`backups.engine.gate`): reads hold it together, a write holds it alone and raises its
-generation, and whoever finds another generation than the one it opened with closes its client and opens a
-new one (some 7 ms). A restore uses the same gate to exchange the directory.
+Chroma's persistent client supports neither several processes on one directory nor a directory that is exchanged: its index is
+in memory and is not read again. So every call passes a gate (`backups.engine.gate`): reads share it, a write holds it alone and
+raises its generation. A process that finds another generation than that of its client opens a new client (some 7 ms). A restore
+uses the same gate to exchange the directory.
 
-Order: **the SQLite transaction first, then the gate.** Whoever holds the gate must not wait for SQLite's
-write lock, or the two wait for each other. `catalogue` keeps this order; nothing else writes.
+Order: **the SQLite transaction first, then the gate.** A holder of the gate must not wait for SQLite's write lock, to avoid a
+deadlock. `catalogue` keeps this order; nothing else writes.
 
 The two collections use the squared Euclidean distance ("l2"). All vectors have length 1, so it ranks as the
 cosine does, and 1 minus half of it is the cosine. With "cosine", Chroma would store vectors that it
@@ -38,14 +37,14 @@ PAPERS: CollectionName = "papers"
 PAGES: CollectionName = "pages"
 COLLECTIONS: tuple[CollectionName, ...] = (PAPERS, PAGES)
 
-PATIENCE = 15.0
-"""Seconds to wait at the gate. A writer holds SQLite's write lock meanwhile, for which others wait 20 s."""
+GATE_TIMEOUT = 15.0
+"""Seconds to wait for the gate. A writer holds SQLite's write lock meanwhile, for which others wait 20 s."""
 
 _BATCH = 2_000
-"""Records a call: SQLite allows Chroma some 32,000 variables, and each metadata entry takes several."""
+"""Records in one call: SQLite allows Chroma some 32,000 variables, and each metadata entry takes several."""
 
 _abandoned: list[Any] = []
-"""Clients that a fork left in a child: their threads are gone, so they can be neither used nor closed."""
+"""Clients inherited by a fork: their threads are gone, so they can be neither used nor closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A record that a search found; *similarity* is the cosine, 1 for the same direction."""
+    """A record found by a search; *similarity* is the cosine, 1 for the same direction."""
 
     id: str
     similarity: float
@@ -68,7 +67,7 @@ class Match:
 
 @dataclass(slots=True)
 class Edit:
-    """What a write does, collection by collection: first delete, then write (add or replace)."""
+    """A write, by collection: delete first, then write (add or replace)."""
 
     delete: dict[CollectionName, list[str]] = field(default_factory=dict)
     write: dict[CollectionName, list[Record]] = field(default_factory=dict)
@@ -85,25 +84,25 @@ class VectorStore:
         self._opened: tuple[int, int] | None = None  # (generation, process)
 
     def apply(self, edit: Edit) -> None:
-        """Carry out *edit* alone, and make all other clients reopen, even when it fails half-way.
+        """Carry out *edit* alone, and make all other clients reopen, even if it fails halfway.
 
-        Raises `GateTimeout` when a backup or a restore holds the gate for too long, and Chroma's own errors.
+        Raises `GateTimeout` if a backup or restore holds the gate for too long, and Chroma's own errors.
         """
-        with self._gate.exclusive(PATIENCE) as held:
+        with self._gate.exclusive(GATE_TIMEOUT) as held:
             client = self._client_of(held.generation)
             try:
                 for name in COLLECTIONS:
-                    collection = _made_collection(client, name)
+                    collection = _create_collection(client, name)
                     for ids in _batches(edit.delete.get(name, ())):
                         collection.delete(ids=list(ids))
                     for records in _batches(edit.write.get(name, ())):
                         _upsert(collection, records)
             finally:
                 generation = held.advance()
-                self._opened = (generation, os.getpid())  # this client made the change, and knows it
+                self._opened = (generation, os.getpid())  # this client made the change
 
     def nearest(self, name: CollectionName, vector: Matrix, limit: int) -> list[Match]:
-        """Return at most *limit* records, the most similar to *vector* first."""
+        """At most *limit* records, the most similar to *vector* first."""
         with self._reading(name) as collection:
             if collection is None:
                 return []
@@ -112,7 +111,7 @@ class VectorStore:
         return [Match(id=id_, similarity=1.0 - float(distance) / 2) for id_, distance in pairs]
 
     def records(self, name: CollectionName, ids: Sequence[str]) -> dict[str, Record]:
-        """Return those of *ids* that the collection holds."""
+        """The records of *ids* that the collection holds, by id."""
         found: dict[str, Record] = {}
         with self._reading(name) as collection:
             if collection is None:
@@ -125,39 +124,39 @@ class VectorStore:
         return found
 
     def count(self, name: CollectionName) -> int:
-        """Return how many records the collection holds."""
+        """The number of records in the collection."""
         with self._reading(name) as collection:
             return 0 if collection is None else int(collection.count())
 
     def close(self) -> None:
-        """Let go of the client; the next call opens a new one."""
+        """Close the client; the next call opens a new one."""
         with self._gate.exclusive():
             self._close()
 
     @contextmanager
     def _reading(self, name: CollectionName) -> Iterator[Any]:
-        """Hold the gate with other readers and yield the collection, or None while there is no store yet.
+        """Share the gate and yield the collection, or None while there is no store.
 
-        A directory without a store is left alone: two readers that both made one would collide.
+        A reader does not create the store: two readers doing so would collide.
         """
-        with self._gate.shared(PATIENCE) as generation:
+        with self._gate.shared(GATE_TIMEOUT) as generation:
             if not (self.directory / "chroma.sqlite3").exists():
                 yield None
                 return
-            yield _found_collection(self._client_of(generation), name)
+            yield _existing_collection(self._client_of(generation), name)
 
     def _client_of(self, generation: int) -> Any:
-        """Return a client that has seen *generation*. The gate is held.
+        """A client opened at *generation*. The caller holds the gate.
 
-        Nobody uses the client that is closed here: all threads in the gate found the same generation, and any
-        of them comes through this lock before it gets a client.
+        No thread uses the client that is closed here: all threads in the gate have the same generation, and get their client
+        under this lock.
         """
         with self._lock:
-            wanted = (generation, os.getpid())
-            if self._client is None or self._opened != wanted:
+            current = (generation, os.getpid())
+            if self._client is None or self._opened != current:
                 self._close()
                 self._client = _open(self.directory)
-                self._opened = wanted
+                self._opened = current
             return self._client
 
     def _close(self) -> None:
@@ -177,30 +176,27 @@ _stores_lock = threading.Lock()
 
 
 def store() -> VectorStore:
-    """Return this process's store of the directory that the setting CHROMA_PATH names."""
+    """This process's store in the directory of the setting CHROMA_PATH."""
     directory = Path(settings.CHROMA_PATH)
     with _stores_lock:
         return _stores.setdefault(directory, VectorStore(directory))
 
 
 def _open(directory: Path) -> Any:
-    """Open a client.
-
-    Chroma caches the system behind it by path: only `close` makes the next one read the disk again.
-    """
-    import chromadb  # half a second: not for management commands that do without
+    """Open a client. Chroma caches by path: only after `close` does a new client read the disk again."""
+    import chromadb  # takes half a second; many management commands do not need it
     from chromadb.config import Settings
 
     directory.mkdir(parents=True, exist_ok=True)
     return chromadb.PersistentClient(str(directory), settings=Settings(anonymized_telemetry=False))
 
 
-def _made_collection(client: Any, name: CollectionName) -> Any:
-    # No embedding function: vectors come from `embedding`, and Chroma's default one would download a model.
+def _create_collection(client: Any, name: CollectionName) -> Any:
+    # No embedding function: vectors come from `embedding`, and Chroma's default would download a model.
     return client.get_or_create_collection(name, embedding_function=None, configuration={"hnsw": {"space": "l2"}})
 
 
-def _found_collection(client: Any, name: CollectionName) -> Any:
+def _existing_collection(client: Any, name: CollectionName) -> Any:
     from chromadb.errors import NotFoundError
 
     try:

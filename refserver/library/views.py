@@ -1,4 +1,4 @@
-"""The library's pages and its JSON route."""
+"""The library's pages and its JSON API."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ View = Callable[..., HttpResponseBase]
 
 
 class Refused(Exception):
-    """A request that is not answered: what is wrong, with the status that says so."""
+    """A refused request: the reason and the HTTP status."""
 
     def __init__(self, status: HTTPStatus, detail: str) -> None:
         super().__init__(detail)
@@ -34,7 +34,7 @@ class Refused(Exception):
 
 
 def for_readers(view: View) -> View:
-    """Let anybody in who may read: all, or those signed in when REFSERVER_OPEN_LIBRARY is off."""
+    """Allow readers: everyone, or signed-in users if REFSERVER_OPEN_LIBRARY is off."""
 
     @wraps(view)
     def checked(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponseBase:
@@ -42,10 +42,10 @@ def for_readers(view: View) -> View:
             return view(request, *args, **kwargs)
         if request.user.is_authenticated:
             response = view(request, *args, **kwargs)
-            response.headers.setdefault("Cache-Control", "private, no-store")  # nobody finds it once they have signed out
+            response.headers.setdefault("Cache-Control", "private, no-store")  # not shown from a cache after signing out
             return response
         if request.path.startswith("/api/"):
-            return problem(Refused(HTTPStatus.UNAUTHORIZED, "Sign in first: this library is not open to all."))
+            return problem(Refused(HTTPStatus.UNAUTHORIZED, "Sign in first: this library is not public."))
         return redirect_to_login(request.get_full_path())
 
     return checked
@@ -54,7 +54,7 @@ def for_readers(view: View) -> View:
 @require_safe
 @for_readers
 def home(request: HttpRequest) -> HttpResponse:
-    """Show the search box, and below it the results, or the list of papers."""
+    """The search box, and below it the results or the list of papers."""
     query = request.GET.get("q", "").strip()
     context: dict[str, object] = {"query": query, "longest_query": LONGEST_QUERY}
     status = HTTPStatus.OK
@@ -73,7 +73,7 @@ def home(request: HttpRequest) -> HttpResponse:
 @require_safe
 @for_readers
 def paper(request: HttpRequest, pk: int) -> HttpResponse:
-    """Show one paper with its facts and the text of its pages."""
+    """One paper with its facts and the text of its pages."""
     found = get_object_or_404(Paper, pk=pk)
     context = {
         "paper": found,
@@ -87,19 +87,19 @@ def paper(request: HttpRequest, pk: int) -> HttpResponse:
 @require_safe
 @for_readers
 def original(request: HttpRequest, pk: int) -> FileResponse:
-    """Send the document as it was ingested, always as a download: what is in it must not run on this site."""
+    """The ingested document, always as a download: its content must not run on this site."""
     found = get_object_or_404(Paper, pk=pk)
     try:
         stream = found.original.open("rb")
     except FileNotFoundError:
-        raise Http404("The original of this paper is not in the library's folder.") from None
+        raise Http404("The original of this paper is missing.") from None
     return FileResponse(stream, as_attachment=True, filename=found.file_name)
 
 
 @require_safe
 @for_readers
 def api_search(request: HttpRequest) -> JsonResponse:
-    """Answer `?q=...&limit=...` by similarity, as JSON; what is wrong with a request as problem+json."""
+    """Answer `?q=...&limit=...` by similarity as JSON; errors as problem+json."""
     started = monotonic()
     try:
         query, limit = _query_of(request), _limit_of(request)
@@ -112,7 +112,7 @@ def api_search(request: HttpRequest) -> JsonResponse:
 
 
 def problem(error: Refused) -> JsonResponse:
-    """Render *error* as RFC 9457 tells."""
+    """*error* as a problem of RFC 9457."""
     body = {
         "type": "about:blank",
         "title": error.status.phrase,
@@ -129,27 +129,27 @@ def _searched(query: str, limit: int) -> list[Hit]:
     if len(query) > LONGEST_QUERY:
         raise Refused(HTTPStatus.BAD_REQUEST, f"The query is longer than {LONGEST_QUERY} characters; shorten it.")
     if "\0" in query:
-        raise Refused(HTTPStatus.BAD_REQUEST, "The query holds a NUL character; remove it.")
+        raise Refused(HTTPStatus.BAD_REQUEST, "The query contains a NUL character; remove it.")
     try:
         return search(query, limit)
     except GateTimeout as error:
         detail = "The search index is being backed up or restored. Nothing is lost; try again in a moment."
         raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, detail) from error
     except (OtherModel, EmbeddingUnavailable) as error:
-        raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, f"Search does not work now: {error}.") from error
+        raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, f"Search is not available: {error}.") from error
 
 
 def _query_of(request: HttpRequest) -> str:
     query = request.GET.get("q", "").strip()
     if not query:
-        raise Refused(HTTPStatus.BAD_REQUEST, "Say what to search for: /api/search?q=words&limit=10.")
+        raise Refused(HTTPStatus.BAD_REQUEST, "Add a query: /api/search?q=words&limit=10.")
     return query
 
 
 def _limit_of(request: HttpRequest) -> int:
     text = request.GET.get("limit", "10")
     if not (text.isascii() and text.isdecimal() and len(text) < 6 and 1 <= int(text) <= MOST_RESULTS):
-        raise Refused(HTTPStatus.BAD_REQUEST, f"limit is a whole number from 1 to {MOST_RESULTS}.")
+        raise Refused(HTTPStatus.BAD_REQUEST, f"limit must be a whole number from 1 to {MOST_RESULTS}.")
     return int(text)
 
 

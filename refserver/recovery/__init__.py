@@ -1,11 +1,18 @@
 """Disaster recovery: what ``scripts/disaster_recovery.sh`` runs. It needs the engine, and neither Django nor a database.
 
-========= ==========================================================================
-module    subject
-========= ==========================================================================
-places    where the stores, the repository and the pid file are, as Django sees it
-services  what runs on the stores: stopped before a restore, started again after it
-report    what was done, on the screen and in a file to keep
-steps     the restore itself: looked at, agreed to, kept, exchanged, checked
-========= ==========================================================================
+============ =======================================================================
+module       subject
+============ =======================================================================
+__main__     the command line
+locations    where the stores, the repository and the pid file are, as Django sees it
+services     the processes that use the stores, how to stop and start them
+stopped      stops services for a restore and starts them again afterwards
+report       what was done, on the screen and in a file
+recovery     one recovery: preview, confirmation, lock, restore, summary
+preview      what a restore would replace and do
+engine_run   runs the engine's restore as a child process
+in_place     restores over the live stores, and moves aside what cannot be backed up
+interruption a signal to stop, obeyed where it is safe
+check        ``scripts/check_backups.sh``: is there a fresh, sound backup?
+============ =======================================================================
 """

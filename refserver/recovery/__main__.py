@@ -1,4 +1,4 @@
-"""The command line of ``scripts/disaster_recovery.sh``; exit codes as those of ``refbackup``."""
+"""The command line of ``scripts/disaster_recovery.sh``; exit codes are those of ``refbackup``."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from backups.engine.runtime.context import Context
 from backups.engine.types import Backup
 
 from . import services
-from .places import DEFAULT, Places, read_places
+from .locations import DEFAULT, Locations, read_locations
+from .recovery import Recovery, Request
 from .report import Report
-from .steps import Recovery, Request
 
 NAME = "disaster_recovery.sh"
 _DATE = re.compile(r"\d{4}(-\d{2}){0,2}")
@@ -34,27 +34,31 @@ class _Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
-    made = _Parser(
+    arguments = _Parser(
         prog=f"scripts/{NAME}",
-        description="Brings the data back from a backup: looks, asks, stops what runs, keeps what is there, restores, checks, "
-        "and starts again what it stopped.",
+        description="Restore the data from a backup: preview, confirm, stop RefServer, make a safety backup, restore, check, "
+        "and start RefServer again.",
         epilog="Exit codes are those of refbackup: 0 done, 1 failed or refused, 2 usage, 3 no repository, 4 no such backup, "
         "5 damage, 6 a store is busy, 7 locked, 8 no space, 9 stopped.",
         allow_abbrev=False,
     )
-    what = made.add_mutually_exclusive_group(required=True)
-    what.add_argument("--look", action="store_true", help="say how stores, repository and services are; changes nothing")
-    what.add_argument("--list", action="store_true", help="show the backups; changes nothing")
-    what.add_argument("--latest", action="store_true", help="restore the newest backup that is not damaged")
-    what.add_argument("--backup-id", metavar="ID", help="restore this one: an id, its beginning, or @2026-11-20T10:00Z")
-    made.add_argument("--date", metavar="DAY", help="with --list: those of a day (2026-11-20), a month or a year, in UTC")
-    made.add_argument("--only", metavar="KIND[:NAME]", help="sqlite, chroma or files")
-    made.add_argument("--to", metavar="DIR", type=Path, help="into this new folder; nothing live is touched")
-    made.add_argument("--dry-run", action="store_true", help="change nothing, and print every step")
-    made.add_argument("--yes", action="store_true", help="do not ask; needed without a terminal")
-    made.add_argument("--repo", metavar="REPO", default="", help="the repository (BACKUP_REPOSITORY, else var/backups)")
-    made.add_argument("--set", metavar="NAME", help="default, or control for the control database")
-    return made
+    action = arguments.add_mutually_exclusive_group(required=True)
+    action.add_argument("--look", action="store_true", help="check stores, repository and services; changes nothing")
+    action.add_argument("--list", action="store_true", help="show the backups; changes nothing")
+    action.add_argument("--latest", action="store_true", help="restore the newest backup that is not damaged")
+    action.add_argument("--backup-id", metavar="ID", help="restore this backup: an id, its beginning, or @2026-11-20T10:00Z")
+    arguments.add_argument(
+        "--date", metavar="DAY", help="with --list: only backups of a day (2026-11-20), a month or a year, in UTC"
+    )
+    arguments.add_argument("--only", metavar="KIND[:NAME]", help="sqlite, chroma or files")
+    arguments.add_argument("--to", metavar="DIR", type=Path, help="restore into this new folder; nothing live is changed")
+    arguments.add_argument("--dry-run", action="store_true", help="change nothing; print every step")
+    arguments.add_argument("--yes", action="store_true", help="do not ask for confirmation; needed without a terminal")
+    arguments.add_argument(
+        "--repo", metavar="REPO", default="", help="the repository (default: BACKUP_REPOSITORY, or var/backups)"
+    )
+    arguments.add_argument("--set", metavar="NAME", help="default, or control for the control database")
+    return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,17 +69,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         set_name = check_set_name(given.set) if given.set else None
         if given.date and not given.list:
             raise UsageError(
-                "--date goes with --list.", hint="To restore the newest backup before a moment: --backup-id @2026-11-20T10:00Z."
+                "--date needs --list.", hint="To restore the newest backup before a moment, use --backup-id @2026-11-20T10:00Z."
             )
         if (given.list or given.look) and (given.to or given.only or given.yes or given.dry_run):
-            raise UsageError("--list and --look change nothing, and take --repo and --set alone, --list also --date.")
+            raise UsageError("--list and --look take only --repo and --set, and --list also --date.")
         if given.backup_id == "":
-            raise UsageError("--backup-id needs an id.", hint="--list shows them.")
-        places = read_places(repository=given.repo)
+            raise UsageError("--backup-id needs an id.", hint="--list shows the ids.")
+        locations = read_locations(repository=given.repo)
         if given.look:
-            return look(places)
+            return look(locations)
         if given.list:
-            sys.stdout.write(listing(places.repository, set_name or DEFAULT, given.date or "") + "\n")
+            sys.stdout.write(listing(locations.repository, set_name or DEFAULT, given.date or "") + "\n")
             return 0
         request = Request(
             backup="latest" if given.latest else given.backup_id,
@@ -85,10 +89,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             dry_run=given.dry_run,
             yes=given.yes,
         )
-        return Recovery(request, places, report).run()
+        return Recovery(request, locations, report).run()
     except KeyboardInterrupt:
-        # Before the restore begins, or after it has ended: meanwhile Ctrl-C is a wish that `steps` follows where it is safe
-        return _fail(Cancelled("Stopped. What was done is said above.", hint="Run it again when you are ready."), report)
+        # Before or after the restore; during it, Ctrl-C is obeyed where it is safe (`interruption`)
+        return _fail(Cancelled("Stopped. See above for what was done.", hint="Run it again when you are ready."), report)
     except OSError as problem:
         return _fail(from_os_error(problem, "The recovery"), report)
     except EngineError as problem:
@@ -97,30 +101,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         report.close()
 
 
-def look(places: Places) -> int:
-    """Say how everything is. Returns 0, or 1 when something is a problem."""
-    found = diagnose(places.repository, places.stores(DEFAULT), Context())
-    sys.stdout.write(f"{found.as_text()}\n")
-    running = services.running(places)
-    sys.stdout.write(f"RUNS     {', '.join(service.title for service in running) or 'no service that is known here'}\n")
-    return 0 if found.ok else 1
+def look(locations: Locations) -> int:
+    """Print the state of stores, repository and services. Returns 0, or 1 if there is a problem."""
+    diagnosis = diagnose(locations.repository, locations.stores(DEFAULT), Context())
+    sys.stdout.write(f"{diagnosis.as_text()}\n")
+    running = services.running(locations)
+    sys.stdout.write(f"RUNS     {', '.join(service.title for service in running) or 'RefServer is not running'}\n")
+    return 0 if diagnosis.ok else 1
 
 
 def _fail(problem: EngineError, report: Report) -> int:
-    if report.path is not None:  # what is kept says how it ended
-        report.say(f"\nFAILED         {problem.message}\n               -> {problem.hint}\nExit code      {problem.exit_code}")
+    if report.path is not None:  # the kept report must say how it ended
+        report.write(
+            f"\nFAILED         {problem.message}\n               -> {problem.hint}\nExit code      {problem.exit_code}"
+        )
     else:
         sys.stderr.write(f"{NAME}: {problem.message}\n  -> {problem.hint}\n")
     return problem.exit_code
 
 
 def listing(repository: Path, set_name: str, date: str) -> str:
-    """The backups of a set as a table, those of *date* alone where one is given. Raises `UsageError` for what is no date."""
-    found = open_repository(repository).scan(set_name)
+    """The backups of a set as a table, only those of *date* if given. Raises `UsageError` for an invalid date."""
+    scanned = open_repository(repository).scan(set_name)
     if not date:
         return (
-            listed_text(found)
-            + "\n\nRestore one: scripts/disaster_recovery.sh --backup-id ID   (--dry-run looks, --to DIR restores beside)"
+            listed_text(scanned)
+            + "\n\nRestore one: scripts/disaster_recovery.sh --backup-id ID   (--dry-run previews, --to DIR uses a folder)"
         )
     try:
         if not _DATE.fullmatch(date):
@@ -128,13 +134,13 @@ def listing(repository: Path, set_name: str, date: str) -> str:
         datetime.fromisoformat(f"{date}-01-01"[:10]).replace(tzinfo=UTC)
     except ValueError:
         raise UsageError(
-            f"{date!r} is no date.", hint="Write a day as 2026-11-20, a month as 2026-11, a year as 2026."
+            f"{date!r} is not a date.", hint="Write a day as 2026-11-20, a month as 2026-11, a year as 2026."
         ) from None
     begins = date.replace("-", "")
-    chosen = [item for item in found if _when(item).startswith(begins)]
+    chosen = [item for item in scanned if _when(item).startswith(begins)]
     if chosen:
         return listed_text(chosen)
-    earlier = next((item.id for item in found if _when(item)[: len(begins)] < begins), "none")
+    earlier = next((item.id for item in scanned if _when(item)[: len(begins)] < begins), "none")
     return f"No backup of {date} (UTC). The newest before it: {earlier}."
 
 

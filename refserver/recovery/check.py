@@ -1,6 +1,6 @@
-"""The question of a monitoring system: is there a fresh and sound backup? One line, and an exit code as its plug-ins give.
+"""A check for monitoring systems: is there a fresh, sound backup? Prints one line and exits as their plug-ins do.
 
-What runs as ``scripts/check_backups.sh``. It only reads; a repository on read-only media is fine.
+``scripts/check_backups.sh`` runs it. It only reads; the repository may be read-only.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from backups.engine.runtime.context import Context
 from backups.engine.types import Backup, BackupKind, Depth, Proof
 from backups.engine.verify import verify_backup
 
-from .places import DEFAULT, read_places
+from .locations import DEFAULT, read_locations
 
 DEFAULT_MAX_AGE = 26.0
-"""Hours: a daily backup may be late by two."""
+"""Hours: a daily backup may be two hours late."""
 
 _CLOCKS_DIFFER = timedelta(minutes=5)
 
@@ -43,16 +43,16 @@ class Level(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What is said: the level, the words, and figures that a monitoring system draws."""
+    """The answer: level, text, and figures that a monitoring system draws."""
 
     level: Level
     text: str
     figures: str = ""
 
     def line(self) -> str:
-        """The one line, free of the bar that separates figures."""
-        said = f"BACKUPS {self.level.name}: {self.text.replace('|', '/')}"
-        return " ".join(said.split()) + (f" | {self.figures}" if self.figures else "")
+        """The line; a bar in the text is replaced, because it separates the figures."""
+        text = f"BACKUPS {self.level.name}: {self.text.replace('|', '/')}"
+        return " ".join(text.split()) + (f" | {self.figures}" if self.figures else "")
 
 
 def judge(
@@ -60,16 +60,16 @@ def judge(
 ) -> Answer:
     """Judge the backups of a set, newest first. *max_age* in hours, *free* bytes on the repository's disk.
 
-    *deep* is the proof of the newest usable one, where it was asked for.
+    *deep* is the proof of the newest usable backup, if it was just verified.
     """
     readable = [item for item in scanned if isinstance(item, Backup)]
-    mine = [item for item in readable if not item.manifest.safety]
-    usable = [item for item in mine if not item.damaged and item.manifest.kind is not BackupKind.SNAPSHOT]
+    backups = [item for item in readable if not item.manifest.safety]
+    usable = [item for item in backups if not item.damaged and item.manifest.kind is not BackupKind.SNAPSHOT]
     damaged = [item.id for item in scanned if isinstance(item, Unreadable) or (item.damaged and not item.manifest.safety)]
-    figures = [f"backups={len(mine)};;;0", f"damaged={len(damaged)};0;;0", f"free={free}B;;;0"]
+    figures = [f"backups={len(backups)};;;0", f"damaged={len(damaged)};0;;0", f"free={free}B;;;0"]
     if not usable:
-        found = f"none of {len(damaged)} is sound" if damaged else "there is none"
-        return Answer(level=Level.CRITICAL, text=f"no usable backup: {found}", figures=" ".join(figures))
+        reason = f"{len(damaged)} damaged" if damaged else "there are no backups"
+        return Answer(level=Level.CRITICAL, text=f"no usable backup: {reason}", figures=" ".join(figures))
     newest = usable[0]
     age = (now - newest.manifest.time).total_seconds()
     proven = max((item.verified_at for item in usable if item.verified_at), default=None)
@@ -84,20 +84,20 @@ def judge(
     if deep is not None and not deep.ok:
         critical.append(f"{deep.id} is damaged: {deep.problems[0].message}")
     if -age > _CLOCKS_DIFFER.total_seconds():
-        warnings.append(f"{newest.id} is of the future: a clock was wrong")
+        warnings.append(f"{newest.id} is from the future: a clock was wrong")
     if newest.verified_at is None and deep is None:
-        warnings.append(f"{newest.id} was never proven")
+        warnings.append(f"{newest.id} was never verified")
     if damaged:
         warnings.append(f"{len(damaged)} damaged: {', '.join(damaged[:3])}")
     full = next((item.manifest.bytes_stored for item in usable if item.manifest.kind is BackupKind.FULL), 0)
     if free < 2 * full:
-        warnings.append(f"{human_bytes(free)} free, room for less than two full backups")
+        warnings.append(f"{human_bytes(free)} free, less than two full backups need")
     level = Level.CRITICAL if critical else Level.WARNING if warnings else Level.OK
-    how = f"proven by {newest.verification}" if newest.verified_at or deep else "not proven"
+    how = f"verified by {newest.verification}" if newest.verified_at or deep else "not verified"
     if deep is not None and deep.ok:
         how = f"every byte read in {duration(deep.seconds)}"
-    whole = f"{newest.id} is {duration(max(0.0, age))} old, {how}, {len(mine)} backups"
-    return Answer(level=level, text="; ".join([*critical, *warnings, whole]), figures=" ".join(figures))
+    summary = f"{newest.id} is {duration(max(0.0, age))} old, {how}, {len(backups)} backups"
+    return Answer(level=level, text="; ".join([*critical, *warnings, summary]), figures=" ".join(figures))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -108,12 +108,12 @@ class _Parser(argparse.ArgumentParser):
 def _hours(text: str) -> float:
     hours = float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else math.nan
     if not 0 < hours <= 100_000:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of hours")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of hours")
     return hours
 
 
 def answer(argv: Sequence[str] | None = None) -> Answer:
-    """Read the arguments, look, and judge."""
+    """Read the arguments and the repository, and judge."""
     parser = _Parser(prog="scripts/check_backups.sh", allow_abbrev=False)
     parser.add_argument("--max-age", type=_hours, default=DEFAULT_MAX_AGE, metavar="HOURS")
     parser.add_argument("--deep", action="store_true")
@@ -122,7 +122,7 @@ def answer(argv: Sequence[str] | None = None) -> Answer:
     try:
         given = parser.parse_args(argv)
         name = check_set_name(given.set)
-        repository = open_repository(read_places(repository=given.repo).repository)
+        repository = open_repository(read_locations(repository=given.repo).repository)
         scanned = repository.scan(name)
         now = datetime.now(UTC)
         deep = _deep(repository, name) if given.deep else None
@@ -135,11 +135,11 @@ def answer(argv: Sequence[str] | None = None) -> Answer:
     except EngineError as problem:
         return Answer(level=Level.UNKNOWN, text=f"{problem.message} {problem.hint}")
     except OSError as problem:
-        return Answer(level=Level.UNKNOWN, text=from_os_error(problem, "Looking at the repository").message)
+        return Answer(level=Level.UNKNOWN, text=from_os_error(problem, "Reading the repository").message)
 
 
 def _deep(repository: Repository, name: str) -> Proof | None:
-    """Read every byte that the newest usable backup needs; None where there is none."""
+    """Read every byte that the newest usable backup needs; None if there is none."""
     try:
         newest = repository.find("latest", name)
     except EngineError:
@@ -149,9 +149,9 @@ def _deep(repository: Repository, name: str) -> Proof | None:
 
 def main() -> int:
     """Print the line and return the exit code."""
-    found = answer()
-    sys.stdout.write(f"{found.line()}\n")
-    return int(found.level)
+    given = answer()
+    sys.stdout.write(f"{given.line()}\n")
+    return int(given.level)
 
 
 if __name__ == "__main__":

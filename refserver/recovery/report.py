@@ -1,4 +1,4 @@
-"""What a recovery did: told on the screen, and kept in a file."""
+"""What a recovery did: shown on the screen, and kept in a file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from backups.engine.runtime import durable
 class Report:
     """Lines on standard output and, once `keep` was called, in a file as well.
 
-    A screen that went away or a full disk ends the telling there, never the recovery.
+    A lost terminal or a full disk ends the output there, never the recovery.
     """
 
     def __init__(self) -> None:
@@ -23,42 +23,42 @@ class Report:
         self._screen: TextIO | None = sys.stdout
         self._lines: list[str] = []
 
-    def say(self, text: str = "") -> None:
-        """Tell *text*."""
+    def write(self, text: str = "") -> None:
+        """Write *text* and a line end."""
         self._lines.append(text)
         if self._screen is not None:
             try:
                 print(text, file=self._screen, flush=True)
             except OSError:
                 self._screen = None
-        self._write(text)
+        self._write_to_file(text)
 
     def step(self, text: str) -> None:
-        """Tell the beginning of a step, with the time."""
-        self.say(f"\n==> {datetime.now(UTC):%H:%M:%SZ} {text}")
+        """Write the title of a step, with the time."""
+        self.write(f"\n==> {datetime.now(UTC):%H:%M:%SZ} {text}")
 
     def keep(self, folder: Path) -> None:
-        """Write what was told so far, and what follows, into a new file in *folder* that its owner alone may read."""
+        """Write everything so far, and what follows, into a new file in *folder* that only its owner may read."""
         path = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.getpid()}.txt"
         try:
             durable.make_folder(folder)
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             self._file = os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape")
         except OSError as problem:
-            self.say(f"No report is kept, for it cannot be written: {problem}.")
+            self.write(f"The report cannot be kept in a file: {problem}.")
             return
         self.path = path
         for line in self._lines:
-            self._write(line)
+            self._write_to_file(line)
 
     def close(self) -> None:
-        """End the file, and name it."""
+        """Close the file, and name it."""
         if self._file is not None:
-            self.say(f"\nReport         {self.path}")
+            self.write(f"\nReport         {self.path}")
             if self._file is not None:
                 self._file.close()
 
-    def _write(self, text: str) -> None:
+    def _write_to_file(self, text: str) -> None:
         if self._file is None:
             return
         try:

@@ -1,13 +1,11 @@
-"""What runs on the stores: found, stopped before a restore, started again after it.
+"""The processes that use the stores: how to find them, stop them before a restore, and start them again.
 
-Known are the systemd unit ``refserver`` and a ``manage.py serve`` that holds its pid file. Whatever else has a store open is
-named, for a person to stop.
+Two can be stopped: the systemd unit ``refserver``, and a ``manage.py serve`` that holds its pid file. Other processes that have
+a store open are only named.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -21,16 +19,16 @@ from typing import Any, Protocol
 
 from backups.engine.capture.owners import owners
 from backups.engine.errors import EngineError, PermissionMissing, SourceBusy
-from backups.engine.runtime import durable, locks
+from backups.engine.runtime import locks
 from backups.engine.types import Source, SourceKind
 
-from .places import UNIT, Places, unit_properties
+from .locations import UNIT, Locations, unit_properties
 
-STOP_WITHIN = 16 * 60.0
-"""Seconds that stopping may take: a job that runs may be let end (``TimeoutStopSec`` of the unit is 15 minutes)."""
+STOP_SECONDS = 16 * 60.0
+"""How long stopping may take: a running job may be finished first (``TimeoutStopSec`` of the unit is 15 minutes)."""
 
-START_WITHIN = 60.0
-"""Seconds until the web server must answer."""
+START_SECONDS = 60.0
+"""How long the web server may take to answer."""
 
 Check = Callable[[], None]
 _ACTIVE = frozenset({"active", "activating", "reloading", "refreshing"})
@@ -38,33 +36,33 @@ _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (named to be 
 
 
 class NotStarted(EngineError):
-    """A service that was stopped does not run again."""
+    """A stopped service could not be started again."""
 
     default_hint = "The data is in place. Start the application yourself."
 
 
 class Service(Protocol):
-    """Something that can be stopped and started again, by whoever reads what was remembered of it."""
+    """Something that can be stopped, and started again, also by a later process."""
 
     @property
     def title(self) -> str:
-        """How people call it."""
+        """Its name in messages."""
 
     def stop(self, check: Check) -> None:
-        """Stop it, within `STOP_WITHIN`. *check* raises when somebody wants to end the waiting.
+        """Stop it, within `STOP_SECONDS`. *check* is called while waiting and may raise.
 
         Raises `SourceBusy` or `PermissionMissing` when it still runs.
         """
 
     def start(self) -> str:
-        """Start it and return how to see that it runs. Raises `NotStarted`."""
+        """Start it and return how to see that it is running. Raises `NotStarted`."""
 
-    def remembered(self) -> dict[str, Any]:
-        """What `recall` makes it of again."""
+    def as_json(self) -> dict[str, Any]:
+        """Plain data, from which `refserver.recovery.stopped` makes it again."""
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class SystemdUnit:
     """The systemd unit."""
 
     name: str = UNIT
@@ -80,25 +78,25 @@ class Unit:
         self._systemctl("start", NotStarted)
         return f"systemctl status {self.name}"
 
-    def remembered(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         return {"unit": self.name}
 
     def _systemctl(self, verb: str, error: type[EngineError]) -> None:
         command = ["systemctl", "--no-ask-password", verb, self.name]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=STOP_WITHIN, check=False)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=STOP_SECONDS, check=False)
             problem = done.stderr.strip() if done.returncode else ""
         except (OSError, subprocess.TimeoutExpired) as failed:
             problem = str(failed)
         if problem:
             raise error(
-                f"systemctl {verb} {self.name} failed: {problem}", hint=f"Do it yourself: sudo systemctl {verb} {self.name}"
+                f"systemctl {verb} {self.name} failed: {problem}", hint=f"Run it yourself: sudo systemctl {verb} {self.name}"
             )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Served:
-    """A `manage.py serve`: how it was started, so that it can be again."""
+class ServeProcess:
+    """A `manage.py serve`, with what is needed to start it again."""
 
     pid: int
     pid_file: str
@@ -123,12 +121,12 @@ class Served:
                 f"{self.title} belongs to another user and was not stopped.",
                 hint="Run this as that user or as root. Nothing was changed.",
             ) from None
-        deadline = time.monotonic() + STOP_WITHIN
+        deadline = time.monotonic() + STOP_SECONDS
         while _locked(Path(self.pid_file)) and Path("/proc", str(self.pid)).exists():
             if time.monotonic() > deadline:
                 raise SourceBusy(
-                    f"{self.title} did not stop within {STOP_WITHIN:g} s.",
-                    hint=f"See what it waits for (ps -p {self.pid}), stop it, and run this again. Nothing was changed.",
+                    f"{self.title} did not stop within {STOP_SECONDS:g} s.",
+                    hint=f"Find out why (ps -p {self.pid}), stop it, and run this again. Nothing was changed.",
                 )
             check()
             time.sleep(0.05)
@@ -140,14 +138,14 @@ class Served:
             descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             if root:
                 os.chown(log, self.user, self.group)
-            with os.fdopen(descriptor, "ab") as said:
+            with os.fdopen(descriptor, "ab") as output:
                 process = subprocess.Popen(
                     list(self.command),
                     cwd=self.folder,
                     env=dict(self.environment),
                     stdin=subprocess.DEVNULL,
-                    stdout=said,
-                    stderr=said,
+                    stdout=output,
+                    stderr=output,
                     start_new_session=True,
                     user=self.user if root else None,
                     group=self.group if root else None,
@@ -156,16 +154,16 @@ class Served:
         except OSError as problem:
             raise NotStarted(f"manage.py serve could not be started: {problem}.") from None
         address = self._address()
-        deadline = time.monotonic() + START_WITHIN
+        deadline = time.monotonic() + START_SECONDS
         while not _answers(f"{address}/healthz"):
             if process.poll() is not None:
                 raise NotStarted(f"manage.py serve ended at once with exit code {process.returncode}; see {log}.")
             if time.monotonic() > deadline:
                 raise NotStarted(
-                    f"manage.py serve was started (process {process.pid}) and does not answer at {address}; see {log}."
+                    f"manage.py serve was started (process {process.pid}) but does not answer at {address}; see {log}."
                 )
             time.sleep(0.1)
-        return f"{address}/ answers; process {process.pid}, in the background; it writes to {log}"
+        return f"{address}/ answers; process {process.pid} runs in the background and logs to {log}"
 
     def _address(self) -> str:
         bind = self._argument("--bind") or self.environment.get("REFSERVER_BIND") or "127.0.0.1"
@@ -182,26 +180,26 @@ class Served:
                 return word.partition("=")[2]
         return ""
 
-    def remembered(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         return {"serve": asdict(self)}
 
 
-def running(places: Places) -> list[Service]:
-    """The services that run now."""
+def running(locations: Locations) -> list[Service]:
+    """The services that are running."""
     found: list[Service] = []
     if any(f"ActiveState={state}" in unit_properties("ActiveState") for state in _ACTIVE):
-        found.append(Unit())
-    if served := _served(places):
-        found.append(served)
+        found.append(SystemdUnit())
+    if process := _serve_process(locations):
+        found.append(process)
     return found
 
 
-def _served(places: Places) -> Served | None:
+def _serve_process(locations: Locations) -> ServeProcess | None:
     """The `manage.py serve` that holds the pid file, unless it belongs to the unit, which stops it."""
-    if not _locked(places.pid_file):
+    if not _locked(locations.pid_file):
         return None
     try:
-        pid = int(places.pid_file.read_text(encoding="ascii"))
+        pid = int(locations.pid_file.read_text(encoding="ascii"))
         process = Path("/proc", str(pid))
         if UNIT in (process / "cgroup").read_text(encoding="utf-8"):
             return None
@@ -210,13 +208,13 @@ def _served(places: Places) -> Served | None:
         owner = process.stat()
         status = (process / "status").read_text(encoding="utf-8")
         groups = next(line for line in status.splitlines() if line.startswith("Groups:")).split()[1:]
-        # .env is read anew when it starts, but where it listens must be known here
+        # .env is read when it starts, but its address must be known here
         for name in ("REFSERVER_BIND", "REFSERVER_PORT"):
-            if name not in environment and name in places.values:
-                environment[name] = places.values[name]
-        return Served(
+            if name not in environment and name in locations.values:
+                environment[name] = locations.values[name]
+        return ServeProcess(
             pid=pid,
-            pid_file=str(places.pid_file),
+            pid_file=str(locations.pid_file),
             command=command,
             folder=str((process / "cwd").readlink()),
             environment=environment,
@@ -225,10 +223,10 @@ def _served(places: Places) -> Served | None:
             groups=[int(group) for group in groups],
         )
     except (ValueError, FileNotFoundError, ProcessLookupError):
-        return None  # it ended meanwhile
+        return None  # it has just ended
     except PermissionError:
         raise PermissionMissing(
-            f"manage.py serve runs as another user ({places.pid_file}), so it cannot be stopped.",
+            f"manage.py serve runs as another user ({locations.pid_file}), so it cannot be stopped.",
             hint="Run this as that user or as root. Nothing was changed.",
         ) from None
 
@@ -238,7 +236,7 @@ def _words(file: Path) -> list[str]:
 
 
 def _locked(pid_file: Path) -> bool:
-    """Whether a `manage.py serve` runs: it holds the lock on its pid file (`refserver.supervisor.hold`)."""
+    """Whether a `manage.py serve` is running: it holds the lock on its pid file (`refserver.supervisor.hold`)."""
     try:
         with pid_file.open("rb") as stream:
             return not locks.acquire(stream.fileno(), shared=True)
@@ -251,7 +249,7 @@ def _answers(address: str) -> bool:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(address, timeout=2) as answer:
             return bool(answer.status == 200)
     except urllib.error.HTTPError:
-        return True  # it refuses the name that it was asked by, so it runs
+        return True  # it rejects the host name, so it is running
     except OSError:
         return False
 
@@ -265,31 +263,6 @@ def holders(targets: Sequence[Source]) -> dict[str, str]:
             SourceKind.CHROMA: (target.path / "chroma.sqlite3",),
             SourceKind.FILES: (),
         }[target.kind]
-        if who := next(filter(None, (owners(file, parent=True) for file in files)), ""):
-            found[str(target.path)] = who
+        if processes := next(filter(None, (owners(file, parent=True) for file in files)), ""):
+            found[str(target.path)] = processes
     return found
-
-
-# What was stopped is remembered, so that a recovery that is killed leaves the next one to start it
-
-
-def remember(file: Path, services: Sequence[Service]) -> None:
-    """Write down what is about to be stopped. The file holds a process's environment: its owner alone may read it."""
-    durable.write_file(file, json.dumps([service.remembered() for service in services]).encode(), 0o600)
-
-
-def recall(file: Path) -> list[Service]:
-    """What a recovery that did not end had stopped; none where it ended."""
-    try:
-        noted = json.loads(file.read_bytes())
-        return [Unit(one["unit"]) if "unit" in one else Served(**one["serve"]) for one in noted]
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError, TypeError, KeyError):
-        return []
-
-
-def forget(file: Path) -> None:
-    """All that was stopped runs again, or somebody was told that it does not."""
-    with contextlib.suppress(OSError):
-        file.unlink(missing_ok=True)

@@ -57,7 +57,7 @@ from datetime import timedelta
 from django.core.management import call_command
 from django.utils import timezone
 from backups.conf import configuration
-from backups.engine.repository.local import initialise
+from backups.engine.repository.folder import initialise
 from backups.models import Plan
 call_command("make_admin")
 call_command("collectstatic", interactive=False, verbosity=0)

@@ -41,11 +41,11 @@ def ids(settings: Any, **given: Any) -> list[str]:
         ("MISSING", ["E001"]),
     ],
 )
-def test_each_mistake_has_its_id(settings: Any, name: str, expected: list[str]) -> None:
+def test_each_error_has_its_id(settings: Any, name: str, expected: list[str]) -> None:
     assert ids(settings, DECLARATION=HERE + name) == expected
 
 
-def test_the_setting_itself_is_looked_at(settings: Any) -> None:
+def test_the_setting_is_checked(settings: Any) -> None:
     assert ids(settings, DECLARATOIN="x") == ["E001"]
     assert ids(settings, SETTLE_SECONDS=-1, LISTED=0) == ["E001", "E001"]
     assert ids(settings) == ["E001"]
@@ -57,7 +57,7 @@ def test_the_setting_itself_is_looked_at(settings: Any) -> None:
         declared()
 
 
-def test_every_mistake_comes_with_a_hint(settings: Any) -> None:
+def test_every_error_has_a_hint(settings: Any) -> None:
     settings.CONSISTENCY = {"DECLARATION": HERE + "NO_FIELD"}
     (message,) = check_declaration(None)
     assert message.msg == "The mirror 'pages': Paper has no field 'headline' with a column."
@@ -66,7 +66,7 @@ def test_every_mistake_comes_with_a_hint(settings: Any) -> None:
         description()
 
 
-def test_the_librarys_own_declaration_is_right() -> None:
+def test_the_library_declaration_is_valid() -> None:
     assert not [message for message in run_checks(tags=["consistency"]) if message.level >= 30]
     found, problems = describe(declared())
     assert not problems

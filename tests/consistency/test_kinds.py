@@ -12,7 +12,7 @@ from consistency.engine.mapping import Description
 from tests.consistency.stores import DESCRIPTION, MAPPING, PLANTERS, Home, plant
 
 
-def test_nothing_is_found_where_nothing_is_wrong(home: Home) -> None:
+def test_consistent_stores_have_no_findings(home: Home) -> None:
     outcome, found = home.check()
     assert not found
     assert (outcome.state, outcome.records) == (State.CONSISTENT, 160)
@@ -21,18 +21,18 @@ def test_nothing_is_found_where_nothing_is_wrong(home: Home) -> None:
 
 @pytest.mark.parametrize("name", PLANTERS)
 @pytest.mark.parametrize("live", [False, True], ids=["at rest", "live"])
-def test_each_by_itself(home: Home, name: str, live: bool) -> None:
+def test_each_kind_alone(home: Home, name: str, live: bool) -> None:
     expected = plant(home, name)
     assert home.found(live=live) == expected
 
 
 @pytest.mark.parametrize("pair", list(combinations(PLANTERS, 2)), ids="-".join)
-def test_each_pair(home: Home, pair: tuple[str, str]) -> None:
+def test_each_pair_of_kinds(home: Home, pair: tuple[str, str]) -> None:
     expected = plant(home, *pair)
     assert home.found() == expected
 
 
-def test_all_together_name_every_kind(home: Home) -> None:
+def test_all_kinds_together(home: Home) -> None:
     expected = plant(home, *PLANTERS)
     assert home.found() == expected == home.found(live=True)
     assert {kind for kind, _ in expected} == {str(kind) for kind in FindingKind}
@@ -49,7 +49,7 @@ def test_all_together_name_every_kind(home: Home) -> None:
         ("wrong_dimension", State.CRITICAL),
     ],
 )
-def test_the_state_follows_the_rules(home: Home, name: str, state: State) -> None:
+def test_the_state_follows_from_severities(home: Home, name: str, state: State) -> None:
     plant(home, name)
     outcome, _ = home.check()
     assert outcome.state == state
@@ -73,14 +73,14 @@ def test_a_finding_shows_both_sides(home: Home) -> None:
     assert (gone.sqlite, gone.parent, gone.safe) == (None, 3, False)
 
 
-def test_a_tolerance_lets_small_differences_pass(home: Home) -> None:
+def test_differences_within_the_tolerance_are_ignored(home: Home) -> None:
     plant(home, "one_bit", "embedding_mismatch")
     near = Description(mappings=(replace(MAPPING, tolerance=1e-3),))
     _, found = home.check(description=near)
     assert [item.record for item in found] == ["page-7"]
 
 
-def test_a_row_that_was_just_changed_is_in_flight(home: Home) -> None:
+def test_a_recently_changed_row_is_in_flight(home: Home) -> None:
     plant(home, "missing_in_chromadb")
     home.sql("UPDATE page SET changed = '2999-01-01 00:00:00' WHERE id = 3")
     outcome, (found,) = home.check(live=True)
@@ -94,7 +94,7 @@ def test_rows_without_a_vector_are_not_mapped(home: Home) -> None:
     assert home.found() == set()
 
 
-def test_a_condition_leaves_rows_out(home: Home) -> None:
+def test_rows_that_fail_a_condition_are_not_mirrored(home: Home) -> None:
     hidden = [n for n in range(1, 81) if not n % 2]
     home.pages.delete(ids=[f"page-{n}" for n in hidden])
     shown = replace(MAPPING, where=((next(f.column for f in MAPPING.metadata if f.key == "shown"), 1),))
@@ -102,13 +102,13 @@ def test_a_condition_leaves_rows_out(home: Home) -> None:
     assert len(home.check(description=DESCRIPTION)[1]) == 40 + 40 + 1  # pages, papers, and the total
 
 
-def test_a_collection_that_is_gone_is_every_row_missing(home: Home) -> None:
+def test_a_missing_collection_makes_every_row_missing(home: Home) -> None:
     other = Description(mappings=(replace(MAPPING, collection="elsewhere"),))
     outcome, _ = home.check(description=other)
     assert outcome.tally.kinds == {"missing_in_chromadb": 80, "count_mismatch": 41}
 
 
-def test_ids_that_no_row_can_have_are_found(home: Home) -> None:
+def test_impossible_ids_are_found(home: Home) -> None:
     ids = ["page-007", "page-", "", "page-99999999999999999999999999", "pagé-1", "page-1 ", "page--0"]
     ids = [name for name in ids if name]
     home.pages.add(ids=ids, embeddings=[[1.0] * 8] * len(ids), metadatas=[{"paper_id": 4711}] * len(ids))

@@ -46,7 +46,7 @@ from tests.library.places import ROOT, Places
 QUICK = {"DECLARATION": "refserver.library.consistency.DECLARATION", "SETTLE_SECONDS": 0.05}
 
 
-def test_a_thousand_papers_in_one_batch_leave_nothing_to_find(library: Places, settings: Any) -> None:
+def test_a_batch_of_a_thousand_papers_has_no_findings(library: Places, settings: Any) -> None:
     settings.CONSISTENCY = QUICK
     with change():
         for number in range(1000):
@@ -85,7 +85,7 @@ while True:
 
 
 @pytest.mark.slow
-def test_writers_that_never_rest_are_never_found_wrong(sample_library: Places, settings: Any) -> None:
+def test_constant_writers_cause_no_findings(sample_library: Places, settings: Any) -> None:
     """Several processes add, remove and change papers without a pause, the index being rewritten meanwhile."""
     settings.CONSISTENCY = QUICK
     vectors.store().close()
@@ -119,7 +119,7 @@ def test_writers_that_never_rest_are_never_found_wrong(sample_library: Places, s
     assert len(checks) >= 3
 
 
-def test_a_change_between_two_looks_is_no_finding(home: Home) -> None:
+def test_a_change_between_two_reads_is_not_a_finding(home: Home) -> None:
     """An application that writes to Chroma after its commit: the vectors come a moment later."""
     home.add_rows(500)
     threading.Timer(0.3, lambda: subprocess.run([sys.executable, "-c", LATE, str(home.root)], check=True, cwd=ROOT)).start()
@@ -138,7 +138,7 @@ home.close()
 """
 
 
-def test_what_keeps_changing_is_in_flight(home: Home) -> None:
+def test_a_record_that_keeps_changing_is_in_flight(home: Home) -> None:
     turns = iter(range(10_000))
 
     def disturb(seconds: float) -> None:
@@ -153,7 +153,7 @@ def test_what_keeps_changing_is_in_flight(home: Home) -> None:
     assert outcome.state == "consistent"
 
 
-def test_what_an_open_transaction_hides_is_waited_for(home: Home) -> None:
+def test_the_check_waits_for_an_open_transaction(home: Home) -> None:
     """The vectors are in Chroma, and the transaction that adds their rows is still open: nothing is wrong."""
     home.add_vectors(999, 1000)
     home.close()
@@ -172,7 +172,7 @@ def test_what_an_open_transaction_hides_is_waited_for(home: Home) -> None:
     }
 
 
-def test_a_directory_that_is_exchanged_meanwhile_is_noticed(home: Home) -> None:
+def test_an_exchanged_directory_is_noticed(home: Home) -> None:
     plant(home, "missing_in_chromadb")
     home.close()
 
@@ -189,7 +189,7 @@ def test_a_directory_that_is_exchanged_meanwhile_is_noticed(home: Home) -> None:
         check(DESCRIPTION, home.stores(live=True), Context(sleep=exchange), lambda item: None)
 
 
-def test_a_check_tells_how_far_it_is_and_can_be_cancelled(home: Home) -> None:
+def test_a_check_reports_progress_and_can_be_cancelled(home: Home) -> None:
     events: list[Progress] = []
     check(DESCRIPTION, home.stores(), Context(on_progress=events.append), lambda item: None)
     assert {event.phase for event in events} == {"pages", "foreign keys"}  # no record needed a closer look
@@ -199,7 +199,7 @@ def test_a_check_tells_how_far_it_is_and_can_be_cancelled(home: Home) -> None:
         check(DESCRIPTION, home.stores(), Context(should_cancel=lambda: True), lambda item: None)
 
 
-def test_a_failed_check_says_so_in_its_row(sample_library: Places, settings: Any) -> None:
+def test_a_failed_check_is_recorded_in_its_row(sample_library: Places, settings: Any) -> None:
     settings.CONSISTENCY = QUICK
     with pytest.raises(Cancelled):
         run_check(ctx=Context(should_cancel=lambda: True))
@@ -341,7 +341,7 @@ def manage(places: Places, *arguments: str, alone: bool = False) -> tuple[int, A
     return code, json.loads(out.getvalue()) if "--json" in arguments else out.getvalue(), ""
 
 
-def test_the_command_tells_by_its_exit_code(sample_library: Places, settings: Any) -> None:
+def test_exit_codes_of_the_command(sample_library: Places, settings: Any) -> None:
     settings.CONSISTENCY = QUICK
     code, answer, errors = manage(sample_library, "--json", "--progress", "json", alone=True)
     assert (code, answer["state"], answer["findings"]) == (0, "consistent", 0)

@@ -80,7 +80,7 @@ def test_a_backup_is_as_consistent_as_its_source(sample_library: Places, tmp_pat
     assert (code, answer["left_out"]) == (0, ["papers", "pages"])
 
 
-def test_what_the_probe_answers(home: Home, tmp_path: Path) -> None:
+def test_the_probe_answer(home: Home, tmp_path: Path) -> None:
     plant(home, "missing_in_chromadb", "orphaned_chromadb")
     home.close()
     request = {
@@ -97,7 +97,7 @@ def test_what_the_probe_answers(home: Home, tmp_path: Path) -> None:
     assert (code, answer["error"]["code"]) == (2, "usage")
 
 
-def test_the_instant_tells_what_was_in_flight(home: Home) -> None:
+def test_the_instant_decides_what_was_in_flight(home: Home) -> None:
     """A backup of an application that writes vectors after its commit."""
     plant(home, "missing_in_chromadb")
     home.sql("UPDATE page SET changed = '2026-11-21 02:59:58' WHERE id = 3")

@@ -100,7 +100,7 @@ def open_kinds(check: Check) -> set[str]:
     return {item.kind for item in check.findings.all()}
 
 
-def test_safe_repairs_mend_what_needs_no_question_and_are_undone_again(sample_library: Places) -> None:
+def test_safe_repairs_are_applied_and_undone(sample_library: Places) -> None:
     spoil(sample_library)
     before = everything()
     check = checked()
@@ -121,7 +121,7 @@ def test_safe_repairs_mend_what_needs_no_question_and_are_undone_again(sample_li
         undo(made)
 
 
-def test_all_repairs_leave_two_stores_that_agree(sample_library: Places) -> None:
+def test_all_repairs_make_the_stores_equal(sample_library: Places) -> None:
     spoil(sample_library)
     before = everything()
     made = repair(plan_repair(checked(), only_safe=False))
@@ -144,7 +144,7 @@ def test_kinds_and_single_findings_can_be_chosen(sample_library: Places) -> None
     assert set(store().records(PAGES, ["page-90001"])) == {"page-90001"}
 
 
-def test_what_changed_since_is_neither_repaired_nor_undone(sample_library: Places) -> None:
+def test_later_changes_are_neither_repaired_nor_undone(sample_library: Places) -> None:
     spoil(sample_library)
     check = checked()
     first = PageEmbedding.objects.order_by("pk")[0]
@@ -174,7 +174,7 @@ def test_undo_keeps_later_changes(sample_library: Places) -> None:
     np.testing.assert_array_equal(store().records(PAGES, [step.record])[step.record].vector, -here.vector)
 
 
-def test_what_may_not_begin_is_refused(sample_library: Places) -> None:
+def test_invalid_repairs_are_refused(sample_library: Places) -> None:
     clean = checked()
     with pytest.raises(RepairRefused, match="nothing to repair"):
         repair(plan_repair(clean))
@@ -191,7 +191,7 @@ def test_what_may_not_begin_is_refused(sample_library: Places) -> None:
         repair(plan_repair(backup))
 
 
-def test_a_snapshot_comes_first(sample_library: Places, settings: Any) -> None:
+def test_a_snapshot_is_made_first(sample_library: Places, settings: Any) -> None:
     settings.CONSISTENCY = QUICK | {"DECLARATION": "tests.consistency.declarations.WITH_SNAPSHOT"}
     spoil(sample_library)
     made = repair(plan_repair(checked()))
@@ -204,7 +204,7 @@ def test_a_snapshot_comes_first(sample_library: Places, settings: Any) -> None:
     assert everything() == before and Repair.objects.count() == 1
 
 
-def test_a_cancelled_repair_goes_on(sample_library: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cancelled_repair_is_resumed(sample_library: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steps, "_BATCH", 2)
     spoil(sample_library)
     check = checked()
@@ -233,19 +233,19 @@ steps._BATCH = 100 if point.startswith("between") else 3
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 
-real = consistency.Writing.apply
+real = consistency.GateWriter.apply
 if point == "before the stores":
-    consistency.Writing.apply = die
+    consistency.GateWriter.apply = die
 elif point == "between deleting and writing":
     def half(self, collection, *, delete, write):
         real(self, collection, delete=[*delete, *(record.id for record in write)], write=[])
         die()
-    consistency.Writing.apply = half
+    consistency.GateWriter.apply = half
 elif point == "before the commit":
     def then(self, collection, *, delete, write):
         real(self, collection, delete=delete, write=write)
         die()
-    consistency.Writing.apply = then
+    consistency.GateWriter.apply = then
 elif point == "after the commit":
     repair.save_outcome = undo.save_outcome = die
 elif point == "in the second batch":
@@ -255,7 +255,7 @@ elif point == "in the second batch":
         real(self, collection, delete=delete, write=write)
         if len(turns) == 2:
             die()
-    consistency.Writing.apply = second
+    consistency.GateWriter.apply = second
 
 if work == "repair":
     repair.repair(plan_repair(Check.objects.get(), only_safe=False))
@@ -268,7 +268,7 @@ POINTS = ("before the stores", "between deleting and writing", "before the commi
 @pytest.mark.slow
 @pytest.mark.parametrize("then", ["go on", "take back"])
 @pytest.mark.parametrize("point", POINTS)
-def test_a_repair_that_was_killed(sample_library: Places, point: str, then: str) -> None:
+def test_a_killed_repair_is_resumed_or_undone(sample_library: Places, point: str, then: str) -> None:
     spoil(sample_library)
     before = everything()
     checked()
@@ -291,7 +291,7 @@ def test_a_repair_that_was_killed(sample_library: Places, point: str, then: str)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("point", POINTS)
-def test_undoing_that_was_killed(sample_library: Places, point: str) -> None:
+def test_a_killed_undo_is_resumed(sample_library: Places, point: str) -> None:
     spoil(sample_library)
     before = everything()
     made = repair(plan_repair(checked(), only_safe=False))
@@ -311,7 +311,7 @@ def test_two_repairs_at_once_are_refused(sample_library: Places) -> None:
         repair(plan)
 
 
-def test_checks_that_ended_without_a_word_are_settled(sample_library: Places) -> None:
+def test_silent_checks_are_marked_as_failed(sample_library: Places) -> None:
     silent = Check.objects.create()
     Check.objects.filter(pk=silent.pk).update(heard="2020-01-01T00:00:00Z")
     recent = Check.objects.create()
@@ -322,7 +322,7 @@ def test_checks_that_ended_without_a_word_are_settled(sample_library: Places) ->
     assert silent.error is not None and silent.error["code"] == "interrupted"
 
 
-def test_an_answer_about_a_backup_is_kept(sample_library: Places) -> None:
+def test_a_probe_answer_is_recorded(sample_library: Places) -> None:
     spoil(sample_library)
     vectors.store().close()
     with live_stores() as stores:

@@ -110,7 +110,7 @@ def test_checks_issues_and_repairs(checked):
     problem(send(client, f"{V1}/repairs/plan", {}), 404, "not_found")
 
 
-def test_a_check_is_started_once(checked):
+def test_a_check_is_queued_once(checked):
     client = bearer(checked, "eve", "operator")
     job = json_of(send(client, f"{V1}/checks", {}), 202)
     assert json_of(send(client, f"{V1}/checks"), 202)["id"] == job["id"]

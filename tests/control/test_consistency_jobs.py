@@ -18,7 +18,7 @@ from backups.models import Alert, AuditEntry, IndexedBackup, Job, Plan
 from backups.plans import defaults, editing, scheduling
 from consistency.frame import Work
 from consistency.models import Check, Repair
-from refserver.consistency_frame import ask
+from refserver.consistency_frame import queue_once
 from refserver.library.models import PageEmbedding
 from tests.control.consistency_site import ASKS, PLANTED, SAFE, joined, plant, vectors_of
 
@@ -33,7 +33,7 @@ def joined_site(site):
 
 def done(site, actor: Actor, **work) -> dict:
     """The result of a job that must succeed."""
-    job = site.done(ask(actor, Work(**work)))
+    job = site.done(queue_once(actor, Work(**work)))
     assert job.state == Job.State.SUCCEEDED, job.error
     assert job.backup_id == ""
     return job.result
@@ -85,7 +85,7 @@ def _refreshed(made: dict) -> IndexedBackup:
     return IndexedBackup.objects.get(backup_id=made["repair"]["snapshot"])
 
 
-def test_the_daily_plan_repairs_what_is_safe_and_nothing_beside_what_is_critical(joined_site):
+def test_the_daily_plan_repairs_safe_findings_unless_any_is_critical(joined_site):
     assert "daily-consistency" in defaults.install()
     plan = Plan.objects.get(name="daily-consistency")
     pages = plant(joined_site.places)
@@ -106,23 +106,23 @@ def test_the_daily_plan_repairs_what_is_safe_and_nothing_beside_what_is_critical
         editing.make_plan(joined_site.actor, "x", kind="undo_repair", cron="0 3 * * *", arguments={"repair": 1})
 
 
-def test_a_repair_without_a_snapshot_does_not_begin(joined_site):
+def test_a_repair_needs_its_snapshot(joined_site):
     plant(joined_site.places)
     check = done(joined_site, ADA, do="check")["id"]
     (joined_site.places.root / "backups" / "repository.json").unlink()
     spoiled = vectors_of()
-    job = joined_site.done(ask(ADA, Work(do="repair", check=check)))
+    job = joined_site.done(queue_once(ADA, Work(do="repair", check=check)))
     assert job.state == Job.State.FAILED and job.error["message"].startswith("No snapshot could be made before the repair")
     assert not Repair.objects.exists() and vectors_of() == spoiled
 
 
-def test_a_check_that_waits_is_not_queued_twice(joined_site):
-    first = ask(ADA, Work(do="check"))
-    assert ask(joined_site.actor, Work(do="check")) == first
-    assert ask(joined_site.actor, Work(do="undo", repair=1)) != ask(ADA, Work(do="undo", repair=2))
+def test_a_queued_check_is_not_queued_twice(joined_site):
+    first = queue_once(ADA, Work(do="check"))
+    assert queue_once(joined_site.actor, Work(do="check")) == first
+    assert queue_once(joined_site.actor, Work(do="undo", repair=1)) != queue_once(ADA, Work(do="undo", repair=2))
 
 
-def test_a_proof_keeps_what_the_source_had_and_the_backup_is_sound(joined_site):
+def test_a_proof_records_findings_without_damaging_the_backup(joined_site):
     plant(joined_site.places)
     job = joined_site.done(submit.back_up(ADA, backup="full", verify="restore"))
     assert job.state == Job.State.SUCCEEDED, job.error

@@ -21,7 +21,7 @@ TOP = "/admin/consistency/"
 QUICK = {
     "DECLARATION": "refserver.library.consistency.DECLARATION",
     "BEFORE_REPAIR": "refserver.jobs.snapshot",
-    "FRAME": "refserver.consistency_frame.Joined",
+    "FRAME": "refserver.consistency_frame.BackupsFrame",
     "SETTLE_SECONDS": 0.05,
 }
 
@@ -48,7 +48,7 @@ def text_of(answer, status: int = 200) -> str:
     return re.sub(r"\s+", " ", content)
 
 
-def test_nothing_is_known_yet(joined_site):
+def test_the_overview_before_the_first_check(joined_site):
     eve = joined_site.client("eve", "operator")
     page = text_of(eve.get(TOP))
     assert "Rows and vectors were never compared." in page and "Check now" in page
@@ -62,7 +62,7 @@ def test_nothing_is_known_yet(joined_site):
     assert eve.get(TOP + "running/", {"seen": seen}).headers["HX-Refresh"] == "true"
 
 
-def test_what_was_found_and_both_sides(spoiled):
+def test_findings_and_both_sides(spoiled):
     eve = spoiled.client("eve", "operator")
     page = text_of(eve.get(TOP))
     assert "Rows and vectors do not agree:</strong> 10 findings in" in page
@@ -84,7 +84,7 @@ def test_what_was_found_and_both_sides(spoiled):
         text_of(eve.get(f"{TOP}findings/{finding.pk}/"))
 
 
-def test_a_repair_is_planned_asked_for_and_refused(spoiled):
+def test_a_repair_is_planned_queued_and_refused(spoiled):
     eve, vic = spoiled.client("eve", "operator"), spoiled.client("vic", "viewer")
     check = Check.objects.get()
     place = f"{TOP}checks/{check.pk}/repair/"
@@ -110,7 +110,7 @@ def test_a_repair_is_planned_asked_for_and_refused(spoiled):
     assert vic.get(place).status_code == 200 and "Apply safe repairs" not in text_of(vic.get(place))
 
 
-def test_an_unfinished_repair_is_said_and_gone_on_with(joined_site):
+def test_an_unfinished_repair_is_shown_and_resumed(joined_site):
     check = Check.objects.create(state=Check.State.DONE, verdict="consistent", ended=timezone.now())
     made = Repair.objects.create(of_check=check, actor="ada", snapshot="20260101T000000Z-snapshot-abcdef")
     finding = Finding.objects.create(belongs_to=check, kind="missing_vector", severity="error", repair="write", record="page-1")
@@ -126,7 +126,7 @@ def test_an_unfinished_repair_is_said_and_gone_on_with(joined_site):
     assert "already undone" in text_of(eve.post(f"{TOP}repairs/{made.pk}/undo/", follow=True))
 
 
-def test_who_may_do_what(joined_site):
+def test_permissions_of_each_page(joined_site):
     check = Check.objects.create(state=Check.State.DONE, verdict="consistent", ended=timezone.now())
     made = Repair.objects.create(of_check=check, state=Repair.State.DONE)
     nobody, viewer = joined_site.client("nobody"), joined_site.client("vic", "viewer")
@@ -140,7 +140,7 @@ def test_who_may_do_what(joined_site):
         assert viewer.get(TOP + page).status_code == 404
 
 
-def test_many_findings_are_paged_by_key_and_quick(joined_site, django_assert_max_num_queries):
+def test_many_findings_are_paged(joined_site, django_assert_max_num_queries):
     count = 12_000
     check = Check.objects.create(
         state=Check.State.DONE,
@@ -176,11 +176,11 @@ def test_many_findings_are_paged_by_key_and_quick(joined_site, django_assert_max
         assert "12,000 findings" in text_of(vic.get(TOP))
 
 
-def test_every_kind_has_words():
+def test_every_kind_has_a_label():
     assert set(KINDS) == {*FindingKind}
 
 
-def test_without_a_project_the_pages_stand_in_the_plain_admin(joined_site):
+def test_without_a_frame_the_pages_use_the_plain_admin(joined_site):
     with override_settings(CONSISTENCY={"DECLARATION": QUICK["DECLARATION"]}):
         client = joined_site.client("root", superuser=True)
         assert "manage.py check_consistency" in text_of(client.get(TOP))

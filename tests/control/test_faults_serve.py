@@ -63,7 +63,7 @@ def test_stopping_finishes_what_runs_starts_nothing_and_says_so(module_yard):
         job.refresh_from_db()
         assert (job.state, job.took.total_seconds() >= 4.0) == (Job.State.SUCCEEDED, True)
     assert yard.runs(waiting) == 0
-    assert "SIGTERM received, stopping; worker finishes what it runs, again interrupts it" in yard.said()
+    assert "SIGTERM received, stopping; worker finishes its running jobs, a second signal interrupts them" in yard.said()
     assert "done after" in yard.said() and "Enqueued" not in yard.said()
 
 
@@ -107,7 +107,7 @@ def test_workers_that_give_no_sign_of_life_are_started_anew_and_a_running_job_go
         time.sleep(6.5)
         assert processes.identity(guard)
         assert yard.ended(job).state == Job.State.SUCCEEDED
-        until(lambda: "worker has given no sign of life for 6 s; killing it" in yard.said(), 15)
+        until(lambda: "worker has had no heartbeat for 6 s; killing it" in yard.said(), 15)
         until(lambda: yard.said().rpartition("killing it")[2].count("workers are ready"), 15)
         assert yard.ended(yard.ask()).state == Job.State.SUCCEEDED
         assert not processes.identity(guard) and pid_of(job.worker) not in running_in(yard.site.places.root)

@@ -33,7 +33,7 @@ def documented() -> set[str]:
     return set(re.findall(r"^\| `(refbackup_\w+)`", (ROOT / "docs/reference/metrics.md").read_text(), re.MULTILINE))
 
 
-def test_systemd_takes_the_units(tmp_path):
+def test_systemd_accepts_the_units(tmp_path):
     analyze = tool("systemd-analyze")
     for unit in (DEPLOY / "systemd").iterdir():
         # The programs are where an installation puts them, and not on this machine
@@ -46,7 +46,7 @@ def test_systemd_takes_the_units(tmp_path):
     assert "all-of-them" in run(analyze, "verify", "--man=no", broken).stderr
 
 
-def test_a_stop_signals_the_supervisor_alone_and_waits_for_jobs():
+def test_a_stop_signals_only_the_supervisor_and_waits_for_jobs():
     unit = (DEPLOY / "systemd" / "refserver.service").read_text()
     assert "KillMode=mixed" in unit and "TimeoutStopSec=15min" in unit
     assert (
@@ -54,7 +54,7 @@ def test_a_stop_signals_the_supervisor_alone_and_waits_for_jobs():
     )
 
 
-def test_nginx_takes_its_configuration(tmp_path):
+def test_nginx_accepts_its_configuration(tmp_path):
     nginx = tool("nginx")
     key, certificate = tmp_path / "privkey.pem", tmp_path / "fullchain.pem"
     made = run(
@@ -73,7 +73,7 @@ def test_nginx_takes_its_configuration(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_prometheus_takes_the_rules_and_they_fire_when_they_should():
+def test_prometheus_accepts_the_rules_and_they_fire():
     promtool = tool("promtool")
     monitoring = DEPLOY / "monitoring"
     for command in (
@@ -91,13 +91,13 @@ def test_rules_and_dashboard_name_metrics_that_exist(name):
     assert named and named <= documented()
 
 
-def test_the_dashboard_is_whole():
+def test_the_dashboard_is_valid():
     board = json.loads((DEPLOY / "monitoring" / "grafana-dashboard.json").read_text())
     assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"]) == 12
     assert all(target["expr"] for panel in board["panels"] for target in panel["targets"])
 
 
-def test_the_image_copies_and_runs_what_is_there():
+def test_the_image_copies_and_runs_existing_files():
     text = (DEPLOY / "docker" / "Dockerfile").read_text()
     for source in re.findall(r"^COPY (\S+) ", text, re.MULTILINE):
         assert (ROOT / source).exists(), source
@@ -108,7 +108,7 @@ def test_the_image_copies_and_runs_what_is_there():
     assert (DEPLOY / "docker" / build["context"]).resolve() == ROOT and (ROOT / build["dockerfile"]).is_file()
 
 
-def test_settings_that_deploy_names_exist():
+def test_settings_in_deploy_exist():
     known = set(re.findall(r"\b(?:REFSERVER|BACKUP|CHROMA)_[A-Z_]+\b", (ROOT / ".env.example").read_text()))
     for file in DEPLOY.rglob("*"):
         if file.is_file():
@@ -116,7 +116,7 @@ def test_settings_that_deploy_names_exist():
             assert not unknown, f"{file.name}: {sorted(unknown)}"
 
 
-def test_logrotate_takes_its_file(tmp_path):
+def test_logrotate_accepts_its_file(tmp_path):
     logrotate = tool("logrotate")
     log = tmp_path / "refserver.log"
     log.write_text("a line\n")

@@ -61,7 +61,7 @@ def test_a_new_title_reaches_chroma(library):
     assert_equal_stores()
 
 
-def test_removing_takes_rows_vectors_and_original(library):
+def test_removing_deletes_rows_vectors_and_original(library):
     gone, kept = catalogue.add(document("gone")), catalogue.add(document("kept"))
     catalogue.remove([gone])
     assert [paper.title for paper in Paper.objects.all()] == ["Kept"]
@@ -79,7 +79,7 @@ def test_a_rollback_leaves_no_vector_and_no_original(library):
     assert Paper.objects.count() == 1
 
 
-def test_a_commit_that_fails_takes_the_vectors_back(library):
+def test_a_failed_commit_sets_the_vectors_back(library):
     kept = catalogue.add(document("kept"))
     with pytest.raises(IntegrityError), change() as changed:
         kept.title = "Changed"
@@ -104,7 +104,7 @@ catalogue.add(documents.parse("long.md", (("long text " * 150 + chr(10) * 2) * 5
 """
 
 
-def test_a_crash_between_chroma_and_the_commit_is_put_right_by_the_next_change(library):
+def test_the_next_change_corrects_a_crash_before_the_commit(library):
     catalogue.add(document("before"))
     assert library.script(KILLED_BEFORE_THE_COMMIT).returncode == -9
     assert Paper.objects.count() == 1
@@ -114,12 +114,12 @@ def test_a_crash_between_chroma_and_the_commit_is_put_right_by_the_next_change(l
     assert_equal_stores()
 
 
-def test_a_note_that_nobody_can_read_does_not_stop_changes(library, caplog):
+def test_an_unreadable_note_does_not_stop_changes(library, caplog):
     catalogue.add(document("one"))
     folder = library.chroma.with_name("chroma.unsettled")
     (folder / "x.json").write_text("{torn")
     catalogue.add(document("two"))
-    assert "x.json is no note" in caplog.text
+    assert "x.json is not a valid note" in caplog.text
     assert store().count(PAPERS) == 2
 
 
@@ -130,7 +130,7 @@ def test_a_change_inside_a_transaction_is_refused(library):
     assert store().count(PAPERS) == 0
 
 
-def test_a_store_that_was_exchanged_is_seen_at_once_here_and_elsewhere(library):
+def test_an_exchanged_store_is_seen_at_once_in_all_processes(library):
     """As a restore does it: under the gate, the directory is renamed aside and another takes its place."""
     catalogue.add(document("first"))
     copy = library.chroma.with_name("copy")
@@ -154,7 +154,7 @@ def test_a_store_that_was_exchanged_is_seen_at_once_here_and_elsewhere(library):
     aside.close()
 
 
-def test_another_process_that_stays_open_sees_what_this_one_writes(library):
+def test_another_open_process_sees_the_writes(library):
     code = """
 import sys
 from refserver.library.vectors import store
@@ -238,7 +238,7 @@ assert store().count("papers") == 1
     assert result.returncode == 0, result.stderr
 
 
-def test_nothing_of_this_opens_a_connection(library):
+def test_no_network_connection_is_opened(library):
     code = """
 import sys
 def audit(event, arguments):

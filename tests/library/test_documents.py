@@ -11,18 +11,18 @@ from refserver.library.documents import Unreadable
 from tests.library.pdf import encrypted, make_pdf
 
 
-def test_a_pdf_gives_pages_title_and_facts():
+def test_a_pdf_has_pages_title_and_facts():
     document = documents.parse("a.pdf", make_pdf("Whales sing", "", "They dive", title="On Whales", author="A. Hab"))
     assert [(page.number, page.text) for page in document.pages] == [(1, "Whales sing"), (3, "They dive")]
     assert (document.title, document.authors) == ("On Whales", "A. Hab")
     assert document.metadata == {"Producer": "a test"}
 
 
-def test_a_pdf_without_a_title_takes_its_first_line():
+def test_a_pdf_without_a_title_uses_its_first_line():
     assert documents.parse("a.pdf", make_pdf("Whales sing")).title == "Whales sing"
 
 
-def test_markdown_brings_its_facts():
+def test_markdown_facts_are_read():
     facts = "title: On Whales\nauthors: A. Hab; I. Shmael\nyear: 1851\nship: Pequod"
     text = f"---\n{facts}\n---\n\n# Whales\n\nThey sing."
     document = documents.parse("a.md", text.encode())
@@ -32,7 +32,7 @@ def test_markdown_brings_its_facts():
 
 
 @pytest.mark.parametrize("year", ["soon", "99999", "-1", "²"])
-def test_a_year_that_is_none_is_left_out(year):
+def test_an_invalid_year_is_ignored(year):
     assert documents.parse("a.md", f"---\nyear: {year}\n---\nWhales".encode()).year is None
 
 
@@ -40,7 +40,7 @@ def test_an_unfinished_block_of_facts_is_text():
     assert documents.parse("a.md", b"---\ntitle: x\nWhales").pages[0].text.startswith("---")
 
 
-def test_text_takes_its_title_from_the_first_line():
+def test_the_title_of_a_text_is_its_first_line():
     assert documents.parse("a.txt", b"\xef\xbb\xbfOn Whales\r\n\r\nThey sing.").title == "On Whales"
 
 
@@ -52,7 +52,7 @@ def test_pages_end_between_paragraphs():
     assert all(page.text[0].isdigit() for page in pages)
 
 
-def test_a_paragraph_longer_than_a_page_is_cut_at_spaces_and_nothing_is_lost():
+def test_a_long_paragraph_is_cut_at_spaces_without_loss():
     text = " ".join(f"word{number}" for number in range(2_000)) + "x" * 5_000
     pages = documents.pages_of(text)
     assert max(len(page.text) for page in pages) <= 2_000
@@ -66,18 +66,18 @@ GOOD_PDF = make_pdf("Whales sing")
     ("name", "content", "reason"),
     [
         ("a.txt", b"", "it is empty"),
-        ("a.txt", b" \n\n ", "holds no text"),
+        ("a.txt", b" \n\n ", "contains no text"),
         ("a.txt", b"\x00\x01\x02", "binary data"),
         ("a.txt", b"\x01\x02\x03abc", "binary data"),
-        ("a.md", b"caf\xe9", "not text in UTF-8 (byte 3"),
-        ("a.pdf", b"no PDF at all", "no PDF that can be read"),
+        ("a.md", b"caf\xe9", "not UTF-8 text (invalid byte at 3"),
+        ("a.pdf", b"no PDF at all", "not a readable PDF"),
         ("a.pdf", GOOD_PDF[: len(GOOD_PDF) // 2], "PDF"),
         ("a.pdf", GOOD_PDF.replace(b"/Pages", b"/Pxges"), "PDF"),
-        ("a.pdf", make_pdf("", ""), "none of its 2 pages holds text"),
+        ("a.pdf", make_pdf("", ""), "none of its 2 pages contains text"),
         ("a.pdf", encrypted(GOOD_PDF, "secret"), "it is encrypted"),
     ],
 )
-def test_what_cannot_be_read_says_why(name, content, reason):
+def test_an_unreadable_document_has_a_reason(name, content, reason):
     with pytest.raises(Unreadable) as caught:
         documents.parse(name, content)
     assert reason in str(caught.value)
@@ -91,16 +91,16 @@ def test_a_file_over_the_limit_is_not_read(tmp_path, settings):
     settings.REFSERVER_MAX_DOCUMENT_MB = 1
     file = tmp_path / "a.txt"
     file.write_bytes(b"x" * 1_500_000)
-    with pytest.raises(Unreadable, match=r"1\.5 MB, more than the 1 MB"):
+    with pytest.raises(Unreadable, match=r"1\.5 MB; the limit is 1 MB"):
         documents.load(file)
 
 
-def test_a_pipe_is_no_document(tmp_path):
+def test_a_pipe_is_not_a_document(tmp_path):
     os.mkfifo(tmp_path / "a.txt")
-    with pytest.raises(Unreadable, match="no regular file"):
+    with pytest.raises(Unreadable, match="not a regular file"):
         documents.load(tmp_path / "a.txt")
 
 
-def test_a_type_that_is_unknown_is_named(tmp_path):
-    with pytest.raises(Unreadable, match=r"“\.png” are not read; known are \.markdown"):
+def test_an_unsupported_type_is_named(tmp_path):
+    with pytest.raises(Unreadable, match=r"unsupported file type “\.png”; supported are \.markdown"):
         documents.load(tmp_path / "a.png")

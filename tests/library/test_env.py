@@ -49,7 +49,7 @@ def test_a_folder_that_cannot_be_made_is_a_problem(tmp_path):
     assert reader.folder("C", "made").is_dir()
 
 
-def test_names_may_be_emptied():
+def test_names_may_be_empty():
     reader = env(A="a, b c,", B="")
     assert reader.names("A", "z") == ["a", "b", "c"]
     assert reader.names("B", "z") == []
@@ -117,14 +117,14 @@ def test_wrong_settings_stop_a_command_with_all_their_names(library):
         assert f"  - {name}: " in result.stderr
 
 
-def test_the_example_tells_of_every_setting_and_of_no_other():
+def test_the_example_lists_every_setting_and_no_other():
     example = (ROOT / ".env.example").read_text()
     told = set(re.findall(r"^#?([A-Z][A-Z0-9_]*)=", example, re.MULTILINE))
     assert told == settings.ENVIRONMENT_NAMES
     assert all(line.startswith("#") or not line for line in example.splitlines()), "every line is a comment"
 
 
-def test_the_example_tells_the_defaults(tmp_path):
+def test_the_example_shows_the_defaults(tmp_path):
     """Uncommented as it stands, it changes nothing."""
     lines = (ROOT / ".env.example").read_text().splitlines()
     names = ("REFSERVER_DATABASE", "CHROMA_PATH", "REFSERVER_FILES", "REFSERVER_BIND", "REFSERVER_PORT")

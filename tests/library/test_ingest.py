@@ -45,7 +45,7 @@ def test_a_folder_is_read_and_every_file_reported(library, folder):
     outcomes = {Path(entry["path"]).name: (entry["outcome"], entry["reason"]) for entry in summary["results"]}
     assert outcomes["same.md"] == (
         "duplicate",
-        "the same document is in the library as “Bees” (paper 2)",
+        "the library already has this document: “Bees” (paper 2)",
     ) or (outcomes["bees.md"][0] == "duplicate")
     assert "encrypted" in outcomes["locked.pdf"][1]
     assert outcomes["empty.txt"] == ("failed", "it is empty")
@@ -57,14 +57,14 @@ def test_a_folder_is_read_and_every_file_reported(library, folder):
     assert [(hit.paper.title, hit.page) for hit in search("dive", 5)] == [("On Whales", 2)]
 
 
-def test_all_well_is_exit_code_0_and_a_second_time_finds_duplicates(library, folder):
+def test_success_is_exit_code_0_and_a_second_run_finds_duplicates(library, folder):
     for outcome in ("added", "duplicate"):
         result = library.manage("ingest", folder / "whales.pdf")
         assert (result.returncode, f"1 {outcome}" in result.stdout) == (0, True), result.stderr
     assert (Paper.objects.count(), PageEmbedding.objects.count()) == (1, 2)
 
 
-def test_a_model_that_is_not_on_this_machine_is_a_clear_error(library, folder, tmp_path):
+def test_a_missing_model_is_a_clear_error(library, folder, tmp_path):
     (tmp_path / "home").mkdir()
     environment = {"REFSERVER_EMBEDDING": "chroma", "HOME": str(tmp_path / "home")}
     result = subprocess.run(

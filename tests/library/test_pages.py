@@ -25,7 +25,7 @@ def admin(sample_library) -> Client:
     return client
 
 
-def test_an_empty_library_tells_what_to_do(library, client: Client):
+def test_an_empty_library_says_what_to_do(library, client: Client):
     for address in ("/", "/?q=whales"):
         page = client.get(address).content.decode()
         assert "manage.py ingest" in page and "manage.py load_sample" in page
@@ -37,14 +37,14 @@ def test_the_list_is_paged(sample_library, client: Client):
     assert client.get("/?page=99").content.decode().count("<h3>") > 0
 
 
-def test_results_show_similarity_and_lead_to_the_page(sample_library, client: Client):
+def test_results_show_similarity_and_link_to_the_page(sample_library, client: Client):
     page = client.get("/", {"q": "attention <b>"}).content.decode()
     assert "Attention Is All You Need" in page
     assert re.search(r"\d+ % similar", page) and re.search(r'href="/papers/\d+/#page-1"', page)
     assert "<b>" not in page and "attention &lt;b&gt;" in page
 
 
-def test_nothing_found_says_what_to_try(sample_library, client: Client):
+def test_no_results_say_what_to_try(sample_library, client: Client):
     assert "Try other or more words" in client.get("/?q=%F0%9F%90%8B").content.decode()
 
 
@@ -62,7 +62,7 @@ def test_a_paper_shows_its_facts_and_its_original(sample_library, client: Client
 
 
 @pytest.mark.parametrize("address", ["/", "/?q=dna", "/papers/1/", "/admin/login/", "/nowhere", "/healthz"])
-def test_every_page_keeps_to_itself(sample_library, client: Client, address):
+def test_every_page_loads_only_from_this_server(sample_library, client: Client, address):
     response = client.get(address)
     policy = response["Content-Security-Policy"]
     assert "default-src 'none'" in policy and "script-src 'self'" in policy and "unsafe" not in policy
@@ -83,7 +83,7 @@ def test_health_needs_no_database(library, client: Client, django_db_blocker):
         assert client.get("/healthz").json() == {"status": "alive"}
 
 
-def test_a_closed_library_asks_to_sign_in(sample_library, client: Client, admin, settings):
+def test_a_closed_library_requires_sign_in(sample_library, client: Client, admin, settings):
     settings.REFSERVER_OPEN_LIBRARY = False  # the default
     assert client.get("/?q=dna")["Location"] == "/admin/login/?next=/%3Fq%3Ddna"
     assert client.get("/papers/1/original").status_code == 302
@@ -113,19 +113,19 @@ def test_a_title_edited_in_the_admin_reaches_chroma(admin):
     assert record.vector @ HashedWords().embed(["Sorting quickly"])[0] > 0.3
 
 
-def test_the_admin_says_so_while_a_restore_holds_the_vectors(admin, sample_library, monkeypatch):
-    monkeypatch.setattr(vectors, "PATIENCE", 0.05)
+def test_the_admin_reports_a_restore_that_uses_the_vectors(admin, sample_library, monkeypatch):
+    monkeypatch.setattr(vectors, "GATE_TIMEOUT", 0.05)
     paper = Paper.objects.get(title="Quicksort")
     address = f"/admin/library/paper/{paper.pk}/change/"
     with Gate(sample_library.chroma).exclusive():
         response = admin.post(address, form_of(paper, title="Sorting quickly"), follow=True)
     assert response.redirect_chain == [(address, 302)]
-    assert "Nothing was changed: a backup or a restore holds the vectors" in response.content.decode()
+    assert "Nothing was changed: a backup or restore is using the vectors" in response.content.decode()
     assert Paper.objects.filter(title="Quicksort").exists()
     assert_equal_stores()
 
 
-def test_a_form_that_is_wrong_changes_nothing(admin):
+def test_an_invalid_form_changes_nothing(admin):
     paper = Paper.objects.get(title="Quicksort")
     response = admin.post(f"/admin/library/paper/{paper.pk}/change/", form_of(paper, title="", year="12"))
     assert response.status_code == 200
@@ -143,7 +143,7 @@ def test_papers_deleted_in_the_admin_are_gone_everywhere(admin):
     assert_equal_stores()
 
 
-def test_vectors_are_there_to_look_at_only(admin):
+def test_vectors_are_read_only(admin):
     for model in ("embedding", "pageembedding", "metadata"):
         assert admin.get(f"/admin/library/{model}/").status_code == 200
         assert admin.get(f"/admin/library/{model}/add/").status_code == 403

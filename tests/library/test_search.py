@@ -15,7 +15,7 @@ from refserver.library.sample import sample_documents
 from refserver.library.search import search, snippet
 
 
-def test_the_sample_is_whole_and_loads_once(sample_library):
+def test_the_sample_is_complete_and_loads_once(sample_library):
     documents = list(sample_documents())
     assert len(documents) >= 60
     assert len({document.content_hash for document in documents}) == len(documents)
@@ -27,10 +27,10 @@ def test_the_sample_is_whole_and_loads_once(sample_library):
     assert "0 papers added" in sample_library.manage("load_sample").stdout
 
 
-def test_the_sample_is_not_mixed_with_papers_of_ones_own(library, tmp_path):
+def test_the_sample_is_not_mixed_with_other_papers(library, tmp_path):
     (tmp_path / "a.md").write_text("# Mine")
     library.manage("ingest", tmp_path / "a.md")
-    assert "1 papers of its own" in library.manage("load_sample").stdout
+    assert "The library has 1 other papers" in library.manage("load_sample").stdout
     assert Paper.objects.count() == 1
 
 
@@ -48,7 +48,7 @@ def test_the_sample_is_not_mixed_with_papers_of_ones_own(library, tmp_path):
         ("quantum factoring", "Polynomial-Time Algorithms for Prime Factorization"),
     ],
 )
-def test_the_paper_meant_is_found_first(sample_library, query, title):
+def test_the_expected_paper_is_found_first(sample_library, query, title):
     hits = search(query, 5)
     assert hits[0].paper.title.startswith(title)
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
@@ -60,7 +60,7 @@ def test_a_paper_finds_itself(sample_library):
     assert (best.id, best.score) == (f"page-{page.pk}", pytest.approx(1, abs=1e-4))
 
 
-def test_a_vector_whose_row_is_gone_is_passed_over(sample_library):
+def test_a_vector_without_a_row_is_ignored(sample_library):
     Paper.objects.filter(title__startswith="Attention").delete()  # rows only, as a broken restore might leave it
     assert all(not hit.paper.title.startswith("Attention") for hit in search("attention", 20))
 
@@ -80,14 +80,14 @@ def test_api_answers_by_similarity(sample_library, client: Client):
 @pytest.mark.parametrize(
     ("parameters", "detail"),
     [
-        ({}, "Say what to search for"),
-        ({"q": "   "}, "Say what to search for"),
+        ({}, "Add a query"),
+        ({"q": "   "}, "Add a query"),
         ({"q": "x" * 501}, "longer than 500"),
         ({"q": "a\0b"}, "NUL"),
-        *[({"q": "x", "limit": limit}, "limit is a whole number") for limit in ("0", "51", "-1", "ten", "1e9", "²", "")],
+        *[({"q": "x", "limit": limit}, "limit must be a whole number") for limit in ("0", "51", "-1", "ten", "1e9", "²", "")],
     ],
 )
-def test_api_says_what_is_wrong(library, client: Client, parameters, detail):
+def test_api_reports_errors(library, client: Client, parameters, detail):
     response = client.get("/api/search", parameters)
     assert response.status_code == 400
     assert response["Content-Type"] == "application/problem+json"
@@ -96,12 +96,12 @@ def test_api_says_what_is_wrong(library, client: Client, parameters, detail):
     assert detail in problem["detail"]
 
 
-def test_api_takes_get_only(library, client: Client):
+def test_api_accepts_get_only(library, client: Client):
     assert client.post("/api/search").status_code == 405
 
 
-def test_search_says_so_while_a_restore_holds_the_vectors(sample_library, client: Client, monkeypatch):
-    monkeypatch.setattr(vectors, "PATIENCE", 0.05)
+def test_search_reports_a_restore_that_uses_the_vectors(sample_library, client: Client, monkeypatch):
+    monkeypatch.setattr(vectors, "GATE_TIMEOUT", 0.05)
     held, done = threading.Event(), threading.Event()
 
     def restore() -> None:
@@ -133,7 +133,7 @@ def test_vectors_of_another_model_are_not_compared(sample_library, client: Clien
     assert client.get("/api/search?q=dna").status_code == 200
 
 
-def test_a_snippet_is_cut_at_words_around_what_was_asked():
+def test_a_snippet_is_cut_at_words_around_the_query():
     text = "nothing here " * 40 + "the whales sing " + "and more follows " * 40
     part = snippet(text, "whales")
     assert part.startswith("… ") and part.endswith(" …") and "whales sing" in part

@@ -69,16 +69,16 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT)}
 
 
-def test_a_child_that_dies_is_started_again_ever_later(tmp_path):
+def test_a_dead_child_is_restarted_with_growing_pauses(tmp_path):
     with running(supervised(tmp_path, short="raise SystemExit(3)"), environment()) as process:
-        assert "with exit code 3; starting it again in 0.05 s" in until(process, "ended by itself")
-        assert "in 0.1 s" in until(process, "ended by itself")
+        assert "with exit code 3; restarting in 0.05 s" in until(process, "ended unexpectedly")
+        assert "in 0.1 s" in until(process, "ended unexpectedly")
         process.send_signal(signal.SIGINT)
         until(process, "SIGINT received, stopping")
         assert process.wait(10) == 0
 
 
-def test_children_are_told_alone_and_may_finish(tmp_path):
+def test_only_the_child_is_signalled_and_may_finish(tmp_path):
     patient = """
 import os, signal, subprocess, sys, time
 LATER = "import sys, time; time.sleep(0.5); open(sys.argv[1], 'w')"
@@ -99,7 +99,7 @@ sys.exit(worker.wait())                                   # the worker was not s
     assert (tmp_path / "done").exists()
 
 
-def test_a_child_that_does_not_stop_is_killed_in_the_end(tmp_path):
+def test_a_child_that_ignores_sigterm_is_killed(tmp_path):
     deaf = """
 import signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -130,7 +130,7 @@ def test_children_stop_when_the_supervisor_is_killed(tmp_path):
             pytest.fail("the child outlived its supervisor")
 
 
-def test_the_pid_file_says_who_runs(tmp_path):
+def test_the_pid_file_names_the_running_process(tmp_path):
     file = tmp_path / "run" / "serve.pid"
     with hold(file):
         assert file.read_text() == f"{os.getpid()}\n"
@@ -168,25 +168,25 @@ def test_serve_starts_answers_and_stops(sample_library: Places):
         assert b"--accent" in fetch(f"http://127.0.0.1:{port}{style}")
         assert style != "/static/library/library.css"  # named by its content
         again = sample_library.manage("serve", "--port", str(free_port()))
-        assert (again.returncode, "it is running already" in again.stderr) == (1, True)
+        assert (again.returncode, "already running as process" in again.stderr) == (1, True)
         process.terminate()
         assert "web stopped" in until(process, "web stopped")
         assert process.wait(20) == 0
 
 
-def test_a_port_in_use_is_said_at_once(library: Places):
+def test_a_port_in_use_is_reported_at_once(library: Places):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         result = library.manage("serve", "--port", str(taken.getsockname()[1]))
     assert result.returncode == 1
-    assert "another program listens there" in result.stderr and "Traceback" not in result.stderr
+    assert "another program uses it" in result.stderr and "Traceback" not in result.stderr
 
 
-def test_an_administrator_is_made_once(library: Places):
+def test_an_administrator_is_created_once(library: Places):
     first, second = library.manage("make_admin"), library.manage("make_admin")
-    assert "shown only now" in first.stdout
-    assert second.stdout.split() == ["Administrator", "admin", "(made", "before)"]
+    assert "shown only once" in first.stdout
+    assert second.stdout.split() == ["Administrator", "admin", "(existing)"]
 
 
 def test_locations_can_be_evaluated_by_a_shell(library: Places):

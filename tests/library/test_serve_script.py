@@ -62,7 +62,7 @@ def stop(server: subprocess.Popen[str]) -> str:
     return said
 
 
-def test_the_first_command_installs_loads_backs_up_proves_and_serves_and_the_second_time_starts_what_is_there(tmp_path):
+def test_the_first_run_installs_and_backs_up_and_the_second_only_starts(tmp_path):
     copy = fresh_copy(tmp_path / "copy")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -91,4 +91,4 @@ def test_the_first_command_installs_loads_backs_up_proves_and_serves_and_the_sec
     wait_until_it_answers(port, server)
     again = stop(server)
     assert "password" not in again
-    assert "Making and proving" not in again and "see them under Plans" not in again
+    assert "Making and verifying" not in again and "see them under Plans" not in again

@@ -24,7 +24,7 @@ def level(done: Done) -> int:
     return done.returncode
 
 
-def test_fresh_old_none_and_nonsense(clone: Clone, tmp_path: Path) -> None:
+def test_fresh_old_missing_and_invalid(clone: Clone, tmp_path: Path) -> None:
     fine = clone.check()
     assert level(fine) == 0
     assert clone.ids()[0] in fine.stdout
@@ -56,7 +56,7 @@ def test_deep_finds_a_flipped_byte(clone: Clone) -> None:
     assert level(clone.check()) == 1  # and now it is known; the full one is not looked at yet
 
 
-def test_a_repository_that_may_not_be_written_to(clone: Clone) -> None:
+def test_a_read_only_repository(clone: Clone) -> None:
     """Root may write whatever the modes say, unless that right is taken from it."""
     for path in [*clone.repository.rglob("*"), clone.repository]:
         path.chmod(0o555 if path.is_dir() else 0o444)
@@ -70,7 +70,7 @@ def test_a_repository_that_may_not_be_written_to(clone: Clone) -> None:
         path.chmod(0o755)
 
 
-def test_without_an_environment_it_says_so_in_one_line(clone: Clone) -> None:
+def test_a_missing_environment_is_reported_in_one_line(clone: Clone) -> None:
     (clone.root / ".venv").unlink()
     (clone.root / "requirements.lock").unlink()
     done = clone.check()
@@ -78,7 +78,7 @@ def test_without_an_environment_it_says_so_in_one_line(clone: Clone) -> None:
     assert "no working .venv" in done.stdout
 
 
-def test_a_repository_that_does_not_answer_is_unknown(clone: Clone) -> None:
+def test_a_hanging_repository_is_unknown(clone: Clone) -> None:
     """A fifo in the place of a file: whoever opens it waits for ever."""
     (clone.repository / "repository.json").unlink()
     os.mkfifo(clone.repository / "repository.json")
@@ -89,7 +89,7 @@ def test_a_repository_that_does_not_answer_is_unknown(clone: Clone) -> None:
     assert "no answer within 1 s" in done.stdout
 
 
-def test_it_can_be_stopped(clone: Clone) -> None:
+def test_the_check_can_be_stopped(clone: Clone) -> None:
     (clone.repository / "repository.json").unlink()
     os.mkfifo(clone.repository / "repository.json")
     with subprocess.Popen(

@@ -88,12 +88,12 @@ def answer(port: int, path: str = "healthz") -> str:
     raise AssertionError("it does not answer")
 
 
-def test_it_lists_and_says_what_is_wrong_with_its_arguments(clone: Clone, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_and_argument_errors(clone: Clone, capsys: pytest.CaptureFixture[str]) -> None:
     newest, full = clone.ids()
     listed = clone.recover("--list")
     assert listed.returncode == 0
     assert listed.stdout.index(newest) < listed.stdout.index(full)
-    assert clone.recover("--help").stdout.startswith("Brings the data back")
+    assert clone.recover("--help").stdout.startswith("Restores the data from a backup")
     day = f"{full[:4]}-{full[4:6]}-{full[6:8]}"
     repository = ("--repo", str(clone.repository))
     assert main(["--list", "--date", day, *repository]) == 0
@@ -118,7 +118,7 @@ def test_it_lists_and_says_what_is_wrong_with_its_arguments(clone: Clone, capsys
         assert "  -> " in capsys.readouterr().err
 
 
-def test_without_a_terminal_it_refuses_and_a_dry_run_changes_nothing(clone: Clone) -> None:
+def test_no_terminal_is_refused_and_a_dry_run_changes_nothing(clone: Clone) -> None:
     before = tree(clone.root)
     done = clone.recover("--latest")
     assert done.returncode == 1
@@ -186,7 +186,7 @@ def read_until(ours: int, wanted: str, seconds: float = 60) -> str:
 
 
 @pytest.mark.parametrize(("typed", "code", "state"), [("y", 1, LIVE), ("\x03", 9, LIVE)])
-def test_on_a_terminal_nothing_but_the_id_goes_on(clone: Clone, typed: str, code: int, state: tuple[int, int, int]) -> None:
+def test_on_a_terminal_only_the_id_confirms(clone: Clone, typed: str, code: int, state: tuple[int, int, int]) -> None:
     with terminal(clone, "--latest") as (process, ours):
         said = read_until(ours, "anything else to stop: ")
         assert "[Y/n]" not in said
@@ -235,11 +235,11 @@ def test_a_real_server_is_stopped_and_started_as_it_was(clone: Clone) -> None:
     [
         ("restore-write:kill", 1, LIVE, "The data is OLD"),
         ("restore-write:full", 8, LIVE, "The data is OLD"),
-        ("in-place-folder:kill", 0, NEWEST, "Doing it again"),
+        ("in-place-folder:kill", 0, NEWEST, "Restoring again"),
         ("in-place-exchanged:full", 1, LIVE, "The data is OLD"),
     ],
 )
-def test_cut_off_in_the_middle_the_data_is_old_or_new_and_the_service_runs(
+def test_after_a_fault_the_data_is_old_or_new_and_the_service_runs(
     clone: Clone, fault: str, code: int, state: tuple[int, int, int], words: str
 ) -> None:
     (clone.root / "sitecustomize.py").write_text(FAULTS)
@@ -254,11 +254,11 @@ def test_cut_off_in_the_middle_the_data_is_old_or_new_and_the_service_runs(
     assert clone.state() == state
     assert not list((clone.root / "var/data").glob(".refbackup-restore.*"))
     if state == NEWEST:  # the first safety backup holds what was there before, the second what was half exchanged
-        kept = [name for name in clone.ids() if f"Kept before    {name}" in done.stdout]
+        kept = [name for name in clone.ids() if f"Safety backup  {name}" in done.stdout]
         assert kept == [clone.ids()[1]]
 
 
-def test_a_restore_that_cannot_be_finished_leaves_the_service_stopped_for_the_next(clone: Clone) -> None:
+def test_a_mixed_restore_leaves_the_service_stopped_for_the_next_recovery(clone: Clone) -> None:
     (clone.root / "sitecustomize.py").write_text(FAULTS)
     (clone.root / "fault").write_text("in-place-folder:kill")
     port = free_port()
@@ -272,15 +272,15 @@ def test_a_restore_that_cannot_be_finished_leaves_the_service_stopped_for_the_ne
         (clone.root / "fault").unlink()
         done = clone.recover("--latest", "--yes")
         assert done.returncode == 0, done.stdout
-        assert "An earlier recovery that did not end had stopped" in done.stdout
+        assert "An earlier recovery did not finish and left" in done.stdout
         assert answer(port) == "first"
     assert clone.state() == NEWEST
 
 
 @pytest.mark.parametrize(
-    ("number", "when"), [(signal.SIGINT, "Stopping"), (signal.SIGTERM, "held up"), (signal.SIGHUP, "Writing")]
+    ("number", "when"), [(signal.SIGINT, "Stopping"), (signal.SIGTERM, "held up"), (signal.SIGHUP, "Staging")]
 )
-def test_a_signal_ends_it_safely(clone: Clone, number: signal.Signals, when: str) -> None:
+def test_a_signal_stops_it_safely(clone: Clone, number: signal.Signals, when: str) -> None:
     port = free_port()
     with service(clone, port):
         with subprocess.Popen(
@@ -303,10 +303,10 @@ def test_a_signal_ends_it_safely(clone: Clone, number: signal.Signals, when: str
     state = {9: LIVE, 0: NEWEST}[process.returncode]
     assert clone.state() == state, said
     assert ("The data is OLD" if state == LIVE else "The data is NEW") in said
-    assert f"{number.name}: ending" in said
+    assert f"{number.name}: stopping" in said
 
 
-def test_after_it_was_killed_itself_the_next_starts_what_it_had_stopped(clone: Clone) -> None:
+def test_after_a_kill_the_next_recovery_starts_the_stopped_service(clone: Clone) -> None:
     port = free_port()
     with service(clone, port):
         with subprocess.Popen(
@@ -319,7 +319,7 @@ def test_after_it_was_killed_itself_the_next_starts_what_it_had_stopped(clone: C
         ) as process:
             assert process.stdout
             for line in process.stdout:
-                if "Writing the backup" in line:
+                if "Staging the backup" in line:
                     process.kill()
                     break
         stopped = clone.root / "var/recovery/stopped.json"
@@ -333,7 +333,7 @@ def test_after_it_was_killed_itself_the_next_starts_what_it_had_stopped(clone: C
     assert clone.state() == NEWEST
 
 
-def test_a_store_that_somebody_else_has_open_is_not_touched_unless_told_to(clone: Clone) -> None:
+def test_an_open_store_is_refused_unless_yes_is_given(clone: Clone) -> None:
     with closing(sqlite3.connect(clone.database)) as reader:
         reader.execute("SELECT count(*) FROM library_paper").fetchone()
         # this process is the test's; the script must name it
@@ -346,11 +346,11 @@ def test_a_store_that_somebody_else_has_open_is_not_touched_unless_told_to(clone
         assert clone.state() == LIVE
         done = clone.recover("--latest", "--yes")
         assert done.returncode == 0, done.stdout
-        assert "Going on, as --yes was given" in done.stdout
+        assert "Continuing because of --yes" in done.stdout
         assert reader.execute("SELECT count(*) FROM library_paper").fetchone() == (NEWEST[0],)
 
 
-def test_a_store_of_which_no_safety_backup_can_be_made_is_moved_aside_and_put_back_when_the_restore_fails(clone: Clone) -> None:
+def test_a_broken_store_is_moved_aside_and_put_back_if_the_restore_fails(clone: Clone) -> None:
     for path in clone.database.parent.glob("refserver.sqlite3*"):
         path.unlink()
     clone.database.mkdir()
@@ -372,7 +372,7 @@ def test_a_store_of_which_no_safety_backup_can_be_made_is_moved_aside_and_put_ba
     assert f"{clone.database} -> {aside}" in clone.report()
 
 
-def test_backups_of_another_application_go_into_folders_only(clone: Clone, tmp_path: Path) -> None:
+def test_backups_of_another_application_are_restored_into_folders_only(clone: Clone, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     (other / "a.txt").write_text("a")
@@ -384,7 +384,7 @@ def test_backups_of_another_application_go_into_folders_only(clone: Clone, tmp_p
     assert clone.state() == LIVE
 
 
-def test_the_control_database_comes_back_from_its_own_set(clone: Clone) -> None:
+def test_the_control_database_is_restored_from_its_own_set(clone: Clone) -> None:
     control = clone.root / "var/control.sqlite3"
     clone.refbackup("create", "--repo", clone.repository, "--set", "control", "--sqlite", f"control={control}", "--no-verify")
     control.write_bytes(b"lost")
@@ -395,15 +395,15 @@ def test_the_control_database_comes_back_from_its_own_set(clone: Clone) -> None:
     assert clone.state() == LIVE
 
 
-def test_it_finds_the_places_that_django_finds(clone: Clone) -> None:
+def test_locations_are_those_of_django(clone: Clone) -> None:
     (clone.root / ".env").write_text(
         "REFSERVER_DATABASE=\"elsewhere/db.sqlite3\"\nexport CHROMA_PATH='vectors' # beside\nREFSERVER_FILES=~/docs\n"
         "BACKUP_REPOSITORY=../backups\nREFSERVER_RUN_DIR=\n"
     )
     told = json.loads(clone.run(".venv/bin/python", "manage.py", "locations", "--json").stdout)
     code = (
-        "import json; from refserver.recovery.places import read_places\n"
-        "print(json.dumps({name: str(path) for name, path in read_places().paths.items()}))"
+        "import json; from refserver.recovery.locations import read_locations\n"
+        "print(json.dumps({name: str(path) for name, path in read_locations().paths.items()}))"
     )
     found = json.loads(clone.run(".venv/bin/python", "-c", code).stdout)
     assert found == {name: told[name] for name in found}
@@ -426,7 +426,7 @@ esac
 """
 
 
-def test_a_systemd_unit_is_stopped_and_started_and_tells_where_the_stores_are(clone: Clone, tmp_path: Path) -> None:
+def test_a_systemd_unit_is_stopped_and_started_and_names_the_stores(clone: Clone, tmp_path: Path) -> None:
     """The stores are where the unit says, not where a fresh clone would have them."""
     data = tmp_path / "lib"
     (clone.root / "var/data").rename(data)
@@ -486,7 +486,7 @@ UNPACK = ("sha256sum", "zstd", "tar")
 
 
 @pytest.mark.parametrize("python", [False, True], ids=["no Python", "no packages"])
-def test_where_packages_cannot_be_had_it_prints_commands_that_work(clone: Clone, tmp_path: Path, python: bool) -> None:
+def test_without_packages_it_prints_commands_that_work(clone: Clone, tmp_path: Path, python: bool) -> None:
     (clone.root / ".venv").unlink()
     if python:
         # A Python of the PATH, and an index that holds nothing.
@@ -506,7 +506,7 @@ def test_where_packages_cannot_be_had_it_prints_commands_that_work(clone: Clone,
             path.write_bytes(b"broken")
     done = clone.recover("--latest", "--yes", **more)
     assert done.returncode == 1
-    assert "the packages cannot be had" in done.stderr
+    assert "the packages cannot be installed" in done.stderr
     assert "1 newer incremental backups need the engine" in done.stderr
     ran = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", textwrap.dedent(done.stdout)],
@@ -523,7 +523,7 @@ def test_where_packages_cannot_be_had_it_prints_commands_that_work(clone: Clone,
     assert aside.read_bytes() == b"broken"
 
 
-def test_a_new_machine_needs_the_repository_alone_and_makes_its_environment(template: Clone, tmp_path: Path) -> None:
+def test_a_new_machine_needs_only_the_repository(template: Clone, tmp_path: Path) -> None:
     """Nothing is left but a copy of the repository. The lock is emptied and the packages come by the environment variable, for
     installing all of them would take minutes; the rest is as on a new machine."""
     fresh = Clone(copy_project(tmp_path / "fresh"))

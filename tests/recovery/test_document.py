@@ -93,14 +93,12 @@ def followed(
 @pytest.mark.slow
 @pytest.mark.skipif(not all(map(shutil.which, NEEDED)), reason=f"needs {', '.join(NEEDED)}")
 @pytest.mark.parametrize("title", PARTS)
-def test_a_part_followed_to_the_letter_brings_the_data_back(
-    title: str, followed: dict[str, Future[tuple[int | None, str]]]
-) -> None:
+def test_a_part_followed_literally_restores_the_data(title: str, followed: dict[str, Future[tuple[int | None, str]]]) -> None:
     code, said = followed[title].result()
     assert code == 0, f"“{title}” failed after its last line below:\n{said}"
 
 
-def test_every_part_says_how_long_how_to_see_and_how_to_go_back() -> None:
+def test_every_part_states_time_success_and_how_to_go_back() -> None:
     text = re.sub(r"<!--.*?-->", "", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
     titles = HEADING.findall(text)
     for title, body in zip(titles, HEADING.split(text)[2::2], strict=True):
@@ -116,7 +114,7 @@ def test_every_block_is_run_or_changes_a_password() -> None:
     assert [block.text.strip() for block in shown] == [".venv/bin/python manage.py changepassword admin"]
 
 
-def test_every_symptom_leads_to_a_part() -> None:
+def test_every_symptom_links_to_a_part() -> None:
     content = PAGE.read_text(encoding="utf-8")
     linked = set(re.findall(r"^\|.*\| \[([^\]]+)\]\(#", content, re.MULTILINE))
     assert linked == set(HEADING.findall(content)[2:])

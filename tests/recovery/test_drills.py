@@ -20,7 +20,7 @@ def drill(clone: Clone, *arguments: str) -> tuple[int, dict]:
     return done.returncode, json.loads(done.stdout)
 
 
-def test_a_drill_asks_the_application_and_records_how_long_it_took_and_how_old_it_was(clone: Clone) -> None:
+def test_a_drill_probes_the_application_and_records_time_and_age(clone: Clone) -> None:
     probe = (
         'bash -c \'sqlite3 "$REFSERVER_DATABASE" "SELECT count(*) FROM library_paper" && ls $REFSERVER_FILES | wc -l'
         " && test -f $CHROMA_PATH/chroma.sqlite3 && test -d $REFBACKUP_RESTORED/sqlite'"
@@ -48,7 +48,7 @@ def test_a_probe_that_fails_fails_the_drill_and_not_the_backup(clone: Clone) -> 
     assert not list((clone.repository / "scratch").iterdir())
 
 
-def test_what_is_remembered_of_the_archives_is_dropped_first(clone: Clone) -> None:
+def test_the_page_cache_of_the_archives_is_dropped_first(clone: Clone) -> None:
     if not shutil.which("fincore"):
         pytest.skip("needs fincore")
     repository = open_repository(clone.repository)

@@ -1,4 +1,4 @@
-"""`manage.py locations`: where everything is, for people and for scripts."""
+"""`manage.py locations`: the paths and addresses in use, for people and for scripts."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _NAMES = (
 
 
 class Command(BaseCommand):
-    """Prints settings as they are in force: defaults filled in, relative paths made absolute."""
+    """Prints the effective settings, with defaults and absolute paths."""
 
     help = "Print where the databases, the vectors, the documents and the backups are."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Choose a form."""
+        """The format."""
         form = parser.add_mutually_exclusive_group()
         form.add_argument("--json", action="store_true", help="one JSON object")
         form.add_argument("--shell", action="store_true", help="NAME=value lines that a shell can evaluate")

@@ -1,4 +1,4 @@
-"""`manage.py make_admin`: make the first administrator."""
+"""`manage.py make_admin`: create the first administrator."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from django.db import transaction
 
 
 class Command(BaseCommand):
-    """Makes an administrator if there is none. One that is there is never changed."""
+    """Creates an administrator if there is none. An existing one is never changed."""
 
     help = (
-        "Make an administrator if there is none: REFSERVER_ADMIN_USER with REFSERVER_ADMIN_PASSWORD, "
+        "Create an administrator if there is none: REFSERVER_ADMIN_USER with REFSERVER_ADMIN_PASSWORD, "
         "or with a random password that is printed once."
     )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Make the account, or name the one that is there."""
+        """Create the account, or name the existing one."""
         with transaction.atomic():
             users = get_user_model().objects
-            there = users.filter(is_superuser=True, is_active=True).order_by("pk").first()
-            if there is not None:
-                self.stdout.write(f"{'Administrator':16} {there.get_username()} (made before)")
+            existing = users.filter(is_superuser=True, is_active=True).order_by("pk").first()
+            if existing is not None:
+                self.stdout.write(f"{'Administrator':16} {existing.get_username()} (existing)")
                 return
             name, given = settings.ADMIN_USER, settings.ADMIN_PASSWORD
             if users.filter(username=name).exists():
-                raise CommandError(f"The account {name!r} is no administrator; name another one in REFSERVER_ADMIN_USER.")
+                raise CommandError(f"The account {name!r} is not an administrator; set another name in REFSERVER_ADMIN_USER.")
             if given:
                 _require_good(given)
             password = given or secrets.token_urlsafe(15)
             users.create_superuser(username=name, email="", password=password)
-        shown = "the password from REFSERVER_ADMIN_PASSWORD" if given else f"password {password}   <- shown only now"
+        shown = "the password from REFSERVER_ADMIN_PASSWORD" if given else f"password {password}   <- shown only once"
         self.stdout.write(f"{'Administrator':16} {name}, {shown}")
 
 

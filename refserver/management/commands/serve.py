@@ -1,4 +1,4 @@
-"""`manage.py serve`: start all that runs, and keep it running."""
+"""`manage.py serve`: start the web server and the workers, and keep them running."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ class Command(BaseCommand):
 
     help = (
         "Start the web server and the workers, and keep them running until Ctrl-C or SIGTERM. "
-        "Running jobs are finished then; a second Ctrl-C interrupts them."
+        "Running jobs are finished first; a second Ctrl-C interrupts them."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Take an address."""
+        """The address to listen on."""
         parser.add_argument("--port", type=int, default=settings.REFSERVER_PORT, help="TCP port (%(default)s)")
-        parser.add_argument("--bind", default=settings.REFSERVER_BIND, help="address to listen at (%(default)s)")
+        parser.add_argument("--bind", default=settings.REFSERVER_BIND, help="address to listen on (%(default)s)")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Run until told to stop. Exit code 1 when a child had to be killed."""
+        """Run until stopped. Exit code 1 if a child had to be killed."""
         bind, port = options["bind"], options["port"]
         pid_file = Path(settings.REFSERVER_RUN_DIR) / "serve.pid"
         try:
             with hold(pid_file):
                 _require_free(bind, port)
                 self._say(f"http://{_shown(bind)}:{port}/ (Ctrl-C stops it)")
-                gently = supervise(programs(bind, port), self._say)
+                gracefully = supervise(programs(bind, port), self._say)
         except AlreadyRunning as error:
-            raise CommandError(f"{error}. Stop that one first, or use it.") from error
-        if not gently:
+            raise CommandError(f"RefServer is {error}. Stop it first, or use it.") from error
+        if not gracefully:
             raise SystemExit(1)
 
     def _say(self, message: str) -> None:
@@ -52,7 +52,7 @@ class Command(BaseCommand):
 
 
 def programs(bind: str, port: int) -> list[Program]:
-    """Return what is to run, in the order of starting."""
+    """The programs to run, in the order of starting."""
     address = f"[{bind}]:{port}" if ":" in bind else f"{bind}:{port}"
     web = Program(
         name="web",
@@ -78,16 +78,16 @@ def programs(bind: str, port: int) -> list[Program]:
 
 
 def _require_free(bind: str, port: int) -> None:
-    """Raise `CommandError` when the address is taken: better said once than by a child, again and again."""
+    """Raise `CommandError` if the address is in use, so that it is reported once and not by each restart of a child."""
     family = socket.AF_INET6 if ":" in bind else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((bind, port))
         except OverflowError:
-            raise CommandError(f"{port} is no port: use a number from 1 to 65535.") from None
+            raise CommandError(f"{port} is not a port: use a number from 1 to 65535.") from None
         except OSError as error:
-            taken = "another program listens there, " if error.errno == errno.EADDRINUSE else ""
+            taken = "another program uses it; " if error.errno == errno.EADDRINUSE else ""
             raise CommandError(f"{bind}:{port} cannot be used ({error.strerror}): {taken}see --port and --bind.") from error
 
 

@@ -19,17 +19,17 @@ from refserver.library.ingest import Outcome, Result, files_in, ingest
 
 
 class Command(BaseCommand):
-    """Reads files and folders, reports each file, and fails when one of them failed."""
+    """Reads files and folders, reports each file, and fails if one of them fails."""
 
-    help = "Add PDF, Markdown and text files to the library; folders are read with all their subfolders."
+    help = "Add PDF, Markdown and text files to the library; folders are read with their subfolders."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Take paths, and the form of the summary."""
+        """Paths, and the format of the summary."""
         parser.add_argument("paths", nargs="+", metavar="PATH", type=Path, help="a file or a folder")
         parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Ingest all paths. Exit code 1 when a file failed."""
+        """Ingest all paths. Exit code 1 if a file failed."""
         started = monotonic()
         results: list[Result] = []
         try:
@@ -40,9 +40,7 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from error
         except (GateTimeout, OperationalError) as error:
             done = sum(result.outcome is Outcome.ADDED for result in results)
-            raise CommandError(
-                f"{error}. {done} documents were added before; run the same command again when it is over."
-            ) from error
+            raise CommandError(f"{error}. {done} documents were added; run the same command again later.") from error
         self._summarise(results, monotonic() - started, as_json=options["json"])
         if any(result.outcome is Outcome.FAILED for result in results):
             raise SystemExit(1)

@@ -15,19 +15,19 @@ from refserver.library.sample import sample_documents
 
 
 class Command(BaseCommand):
-    """Loads the sample unless the library holds anything else; a load that was cut short is completed."""
+    """Loads the sample unless the library has other papers; an interrupted load is completed."""
 
-    help = "Load the sample library, some sixty well-known papers, if the library holds no papers of your own."
+    help = "Load the sample library, some sixty well-known papers, unless the library has other papers."
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Load it, through the same path as `ingest`."""
+        """Load it in the same way as `ingest`."""
         sample = list(sample_documents())
         own = Paper.objects.exclude(content_hash__in=[document.content_hash for document in sample]).count()
         if own:
-            self.stdout.write(f"The library holds {own} papers of its own; the sample was not loaded.")
+            self.stdout.write(f"The library has {own} other papers; the sample was not loaded.")
             return
         try:
             counts = Counter(ingest_document(document.file_name, document).outcome for document in sample)
         except (EmbeddingUnavailable, GateTimeout) as error:
-            raise CommandError(f"The sample was not loaded to its end: {error}") from error
-        self.stdout.write(f"Sample library: {counts[Outcome.ADDED]} papers added, {counts[Outcome.DUPLICATE]} were there.")
+            raise CommandError(f"The sample was not loaded completely: {error}") from error
+        self.stdout.write(f"Sample library: {counts[Outcome.ADDED]} papers added, {counts[Outcome.DUPLICATE]} already present.")

@@ -1,4 +1,4 @@
-"""`manage.py reembed`: compute vectors anew after the embedding was changed."""
+"""`manage.py reembed`: compute the vectors again after a change of the embedding."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from refserver.library.models import Paper
 
 
 class Command(BaseCommand):
-    """Goes through the papers one by one, so that it can be stopped and run again."""
+    """Embeds the papers one by one, so that it can be stopped and run again."""
 
-    help = "Compute the vectors of papers again whose model is not the one that REFSERVER_EMBEDDING names."
+    help = "Compute the vectors again of papers whose model is not that of REFSERVER_EMBEDDING."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Choose which."""
-        parser.add_argument("--all", action="store_true", help="also those made by the configured model")
+        """Which papers."""
+        parser.add_argument("--all", action="store_true", help="also papers embedded with the configured model")
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Embed them."""
@@ -31,7 +31,7 @@ class Command(BaseCommand):
         keys = list(papers.order_by("pk").values_list("pk", flat=True))
         for number, key in enumerate(keys, start=1):
             paper = Paper.objects.filter(pk=key).first()
-            if paper is not None:  # it may have been removed meanwhile
+            if paper is not None:  # it may have been removed
                 catalogue.embed_again(paper)
             self.stderr.write(f"{number} of {len(keys)}", str)
         self.stdout.write(f"{len(keys)} papers embedded with {model}.")

@@ -1,4 +1,4 @@
-"""Where everything is, read without Django: the same answers as `refserver.settings` gives."""
+"""Where the stores, the repository and the pid file are, read without Django: the same paths as in `refserver.settings`."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ _CONTROL_STORES = ((SourceKind.SQLITE, "control", "REFSERVER_CONTROL_DATABASE"),
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Places:
-    """Absolute paths by the names of their settings, and all settings as they were found."""
+class Locations:
+    """Absolute paths by the names of their settings, and the settings as given."""
 
     paths: Mapping[str, Path]
     values: Mapping[str, str]
@@ -53,68 +53,68 @@ class Places:
 
     @property
     def recovery(self) -> Path:
-        """Where reports are kept, and what was stopped is remembered."""
+        """The folder of reports, of the lock, and of the list of stopped services."""
         return ROOT / "var" / "recovery"
 
     def child_environment(self) -> dict[str, str]:
-        """For a child of the engine: this process's environment, with the engine's settings from wherever they were found."""
+        """The environment for the engine: this process's, with the engine's settings from all sources."""
         return {**os.environ, **{name: self.values[name] for name in ENGINE_SETTINGS if self.values.get(name)}}
 
     def stores(self, set_name: str) -> tuple[Source, ...]:
         """The live stores of a set: the control database, or the library's."""
-        known = _CONTROL_STORES if set_name == CONTROL else _STORES
-        return tuple(Source(kind=kind, name=name, path=self.paths[setting]) for kind, name, setting in known)
+        stores = _CONTROL_STORES if set_name == CONTROL else _STORES
+        return tuple(Source(kind=kind, name=name, path=self.paths[setting]) for kind, name, setting in stores)
 
     def targets(self, backup: Backup) -> tuple[Source, ...]:
-        """The live store that each store of *backup* goes back to.
+        """The live store that each store of *backup* is restored to.
 
-        Stores of the library that the backup does not hold are named too, so that the engine refuses to mix times.
-        Raises `UsageError` for a backup of another application: its data must not be written over this one's.
+        Stores of the library that the backup does not hold are included, so that the engine refuses to mix times. Raises
+        `UsageError` for a backup of another application: its data must not be written over this one's.
         """
         set_name = backup.manifest.set
         if set_name not in (CONTROL, DEFAULT) and not set_name.startswith(f"{DEFAULT}-"):
             raise UsageError(
                 f"{backup.id} is of the set {set_name}, which is not this application's.",
-                hint="Restore it into a folder: --to DIR. Nothing was changed.",
+                hint="Restore it into a folder with --to DIR. Nothing was changed.",
             )
         left = {(record.kind, record.name) for record in backup.manifest.sources}
-        found = []
+        targets = []
         for store in self.stores(set_name):
-            also = store.path.stem if store.kind is SourceKind.SQLITE else store.path.name
-            match = next((name for name in (store.name, also) if (store.kind, name) in left), None)
+            file_name = store.path.stem if store.kind is SourceKind.SQLITE else store.path.name
+            match = next((name for name in (store.name, file_name) if (store.kind, name) in left), None)
             if match:
                 left.discard((store.kind, match))
-                found.append(replace(store, name=match))
+                targets.append(replace(store, name=match))
             elif set_name == DEFAULT:
-                found.append(store)
+                targets.append(store)
         if left:
             names = ", ".join(sorted(f"{kind}:{name}" for kind, name in left))
             raise UsageError(
-                f"{backup.id} holds {names}, which no setting of this application names.",
-                hint="Restore it into a folder: --to DIR. Nothing was changed.",
+                f"{backup.id} holds {names}, which is not a store of this application.",
+                hint="Restore it into a folder with --to DIR. Nothing was changed.",
             )
-        return tuple(found)
+        return tuple(targets)
 
 
-def read_places(*, repository: str = "") -> Places:
-    """Read the settings. What is set for this process wins over the service's own environment, and that over ``.env``.
+def read_locations(*, repository: str = "") -> Locations:
+    """Read the settings. This process's environment wins over the service's, and that over ``.env``.
 
-    *repository* goes before all of them. Raises `UsageError` for one that is no folder.
+    *repository* wins over all. Raises `UsageError` if it is not a folder, or a named ``.env`` is missing.
     """
     named = os.environ.get("REFSERVER_ENV_FILE", "").strip()
     file = ROOT / (named or ".env")
     if named and not file.exists():
-        raise UsageError(f"REFSERVER_ENV_FILE: {file} is not there.", hint="Name a file that exists, or unset it.")
+        raise UsageError(f"REFSERVER_ENV_FILE: {file} does not exist.", hint="Name an existing file, or unset it.")
     values = {**_texts(dotenv_values(file)), **unit_environment()}
     values |= {name: value for name, value in os.environ.items() if value.strip()}
     values = {name: value for name, value in values.items() if value.strip()}
     paths = {name: _absolute(values.get(name, default)) for name, default in _DEFAULTS.items()}
     place = repository or values.get("BACKUP_REPOSITORY", "")
     if "://" in place:
-        raise UsageError(f"{place} is no folder.", hint="Give the folder of the repository: --repo PATH.")
+        raise UsageError(f"{place} is not a folder.", hint="Name the folder of the repository with --repo PATH.")
     if repository:
         paths["BACKUP_REPOSITORY"] = Path(repository).absolute()
-    return Places(paths=paths, values=values)
+    return Locations(paths=paths, values=values)
 
 
 def _absolute(path: str) -> Path:
@@ -126,22 +126,22 @@ def _texts(values: Mapping[str, str | None]) -> dict[str, str]:
 
 
 def unit_environment() -> dict[str, str]:
-    """What the unit `UNIT` sets for the application: its files, and its own lines over them. Empty without such a unit."""
-    found: dict[str, str] = {}
-    own: dict[str, str] = {}
+    """The environment that the unit `UNIT` sets for the application. Empty without such a unit."""
+    from_files: dict[str, str] = {}
+    from_lines: dict[str, str] = {}
     for line in unit_properties("Environment", "EnvironmentFiles"):
         name, _, value = line.partition("=")
         if name == "EnvironmentFiles":
             place = Path(value.partition(" (")[0])
             if place.is_file() and os.access(place, os.R_OK):
-                found |= _texts(dotenv_values(place))
+                from_files |= _texts(dotenv_values(place))
         elif name == "Environment":
-            own |= dict(pair.partition("=")[::2] for pair in shlex.split(value))
-    return own | found  # as systemd does: a file wins over a line of the unit
+            from_lines |= dict(pair.partition("=")[::2] for pair in shlex.split(value))
+    return from_lines | from_files  # as in systemd, a file wins over a line of the unit
 
 
 def unit_properties(*names: str) -> list[str]:
-    """``systemctl show`` as lines ``NAME=VALUE``; none where systemd does not run or does not know the unit."""
+    """``systemctl show`` as lines ``NAME=VALUE``; none if systemd does not run or has no such unit."""
     command = ["systemctl", "show", UNIT, f"--property={','.join(('LoadState', *names))}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)

@@ -1,4 +1,4 @@
-"""Response headers that keep a page to itself: it loads and sends nothing but to this server."""
+"""Response headers that allow a page to load from, and send to, this server only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "default-src 'none'",
         "script-src 'self'",
         "style-src 'self'",
-        "img-src 'self' data:",  # the admin's style sheets draw some arrows from data: addresses
+        "img-src 'self' data:",  # the admin's style sheets use data: URLs for arrows
         "font-src 'self'",
         "connect-src 'self'",
         "manifest-src 'self'",
@@ -24,7 +24,7 @@ PERMISSIONS_POLICY = "camera=(), geolocation=(), microphone=(), payment=(), usb=
 
 
 class PageHeaders:
-    """Sets Content-Security-Policy and Permissions-Policy; a view that set its own keeps it."""
+    """Sets Content-Security-Policy and Permissions-Policy, unless a view set its own."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self._get_response = get_response

@@ -1,4 +1,4 @@
-"""Static files: compressed and named by their content, so that browsers may keep them for ever."""
+"""Static files, compressed and named by their content, so that browsers may cache them forever."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from whitenoise.storage import CompressedManifestStaticFilesStorage  # type: ign
 
 
 class CollectedFiles(CompressedManifestStaticFilesStorage):  # type: ignore[misc]  # whitenoise has no types
-    """Whitenoise's storage, in which a file that was not collected keeps its plain name.
+    """Whitenoise's storage, but a file that was not collected keeps its plain name.
 
-    A page must not fail because a style sheet is missing: it is better plain than not there.
+    A page must not fail because a style sheet is missing.
     """
 
     def stored_name(self, name: str) -> str:

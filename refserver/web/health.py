@@ -1,4 +1,4 @@
-"""Whether this process answers at all."""
+"""``/healthz``: whether this process answers."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from django.views.decorators.http import require_safe
 @require_safe
 @never_cache
 def alive(request: HttpRequest) -> JsonResponse:
-    """Answer 200. Touches no database: a restore that holds them is no reason to restart the web server."""
+    """Answer 200, without using a database: a restore that locks them must not restart the web server."""
     return JsonResponse({"status": "alive"})

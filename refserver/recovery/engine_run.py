@@ -1,0 +1,117 @@
+"""Runs ``refbackup restore`` as a child process and passes its progress on."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from backups.engine.errors import EngineError, from_json
+from backups.engine.progress import duration, human_bytes
+from backups.engine.runtime.processes import end_with_parent
+
+from .interruption import Interruption
+from .locations import ROOT, Locations
+from .report import Report
+
+STOP_SECONDS = 300.0
+"""How long a restore may take to stop; an exchange that has begun is finished or undone."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineResult:
+    """The exit code of the engine (negative: killed by a signal) and the JSON object that it printed."""
+
+    code: int
+    answer: dict[str, Any]
+
+    @property
+    def error(self) -> EngineError | None:
+        """What went wrong, if anything."""
+        if self.code == 0 or (self.code == 5 and "error" not in self.answer and self.answer):
+            return None
+        if "error" in self.answer:
+            return from_json(self.answer["error"])
+        how = f"was killed by {signal.Signals(-self.code).name}" if self.code < 0 else f"ended with exit code {self.code}"
+        return EngineError(f"The restore {how} before it reported a result.")
+
+
+class EngineRun:
+    """Restores with these locations, reporting to *report* and stopping on *interruption*."""
+
+    def __init__(self, locations: Locations, report: Report, interruption: Interruption) -> None:
+        self._locations = locations
+        self._report = report
+        self._interruption = interruption
+
+    def restore(self, backup_id: str, *arguments: str) -> EngineResult:
+        """Run ``refbackup restore`` with *arguments*."""
+        repository = str(self._locations.repository)
+        command = [sys.executable, "-P", "-m", "backups.engine", "restore", backup_id, "--repo", repository]
+        command += ["--json", "--progress", "lines", *arguments]
+        with tempfile.TemporaryFile() as output:
+            child = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env={**self._locations.child_environment(), "PYTHONPATH": str(ROOT)},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="surrogateescape",
+                process_group=0,  # Ctrl-C is for this process to pass on
+                preexec_fn=functools.partial(end_with_parent, os.getpid()),  # no other thread runs yet
+            )
+            lines = threading.Thread(target=self._pass_on_lines, args=(child,), daemon=True)
+            lines.start()
+            self._wait(child)
+            lines.join(5.0)
+            output.seek(0)
+            try:
+                answer = json.loads(output.read())
+            except ValueError:
+                answer = {}
+        return EngineResult(child.returncode, answer if isinstance(answer, dict) else {})
+
+    def report_checks(self, answer: dict[str, Any]) -> None:
+        """Report size, time and what was checked of a restore that succeeded."""
+        size, seconds = human_bytes(answer["bytes"]), duration(answer["seconds"])
+        self._report.write(f"    {size} in {seconds}; every block matched its hash, every store was opened")
+        for name, check in answer["checks"].items():
+            if not isinstance(check, dict):
+                continue
+            if "integrity_check" in check:
+                rows = sum(count for count in check["tables"].values() if isinstance(count, int))
+                result = f"integrity_check {check['integrity_check']}, {rows:,} rows in {len(check['tables'])} tables"
+                self._report.write(f"    {name}: {result}")
+            elif "collections" in check:
+                counts = ", ".join(f"{title} {about['count']:,}" for title, about in check["collections"].items())
+                self._report.write(f"    {name}: opened, searched and compared; {counts}")
+
+    def _pass_on_lines(self, child: subprocess.Popen[str]) -> None:
+        assert child.stderr is not None
+        for line in child.stderr:
+            if not line.startswith(("refbackup: ", "  -> ")):  # its error is in the answer, too
+                self._report.write(f"    {line.rstrip()}")
+
+    def _wait(self, child: subprocess.Popen[str]) -> None:
+        deadline: float | None = None
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(0.1)
+                return
+            if self._interruption.requested and deadline is None:
+                self._interruption.announce()
+                deadline = time.monotonic() + STOP_SECONDS
+                child.terminate()
+            if deadline is not None and time.monotonic() > deadline:
+                child.kill()

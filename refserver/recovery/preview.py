@@ -1,0 +1,86 @@
+"""What a restore would replace, stop and do. Changes nothing."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from backups.engine.progress import duration, human_bytes
+from backups.engine.repository.folder import Repository
+from backups.engine.restore.in_place import plan_in_place
+from backups.engine.restore.to_folder import check_manifest
+from backups.engine.types import Backup, Source
+
+from . import services
+from .locations import Locations
+from .report import Report
+from .services import Service
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A restore in place: *sources* are all stores of the backup's set, *targets* those that are replaced."""
+
+    backup: Backup
+    only: str | None
+    sources: Sequence[Source]
+    targets: Sequence[Source]
+    running: Sequence[Service]
+
+
+def show_backup(backup: Backup, only: str | None, locations: Locations, report: Report) -> None:
+    """Report which backup is restored, how old it is, and how it was verified."""
+    moment = backup.manifest.time
+    age = duration(max(0.0, (datetime.now(UTC) - moment).total_seconds()))
+    unverified = "" if backup.verified_at else ": it is checked before anything is changed"
+    report.write(f"Recovery       {datetime.now(UTC):%Y-%m-%d %H:%M:%SZ}, on {socket.gethostname()}, by {getpass.getuser()}")
+    report.write(f"Repository     {locations.repository}")
+    report.write(f"Backup         {backup.id}" + (f", only {only}" if only else ""))
+    report.write(f"               of {moment:%Y-%m-%d %H:%M:%S} UTC, {age} ago. Later changes are not in it.")
+    report.write(f"Proof          {backup.verification}{unverified}")
+    if backup.manifest.note:
+        report.write(f"Note           {backup.manifest.note}")
+
+
+def show_plan(repository: Repository, plan: Plan, report: Report) -> None:
+    """Report what is replaced and stopped. Raises what the restore would raise before it changes anything."""
+    if all(source.path.parent.is_dir() for source in plan.targets):
+        planned = plan_in_place(repository, plan.backup, tuple(plan.sources), only=plan.only)["targets"]
+        sizes_now = {item["target"]: item["bytes_now"] for item in planned}
+    else:
+        check_manifest(repository, plan.backup)
+        sizes_now = {}
+    sizes_after = {(record.kind, record.name): record.bytes for record in plan.backup.manifest.sources}
+    opened = services.holders(plan.targets)
+    report.write("Replaces")
+    for target in plan.targets:
+        size = sizes_now.get(os.path.realpath(target.path))
+        before = "missing" if size is None else human_bytes(size)
+        report.write(f"  {target.path}: {before} now, {human_bytes(sizes_after[target.kind, target.name])} after")
+        if processes := opened.get(str(target.path)):
+            report.write(f"    open in {processes}")
+    stops = ", ".join(service.title for service in plan.running) or "nothing: RefServer is not running"
+    report.write(f"Stops          {stops}")
+
+
+def show_steps(plan: Plan, locations: Locations, report: Report) -> None:
+    """Report each step of a dry run."""
+    missing = sorted({target.path.parent for target in plan.targets if not target.path.parent.is_dir()})
+    steps = [
+        *(f"stop {service.title}" for service in plan.running),
+        "refuse if a process still has a store open (with --yes: continue if the engine can)",
+        *(f"make the folder {folder}" for folder in missing),
+        f"stage {plan.backup.id}{f' --only {plan.only}' if plan.only else ''} next to the stores, check every block against"
+        " its hash, open the stores and compare",
+        "make a safety backup of the present stores in the repository; a store too damaged for one is moved aside",
+        "exchange the stores, all at one instant; check them again; undo the exchange if that fails",
+        *(f"start {service.title}" for service in plan.running),
+        f"write a report into {locations.recovery}",
+    ]
+    report.write("\nDry run: nothing was changed. The steps would be")
+    for number, step in enumerate(steps, 1):
+        report.write(f"  {number}. {step}")

@@ -1,0 +1,180 @@
+"""One recovery: preview, confirmation, lock, restore, summary."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from backups.engine.errors import Cancelled, RepositoryLocked, RestoreRefused
+from backups.engine.progress import duration, human_bytes
+from backups.engine.repository.folder import Repository, open_repository
+from backups.engine.restore.to_folder import select
+from backups.engine.runtime import durable, locks
+from backups.engine.types import Backup
+
+from . import services
+from .engine_run import EngineRun
+from .in_place import InPlaceRestore, Stores
+from .interruption import Interruption
+from .locations import Locations
+from .preview import Plan, show_backup, show_plan, show_steps
+from .report import Report
+from .stopped import stopped
+
+ANSWER_SECONDS = 900.0
+"""How long to wait for the id to be typed."""
+
+_SUMMARY = {
+    Stores.OLD: "The data is OLD: as it was before this recovery.",
+    Stores.NEW: "The data is NEW: the backup's.",
+    Stores.MIXED: "The stores may be MIXED, of different times: restore again before you start the application.",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What to restore, as on the command line."""
+
+    backup: str
+    set: str | None = None
+    only: str | None = None
+    to: Path | None = None
+    dry_run: bool = False
+    yes: bool = False
+
+
+class Recovery:
+    """One run of ``scripts/disaster_recovery.sh``."""
+
+    def __init__(self, request: Request, locations: Locations, report: Report) -> None:
+        self._request = request
+        self._locations = locations
+        self._report = report
+        self._began = time.monotonic()
+        self._interruption = Interruption(report)
+        self._engine = EngineRun(locations, report, self._interruption)
+
+    def run(self) -> int:
+        """Restore, and return the exit code. Raises `EngineError`."""
+        request, report = self._request, self._report
+        repository = open_repository(self._locations.repository)
+        backup = repository.find(request.backup, request.set)
+        if request.to is not None:
+            return self._into_folder(repository, backup, request.to)
+        plan = self._plan(backup)
+        show_backup(backup, request.only, self._locations, report)
+        show_plan(repository, plan, report)
+        if request.dry_run:
+            show_steps(plan, self._locations, report)
+            return 0
+        self._confirm(backup)
+        with self._lock(), self._interruption.caught():
+            report.keep(self._locations.recovery)
+            restore = InPlaceRestore(plan, self._engine, report, self._interruption, go_on_while_open=request.yes)
+            try:
+                with stopped(
+                    plan.running,
+                    self._locations,
+                    report,
+                    self._interruption,
+                    may_start=lambda: restore.stores is not Stores.MIXED,
+                ):
+                    restore.run()
+            finally:
+                _give_to_owner(repository.folder)
+                self._summarize(restore)
+        return 0
+
+    def _plan(self, backup: Backup) -> Plan:
+        chosen = {(record.kind, record.name) for record in select(backup, self._request.only)}
+        sources = self._locations.targets(backup)
+        return Plan(
+            backup=backup,
+            only=self._request.only,
+            sources=sources,
+            targets=[source for source in sources if (source.kind, source.name) in chosen],
+            running=services.running(self._locations),
+        )
+
+    def _confirm(self, backup: Backup) -> None:
+        """Have the id typed on a terminal; elsewhere ``--yes`` is needed. Raises `RestoreRefused`, `Cancelled`."""
+        if self._request.yes:
+            return
+        if not sys.stdin.isatty():
+            raise RestoreRefused(
+                "This replaces live data, and there is no terminal to confirm it on. Nothing was changed.",
+                hint="Preview it with --dry-run first, then use --yes.",
+            )
+        try:
+            sys.stdout.write("\nType the backup's id to continue, anything else to stop: ")
+            sys.stdout.flush()
+            with selectors.DefaultSelector() as ready:
+                ready.register(sys.stdin, selectors.EVENT_READ)
+                typed = sys.stdin.readline().strip() if ready.select(ANSWER_SECONDS) else ""
+        except KeyboardInterrupt:
+            raise Cancelled("Stopped. Nothing was changed.", hint="Run it again when you are ready.") from None
+        if typed != backup.id:
+            raise RestoreRefused("The id was not typed. Nothing was changed.")
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        """One recovery at a time. Raises `RepositoryLocked`."""
+        durable.make_folder(self._locations.recovery)
+        with locks.exclusive(self._locations.recovery / "lock") as acquired:
+            if not acquired:
+                raise RepositoryLocked("Another recovery is running.", hint="Wait until it ends. This one changed nothing.")
+            yield
+
+    def _into_folder(self, repository: Repository, backup: Backup, folder: Path) -> int:
+        request, report = self._request, self._report
+        show_backup(backup, request.only, self._locations, report)
+        report.write(f"Into           {folder}; nothing live is changed")
+        arguments = ["--to", str(folder), *(["--only", request.only] if request.only else [])]
+        arguments.append("--dry-run" if request.dry_run else "--check")
+        if not request.dry_run:
+            report.keep(self._locations.recovery)
+        with self._interruption.caught():
+            report.step("Trying the restore" if request.dry_run else "Restoring and checking")
+            result = self._engine.restore(backup.id, *arguments)
+            _give_to_owner(repository.folder)
+        if result.error is not None:
+            report.write("    Nothing was written.")
+            raise result.error
+        if request.dry_run:
+            report.write(f"    Dry run: {human_bytes(result.answer['bytes'])} would be written. Nothing was changed.")
+            return 0
+        self._engine.report_checks(result.answer)
+        for path in sorted(folder.glob("*/*")):
+            report.write(f"Restored       {path}")
+        return 0
+
+    def _summarize(self, restore: InPlaceRestore) -> None:
+        """Report what the stores hold, how to go back, and how long it took."""
+        write = self._report.write
+        write()
+        write(_SUMMARY[restore.stores])
+        if restore.stores is not Stores.OLD and restore.safety_backup:
+            write(f"Safety backup  {restore.safety_backup}")
+            write(f"To go back     scripts/disaster_recovery.sh --backup-id {restore.safety_backup}")
+        for path, aside in restore.aside:
+            write(f"Moved aside    {path} -> {aside}")
+        write(f"Took           {duration(time.monotonic() - self._began)}")
+
+
+def _give_to_owner(folder: Path) -> None:
+    """Give what root wrote into the repository to its owner, who continues to write there."""
+    owner = folder.stat()
+    if os.geteuid() != 0 or owner.st_uid == 0:
+        return
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(parent, name)
+            with contextlib.suppress(OSError):
+                if path.lstat().st_uid == 0:
+                    os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
