@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import shutil
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -18,11 +17,11 @@ from typing import Any
 from .. import __version__
 from .application_check import NO_CHECK, ApplicationCheck
 from .capture.cut import STEP_TIMEOUT, Cut, Instant
-from .errors import EngineError, NoSpace, SourceBroken, UsageError, from_os_error
-from .names import printable
+from .errors import EngineError, SourceBroken, UsageError, from_os_error
 from .repository.folder import STAMP, Repository, stamp
 from .runtime import durable
 from .runtime.context import Context
+from .sources import LogWatch, check_sources, pack_request, record_of, size_of
 from .types import (
     Backup,
     BackupKind,
@@ -43,9 +42,6 @@ TORN_TRIES = 3
 
 _PARENT_TRIES = 3
 """Backups, newest first, that are tried as the parent before the backup becomes full."""
-
-_LEAST_FREE = 128 << 20
-"""Bytes that the growing log of a pinned database must leave free on its disk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +97,7 @@ def create_backup(repository: Repository, request: Request, ctx: Context) -> Cre
     manifest lists the problems; such a backup is never used in place of a good one.
     """
     began = time.monotonic()
-    check_sources(request, repository)
+    check_sources(request.sources, repository)
     try:
         with repository.writing(f"create ({request.kind})", ctx.now(), request.wait):
             for left in repository.clear_debris():
@@ -120,47 +116,6 @@ def create_backup(repository: Repository, request: Request, ctx: Context) -> Cre
             ) from problem
         backup = Backup(manifest=backup.manifest, proofs=(proof,))
     return Created(backup=backup, reason=reason, seconds=time.monotonic() - began)
-
-
-def check_sources(request: Request, repository: Repository | None = None) -> None:
-    """Raise one `UsageError` or `SourceBroken` that lists all problems with the names and paths of the sources."""
-    problems = []
-    missing = []
-    if not request.sources:
-        problems.append("no source given: use --sqlite, --chroma or --files")
-    prefixes = [source.prefix for source in request.sources]
-    for prefix in sorted({prefix for prefix in prefixes if prefixes.count(prefix) > 1}):
-        problems.append(f"two sources would be stored as {prefix}: name them with NAME=PATH")
-    places = [(source.kind, source.path.resolve()) for source in request.sources]
-    for _, place in sorted({place for place in places if places.count(place) > 1}):
-        problems.append(f"{place} is given twice")
-    for source in request.sources:
-        wrong = _wrong_with(source)
-        if wrong:
-            missing.append(f"{source.path}: {wrong}")
-        if repository is not None and source.kind is SourceKind.CHROMA and _inside(repository.folder, source.path):
-            problems.append(f"the repository lies inside the Chroma directory {source.path}")
-    if problems:
-        raise UsageError("; ".join(problems) + ".")
-    if missing:
-        raise SourceBroken("; ".join(missing) + ".", hint="Correct the paths. No backup was made.")
-
-
-def _wrong_with(source: Source) -> str | None:
-    if not source.path.exists():
-        return "does not exist"
-    if source.kind is SourceKind.SQLITE:
-        if not source.path.is_file():
-            return "is not a file"
-    elif not source.path.is_dir():
-        return "is not a folder"
-    if not os.access(source.path, os.R_OK):
-        return "is not readable by this user"
-    return None
-
-
-def _inside(inner: Path, outer: Path) -> bool:
-    return inner.resolve().is_relative_to(outer.resolve())
 
 
 def _create(repository: Repository, request: Request, ctx: Context) -> tuple[Backup, str]:
@@ -269,10 +224,10 @@ def _pack(
         _log_cut(instant, ctx)
         cut.copy_pinned(instant)
     before = {record.prefix: record for record in parent.manifest.sources} if parent is not None else {}
-    requests = [_pack_request(source, sources, instant, cut, repository) for source in sources]
+    requests = [pack_request(source, sources, instant, cut, repository) for source in sources]
     known = parent.manifest.data if parent is not None else None
-    with ctx.phase("create", "store", sum(_size(source) for source in sources)) as phase:
-        watch = _LogWatch([source.path for source in sources if source.kind is SourceKind.SQLITE], ctx)
+    with ctx.phase("create", "store", sum(size_of(source) for source in sources)) as phase:
+        watch = LogWatch([source.path for source in sources if source.kind is SourceKind.SQLITE], ctx)
         cut.packer.begin(
             "pack",
             sources=requests,
@@ -287,7 +242,7 @@ def _pack(
         answer = cut.packer.finish(timeout=STEP_TIMEOUT, on_event=lambda event: phase.reach(event["bytes"]), check=watch.check)
         cut.holder.ask("release", timeout=STEP_TIMEOUT, check=ctx.check)
     torn = [found.message for found in digests.values() if isinstance(found, Problem)]
-    records = tuple(_record(source, instant, answer["sources"][source.prefix], digests, ctx) for source in sources)
+    records = tuple(record_of(source, instant, answer["sources"][source.prefix], digests, ctx) for source in sources)
     return _Packed(instant, DataFile.model_validate(answer["data"]), records, torn)
 
 
@@ -295,7 +250,7 @@ def _refuse_unknown_files(repository: Repository, request: Request, sources: lis
     """Raise `SourceBroken` for a file that is not a database and is in no earlier backup: the path is wrong."""
     for source in sources:
         pin = instant.pins.get(source.name) if source.kind is SourceKind.SQLITE else None
-        if request.safety or pin is None or pin.method != "raw" or "not a database" not in pin.reason:
+        if request.safety or pin is None or pin.method != "raw" or not pin.not_a_database:
             continue
         earlier = repository.newest_first(request.set)
         if not any(record.prefix == source.prefix for backup in earlier for record in backup.manifest.sources):
@@ -305,25 +260,8 @@ def _refuse_unknown_files(repository: Repository, request: Request, sources: lis
             )
 
 
-def _pack_request(source: Source, sources: list[Source], instant: Instant, cut: Cut, repository: Repository) -> dict[str, Any]:
-    """The packer's request for a source."""
-    packed: dict[str, Any] = {"kind": str(source.kind), "prefix": source.prefix}
-    if source.kind is SourceKind.SQLITE:
-        pin = instant.pins[source.name]
-        live = pin.method != "online"
-        packed |= {"path": str(source.path if live else cut.staged(source)), "live": pin.method == "pinned"}
-        packed["beside"] = ["-wal", "-journal"] if pin.method == "raw" else []
-    elif source.kind is SourceKind.CHROMA:
-        packed["intact"] = source.name not in instant.broken
-    else:
-        others = [other.path for other in sources if other is not source]
-        beside = [path.with_name(path.name + suffix) for path in others for suffix in ("-wal", "-shm", "-journal", ".gate")]
-        packed |= {"path": str(source.path), "exclude": [str(path) for path in [*others, *beside, repository.folder]]}
-    return packed
-
-
 def _digest(
-    cut: Cut, source: Source, instant: Instant, before: SourceRecord | None, watch: _LogWatch
+    cut: Cut, source: Source, instant: Instant, before: SourceRecord | None, watch: LogWatch
 ) -> tuple[Collection, ...] | Problem:
     """The digests of the collections of a Chroma directory, read from the copy, or those of the parent if nothing changed."""
     if before is not None and not instant.changed[source.prefix]:
@@ -364,57 +302,6 @@ def _known(collection: Collection) -> dict[str, Any]:
     return {"metadata_at": collection.metadata_at, "vector_at": collection.vector_at, **digest}
 
 
-def _record(
-    source: Source,
-    instant: Instant,
-    tally: dict[str, Any],
-    digests: dict[str, tuple[Collection, ...] | Problem],
-    ctx: Context,
-) -> SourceRecord:
-    """The manifest's record of a source."""
-    for note in tally["notes"]:
-        ctx.log(f"{source.prefix}: {printable(note)}")
-    problems = [
-        Problem.model_validate(problem | {"file": printable(problem["file"]), "message": printable(problem["message"])})
-        for problem in tally["problems"]
-    ]
-    method = "walked"
-    collections: tuple[Collection, ...] = ()
-    if source.kind is SourceKind.SQLITE:
-        pin = instant.pins[source.name]
-        method = pin.method
-        if pin.method == "raw":
-            problems.append(Problem(code="sqlite_integrity", source=source.name, file=source.path.name, message=pin.reason))
-    elif source.kind is SourceKind.CHROMA:
-        found = digests.get(source.prefix)
-        method = "cut"
-        if source.name in instant.broken:
-            method = "raw"
-            message = instant.broken[source.name]
-            problems.append(Problem(code="chroma_structure", source=source.name, file="chroma.sqlite3", message=message))
-        elif isinstance(found, Problem):
-            problems.append(found)
-        elif found is not None:
-            collections = found
-    if tally["files"] and not tally["read"] and tally["bytes"] and method in ("pinned", "cut"):
-        method = "unchanged"
-    return SourceRecord.model_validate(
-        {
-            "kind": source.kind,
-            "name": source.name,
-            "path": printable(str(source.path.absolute())),
-            "method": method,
-            "bytes": tally["bytes"],
-            "files": tally["files"],
-            "same_instant": source.kind is not SourceKind.SQLITE or instant.pins[source.name].log_bytes >= 0,
-            "pause_ms": round(instant.pause.get((source.kind, source.name), 0.0), 3),
-            "version": instant.versions.get(source.name) if source.kind is SourceKind.CHROMA else None,
-            "collections": collections,
-            "problems": problems,
-        }
-    )
-
-
 def _manifest(
     backup_id: str, kind: BackupKind, request: Request, parent: Backup | None, packed: _Packed, ctx: Context
 ) -> Manifest:
@@ -452,43 +339,3 @@ def _log_cut(instant: Instant, ctx: Context) -> None:
         ctx.log(f"{kind}/{name}: writers were held up for {ms:.1f} ms")
     if instant.attempts > 1:
         ctx.log(f"The cut took {instant.attempts} attempts")
-
-
-def _size(source: Source) -> int:
-    """The approximate bytes of a source, for progress."""
-    if source.kind is SourceKind.SQLITE:
-        return source.path.stat().st_size
-    total = 0
-    for folder, _, names in os.walk(source.path):
-        for name in names:
-            try:
-                total += os.lstat(Path(folder, name)).st_size
-            except OSError:
-                continue
-    return total
-
-
-class _LogWatch:
-    """Stops a backup before the log of a pinned database, which cannot shrink meanwhile, fills the disk."""
-
-    def __init__(self, databases: list[Path], ctx: Context) -> None:
-        self._logs = [path.with_name(path.name + "-wal") for path in databases]
-        self._ctx = ctx
-        self._checked = time.monotonic()
-
-    def check(self) -> None:
-        self._ctx.check()
-        now = time.monotonic()
-        if now - self._checked < 1.0:
-            return
-        self._checked = now
-        for log in self._logs:
-            try:
-                size = log.stat().st_size
-            except FileNotFoundError:
-                continue
-            if size > _LEAST_FREE and shutil.disk_usage(log.parent).free < _LEAST_FREE:
-                raise NoSpace(
-                    f"{log} grew to {size >> 20} MiB while its database was pinned, and the disk is almost full.",
-                    hint="Free space on the database's disk, or back up when there are fewer writes. Nothing was published.",
-                )

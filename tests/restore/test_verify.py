@@ -76,8 +76,8 @@ def test_a_collection_that_differs_from_what_the_source_held_is_found(mine: Hist
     assert "FAILED" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("change", ["missing", "another"])
-def test_a_collection_on_one_side_only_is_found(mine: History, change: str) -> None:
+@pytest.mark.parametrize(("change", "side"), [("missing", "backup"), ("another", "manifest")])
+def test_a_collection_that_only_backup_or_manifest_has_is_found(mine: History, change: str, side: str) -> None:
     def rewrite(manifest: dict[str, Any]) -> None:
         (chroma,) = (source for source in manifest["sources"] if source["kind"] == "chroma")
         if change == "missing":
@@ -88,7 +88,7 @@ def test_a_collection_on_one_side_only_is_found(mine: History, change: str) -> N
     rewrite_manifest(mine, 0, rewrite)
     proof = verified(mine.repository, mine.backup(0), "restore")
     assert [problem.code for problem in proof.problems] == ["chroma_content"]
-    assert "one side only" in proof.problems[0].message
+    assert f"only in the {side}" in proof.problems[0].message
 
 
 def damage_pages(path: Path) -> None:

@@ -27,11 +27,12 @@ STEP_TIMEOUT = 900.0
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """How one SQLite database was fixed: ``pinned``, ``online`` or ``raw``, why not pinned, and its log's size in bytes."""
+    """How a SQLite database was pinned: ``pinned``, ``online`` or ``raw``, why not ``pinned``, and the bytes of its log."""
 
     method: str
     reason: str
     log_bytes: int
+    not_a_database: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ import random
 import sqlite3
 import time
 from collections.abc import Callable
+from dataclasses import astuple
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -241,7 +242,7 @@ class Holder:
         return {
             "time": moment.isoformat(),
             "attempts": attempts,
-            "pins": {name: [pin.method, pin.reason, pin.log_bytes] for name, pin in self._pins.items()},
+            "pins": {name: astuple(pin) for name, pin in self._pins.items()},
             "broken": {item.name: item.broken or item.abandoned for item in self._directories if item.broken or item.abandoned},
         }
 

@@ -91,6 +91,7 @@ class Pinned:
     method: Method
     reason: str
     log_bytes: int
+    not_a_database: bool = False
 
 
 class _Overtaken(Exception):
@@ -105,6 +106,7 @@ class Database:
         self.path = path
         self.staged = staged
         self.broken: str | None = None
+        self._not_a_database = False
         self.wal = False
         self.held_ms = 0.0  # the longest time that writers waited without a break
         self._connections: list[sqlite3.Connection] = []
@@ -128,6 +130,7 @@ class Database:
             raise SourceBroken(f"SQLite cannot open {self.path}: {problem}.") from None
         except sqlite3.DatabaseError as problem:
             self.broken = str(problem)
+            self._not_a_database = getattr(problem, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB
 
     def _connect(self) -> sqlite3.Connection:
         connection = connect(self.path)
@@ -163,7 +166,7 @@ class Database:
         log: worth another try, unless it is the *last*.
         """
         if self.broken is not None:
-            return Pinned("raw", f"it is broken ({self.broken}); its bytes are kept as they are", 0)
+            return Pinned("raw", f"it is broken ({self.broken}); its bytes are kept as they are", 0, self._not_a_database)
         if not self.wal:
             return self._pin_journal(step)
         deadline = time.monotonic() + PIN_WAIT

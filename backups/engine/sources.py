@@ -1,0 +1,168 @@
+"""The sources of a backup: checks before it is made, what the packer does with each, and their records in the manifest."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from .capture.cut import Cut, Instant
+from .errors import NoSpace, SourceBroken, UsageError
+from .names import printable
+from .repository.folder import Repository
+from .runtime.context import Context
+from .types import Collection, Problem, Source, SourceKind, SourceRecord
+
+_LEAST_FREE = 128 << 20
+"""Bytes that the growing log of a pinned database must leave free on its disk."""
+
+
+def check_sources(sources: tuple[Source, ...], repository: Repository) -> None:
+    """Raise one `UsageError` or `SourceBroken` that lists all problems with the names and paths of the sources."""
+    problems = []
+    missing = []
+    if not sources:
+        problems.append("no source given: use --sqlite, --chroma or --files")
+    prefixes = [source.prefix for source in sources]
+    for prefix in sorted({prefix for prefix in prefixes if prefixes.count(prefix) > 1}):
+        problems.append(f"two sources would be stored as {prefix}: name them with NAME=PATH")
+    places = [(source.kind, source.path.resolve()) for source in sources]
+    for _, place in sorted({place for place in places if places.count(place) > 1}):
+        problems.append(f"{place} is given twice")
+    for source in sources:
+        wrong = _wrong_with(source)
+        if wrong:
+            missing.append(f"{source.path}: {wrong}")
+        if source.kind is SourceKind.CHROMA and _inside(repository.folder, source.path):
+            problems.append(f"the repository lies inside the Chroma directory {source.path}")
+    if problems:
+        raise UsageError("; ".join(problems) + ".")
+    if missing:
+        raise SourceBroken("; ".join(missing) + ".", hint="Correct the paths. No backup was made.")
+
+
+def _wrong_with(source: Source) -> str | None:
+    if not source.path.exists():
+        return "does not exist"
+    if source.kind is SourceKind.SQLITE:
+        if not source.path.is_file():
+            return "is not a file"
+    elif not source.path.is_dir():
+        return "is not a folder"
+    if not os.access(source.path, os.R_OK):
+        return "is not readable by this user"
+    return None
+
+
+def _inside(inner: Path, outer: Path) -> bool:
+    return inner.resolve().is_relative_to(outer.resolve())
+
+
+def size_of(source: Source) -> int:
+    """The approximate bytes of a source, for progress."""
+    if source.kind is SourceKind.SQLITE:
+        return source.path.stat().st_size
+    total = 0
+    for folder, _, names in os.walk(source.path):
+        for name in names:
+            try:
+                total += os.lstat(Path(folder, name)).st_size
+            except OSError:
+                continue
+    return total
+
+
+class LogWatch:
+    """Stops a backup before the log of a pinned database, which cannot shrink meanwhile, fills the disk."""
+
+    def __init__(self, databases: list[Path], ctx: Context) -> None:
+        self._logs = [path.with_name(path.name + "-wal") for path in databases]
+        self._ctx = ctx
+        self._checked = time.monotonic()
+
+    def check(self) -> None:
+        self._ctx.check()
+        now = time.monotonic()
+        if now - self._checked < 1.0:
+            return
+        self._checked = now
+        for log in self._logs:
+            try:
+                size = log.stat().st_size
+            except FileNotFoundError:
+                continue
+            if size > _LEAST_FREE and shutil.disk_usage(log.parent).free < _LEAST_FREE:
+                raise NoSpace(
+                    f"{log} grew to {size >> 20} MiB while its database was pinned, and the disk is almost full.",
+                    hint="Free space on the database's disk, or back up when there are fewer writes. Nothing was published.",
+                )
+
+
+def pack_request(source: Source, sources: list[Source], instant: Instant, cut: Cut, repository: Repository) -> dict[str, Any]:
+    """The packer's request for a source."""
+    packed: dict[str, Any] = {"kind": str(source.kind), "prefix": source.prefix}
+    if source.kind is SourceKind.SQLITE:
+        pin = instant.pins[source.name]
+        live = pin.method != "online"
+        packed |= {"path": str(source.path if live else cut.staged(source)), "live": pin.method == "pinned"}
+        packed["beside"] = ["-wal", "-journal"] if pin.method == "raw" else []
+    elif source.kind is SourceKind.CHROMA:
+        packed["intact"] = source.name not in instant.broken
+    else:
+        others = [other.path for other in sources if other is not source]
+        beside = [path.with_name(path.name + suffix) for path in others for suffix in ("-wal", "-shm", "-journal", ".gate")]
+        packed |= {"path": str(source.path), "exclude": [str(path) for path in [*others, *beside, repository.folder]]}
+    return packed
+
+
+def record_of(
+    source: Source,
+    instant: Instant,
+    tally: dict[str, Any],
+    digests: dict[str, tuple[Collection, ...] | Problem],
+    ctx: Context,
+) -> SourceRecord:
+    """The manifest's record of a source."""
+    for note in tally["notes"]:
+        ctx.log(f"{source.prefix}: {printable(note)}")
+    problems = [
+        Problem.model_validate(problem | {"file": printable(problem["file"]), "message": printable(problem["message"])})
+        for problem in tally["problems"]
+    ]
+    method = "walked"
+    collections: tuple[Collection, ...] = ()
+    if source.kind is SourceKind.SQLITE:
+        pin = instant.pins[source.name]
+        method = pin.method
+        if pin.method == "raw":
+            problems.append(Problem(code="sqlite_integrity", source=source.name, file=source.path.name, message=pin.reason))
+    elif source.kind is SourceKind.CHROMA:
+        found = digests.get(source.prefix)
+        method = "cut"
+        if source.name in instant.broken:
+            method = "raw"
+            message = instant.broken[source.name]
+            problems.append(Problem(code="chroma_structure", source=source.name, file="chroma.sqlite3", message=message))
+        elif isinstance(found, Problem):
+            problems.append(found)
+        elif found is not None:
+            collections = found
+    if tally["files"] and not tally["read"] and tally["bytes"] and method in ("pinned", "cut"):
+        method = "unchanged"
+    return SourceRecord.model_validate(
+        {
+            "kind": source.kind,
+            "name": source.name,
+            "path": printable(str(source.path.absolute())),
+            "method": method,
+            "bytes": tally["bytes"],
+            "files": tally["files"],
+            "same_instant": source.kind is not SourceKind.SQLITE or instant.pins[source.name].log_bytes >= 0,
+            "pause_ms": round(instant.pause.get((source.kind, source.name), 0.0), 3),
+            "version": instant.versions.get(source.name) if source.kind is SourceKind.CHROMA else None,
+            "collections": collections,
+            "problems": problems,
+        }
+    )
