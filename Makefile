@@ -6,13 +6,13 @@ PYTHON := .venv/bin/python
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 
-install: ## Make .venv with all that development needs
+install: ## Create .venv for development
 	@bash -c 'source scripts/environment.sh && make_environment requirements-test.lock'
 
 serve: ## Start RefServer with its sample library
 	scripts/serve.sh
 
-check: install lint types imports test ## All that CI runs
+check: install lint types imports test ## Everything that CI runs
 
 lint: ## ruff: style, bugs, security
 	$(PYTHON) -m ruff check .
@@ -21,29 +21,29 @@ lint: ## ruff: style, bugs, security
 types: ## mypy, strict
 	$(PYTHON) -m mypy
 
-imports: ## Who may import whom
+imports: ## The import contracts of pyproject.toml
 	.venv/bin/lint-imports
 
-test: ## The whole suite with coverage
+test: ## The whole suite, with coverage of the engine
 	scripts/test.sh
 
-quick: install ## The suite without its slow part
-	$(PYTHON) -m pytest -m "not slow" -q
+quick: install ## The tests not marked slow, in under two minutes
+	$(PYTHON) -m pytest -m "not slow" -q -n auto --maxprocesses 4 --dist loadfile
 
 bench: ## Measure against the installed peers (long)
 	$(PYTHON) -m benchmarks
 
-bench-short: ## The same on a twentieth of the data, in about a minute
+bench-short: ## The same with a twentieth of the data, in about a minute
 	$(PYTHON) -m benchmarks --short
 
-audit: install ## Known vulnerabilities of the locked dependencies
+audit: install ## List known vulnerabilities of the locked dependencies
 	$(PYTHON) -m pip_audit --strict --require-hashes --disable-pip -r requirements.lock
 
-lock: install ## Resolve the dependencies anew into the lock files
+lock: install ## Resolve the dependencies into the lock files
 	$(PYTHON) -m uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	  --no-header -o requirements.lock
 	$(PYTHON) -m uv pip compile -q pyproject.toml --extra test --extra hosts --extra audit -c requirements.lock --universal \
 	  --python-version 3.11 --generate-hashes --no-header -o requirements-test.lock
 
-clean: ## Remove what can be made again; data in var/ stays
+clean: ## Remove everything that can be rebuilt; keeps the data in var/
 	rm -rf .venv build dist *.egg-info .coverage .coverage.* htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis

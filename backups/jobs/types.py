@@ -42,6 +42,8 @@ class Arguments(BaseModel):
 
 
 class OfSet(Arguments):
+    """Arguments of a job that works on one set."""
+
     set: Name | Literal[""] = ""
 
     def target(self, found: Configuration) -> tuple[str, str]:

@@ -225,7 +225,7 @@ def test_what_may_not_be_written_to_is_refused(bench: Bench, stores: Stores, tmp
         timeout=60,
     )
     if not ended.stdout:
-        pytest.skip(f"a read-only mount takes root in a namespace of its own: {ended.stderr.strip()}")
+        pytest.skip(f"this machine lets no test mount read-only in a namespace of its own: {ended.stderr.strip()}")
     assert ended.returncode == 6, ended
     error = json.loads(ended.stdout)["error"]
     assert "may not be written to" in error["message"]

@@ -50,7 +50,7 @@ def test_a_probe_that_fails_fails_the_drill_and_not_the_backup(clone: Clone) -> 
 
 def test_the_page_cache_of_the_archives_is_dropped_first(clone: Clone) -> None:
     if not shutil.which("fincore"):
-        pytest.skip("needs fincore")
+        pytest.skip("fincore is not installed: apt-get install util-linux")
     repository = open_repository(clone.repository)
     files = [clone.repository / "backups/default" / name / "data.tar.zst" for name in clone.ids()]
     for file in files:
@@ -61,7 +61,7 @@ def test_the_page_cache_of_the_archives_is_dropped_first(clone: Clone) -> None:
     assert all(map(remembered, files))
     forget_cached(repository, repository.find("latest", None))
     if any(map(remembered, files)):
-        pytest.skip("this file system keeps files in memory whatever it is asked")
+        pytest.skip("this machine's file system keeps files cached whatever it is told")
     assert not any(map(remembered, files))
 
 

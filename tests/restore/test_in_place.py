@@ -599,7 +599,9 @@ def test_targets_that_cannot_be(scene: Scene, tmp_path: Path, monkeypatch: pytes
     assert refused.value.hint
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root restores for somebody else")
+@pytest.mark.skipif(
+    os.geteuid() != 0, reason="this machine runs the tests without root, who alone restores files of other owners"
+)
 def test_what_root_restores_belongs_to_whom_it_belonged(scene: Scene) -> None:
     for path in [scene.live.chroma, *scene.live.chroma.rglob("*")]:
         os.chown(path, 65534, 65534)
