@@ -1,4 +1,4 @@
-"""The app's name and label."""
+"""The app configuration."""
 
 from __future__ import annotations
 

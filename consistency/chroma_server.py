@@ -58,7 +58,6 @@ class ServerCopy:
         self._database.executescript(_SCHEMA)
 
     def close(self) -> None:
-        """Close the files."""
         self._database.close()
 
     def open(self, names: Collection[str]) -> None:

@@ -1,4 +1,4 @@
-"""Checks, what they found, and the journal of repairs; kept where no restore of the application rolls them back."""
+"""Checks, their findings, and the journal of repairs, in a database that no restore of the application replaces."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Check(models.Model):
     """One check, of live stores or of a backup."""
 
     class State(models.TextChoices):
-        """How far it is; the verdict is `verdict`."""
+        """The progress; the result is `verdict`."""
 
         RUNNING = "running"
         DONE = "done"
@@ -51,10 +51,10 @@ class Check(models.Model):
 
 
 class Finding(models.Model):
-    """One thing that a check found. Of each kind the first are kept, as many as the setting says; counts are the check's."""
+    """One finding of a check. The first of each kind are kept, up to the setting ``LISTED``; the check has the counts."""
 
     class State(models.TextChoices):
-        """What became of it."""
+        """What happened to it."""
 
         OPEN = "open"
         REPAIRED = "repaired"
@@ -90,10 +90,10 @@ class Finding(models.Model):
 
 
 class Repair(models.Model):
-    """One repair of some of a check's findings, and the journal of what it replaced."""
+    """One repair of some of a check's findings; its steps are the journal."""
 
     class State(models.TextChoices):
-        """``running`` and ``undoing`` with nobody at it are unfinished: go on, or undo."""
+        """``running`` and ``undoing`` without a process are unfinished: resume or undo them."""
 
         RUNNING = "running"
         DONE = "done"
@@ -116,20 +116,20 @@ class Repair(models.Model):
         return f"repair {self.pk}: {self.state}"
 
     def counts(self) -> dict[str, int]:
-        """How many steps are in each state."""
+        """The number of steps in each state."""
         rows = self.steps.values("state").annotate(number=models.Count("pk")).order_by("state")
         return {row["state"]: row["number"] for row in rows}
 
 
 class Step(models.Model):
-    """One record that a repair changes: what it held before, and what it was made to hold.
+    """One record that a repair changes: its content before and after.
 
     *before* and *after* are ``{"record": {"vector", "document", "metadata"} or null, "row": {column: value} or null}``; bytes
     are ``{"base64": text}``.
     """
 
     class State(models.TextChoices):
-        """``begun`` and ``undoing`` are on the disk before a store is touched: no change is without its journal."""
+        """``begun`` and ``undoing`` are saved before a store is changed, so that every change is in the journal."""
 
         PLANNED = "planned"
         BEGUN = "begun"
@@ -158,7 +158,7 @@ class Step(models.Model):
         return f"{self.action} {self.record}: {self.state}"
 
     def move(self, state: str, note: str = "", **values: Any) -> None:
-        """Change the state, in memory."""
+        """Change the state in memory; the caller saves it."""
         self.state, self.changed = state, timezone.now()
         self.note = note or self.note
         for key, value in values.items():

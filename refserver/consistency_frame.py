@@ -52,15 +52,12 @@ class BackupsFrame(Frame):
     queues = True
 
     def page(self, permission: str, methods: tuple[str, ...]) -> Callable[[View], View]:
-        """The same permissions check as the backup pages."""
         return frame.page(permission, methods=methods)
 
     def render(self, request: HttpRequest, template: str, title: str, context: dict[str, Any]) -> HttpResponse:
-        """A page with the navigation of the backup pages."""
         return frame.render(request, template, title, context)
 
     def queue(self, request: HttpRequest, work: Work) -> str:
-        """Queue a job; the overview shows it while it runs."""
         try:
             queue_once(actor_of(request), work)
         except EngineError as problem:
@@ -78,5 +75,4 @@ class BackupsFrame(Frame):
         return {"cards": cards, "failed": last if last is not None and last.state == Job.State.FAILED else None}
 
     def snapshot(self, name: str) -> str:
-        """The page of the backup *name*."""
         return reverse("backups:backup", args=[name])

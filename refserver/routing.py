@@ -18,11 +18,9 @@ class ControlRouter:
     """Sends the apps of `CONTROL_APPS` to the database `control` and all others to `default`."""
 
     def db_for_read(self, model: type[Model], **hints: Any) -> str:
-        """Return the database that *model* is read from."""
         return _database_of(model._meta.app_label)
 
     def db_for_write(self, model: type[Model], **hints: Any) -> str:
-        """Return the database that *model* is written to."""
         return _database_of(model._meta.app_label)
 
     def allow_relation(self, left: Model, right: Model, **hints: Any) -> bool:

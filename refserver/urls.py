@@ -25,7 +25,6 @@ class FavouriteIcon(RedirectView):
     """The icon for pages that name none, such as the admin's."""
 
     def get_redirect_url(self, *args: object, **kwargs: object) -> str:
-        """The address of the collected icon."""
         return static("library/icon.svg")
 
 

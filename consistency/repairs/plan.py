@@ -19,7 +19,7 @@ from consistency.models import Check, Finding, Repair
 class Plan:
     """What a repair would do.
 
-    *asks* counts the findings whose repair deletes a vector and needs confirmation, *left* those that need manual work.
+    *asks* counts the findings whose repair deletes a vector and needs confirmation, *left* the ones that need manual work.
     """
 
     check: Check
@@ -32,7 +32,6 @@ class Plan:
     snapshot: bool
 
     def as_json(self) -> dict[str, Any]:
-        """Plain data."""
         return {
             "check": self.check.pk,
             "repairs": len(self.findings),

@@ -59,13 +59,11 @@ def kind_title(kind: str) -> str:
 
 @register.filter
 def kind_about(kind: str) -> str:
-    """What a kind of finding means."""
     return labels.KINDS[kind][1] if kind in labels.KINDS else ""
 
 
 @register.filter
 def repair_words(repair: str) -> str:
-    """What a repair does."""
     return labels.REPAIRS.get(repair, repair)
 
 

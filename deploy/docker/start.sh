@@ -1,5 +1,5 @@
 #!/bin/sh
-# Prepares what a fresh volume lacks, then becomes the supervisor: signals reach it, and it lets a running job end.
+# Prepares a fresh volume, then becomes the supervisor, which receives the signals and finishes a running job.
 set -eu
 cd /opt/refserver
 umask 077

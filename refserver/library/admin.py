@@ -47,7 +47,6 @@ class PaperAdmin(PaperAdminBase):
 
     @admin.display(description="First author")
     def first_author(self, paper: Paper) -> str:
-        """The first author."""
         return next(iter(paper.author_list), "")
 
     def has_add_permission(self, request: HttpRequest) -> bool:
@@ -55,15 +54,12 @@ class PaperAdmin(PaperAdminBase):
         return False
 
     def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        """Show or save the form."""
         return self._changing(request, super().changeform_view, *args, **kwargs)
 
     def delete_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        """Confirm, or delete."""
         return self._changing(request, super().delete_view, *args, **kwargs)
 
     def changelist_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        """Show the list, or run an action."""
         return self._changing(request, super().changelist_view, *args, **kwargs)
 
     def _changing(self, request: HttpRequest, view: Callable[..., HttpResponse], *args: Any, **kwargs: Any) -> HttpResponse:
@@ -87,11 +83,9 @@ class PaperAdmin(PaperAdminBase):
                 catalogue.embed_again(obj, pages=False)
 
     def delete_model(self, request: HttpRequest, obj: Paper) -> None:
-        """Delete a paper with its rows, vectors and original."""
         catalogue.remove([obj])
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Paper]) -> None:
-        """Delete papers with their rows, vectors and originals."""
         catalogue.remove(list(queryset))
 
 
@@ -154,5 +148,4 @@ class MetadataAdmin(VectorAdmin):
     search_fields = ("paper__title", "key", "value")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        """All columns: there is no vector among them."""
         return admin.ModelAdmin.get_queryset(self, request)

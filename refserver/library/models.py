@@ -42,12 +42,10 @@ class Paper(models.Model):
         return self.title
 
     def get_absolute_url(self) -> str:
-        """The address of the paper's page."""
         return reverse("library:paper", args=[self.pk])
 
     @property
     def author_list(self) -> list[str]:
-        """The authors as a list."""
         return [author.strip() for author in self.authors.split(";") if author.strip()]
 
     @property

@@ -40,7 +40,6 @@ class Hit:
 
     @property
     def percent(self) -> int:
-        """The similarity in percent."""
         return round(100 * self.score)
 
 

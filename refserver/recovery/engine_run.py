@@ -24,7 +24,7 @@ from .locations import ROOT, Locations
 from .report import Report
 
 STOP_SECONDS = 300.0
-"""How long a restore may take to stop; an exchange that has begun is finished or undone."""
+"""How long a restore may take to stop; a started exchange is finished or undone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from .services import Service
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A restore in place: *sources* are all stores of the backup's set, *targets* those that are replaced."""
+    """A restore in place: *sources* are all stores of the backup's set, *targets* the ones to replace."""
 
     backup: Backup
     only: str | None

@@ -23,7 +23,6 @@ class RequestSizeLimit:
         self._get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        """Answer 413, or pass *request* on."""
         length = str(request.META.get("CONTENT_LENGTH") or "0")
         if length.isdecimal() and len(length) < 20 and int(length) <= MAX_BYTES:
             return self._get_response(request)

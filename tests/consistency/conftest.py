@@ -1,4 +1,4 @@
-"""Stores to plant findings in: copies of one that is fine."""
+"""Stores to plant findings in: copies of a consistent one."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["empty_places", "library", "sample_library", "sample_places"]
 
 @pytest.fixture(scope="session")
 def fine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder whose stores agree."""
+    """A folder with consistent stores."""
     return build(tmp_path_factory.mktemp("fine")).root
 
 
 @pytest.fixture
 def home(fine: Path, tmp_path: Path) -> Iterator[Home]:
-    """A copy of the test's own."""
+    """A copy for one test."""
     copy = Home(Path(shutil.copytree(fine, tmp_path / "home")))
     yield copy
     copy.close()

@@ -1,4 +1,4 @@
-"""Declarations to test with, right and wrong ones."""
+"""Valid and invalid declarations for tests."""
 
 from __future__ import annotations
 

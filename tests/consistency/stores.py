@@ -189,7 +189,7 @@ def build(root: Path) -> Home:
 
 @dataclass(frozen=True)
 class Planted:
-    """What is to be found: kind and record, and how many more rows than vectors that makes."""
+    """The expected finding: kind and record, and the surplus of rows over vectors."""
 
     findings: frozenset[tuple[str, str]]
     more: int = 0
@@ -334,7 +334,7 @@ PLANTERS: dict[str, Callable[[Home], Planted]] = {
 
 
 def plant(home: Home, *names: str) -> set[tuple[str, str]]:
-    """Plant these, and return all that is to be found: of the totals too. Clients first: files are changed behind none."""
+    """Plant these, and return all expected findings, totals included. Clients write first, then the files are changed."""
     behind = {"missing_vector", "stray_vector", "nan_in_chroma"}
     planted = [PLANTERS[name](home) for name in sorted(names, key=lambda name: (name in behind, name))]
     expected = {pair for one in planted for pair in one.findings}

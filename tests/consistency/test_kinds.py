@@ -1,4 +1,4 @@
-"""Each kind planted by hand in real stores, and each pair of them: exactly what was planted is found."""
+"""Each kind, and each pair of kinds, planted in real stores: the check finds exactly these."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Live stores: what is under way is no finding, what stays wrong is, and the library's own changes never look wrong."""
+"""Live stores: changes in progress are not findings, lasting differences are, and the library never causes findings."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ while True:
 
 @pytest.mark.slow
 def test_constant_writers_cause_no_findings(sample_library: Places, settings: Any) -> None:
-    """Several processes add, remove and change papers without a pause, the index being rewritten meanwhile."""
+    """Several processes add, remove and change papers without a pause, while the index is rewritten."""
     settings.CONSISTENCY = QUICK
     vectors.store().close()
     code = f"import django; django.setup()\n{WRITER}"
@@ -154,7 +154,7 @@ def test_a_record_that_keeps_changing_is_in_flight(home: Home) -> None:
 
 
 def test_the_check_waits_for_an_open_transaction(home: Home) -> None:
-    """The vectors are in Chroma, and the transaction that adds their rows is still open: nothing is wrong."""
+    """The vectors are in Chroma while the transaction that adds their rows is still open: not a finding."""
     home.add_vectors(999, 1000)
     home.close()
     with closing(sqlite3.connect(home.database)) as lock:
@@ -247,7 +247,7 @@ class Library(RuleBasedStateMachine):
         self.faults = {fault for fault in self.faults if fault[1] not in records}
 
     def _under_way(self) -> set[str]:
-        """Records of changes that a kill cut short; the next change settles them, whatever was wrong with them."""
+        """Records of changes interrupted by a kill; the next change corrects them, whatever was wrong."""
         ids = unsettled.together(note.ids for note in unsettled.pending())
         return {identifier for members in ids.values() for identifier in members}
 
@@ -270,7 +270,7 @@ class Library(RuleBasedStateMachine):
 
     @rule(order=st.sampled_from(["pk", "-pk"]), pages=st.booleans())
     def embed_again(self, order: str, pages: bool) -> None:
-        """It writes all records of the paper anew, so it mends what is wrong with them."""
+        """It writes all records of the paper again, which corrects them."""
         paper = Paper.objects.order_by(order)[0]
         self._mended(self._under_way() | self._records(paper))
         catalogue.embed_again(paper, pages=pages)
@@ -284,7 +284,7 @@ class Library(RuleBasedStateMachine):
 
     @rule(order=st.sampled_from(["pk", "-pk"]))
     def change_a_title_behind(self, order: str) -> None:
-        """Without the library's help, so Chroma keeps the old one."""
+        """Bypasses the library, so Chroma keeps the old value."""
         paper = Paper.objects.order_by(order)[0]
         with connection.cursor() as cursor:
             cursor.execute("UPDATE library_paper SET title = title || '!' WHERE id = %s", [paper.pk])
@@ -294,7 +294,7 @@ class Library(RuleBasedStateMachine):
     @rule(when=st.sampled_from(["before", "after"]), what=st.sampled_from(["add", "remove"]))
     @precondition(lambda self: Paper.objects.count() > 1)
     def be_killed(self, when: str, what: str) -> None:
-        """What it leaves is under way, until the library's next change."""
+        """Its records are in progress until the library's next change."""
         vectors.store().close()
         assert self.places.script(KILLED, when, what, self._name()).returncode == -9
 
@@ -324,7 +324,7 @@ def test_random_changes_faults_and_kills(library: Places, settings: Any) -> None
 
 
 def manage(places: Places, *arguments: str, alone: bool = False) -> tuple[int, Any, str]:
-    """Run the command, in a process of its own where *alone*: exit code, answer, and what went to standard error."""
+    """Run the command, in a new process if *alone*: exit code, answer, and standard error."""
     vectors.store().close()
     if alone:
         done = places.manage("check_consistency", *arguments)

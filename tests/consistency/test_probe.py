@@ -1,4 +1,4 @@
-"""The probe on a restored backup, in an interpreter that has no Django; and who may import whom."""
+"""The probe on a restored backup, in an interpreter without Django; and the imports of the engine."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_engine_loads_without_django_and_without_chroma(module: str) -> None
 
 
 def asked(request: dict[str, Any], folder: Path) -> tuple[int, dict[str, Any]]:
-    """Ask the probe in a process of its own, in which Django cannot be imported."""
+    """Run the probe in a process in which Django cannot be imported."""
     file = folder / "request.json"
     file.write_text(json.dumps(request))
     code = "import sys; sys.modules['django'] = None\nfrom consistency.probe import main\nsys.exit(main(sys.argv[1:]))"

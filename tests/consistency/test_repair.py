@@ -1,4 +1,4 @@
-"""Repairs in RefServer's stores: planned, carried out, undone; killed at every point, and then gone on with or taken back."""
+"""Repairs in RefServer's stores: planned, carried out, undone; killed at every point, then resumed or undone."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def quick(settings: Any) -> None:
 
 
 def spoil(places: Places) -> None:
-    """Something of every kind that can be repaired, in a library of the sample papers."""
+    """Plant a finding of every repairable kind in the sample library."""
     papers = [f"paper-{n}" for n in (1, 2)]
     pages = list(PageEmbedding.objects.order_by("pk").values_list("pk", flat=True)[:8])
     here = store().records(PAGES, [f"page-{n}" for n in pages])
@@ -68,7 +68,7 @@ def spoil(places: Places) -> None:
 
 
 def everything() -> dict[str, Any]:
-    """All that both stores say, rows and records alike."""
+    """The rows and records of both stores."""
     vectors.store().close()
     with connection.cursor() as cursor:
         cursor.execute("SELECT * FROM library_embedding ORDER BY id")

@@ -1,4 +1,4 @@
-"""Chroma as a server elsewhere, a real one: checked and repaired by way of its client's API."""
+"""A real Chroma server, checked and repaired through its client's API."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_server_is_checked_like_files(home: Home, monkeypatch: pytest.MonkeyPa
         assert outcome.records == 80 - 2 + 79
 
         def mended(seconds: float) -> None:
-            """Between the two looks, somebody puts one vector right."""
+            """Between the two reads, another process corrects one vector."""
             client = chromadb.HttpClient(host="127.0.0.1", port=int(address.rpartition(":")[2]))
             client.get_collection("pages", embedding_function=None).update(ids=["page-7"], embeddings=[vector_of(7)])
 

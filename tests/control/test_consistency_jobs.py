@@ -1,4 +1,4 @@
-"""Consistency as jobs: found, mended after a snapshot, brought back; the audit says who; proofs and alerts know of it."""
+"""Consistency jobs: check, repair after a snapshot, undo; the audit, proofs and alerts record them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pages of consistency: what they say, who sees what, and that no page changes with how much was found."""
+"""The consistency pages: content, permissions, and paging of many findings."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def joined_site(empty_site):
 
 @pytest.fixture
 def spoiled(site):
-    """A site whose stores were spoiled, and checked in this process."""
+    """A site with planted findings, checked in this process."""
     with override_settings(BACKUPS=joined(site.places), CONSISTENCY=QUICK):
         plant(site.places)
         call_command("check_consistency", "--json", "--progress", "none", "--exit-zero", "--actor", "ada")

@@ -1,4 +1,4 @@
-"""What stands in deploy/ is checked by the programs that will read it."""
+"""The files in deploy/, checked with the programs that read them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ METRIC = re.compile(r"\brefbackup_\w+")
 
 
 def tool(name: str) -> str:
-    """A program that CI has, and skips nothing for."""
+    """A program that CI has; elsewhere the test is skipped without it."""
     found = shutil.which(name)
     if found is None:
         pytest.skip(f"{name} is not installed; .ci/run installs it")

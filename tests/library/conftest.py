@@ -1,4 +1,4 @@
-"""Libraries to test with: real SQLite files in WAL mode and a real Chroma, in a folder of the test's own."""
+"""Libraries to test with: real SQLite files in WAL mode and a real Chroma, in a temporary folder."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def sample_places(empty_places, tmp_path_factory, django_db_blocker) -> Places:
 
 @pytest.fixture
 def library(empty_places, tmp_path, django_db_blocker) -> Iterator[Places]:
-    """An empty library of the test's own."""
+    """An empty library for one test."""
     yield from _copied(empty_places, tmp_path, django_db_blocker)
 
 
 @pytest.fixture
 def sample_library(sample_places, tmp_path, django_db_blocker) -> Iterator[Places]:
-    """The sample library, as a copy of the test's own."""
+    """A copy of the sample library for one test."""
     yield from _copied(sample_places, tmp_path, django_db_blocker)
 
 

@@ -1,4 +1,4 @@
-"""Where a test's library is, and how to point this process, or another one, at it."""
+"""The paths of a test's library, and how to use it in this or another process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Places:
-    """Where one library keeps what it has; also for child processes."""
+    """The paths of one library, also for child processes."""
 
     root: Path
 
@@ -66,11 +66,11 @@ class Places:
         return self.settings["CHROMA_PATH"]
 
     def manage(self, *arguments: str | Path, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-        """Run a management command in a process of its own."""
+        """Run a management command in a new process."""
         return self.python(str(ROOT / "manage.py"), *arguments, timeout=timeout)
 
     def script(self, code: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        """Run Python code in a process of its own, with Django set up."""
+        """Run Python code in a new process, with Django set up."""
         return self.python("-c", f"import django; django.setup()\n{code}", *arguments)
 
     def python(self, *arguments: str | Path, timeout: float = 60) -> subprocess.CompletedProcess[str]:
@@ -109,7 +109,7 @@ def at(places: Places) -> Iterator[Places]:
 
 
 def assert_equal_stores() -> None:
-    """Every row's vector is in Chroma with the row's facts, and nothing else is."""
+    """Chroma holds exactly every row's vector with the row's facts."""
     papers = {f"paper-{row.paper_id}": row for row in Embedding.objects.select_related("paper")}
     pages = {f"page-{row.pk}": row for row in PageEmbedding.objects.select_related("paper")}
     for name, rows in ((PAPERS, papers), (PAGES, pages)):

@@ -124,7 +124,7 @@ def test_an_unreadable_note_does_not_stop_changes(library, caplog):
 
 
 def test_a_change_inside_a_transaction_is_refused(library):
-    """It could not be last before the commit."""
+    """Chroma could not be written last before the commit."""
     with transaction.atomic(), pytest.raises(RuntimeError, match="durable"):
         catalogue.add(document())
     assert store().count(PAPERS) == 0

@@ -1,4 +1,4 @@
-"""What can be read is read; what cannot says why."""
+"""Reading documents, and the reasons why some cannot be read."""
 
 from __future__ import annotations
 

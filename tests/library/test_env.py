@@ -1,4 +1,4 @@
-"""Settings are read strictly, all problems are reported together, and `.env.example` tells of every one."""
+"""Settings are read strictly, all problems are reported together, and `.env.example` lists every setting."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_the_example_lists_every_setting_and_no_other():
 
 
 def test_the_example_shows_the_defaults(tmp_path):
-    """Uncommented as it stands, it changes nothing."""
+    """With its lines uncommented, nothing changes."""
     lines = (ROOT / ".env.example").read_text().splitlines()
     names = ("REFSERVER_DATABASE", "CHROMA_PATH", "REFSERVER_FILES", "REFSERVER_BIND", "REFSERVER_PORT")
     told = dict(line[1:].split("=", 1) for line in lines if re.match(r"#[A-Z_]+=", line))

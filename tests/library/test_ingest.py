@@ -1,4 +1,4 @@
-"""`manage.py ingest`: each file is reported, what fails stops nothing, and the exit code says so."""
+"""`manage.py ingest`: each file is reported, a failure does not stop the others, and sets the exit code."""
 
 from __future__ import annotations
 

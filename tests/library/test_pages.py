@@ -1,4 +1,4 @@
-"""The pages: what they show, what they link to, and the headers they come with."""
+"""The library's pages: content, links and headers."""
 
 from __future__ import annotations
 

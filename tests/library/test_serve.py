@@ -1,4 +1,4 @@
-"""`manage.py serve` and its supervisor, as processes."""
+"""`manage.py serve` and its supervisor, in processes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def running(command: list[str], environment: dict[str, str]) -> Iterator[subproc
 
 
 def until(process: subprocess.Popen[str], text: str) -> str:
-    """Read the process's output up to a line that holds *text*; return that line."""
+    """Read the process's output up to a line that contains *text*; return that line."""
     lines = []
     for line in process.stdout:
         lines.append(line)

@@ -1,4 +1,4 @@
-"""The first of the two commands, as a newcomer runs it: a fresh copy, an empty folder, `scripts/serve.sh`."""
+"""`scripts/serve.sh` in a fresh copy of the project."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def fresh_copy(target: Path) -> Path:
-    """What git holds, and nothing that this machine added."""
+    """The files in git, without those that this machine added."""
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, tracked.split("\0")):
         place = target / name

@@ -1,4 +1,4 @@
-"""A copy of the project as an operator has it: files, environment, real stores, a repository, and no settings."""
+"""A copy of the project as on an operator's machine: environment, real stores, a repository, and no settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc")
 KEPT = ("backups", "consistency", "refserver", "scripts", "docs", "templates")
 
 State = tuple[int, int, int]
-"""How many papers SQLite holds, records Chroma, and documents the folder: all three move with each document that is added."""
+"""The number of papers in SQLite, records in Chroma, and documents in the folder; each added document changes all three."""
 
 Done = subprocess.CompletedProcess[str]
 
@@ -63,7 +63,7 @@ class Clone:
             )
 
     def environment(self, **more: str) -> dict[str, str]:
-        """Next to nothing, as after a login on a new machine."""
+        """Almost empty, as after a login on a new machine."""
         return {"PATH": os.environ["PATH"], "HOME": str(self.root), "REFSERVER_OPEN_LIBRARY": "yes"} | more
 
     def run(self, *command: str | Path, timeout: float = 120, **more: str) -> Done:

@@ -1,4 +1,4 @@
-"""The template of all clones: made once a run, with the sample library, two backups, and a document more than they hold."""
+"""The template of all clones: made once for each test run, with the sample library, two backups, and one newer document."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["empty_places", "sample_places"]
 
 @pytest.fixture(scope="session")
 def template(sample_places, tmp_path_factory) -> Clone:
-    """65 documents in a full backup, 66 in an incremental one, 67 live. Not to be changed."""
+    """65 documents in a full backup, 66 in an incremental one, 67 live. Do not change it."""
     clone = Clone(copy_project(tmp_path_factory.mktemp("recovery") / "refserver"))
     var = clone.root / "var"
     var.mkdir()
@@ -33,5 +33,5 @@ def template(sample_places, tmp_path_factory) -> Clone:
 
 @pytest.fixture
 def clone(template, tmp_path: Path) -> Clone:
-    """A copy of the template, of the test's own."""
+    """A copy of the template for one test."""
     return copy_of(template, tmp_path / "refserver")

@@ -17,7 +17,7 @@ LINE = re.compile(r"^BACKUPS (OK|WARNING|CRITICAL|UNKNOWN): [^|\n]+( \| (\S+=-?[
 
 
 def level(done: Done) -> int:
-    """The exit code, of an answer that is one line and says the same."""
+    """The exit code; the answer must be one line with the same level."""
     found = LINE.match(done.stdout)
     assert found, done
     assert Level[found[1]] == done.returncode
@@ -49,15 +49,15 @@ def test_deep_finds_a_flipped_byte(clone: Clone) -> None:
     for place in range(100, table, 4000):  # every block
         content[place] ^= 255
     data.write_bytes(content)
-    assert level(clone.check()) == 0  # it only looks at what is known
+    assert level(clone.check()) == 0  # it reads only the recorded proofs
     broken = clone.check("--deep")
     assert level(broken) == 2
     assert f"{newest} is damaged" in broken.stdout
-    assert level(clone.check()) == 1  # and now it is known; the full one is not looked at yet
+    assert level(clone.check()) == 1  # now it is recorded; the full backup is not verified yet
 
 
 def test_a_read_only_repository(clone: Clone) -> None:
-    """Root may write whatever the modes say, unless that right is taken from it."""
+    """Root can write regardless of modes, unless its capability is dropped."""
     for path in [*clone.repository.rglob("*"), clone.repository]:
         path.chmod(0o555 if path.is_dir() else 0o444)
     before = {path: path.stat().st_mtime_ns for path in clone.repository.rglob("*")}
@@ -79,7 +79,7 @@ def test_a_missing_environment_is_reported_in_one_line(clone: Clone) -> None:
 
 
 def test_a_hanging_repository_is_unknown(clone: Clone) -> None:
-    """A fifo in the place of a file: whoever opens it waits for ever."""
+    """A fifo instead of a file: opening it blocks forever."""
     (clone.repository / "repository.json").unlink()
     os.mkfifo(clone.repository / "repository.json")
     script = clone.root / "scripts/check_backups.sh"

@@ -1,4 +1,4 @@
-"""`scripts/disaster_recovery.sh` as it is used: by hand, by night, on what is left."""
+"""`scripts/disaster_recovery.sh`: restores, faults at each step, and machines without an environment."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 with hold(Path("var/run/serve.pid")):
     http.server.HTTPServer(("127.0.0.1", int(sys.argv[2])), Answer).serve_forever()
 """
-"""In place of `manage.py serve`, which takes seconds to start: it holds the same pid file by the same means."""
+"""A substitute for `manage.py serve`, which takes seconds to start: it holds the same pid file in the same way."""
 
 FAULTS = """
 import os, sys
@@ -52,11 +52,11 @@ if "restore" in sys.orig_argv and "--in-place" in sys.orig_argv and fault.exists
     if "lasting" not in os.environ:
         fault.unlink()
 """
-"""Plants a fault in the first run of the engine, and in that alone."""
+"""Plants a fault in the first run of the engine only."""
 
 
 def tree(folder: Path) -> dict[str, tuple[int, int]]:
-    """All files; not the logs of databases, which come and go with whoever looks."""
+    """All files except the logs of databases, which readers create and remove."""
     return {
         str(path.relative_to(folder)): (path.stat().st_size, path.stat().st_mtime_ns)
         for path in folder.rglob("*")
@@ -66,7 +66,7 @@ def tree(folder: Path) -> dict[str, tuple[int, int]]:
 
 @contextmanager
 def service(clone: Clone, port: int, *, mark: str = "first") -> Iterator[None]:
-    """A service that runs, and whatever was started in its place is gone in the end."""
+    """A running service; whatever runs in its place is stopped at the end."""
     (clone.root / "service.py").write_text(SERVICE)
     command = [sys.executable, "service.py", "--port", str(port)]
     environment = clone.environment(MARK=mark, PYTHONPATH=str(clone.root))
@@ -158,7 +158,7 @@ def test_one_store_alone_and_into_a_folder(clone: Clone, tmp_path: Path) -> None
 
 @contextmanager
 def terminal(clone: Clone, *arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """The script on a terminal of its own."""
+    """The script on a new terminal."""
     ours, theirs = pty.openpty()
     command = ["scripts/disaster_recovery.sh", *arguments]
     with subprocess.Popen(
@@ -253,7 +253,7 @@ def test_after_a_fault_the_data_is_old_or_new_and_the_service_runs(
     assert words in done.stdout
     assert clone.state() == state
     assert not list((clone.root / "var/data").glob(".refbackup-restore.*"))
-    if state == NEWEST:  # the first safety backup holds what was there before, the second what was half exchanged
+    if state == NEWEST:  # the first safety backup holds the old stores, the second the half exchanged ones
         kept = [name for name in clone.ids() if f"Safety backup  {name}" in done.stdout]
         assert kept == [clone.ids()[1]]
 
@@ -324,7 +324,7 @@ def test_after_a_kill_the_next_recovery_starts_the_stopped_service(clone: Clone)
                     break
         stopped = clone.root / "var/recovery/stopped.json"
         assert stopped.stat().st_mode & 0o777 == 0o600
-        time.sleep(0.5)  # its child notices, and cleans up
+        time.sleep(0.5)  # its child notices and cleans up
         assert clone.state() in (LIVE, NEWEST)
         done = clone.recover("--latest", "--yes")
         assert done.returncode == 0, done.stdout
@@ -336,7 +336,7 @@ def test_after_a_kill_the_next_recovery_starts_the_stopped_service(clone: Clone)
 def test_an_open_store_is_refused_unless_yes_is_given(clone: Clone) -> None:
     with closing(sqlite3.connect(clone.database)) as reader:
         reader.execute("SELECT count(*) FROM library_paper").fetchone()
-        # this process is the test's; the script must name it
+        # the script must name this process
         with terminal(clone, "--latest") as (process, ours):
             read_until(ours, "anything else to stop: ")
             os.write(ours, f"{clone.ids()[0]}\n".encode())
@@ -354,7 +354,7 @@ def test_a_broken_store_is_moved_aside_and_put_back_if_the_restore_fails(clone: 
     for path in clone.database.parent.glob("refserver.sqlite3*"):
         path.unlink()
     clone.database.mkdir()
-    (clone.database / "what").write_text("somebody was here")
+    (clone.database / "what").write_text("not a database")
     (clone.root / "sitecustomize.py").write_text(FAULTS)
     (clone.root / "fault").write_text("in-place-exchanged:full")
     lasting = clone.recover("--latest", "--yes", lasting="yes")
@@ -368,7 +368,7 @@ def test_a_broken_store_is_moved_aside_and_put_back_if_the_restore_fails(clone: 
     assert done.returncode == 0, done.stdout
     assert clone.state() == NEWEST
     [aside] = clone.database.parent.glob("refserver.sqlite3.before-*")
-    assert (aside / "what").read_text() == "somebody was here"
+    assert (aside / "what").read_text() == "not a database"
     assert f"{clone.database} -> {aside}" in clone.report()
 
 
@@ -427,7 +427,7 @@ esac
 
 
 def test_a_systemd_unit_is_stopped_and_started_and_names_the_stores(clone: Clone, tmp_path: Path) -> None:
-    """The stores are where the unit says, not where a fresh clone would have them."""
+    """The stores are where the unit says, not at the default paths."""
     data = tmp_path / "lib"
     (clone.root / "var/data").rename(data)
     tools = tmp_path / "tools"
@@ -456,7 +456,7 @@ def test_a_systemd_unit_is_stopped_and_started_and_names_the_stores(clone: Clone
 
 
 def tools(folder: Path, *names: str) -> str:
-    """A PATH with these programs alone."""
+    """A PATH with only these programs."""
     folder.mkdir()
     for name in names:
         found = shutil.which(name)
@@ -524,8 +524,8 @@ def test_without_packages_it_prints_commands_that_work(clone: Clone, tmp_path: P
 
 
 def test_a_new_machine_needs_only_the_repository(template: Clone, tmp_path: Path) -> None:
-    """Nothing is left but a copy of the repository. The lock is emptied and the packages come by the environment variable, for
-    installing all of them would take minutes; the rest is as on a new machine."""
+    """Only a copy of the repository is left. The lock is empty and the packages come from PYTHONPATH, because installing them
+    would take minutes; the rest is as on a new machine."""
     fresh = Clone(copy_project(tmp_path / "fresh"))
     (fresh.root / ".venv").unlink()
     (fresh.root / "requirements.lock").write_text("")

@@ -1,6 +1,6 @@
-"""DISASTER_RECOVERY.md, followed to the letter: each part on a copy of its own, in which its disaster has happened.
+"""DISASTER_RECOVERY.md, followed literally: each part on its own copy, in which its disaster has happened.
 
-The parts run on a terminal, where whoever follows them types the backup's id when asked, and reads it off the screen.
+The parts run on a terminal, where the test types the backup's id that the screen shows.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SECONDS = 240.0
 
 
 def parts() -> dict[str, list[Block]]:
-    """The blocks of each part that are run, by its heading."""
+    """The blocks to run of each part, by heading."""
     content = PAGE.read_text(encoding="utf-8")
     starts = [(content.count("\n", 0, found.start()) + 1, found[1]) for found in HEADING.finditer(content)]
     found: dict[str, list[Block]] = {title: [] for _, title in starts}
@@ -42,7 +42,7 @@ PARTS = parts()
 
 
 def follow(part: list[Block], clone: Clone) -> tuple[int | None, str]:
-    """Run a part in *clone* and return its exit code and all that was on the screen."""
+    """Run a part in *clone* and return its exit code and the screen's content."""
     ours, theirs = pty.openpty()
     with subprocess.Popen(
         ["bash", "-c", script(part)],
@@ -76,7 +76,7 @@ def follow(part: list[Block], clone: Clone) -> tuple[int | None, str]:
 def followed(
     template: Clone, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[dict[str, Future[tuple[int | None, str]]]]:
-    """All parts that are asked for, two at a time."""
+    """The selected parts, two at a time."""
     pool = ThreadPoolExecutor(2)
     asked = {item.callspec.params.get("title") for item in request.session.items if hasattr(item, "callspec")}
 
@@ -109,7 +109,7 @@ def test_every_part_states_time_success_and_how_to_go_back() -> None:
 
 
 def test_every_block_is_run_or_changes_a_password() -> None:
-    """All but the one that asks for a password, which no test has."""
+    """All except the one that asks for a password."""
     shown = [block for block in blocks(PAGE) if block.language == "sh" and block.marker == ""]
     assert [block.text.strip() for block in shown] == [".venv/bin/python manage.py changepassword admin"]
 

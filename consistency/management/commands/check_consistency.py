@@ -36,7 +36,6 @@ class Command(BaseCommand):
     help = "Compare every row with its vector in Chroma. Exit code 0: consistent, 5: findings, 1: failed, 9: cancelled."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """What to do, and how to report it."""
         what = parser.add_mutually_exclusive_group()
         what.add_argument(
             "--repair", choices=["safe", "all"], help="then apply the safe repairs, or all repairs, and check again"
@@ -56,7 +55,6 @@ class Command(BaseCommand):
         parser.add_argument("--progress", choices=["auto", "json", "none"], default="auto", help="progress, on standard error")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Run it; the exit code is the outcome."""
         with _cancellable() as cancelled:
             on_progress, on_log = _reporters(options["progress"])
             ctx = Context(on_progress=on_progress, on_log=on_log, should_cancel=cancelled)

@@ -28,13 +28,11 @@ class Command(BaseCommand):
     help = "Print where the databases, the vectors, the documents and the backups are."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """The format."""
         form = parser.add_mutually_exclusive_group()
         form.add_argument("--json", action="store_true", help="one JSON object")
         form.add_argument("--shell", action="store_true", help="NAME=value lines that a shell can evaluate")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Print them."""
         values = {name: str(getattr(settings, name)) for name in _NAMES}
         if options["json"]:
             self.stdout.write(json.dumps(values))

@@ -22,7 +22,6 @@ class Command(BaseCommand):
     )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Create the account, or name the existing one."""
         with transaction.atomic():
             users = get_user_model().objects
             existing = users.filter(is_superuser=True, is_active=True).order_by("pk").first()

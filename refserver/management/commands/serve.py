@@ -28,7 +28,6 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """The address to listen on."""
         parser.add_argument("--port", type=int, default=settings.REFSERVER_PORT, help="TCP port (%(default)s)")
         parser.add_argument("--bind", default=settings.REFSERVER_BIND, help="address to listen on (%(default)s)")
 

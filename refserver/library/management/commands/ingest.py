@@ -24,7 +24,6 @@ class Command(BaseCommand):
     help = "Add PDF, Markdown and text files to the library; folders are read with their subfolders."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Paths, and the format of the summary."""
         parser.add_argument("paths", nargs="+", metavar="PATH", type=Path, help="a file or a folder")
         parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
 

@@ -20,7 +20,6 @@ class Command(BaseCommand):
     help = "Load the sample library, some sixty well-known papers, unless the library has other papers."
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Load it in the same way as `ingest`."""
         sample = list(sample_documents())
         own = Paper.objects.exclude(content_hash__in=[document.content_hash for document in sample]).count()
         if own:

@@ -18,11 +18,9 @@ class Command(BaseCommand):
     help = "Compute the vectors again of papers whose model is not that of REFSERVER_EMBEDDING."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Which papers."""
         parser.add_argument("--all", action="store_true", help="also papers embedded with the configured model")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Embed them."""
         try:
             model = embedding.configured().model
         except EmbeddingUnavailable as error:
