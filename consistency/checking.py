@@ -20,11 +20,11 @@ from django.utils import timezone
 from backups.engine.runtime.context import Progress
 from consistency.declaration import option
 from consistency.engine import check as engine
-from consistency.engine.check import Stores
 from consistency.engine.context import Context
 from consistency.engine.errors import Cancelled, ConsistencyError
 from consistency.engine.findings import Finding as EngineFinding
 from consistency.engine.findings import Severity
+from consistency.engine.stores import Stores
 from consistency.live import live_stores
 from consistency.models import Check, Finding
 from consistency.resolution import description

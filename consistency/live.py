@@ -9,8 +9,8 @@ from pathlib import Path
 
 from consistency.chroma_server import downloaded
 from consistency.declaration import declared, option
-from consistency.engine.check import Stores
 from consistency.engine.context import Context
+from consistency.engine.stores import Stores
 from consistency.resolution import SERVER, database_files
 
 

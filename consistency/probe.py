@@ -26,11 +26,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from consistency.engine.check import Stores, check
+from consistency.engine.check import check
 from consistency.engine.context import Context
 from consistency.engine.errors import ConsistencyError, Mistake
 from consistency.engine.findings import Finding, State
 from consistency.engine.mapping import Description
+from consistency.engine.stores import Stores
 
 LIMIT = 100
 _LIMIT_OF_COPY = 10  # of each kind: a proof is kept as long as its backup

@@ -21,7 +21,7 @@ from backups.catalog import downloads, holds
 from backups.catalog.lineage import draw, lineage, shares
 from backups.conf import configuration
 from backups.engine.errors import EngineError, UsageError
-from backups.engine.repository.folder import DATA, MANIFEST, SUMS
+from backups.engine.repository.base import DATA, MANIFEST, SUMS
 from backups.engine.types import Backup, Depth, Proof, SourceKind, SourceRecord
 from backups.identity.sign_in import actor_of
 from backups.jobs import submit, types

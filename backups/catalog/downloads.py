@@ -19,7 +19,8 @@ from django.utils.http import http_date, parse_http_date_safe
 
 from backups.conf import configuration
 from backups.engine.errors import BackupNotFound, DamageFound, from_os_error
-from backups.engine.repository.folder import DATA, MANIFEST, SUMS, Repository
+from backups.engine.repository.base import DATA, MANIFEST, SUMS
+from backups.engine.repository.folder import Repository
 from backups.identity import audit
 from backups.identity.audit import Actor
 from backups.models import IndexedBackup

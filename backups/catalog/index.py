@@ -13,7 +13,8 @@ from django.db import transaction
 from backups.conf import configuration
 from backups.engine.errors import BackupNotFound, EngineError
 from backups.engine.names import BACKUP_ID
-from backups.engine.repository.folder import STAMP, Repository
+from backups.engine.repository.base import STAMP
+from backups.engine.repository.folder import Repository
 from backups.engine.types import Backup, Depth
 from backups.models import IndexedBackup, Job
 

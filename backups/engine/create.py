@@ -18,7 +18,8 @@ from .. import __version__
 from .application_check import NO_CHECK, ApplicationCheck
 from .capture.cut import STEP_TIMEOUT, Cut, Instant
 from .errors import EngineError, SourceBroken, UsageError, from_os_error
-from .repository.folder import STAMP, Repository, stamp
+from .repository.base import STAMP, stamp
+from .repository.folder import Repository
 from .runtime import durable
 from .runtime.context import Context
 from .sources import LogWatch, check_sources, pack_request, record_of, size_of
@@ -297,7 +298,7 @@ def _digest(
 
 
 def _known(collection: Collection) -> dict[str, Any]:
-    """The fields of `capture.records.Known`."""
+    """The fields of `chroma_files.digests.ParentDigest`."""
     digest = collection.digest.model_dump(include={"count", "indexed_count", "indexed", "records"})
     return {"metadata_at": collection.metadata_at, "vector_at": collection.vector_at, **digest}
 

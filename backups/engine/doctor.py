@@ -16,7 +16,8 @@ from .chroma_files.tables import DATABASE, check_supported, list_collections
 from .errors import EngineError, RepositoryTooNew
 from .gate import Gate
 from .progress import human_bytes
-from .repository.folder import Repository, Unreadable, open_repository
+from .repository.base import Unreadable
+from .repository.folder import Repository, open_repository
 from .restore.stage import leftovers
 from .runtime.context import Context
 from .runtime.sqlite import connect

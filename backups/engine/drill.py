@@ -8,7 +8,8 @@ import os
 from .application_check import ApplicationCheck
 from .archive.reader import Archives, locate_in
 from .errors import EngineError
-from .repository.folder import DATA, Repository
+from .repository.base import DATA
+from .repository.folder import Repository
 from .runtime.context import Context
 from .types import Backup, Depth, Proof
 from .verify import verify_backup

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from .errors import UsageError, from_os_error
-from .repository.folder import Repository, Unreadable
+from .repository.base import Unreadable
+from .repository.folder import Repository
 from .repository.retention import Candidate, Decision, Policy, PolicyError, decide, removal_order
 from .runtime.context import Context
 from .types import Backup

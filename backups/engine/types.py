@@ -79,7 +79,7 @@ class Problem(_Stored):
 
 
 class Digest(_Stored):
-    """The digests of a Chroma collection (``chroma_files/records.py``); ``count`` records are in ``records``, ``indexed_count``
+    """The digests of a Chroma collection (`chroma_files.digests`); ``count`` records are in ``records``, ``indexed_count``
     in ``indexed``."""
 
     count: Size

@@ -24,7 +24,8 @@ from .archive.table import EntryType, FrameRef, Tree
 from .check_stores import Findings, check_stores
 from .errors import DamageFound, RepositoryTooNew, from_os_error
 from .extract import extract
-from .repository.folder import DATA, MANIFEST, SUMS, Repository
+from .repository.base import DATA, MANIFEST, SUMS
+from .repository.folder import Repository
 from .runtime import durable
 from .runtime.context import Context, Phase
 from .runtime.space import need_space
@@ -291,7 +292,7 @@ def _with_others(repository: Repository, backup: Backup, findings: Findings) -> 
                 affected = set()
             update: dict[str, Any] = {"also_in": tuple(other for other in others if other in affected)}
             if problem.code == "archive" and not own:
-                update["offset"] = archives.damaged_glue(backup.id)
+                update["offset"] = archives.first_corrupt_gap(backup.id)
                 if update["offset"] is None:
                     update["message"] = f"{problem.message} All blocks and headers are intact: no content changed."
             named.append(problem.model_copy(update=update))

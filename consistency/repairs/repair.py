@@ -8,12 +8,12 @@ from django.db import connections, transaction
 from django.utils import timezone
 
 from consistency.declaration import VectorRecord, Writer, snapshot_maker
-from consistency.engine.check import Opened
 from consistency.engine.context import Context
 from consistency.engine.errors import RepairRefused
 from consistency.engine.examine import Facts
 from consistency.engine.findings import Repair as Action
 from consistency.engine.rows import name
+from consistency.engine.stores import OpenStores
 from consistency.models import Check, Finding, Repair, Step
 from consistency.repairs import journal
 from consistency.repairs.plan import Plan, unfinished
@@ -116,7 +116,7 @@ def _carry_out(made: Repair, writer: Writer, ctx: Context) -> None:
     made.save()
 
 
-def _apply(sides: Opened, steps: Sequence[Step], writer: Writer) -> None:
+def _apply(sides: OpenStores, steps: Sequence[Step], writer: Writer) -> None:
     """Read, write down, change. The caller keeps other writers out, and saves the outcome."""
     facts = read_facts(sides, steps)
     delete: list[str] = []
@@ -141,7 +141,7 @@ def _apply(sides: Opened, steps: Sequence[Step], writer: Writer) -> None:
 
 
 def _plan_step(
-    sides: Opened, step: Step, seen: Facts, delete: list[str], write: dict[str, VectorRecord], rows: list[int]
+    sides: OpenStores, step: Step, seen: Facts, delete: list[str], write: dict[str, VectorRecord], rows: list[int]
 ) -> None:
     """Write into *step* what it replaces and with what, and add that to *delete*, *write* or *rows*."""
     row = sides.rows.whole(seen.row.rowid) if seen.row is not None and step.action == Action.DELETE_ROW else None

@@ -13,11 +13,11 @@ from django.db.models import QuerySet
 from backups.engine.runtime import locks
 from backups.engine.runtime.context import Phase
 from consistency.declaration import VectorRecord, Writer, declared
-from consistency.engine.check import Opened, opened
 from consistency.engine.context import Context
 from consistency.engine.errors import RepairRefused
 from consistency.engine.examine import Facts
 from consistency.engine.rows import reading
+from consistency.engine.stores import OpenStores, open_stores
 from consistency.live import live_stores
 from consistency.models import Finding, Repair, Step
 from consistency.resolution import database_files, description
@@ -51,19 +51,19 @@ def unfinished_error(other: Repair) -> RepairRefused:
     )
 
 
-def batches(steps: QuerySet[Step], ctx: Context, phase: Phase) -> Iterator[tuple[Opened, list[Step]]]:
+def batches(steps: QuerySet[Step], ctx: Context, phase: Phase) -> Iterator[tuple[OpenStores, list[Step]]]:
     """Some steps of one mapping at a time, with both of its stores open; the steps of one record stay together."""
     mappings = {mapping.name: mapping for mapping in description().mappings}
     for name in list(steps.order_by("mapping").values_list("mapping", flat=True).distinct()):
         of_mapping = list(steps.filter(mapping=name).select_related("finding"))
-        with live_stores(ctx, whole=False) as stores, opened(mappings[name], stores, ctx) as sides:
+        with live_stores(ctx, whole=False) as stores, open_stores(mappings[name], stores, ctx) as sides:
             for start in range(0, len(of_mapping), _BATCH):
                 batch = of_mapping[start : start + _BATCH]
                 yield sides, batch
                 phase.advance(len(batch))
 
 
-def read_facts(sides: Opened, steps: Sequence[Step]) -> dict[str, Facts]:
+def read_facts(sides: OpenStores, steps: Sequence[Step]) -> dict[str, Facts]:
     """What both stores hold now, by record id."""
     ids = [step.record for step in steps]
     with reading(str(sides.database)):
@@ -71,7 +71,7 @@ def read_facts(sides: Opened, steps: Sequence[Step]) -> dict[str, Facts]:
         return {facts.id: facts for facts in sides.facts(ids)}
 
 
-def write_vectors(sides: Opened, writer: Writer, delete: Sequence[str], write: Mapping[str, VectorRecord]) -> None:
+def write_vectors(sides: OpenStores, writer: Writer, delete: Sequence[str], write: Mapping[str, VectorRecord]) -> None:
     """Change the mapping's collection, if there is anything to change."""
     if delete or write:
         writer.apply(sides.mapping.collection, delete=delete, write=list(write.values()))

@@ -10,12 +10,12 @@ from django.db import connections
 from django.utils import timezone
 
 from consistency.declaration import VectorRecord, Writer
-from consistency.engine.check import Opened
 from consistency.engine.compare import tolerance_of
 from consistency.engine.context import Context
 from consistency.engine.errors import RepairRefused
 from consistency.engine.findings import Repair as Action
 from consistency.engine.rows import name
+from consistency.engine.stores import OpenStores
 from consistency.models import Finding, Repair, Step
 from consistency.repairs import journal
 from consistency.repairs.plan import unfinished
@@ -77,7 +77,7 @@ def put_back_all(made: Repair, writer: Writer, ctx: Context) -> None:
     made.save()
 
 
-def _put_back(sides: Opened, steps: Sequence[Step], writer: Writer) -> None:
+def _put_back(sides: OpenStores, steps: Sequence[Step], writer: Writer) -> None:
     """Read, write down, change back, for one batch. The caller keeps other writers out."""
     facts = read_facts(sides, steps)
     tolerance = tolerance_of(sides.mapping, sides.vectors.collection)

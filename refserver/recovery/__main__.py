@@ -14,7 +14,8 @@ from backups.engine.cli.list import listed_text
 from backups.engine.config import check_set_name
 from backups.engine.doctor import diagnose
 from backups.engine.errors import Cancelled, EngineError, UsageError, from_os_error
-from backups.engine.repository.folder import Unreadable, open_repository, stamp
+from backups.engine.repository.base import Unreadable, stamp
+from backups.engine.repository.folder import open_repository
 from backups.engine.runtime.context import Context
 from backups.engine.types import Backup
 

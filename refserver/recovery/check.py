@@ -19,7 +19,8 @@ from typing import NoReturn
 from backups.engine.config import check_set_name
 from backups.engine.errors import EngineError, RepositoryMissing, RepositoryTooNew, UsageError, from_os_error
 from backups.engine.progress import duration, human_bytes
-from backups.engine.repository.folder import Repository, Unreadable, open_repository
+from backups.engine.repository.base import Unreadable
+from backups.engine.repository.folder import Repository, open_repository
 from backups.engine.runtime.context import Context
 from backups.engine.types import Backup, BackupKind, Depth, Proof
 from backups.engine.verify import verify_backup

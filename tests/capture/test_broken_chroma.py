@@ -114,7 +114,7 @@ def test_a_folder_that_is_no_chroma_directory_is_refused(bench: Bench, tmp_path:
     (tmp_path / "empty").mkdir()
     ended = run("create", "--repo", bench.repository.folder, "--chroma", tmp_path / "empty")
     assert ended.code == 6
-    assert "no Chroma directory" in ended.error["message"]
+    assert "not a Chroma directory" in ended.error["message"]
     assert bench.ids() == []
 
 

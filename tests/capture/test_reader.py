@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -208,16 +209,17 @@ class Meddler(Packer):
     def __init__(self, happens: Callable[[Path], None]) -> None:
         super().__init__(Quiet())
         self.happens = happens
-        self.place = Path()
 
     def _changing_file(self, path: str, place: Path, tally: Any) -> None:
-        self.place = place
-        super()._changing_file(path, place, tally)
+        store = self._blocks.store
 
-    def _store(self, descriptor: int, entry: Any, before: Any) -> None:
-        super()._store(descriptor, entry, before)
-        if self.place.name == "target" and self.place.exists():
-            self.happens(self.place)
+        def store_and_disturb(descriptor: int, entry: Any, before: Any) -> None:
+            store(descriptor, entry, before)
+            if place.name == "target" and place.exists():
+                self.happens(place)
+
+        with patch.object(self._blocks, "store", store_and_disturb):
+            super()._changing_file(path, place, tally)
 
 
 def append_and_remove(place: Path) -> None:

@@ -16,10 +16,11 @@ from typing import Any
 import chromadb
 import numpy as np
 
-from consistency.engine.check import Outcome, Stores, check
+from consistency.engine.check import Outcome, check
 from consistency.engine.context import Context
 from consistency.engine.findings import Finding, FindingKind
 from consistency.engine.mapping import Column, Description, Field, Join, Mapping, Parent
+from consistency.engine.stores import Stores
 
 PAPERS = 40
 DIMENSION = 8

@@ -16,10 +16,11 @@ import pytest
 
 from consistency import chroma_server
 from consistency.checking import run_check
-from consistency.engine.check import Stores, check
+from consistency.engine.check import check
 from consistency.engine.context import Context
 from consistency.engine.errors import Mistake, StoreUnreadable
 from consistency.engine.findings import Finding
+from consistency.engine.stores import Stores
 from consistency.repairs.plan import plan_repair
 from consistency.repairs.repair import repair
 from consistency.repairs.undo import undo

@@ -59,7 +59,7 @@ def test_unreadable_manifest_is_reported(site):
     made = site.done(submit.back_up(site.actor, backup="full", verify="none"))
     site.repository.backup_folder("default", made.backup_id).joinpath("manifest.json").write_text("{")
     found = json_of(client.get(f"{BACKUPS}/{made.backup_id}"), 200)
-    assert found["manifest"] is None and "no JSON object" in found["problem"]
+    assert found["manifest"] is None and "not a JSON object" in found["problem"]
 
 
 def test_verify_drill_and_preview_queue_jobs(site):

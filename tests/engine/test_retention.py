@@ -84,7 +84,7 @@ def test_durations_are_read_and_shown(text: str, expected: timedelta, shown: str
         ("٣d", "not a duration"),
         ("10s", "unknown unit 's'"),
         ("1d2d", "names the unit 'd' twice"),
-        ("0d", "a duration of nothing"),
+        ("0d", "a duration of zero"),
         ("999999999999y", "too long"),
         ("9" * 5000 + "h", "too long"),
     ],

@@ -19,7 +19,7 @@ BLOCK: Final = 256 * 1024
 
 HASH_BYTES: Final = 32
 MAX_DEPTH: Final = 8
-"""The most deltas that lie one on another, so that a block takes at most nine reads."""
+"""The most deltas in a chain: reading a block takes at most nine reads."""
 
 _PLAIN = zstandard.ZstdCompressionParameters.from_level(
     1, source_size=BLOCK, hash_log=16, write_checksum=True, write_content_size=True
@@ -37,7 +37,7 @@ _own = threading.local()
 
 
 class BrokenFrame(Exception):
-    """A stored frame does not decompress to the block that its record promises."""
+    """A stored frame does not decompress to the block that the table describes."""
 
 
 def digest(content: bytes | memoryview) -> bytes:
@@ -54,7 +54,7 @@ def compress(content: bytes | memoryview) -> bytes:
 
 
 def compress_delta(content: bytes | memoryview, base: bytes) -> bytes:
-    """*content* as a zstd frame that needs *base* to be read."""
+    """*content* as a zstd frame that only *base* can decompress."""
     dictionary = zstandard.ZstdCompressionDict(base, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
     return zstandard.ZstdCompressor(dict_data=dictionary, compression_params=_DELTA).compress(content)
 
@@ -62,7 +62,7 @@ def compress_delta(content: bytes | memoryview, base: bytes) -> bytes:
 def decompress(frame: bytes | memoryview, raw: int, base: bytes | None = None) -> bytes:
     """The block of *raw* bytes (at most `BLOCK`) in *frame*; *base* is the block that a delta builds on.
 
-    The size that the frame names is compared with *raw* before memory is taken. Raises `BrokenFrame`.
+    The size in the frame's header is compared with *raw* before memory is allocated. Raises `BrokenFrame`.
     """
     if not 0 < raw <= BLOCK:
         raise BrokenFrame(f"a block of {raw} bytes is out of bounds")

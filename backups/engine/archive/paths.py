@@ -1,4 +1,4 @@
-"""Names inside an archive, which may come from a hostile repository: checked before anything is written by them."""
+"""Checks the names inside an archive, which may come from a hostile repository, before anything is written to them."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def check_path(path: str) -> None:
         or not NAME.fullmatch(database[1] if database else parts[1])
         or any(part in ("", ".", "..") for part in parts)
     ):
-        raise DamageFound(f"The archive names {path!r}, which is no place inside a backup. Nothing was written there.")
+        raise DamageFound(f"The archive names {path!r}, which is not a place inside a backup. Nothing was written there.")
 
 
 def link_stays_inside(path: str, target: str) -> bool:
     """Whether the symbolic link *path* with *target* points to a place inside its own source (``KIND/NAME``).
 
-    ``..`` counts at the beginning only. After a name, which may be that of another link, it could lead anywhere.
+    ``..`` is allowed at the beginning only: after a name, which may be that of another link, it could point anywhere.
     """
     depth = len(path.split("/")) - 3
     if depth < 0 or not target or target.startswith("/") or "\0" in target:

@@ -1,4 +1,4 @@
-"""Reading backups: tables, trees and blocks, with every byte checked before it is believed."""
+"""Reads backups: tables, trees and blocks. Every byte is checked before it is used."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MAX_MANIFEST_BYTES = 1 << 26
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """Where an archive lies and where in it the table does, as its backup's manifest says; ``parent`` is that backup's."""
+    """The place of an archive and of the table in it, and the parent, all from the backup's manifest."""
 
     path: Path
     parent: str | None
@@ -43,13 +43,13 @@ Locate = Callable[[str], Stored]
 
 
 def locate_in(set_folder: Path) -> Locate:
-    """A `Locate` for the backups of one set that reads of each manifest only what it needs, and nothing twice."""
+    """A `Locate` for the backups of one set that reads each manifest once, and of it only what it needs."""
     known: dict[str, Stored] = {}
 
     def locate(backup: str) -> Stored:
         if backup not in known:
             if not BACKUP_ID.fullmatch(backup):
-                raise DamageFound(f"{backup!r} is no backup's id.")
+                raise DamageFound(f"{backup!r} is not the id of a backup.")
             known[backup] = _located(set_folder / backup, backup)
         return known[backup]
 
@@ -68,7 +68,7 @@ def _located(folder: Path, backup: str) -> Stored:
             table_blake3=str(data["table_blake3"]),
         )
     except FileNotFoundError:
-        raise DamageFound(f"The backup {backup}, which others build on, is missing.", id=backup) from None
+        raise DamageFound(f"The backup {backup}, which others need, is missing.", id=backup) from None
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as problem:
         raise DamageFound(f"The manifest of {backup} cannot be read: {problem}.", id=backup) from None
     in_bounds = 0 <= stored.table_offset <= 1 << 62 and 0 < stored.table_bytes <= MAX_TABLE_BYTES
@@ -78,7 +78,7 @@ def _located(folder: Path, backup: str) -> Stored:
 
 
 def read_manifest(folder: Path) -> bytes:
-    """The bytes of a backup's manifest. Raises ``OSError``, and ``ValueError`` for a file too large to be one."""
+    """The bytes of a backup's manifest. Raises ``OSError``, and ``ValueError`` for a file that is too large."""
     with (folder / "manifest.json").open("rb") as file:
         content = file.read(MAX_MANIFEST_BYTES + 1)
     if len(content) > MAX_MANIFEST_BYTES:
@@ -87,7 +87,7 @@ def read_manifest(folder: Path) -> bytes:
 
 
 class BlockDamaged(DamageFound):
-    """A stored frame is not what was written; says in which archive it lies and at which byte."""
+    """A stored frame is not what was written; the message names its archive and offset."""
 
     def __init__(self, message: str, *, backup: str, offset: int) -> None:
         super().__init__(f"{message} (archive of {backup}, byte {offset})", id=backup, offset=offset)
@@ -98,7 +98,7 @@ class BlockDamaged(DamageFound):
 class Archives:
     """Reads blocks out of the archives of a repository; safe to use from several threads.
 
-    Tables are loaded when first needed and kept (64 bytes a block); descriptors are kept open up to a bound.
+    Tables are loaded when first needed and kept (64 bytes a block); up to 64 files are kept open.
     """
 
     def __init__(self, locate: Locate) -> None:
@@ -137,21 +137,21 @@ class Archives:
         return self.frames(ref.backup)[ref.frame]
 
     def tree(self, backup: str) -> Tree:
-        """All entries of *backup*, from its table and those it builds on. Raises `DamageFound`."""
-        chain: list[Table] = []
+        """All entries of *backup*, from its table and those of its ancestors. Raises `DamageFound`."""
+        tables: list[Table] = []
         wanted: str | None = backup
         while wanted is not None:
-            if any(table.owner == wanted for table in chain):
-                raise DamageFound(f"The tables of {backup} build on each other in a circle.", id=backup)
+            if any(table.owner == wanted for table in tables):
+                raise DamageFound(f"The parents of {backup} form a circle.", id=backup)
             table = self._read_table(wanted)
-            chain.append(table)
+            tables.append(table)
             with self._lock:
                 self._tables.setdefault(wanted, table)
             wanted = None if table.whole else self._locate(wanted).parent
             if not table.whole and wanted is None:
                 raise DamageFound(f"The table of {table.owner} builds on a parent that its manifest does not name.")
         tree: Tree | None = None
-        for table in reversed(chain):
+        for table in reversed(tables):
             tree = table.apply(tree)
         assert tree is not None
         _check_links(tree)
@@ -175,7 +175,7 @@ class Archives:
         return content
 
     def stored(self, ref: FrameRef, frame: Frame) -> bytes:
-        """The bytes of a frame as they lie in the archive. Raises `BlockDamaged` where the archive is cut off."""
+        """The bytes of a frame as the archive holds them. Raises `BlockDamaged` if the archive is truncated."""
         file = self._file(ref.backup)
         try:
             content = file.read(frame.offset, frame.stored)
@@ -189,12 +189,12 @@ class Archives:
             raise BlockDamaged("The archive is cut off", backup=ref.backup, offset=frame.offset)
         return content
 
-    def damaged_glue(self, backup: str) -> int | None:
-        """The offset of the first piece between the blocks of *backup*'s archive that is not what was written, or None.
+    def first_corrupt_gap(self, backup: str) -> int | None:
+        """The offset of the first gap between the blocks of *backup*'s archive that is not as it was written, or None.
 
-        Between them lie tar headers and padding, compressed with a checksum, and the heads of skippable frames.
+        Gaps hold tar headers and padding, compressed with a checksum, and the heads of skippable frames.
         """
-        return _damaged_glue(self.frames(backup), self._locate(backup))
+        return _first_corrupt_gap(self.frames(backup), self._locate(backup))
 
     def _file(self, backup: str) -> _File:
         with self._lock:
@@ -224,7 +224,7 @@ class Archives:
 
 
 class _File:
-    """A descriptor that is closed when it was dropped and nobody reads it any more."""
+    """A descriptor that `close` closes once no thread reads it."""
 
     def __init__(self, path: Path, backup: str) -> None:
         try:
@@ -234,7 +234,7 @@ class _File:
         except OSError as problem:
             raise from_os_error(problem, f"Opening {path}") from problem
         self._users = 0
-        self._dropped = False
+        self._closing = False
         self._lock = threading.Lock()
 
     def read(self, offset: int, length: int) -> bytes:
@@ -247,30 +247,30 @@ class _File:
     def release(self) -> None:
         with self._lock:
             self._users -= 1
-            if self._dropped and not self._users:
+            if self._closing and not self._users:
                 os.close(self._descriptor)
 
     def close(self) -> None:
         with self._lock:
-            self._dropped = True
+            self._closing = True
             if not self._users:
                 os.close(self._descriptor)
 
 
 def _check_links(tree: Tree) -> None:
-    """Raise `DamageFound` for a link that leads out, and for an entry that lies under anything but a folder."""
+    """Raise `DamageFound` for a link that points out of its source, and for an entry whose parent is not a folder."""
     for path, entry in tree.entries.items():
         if path.count("/") == 1 and entry.kind is not (EntryType.FILE if path.startswith("sqlite/") else EntryType.FOLDER):
             raise DamageFound(f"The archive holds {path!r} as a {entry.kind.name.lower()}. Nothing was written.")
         if entry.kind is EntryType.LINK and not link_stays_inside(path, entry.target):
-            raise DamageFound(f"The archive holds a link that leads out of its folder: {path!r}. Nothing was written.")
+            raise DamageFound(f"The archive holds a link that points out of its folder: {path!r}. Nothing was written.")
         above = path.rpartition("/")[0]
         parent = tree.entries.get(above)
         if path.count("/") > 1 and (parent is None or parent.kind is not EntryType.FOLDER):
-            raise DamageFound(f"The archive holds {path!r} under {above!r}, which is no folder. Nothing was written.")
+            raise DamageFound(f"The archive holds {path!r} under {above!r}, which is not a folder. Nothing was written.")
 
 
-def _damaged_glue(frames: Frames, where: Stored) -> int | None:
+def _first_corrupt_gap(frames: Frames, where: Stored) -> int | None:
     extents = [(frame.offset, frame.stored, SKIPPABLE_BLOCK) for frame in map(frames.__getitem__, range(len(frames)))]
     at = 0
     with where.path.open("rb") as file:
@@ -292,7 +292,7 @@ def _damaged_glue(frames: Frames, where: Stored) -> int | None:
 
 
 def _decompresses(frames: bytes) -> bool:
-    """Whether *frames* are whole zstd frames whose checksums hold."""
+    """Whether *frames* are complete zstd frames with correct checksums."""
     while frames:
         one = zstandard.ZstdDecompressor().decompressobj()
         try:

@@ -1,4 +1,4 @@
-"""Which backups need what is damaged: a frame, used directly or below a delta, or a whole archive's table."""
+"""Which backups need a damaged frame, directly or below a delta, or a damaged archive's table."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Spot = tuple[str, int | None]
 
 
 def sharers(archives: Archives, others: Iterable[str], spots: Collection[Spot]) -> dict[Spot, list[str]]:
-    """For each of *spots* those of *others*, in their order, that cannot be read without it.
+    """For each of *spots*, the backups among *others*, in their order, that cannot be read without it.
 
-    Reads tables and no block: 1 µs for each block of each backup. A backup whose own table is broken needs nothing more.
+    Reads tables and no blocks: 1 µs for each block of each backup. A backup whose own table is damaged needs nothing else.
     """
     needs = _Needs(archives, frozenset(spots))
     found: dict[Spot, list[str]] = {spot: [] for spot in spots}
@@ -26,12 +26,12 @@ def sharers(archives: Archives, others: Iterable[str], spots: Collection[Spot]) 
 
 
 class _Needs:
-    """Finds the damaged spots that a backup needs; what is learnt of a frame is kept."""
+    """Finds the damaged spots that a backup needs, and caches them for each frame."""
 
     def __init__(self, archives: Archives, spots: frozenset[Spot]) -> None:
         self._archives = archives
         self._spots = spots
-        self._known: dict[tuple[str, int], frozenset[Spot]] = {}
+        self._of_frames: dict[tuple[str, int], frozenset[Spot]] = {}
 
     def of_backup(self, backup: str) -> set[Spot]:
         try:
@@ -42,12 +42,12 @@ class _Needs:
         return set().union(*(self._of_frame(tree.backups[one >> 32], one & 0xFFFFFFFF) for one in packed))
 
     def _of_frame(self, backup: str, number: int) -> frozenset[Spot]:
-        found = self._known.get((backup, number))
+        found = self._of_frames.get((backup, number))
         if found is None:
-            found = self._known[backup, number] = self._learn(backup, number)
+            found = self._of_frames[backup, number] = self._find(backup, number)
         return found
 
-    def _learn(self, backup: str, number: int) -> frozenset[Spot]:
+    def _find(self, backup: str, number: int) -> frozenset[Spot]:
         try:
             frame = self._archives.frames(backup)[number]
         except DamageFound:
@@ -58,7 +58,7 @@ class _Needs:
         return found
 
     def _is_below(self, frame: Frame) -> bool:
-        """Whether the base of *frame* lies below it, as `Archives.read` demands; in a circle nothing does."""
+        """Whether the base of *frame* lies below it, as `Archives.read` requires; in a circle no frame does."""
         assert frame.base is not None
         try:
             return self._archives.frame(frame.base).depth < frame.depth

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final
@@ -33,10 +33,10 @@ from .blocks import BLOCK, HASH_BYTES, MAX_DEPTH
 MAGIC: Final = b"RBTABLE1"
 MAX_TABLE_BYTES: Final = 1 << 31
 MAX_RATIO: Final = 256
-"""The most that a table larger than `_SMALL_TABLE` may shrink: half of a frame's record is a hash, which does not."""
+"""The highest compression ratio of a table larger than `_SMALL_TABLE`: half of a frame's record is an incompressible hash."""
 
 MAX_BLOCKS: Final = 1 << 26
-"""The most blocks of one backup, 16 TiB; a table that names more is not believed."""
+"""The most blocks of one backup (16 TiB); a table that names more is damaged."""
 
 _SMALL_TABLE: Final = 1 << 26
 _MAX_STORED: Final = 2 * BLOCK
@@ -62,10 +62,10 @@ class EntryType(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """What tells, without reading it, that a live file is the one that was captured (git's rule for its index).
+    """What identifies a live file as the one captured without reading it (git's rule for its index).
 
-    ``trusted`` is false when the file had changed so shortly before the capture that a later change might bear the same
-    time stamp.
+    ``trusted`` is false if the file was changed so shortly before the capture that a later change could have the same time
+    stamp.
     """
 
     inode: int = 0
@@ -111,7 +111,7 @@ class Entry:
 
 
 class Frames:
-    """The frames of one archive, unpacked when asked for; 64 bytes each in memory."""
+    """The frames of one archive, each unpacked on access; 64 bytes each in memory."""
 
     def __init__(self, packed: bytes, names: Callable[[int], str]) -> None:
         self._packed = packed
@@ -136,11 +136,6 @@ class Frames:
         start = number * _FRAME.size
         return self._packed[start : start + HASH_BYTES]
 
-    def raw_depth(self, number: int) -> tuple[int, int]:
-        """The raw size and the delta depth of frame *number*."""
-        unpacked = _FRAME.unpack_from(self._packed, number * _FRAME.size)
-        return unpacked[3], unpacked[6]
-
 
 @dataclass(slots=True)
 class Tree:
@@ -151,7 +146,7 @@ class Tree:
     _index: dict[str, int] = field(default_factory=dict)
 
     def ordinal(self, backup: str) -> int:
-        """The index of *backup* in `backups`, added when it is new."""
+        """The index of *backup* in `backups`, to which a new one is added."""
         found = self._index.get(backup)
         if found is None:
             found = self._index[backup] = len(self.backups)
@@ -263,7 +258,7 @@ def _text(value: str) -> bytes:
 
 
 class _Cursor:
-    """Reads a table from left to right and says where it ends too early."""
+    """Reads a table from left to right. Raises `DamageFound` at its end."""
 
     def __init__(self, content: bytes) -> None:
         self._content = content
@@ -325,11 +320,11 @@ class Table:
         end = 0
         for first, count, ordinal, frame in runs:
             if first < end or first + count > wanted or ordinal >= len(self.backups):
-                raise DamageFound(f"The table of {self.owner} names a block that {entry.path} has not.")
+                raise DamageFound(f"The table of {self.owner} names a block that {entry.path} does not have.")
             if frame + count > (len(self.frames) if ordinal == 0 else NO_BASE):
-                raise DamageFound(f"The table of {self.owner} names a frame that is not there for {entry.path}.")
+                raise DamageFound(f"The table of {self.owner} names a missing frame for {entry.path}.")
             if first > len(blocks):
-                break  # a block between two runs that the parent has not
+                break  # the parent lacks a block between two runs
             high = tree.ordinal(self.backups[ordinal]) << 32
             blocks[first : first + count] = array("Q", range(high | frame, (high | frame) + count))
             end = first + count
@@ -339,11 +334,11 @@ class Table:
 
 
 def unpack(owner: str, content: bytes, check_path: Callable[[str], None]) -> Table:
-    """Read the table of backup *owner*. *check_path* raises for a path that must not be written. Raises `DamageFound`."""
+    """Read the table of backup *owner*. *check_path* raises for a path that must not be written to. Raises `DamageFound`."""
     cursor = _Cursor(content)
     magic, flags, block, backups, frames, entries, _ = _HEADER.unpack(cursor.take(_HEADER.size))
     if magic != MAGIC or block != BLOCK:
-        raise DamageFound(f"{owner} has no table that this version reads.")
+        raise DamageFound(f"{owner} has no table that this version can read.")
     names = [owner, *(cursor.text() for _ in range(backups))]
     packed = cursor.take(frames * _FRAME.size)
     listed = [_unpack_entry(cursor, check_path) for _ in range(entries)]
@@ -382,7 +377,7 @@ def compress_table(content: bytes) -> bytes:
 
 
 def decompress_table(owner: str, stored: bytes) -> bytes:
-    """The table that `compress_table` stored; its size is bounded before memory is taken. Raises `DamageFound`."""
+    """The table that `compress_table` stored; its size is checked before memory is allocated. Raises `DamageFound`."""
     try:
         size = zstandard.frame_content_size(stored)
         if not 0 < size <= min(MAX_TABLE_BYTES, max(_SMALL_TABLE, MAX_RATIO * len(stored))):
@@ -393,13 +388,3 @@ def decompress_table(owner: str, stored: bytes) -> bytes:
     if len(content) != size:
         raise DamageFound(f"The table of {owner} has another size than it names.")
     return content
-
-
-def chain(tables: Iterable[Table]) -> Tree:
-    """The tree of the last of *tables*, of which the first is whole and each later one is partial to the one before."""
-    tree: Tree | None = None
-    for table in tables:
-        tree = table.apply(tree)
-    if tree is None:
-        raise DamageFound("There is no table.")
-    return tree

@@ -1,8 +1,8 @@
-"""Writing ``data.tar.zst``: a tar compressed with zstd, one frame a block, that plain ``tar`` reads.
+"""Writes ``data.tar.zst``: a tar compressed with zstd, one frame a block, that plain ``tar`` reads.
 
 A full archive is the tar of everything, each block a frame of its own. An incremental archive is, to ``tar``, a small file
-that says how to restore it; its blocks, which may be deltas, lie in skippable frames (RFC 8878, section 3.1.2), which
-``zstd`` passes over. So does the table, at the end of both.
+that says how to restore it. Its blocks, which may be deltas, are in skippable frames (RFC 8878, section 3.1.2), which ``zstd``
+ignores. So is the table, at the end of both.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SKIPPABLE_TABLE: Final = 0x184D2A5F
 _SKIPPABLE = struct.Struct("<II")
 _BUFFER = 1 << 20
 _VECTOR = 256
-"""The most pieces that are written in one call; every system takes so many."""
+"""The most pieces in one call; every system accepts as many."""
 
 _TAR_BLOCK = 512
 
@@ -38,7 +38,7 @@ sha256sum -c SHA256SUMS && tar --zstd -xf data.tar.zst
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a finished archive is; the fields of `types.DataFile`."""
+    """Sizes and checksums of a finished archive; fields of `types.DataFile`."""
 
     bytes: int
     sha256: str
@@ -49,7 +49,7 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A place in an archive to which it can be cut back."""
+    """A point to which an archive can be truncated."""
 
     offset: int
     sums: hashlib._Hash
@@ -57,7 +57,7 @@ class Mark:
 
 
 class ArchiveWriter:
-    """Appends to a staged archive. Not published, and of no use, before `finish` and a rename by the caller."""
+    """Appends to a staged archive, which is incomplete before `finish`. The caller publishes it."""
 
     def __init__(self, path: Path, table: TableWriter, *, parent: str | None) -> None:
         self.table = table
@@ -69,18 +69,13 @@ class ArchiveWriter:
         self._offset = 0
         self._begun = 0
         self._sums = hashlib.sha256()
-        self._glue = bytearray()
+        self._gap = bytearray()
         if parent is not None:
             content = README.format(owner=table.owner, parent=parent).encode()
             info = tarfile.TarInfo("README.txt")
             info.size, info.mode = len(content), 0o644
-            self._glue += info.tobuf(tarfile.PAX_FORMAT) + content + bytes(-len(content) % _TAR_BLOCK + 2 * _TAR_BLOCK)
-            self._flush_glue()
-
-    @property
-    def offset(self) -> int:
-        """The number of bytes written."""
-        return self._offset
+            self._gap += info.tobuf(tarfile.PAX_FORMAT) + content + bytes(-len(content) % _TAR_BLOCK + 2 * _TAR_BLOCK)
+            self._flush_gap()
 
     def begin_member(self, entry: Entry) -> None:
         """Write the tar header of *entry*; a no-op in an incremental archive."""
@@ -95,16 +90,16 @@ class ArchiveWriter:
             info.type, info.linkname = tarfile.SYMTYPE, entry.target
         else:
             info.size = entry.size
-        self._glue += info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+        self._gap += info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 
     def end_member(self, size: int) -> None:
         """Pad a file of *size* bytes to the next tar block."""
         if self._plain:
-            self._glue += bytes(-size % _TAR_BLOCK)
+            self._gap += bytes(-size % _TAR_BLOCK)
 
     def add_block(self, hashed: bytes, stored: bytes, raw: int, base: FrameRef | None, depth: int) -> int:
         """Append the frame of a block and return its number."""
-        self._flush_glue()
+        self._flush_gap()
         if not self._plain:
             self._write(_SKIPPABLE.pack(SKIPPABLE_BLOCK, len(stored)))
         number = self.table.add_frame(Frame(hashed, self._offset, len(stored), raw, base, depth))
@@ -112,25 +107,25 @@ class ArchiveWriter:
         return number
 
     def mark(self) -> Mark:
-        """The present place, to come back to when a file changed while it was read."""
-        self._flush_glue()
+        """The current end, to return to when a file changed while it was read."""
+        self._flush_gap()
         return Mark(self._offset, self._sums.copy(), self.table.count)
 
     def rewind(self, mark: Mark) -> None:
-        """Cut the archive back to *mark*."""
+        """Truncate the archive to *mark*."""
         self._drain()
         os.ftruncate(self._descriptor, mark.offset)
         os.lseek(self._descriptor, mark.offset, os.SEEK_SET)
         self._offset, self._sums = mark.offset, mark.sums.copy()
         self._begun = min(self._begun, mark.offset)
-        self._glue.clear()
+        self._gap.clear()
         self.table.truncate(mark.frames)
 
     def finish(self, tree: Tree, parent: Tree | None) -> Written:
         """End the tar, append the table (partial when *parent* is given) and make all of it durable."""
         if self._plain:
-            self._glue += bytes(2 * _TAR_BLOCK)
-        self._flush_glue()
+            self._gap += bytes(2 * _TAR_BLOCK)
+        self._flush_gap()
         table = compress_table(self.table.pack(tree, parent))
         self._write(_SKIPPABLE.pack(SKIPPABLE_TABLE, len(table)))
         offset = self._offset
@@ -141,10 +136,10 @@ class ArchiveWriter:
         os.close(self._descriptor)
         return Written(self._offset, self._sums.hexdigest(), offset, len(table), digest(table).hex())
 
-    def _flush_glue(self) -> None:
-        if self._glue:
-            self._write(compress(bytes(self._glue)))
-            self._glue.clear()
+    def _flush_gap(self) -> None:
+        if self._gap:
+            self._write(compress(bytes(self._gap)))
+            self._gap.clear()
 
     def _write(self, content: bytes) -> None:
         self._pending.append(content)

@@ -1,1 +1,1 @@
-"""The cut: SQLite, Chroma and files at one instant."""
+"""The cut: captures SQLite, Chroma and files at one instant."""

@@ -1,7 +1,7 @@
-"""One instant for all stores: conducts the two children that a cut takes.
+"""Takes a cut, one instant for all stores, with two child processes.
 
-`holder` has the connections and locks, `packer` reads. They are apart because a process that closes a file which it read
-drops its own locks on it; and both are apart from the caller, which may be a web server with connections of its own.
+`holder` has the connections and locks, `packer` reads the files. They are separate because a process that closes a file drops
+all its own locks on it; and neither is the caller, which may be a web server with connections of its own.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from ..types import Pause, Source, SourceKind
 HOLDER = "backups.engine.capture.holder"
 PACKER = "backups.engine.capture.packer"
 REFRESH_TIMEOUT = 60.0
-"""Seconds that Chroma may be locked for while what changed is copied; then the cut is given up."""
+"""Seconds that Chroma may stay locked while its changes are copied; after that the cut fails."""
 
 STEP_TIMEOUT = 900.0
-"""Seconds without a word after which a child is given up."""
+"""Seconds without a message after which a child is taken to hang."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Pin:
 
 @dataclass(frozen=True, slots=True)
 class Instant:
-    """A cut: SQLite is pinned, Chroma is copied, and all writers go on."""
+    """A cut that was taken: SQLite is pinned, Chroma is copied, and all writers continue."""
 
     time: datetime
     attempts: int
@@ -55,7 +55,7 @@ class Instant:
 
 
 class Cut:
-    """A cut in the making. Leaving the context ends both children, and with them every lock."""
+    """Takes a cut. Leaving the context ends both children, and with them every lock."""
 
     def __init__(self, ctx: Context, scratch: Path) -> None:
         self._ctx = ctx
@@ -71,21 +71,21 @@ class Cut:
 
     def __exit__(self, *problem: Any) -> None:
         for child in (self.packer, self.holder):
-            child.end()  # both at once; leaving their contexts waits for one after the other
+            child.end()  # both now: leaving their contexts waits for one after the other
         self._open.__exit__(*problem)
 
     def staged(self, source: Source) -> Path:
-        """Where the copy of a source is kept until it is packed."""
+        """The path of a source's copy until it is packed."""
         return self._scratch / source.prefix.replace("/", "-")
 
     def take(self, sources: list[Source], within: float) -> Instant:
-        """Hold everything still for one instant. *within*: seconds to try for. Raises `SourceBusy`, `SourceBroken`.
+        """Take the cut, trying for *within* seconds. Raises `SourceBusy`, `SourceBroken` and `Cancelled`.
 
-        1. Connect; copy Chroma, and what cannot be pinned, ahead of the locks.
-        2. All locks; pin SQLite, whose writers go on.
-        3. Copy what changed of Chroma since 1, and let its writers go on.
+        1. Connect; before any lock, copy Chroma and the databases that cannot be pinned.
+        2. Take all locks; pin SQLite, whose writers then continue.
+        3. Copy what changed in Chroma since 1, and let its writers continue.
 
-        A crash here leaves no lock (they are the children's) and only scratch files.
+        A crash leaves only scratch files: the locks are the children's.
         """
         sqlite = [source for source in sources if source.kind is SourceKind.SQLITE]
         chroma = [source for source in sources if source.kind is SourceKind.CHROMA]
@@ -99,7 +99,7 @@ class Cut:
         self.packer.finish(timeout=STEP_TIMEOUT, check=self._ctx.check)
         locked = self._ask(self.holder, "lock", within=within)
         changed = {}
-        if chroma:  # Chroma's writers wait for this
+        if chroma:  # Chroma's writers are waiting
             changed = self.packer.ask("refresh", timeout=REFRESH_TIMEOUT, check=self._ctx.check)
         paused = self._ask(self.holder, "unlock")
         return Instant(
@@ -113,7 +113,7 @@ class Cut:
         )
 
     def copy_pinned(self, instant: Instant) -> None:
-        """Copy, through SQLite, the pinned databases whose files must not be read."""
+        """Copy through SQLite the databases that could not be pinned in place."""
         if any(pin.method == "online" for pin in instant.pins.values()):
             self._ask(self.holder, "copy")
 

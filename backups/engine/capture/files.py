@@ -1,4 +1,4 @@
-"""Walking a folder of files: what is in it, without following links and without what belongs to other sources."""
+"""Lists a folder of files, without following links and without what belongs to other sources."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ..archive.table import EntryType
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """Something in a folder; *path* is relative to it, *target* that of a link."""
+class Listed:
+    """A file, folder or link; *path* is relative to the listed folder, *target* is that of a link."""
 
     path: str
     kind: EntryType
@@ -22,24 +22,24 @@ class Found:
     target: str = ""
 
 
-def walk(root: Path, exclude: list[Path], notes: list[str]) -> Iterator[Found]:
-    """All folders, files and links under *root*, by name, each folder before what is in it.
+def walk(root: Path, exclude: list[Path], notes: list[str]) -> Iterator[Listed]:
+    """All folders, files and links under *root*, by name, each folder before its content.
 
-    Left out, each with a line in *notes*: what lies under a path of *exclude* (the repository, other sources), links that lead
-    out of *root*, sockets, pipes and devices. What vanishes while it is listed is passed over.
+    Skipped with a line in *notes*: everything under a path of *exclude* (the repository, other sources), links that point out
+    of *root*, sockets, pipes and devices. Skipped without: files that disappear meanwhile.
     """
-    barred = {path.resolve() for path in exclude}
-    yield from _walk(root.resolve(), "", barred, notes)
+    excluded = {path.resolve() for path in exclude}
+    yield from _walk(root.resolve(), "", excluded, notes)
 
 
-def _walk(folder: Path, prefix: str, barred: set[Path], notes: list[str]) -> Iterator[Found]:
+def _walk(folder: Path, prefix: str, excluded: set[Path], notes: list[str]) -> Iterator[Listed]:
     try:
         entries = sorted(os.scandir(folder), key=lambda item: item.name)
     except FileNotFoundError:
         return
     for entry in entries:
         path, place = prefix + entry.name, folder / entry.name
-        if place in barred:
+        if place in excluded:
             notes.append(f"{path} is left out: it belongs to the repository or to another source")
             continue
         try:
@@ -47,16 +47,16 @@ def _walk(folder: Path, prefix: str, barred: set[Path], notes: list[str]) -> Ite
             if stat.S_ISLNK(status.st_mode):
                 target = place.readlink().as_posix()
                 if link_stays_inside(f"files/any/{path}", target):
-                    yield Found(path, EntryType.LINK, status, target)
+                    yield Listed(path, EntryType.LINK, status, target)
                 else:
-                    notes.append(f"{path} is left out: it is a link that leads out of the folder")
+                    notes.append(f"{path} is left out: it is a link that points out of the folder")
                 continue
         except FileNotFoundError:
             continue
         if stat.S_ISDIR(status.st_mode):
-            yield Found(path, EntryType.FOLDER, status)
-            yield from _walk(place, path + "/", barred, notes)
+            yield Listed(path, EntryType.FOLDER, status)
+            yield from _walk(place, path + "/", excluded, notes)
         elif stat.S_ISREG(status.st_mode):
-            yield Found(path, EntryType.FILE, status)
+            yield Listed(path, EntryType.FILE, status)
         else:
-            notes.append(f"{path} is left out: it is neither file, folder nor link")
+            notes.append(f"{path} is left out: it is not a file, folder or link")

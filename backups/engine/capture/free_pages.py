@@ -1,9 +1,9 @@
-"""Blank the free pages of a copied SQLite database.
+"""Blanks the free pages of a copied SQLite database.
 
-Chroma's log is purged whenever the index is written, so a thousand vectors at a time stay behind in free pages of
-``chroma.sqlite3``: dead bytes that would be compressed, stored and compared. What a leaf of the free list holds is never
-read (https://www.sqlite.org/fileformat2.html, section 1.5), so in a copy it may be anything; zeros cost nothing, and what an
-application deleted is not kept in its backups.
+Chroma purges its log whenever it writes the index, and leaves a thousand vectors at a time in free pages of
+``chroma.sqlite3``: dead bytes that would be compressed, stored and compared. SQLite never reads the leaf pages of its free list
+(https://www.sqlite.org/fileformat2.html, section 1.5), so a copy may hold zeros there. They cost nothing, and deleted data is
+not kept in backups.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _U32 = struct.Struct(">I")
 def blank_free_pages(path: Path) -> int:
     """Overwrite the leaves of the free list of the database *path* with zeros; return the number of pages blanked.
 
-    Nobody may have the file open for writing. A free list that is not as the format says ends the walk: what was blanked
-    until then was listed as free, and the damage is for `integrity_check` to tell.
+    No process may have the file open for writing. The walk ends where the free list violates the format: all pages blanked
+    before were listed as free, and `integrity_check` reports the damage.
     """
     blanked = 0
     with path.open("r+b", buffering=0) as file:

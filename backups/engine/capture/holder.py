@@ -1,16 +1,16 @@
-"""The child that holds live stores still: the only process of a backup with connections to them.
+"""The child process that locks the live stores: the only process of a backup with connections to them.
 
 Requests, in the order in which `cut.py` sends them:
 
 ======== ==================================================================================== =========================
 do       does                                                                                 answer
 ======== ==================================================================================== =========================
-open     connects; copies beforehand what cannot be pinned                                    state of each source
-lock     all locks at one instant, SQLite pinned, its writers let go; Chroma stays locked     time, pins, attempts
-unlock   Chroma's writers let go                                                              pauses in milliseconds
-copy     copies pinned databases whose files must not be read                                 -
+open     connects; copies databases that cannot be pinned                                     state of each source
+lock     takes all locks, pins SQLite and lets its writers continue; Chroma stays locked      time, pins, attempts
+unlock   lets Chroma's writers continue                                                       pauses in milliseconds
+copy     copies the databases that could not be pinned in place                               -
 digest   reads a staged Chroma directory                                                      digests of collections
-undo     gives all up, for another try                                                        -
+undo     releases all locks, for another attempt                                              -
 release  ends everything                                                                      -
 ======== ==================================================================================== =========================
 
@@ -44,23 +44,23 @@ from .owners import owners
 from .sqlite import Database, Pinned, begin_immediate, check_writable
 
 PIN_TRIES = 8
-"""How often a database is tried to be pinned in place before it is copied instead."""
+"""Attempts to pin a database in place before it is copied instead."""
 
 SQLITE_WAIT = 5.0
-"""Seconds to wait for a writer of SQLite to end its transaction, each try."""
+"""Seconds to wait for a writer of SQLite to end its transaction, in each attempt."""
 
 CHROMA_WAIT = 0.1
-"""Seconds that the writers of what is locked already may be held up while the next lock is waited for, each try."""
+"""Seconds to wait for a further lock, in each attempt, while writers of the stores locked so far are held up."""
 
 CONNECT_WAIT = 10.0
-"""Seconds to wait for the end of one write when a directory is first looked at."""
+"""Seconds to wait for a write to end when a directory is opened."""
 
 REST_WAIT = 0.1
 """Seconds to wait, with all locks held, for HNSW files that are being written."""
 
 
 class Directory:
-    """One Chroma directory on its way through the cut."""
+    """One Chroma directory during the cut."""
 
     def __init__(self, name: str, path: Path) -> None:
         self.name = name
@@ -77,11 +77,11 @@ class Directory:
         self._checkpointer: sqlite3.Connection | None = None
 
     def connect(self) -> None:
-        """Open ``chroma.sqlite3``; one that cannot be read as a database is remembered as `broken`."""
+        """Open ``chroma.sqlite3``; if it cannot be read as a database, `broken` says why."""
         file = self.path / DATABASE
         if not file.is_file():
             raise SourceBroken(
-                f"{self.path} holds no {DATABASE}, so it is no Chroma directory.",
+                f"{self.path} holds no {DATABASE}, so it is not a Chroma directory.",
                 hint="Give the directory that PersistentClient or `chroma run --path` uses.",
             )
         check_writable(file)
@@ -178,7 +178,7 @@ class Directory:
         return QuiescenceProblem(Unrest.LOG_IN_USE, "a reader needs the log of chroma.sqlite3")
 
     def unlock(self) -> None:
-        """Let writers go on."""
+        """Let writers continue."""
         if self._locked_at:
             assert self._database is not None
             self._database.execute("ROLLBACK")
@@ -221,7 +221,7 @@ class Holder:
         }
 
     def lock(self, within: float) -> dict[str, Any]:
-        """Try until *within* seconds have passed. Raises `SourceBusy` naming who may hold the lock."""
+        """Try for *within* seconds. Raises `SourceBusy`, naming the processes that may hold the lock."""
         deadline = time.monotonic() + within
         pause = 0.005
         attempts = 0
@@ -236,7 +236,7 @@ class Holder:
             time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
             pause = min(pause * 1.6, 0.5)
         moment = datetime.now(UTC)
-        # From here on the state is fixed: SQLite's writers may go on, Chroma's wait until its files are copied.
+        # The state is fixed now: SQLite's writers may continue, Chroma's wait until its files are copied
         for database in self._databases:
             database.unlock()
         return {
@@ -247,9 +247,9 @@ class Holder:
         }
 
     def _try(self, deadline: float, *, last: bool) -> Callable[[], EngineError] | None:
-        """Take all locks and pin. None on success, else how to tell, once the locks are given up, why it was not possible.
+        """Take all locks and pin. None on success, else a function that makes the error once the locks are released.
 
-        On the *last* try a database that cannot be read in place is pinned for copying.
+        In the *last* attempt a database that cannot be read in place is pinned for copying.
         """
         wait = max(0.0, min(SQLITE_WAIT, deadline - time.monotonic()))
         for database in self._databases:

@@ -1,4 +1,4 @@
-"""Who has a file open or locked, so that an error can name them (Linux; elsewhere nobody is named)."""
+"""Which processes have a file open, so that an error can name them. Linux only; elsewhere none are found."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 def owners(path: Path, *, parent: bool = False) -> str:
     """The processes that have *path* open: ``"process 123 (gunicorn), process 456 (python3)"``; may be empty.
 
-    This one is left out, and its parent, which for a child of the engine is the engine, unless *parent* is asked for.
+    Without this process, and without its parent, which for a child of the engine is the engine, unless *parent* is true.
     """
     try:
         wanted = path.stat()

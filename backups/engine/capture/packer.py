@@ -1,6 +1,7 @@
-"""The child that reads: copies Chroma directories, hashes, compares, compresses and writes the staged archive.
+"""The child process that reads: copies Chroma directories, stores the blocks of all sources, and writes the staged archive.
 
-It reads live files raw and so holds no connection to any database. Requests, in the order in which `create.py` sends them:
+It opens live database files itself, so it holds no connection to any database. Requests, in the order in which `create.py`
+sends them:
 
 ======= ========================================================================= =====================================
 do      does                                                                      answer
@@ -19,30 +20,24 @@ import os
 import stat
 import threading
 import time
-from array import array
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from ..archive.blocks import BLOCK, MAX_DEPTH, compress, compress_delta, digest
 from ..archive.reader import Archives, locate_in
-from ..archive.table import Entry, EntryType, FrameRef, Identity, TableWriter, Tree
+from ..archive.table import Entry, EntryType, Identity, TableWriter, Tree
 from ..archive.writer import ArchiveWriter
 from ..chroma_files.tables import DATABASE
-from ..errors import DamageFound, EngineError
+from ..errors import DamageFound
 from ..runtime.child import Server
-from .files import Found, walk
+from .block_store import BlockStore
+from .files import Listed, walk
 from .free_pages import blank_free_pages
 from .staging import DirectoryCopy, Seen, identify, is_unchanged
 
-_UNIT: Final = 4
-"""Blocks that a thread reads and hashes in one go."""
-
 _TRIES: Final = 3
-"""How often a file that changes while it is read is read again."""
+"""Attempts to read a file that changes while it is read."""
 
 
 @dataclass(slots=True)
@@ -56,18 +51,6 @@ class Tally:
     notes: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A hashed block: found in the parent (``known``), or to be stored."""
-
-    known: int | None
-    hashed: bytes = b""
-    stored: bytes = b""
-    raw: int = 0
-    base: FrameRef | None = None
-    depth: int = 0
-
-
 class Packer:
     """The handlers of the requests above."""
 
@@ -77,14 +60,12 @@ class Packer:
         self._archives: Archives | None = None
         self._copies: dict[str, DirectoryCopy] = {}
         self._seen: dict[str, list[Seen]] = {}
-        self._moved: dict[bytes, int] = {}
-        self._own_buffers = threading.local()
         self._counting = threading.Lock()
         self._done = 0
-        self._told = 0.0
+        self._reported = 0.0
 
     def begin(self, owner: str, folder: str, set_folder: str, parent: str | None) -> dict[str, Any]:
-        """Begin, or begin again without a parent. A damaged parent is an answer, not an error."""
+        """Begin, or begin again without a parent. A damaged parent is an answer and not an error."""
         why = None
         self._parent = None
         if parent is not None:
@@ -103,12 +84,12 @@ class Packer:
 
     def stage(self, directories: list[list[str]]) -> None:
         for prefix, live, staged in directories:
-            known = {
+            entries = {
                 path.removeprefix(prefix + "/"): entry
                 for path, entry in (self._parent.entries.items() if self._parent is not None else ())
                 if path.startswith(prefix + "/")
             }
-            self._copies[prefix] = DirectoryCopy(Path(live), Path(staged), known)
+            self._copies[prefix] = DirectoryCopy(Path(live), Path(staged), entries)
         self.refresh()
 
     def refresh(self) -> dict[str, bool]:
@@ -120,8 +101,8 @@ class Packer:
         """*partial_bytes* and *whole_bytes* are those of the parent's table (`types.DataFile`)."""
         tallies: dict[str, Tally] = {}
         self._writer = ArchiveWriter(self._folder / "data.tar.zst", self._table, parent=self._parent_id)
-        self._own = self._tree.ordinal(self._owner)
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as self._threads:
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+            self._blocks = BlockStore(self._writer, self._tree, self._archives, threads, self._count)
             for source in sources:
                 tally = tallies[source["prefix"]] = Tally()
                 getattr(self, f"_pack_{source['kind']}")(source, tally)
@@ -150,7 +131,7 @@ class Packer:
             },
         }
 
-    # One method a kind of source
+    # One method for each kind of source
 
     def _pack_sqlite(self, source: dict[str, Any], tally: Tally) -> None:
         path, live = Path(source["path"]), bool(source["live"])
@@ -180,7 +161,7 @@ class Packer:
     def _pack_files(self, source: dict[str, Any], tally: Tally) -> None:
         prefix, root = source["prefix"], Path(source["path"])
         found = list(walk(root, [Path(path) for path in source["exclude"]], tally.notes))
-        self._learn_moved(prefix, {f"{prefix}/{item.path}" for item in found})
+        self._blocks.find_moved(self._parent, prefix, {f"{prefix}/{item.path}" for item in found})
         self._folder_entry(prefix, root.stat())
         for item in found:
             path = f"{prefix}/{item.path}"
@@ -191,17 +172,6 @@ class Packer:
             else:
                 self._changing_file(path, root / item.path, tally)
 
-    def _learn_moved(self, prefix: str, present: set[str]) -> None:
-        """Remember the blocks of files that are gone: they may be found again under another name."""
-        self._moved.clear()
-        if self._parent is None or self._archives is None:
-            return
-        for path, entry in self._parent.entries.items():
-            if path.startswith(prefix + "/") and path not in present:
-                for packed in entry.blocks:
-                    backup = self._parent.backups[packed >> 32]
-                    self._moved[self._archives.frames(backup).digest(packed & 0xFFFFFFFF)] = packed
-
     # Entries
 
     def _folder_entry(self, path: str, status: os.stat_result) -> None:
@@ -209,13 +179,13 @@ class Packer:
         self._writer.begin_member(entry)
         self._tree.entries[path] = entry
 
-    def _link(self, path: str, item: Found) -> None:
+    def _link(self, path: str, item: Listed) -> None:
         entry = Entry(path=path, kind=EntryType.LINK, mode=0o777, mtime_ns=item.status.st_mtime_ns, target=item.target)
         self._writer.begin_member(entry)
         self._tree.entries[path] = entry
 
     def _changing_file(self, path: str, place: Path, tally: Tally) -> None:
-        """Store a file that others may write to, again when it changed meanwhile, and note it when it never rests."""
+        """Store a file that other processes may write to: again if it changed meanwhile, with a note if it kept changing."""
         for attempt in range(_TRIES):
             mark = self._writer.mark()
             before = (tally.bytes, tally.files, tally.read)
@@ -225,7 +195,7 @@ class Packer:
             except FileNotFoundError:
                 tally.bytes, tally.files, tally.read = before
                 self._writer.rewind(mark)
-                self._tree.entries.pop(path, None)  # that of an earlier try names frames that are gone
+                self._tree.entries.pop(path, None)  # that of an earlier attempt names frames that were cut off
                 tally.notes.append(f"{path} was deleted while the backup ran and is not in it")
                 return
             except PermissionError as problem:
@@ -241,7 +211,7 @@ class Packer:
             if attempt < _TRIES - 1:
                 tally.bytes, tally.files, tally.read = before
                 self._writer.rewind(mark)
-        tally.notes.append(f"{path} was being written to; the backup holds a state between two writes")
+        tally.notes.append(f"{path} was being written to; the backup may hold a state between two writes")
 
     def _file(
         self,
@@ -255,7 +225,7 @@ class Packer:
     ) -> bool:
         """Store one file, or take it from the parent unread. False when it changed while it was read.
 
-        *status* and *identity* are the live file's. The content is read from *place*; a *steady* file cannot change.
+        *status* and *identity* are those of the live file, *place* has its content. A *steady* file cannot change.
         """
         before = self._parent.entries.get(path) if self._parent is not None else None
         tally.files += 1
@@ -277,7 +247,7 @@ class Packer:
                 identity=identity,
             )
             self._writer.begin_member(entry)
-            self._store(descriptor, entry, before)
+            self._blocks.store(descriptor, entry, before)
             self._writer.end_member(entry.size)
             after = os.fstat(descriptor)
         finally:
@@ -287,97 +257,17 @@ class Packer:
         tally.read += entry.size
         return steady or (opened.st_size, opened.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
 
-    # Blocks
-
-    def _store(self, descriptor: int, entry: Entry, before: Entry | None) -> None:
-        """Read *entry*'s blocks with all threads and store in order those that the parent has not."""
-        prior = before.blocks if before is not None and before.kind is EntryType.FILE else array("Q")
-        for unit in self._units(descriptor, entry.size, prior):
-            for block in unit:
-                if block.known is not None:
-                    entry.blocks.append(block.known)
-                else:
-                    number = self._writer.add_block(block.hashed, block.stored, block.raw, block.base, block.depth)
-                    entry.blocks.append(self._own << 32 | number)
-
-    def _units(self, descriptor: int, size: int, prior: array[int]) -> Iterator[list[Block]]:
-        """The blocks of a file in order; a few units are worked on ahead."""
-        ahead: deque[Future[list[Block]]] = deque()
-        for first in range(0, -(-size // BLOCK), _UNIT):
-            ahead.append(self._threads.submit(self._unit, descriptor, first, size, prior))
-            if len(ahead) >= 8:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-
-    def _unit(self, descriptor: int, first: int, size: int, prior: array[int]) -> list[Block]:
-        start = first * BLOCK
-        wanted = min(_UNIT * BLOCK, size - start)
-        view = self._buffer()[:wanted]
-        got = os.preadv(descriptor, [view], start)
-        if got < wanted:
-            view[got:] = bytes(wanted - got)  # cut off meanwhile: the caller sees it and reads again
-        blocks = [
-            self._block(view[at : at + BLOCK], prior[number] if number < len(prior) else None)
-            for number, at in enumerate(range(0, wanted, BLOCK), start=first)
-        ]
-        self._count(wanted)
-        return blocks
-
-    def _buffer(self) -> memoryview:
-        """A buffer of the calling thread's own, used again and again: fresh memory costs as much as reading into it."""
-        if not hasattr(self._own_buffers, "view"):
-            self._own_buffers.view = memoryview(bytearray(_UNIT * BLOCK))
-        view: memoryview = self._own_buffers.view
-        return view
-
-    def _block(self, view: memoryview, prior: int | None) -> Block:
-        hashed = digest(view)
-        if prior is not None and self._frames_digest(prior) == hashed:
-            return Block(prior)
-        if hashed in self._moved:
-            return Block(self._moved[hashed])
-        if prior is not None:
-            delta = self._delta(view, prior)
-            if delta is not None:
-                return Block(None, hashed, delta[0], len(view), delta[1], delta[2])
-        return Block(None, hashed, compress(view), len(view))
-
-    def _frames_digest(self, packed: int) -> bytes:
-        assert self._archives is not None
-        return self._archives.frames(self._tree.backups[packed >> 32]).digest(packed & 0xFFFFFFFF)
-
-    def _delta(self, content: memoryview, prior: int) -> tuple[bytes, FrameRef, int] | None:
-        """*content* as a delta against the block before it, or None where a plain frame is smaller.
-
-        Where the chain would grow too deep, the delta is made against the plain frame at its root.
-        """
-        assert self._archives is not None
-        ref = FrameRef(self._tree.backups[prior >> 32], prior & 0xFFFFFFFF)
-        try:
-            depth = self._archives.frame(ref).depth
-            if depth >= MAX_DEPTH:
-                while (base := self._archives.frame(ref).base) is not None:
-                    ref = base
-                depth = 0
-            delta = compress_delta(content, self._archives.read(ref))
-        except EngineError:
-            return None  # the parent's block is damaged: store this one whole
-        if len(delta) > len(content) // 4 and len(compress(content)) <= len(delta):
-            return None
-        return delta, ref, depth + 1
-
     def _count(self, amount: int) -> None:
         with self._counting:
             self._done += amount
             now = time.monotonic()
-            if now - self._told > 0.1:
-                self._told = now
+            if now - self._reported > 0.1:
+                self._reported = now
                 self._server.emit("packed", bytes=self._done)
 
 
 def _open_regular(place: Path) -> int:
-    """Open a file of a folder that others may change. One that became a link, a pipe or the like meanwhile is gone."""
+    """Open a file of a folder that may change. Raises ``FileNotFoundError`` for one that became a link, a pipe or a device."""
     try:
         descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as problem:
@@ -386,7 +276,7 @@ def _open_regular(place: Path) -> int:
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise FileNotFoundError(errno.ENOENT, "is no regular file any more", str(place))
+        raise FileNotFoundError(errno.ENOENT, "no longer a regular file", str(place))
     return descriptor
 
 

@@ -1,15 +1,15 @@
-"""Capturing a SQLite database: pinned in place where it is in WAL mode, else through the online backup API.
+"""Captures a SQLite database: pinned in place in WAL mode, else through the online backup API.
 
 Pinning (https://www.sqlite.org/wal.html) takes three connections of one process, here W, C and R:
 
-1. W: ``BEGIN IMMEDIATE``: no other writer from here on.
+1. W: ``BEGIN IMMEDIATE``: no other writer from now on.
 2. C: ``PRAGMA wal_checkpoint(PASSIVE)``: with W's lock held nothing is added; when all of the log is checkpointed, the file
    alone is the database. Checkpointing under W's lock only, this cannot meet the WAL-reset bug of SQLite before 3.51.3.
 3. R: ``BEGIN`` and a read: with the log fully backfilled, R takes read lock 0, and no checkpoint touches the file until R ends.
-4. W: ``ROLLBACK``: writers go on, into the log, while another process reads the file at leisure.
+4. W: ``ROLLBACK``: writers continue, into the log, while another process reads the file.
 
-Where the log cannot be backfilled (an old reader), R still holds the snapshot of that instant, and the online backup API
-copies it from R. A database in rollback-journal mode cannot be pinned without stopping its writers: it is copied in steps
+If the log cannot be backfilled because of an old reader, R still holds the snapshot of that instant, and the online backup
+API copies it. A database in rollback-journal mode cannot be pinned without stopping its writers: it is copied in steps
 beforehand, and under W's lock only if it changed since.
 """
 
@@ -28,10 +28,10 @@ from ..runtime.sqlite import connect, is_locked
 from .owners import owners
 
 OPEN_WAIT = 5.0
-"""Seconds to wait for a lock when a database is read: in rollback-journal mode a writer that commits locks readers out."""
+"""Seconds to wait for a lock when reading: in rollback-journal mode a writer that commits locks readers out."""
 
 PIN_WAIT = 0.05
-"""Seconds that writers may be held up while a checkpoint that another process has begun runs to its end, each try."""
+"""Seconds, in each attempt, to hold up writers until the checkpoint of another process ends."""
 
 COPY_PAGES = 4096
 SMALL = 64 << 20
@@ -43,18 +43,18 @@ Method = Literal["pinned", "online", "raw"]
 def check_writable(path: Path) -> None:
     """Raise `SourceBroken` for a database that this process may not write to.
 
-    SQLite opens such a file for reading only, and ``BEGIN IMMEDIATE`` then succeeds without any lock: writers would go on
-    unseen (https://www.sqlite.org/lang_transaction.html).
+    SQLite opens such a file read-only, and ``BEGIN IMMEDIATE`` then succeeds without any lock: writers would continue
+    unnoticed (https://www.sqlite.org/lang_transaction.html).
     """
     if not os.access(path, os.W_OK):
         raise SourceBroken(
-            f"{path} may not be written to by this process, so its writers cannot be held up.",
-            hint="Run as the application's user, or mount its folder writable: a backup changes nothing, but it takes locks.",
+            f"{path} is not writable by this process, so its writers cannot be held up.",
+            hint="Run as the application's user, or mount its folder writable: a backup changes nothing, but takes locks.",
         )
 
 
 def _ask(connection: sqlite3.Connection, statement: str) -> Any:
-    """The first value that *statement* answers with; a lock is waited for, closely, so that a busy writer is outpaced."""
+    """The first value of *statement*'s result. Retries a locked database twice a millisecond."""
     deadline = time.monotonic() + OPEN_WAIT
     while True:
         try:
@@ -66,9 +66,9 @@ def _ask(connection: sqlite3.Connection, statement: str) -> Any:
 
 
 def begin_immediate(connection: sqlite3.Connection, path: Path, wait: float) -> bool:
-    """Take the write lock of *path*, asking twice a millisecond. False when another kept it for *wait* seconds.
+    """Take the write lock of *path*, trying twice a millisecond. False if it stayed taken for *wait* seconds.
 
-    Raises `SourceBroken` where it cannot be locked at all, and ``sqlite3.DatabaseError`` where it is no database.
+    Raises `SourceBroken` if it cannot be locked at all, and ``sqlite3.DatabaseError`` if it is not a database.
     """
     deadline = time.monotonic() + wait
     while True:
@@ -95,11 +95,11 @@ class Pinned:
 
 
 class _Overtaken(Exception):
-    """Writers made a copy in steps begin anew for too long."""
+    """Writers kept restarting a copy in steps for too long."""
 
 
 class Database:
-    """One database on its way through the cut. Use: `open`, `lock`, `pin`, `unlock`, then `release`."""
+    """One database during the cut. Call `open`, `lock`, `pin`, `unlock`, then `release`."""
 
     def __init__(self, name: str, path: Path, staged: Path) -> None:
         self.name = name
@@ -114,9 +114,9 @@ class Database:
         self._copied_at: int | None = None
 
     def open(self) -> None:
-        """Connect and learn the journal mode; a file that is no database is remembered as `broken`.
+        """Connect and read the journal mode; if the file is not a database, `broken` says why.
 
-        Raises `SourceBroken` when the file cannot be opened at all.
+        Raises `SourceBroken` if the file cannot be opened, and `SourceBusy`.
         """
         check_writable(self.path)
         try:
@@ -126,7 +126,7 @@ class Database:
             self.wal = mode == "wal"
         except sqlite3.OperationalError as problem:
             if is_locked(problem):
-                raise SourceBusy(self._held("stayed locked, so that it could not be read")) from None
+                raise SourceBusy(self._busy_message("stayed locked, so that it could not be read")) from None
             raise SourceBroken(f"SQLite cannot open {self.path}: {problem}.") from None
         except sqlite3.DatabaseError as problem:
             self.broken = str(problem)
@@ -138,7 +138,7 @@ class Database:
         return connection
 
     def copy_beforehand(self, step: Callable[[int], None]) -> None:
-        """Copy a database that cannot be pinned, in steps that let writers in."""
+        """Copy a database that cannot be pinned, in steps between which writers continue."""
         if self.wal or self.broken is not None:
             return
         self._copied_at = self._version()
@@ -148,7 +148,7 @@ class Database:
             self._copied_at = None
 
     def lock(self, wait: float) -> bool:
-        """W: hold up writers. False when another writer did not end within *wait* seconds."""
+        """W: hold up writers. False if another writer did not end within *wait* seconds."""
         if self.broken is not None:
             return True
         try:
@@ -162,8 +162,8 @@ class Database:
     def pin(self, step: Callable[[int], None], *, last: bool) -> Pinned | None:
         """With `lock` held, fix the state of this instant for later reading.
 
-        None when the file cannot be read in place just now, because another process checkpoints or an old reader needs its
-        log: worth another try, unless it is the *last*.
+        None if the file cannot be read in place now, because another process checkpoints it or an old reader needs its log,
+        and this is not the *last* attempt.
         """
         if self.broken is not None:
             return Pinned("raw", f"it is broken ({self.broken}); its bytes are kept as they are", 0, self._not_a_database)
@@ -174,7 +174,7 @@ class Database:
             busy, log, checkpointed = self._checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             if (busy == 0 and log == checkpointed) or time.monotonic() > deadline:
                 break
-            time.sleep(0.001)  # with the writer's lock held none begins another
+            time.sleep(0.001)  # no process can begin another while the writer's lock is held
         self._reader.execute("BEGIN")
         self._reader.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         size = self._log_bytes()
@@ -195,19 +195,19 @@ class Database:
         return Pinned("online", f"{why} and written to: copied just after the other stores' instant", -1)
 
     def unlock(self) -> None:
-        """W: let writers go on."""
+        """W: let writers continue."""
         if self._locked_at:
             self._writer.execute("ROLLBACK")
             self.held_ms = max(self.held_ms, (time.monotonic() - self._locked_at) * 1000)
             self._locked_at = 0.0
 
     def unpin(self) -> None:
-        """R: give the pinned state up, so that the cut can be tried again."""
+        """R: release the pinned state, so that the cut can be tried again."""
         if self.broken is None and self._reader.in_transaction:
             self._reader.execute("ROLLBACK")
 
     def copy_pinned(self, pinned: Pinned, step: Callable[[int], None]) -> None:
-        """Copy the pinned state where the file itself must not be read."""
+        """Copy the pinned state if the file itself must not be read."""
         if pinned.method != "online" or not (self.wal or pinned.log_bytes < 0):
             return
         try:
@@ -217,7 +217,7 @@ class Database:
             self._copy(step)
 
     def _read_lock(self) -> None:
-        """Keep writers in rollback-journal mode from committing until `release`. Raises `SourceBusy`."""
+        """Keep writers in rollback-journal mode from committing, until `release`. Raises `SourceBusy`."""
         self._reader.execute("BEGIN")
         try:
             _ask(self._reader, "SELECT count(*) FROM sqlite_schema")
@@ -225,11 +225,11 @@ class Database:
             raise self.busy() from None
 
     def _patience(self) -> float:
-        """Seconds after which a copy in steps, which each commit of a writer makes begin anew, is given up."""
+        """Seconds after which a copy in steps is abandoned; each commit of a writer restarts it."""
         return 2.0 + self.path.stat().st_size / 25_000_000
 
     def release(self) -> None:
-        """End everything. The last connection of all to go may fold the log into the file: pinned reading is over."""
+        """Close all connections. The last one checkpoints the log into the file, so reading in place is over."""
         for connection in self._connections:
             connection.close()
         self._connections.clear()
@@ -240,7 +240,7 @@ class Database:
         target = sqlite3.connect(self.staged, isolation_level=None)
         began = time.monotonic()
 
-        def told(_: int, left: int, total: int) -> None:
+        def on_progress(_: int, left: int, total: int) -> None:
             step((total - left) * page)
             if patience is not None and left and time.monotonic() - began > patience:
                 raise _Overtaken
@@ -249,7 +249,7 @@ class Database:
             target.execute("PRAGMA synchronous = OFF")
             target.execute("PRAGMA journal_mode = OFF")
             page = int(_ask(self._reader, "PRAGMA page_size"))
-            self._reader.backup(target, pages=COPY_PAGES, progress=told, sleep=0.001)
+            self._reader.backup(target, pages=COPY_PAGES, progress=on_progress, sleep=0.001)
         except sqlite3.DatabaseError as problem:
             if problem.sqlite_errorcode in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE):
                 raise NoSpace(f"The copy of {self.path} does not fit: the disk or quota is full.") from None
@@ -267,9 +267,9 @@ class Database:
             return 0
 
     def busy(self) -> SourceBusy:
-        """The error for a lock that could not be had."""
-        return SourceBusy(self._held("stayed locked by a writer"))
+        """The error for a lock that could not be taken."""
+        return SourceBusy(self._busy_message("stayed locked by a writer"))
 
-    def _held(self, what: str) -> str:
+    def _busy_message(self, what: str) -> str:
         holders = owners(self.path)
         return f"{self.path} {what}; it is open in {holders}." if holders else f"{self.path} {what}."

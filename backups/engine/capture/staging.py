@@ -1,8 +1,7 @@
-"""Copying a Chroma directory: most of it before the lock, and under the lock only what changed since.
+"""Copies a Chroma directory: most of it before the lock, and under the lock only what changed since.
 
-A file is taken to be unchanged when inode, size, mtime and ctime are those seen before, and the mtime is older than that
-moment by more than a time stamp's grain (git's rule against racy time stamps). All else is compared byte by byte, which
-runs at memory speed, and written only where it differs.
+A file counts as unchanged when its inode, size, mtime and ctime are those seen before, and were older then than the granularity
+of time stamps (git's rule for racy entries). Other files are compared byte by byte, and written only where they differ.
 """
 
 from __future__ import annotations
@@ -17,21 +16,21 @@ from ..archive.table import Entry, EntryType, Identity
 from ..chroma_files.tables import DATABASE
 
 GRAIN_NS = 2_000_000_000
-"""The coarsest grain of a time stamp that is reckoned with."""
+"""The coarsest granularity of time stamps that is allowed for."""
 
 _PIECE = 1 << 20
 _SKIPPED = ("chroma.sqlite3-journal", "chroma.sqlite3-wal", "chroma.sqlite3-shm")
-"""They belong to the lock and the moment, not to the data."""
+"""Files of SQLite's locks and logs, not of the data."""
 
 
 def identify(status: os.stat_result, now_ns: int) -> Identity:
-    """The identity of a file, trusted when its last change is long enough ago at *now_ns*."""
+    """The identity of a file, trusted if its last change was long enough before *now_ns*."""
     settled = max(status.st_mtime_ns, status.st_ctime_ns) + GRAIN_NS < now_ns
     return Identity(inode=status.st_ino, ctime_ns=status.st_ctime_ns, trusted=settled)
 
 
 def is_unchanged(entry: Entry | None, status: os.stat_result) -> bool:
-    """Whether a live file is certainly the one that *entry* describes, so that it need not be read."""
+    """Whether a live file is certainly the one that *entry* describes, and need not be read."""
     return (
         entry is not None
         and entry.identity.trusted
@@ -42,7 +41,7 @@ def is_unchanged(entry: Entry | None, status: os.stat_result) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A file or folder of a live directory as it was found under the lock."""
+    """A file or folder of a live directory, and whether it was copied."""
 
     path: str
     status: os.stat_result
@@ -55,30 +54,30 @@ class Seen:
 
 
 class DirectoryCopy:
-    """A copy, in *staged*, of the files of a live Chroma directory that differ from the parent's.
+    """A copy, in *staged*, of the files of a live Chroma directory that differ from those in the parent backup.
 
-    *known* maps paths inside the directory to the parent's entries.
+    *parent* maps paths inside the directory to the parent's entries.
     """
 
-    def __init__(self, live: Path, staged: Path, known: dict[str, Entry]) -> None:
+    def __init__(self, live: Path, staged: Path, parent: dict[str, Entry]) -> None:
         self.live = live
         self.staged = staged
-        self._known = known
+        self._parent = parent
         self._copied: dict[str, tuple[os.stat_result, bool]] = {}
         self.touched: set[str] = set()
-        """The folders, "" for the directory itself, in which a file changed or went since the parent."""
+        """The folders, "" for the directory itself, in which a file was changed or removed since the parent."""
 
     def refresh(self) -> list[Seen]:
-        """Bring the copy up to date and return what the live directory holds, folders before what is in them.
+        """Update the copy and list the live directory, folders before their content.
 
-        What belongs together is copied together, so that it can be checked: where one file of a segment changed or went, all
-        that are left of it, and where anything did, the database.
+        Files that are checked together are copied together: when one file of a segment was changed or removed, the rest of the
+        segment; when anything was, the database.
         """
         now = time.time_ns()
         walked = _walk(self.live, "")
         files = {path for path, status in walked if not stat.S_ISDIR(status.st_mode)}
-        moved = {path for path, status in walked if path in files and not is_unchanged(self._known.get(path), status)}
-        moved |= {path for path, entry in self._known.items() if entry.kind is EntryType.FILE and path not in files}
+        moved = {path for path, status in walked if path in files and not is_unchanged(self._parent.get(path), status)}
+        moved |= {path for path, entry in self._parent.items() if entry.kind is EntryType.FILE and path not in files}
         self.touched = {path.rpartition("/")[0] for path in moved}
         for folder in sorted(self.touched):
             (self.staged / folder).mkdir(parents=True, exist_ok=True)
@@ -90,12 +89,12 @@ class DirectoryCopy:
             folder = path.rpartition("/")[0]
             staged = path in moved or (folder != "" and folder in self.touched) or (bool(moved) and path == DATABASE)
             if staged:
-                self._bring(path, status, now)
+                self._update(path, status, now)
             seen.append(Seen(path, status, identify(status, now), staged))
         self._drop(seen)
         return seen
 
-    def _bring(self, path: str, status: os.stat_result, now: int) -> None:
+    def _update(self, path: str, status: os.stat_result, now: int) -> None:
         before = self._copied.get(path)
         if before is not None and before[1] and _stamp(before[0]) == _stamp(status):
             return
@@ -128,12 +127,12 @@ def _walk(folder: Path, prefix: str) -> list[tuple[str, os.stat_result]]:
             elif stat.S_ISREG(status.st_mode) and path not in _SKIPPED:
                 found.append((path, status))
         except FileNotFoundError:
-            continue  # the segment of a collection that was deleted a moment ago
+            continue  # a segment whose collection was just deleted
     return found
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a file, by reference where the file system can (``copy_file_range``)."""
+    """Copy a file, by reference where the file system supports it (``copy_file_range``)."""
     try:
         with source.open("rb") as live, target.open("wb") as copy:
             while os.copy_file_range(live.fileno(), copy.fileno(), 1 << 30):

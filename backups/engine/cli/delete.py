@@ -6,7 +6,8 @@ import argparse
 
 from ..errors import DamageFound, EngineError
 from ..prune import delete
-from ..repository.folder import Repository, Unreadable
+from ..repository.base import Unreadable
+from ..repository.folder import Repository
 from ..types import Backup
 from .call import Call, Outcome
 

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from ..progress import human_bytes
-from ..repository.folder import Unreadable
+from ..repository.base import Unreadable
 from ..types import Backup
 from .call import Call, Outcome
 from .text import table

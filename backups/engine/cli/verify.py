@@ -8,7 +8,7 @@ from typing import Any
 from ..application_check import ApplicationCheck
 from ..errors import UsageError
 from ..progress import duration, human_bytes
-from ..repository.folder import Unreadable
+from ..repository.base import Unreadable
 from ..types import Backup, Depth, Proof
 from ..verify import verify_many
 from .arguments import add_examine

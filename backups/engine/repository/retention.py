@@ -1,7 +1,7 @@
 """Retention: which backups a policy keeps, which it removes, and why.
 
-Everything here is pure: the backups of one set, a policy and the present moment go in, decisions with
-reasons come out. Nothing is read or deleted, no clock is asked.
+All functions are pure: they take the backups of one set, a policy and the current time, and return
+decisions with reasons. Nothing is read or deleted, and no clock is read.
 
 Words
 -----
@@ -9,16 +9,15 @@ sound
     A backup that counts: it is not damaged, everything that it needs exists, and it is either verified or
     needs nothing that is damaged. (A verified backup on a damaged one is sound because an incremental may
     have replaced exactly the bytes that are bad, and its own verification has read the ones that it uses.)
-    Whatever is not sound takes no slot of any rule.
+    An unsound backup takes no slot of any rule.
 whole
     A backup of all stores: a full or an incremental one. A snapshot holds SQLite alone.
 
 Rules, any one of which keeps a backup
 --------------------------------------
 1. A hold keeps it, whatever its state.
-2. A time after *now* keeps it: a clock was wrong, and nobody knows which. Such a backup takes no slot
-   either and does not move the window, so that it cannot push out the others. The rules below speak of the
-   rest.
+2. A time after *now* keeps it, because a clock was wrong and it is unknown which. Such a backup takes no
+   slot and does not move the window, so it cannot push out others. The rules below apply to the rest.
 3. ``keep_last`` keeps that many of the newest sound backups, snapshots included.
 4. ``keep_within`` keeps the sound backups whose time is at most that long before the newest sound one (not
    before *now*: a machine that was off for a month loses nothing), snapshots included.
@@ -65,7 +64,7 @@ class PolicyError(ValueError):
 
 
 class EmptyPolicyError(PolicyError):
-    """The retention policy has no rule, so that it would remove all but the verified floor."""
+    """The retention policy has no rule and would remove all but the verified floor."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -80,7 +79,7 @@ class Candidate:
 
     ``needs`` holds ids of backups without which it cannot be restored: the direct ones do, the whole chain
     may be given as well. ``hold`` is the text of a hold ("" for one without a text), None without a hold.
-    ``damaged`` says that damage was found in it and not mended. ``verified`` says that its newest
+    ``damaged`` says that damage was found in it and stands. ``verified`` says that its newest
     verification read every byte that it uses, those in other backups included, and found them good: clear
     it when damage is found in bytes that it shares. Raises ValueError for a time without a zone.
     """
@@ -105,9 +104,9 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Policy:
-    """What to keep. A count of 0 and a window of None are rules that are not there.
+    """What to keep. A count of 0 and a window of None switch a rule off.
 
-    Raises `PolicyError` for a negative count, or a window that is not longer than nothing.
+    Raises `PolicyError` for a negative count, or a window that is not positive.
     """
 
     keep_last: int = 0
@@ -124,7 +123,7 @@ class Policy:
             if getattr(self, name) < 0:
                 raise PolicyError(f"{name} is {getattr(self, name)}: it must be 0 or more")
         if self.keep_within is not None and self.keep_within <= timedelta(0):
-            raise PolicyError("keep_within must be longer than nothing; leave it out for no window")
+            raise PolicyError("keep_within must be positive; omit it for no window")
 
     @property
     def is_empty(self) -> bool:
@@ -165,12 +164,12 @@ def parse_duration(text: str) -> timedelta:
         except (OverflowError, ValueError):
             raise PolicyError(f"{text[:40]!r} is too long a duration") from None
     if not total:
-        raise PolicyError(f"{text!r} is a duration of nothing: leave the rule out instead")
+        raise PolicyError(f"{text!r} is a duration of zero: omit the rule instead")
     return total
 
 
 def format_duration(duration: timedelta) -> str:
-    """Write a duration for people: ``14 days``, ``1 day 6 hours``; minutes as a fraction of an hour."""
+    """A duration for people: ``14 days``, ``1 day 6 hours``; minutes as a fraction of an hour."""
     days = duration.days
     hours = (duration - timedelta(days=days)) / timedelta(hours=1)
     parts = []

@@ -16,7 +16,8 @@ from ..archive.table import EntryType, Tree
 from ..check_stores import Findings, check_stores
 from ..errors import DamageFound, TargetOccupied, UsageError, from_os_error
 from ..extract import Lost, extract
-from ..repository.folder import DATA, MANIFEST, Repository
+from ..repository.base import DATA, MANIFEST
+from ..repository.folder import Repository
 from ..runtime import durable
 from ..runtime.context import Context
 from ..runtime.space import need_space

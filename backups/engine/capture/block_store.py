@@ -1,0 +1,151 @@
+"""Stores the blocks of files: reads and hashes with all cores, and compresses what the parent backup does not have."""
+
+from __future__ import annotations
+
+import os
+import threading
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+from ..archive.blocks import BLOCK, MAX_DEPTH, compress, compress_delta, digest
+from ..archive.reader import Archives
+from ..archive.table import Entry, EntryType, FrameRef, Tree
+from ..archive.writer import ArchiveWriter
+from ..errors import EngineError
+
+_UNIT: Final = 4
+"""Blocks that a thread reads and hashes at once."""
+
+_AHEAD: Final = 8
+"""Units that are worked on ahead of the one being stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """A hashed block: one that an archive holds already (``stored_as``, a packed reference), or one to be stored."""
+
+    stored_as: int | None
+    hashed: bytes = b""
+    frame: bytes = b""
+    raw: int = 0
+    base: FrameRef | None = None
+    depth: int = 0
+
+
+class BlockStore:
+    """Adds blocks to *writer*, with packed references in terms of *tree*.
+
+    *archives* reads the parent's blocks, None without a parent. *count* is called with numbers of bytes, from several threads.
+    """
+
+    def __init__(
+        self,
+        writer: ArchiveWriter,
+        tree: Tree,
+        archives: Archives | None,
+        threads: ThreadPoolExecutor,
+        count: Callable[[int], None],
+    ) -> None:
+        self._writer = writer
+        self._tree = tree
+        self._archives = archives
+        self._threads = threads
+        self._count = count
+        self._own = tree.ordinal(writer.table.owner)
+        self._moved: dict[bytes, int] = {}
+        self._buffers = threading.local()
+
+    def find_moved(self, parent: Tree | None, prefix: str, present: set[str]) -> None:
+        """Index the blocks of *parent*'s files below *prefix* that are not *present*: they may return under another name."""
+        self._moved.clear()
+        if parent is None or self._archives is None:
+            return
+        for path, entry in parent.entries.items():
+            if path.startswith(prefix + "/") and path not in present:
+                for packed in entry.blocks:
+                    backup = parent.backups[packed >> 32]
+                    self._moved[self._archives.frames(backup).digest(packed & 0xFFFFFFFF)] = packed
+
+    def store(self, descriptor: int, entry: Entry, before: Entry | None) -> None:
+        """Read the ``entry.size`` bytes of *descriptor*, store new blocks in order, and fill ``entry.blocks``.
+
+        *before* is the same file in the parent.
+        """
+        prior = before.blocks if before is not None and before.kind is EntryType.FILE else array("Q")
+        for unit in self._units(descriptor, entry.size, prior):
+            for block in unit:
+                if block.stored_as is not None:
+                    entry.blocks.append(block.stored_as)
+                else:
+                    number = self._writer.add_block(block.hashed, block.frame, block.raw, block.base, block.depth)
+                    entry.blocks.append(self._own << 32 | number)
+
+    def _units(self, descriptor: int, size: int, prior: array[int]) -> Iterator[list[_Block]]:
+        ahead: deque[Future[list[_Block]]] = deque()
+        for first in range(0, -(-size // BLOCK), _UNIT):
+            ahead.append(self._threads.submit(self._unit, descriptor, first, size, prior))
+            if len(ahead) >= _AHEAD:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+    def _unit(self, descriptor: int, first: int, size: int, prior: array[int]) -> list[_Block]:
+        start = first * BLOCK
+        length = min(_UNIT * BLOCK, size - start)
+        view = self._buffer()[:length]
+        read = os.preadv(descriptor, [view], start)
+        if read < length:
+            view[read:] = bytes(length - read)  # truncated meanwhile: the caller sees it and reads again
+        blocks = [
+            self._block(view[at : at + BLOCK], prior[number] if number < len(prior) else None)
+            for number, at in enumerate(range(0, length, BLOCK), start=first)
+        ]
+        self._count(length)
+        return blocks
+
+    def _buffer(self) -> memoryview:
+        """A buffer of the calling thread, used again and again: allocating memory costs as much as reading into it."""
+        if not hasattr(self._buffers, "view"):
+            self._buffers.view = memoryview(bytearray(_UNIT * BLOCK))
+        view: memoryview = self._buffers.view
+        return view
+
+    def _block(self, view: memoryview, prior: int | None) -> _Block:
+        hashed = digest(view)
+        if prior is not None and self._stored_digest(prior) == hashed:
+            return _Block(prior)
+        if hashed in self._moved:
+            return _Block(self._moved[hashed])
+        if prior is not None:
+            delta = self._delta(view, prior)
+            if delta is not None:
+                return _Block(None, hashed, delta[0], len(view), delta[1], delta[2])
+        return _Block(None, hashed, compress(view), len(view))
+
+    def _stored_digest(self, packed: int) -> bytes:
+        assert self._archives is not None
+        return self._archives.frames(self._tree.backups[packed >> 32]).digest(packed & 0xFFFFFFFF)
+
+    def _delta(self, content: memoryview, prior: int) -> tuple[bytes, FrameRef, int] | None:
+        """*content* as a delta of the block *prior*, with its base and depth; None where a plain frame is smaller.
+
+        Where the chain would grow too deep, the base is the plain frame at its root.
+        """
+        assert self._archives is not None
+        ref = FrameRef(self._tree.backups[prior >> 32], prior & 0xFFFFFFFF)
+        try:
+            depth = self._archives.frame(ref).depth
+            if depth >= MAX_DEPTH:
+                while (base := self._archives.frame(ref).base) is not None:
+                    ref = base
+                depth = 0
+            delta = compress_delta(content, self._archives.read(ref))
+        except EngineError:
+            return None  # the parent's block is damaged, so this one is stored whole
+        if len(delta) > len(content) // 4 and len(compress(content)) <= len(delta):
+            return None
+        return delta, ref, depth + 1

@@ -1,0 +1,284 @@
+"""What a repository is, whatever stores it: the operations that a backend implements, and those that follow from them.
+
+A backend (`folder` is the only one) stores manifests, archives, proofs and holds, publishes and removes backups in one step
+each, and provides locks. Finding, loading and deleting by rules is done here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from ..errors import BackupInUse, BackupNotFound, DamageFound, EngineError, RepositoryTooNew, UsageError
+from ..names import BACKUP_ID
+from ..types import Backup, BackupKind, Hold, Manifest, Problem, Proof
+
+FORMAT = 1
+STAMP = "%Y%m%dT%H%M%SZ"
+MANIFEST, DATA, SUMS = "manifest.json", "data.tar.zst", "SHA256SUMS"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unreadable:
+    """A backup whose manifest is damaged, or of a later format."""
+
+    set: str
+    id: str
+    problem: Problem
+
+
+def stamp(moment: datetime) -> str:
+    """A moment in UTC as ids and file names write it: ``20261121T030000Z``."""
+    return moment.strftime(STAMP)
+
+
+class BaseRepository(ABC):
+    """The operations on a repository. Errors are those of `backups.engine.errors`."""
+
+    # Implemented by a backend
+
+    @abstractmethod
+    def sets(self) -> list[str]:
+        """The names of the sets, in order."""
+
+    @abstractmethod
+    def ids(self, set_name: str) -> list[str]:
+        """The ids of a set's backups, newest first, without reading any."""
+
+    @abstractmethod
+    def exists(self, set_name: str, backup_id: str) -> bool:
+        """Whether something is stored under the id, readable or not."""
+
+    @abstractmethod
+    def read_manifest(self, set_name: str, backup_id: str) -> bytes:
+        """The manifest's bytes. Raises `BackupNotFound` and `DamageFound`."""
+
+    @abstractmethod
+    def read_sums(self, set_name: str, backup_id: str) -> str:
+        """The text of ``SHA256SUMS``. Raises `DamageFound`."""
+
+    @abstractmethod
+    def proofs(self, set_name: str, backup_id: str) -> tuple[Proof, ...]:
+        """The readable proofs of a backup, oldest first."""
+
+    @abstractmethod
+    def hold(self, set_name: str, backup_id: str) -> Hold | None:
+        """The hold on a backup. One that cannot be read still holds."""
+
+    @abstractmethod
+    def record_proof(self, backup: Backup, proof: Proof) -> None:
+        """Keep the result of a verification beside the backup."""
+
+    @abstractmethod
+    def set_hold(self, backup: Backup, hold: Hold | None) -> None:
+        """Hold a backup, or release it."""
+
+    @abstractmethod
+    def writing(self, what: str, now: datetime, wait: float = 0.0) -> AbstractContextManager[None]:
+        """Be the only writer. Raises `RepositoryLocked` after *wait* seconds."""
+
+    @abstractmethod
+    def reading(self) -> AbstractContextManager[None]:
+        """Keep backups from being removed. Raises `RepositoryLocked`."""
+
+    @abstractmethod
+    def removing(self) -> AbstractContextManager[None]:
+        """Keep readers out. Raises `RepositoryLocked`."""
+
+    @abstractmethod
+    def stage(self, backup_id: str, token: str) -> Path:
+        """A new folder in which a backup is made. The caller is the writer, here and below."""
+
+    @abstractmethod
+    def publish(self, staged: Path, manifest: Manifest) -> None:
+        """Add manifest and checksums to *staged* and make it a backup, in one step."""
+
+    @abstractmethod
+    def remove(self, set_name: str, backup_id: str, now: datetime) -> None:
+        """Move a backup into the trash, in one step, without checking whether it is needed."""
+
+    @abstractmethod
+    def empty_trash(self, now: datetime, grace: timedelta) -> list[str]:
+        """Free what was removed longer than *grace* ago, and return its names."""
+
+    @abstractmethod
+    def clear_debris(self) -> list[str]:
+        """Remove what interrupted runs left, and return its names."""
+
+    # Finding and loading
+
+    def load(self, set_name: str, backup_id: str) -> Backup:
+        """Read a backup's manifest, proofs and hold. Raises `BackupNotFound`, `DamageFound`, `RepositoryTooNew`."""
+        content = self.read_manifest(set_name, backup_id)
+        try:
+            manifest = parse_manifest(backup_id, content)
+        except RepositoryTooNew:
+            # One flipped bit makes a 1 a 3, so a later format is believed only of a manifest that is as it was written
+            if self.expected_sums(set_name, backup_id)[MANIFEST] == hashlib.sha256(content).hexdigest():
+                raise
+            raise DamageFound(f"The manifest of {backup_id} is not what was written.", id=backup_id) from None
+        if manifest.id != backup_id or manifest.set != set_name:
+            raise DamageFound(
+                f"The manifest of {backup_id} in the set {set_name} is that of {manifest.id} in {manifest.set}.", id=backup_id
+            )
+        return Backup(manifest=manifest, proofs=self.proofs(set_name, backup_id), hold=self.hold(set_name, backup_id))
+
+    def backups(self, set_name: str | None = None) -> list[Backup]:
+        """The readable backups of a set, or of all sets, newest first."""
+        return [item for item in self.scan(set_name) if isinstance(item, Backup)]
+
+    def scan(self, set_name: str | None = None) -> list[Backup | Unreadable]:
+        """All backups of a set, or of all sets, newest first."""
+        found = [item for name in self._sets(set_name) for item in self._scan_set(name)]
+        return sorted(found, key=lambda item: item.id, reverse=True)
+
+    def newest_first(self, set_name: str) -> Iterator[Backup]:
+        """The readable backups of a set; each is read when the iterator reaches it."""
+        return (item for item in self._scan_set(set_name) if isinstance(item, Backup))
+
+    def refuse_newer(self, set_name: str) -> None:
+        """Raise `RepositoryTooNew` when a set holds a backup of a later format, whose needs are unknown to this version."""
+        for item in self._scan_set(set_name):
+            if isinstance(item, Unreadable) and item.problem.code == RepositoryTooNew.code:
+                raise RepositoryTooNew(item.problem.message)
+
+    def _scan_set(self, set_name: str) -> Iterator[Backup | Unreadable]:
+        for backup_id in self.ids(set_name):
+            try:
+                yield self.load(set_name, backup_id)
+            except BackupNotFound:
+                continue  # deleted since the set was listed
+            except (DamageFound, RepositoryTooNew) as refused:
+                code = "manifest" if isinstance(refused, DamageFound) else refused.code
+                problem = Problem(code=code, file=MANIFEST, message=refused.message)
+                yield Unreadable(set=set_name, id=backup_id, problem=problem)
+
+    def find(self, wanted: str, set_name: str | None) -> Backup:
+        """The backup that *wanted* names: an id, a unique prefix, ``latest``, ``latest:KIND`` or ``@TIME``.
+
+        ``latest`` and ``@TIME`` skip damaged backups and safety backups. *set_name* None searches every set for ids and
+        prefixes, and ``default`` otherwise. Raises `BackupNotFound`, and `UsageError` for a kind or time that is not one.
+        """
+        if BACKUP_ID.fullmatch(wanted):
+            return self._by_id(wanted, set_name)
+        if wanted.startswith("@"):
+            return self._newest(set_name or "default", before=_moment(wanted[1:]), kind=None)
+        if wanted == "latest" or wanted.startswith("latest:"):
+            _, _, kind = wanted.partition(":")
+            if kind and kind not in set(BackupKind):
+                raise UsageError(f"{wanted!r} names no kind of backup; there are {', '.join(BackupKind)}.")
+            return self._newest(set_name or "default", before=None, kind=kind or None)
+        places = [(name, backup_id) for name in self._sets(set_name) for backup_id in self.ids(name)]
+        matches = [place for place in places if place[1].startswith(wanted)] if wanted else []
+        if len(matches) > 1:
+            names = ", ".join(backup_id for _, backup_id in matches[:5])
+            raise BackupNotFound(f"{wanted!r} is the beginning of {len(matches)} backups: {names}.")
+        if not matches:
+            raise BackupNotFound(f"No backup's id begins with {wanted!r}.")
+        return self.load(*matches[0])
+
+    def _sets(self, set_name: str | None) -> list[str]:
+        return [set_name] if set_name else self.sets()
+
+    def _by_id(self, backup_id: str, set_name: str | None) -> Backup:
+        for name in self._sets(set_name):
+            if self.exists(name, backup_id):
+                return self.load(name, backup_id)
+        raise BackupNotFound(f"There is no backup {backup_id}.")
+
+    def _newest(self, set_name: str, *, before: datetime | None, kind: str | None) -> Backup:
+        for backup_id in self.ids(set_name):
+            if kind and f"-{kind}-" not in backup_id:
+                continue
+            try:
+                backup = self.load(set_name, backup_id)
+            except EngineError:
+                continue
+            if backup.damaged or (before is not None and backup.manifest.time > before):
+                continue
+            if kind is None and backup.manifest.kind is BackupKind.SNAPSHOT:
+                continue  # it holds SQLite alone
+            if backup.manifest.safety:
+                continue  # a safety backup is restored by its own id only
+            return backup
+        when = f" at or before {before.isoformat()}" if before else ""
+        raise BackupNotFound(f"The set {set_name} has no undamaged {kind or 'full or incremental'} backup{when}.")
+
+    def expected_sums(self, set_name: str, backup_id: str) -> dict[str, str]:
+        """``SHA256SUMS`` as file name → hex digest. Raises `DamageFound`."""
+        sums = {}
+        for line in self.read_sums(set_name, backup_id).splitlines():
+            match = re.fullmatch(r"([0-9a-f]{64})  ([A-Za-z0-9.]+)", line)
+            if match is None:
+                raise DamageFound(f"{SUMS} of {backup_id} has a line that is not a checksum.", id=backup_id)
+            sums[match[2]] = match[1]
+        if sums.keys() != {DATA, MANIFEST}:
+            raise DamageFound(f"{SUMS} of {backup_id} does not name {DATA} and {MANIFEST}.", id=backup_id)
+        return sums
+
+    # Deleting; the caller is the writer
+
+    def dependents(self, set_name: str, backup_id: str) -> list[str]:
+        """The ids of the backups that need a backup, newest first: its children, theirs, and so on."""
+        needed = {backup_id}
+        found = []
+        for other in reversed(self.backups(set_name)):
+            if other.manifest.parent in needed:
+                needed.add(other.id)
+                found.append(other.id)
+        return found[::-1]
+
+    def delete(self, set_name: str, backup_id: str, now: datetime) -> None:
+        """Move a backup, which may be unreadable, into the trash, in one step.
+
+        Raises `BackupInUse` when it is held or others need it, and `RepositoryTooNew` when that cannot be known.
+        """
+        self.refuse_newer(set_name)
+        hold = self.hold(set_name, backup_id)
+        if hold is not None:
+            raise BackupInUse(
+                f"Backup {backup_id} is held: {hold.note or 'no reason given'}.",
+                hint=f"Release it first: refbackup release {backup_id}",
+            )
+        dependents = self.dependents(set_name, backup_id)
+        if dependents:
+            raise BackupInUse(
+                f"Backup {backup_id} is needed by {', '.join(dependents)}.",
+                hint="Delete those first, the newest first, or let `refbackup prune` choose.",
+                needed_by=dependents,
+            )
+        self.remove(set_name, backup_id, now)
+
+
+def parse_manifest(backup_id: str, content: bytes) -> Manifest:
+    """Read a manifest. Raises `RepositoryTooNew` for a later format and `DamageFound` for anything else that is wrong."""
+    try:
+        version = json.loads(content).get("format")
+    except (ValueError, AttributeError, RecursionError):
+        raise DamageFound(f"The manifest of {backup_id} is not a JSON object.", id=backup_id) from None
+    if isinstance(version, int) and version > FORMAT:
+        raise RepositoryTooNew(f"Backup {backup_id} has format {version}; this version reads up to {FORMAT}.")
+    try:
+        return Manifest.model_validate_json(content)
+    except ValidationError as problem:
+        where = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in problem.errors()[:5])
+        raise DamageFound(f"The manifest of {backup_id} is not valid: {where}.", id=backup_id) from None
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"{text!r} is not a point in time.", hint="Write it as @2026-11-20T10:00Z.") from None
+    if moment.tzinfo is None:
+        raise UsageError(f"{text!r} has no time zone.", hint=f"Write @{text}Z for UTC, or @{text}+02:00.")
+    return moment
