@@ -207,11 +207,7 @@ def accepts(least: str, severity: str) -> bool:
 
 
 def _write(
-    decisions: Iterable[Decision],
-    alerts: dict[str, Alert],
-    rules: dict[str, AlertRule],
-    names: dict[str, str],
-    now: datetime,
+    decisions: Iterable[Decision], alerts: dict[str, Alert], rules: dict[str, AlertRule], names: dict[str, str], now: datetime
 ) -> None:
     notified: dict[tuple[str, str, str], list[Alert]] = defaultdict(list)
     for decision in decisions:

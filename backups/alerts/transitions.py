@@ -121,11 +121,7 @@ Observed = Mapping[str, tuple[Observation, ...] | None]
 
 
 def advance(
-    rules: Iterable[Rule],
-    observed: Observed,
-    states: Iterable[AlertState],
-    now: datetime,
-    recipients: Mapping[str, Recipient],
+    rules: Iterable[Rule], observed: Observed, states: Iterable[AlertState], now: datetime, recipients: Mapping[str, Recipient]
 ) -> list[Decision]:
     """Decide how the open alerts go on, and which begin. *recipients* holds all that exist, by key.
 
@@ -151,11 +147,7 @@ def advance(
 
 
 def _advance_rule(
-    name: str,
-    rule: Rule | None,
-    seen: tuple[Observation, ...] | None,
-    lasting: Mapping[str, AlertState],
-    now: datetime,
+    name: str, rule: Rule | None, seen: tuple[Observation, ...] | None, lasting: Mapping[str, AlertState], now: datetime
 ) -> Iterator[Decision]:
     if seen is None:
         yield from (Decision(state=state) for state in lasting.values())

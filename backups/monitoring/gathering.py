@@ -26,16 +26,7 @@ from backups.engine.types import SourceKind
 from backups.identity import audit
 from backups.jobs.heartbeat import heartbeat_file
 from backups.jobs.types import BACKUP, DRILL, HEALTH, RESTORE, RESTORE_IN_PLACE
-from backups.models import (
-    AlertChannel,
-    AlertDelivery,
-    AlertLook,
-    AuditEntry,
-    IndexedBackup,
-    Job,
-    Plan,
-    Worker,
-)
+from backups.models import AlertChannel, AlertDelivery, AlertLook, AuditEntry, IndexedBackup, Job, Plan, Worker
 from backups.plans import cron
 
 from .facts import (
@@ -182,13 +173,7 @@ def _repository(name: str, path: Path, now: datetime) -> RepositoryFact:
     except OSError:
         writable, free, size = False, 0, 0
     return RepositoryFact(
-        name=name,
-        there=there,
-        writable=writable,
-        used=used,
-        free=free,
-        size=size,
-        grown_a_day=_growth(rows, now),
+        name=name, there=there, writable=writable, used=used, free=free, size=size, grown_a_day=_growth(rows, now)
     )
 
 
@@ -381,9 +366,7 @@ def _days(now: datetime) -> tuple[Day, ...]:
     counted: dict[date, list[int]] = {first + timedelta(days=number): [0, 0] for number in range(30)}
     rows = (
         Job.objects.filter(
-            kind=BACKUP.name,
-            state__in=(Job.State.SUCCEEDED, Job.State.FAILED, Job.State.INTERRUPTED),
-            finished__gte=begin,
+            kind=BACKUP.name, state__in=(Job.State.SUCCEEDED, Job.State.FAILED, Job.State.INTERRUPTED), finished__gte=begin
         )
         .order_by()
         .annotate(part=Substr(Cast(F("finished"), CharField()), 1, 10 if by_day else 13))

@@ -31,7 +31,7 @@ def back_up(page: Page, kind: str, note: str = "") -> None:
 def test_from_nothing_to_a_proven_backup(signed_in, fresh_site, assert_clean):
     page = signed_in(site=fresh_site)
     page.goto(f"{fresh_site.address}/admin/backup/")
-    expect(page.locator(".rb-verdict")).to_contain_text("Nothing is protected yet.")
+    expect(page.locator(".rb-verdict")).to_contain_text("No backup yet.")
     expect(page.locator(".rb-verdict")).to_contain_text("Make the first backup: about")
     assert_clean(page)
 

@@ -101,7 +101,7 @@ def test_a_test_is_sent_and_its_answer_shown(empty_site):
         web.status, web.answer = 403, b"who are you?"
         page = client.post(reverse("backups:alert_channel_test", args=[ops.pk]), follow=True)
         assert "The test of ops was not taken: 403 who are you?" in text(page)
-        assert "The last test was not taken" in text(page)
+        assert "The last test failed" in text(page)
     assert list(AuditEntry.objects.filter(action="alert_channel.tested").values_list("who", flat=True)) == ["olga"] * 2
 
 

@@ -35,7 +35,7 @@ def indexed(number: int, proof: str = "restore", kind: str = "full", **since) ->
 def test_nothing_yet_says_what_to_do(site):
     page = html(site.client("olga", "operator"))
     assert "No backup yet." in page and "Make the first backup: about" in page
-    assert "No worker has run yet" in page and "manage.py serve" in page
+    assert "has never reported; no jobs run there." in page and "manage.py serve" in page
     assert "Recovery point" not in page and 'id="timeline"' not in page
     assert "Nothing is planned." in page
 
