@@ -218,10 +218,10 @@ def list_checks(request: Request, *, query: CheckQuery) -> Page[CheckSchema]:
     body=NewCheck,
 )
 def start_check(request: Request, *, body: NewCheck) -> Job:
-    """Queue a check that compares every row with every vector.
+    """Queue a check.
 
-    The `result` of the job has the number of the check as `id`. If the same check is already queued or running, its job is
-    returned.
+    Compares every row with every vector. The `result` of the job has the number of the check as `id`. If the same check is
+    already queued or running, its job is returned.
     """
     if body.repair:
         require(request, "consistency.repair_finding")
@@ -255,15 +255,19 @@ def list_repairs(request: Request, *, query: PageQuery) -> Page[RepairSchema]:
 
 @Operation("consistency.view_check", body=RepairRequest, responses={200: RepairPlan}, problems=(404, 409))
 def plan_repair(request: Request, *, body: RepairRequest) -> RepairPlan:
-    """Show what a repair would do. Changes nothing."""
+    """Plan a repair: show what it would do.
+
+    Changes nothing.
+    """
     return _plan(body, _check_or_latest(body.check))
 
 
 @job_operation("consistency.repair_finding", body=RepairRequest, problems=(404, 409, 503))
 def start_repair(request: Request, *, body: RepairRequest) -> Job:
-    """Queue a repair of findings, after a snapshot.
+    """Queue a repair of findings.
 
-    Each record is checked again first, and skipped if it is consistent by then. The job's `result` names the repair.
+    Makes a snapshot first. Each record is checked again, and skipped if it is consistent by then. The job's `result` names
+    the repair.
     """
     check = _check_or_latest(body.check)
     if not _plan(body, check).repairs:
@@ -298,7 +302,10 @@ def show_repair(request: Request, number: int) -> RepairSchema:
 
 @job_operation("consistency.repair_finding", problems=(409, 503))
 def undo_repair(request: Request, number: int) -> Job:
-    """Undo a repair. Records that changed since then stay as they are."""
+    """Undo a repair.
+
+    Records that changed since then stay as they are.
+    """
     row = _find(Repair, number)
     if row.state == Repair.State.UNDONE:
         raise _refused(f"Repair {row.pk} has already been undone.")
@@ -307,7 +314,7 @@ def undo_repair(request: Request, number: int) -> Job:
 
 @job_operation("consistency.repair_finding", problems=(409, 503))
 def resume_repair(request: Request, number: int) -> Job:
-    """Resume a repair, or the undoing of one, that was interrupted."""
+    """Resume an interrupted repair, or an interrupted undo."""
     row = _find(Repair, number)
     if row.state in (Repair.State.DONE, Repair.State.UNDONE):
         raise _refused(f"Repair {row.pk} is finished.")

@@ -127,7 +127,10 @@ def verify_backup(request: Request, backup_id: str, *, query: RepositoryQuery, b
 
 @job_operation("backups.verify_backup", query=RepositoryQuery)
 def drill_backup(request: Request, backup_id: str, *, query: RepositoryQuery) -> Job:
-    """Run a drill: restore a backup to a temporary folder, check and time it, and remove it."""
+    """Run a drill.
+
+    Restores the backup to a temporary folder, checks and times it, and removes it.
+    """
     row = find_backup(backup_id, query.repository)
     return submit.drill(actor(request), backup_id=row.backup_id, repository=row.repository, set=row.set)
 

@@ -85,7 +85,10 @@ def show_schedule(request: Request, name: str) -> PlanSchema:
     responses={200: PlanSchema},
 )
 def change_schedule(request: Request, name: str, *, body: PlanChange) -> PlanSchema:
-    """Change a plan. Members that are not sent stay."""
+    """Change a plan.
+
+    Members that are not sent do not change.
+    """
     plan = _find_plan(name)
     values: dict[str, Any] = {key: value for key, value in body.model_dump(exclude_unset=True).items() if value is not None}
     if (values.get("kind", plan.kind), values.get("arguments", plan.arguments)) != (plan.kind, plan.arguments):
@@ -96,16 +99,19 @@ def change_schedule(request: Request, name: str, *, body: PlanChange) -> PlanSch
 
 @Operation("backups.change_plan", responses={204: None})
 def delete_schedule(request: Request, name: str) -> None:
-    """Delete a plan. Its jobs stay.
+    """Delete a plan.
 
-    To stop a built-in plan, pause it.
+    Its jobs stay. To stop a built-in plan, pause it.
     """
     editing.remove_plan(actor(request), _find_plan(name))
 
 
 @job_operation("backups.run_plan")
 def run_schedule(request: Request, name: str) -> Job:
-    """Queue a job of a plan now. The times of the plan stay."""
+    """Run a plan now.
+
+    Queues its job. The times of the plan do not change.
+    """
     return editing.run_plan(actor(request), _find_plan(name))
 
 
@@ -117,7 +123,10 @@ def pause_schedule(request: Request, name: str) -> PlanSchema:
 
 @Operation("backups.run_plan", responses={200: PlanSchema})
 def resume_schedule(request: Request, name: str) -> PlanSchema:
-    """Resume a plan. Times that passed while it was paused are skipped."""
+    """Resume a plan.
+
+    Times that passed while it was paused are skipped.
+    """
     return _schema(editing.resume_plan(actor(request), _find_plan(name)))
 
 

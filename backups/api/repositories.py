@@ -76,7 +76,10 @@ def show_repository(request: Request, name: str) -> RepositoryDetails:
 
 @job_operation("backups.create_backup")
 def reindex_repository(request: Request, name: str) -> Job:
-    """Rescan a repository for backups that were made or deleted elsewhere."""
+    """Rescan a repository.
+
+    Finds backups that were made or deleted elsewhere.
+    """
     return submit.reindex(actor(request), repository=_checked(name))
 
 

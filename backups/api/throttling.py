@@ -1,17 +1,7 @@
 """Request rates, counted in Django's cache (setting ``CACHES``): several web processes need a shared one.
 
-``REST_FRAMEWORK["DEFAULT_THROTTLE_RATES"]`` replaces the defaults: a number per ``second``, ``minute``, ``hour`` or ``day``, or
-None for no limit.
-
-==================  ==========  ===============================================================================
-name                rate        counts
-==================  ==========  ===============================================================================
-``caller``          600/minute  requests of one token, or of one account's sessions
-``changes``         120/minute  those of them that change something
-``anonymous``       60/minute   unauthenticated requests from one address
-``bad_tokens``      20/minute   invalid tokens from one address
-``audit_verify``    6/minute    verifications of the whole audit by one caller
-==================  ==========  ===============================================================================
+``REST_FRAMEWORK["DEFAULT_THROTTLE_RATES"]`` replaces a default, by its scope: a number per ``second``, ``minute``, ``hour`` or
+``day``, or None for no limit.
 """
 
 from __future__ import annotations
@@ -30,68 +20,62 @@ from .problems import Refused
 if TYPE_CHECKING:
     from rest_framework.views import APIView
 
-DEFAULTS: dict[str, str | None] = {
-    "caller": "600/minute",
-    "changes": "120/minute",
-    "anonymous": "60/minute",
-    "bad_tokens": "20/minute",
-    "audit_verify": "6/minute",
-}
 
+class Rate(SimpleRateThrottle):
+    """A rate with its *default*, counted for each subject."""
 
-class _Rate(SimpleRateThrottle):
+    default = ""
+
     def get_rate(self) -> str | None:
         """The configured rate, or the default."""
-        scope = str(self.scope)
         configured: dict[str, Any] = api_settings.DEFAULT_THROTTLE_RATES or {}
-        rate: str | None = configured.get(scope, DEFAULTS[scope])
+        rate: str | None = configured.get(str(self.scope), self.default)
         return rate
 
-    def _key(self, subject: str) -> str:
-        return f"backups.api.{self.scope}.{subject}"
+    def get_cache_key(self, request: Request, view: APIView | None) -> str | None:
+        """The key of the counter; None if the rate does not apply."""
+        subject = self.subject(request)
+        return f"backups.api.{self.scope}.{subject}" if subject else None
+
+    def subject(self, request: Request) -> str:
+        """The caller for whom a request counts; empty if the rate does not apply."""
+        return caller(request)
 
 
-class CallerRate(_Rate):
-    """Requests of one token or account."""
+class CallerRate(Rate):
+    """Requests of one token, or of one account's sessions."""
 
     scope = "caller"
-
-    def get_cache_key(self, request: Request, view: APIView) -> str | None:
-        """None: not limited by this rate."""
-        subject = caller(request)
-        return self._key(subject) if subject else None
+    default = "600/minute"
 
 
-class ChangesRate(CallerRate):
+class ChangesRate(Rate):
     """Requests of one token or account that change something."""
 
     scope = "changes"
+    default = "120/minute"
 
-    def get_cache_key(self, request: Request, view: APIView) -> str | None:
-        """None: not limited by this rate."""
-        return None if request.method in ("GET", "HEAD") else super().get_cache_key(request, view)
+    def subject(self, request: Request) -> str:
+        """The caller; empty for a request that only reads."""
+        return "" if request.method in ("GET", "HEAD") else caller(request)
 
 
-class AnonymousRate(_Rate):
-    """Requests from one address with neither token nor session."""
+class AnonymousRate(Rate):
+    """Unauthenticated requests from one address."""
 
     scope = "anonymous"
+    default = "60/minute"
 
-    def get_cache_key(self, request: Request, view: APIView) -> str | None:
-        """None: not limited by this rate."""
-        return None if caller(request) else self._key(address_of(request._request))
-
-
-class AuditVerifyRate(CallerRate):
-    """Verifications of the whole audit."""
-
-    scope = "audit_verify"
+    def subject(self, request: Request) -> str:
+        """The client's address; empty for an authenticated request."""
+        return "" if caller(request) else address_of(request._request)
 
 
-class BadTokens(_Rate):
+class BadTokens(Rate):
     """Invalid tokens from one address."""
 
     scope = "bad_tokens"
+    default = "20/minute"
 
     @classmethod
     def count(cls, request: Request) -> None:
@@ -107,9 +91,19 @@ class BadTokens(_Rate):
                 headers={"Retry-After": str(wait)},
             )
 
-    def get_cache_key(self, request: Request, view: Any) -> str:
-        """The key of the client's address."""
-        return self._key(address_of(request._request))
+    def subject(self, request: Request) -> str:
+        """The client's address."""
+        return address_of(request._request)
+
+
+class AuditVerifyRate(Rate):
+    """Verifications of the whole audit by one caller."""
+
+    scope = "audit_verify"
+    default = "6/minute"
+
+
+RATES: tuple[type[Rate], ...] = (CallerRate, ChangesRate, AnonymousRate, BadTokens, AuditVerifyRate)
 
 
 def caller(request: Request) -> str:

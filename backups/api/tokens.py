@@ -87,5 +87,8 @@ def show_token(request: Request, token_id: int) -> TokenSchema:
 
 @Operation(ISSUE, needs=f"{_NEEDS}`backups.revoke_token`.", responses={204: None})
 def revoke_token(request: Request, token_id: int) -> None:
-    """Revoke a token. It is invalid from now on."""
+    """Revoke a token.
+
+    It is invalid from now on.
+    """
     tokens.revoke_token(actor(request), _find_token(request, token_id, REVOKE))

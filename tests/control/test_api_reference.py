@@ -43,7 +43,6 @@ def tables() -> dict[str, str]:
         codes.setdefault(status, set()).add(code)
     for kind in errors.tree():
         codes.setdefault(problems.STATUS.get(kind.code, 500), set()).add(kind.code)
-    of_what = dict(re.findall(r"^``(\w+)`` +\S+ +(.+)$", throttling.__doc__ or "", re.MULTILINE))
     return {
         "routes": "\n".join(rows),
         "scopes": "\n".join(
@@ -52,7 +51,9 @@ def tables() -> dict[str, str]:
         "codes": "\n".join(
             f"| {status} | {', '.join(f'`{code}`' for code in sorted(codes[status]))} |" for status in sorted(codes)
         ),
-        "rates": "\n".join(f"| `{name}` | {rate} | {of_what[name]} |" for name, rate in throttling.DEFAULTS.items()),
+        "rates": "\n".join(
+            f"| `{rate.scope}` | {rate.default} | {(rate.__doc__ or '').strip('.')} |" for rate in throttling.RATES
+        ),
     }
 
 

@@ -22,7 +22,7 @@ from schemathesis.engine.events import FatalError, NonFatalError, ScenarioFinish
 from schemathesis.hooks import unregister
 
 from backups.api.reference import description
-from backups.api.throttling import DEFAULTS
+from backups.api.throttling import RATES
 from backups.identity import permissions, tokens
 from backups.jobs import lifecycle, submit
 from backups.models import ApiToken, IndexedBackup, Job, Worker
@@ -79,7 +79,7 @@ def test_every_route_describes_its_permission_and_errors():
 @pytest.fixture
 def whole_site(site, monkeypatch):
     """A site with objects of every kind and no rate limits."""
-    monkeypatch.setattr(api_settings, "DEFAULT_THROTTLE_RATES", dict.fromkeys(DEFAULTS))
+    monkeypatch.setattr(api_settings, "DEFAULT_THROTTLE_RATES", {rate.scope: None for rate in RATES})
     cache.clear()
     defaults.install()
     for note in ("one", "two"):
