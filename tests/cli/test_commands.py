@@ -80,7 +80,7 @@ def has(answer: dict[str, Any], **wanted: Any) -> None:
 # What each command answers
 
 
-def test_from_nothing_to_a_restored_copy_and_back_to_an_empty_trash(tmp_path: Path, database: Path, run: Run) -> None:
+def test_every_command_from_init_to_an_empty_trash(tmp_path: Path, database: Path, run: Run) -> None:
     """The first hour with the tool."""
     repo = ["--repo", tmp_path / "repo"]
     assert run("init", *repo) == (0, {"repository": str(tmp_path / "repo")})
@@ -132,7 +132,7 @@ def test_from_nothing_to_a_restored_copy_and_back_to_an_empty_trash(tmp_path: Pa
     assert len(pruned["emptied"]) == 2 and not [*(tmp_path / "repo/trash").iterdir()]
 
 
-def test_verify_and_drill_answer_in_one_shape(mine: History, run: Run) -> None:
+def test_verify_and_drill_print_the_same_json(mine: History, run: Run) -> None:
     repo = ["--repo", mine.repository.folder]
     for command in (["verify", "--all"], ["verify", mine.ids[0], mine.ids[2]], ["drill", mine.ids[0]], ["verify"]):
         code, answer = run(*command, *repo)
@@ -148,7 +148,7 @@ def test_verify_and_drill_answer_in_one_shape(mine: History, run: Run) -> None:
     assert run("verify", "--all", mine.ids[0], *repo)[0] == 2
 
 
-def test_prune_says_first_what_it_would_do(mine: History, run: Run) -> None:
+def test_prune_dry_run_lists_what_would_be_removed(mine: History, run: Run) -> None:
     repo = ["--repo", mine.repository.folder]
     code, planned = run("prune", "--keep-last", "2", "--verified-floor", "0", "--dry-run", *repo)
     assert code == 0 and planned["dry_run"] is True and planned["removed"] == []
@@ -164,7 +164,7 @@ def test_prune_says_first_what_it_would_do(mine: History, run: Run) -> None:
     assert mine.repository.ids("default") == [mine.ids[1], mine.ids[0]]
 
 
-def test_what_is_pruned_lies_in_the_trash_for_its_time(
+def test_pruned_backups_stay_in_the_trash_until_it_expires(
     mine: History, run: Run, monkeypatch: pytest.MonkeyPatch, database: Path
 ) -> None:
     repo = ["--repo", mine.repository.folder]
@@ -190,7 +190,7 @@ def test_a_prune_that_is_killed_leaves_only_usable_backups(mine: History, tmp_pa
     assert len(mine.repository.ids("default")) == 3
 
 
-def test_sets_are_lines_of_their_own(repo: Path, database: Path, run: Run) -> None:
+def test_sets_are_independent(repo: Path, database: Path, run: Run) -> None:
     made = {}
     for name in ("default", "other"):
         made[name] = run("create", "--sqlite", database, "--set", name, "--no-verify", "--repo", repo)[1]["id"]
@@ -241,7 +241,7 @@ def test_backups_are_found_by_prefix_kind_and_time(mine: History, run: Run) -> N
     assert all(name in error["error"]["message"] for name in mine.ids)
 
 
-def test_doctor_names_what_is_wrong_and_what_to_do(mine: History, database: Path, tmp_path: Path, run: Run) -> None:
+def test_doctor_reports_problems_with_advice(mine: History, database: Path, tmp_path: Path, run: Run) -> None:
     code, answer = run("doctor", "--sqlite", database, "--repo", mine.repository.folder)
     assert code == 0 and answer["ok"] is True
     for item in answer["findings"]:
@@ -267,7 +267,7 @@ def test_doctor_names_what_is_wrong_and_what_to_do(mine: History, database: Path
 
 
 @pytest.mark.parametrize("command", ["list", "show", "files", "verify", "drill", "prune", "doctor", "restore"])
-def test_every_command_answers_people_as_well(history: History, capsys: Any, command: str, tmp_path: Path) -> None:
+def test_every_command_prints_text(history: History, capsys: Any, command: str, tmp_path: Path) -> None:
     arguments = {
         "show": ["latest"],
         "files": ["latest"],
@@ -287,7 +287,7 @@ def test_every_command_answers_people_as_well(history: History, capsys: Any, com
 # Exit codes
 
 
-def test_wrong_usage_is_2(run: Run, repo: Path, tmp_path: Path, database: Path) -> None:
+def test_wrong_usage_exits_with_2(run: Run, repo: Path, tmp_path: Path, database: Path) -> None:
     for arguments in (
         ["restore", "latest", "--repo", repo],
         ["restore", "latest", "--to", "x", "--in-place", "--repo", repo],
@@ -310,12 +310,12 @@ def test_wrong_usage_is_2(run: Run, repo: Path, tmp_path: Path, database: Path) 
         assert set(answer["error"]) >= {"code", "message", "hint"} and answer["error"]["hint"]
 
 
-def test_a_long_note_on_a_hold_is_2(mine: History, run: Run) -> None:
+def test_a_long_note_on_a_hold_exits_with_2(mine: History, run: Run) -> None:
     assert run("hold", "latest", "--note", "x" * 5000, "--repo", mine.repository.folder)[0] == 2
     assert mine.backup(3).hold is None
 
 
-def test_no_repository_and_a_newer_one_are_3(mine: History, run: Run, tmp_path: Path) -> None:
+def test_a_missing_or_newer_repository_exits_with_3(mine: History, run: Run, tmp_path: Path) -> None:
     for place in (tmp_path / "absent", tmp_path, Path("/dev/null")):
         code, answer = run("list", "--repo", place)
         assert (code, answer["error"]["code"]) == (3, "no_repository")
@@ -346,7 +346,7 @@ def test_a_backup_of_a_later_format_is_refused_and_the_others_are_not(mine: Hist
     assert len(mine.repository.ids("default")) == 4
 
 
-def test_a_missing_source_is_6_and_so_is_a_busy_one(repo: Path, database: Path, tmp_path: Path, run: Run) -> None:
+def test_a_missing_or_busy_source_exits_with_6(repo: Path, database: Path, tmp_path: Path, run: Run) -> None:
     code, answer = run("create", "--sqlite", tmp_path / "no.sqlite3", "--chroma", tmp_path / "no", "--repo", repo)
     assert (code, answer["error"]["code"]) == (6, "source_broken")
     assert "no.sqlite3" in answer["error"]["message"] and str(tmp_path / "no:") in answer["error"]["message"]
@@ -362,7 +362,7 @@ def test_a_missing_source_is_6_and_so_is_a_busy_one(repo: Path, database: Path, 
     assert code in (2, 6)
 
 
-def test_a_locked_repository_is_7(mine: History, database: Path, run: Run) -> None:
+def test_a_locked_repository_exits_with_7(mine: History, database: Path, run: Run) -> None:
     repo = ["--repo", mine.repository.folder]
     with mine.repository.writing("create (full)", datetime.now(UTC)):
         for command in (["create", "--sqlite", database], ["prune", "--keep-last=1"], ["delete", mine.ids[3]]):
@@ -374,7 +374,9 @@ def test_a_locked_repository_is_7(mine: History, database: Path, run: Run) -> No
 
 
 @pytest.mark.parametrize("step", ["archive-write", "archive-sync", "write", "publish"])
-def test_a_full_disk_is_8_and_leaves_the_repository_as_it_was(mine: History, tmp_path: Path, database: Path, step: str) -> None:
+def test_a_full_disk_exits_with_8_and_does_not_change_the_repository(
+    mine: History, tmp_path: Path, database: Path, step: str
+) -> None:
     repo = f"--repo={mine.repository.folder}"
     done = refbackup("create", f"--sqlite={database}", repo, "--json", cwd=tmp_path, REFBACKUP_FAULT=f"{step}:full")
     assert (done.code, done.json["error"]["code"]) == (8, "no_space")
@@ -382,8 +384,8 @@ def test_a_full_disk_is_8_and_leaves_the_repository_as_it_was(mine: History, tmp
     assert not [*(mine.repository.folder / "staging").iterdir()]
 
 
-def test_a_cancelled_backup_is_9(mine: History, tmp_path: Path, database: Path) -> None:
-    """The backup waits for a lock that somebody holds, and is told to stop."""
+def test_a_cancelled_backup_exits_with_9(mine: History, tmp_path: Path, database: Path) -> None:
+    """The backup waits for a lock and gets SIGTERM."""
     lock = "import sqlite3, sys; d = sqlite3.connect(sys.argv[1], isolation_level=None); d.execute('BEGIN IMMEDIATE')\n"
     lock += "print('locked', flush=True); sys.stdin.read()"
     with python(lock, database) as writer:
@@ -401,7 +403,7 @@ def test_a_cancelled_backup_is_9(mine: History, tmp_path: Path, database: Path) 
     assert not [*(mine.repository.folder / "staging").iterdir()]
 
 
-def test_the_tree_of_errors_is_drawn_as_it_is() -> None:
+def test_the_docstring_shows_the_tree_of_errors() -> None:
     import backups.engine.errors as errors
 
     assert errors.__doc__ is not None
@@ -419,7 +421,7 @@ def test_the_tree_of_errors_is_drawn_as_it_is() -> None:
     assert type(errors.from_json({"code": "of tomorrow", "message": "m", "hint": "h"})) is EngineError
 
 
-def test_every_argument_says_what_it_is_for() -> None:
+def test_every_argument_has_a_help_text() -> None:
     parser = build_parser()
     (commands,) = (action for action in parser._actions if action.dest == "command")
     assert set(commands.choices) == {
@@ -447,7 +449,7 @@ def test_progress_as_json_lines(repo: Path, database: Path, tmp_path: Path) -> N
     assert quiet.code == 0 and quiet.err == "" and ID.match(quiet.out)
 
 
-def test_settings_come_from_the_nearest_env_file_and_the_environment_goes_first(tmp_path: Path, database: Path) -> None:
+def test_the_environment_overrides_the_nearest_env_file(tmp_path: Path, database: Path) -> None:
     (tmp_path / ".env").write_text("BACKUP_REPOSITORY=repo\nREFSERVER_DATABASE=app.sqlite3\nBACKUP_VERIFY_FULL=none\n")
     below = tmp_path / "a/b"
     below.mkdir(parents=True)
@@ -463,7 +465,7 @@ def test_settings_come_from_the_nearest_env_file_and_the_environment_goes_first(
     assert refbackup("list", cwd=below, BACKUP_REPOSITORY=str(tmp_path / "other")).code == 3
 
 
-def test_all_wrong_settings_are_told_at_once(tmp_path: Path) -> None:
+def test_all_wrong_settings_are_reported_at_once(tmp_path: Path) -> None:
     wrong = {
         "BACKUP_VERIFY_FULL": "fully",
         "BACKUP_VERIFY_INCREMENTAL": "hash",
@@ -478,7 +480,7 @@ def test_all_wrong_settings_are_told_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("hours", ["nan", "inf", "-1", "1e9", ""])
-def test_hours_that_are_no_time(run: Run, mine: History, monkeypatch: pytest.MonkeyPatch, hours: str) -> None:
+def test_invalid_hours(run: Run, mine: History, monkeypatch: pytest.MonkeyPatch, hours: str) -> None:
     monkeypatch.setenv("BACKUP_TRASH_HOURS", hours)
     code, answer = run("prune", "--keep-last=1", "--repo", mine.repository.folder)
     assert code == 2 and "BACKUP_TRASH_HOURS" in answer["error"]["message"]
@@ -488,7 +490,7 @@ def in_place(mine: History, database: Path) -> list[str]:
     return ["restore", mine.ids[0], "--in-place", "--only=sqlite", f"--sqlite={database}", f"--repo={mine.repository.folder}"]
 
 
-def test_without_a_terminal_nothing_live_is_replaced_unless_told(mine: History, database: Path, tmp_path: Path) -> None:
+def test_without_a_terminal_a_restore_in_place_needs_yes(mine: History, database: Path, tmp_path: Path) -> None:
     before = rows_of(database)
     done = refbackup(*in_place(mine, database), "--json", cwd=tmp_path, stdin=mine.ids[0] + "\n")
     assert (done.code, done.json["error"]["code"]) == (1, "restore_refused") and "--yes" in done.json["error"]["hint"]
@@ -502,7 +504,7 @@ def test_without_a_terminal_nothing_live_is_replaced_unless_told(mine: History, 
 
 
 @pytest.mark.parametrize("typed", ["the id", "yes", "y", "", "a prefix"])
-def test_on_a_terminal_the_id_is_typed(mine: History, database: Path, tmp_path: Path, typed: str) -> None:
+def test_on_a_terminal_the_id_confirms_a_restore_in_place(mine: History, database: Path, tmp_path: Path, typed: str) -> None:
     before = rows_of(database)
     master, slave = pty.openpty()
     child = subprocess.Popen(
@@ -523,7 +525,7 @@ def test_on_a_terminal_the_id_is_typed(mine: History, database: Path, tmp_path: 
         assert child.returncode == 1 and rows_of(database) == before
 
 
-def test_holds_survive_in_the_repository(mine: History, run: Run) -> None:
+def test_holds_are_stored_in_the_repository(mine: History, run: Run) -> None:
     mine.repository.set_hold(mine.backup(0), Hold(time=datetime(2026, 1, 1, tzinfo=UTC)))
     _, answer = run("list", "--repo", mine.repository.folder)
     assert [item["hold"] for item in answer["backups"]] == [None, None, None, ""]

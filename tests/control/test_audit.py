@@ -186,13 +186,13 @@ def test_the_command_names_the_first_broken_link(entries):
         return 0, out.getvalue(), err.getvalue()
 
     code, said, _ = run()
-    assert code == 0 and said.startswith("6 entries, each as it was written.")
+    assert code == 0 and said.startswith("6 entries, all intact.")
     noted = said.rpartition(" ")[2].strip()
     assert run("--known", noted)[0] == 0
     with tampering() as cursor:
         cursor.execute("UPDATE backups_auditentry SET who = 'eve' WHERE number = 2")
     code, _, said = run("--known", noted)
-    assert code == 5 and "Entry 2: it is not what was written. 1 entries before it hold." in said
+    assert code == 5 and "Entry 2: it is not what was written. The 1 entries before it are intact." in said
     code, said, _ = run("--json")
     told = json.loads(said)
     assert code == 5 and told["broken"] == {"number": 2, "why": "it is not what was written"} and not told["ok"]

@@ -213,7 +213,7 @@ def test_the_commands(empty_site, tmp_path):
     code, done, _ = manage("import_plans", file)
     assert code == 0 and "nightly: added" in done and "  + cron: 30 2 * * *" in done
     assert Plan.objects.get(name="nightly").time_zone == "Europe/Berlin"
-    assert manage("import_plans", file)[1].strip() == "All plans are as the file says."
+    assert manage("import_plans", file)[1].strip() == "All plans match the file."
     file.write_text(GOOD.replace("30 2 * * *", "30 2 * *"), "utf-8")
     code, said, complaint = manage("import_plans", file, "--json")
     assert code == 2 and "line 7: plans[0].cron" in complaint

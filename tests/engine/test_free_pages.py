@@ -28,7 +28,7 @@ def with_free_pages(path: Path, page_size: int) -> tuple[int, list[tuple[int, by
 
 
 @pytest.mark.parametrize("page_size", [512, 4096, 65536])
-def test_what_was_deleted_is_gone_and_the_rest_stays(tmp_path, page_size):
+def test_deleted_content_is_blanked_and_the_rest_stays(tmp_path, page_size):
     path = tmp_path / "t.sqlite3"
     free, rows = with_free_pages(path, page_size)
     blanked = blank_free_pages(path)
@@ -44,7 +44,7 @@ def test_what_was_deleted_is_gone_and_the_rest_stays(tmp_path, page_size):
 
 
 @pytest.mark.parametrize("content", [b"", b"SQLite format 3\0", b"x" * 5000, b"SQLite format 3\0" + b"\xff" * 5000])
-def test_what_is_no_database_is_left_alone(tmp_path, content):
+def test_files_that_are_not_databases_are_not_changed(tmp_path, content):
     path = tmp_path / "t.sqlite3"
     path.write_bytes(content)
     assert blank_free_pages(path) == 0
@@ -52,7 +52,7 @@ def test_what_is_no_database_is_left_alone(tmp_path, content):
 
 
 @pytest.mark.parametrize("wrong", [0, 1, 0xFFFFFFFF], ids=["page 0", "the header's page", "beyond the end"])
-def test_a_free_list_that_names_what_cannot_be_free_ends_the_walk(tmp_path, wrong):
+def test_an_invalid_free_list_ends_the_walk(tmp_path, wrong):
     path = tmp_path / "t.sqlite3"
     with_free_pages(path, 4096)
     content = bytearray(path.read_bytes())

@@ -215,7 +215,7 @@ def test_calendar_periods_are_utc() -> None:
     assert reasons(decisions)["early"] == ("daily 2026-11-19",)
 
 
-def test_rules_are_ored_and_each_gives_its_reason() -> None:
+def test_rules_are_combined_with_or_and_each_gives_its_reason() -> None:
     decisions = decide(hourly(30), Policy(keep_last=3, keep_daily=2, **BARE), NOW)
     assert kept(decisions) == {"h000", "h001", "h002", "h013"}
     assert reasons(decisions)["h000"] == ("last 3", "daily 2026-11-21", "newest good backup")
@@ -230,7 +230,7 @@ def test_backups_of_the_same_moment_go_by_id() -> None:
 
 @pytest.mark.parametrize(("text", "reason"), [("before migration", "hold: before migration"), ("", "hold")])
 @pytest.mark.parametrize("damaged", [False, True])
-def test_a_hold_keeps_whatever_its_state(text: str, reason: str, damaged: bool) -> None:
+def test_a_hold_keeps_a_backup_in_any_state(text: str, reason: str, damaged: bool) -> None:
     backups = [backup("new", NOW), backup("old", "2020-01-01", hold=text, damaged=damaged)]
     assert reasons(decide(backups, Policy(keep_last=1, **BARE), NOW))["old"][0] == reason
 
@@ -258,7 +258,7 @@ def test_the_floor_keeps_the_newest_verified_ones() -> None:
     assert reasons(decisions)["h005"] == ("verified floor",)
 
 
-def test_the_floor_counts_no_damaged_one() -> None:
+def test_the_floor_does_not_count_damaged_backups() -> None:
     backups = [replace(one, verified=True, damaged=one.id in ("h001", "h002")) for one in hourly(6)]
     assert kept(decide(backups, Policy(keep_last=1), NOW)) == {"h000", "h003"}
 
@@ -289,7 +289,7 @@ def test_a_damaged_backup_newer_than_every_good_one_stays() -> None:
     assert reasons(decisions)["h003"] == ("damaged, and a newer good backup exists: h002",)
 
 
-def test_nothing_but_damage_is_kept_whole() -> None:
+def test_if_all_backups_are_damaged_all_are_kept() -> None:
     assert kept(decide(hourly(3, damaged=True), Policy(keep_last=1), NOW)) == {"h000", "h001", "h002"}
 
 
@@ -305,7 +305,7 @@ def test_a_good_snapshot_does_not_replace_a_damaged_whole_backup() -> None:
     assert reasons(decisions)["hurt snapshot"] == ("damaged, and a newer good backup exists: snapshot",)
 
 
-def test_what_needs_a_damaged_or_missing_backup_is_unsound() -> None:
+def test_a_backup_that_needs_a_damaged_or_missing_one_is_unsound() -> None:
     backups = [
         backup("good", NOW),
         backup("on missing", NOW - timedelta(hours=1), needs=["gone"], verified=True, kind="incremental"),
@@ -345,7 +345,7 @@ def test_snapshots_count_for_last_and_within_only() -> None:
 
 
 @pytest.mark.parametrize("resolved", [False, True])
-def test_what_a_kept_backup_needs_is_kept_and_shown(resolved: bool) -> None:
+def test_ancestors_of_a_kept_backup_are_kept(resolved: bool) -> None:
     backups = [
         backup("full", "2026-11-01"),
         backup("one", "2026-11-02", kind="incremental", needs=["full"]),
@@ -388,7 +388,7 @@ def test_dependents_go_first_even_if_a_clock_was_set_back() -> None:
     assert removal_order(backups, decisions) == ("two", "one", "full")
 
 
-def test_a_circle_neither_hangs_nor_is_lost() -> None:
+def test_a_circle_of_parents_does_not_hang() -> None:
     backups = [
         backup("new", NOW),
         backup("a", "2026-11-03", needs=["b"]),
@@ -453,7 +453,7 @@ def test_protection_every_ten_seconds_thins_out() -> None:
 
 # Properties
 
-unhurried = settings(deadline=None)  # a busy machine is no failure
+unhurried = settings(deadline=None)  # a busy machine must not fail the test
 
 
 @st.composite
@@ -529,7 +529,7 @@ def test_nothing_kept_needs_something_removed(backups: list[Candidate], policy: 
 
 @unhurried
 @given(repositories(), policies)
-def test_what_must_stay_stays(backups: list[Candidate], policy: Policy) -> None:
+def test_protected_backups_stay(backups: list[Candidate], policy: Policy) -> None:
     """Holds, the future, the newest good ones, and the floor, whatever the policy."""
     staying = kept(decide(backups, policy, NOW))
     present = sorted((one for one in backups if one.time <= NOW), key=lambda one: (one.time, one.id), reverse=True)

@@ -61,7 +61,7 @@ def proven(*results: str) -> Backup:
         (("restore", "!written"), "damaged"),
     ],
 )
-def test_only_as_deep_a_look_lifts_a_failure(results: tuple[str, ...], verification: str) -> None:
+def test_only_a_verification_as_deep_refutes_a_failure(results: tuple[str, ...], verification: str) -> None:
     backup = proven(*results)
     assert backup.verification == verification
     assert backup.damaged == (verification == "damaged")

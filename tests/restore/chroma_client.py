@@ -47,7 +47,7 @@ class Client:
             return self._call(request)
 
     def close(self) -> None:
-        """Forget the client; the next call opens the directory that is there then."""
+        """Drop the client; the next call opens the directory again."""
         if self._client is not None:
             self._client = None
             SharedSystemClient.clear_system_cache()

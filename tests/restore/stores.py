@@ -325,7 +325,7 @@ class Ran:
 
 
 def clean_environment(**more: str) -> dict[str, str]:
-    """This environment without what would point at somebody's own repository."""
+    """This environment without settings that name other repositories or stores."""
     ours = ("BACKUP_", "REFSERVER_", "CHROMA_", "REFBACKUP_")
     kept = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
     return {**kept, "PYTHONPATH": str(ROOT), **more}

@@ -130,7 +130,7 @@ def act(chroma: Chroma, name: str, chosen: random.Random, known: list[str]) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
-def test_no_false_alarm_after_any_calls(tmp_path: Path, prober: Child, seed: int) -> None:
+def test_digests_match_after_any_sequence_of_calls(tmp_path: Path, prober: Child, seed: int) -> None:
     chosen = random.Random(seed)
     spaces = {
         f"{space}-{threshold}": (space, threshold)
@@ -162,7 +162,7 @@ def test_no_false_alarm_after_any_calls(tmp_path: Path, prober: Child, seed: int
     assert indexed > 3 and logged > 3, "both the index and the log were used"
 
 
-def test_ids_that_come_and_go_around_a_sync(tmp_path: Path, prober: Child) -> None:
+def test_ids_added_and_deleted_around_a_sync(tmp_path: Path, prober: Child) -> None:
     """Deleted before, after and across a sync, added again, updated before they exist."""
     with Chroma(tmp_path / "chroma") as chroma:
         chroma.create("col", space="cosine", threshold=10)
@@ -189,7 +189,7 @@ def test_ids_that_come_and_go_around_a_sync(tmp_path: Path, prober: Child) -> No
         assert check(copy, prober)["col"] == {"count": 1, "searched": 1}
 
 
-def test_an_index_that_was_emptied_opened_again_and_filled_a_little(tmp_path: Path, prober: Child) -> None:
+def test_an_emptied_and_partly_refilled_index(tmp_path: Path, prober: Child) -> None:
     """Its files keep the size that they once had, and the client begins a new index in them."""
     for rounds in range(3):
         with Chroma(tmp_path / "chroma") as chroma:
@@ -211,7 +211,7 @@ def test_an_index_that_was_emptied_opened_again_and_filled_a_little(tmp_path: Pa
             chroma.call("col", "delete", ids=["few"])
 
 
-def test_several_databases_and_tenants_with_collections_of_one_name(tmp_path: Path, prober: Child) -> None:
+def test_collections_of_one_name_in_several_databases_and_tenants(tmp_path: Path, prober: Child) -> None:
     with Chroma(tmp_path / "chroma") as chroma:
         chroma.create("same")
         chroma.call("same", "add", ids=["default"], embeddings=[vector("default")])
@@ -227,8 +227,8 @@ def test_several_databases_and_tenants_with_collections_of_one_name(tmp_path: Pa
     assert all(found == {"count": 1, "searched": 1} for found in opened.values())
 
 
-def test_an_index_that_search_gets_lost_in_is_no_damage(tmp_path: Path, prober: Child) -> None:
-    """Few links and most elements deleted: Chroma may find fewer neighbours than it is asked for, and then fails."""
+def test_a_badly_connected_index_is_not_damage(tmp_path: Path, prober: Child) -> None:
+    """Few links and most elements deleted: Chroma may find fewer neighbours than requested, and then fails."""
     chosen = random.Random(5)
     with Chroma(tmp_path / "chroma") as chroma:
         chroma.create("thin", threshold=50, hnsw={"max_neighbors": 2, "ef_construction": 2, "ef_search": 1})
@@ -240,7 +240,7 @@ def test_an_index_that_search_gets_lost_in_is_no_damage(tmp_path: Path, prober: 
         check(copied(tmp_path / "chroma", tmp_path), prober)
 
 
-def test_a_threshold_that_was_lowered_below_the_log(tmp_path: Path, prober: Child) -> None:
+def test_a_sync_threshold_lowered_below_the_log(tmp_path: Path, prober: Child) -> None:
     """The client rewrites the index as soon as it opens such a store."""
     with Chroma(tmp_path / "chroma") as chroma:
         chroma.create("col", threshold=500)
@@ -271,7 +271,7 @@ def test_vectors_at_the_edges_of_float32(tmp_path: Path, prober: Child, space: s
         check(copied(tmp_path / "chroma", tmp_path), prober)
 
 
-def test_a_collection_without_records_one_that_was_emptied_and_none_at_all(tmp_path: Path, prober: Child) -> None:
+def test_empty_and_missing_collections(tmp_path: Path, prober: Child) -> None:
     with Chroma(tmp_path / "chroma") as chroma:
         chroma.create("dropped")
         chroma.ask("drop", "dropped")
@@ -327,7 +327,7 @@ def store(tmp_path_factory) -> Path:
     return place
 
 
-def test_every_vector_in_the_index_counts(store: Path, tmp_path: Path, prober: Child) -> None:
+def test_a_change_of_any_indexed_vector_is_found(store: Path, tmp_path: Path, prober: Child) -> None:
     copy = Path(shutil.copytree(store, tmp_path / "copy"))
     good = digests(copy)
     data = next(copy.glob("*/data_level0.bin"))
@@ -369,7 +369,7 @@ def test_every_vector_in_the_index_counts(store: Path, tmp_path: Path, prober: C
         ("UPDATE embeddings_queue SET id = 'n1' WHERE seq_id = (SELECT max(seq_id) FROM embeddings_queue)", "recent"),
     ],
 )
-def test_every_change_of_a_row_counts(store: Path, tmp_path: Path, statement: str, part: str) -> None:
+def test_any_change_of_a_row_is_found(store: Path, tmp_path: Path, statement: str, part: str) -> None:
     import sqlite3
     from contextlib import closing
 
@@ -383,7 +383,7 @@ def test_every_change_of_a_row_counts(store: Path, tmp_path: Path, statement: st
     assert changed == set(part.split())
 
 
-def test_a_client_that_returns_other_than_the_files_hold_is_found(store: Path, tmp_path: Path, prober: Child) -> None:
+def test_a_client_that_returns_wrong_records_is_found(store: Path, tmp_path: Path, prober: Child) -> None:
     """The log says one thing, the metadata another: only the client's answers show it."""
     import sqlite3
     from contextlib import closing

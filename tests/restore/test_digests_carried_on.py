@@ -35,7 +35,7 @@ def as_known(digest: CollectionDigest) -> ParentDigest:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_after_any_calls(tmp_path: Path, seed: int) -> None:
+def test_carried_digests_match_after_any_sequence_of_calls(tmp_path: Path, seed: int) -> None:
     chosen = random.Random(seed)
     live = tmp_path / "live"
     names = {f"{space}-{threshold}": (space, threshold) for space in ("l2", "cosine") for threshold in (3, 40)}
@@ -73,7 +73,7 @@ def act_add(chroma: Chroma, name: str, ids: list[str], vectors: list[list[float]
     chroma.call(name, "add", ids=ids, embeddings=vectors, metadatas=[{"list": [1, 2], "a": "b"} for _ in ids])
 
 
-def test_only_what_is_new_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_new_records_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise the test above could pass by reading everything each time."""
     live = tmp_path / "live"
     with Chroma(live) as chroma:

@@ -1,4 +1,4 @@
-"""Restoring in place: an application that runs meets new data, or its old data, and no error and nothing between."""
+"""Restores in place: a running application sees either its old data or the new data, and no errors."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def end(child: subprocess.Popen[str]) -> str:
     return said.strip()
 
 
-def test_writers_and_readers_meet_no_error_and_see_old_rows_or_new_ones(scene: Scene) -> None:
+def test_writers_and_readers_see_either_old_or_new_rows_without_errors(scene: Scene) -> None:
     before = ",".join(sorted(tags_of(scene.live.database)))
     assert before == "change-1,change-2,change-3,first,later"
     with (
@@ -176,7 +176,7 @@ def test_writers_and_readers_meet_no_error_and_see_old_rows_or_new_ones(scene: S
     assert restored.checks["safety_backup"] == scene.safety().id
 
 
-def test_what_was_there_is_kept_held_and_not_the_latest(scene: Scene, tmp_path: Path) -> None:
+def test_the_safety_backup_is_held_and_is_not_the_latest(scene: Scene, tmp_path: Path) -> None:
     before = scene.rows()
     scene.restore()
     safety = scene.safety()
@@ -258,7 +258,7 @@ def test_a_missing_store_is_put_in_place(scene: Scene) -> None:
 GARBAGE = b"this was a database once " * 1000
 
 
-def test_a_file_that_is_no_database_is_replaced_and_kept_as_raw_bytes(scene: Scene, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_replaced_and_backed_up_raw(scene: Scene, tmp_path: Path) -> None:
     scene.live.database.write_bytes(GARBAGE)
     scene.restore()
     assert scene.rows() == scene.restored("sqlite")
@@ -269,7 +269,7 @@ def test_a_file_that_is_no_database_is_replaced_and_kept_as_raw_bytes(scene: Sce
 HOLD_OPEN = "import sys, time; file = open(sys.argv[1]); print('ready', flush=True); sys.stdin.read()"
 
 
-def test_a_file_that_is_no_database_and_is_open_is_left_alone(scene: Scene, tmp_path: Path) -> None:
+def test_an_open_file_that_is_not_a_database_is_not_replaced(scene: Scene, tmp_path: Path) -> None:
     scene.live.database.write_bytes(GARBAGE)
     with python(HOLD_OPEN, scene.live.database) as holder:
         assert ask(holder) == "ready"
@@ -306,7 +306,7 @@ def some_vectors(chroma: Chroma) -> Any:
     return chroma.all("indexed"), chroma.all("logged")
 
 
-def test_chroma_is_exchanged_under_the_gate_of_a_client_that_goes_on(scene: Scene, tmp_path: Path) -> None:
+def test_chroma_is_exchanged_under_the_gate_of_a_running_client(scene: Scene, tmp_path: Path) -> None:
     expected = Path(shutil.copytree(scene.history.expected(0) / "chroma/vectors", tmp_path / "expected"))
     with Chroma(scene.live.chroma, gate=True) as client, Chroma(expected) as reference:
         client.call("indexed", "upsert", ids=["later"], embeddings=[[0.25] * 16])
@@ -322,7 +322,7 @@ def test_chroma_is_exchanged_under_the_gate_of_a_client_that_goes_on(scene: Scen
         assert "new" in again.all("indexed") and "later" not in again.all("indexed")
 
 
-def test_chroma_that_is_open_without_the_gate_is_left_alone(scene: Scene) -> None:
+def test_chroma_open_without_the_gate_is_not_replaced(scene: Scene) -> None:
     with Chroma(scene.live.chroma) as client:
         before = some_vectors(client)
         with pytest.raises(RestoreRefused, match=f"process {client.pid}") as refused:
@@ -407,7 +407,7 @@ def state_unchanged(scene: Scene) -> Iterator[None]:
     assert scene.leftovers() == []
 
 
-def test_a_failing_check_command_puts_everything_back(scene: Scene) -> None:
+def test_a_failing_check_command_rolls_back(scene: Scene) -> None:
     with Chroma(scene.live.chroma, gate=True) as client:
         vectors = some_vectors(client)
         with Gate(scene.live.chroma).shared() as before:
@@ -416,7 +416,7 @@ def test_a_failing_check_command_puts_everything_back(scene: Scene) -> None:
             scene.restore(only=None, commands=Commands(check=f"{sys.executable} -c 'raise SystemExit(3)'"))
         assert undone.value.exit_code == 1 and undone.value.code == "restore_undone"
         with Gate(scene.live.chroma).shared() as after:
-            assert after >= before + 2, "clients that opened what was there for a moment reopen"
+            assert after >= before + 2, "clients that opened the new directory meanwhile reopen"
         assert some_vectors(client) == vectors
         assert scene.safety().hold is not None
 
@@ -425,14 +425,14 @@ def test_a_check_sees_the_restored_data(scene: Scene) -> None:
     scene.restore(commands=Commands(check=run(COUNT, scene.live.database)))
 
 
-def test_a_check_that_fails_after_the_application_wrote_says_so(scene: Scene) -> None:
+def test_a_check_that_fails_after_a_write_does_not_roll_back(scene: Scene) -> None:
     with pytest.raises(RestoreIncomplete, match="written to the restored data") as problem:
         scene.restore(commands=Commands(check=run(WRITE, scene.live.database)))
     assert scene.safety().id in problem.value.message and problem.value.details["safety_backup"] == scene.safety().id
     assert scene.rows() == scene.restored("sqlite"), "the restored data stays, and what was written to it"
 
 
-def test_a_write_to_chroma_is_not_lost_by_going_back(scene: Scene) -> None:
+def test_a_roll_back_does_not_lose_a_write_to_chroma(scene: Scene) -> None:
     with Chroma(scene.live.chroma, gate=True) as client:
         some_vectors(client)
         with pytest.raises(RestoreIncomplete):
@@ -440,8 +440,8 @@ def test_a_write_to_chroma_is_not_lost_by_going_back(scene: Scene) -> None:
         assert len(client.all("indexed")) == 400
 
 
-def test_going_back_waits_for_a_writer_and_gives_up_in_time(scene: Scene, tmp_path: Path) -> None:
-    """The check starts somebody who keeps the database locked, and fails."""
+def test_a_roll_back_waits_for_a_writer_and_gives_up_in_time(scene: Scene, tmp_path: Path) -> None:
+    """The check starts a process that keeps the database locked, and fails."""
     check = (
         "import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', sys.argv[2], sys.argv[1]], "
         "stdin=open(sys.argv[3]), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL); child.stdout.readline(); sys.exit(1)"
@@ -458,7 +458,7 @@ def test_going_back_waits_for_a_writer_and_gives_up_in_time(scene: Scene, tmp_pa
 
 
 @pytest.mark.parametrize("step", ["in-place-locked", "in-place-folder", "in-place-database", "in-place-exchanged"])
-def test_a_full_disk_at_any_step_puts_everything_back(scene: Scene, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+def test_a_full_disk_at_any_step_rolls_back(scene: Scene, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     def full() -> None:
         raise OSError(28, "No space left on device")
 
@@ -467,7 +467,7 @@ def test_a_full_disk_at_any_step_puts_everything_back(scene: Scene, monkeypatch:
         scene.restore(only=None)
 
 
-def test_a_signal_handler_that_raises_puts_everything_back(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_handler_that_raises_rolls_back(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop() -> None:
         raise KeyboardInterrupt
 
@@ -476,7 +476,7 @@ def test_a_signal_handler_that_raises_puts_everything_back(scene: Scene, monkeyp
         scene.restore(only=None)
 
 
-def test_no_room_for_the_new_pages_puts_everything_back(scene: Scene) -> None:
+def test_a_file_size_limit_during_the_copy_rolls_back(scene: Scene) -> None:
     """A real limit on the size of files: SQLite itself meets it while it copies."""
     program = (
         "import resource, signal, sys; from backups.engine import cli\nfrom backups.engine.runtime import durable\n"
@@ -493,13 +493,13 @@ def test_no_room_for_the_new_pages_puts_everything_back(scene: Scene) -> None:
         assert json.loads(done.stdout)["error"]["code"] == "restore_undone"
 
 
-def test_a_start_command_that_fails_is_told_and_the_data_is_in_place(scene: Scene) -> None:
+def test_a_failing_start_command_is_reported_and_the_data_is_restored(scene: Scene) -> None:
     with pytest.raises(RestoreIncomplete, match="was not started"):
         scene.restore(commands=Commands(start="false"))
     assert scene.rows() == scene.restored("sqlite")
 
 
-def test_a_stop_command_that_fails_changes_nothing_and_the_application_is_started_again(scene: Scene, tmp_path: Path) -> None:
+def test_a_failing_stop_command_changes_nothing_and_the_start_command_runs(scene: Scene, tmp_path: Path) -> None:
     with state_unchanged(scene), pytest.raises(RestoreRefused, match="stop command"):
         scene.restore(commands=Commands(stop="false", start=f"touch {tmp_path}/started"))
     assert (tmp_path / "started").exists()
@@ -514,7 +514,7 @@ def test_a_command_that_cannot_be_run(scene: Scene, what: str) -> None:
 # Refused before anything is changed
 
 
-def test_a_writer_that_does_not_end_is_named_and_nothing_is_changed(scene: Scene) -> None:
+def test_a_writer_that_keeps_its_lock_is_named_and_nothing_is_changed(scene: Scene) -> None:
     """The lock is taken once the safety backup is made, which would wait for it too."""
     marks = scene.live.folder.parent / "locked"
     wait = "import os, sys, time; open(f'/proc/{sys.argv[1]}/fd/0', 'w').write('go\\n')\n"
@@ -527,7 +527,7 @@ def test_a_writer_that_does_not_end_is_named_and_nothing_is_changed(scene: Scene
             scene.restore(wait=0.5, commands=Commands(stop=stop))
 
 
-def test_a_damaged_backup_is_refused_before_anything_is_touched(scene: Scene) -> None:
+def test_a_damaged_backup_is_refused_before_anything_is_changed(scene: Scene) -> None:
     data = scene.repository.backup_folder("default", scene.backup.id) / "data.tar.zst"
     content = bytearray(data.read_bytes())
     content[len(content) // 3] ^= 1
@@ -538,7 +538,7 @@ def test_a_damaged_backup_is_refused_before_anything_is_touched(scene: Scene) ->
 
 
 @pytest.mark.parametrize("inner", ["repository", "database", "chroma"])
-def test_a_folder_is_not_exchanged_with_what_lies_in_it(scene: Scene, tmp_path: Path, inner: str) -> None:
+def test_a_folder_that_contains_another_store_is_not_exchanged(scene: Scene, tmp_path: Path, inner: str) -> None:
     """The backup of a folder leaves out the repository and other sources in it; an exchange would take them away."""
     folder = tmp_path / "all"
     shutil.copytree(scene.live.files, folder, symlinks=True)
@@ -579,7 +579,7 @@ def test_two_stores_cannot_have_one_target(scene: Scene, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("problem", ["another name", "no folder", "mount point", "raw"])
-def test_targets_that_cannot_be(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: str) -> None:
+def test_invalid_targets(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: str) -> None:
     sources: tuple[Source, ...] = (Source(kind=SourceKind.SQLITE, name="app", path=scene.live.database),)
     backup = scene.backup
     if problem == "another name":
@@ -599,10 +599,8 @@ def test_targets_that_cannot_be(scene: Scene, tmp_path: Path, monkeypatch: pytes
     assert refused.value.hint
 
 
-@pytest.mark.skipif(
-    os.geteuid() != 0, reason="this machine runs the tests without root, who alone restores files of other owners"
-)
-def test_what_root_restores_belongs_to_whom_it_belonged(scene: Scene) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="this machine runs the tests without root, who alone can set owners")
+def test_root_preserves_the_owner_of_a_store(scene: Scene) -> None:
     for path in [scene.live.chroma, *scene.live.chroma.rglob("*")]:
         os.chown(path, 65534, 65534)
     scene.restore(only="chroma")
@@ -624,7 +622,7 @@ def test_what_root_restores_belongs_to_whom_it_belonged(scene: Scene) -> None:
         ("in-place-exchanged", {"sqlite", "chroma", "files"}),
     ],
 )
-def test_a_crash_leaves_each_store_old_or_new_and_the_restore_run_again_mends_it(
+def test_a_crash_leaves_each_store_old_or_new_and_a_second_restore_completes_it(
     scene: Scene, tmp_path: Path, step: str, new: set[str]
 ) -> None:
     before = {kind: scene.now(kind) for kind in ("sqlite", "chroma", "files")}
@@ -670,7 +668,7 @@ def test_a_crash_while_a_broken_file_is_replaced(scene: Scene, tmp_path: Path) -
 # The parts
 
 
-def test_folders_are_exchanged_where_the_system_knows_no_such_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_are_exchanged_without_renameat2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import ctypes
 
     from backups.engine.restore import exchange
@@ -698,7 +696,7 @@ def test_folders_are_exchanged_where_the_system_knows_no_such_call(tmp_path: Pat
         swap(tmp_path / "a", tmp_path / "b")
 
 
-def test_a_plan_says_what_would_happen_and_changes_nothing(scene: Scene) -> None:
+def test_a_dry_run_in_place_lists_the_targets_and_changes_nothing(scene: Scene) -> None:
     with state_unchanged(scene):
         planned = plan_in_place(scene.repository, scene.backup, scene.live.sources)
     assert planned["dry_run"] is True and planned["id"] == scene.backup.id

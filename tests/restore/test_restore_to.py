@@ -39,7 +39,7 @@ def left_in(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_every_backup_comes_back_byte_for_byte_with_modes_and_times(history: History, tmp_path: Path, number: int) -> None:
+def test_every_backup_is_restored_byte_for_byte_with_modes_and_times(history: History, tmp_path: Path, number: int) -> None:
     restored = restore_to(history.repository, history.backup(number), tmp_path / "target", context())
     assert what_is_stored(tmp_path / "target") == what_is_stored(history.expected(number))
     assert left_in(tmp_path) == ["target"]
@@ -78,7 +78,7 @@ def test_only_one_kind_or_one_store(history: History, tmp_path: Path, only: str,
 
 
 @pytest.mark.parametrize("only", ["vectors", "chroma:other", "sqlite:", "", "files/papers", "SQLITE"])
-def test_only_something_that_is_not_there_is_wrong_usage(history: History, tmp_path: Path, only: str) -> None:
+def test_an_unknown_store_in_only_is_wrong_usage(history: History, tmp_path: Path, only: str) -> None:
     if only == "sqlite:":
         restore_to(history.repository, history.backup(0), tmp_path / "target", context(), only=only)
         return
@@ -101,7 +101,7 @@ def test_missing_parents_are_made(history: History, tmp_path: Path) -> None:
     assert left_in(tmp_path / "a/b") == ["target"]
 
 
-def test_a_link_to_a_folder_leads_there(history: History, tmp_path: Path) -> None:
+def test_a_link_to_a_folder_is_followed(history: History, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "target").symlink_to("there")
     restore_to(history.repository, history.backup(0), tmp_path / "target", context(), only="sqlite")
@@ -109,7 +109,7 @@ def test_a_link_to_a_folder_leads_there(history: History, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("occupied", ["folder", "hidden", "file", "link to a file"])
-def test_what_is_there_is_never_overwritten(history: History, tmp_path: Path, occupied: str) -> None:
+def test_existing_files_are_never_overwritten(history: History, tmp_path: Path, occupied: str) -> None:
     target = tmp_path / "target"
     if occupied in ("folder", "hidden"):
         target.mkdir()
@@ -130,7 +130,7 @@ def test_a_mount_point_is_refused_before_anything_is_written(history: History, m
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="this machine runs the tests without root, who alone can change the user")
-def test_somebody_who_may_only_read_the_repository_restores_and_verifies(history: History, mine: History) -> None:
+def test_restore_and_verify_with_read_only_access_to_the_repository(history: History, mine: History) -> None:
     """A repository on media that cannot be written to."""
     folder = Path("/tmp") / f"refbackup-test-{os.getpid()}"  # noqa: S108 - pytest's own folders are closed to others
     shutil.copytree(mine.repository.folder, folder / "repository")
@@ -172,7 +172,7 @@ def test_somebody_who_may_only_read_the_repository_restores_and_verifies(history
 # Dry runs and checks
 
 
-def test_a_dry_run_writes_nothing_and_says_the_same(history: History, tmp_path: Path) -> None:
+def test_a_dry_run_writes_nothing_and_reports_the_same(history: History, tmp_path: Path) -> None:
     planned = restore_to(history.repository, history.backup(1), tmp_path / "a/target", context(), dry_run=True)
     assert left_in(tmp_path) == []
     done = restore_to(history.repository, history.backup(1), tmp_path / "target", context())
@@ -181,7 +181,7 @@ def test_a_dry_run_writes_nothing_and_says_the_same(history: History, tmp_path: 
         restore_to(history.repository, history.backup(1), tmp_path / "target", context(), dry_run=True)
 
 
-def test_a_checked_restore_opens_the_stores_and_leaves_them_as_they_were_stored(history: History, tmp_path: Path) -> None:
+def test_a_checked_restore_does_not_change_the_stores(history: History, tmp_path: Path) -> None:
     restored = restore_to(history.repository, history.backup(3), tmp_path / "target", context(), check=True)
     assert restored.checks["sqlite/app.sqlite3"] == {
         "integrity_check": "ok",
@@ -208,7 +208,7 @@ def test_a_kill_leaves_no_target(history: History, tmp_path: Path, step: str) ->
     assert again.code == 0 and what_is_stored(tmp_path / "target") == what_is_stored(history.expected(3))
 
 
-def test_a_kill_after_the_rename_leaves_all(history: History, tmp_path: Path) -> None:
+def test_a_kill_after_the_rename_leaves_the_complete_target(history: History, tmp_path: Path) -> None:
     restore = ["restore", history.ids[1], "--to=target", f"--repo={history.repository.folder}"]
     done = refbackup(*restore, cwd=tmp_path, REFBACKUP_FAULT="published:kill")
     assert done.code == -signal.SIGKILL
@@ -235,7 +235,7 @@ sys.exit(main(sys.argv[2:]))
 
 
 @pytest.mark.parametrize("limit", [3000, 300_000, 700_001 - 1])
-def test_a_write_that_the_disk_takes_only_in_part_is_noticed(history: History, tmp_path: Path, limit: int) -> None:
+def test_a_partial_write_is_detected(history: History, tmp_path: Path, limit: int) -> None:
     """A real limit: the system writes up to it without an error, and refuses the next byte."""
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, str(limit), "restore", history.ids[0], "--to=target", "--only=files",
@@ -249,7 +249,9 @@ def test_a_write_that_the_disk_takes_only_in_part_is_noticed(history: History, t
         assert done.returncode == 0 and (tmp_path / "target/files/papers/big.bin").stat().st_size == 700_000
 
 
-def test_no_room_is_seen_before_anything_is_written(history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_space_is_reported_before_anything_is_written(
+    history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10 << 20, 5 << 20, 5 << 20))
     with pytest.raises(NoSpace, match="5 MiB free"):
         restore_to(history.repository, history.backup(0), tmp_path / "target", context())
@@ -322,7 +324,7 @@ def test_a_restore_that_stops_leaves_no_descriptor_open(
 # Restores and removals at the same time
 
 
-def test_no_backup_is_taken_away_during_a_restore(mine: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_backup_is_removed_during_a_restore(mine: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writing, go_on = threading.Event(), threading.Event()
 
     def wait() -> None:
@@ -357,7 +359,7 @@ def test_no_backup_is_taken_away_during_a_restore(mine: History, tmp_path: Path,
     assert refbackup("delete", mine.ids[3], f"--repo={mine.repository.folder}", cwd=tmp_path).code == 0
 
 
-def test_a_restore_waits_for_a_removal_that_is_under_way(mine: History, tmp_path: Path) -> None:
+def test_a_restore_waits_for_a_running_removal(mine: History, tmp_path: Path) -> None:
     with mine.repository.removing():
         child = subprocess.Popen(
             [sys.executable, "-m", "backups.engine", "restore", mine.ids[0], "--to=target", f"--repo={mine.repository.folder}"],
@@ -373,7 +375,7 @@ def test_a_restore_waits_for_a_removal_that_is_under_way(mine: History, tmp_path
 # What a hostile table could write
 
 
-def test_modes_are_those_of_files_and_never_those_of_the_superuser(history: History, tmp_path: Path) -> None:
+def test_set_uid_bits_are_not_restored(history: History, tmp_path: Path) -> None:
     from backups.engine.archive.reader import Archives, locate_in
     from backups.engine.extract import extract
     from backups.engine.runtime.context import Phase
@@ -387,8 +389,8 @@ def test_modes_are_those_of_files_and_never_those_of_the_superuser(history: Hist
     assert all(path.lstat().st_mode & 0o7000 == 0 for path in (tmp_path / "target").rglob("*") if not path.is_symlink())
 
 
-def test_nothing_is_written_through_a_link_that_lies_in_the_way(history: History, tmp_path: Path) -> None:
-    """The staging folder is new, but whoever may write beside it could put a link there first."""
+def test_nothing_is_written_through_a_planted_link(history: History, tmp_path: Path) -> None:
+    """The staging folder is new, but another user of the parent folder could create a link there first."""
     from backups.engine.archive.reader import Archives, locate_in
     from backups.engine.extract import extract
     from backups.engine.runtime.context import Phase
@@ -402,7 +404,7 @@ def test_nothing_is_written_through_a_link_that_lies_in_the_way(history: History
     assert (tmp_path / "outside").read_text() == "mine"
 
 
-def test_no_permission_is_told_as_such(history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_permission_is_reported(history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> None:
         raise PermissionError(13, "Permission denied", "x")
 

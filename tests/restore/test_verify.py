@@ -21,7 +21,7 @@ from tests.restore.stores import Chroma, History, back_up, context, make_databas
 
 
 def rewrite_manifest(history: History, number: int, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change a manifest and its checksum, as somebody would who wants it to be believed."""
+    """Change a manifest and its checksum, as an attacker would."""
     path = history.place(number) / "manifest.json"
     manifest = json.loads(path.read_bytes())
     change(manifest)
@@ -38,7 +38,7 @@ def run(capsys: Any, *arguments: object) -> tuple[int, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("number", [0, 3])
-def test_a_sound_backup_is_proven_recorded_and_left_as_it_was(mine: History, capsys: Any, number: int) -> None:
+def test_a_sound_backup_gets_a_proof_and_is_not_changed(mine: History, capsys: Any, number: int) -> None:
     before = {
         path: what for path, what in tree_of(mine.repository.folder).items() if path.startswith("backups") and what[0] == "file"
     }
@@ -56,7 +56,7 @@ def test_a_sound_backup_is_proven_recorded_and_left_as_it_was(mine: History, cap
 
 
 @pytest.mark.parametrize("digest", ["count", "indexed", "recent", "records"])
-def test_a_collection_that_differs_from_what_the_source_held_is_found(mine: History, capsys: Any, digest: str) -> None:
+def test_a_collection_that_differs_from_the_source_is_found(mine: History, capsys: Any, digest: str) -> None:
     def change(manifest: dict[str, Any]) -> None:
         (chroma,) = (source for source in manifest["sources"] if source["kind"] == "chroma")
         collection = next(item for item in chroma["collections"] if item["name"] == "indexed")
@@ -64,7 +64,7 @@ def test_a_collection_that_differs_from_what_the_source_held_is_found(mine: Hist
         held[digest] = 7 if digest == "count" else "0" * 64
 
     rewrite_manifest(mine, 3, change)
-    assert verified(mine.repository, mine.backup(3), "hashes").ok, "its bytes are those that were stored"
+    assert verified(mine.repository, mine.backup(3), "hashes").ok, "its bytes are unchanged"
     code, answer = run(capsys, "verify", mine.ids[3], "--depth=restore", "--repo", mine.repository.folder)
     assert code == 5
     (problem,) = answer["results"][0]["problems"]
@@ -101,7 +101,7 @@ def damage_pages(path: Path) -> None:
             file.write(b"\xa5" * 2000)
 
 
-def test_damaged_pages_of_the_source_are_found_and_blamed_on_it(mine: History, tmp_path: Path, capsys: Any) -> None:
+def test_damaged_pages_of_the_source_are_attributed_to_it(mine: History, tmp_path: Path, capsys: Any) -> None:
     database = tmp_path / "app.sqlite3"
     make_database(database, 500)
     damage_pages(database)
@@ -138,9 +138,7 @@ def test_a_prober_that_dies_or_hangs_is_a_finding(mine: History, tmp_path: Path,
     assert "SIGKILL" in proof.problems[0].message
 
 
-def test_a_verification_that_is_cancelled_or_finds_no_room_proves_nothing(
-    mine: History, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cancelled_verification_or_one_without_space_records_no_proof(mine: History, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = iter(range(1000))
     ctx = context(should_cancel=lambda: next(asked) > 5)
     with pytest.raises(Cancelled):

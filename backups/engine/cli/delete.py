@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(call: Call) -> Outcome:
-    """Move the backups to the trash. An error names those that were deleted before it."""
+    """Move the backups to the trash. An error lists the backups deleted before it."""
     repository = call.repository()
     selected = {item.id: item for item in (_find(call, repository, name) for name in call.arguments.id)}
     deleted: list[str] = []

@@ -48,7 +48,7 @@ def _chroma_position(target: Target) -> object:
 
 
 def roll_back(targets: list[Target], opened: OpenStores, wait: float) -> None:
-    """Put back every target that was exchanged. Raises `RestoreIncomplete`, which names those that could not be."""
+    """Put back every target that was exchanged. Raises `RestoreIncomplete`, which names the rest."""
     failures = []
     for target in [*databases_of(targets), *folders_of(targets)]:
         if not target.exchanged:

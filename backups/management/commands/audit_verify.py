@@ -1,4 +1,4 @@
-"""`manage.py audit_verify`: read the whole chain of the audit."""
+"""`manage.py audit_verify`: verify the hash chain of the audit."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from backups.identity import audit
 
 
 class Command(BaseCommand):
-    """Names the first entry that is not what was written. Exit code 5 when there is one."""
+    """Reports the first entry that was changed, with exit code 5."""
 
-    help = "Verify the audit's hash chain; name the first broken link."
+    help = "Verify the hash chain of the audit and report the first broken entry."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Take a hash that was noted earlier."""
-        what = "an earlier head, as this command prints it: finds entries that were cut off at the end, or a chain made anew"
+        """Add ``--known`` and ``--json``."""
+        what = "head printed by an earlier run: detects a truncated or rebuilt chain"
         parser.add_argument("--known", type=_head, metavar="NUMBER:HASH", help=what)
-        parser.add_argument("--json", action="store_true", help="one JSON object")
+        parser.add_argument("--json", action="store_true", help="print one JSON object")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Verify, and say what to keep elsewhere."""
+        """Verify, and print the head to keep elsewhere."""
         found = audit.verify_and_record(audit.at_the_shell(), options["known"])
         broken = found["broken"]
         head = "{number}:{hash}".format(**found["head"])
@@ -35,11 +35,13 @@ class Command(BaseCommand):
             )
             self.stdout.write(json.dumps({"ok": broken is None, **found, "problems": problems}))
         elif broken:
-            self.stderr.write(f"Entry {broken['number']}: {broken['why']}. {found['entries']:,} entries before it hold.")
-            self.stderr.write("  -> Look at the control database's backups: one from before shows what was written.")
+            self.stderr.write(
+                f"Entry {broken['number']}: {broken['why']}. The {found['entries']:,} entries before it are intact."
+            )
+            self.stderr.write("  -> An earlier backup of the control database has the original entry.")
         else:
-            self.stdout.write(f"{found['entries']:,} entries, each as it was written.")
-            self.stdout.write(f"Keep this elsewhere, and give it next time: --known {head}")
+            self.stdout.write(f"{found['entries']:,} entries, all intact.")
+            self.stdout.write(f"Keep this elsewhere for the next run: --known {head}")
         if broken:
             sys.exit(5)
 
@@ -47,5 +49,5 @@ class Command(BaseCommand):
 def _head(text: str) -> tuple[int, str]:
     found = re.fullmatch(r"(\d{1,18}):([0-9a-f]{64})", text)
     if found is None:
-        raise ArgumentTypeError("give NUMBER:HASH, with 64 hexadecimal digits")
+        raise ArgumentTypeError("must be NUMBER:HASH with 64 hexadecimal digits")
     return int(found[1]), found[2]

@@ -1,4 +1,4 @@
-"""`manage.py backup_health`: is all well?"""
+"""`manage.py backup_health`: the health checks, for monitoring."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from backups.monitoring import health
 
 
 class Command(BaseCommand):
-    """Exit code 0 fine, 1 warning, 2 critical, as monitoring plug-ins have it."""
+    """Exit codes are those of monitoring plug-ins: 0 fine, 1 warning, 2 critical."""
 
-    requires_system_checks = ()  # what is wrong is told as a finding, with its exit code
-    help = "Look at repository, backups, worker, jobs, plans and audit. Exit code 0 fine, 1 warning, 2 critical."
+    requires_system_checks = ()  # problems are reported as findings, with their exit code
+    help = "Check repository, backups, worker, jobs, plans and audit. Exit code 0 fine, 1 warning, 2 critical."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Choose a form."""
-        parser.add_argument("--json", action="store_true", help="one JSON object")
+        """Add ``--json``."""
+        parser.add_argument("--json", action="store_true", help="print one JSON object")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Look, and tell what is wrong, the worst first."""
+        """Run the checks and print the findings, worst first."""
         found = health.run_checks(timezone.now())
         if options["json"]:
             self.stdout.write(json.dumps(found.as_json()))

@@ -1,4 +1,4 @@
-"""`manage.py backup_readiness`: would a recovery work today?"""
+"""`manage.py backup_readiness`: how ready this site is for a recovery."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from backups.monitoring import readiness
 
 
 class Command(BaseCommand):
-    """Exit code 0 for ready, 1 with gaps, 2 when it is not known that a recovery would work."""
+    """Exit code 0: ready; 1: gaps; 2: unknown whether a recovery would work."""
 
-    help = "Score how ready this site is for a recovery, and say what to do about each gap."
+    help = "Score how ready this site is for a recovery, and suggest a fix for each gap."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Choose a form."""
-        parser.add_argument("--json", action="store_true", help="one JSON object")
+        """Add ``--json``."""
+        parser.add_argument("--json", action="store_true", help="print one JSON object")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Score, and list the reasons, what costs most first."""
+        """Print the score and its items, the largest loss first."""
         found = readiness.now()
         if options["json"]:
             self.stdout.write(json.dumps(found.as_json()))

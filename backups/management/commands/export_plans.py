@@ -1,4 +1,4 @@
-"""`manage.py export_plans`: the plans as YAML."""
+"""`manage.py export_plans`: write the plans as YAML."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Command(BaseCommand):
     help = "Write the plans as YAML to standard output."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Choose plans."""
+        """Add names of plans."""
         parser.add_argument("name", nargs="*", help="names of plans (default: all)")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Write them, or say which name is none."""
+        """Write them. Raises `CommandError` for unknown names."""
         plans = Plan.objects.all()
         if options["name"]:
             plans = plans.filter(name__in=options["name"])

@@ -1,4 +1,4 @@
-"""`manage.py import_plans FILE`: make the plans as a YAML file says."""
+"""`manage.py import_plans FILE`: create, change and remove plans to match a YAML file."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from backups.plans import yaml_files
 
 
 class Command(BaseCommand):
-    """Takes a file over whole or not at all. Exit code 2 when anything in it is wrong."""
+    """Applies a file completely or not at all. Exit code 2 if anything in it is wrong."""
 
-    help = "Make the plans as a YAML file says. Plans that it does not name stay."
+    help = "Create and change plans to match a YAML file. Other plans stay."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Name the file."""
-        parser.add_argument("file", help="a file as export_plans writes it; - reads standard input")
-        parser.add_argument("--dry-run", action="store_true", help="say what would change")
-        parser.add_argument("--replace", action="store_true", help="remove plans that the file does not name")
-        parser.add_argument("--json", action="store_true", help="one JSON object")
+        """Add the file, and what to do with it."""
+        parser.add_argument("file", help="file written by export_plans; - for standard input")
+        parser.add_argument("--dry-run", action="store_true", help="print what would change")
+        parser.add_argument("--replace", action="store_true", help="remove plans that are not in the file")
+        parser.add_argument("--json", action="store_true", help="print one JSON object")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Show each change, line by line."""
+        """Apply the file and print the changes."""
         try:
             entries = yaml_files.read(_text(options["file"]))
             if options["dry_run"]:
-                found = yaml_files.compare(entries, replace=options["replace"])
-                changes = [change for change in found if change.what != "same"]
+                compared = yaml_files.compare(entries, replace=options["replace"])
+                changes = [change for change in compared if change.what != "same"]
             else:
                 actor = audit.at_the_shell()
                 changes = yaml_files.take_over(actor, entries, replace=options["replace"])
@@ -41,18 +41,18 @@ class Command(BaseCommand):
             if options["json"]:
                 self.stdout.write(json.dumps({"error": problem.as_json()}))
             lines = "".join(f"\n  {line}" for line in problem.details.get("problems", []))
-            message = "The file is not taken, and no plan was changed:" if lines else problem.message
+            message = "The file has errors. No plan was changed:" if lines else problem.message
             raise CommandError(f"{message}{lines}", returncode=2) from None
         if options["json"]:
-            told = [change.as_json() for change in changes]
-            self.stdout.write(json.dumps({"changes": told, "dry_run": options["dry_run"]}))
+            listed = [change.as_json() for change in changes]
+            self.stdout.write(json.dumps({"changes": listed, "dry_run": options["dry_run"]}))
             return
         for change in changes:
             self.stdout.write(f"{change.name}: {'would be ' if options['dry_run'] else ''}{change.what}")
             for line in change.lines:
                 self.stdout.write(f"  {line}")
         if not changes:
-            self.stdout.write("All plans are as the file says.")
+            self.stdout.write("All plans match the file.")
 
 
 def _text(name: str) -> str:
@@ -62,4 +62,4 @@ def _text(name: str) -> str:
     except OSError as problem:
         raise UsageError(f"{name} cannot be read: {problem.strerror}.", hint="No plan was changed.") from None
     except UnicodeDecodeError:
-        raise UsageError(f"{name} is no text in UTF-8.", hint="No plan was changed.") from None
+        raise UsageError(f"{name} is not UTF-8 text.", hint="No plan was changed.") from None

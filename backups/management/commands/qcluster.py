@@ -1,4 +1,4 @@
-"""`manage.py qcluster`: the workers of this host. It takes the place of Django-Q's command of the same name."""
+"""`manage.py qcluster`: the workers of this host. It replaces Django-Q's command of the same name."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from backups.worker.pool import Cluster
 
 
 class Command(BaseCommand):
-    """Runs `backups.worker.pool`, which gets over the death of its processes; Django-Q's own guard does not."""
+    """Runs `backups.worker.pool`, which survives the death of its processes; Django-Q's own guard does not."""
 
-    requires_system_checks = (Tags.compatibility, Tags.database)  # what only the pages need is no reason not to back up
+    requires_system_checks = (Tags.compatibility, Tags.database)  # a problem of the pages must not stop backups
     help = "Run the workers of this host until Ctrl-C or SIGTERM. Running jobs are finished; a second signal interrupts them."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Choose how many."""
-        parser.add_argument("--workers", type=int, help="number of workers (Q_CLUSTER's)")
+        """Add ``--workers``."""
+        parser.add_argument("--workers", type=int, help="number of workers (default: that of Q_CLUSTER)")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Run."""
+        """Run the workers."""
         Cluster(options["workers"]).run()

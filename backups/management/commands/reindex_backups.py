@@ -1,4 +1,4 @@
-"""`manage.py reindex_backups`: make the index of backups anew from the repository."""
+"""`manage.py reindex_backups`: rebuild the index of backups from the repositories."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from backups.engine.errors import EngineError
 
 
 class Command(BaseCommand):
-    """Reads every manifest; the repository is the truth, and nothing in it is changed."""
+    """Reads every manifest. Nothing in a repository is changed."""
 
-    help = "Make the index of backups anew from the repository."
+    help = "Rebuild the index of backups from the repositories."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Choose a repository and a form."""
-        parser.add_argument("--repository", default="", help="its name in BACKUPS (default: all)")
-        parser.add_argument("--changed", action="store_true", help="read only what changed since")
-        parser.add_argument("--json", action="store_true", help="one JSON object")
+        """Add what to read, and ``--json``."""
+        parser.add_argument("--repository", default="", help="name in BACKUPS (default: all)")
+        parser.add_argument("--changed", action="store_true", help="read only what changed since the last run")
+        parser.add_argument("--json", action="store_true", help="print one JSON object")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Read, and say how many there are."""
+        """Rebuild, and print the counts."""
         names = [options["repository"]] if options["repository"] else list(configuration().repositories)
         try:
             done = {name: index.refresh(name, everything=not options["changed"]) for name in names}
@@ -36,4 +36,4 @@ class Command(BaseCommand):
             self.stdout.write(json.dumps({"repositories": {name: asdict(change) for name, change in done.items()}}))
             return
         for name, change in done.items():
-            self.stdout.write(f"{name}: {change.found} backups, {change.read} read, {change.forgotten} forgotten")
+            self.stdout.write(f"{name}: {change.found} backups, {change.read} read, {change.forgotten} removed from the index")

@@ -1,4 +1,4 @@
-"""`manage.py remove_second_factor USER`: for somebody who lost the phone and the recovery codes."""
+"""`manage.py remove_second_factor USER`: for a user who lost both the device and the recovery codes."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from backups.identity import audit, second_factor
 
 
 class Command(BaseCommand):
-    """Removes the device and the recovery codes of an account; the audit tells of it."""
+    """Removes the device and the recovery codes of an account, with an audit entry."""
 
-    help = "Take away the second factor of an account whose phone and recovery codes are lost."
+    help = "Remove the second factor of an account whose device and recovery codes are lost."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Name the account."""
+        """Add the account."""
         parser.add_argument("user", help="name of the account")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Remove it, or say that there is none."""
+        """Remove it. Raises `CommandError` if there is none."""
         users = get_user_model()
         user = users._default_manager.filter(**{users.USERNAME_FIELD: options["user"]}).first()
         if user is None:
             raise CommandError(f"There is no account {options['user']!r}. Nothing was changed.")
         if not second_factor.remove(user, audit.at_the_shell()):
             raise CommandError(f"{options['user']} has no second factor. Nothing was changed.")
-        self.stdout.write(f"The second factor of {options['user']} is gone; a password alone signs in.")
+        self.stdout.write(f"The second factor of {options['user']} was removed; the password is enough to sign in.")
