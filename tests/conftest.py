@@ -1,4 +1,4 @@
-"""Reports why tests were skipped, and lets CI insist that no program is missing.
+"""Marks tests that are slow by what they use, reports why tests were skipped, and lets CI insist that no program is missing.
 
 A test that skips because a program is missing names the package to install. One that skips because the kernel, the file
 system or the user does not allow it begins its reason with "this machine"; such a skip never fails a run.
@@ -8,11 +8,34 @@ from __future__ import annotations
 
 import pytest
 
+# A test that uses one of these, or is in one of these files, works with real stores and child processes for seconds
+SLOW_FIXTURES = {"sample_library", "served_site", "stores", "scene", "prober"}
+SLOW_FILES = {
+    "consistency/test_live.py",
+    "consistency/test_server.py",
+    "control/test_api_schema.py",
+    "control/test_api_served.py",
+    "docs/test_commands.py",
+    "restore/test_digests.py",
+}
+SLOW_NAMES = ("hundred_thousand", "million")
 MACHINE = "this machine"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all-programs", action="store_true", help="fail if a test is skipped because a program is missing")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        file = "/".join(item.path.parts[-2:])
+        if (
+            SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ()))
+            or file in SLOW_FILES
+            or any(name in item.name for name in SLOW_NAMES)
+        ):
+            item.add_marker("slow")
 
 
 def missing_programs(config: pytest.Config) -> list[str]:
