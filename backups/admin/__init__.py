@@ -1,1 +1,1 @@
-"""The pages: `frame` is what they share, every other module is one area with its addresses (`urls`)."""
+"""The pages: `frame` is what they share; every other module or package is one area, with its addresses."""

@@ -1,4 +1,4 @@
-"""Accounts and groups in Django's own pages: what changes there is in the audit, and an own password is changed at no guess."""
+"""Django's own pages of accounts and groups: changes are audited, and the password change limits wrong guesses."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from backups.identity.sign_in import actor_of, password_problem
 
 
 class Audited:
-    """Mixin for the pages of accounts and groups. Django's own log lies in the database that a restore takes back."""
+    """Mixin for the admin of accounts and groups. Django's own log is in the database that a restore replaces."""
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
-        """Remember what there was."""
+        """Record the state before the change."""
         if change:
             request.audited_before = _rights(type(obj)._default_manager.get(pk=obj.pk))  # type: ignore[attr-defined]
         super().save_model(request, obj, form, change)  # type: ignore[misc]
 
     def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
-        """Django's own log, and the audit."""
+        """Write to Django's own log and to the audit log."""
         _record(request, "added", obj, after=_rights(obj))
         return super().log_addition(request, obj, message)  # type: ignore[misc]
 
     def log_change(self, request: HttpRequest, obj: Any, message: Any) -> Any:
-        """Django's own log, and the audit."""
+        """Write to Django's own log and to the audit log."""
         before = getattr(request, "audited_before", None)
         _record(request, "changed", obj, before=before, after={"fields": _fields(message), **_rights(obj)})
         return super().log_change(request, obj, message)  # type: ignore[misc]
 
     def log_deletions(self, request: HttpRequest, queryset: Iterable[Any]) -> Any:
-        """Django's own log, and the audit, of each."""
+        """Write to Django's own log and to the audit log."""
         for obj in queryset:
             _record(request, "deleted", obj, before=_rights(obj))
         return super().log_deletions(request, queryset)  # type: ignore[misc]
@@ -51,7 +51,7 @@ def _record(request: HttpRequest, what: str, obj: Any, *, before: Any = None, af
 
 
 def _rights(obj: Any) -> dict[str, Any]:
-    """What an account or a group may do, as the database says now."""
+    """The current permissions of an account or a group."""
     flags = {"superuser": "is_superuser", "staff": "is_staff", "active": "is_active"}
     found: dict[str, Any] = {name: getattr(obj, field) for name, field in flags.items() if hasattr(obj, field)}
     if hasattr(obj, "groups"):
@@ -63,7 +63,7 @@ def _rights(obj: Any) -> dict[str, Any]:
 
 
 def _fields(message: Any) -> list[str]:
-    """The names of what was changed, from the admin's description of it."""
+    """The names of the changed fields, from the admin's change message."""
     if not isinstance(message, list):
         return [str(message)]
     return sorted({str(name) for one in message for part in one.values() for name in part.get("fields", ())})
@@ -77,12 +77,12 @@ for _model in (get_user_model(), Group):
 
 
 class _PasswordForm(AdminPasswordChangeForm):
-    """Asks for the old password as at signing in: wrong ones are audited, and slow down the next."""
+    """Checks the old password as at sign-in: wrong ones are audited and delay the next attempt."""
 
     request: HttpRequest
 
     def clean_old_password(self) -> str:
-        """The old password. Raises ``ValidationError``."""
+        """The old password. Raises ``ValidationError`` if it is wrong."""
         given = str(self.cleaned_data["old_password"])
         problem = password_problem(self.request, given)
         if problem:
@@ -110,4 +110,4 @@ def _change_password(request: HttpRequest) -> HttpResponse:
 
 
 change_password = admin.site.admin_view(_change_password)
-"""In the place of the admin's own: ``path("admin/password_change/", change_password)`` before its addresses."""
+"""Replaces the admin's view: put ``path("admin/password_change/", change_password)`` before its URLs."""

@@ -1,4 +1,4 @@
-"""Who did what?"""
+"""The audit log: search, verification of the hash chain, and export."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
-from django.urls import NoReverseMatch, URLPattern, path, reverse
+from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 
 from backups.identity import audit
@@ -36,20 +36,20 @@ _LISTED = 500
 _DAYS = (MinValueValidator(date(1970, 1, 1)), MaxValueValidator(date(9998, 12, 31)))
 
 
-class Filter(forms.Form):
-    """What to look for."""
+class FilterForm(forms.Form):
+    """The filter form."""
 
     who = forms.CharField(required=False, max_length=150)
     action = forms.CharField(required=False, max_length=60)
     target = forms.CharField(required=False, max_length=200)
-    via = forms.ChoiceField(required=False, choices=[("", "any way"), *Job.Via.choices])
+    via = forms.ChoiceField(required=False, choices=[("", "Any"), *Job.Via.choices])
     since = forms.DateField(required=False, validators=_DAYS)
     until = forms.DateField(required=False, validators=_DAYS)
     text = forms.CharField(required=False, max_length=200)
     below = forms.IntegerField(required=False, min_value=1)
 
-    def wanted(self) -> EntryFilter:
-        """What was asked for; days begin and end in the reader's zone."""
+    def entry_filter(self) -> EntryFilter:
+        """The filter; days begin and end in the reader's time zone."""
         found = self.cleaned_data
         names = ("who", "action", "target", "via", "text")
         until = _midnight(found["until"] + timedelta(days=1)) if found.get("until") else None
@@ -69,20 +69,20 @@ class Side:
 
 @page("backups.view_audit")
 def overview(request: HttpRequest) -> HttpResponse:
-    """Who did what?"""
-    form = Filter(request.GET)
+    """The entries that match, newest first."""
+    form = FilterForm(request.GET)
     good = form.is_valid()
-    wanted = form.wanted() if good else EntryFilter()
+    wanted = form.entry_filter() if good else EntryFilter()
     found = audit.search(wanted, below=form.cleaned_data.get("below") if good else None)
-    asked = {name: value for name, value in request.GET.items() if value and name != "below"}
+    parameters = {name: value for name, value in request.GET.items() if value and name != "below"}
     number, newest = audit.head()
     verified = audit.verified()
     context = {
         "form": form,
         "rows": [(entry, sides(entry), _address(entry.target)) for entry in found.entries],
         "found": found,
-        "asked": urlencode(asked),
-        "older": urlencode({**asked, "below": found.below}) if found.below else "",
+        "parameters": urlencode(parameters),
+        "older": urlencode({**parameters, "below": found.below}) if found.below else "",
         "first": not request.GET.get("below"),
         "total": number,
         "newest": newest,
@@ -95,21 +95,21 @@ def overview(request: HttpRequest) -> HttpResponse:
 
 @page("backups.view_audit", methods=("POST",))
 def verify(request: HttpRequest) -> HttpResponse:
-    """Queue the reading of the whole chain."""
+    """Queue the verification of the hash chain."""
     job = lifecycle.enqueue(AUDIT, {}, actor_of(request))
-    say(request, "The whole chain is being read. A million entries take about half a minute.")
+    say(request, "Verification queued. It takes about half a minute for a million entries.")
     return redirect(job)
 
 
 @page("backups.view_audit")
 def export(request: HttpRequest, form: str) -> HttpResponseBase:
-    """All entries that fit, oldest first, as they are read: memory stays the same however many there are."""
-    filled = Filter(request.GET)
+    """All entries that match, oldest first, streamed."""
+    filled = FilterForm(request.GET)
     if form not in ("csv", "jsonl") or not filled.is_valid():
         raise Http404
-    wanted = filled.wanted()
-    asked = {name: value for name, value in asdict(wanted).items() if value}
-    audit.record(actor_of(request), "audit.exported", "audit", after={"form": form, **asked})
+    wanted = filled.entry_filter()
+    parameters = {name: value for name, value in asdict(wanted).items() if value}
+    audit.record(actor_of(request), "audit.exported", "audit", after={"form": form, **parameters})
     rows = _rows(wanted, audit.head()[0])
     lines = _csv(rows) if form == "csv" else (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     kind = "text/csv; charset=utf-8" if form == "csv" else "application/jsonl; charset=utf-8"
@@ -118,7 +118,7 @@ def export(request: HttpRequest, form: str) -> HttpResponseBase:
 
 
 def sides(entry: AuditEntry) -> list[Side]:
-    """What an entry tells of before and after, value by value."""
+    """The values of an entry before and after, by name."""
     before, after = ({"": side} if not isinstance(side, dict) else side for side in (entry.before, entry.after))
     names = [*before, *(name for name in after if name not in before)]
     return [
@@ -139,7 +139,7 @@ def _shown(value: Any) -> str:
 
 
 def _address(target: str) -> str:
-    """The page of what an entry is about, where there is one."""
+    """The page of an entry's target, if it has one."""
     what, _, name = target.partition(":")
     try:
         if what in ("backup", "job", "plan"):
@@ -154,7 +154,7 @@ def _midnight(day: date) -> datetime:
 
 
 def _rows(wanted: EntryFilter, newest: int) -> Iterator[dict[str, Any]]:
-    """Read in portions, so that no transaction of the database is held open while somebody downloads slowly."""
+    """Read in chunks, so that a slow download does not hold a transaction open."""
     rows = audit.matching(wanted)
     for start in range(1, newest + 1, _CHUNK):
         for row in rows.filter(number__gte=start, number__lt=start + _CHUNK).order_by("number").values(*_COLUMNS):
@@ -162,7 +162,7 @@ def _rows(wanted: EntryFilter, newest: int) -> Iterator[dict[str, Any]]:
 
 
 class _Line:
-    """What `csv` writes to; gives back what was written."""
+    """A file for `csv` whose ``write`` returns the text."""
 
     def write(self, text: str) -> str:
         return text
@@ -176,13 +176,6 @@ def _csv(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
 
 
 def _cell(value: Any) -> str:
-    """A value for a table; a text that a spreadsheet would take for a formula gets an apostrophe before it."""
+    """A value for CSV. Text that a spreadsheet would run as a formula is escaped with an apostrophe."""
     text = "" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
-
-
-urlpatterns: list[URLPattern] = [
-    path("audit/", overview, name="audit"),
-    path("audit/verify/", verify, name="audit_verify"),
-    path("audit/export.<str:form>", export, name="audit_export"),
-]

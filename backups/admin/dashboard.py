@@ -1,4 +1,4 @@
-"""Are we safe?"""
+"""The overview: verdict, figures, running jobs, timeline, next runs and latest events."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect, JsonResponse
 from django.shortcuts import render as render_template
-from django.urls import NoReverseMatch, URLPattern, path, reverse
+from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 
 from backups.conf import configuration
@@ -17,7 +17,7 @@ from backups.jobs import submit
 from backups.models import AuditEntry, Job
 from backups.monitoring.gathering import gather
 from backups.monitoring.verdict import Success, verdict
-from backups.templatetags.backups_jobs import TONES, kind_title
+from backups.templatetags.backups_jobs import TONES, job_title, kind_title
 
 from . import running, timeline
 from .frame import page, render, say
@@ -25,12 +25,12 @@ from .frame import page, render, say
 _NEXT = 5
 _EVENTS = 6
 _LOOK_AT = 60
-"""How many entries of the audit are looked at for the latest events."""
+"""Audit entries that are read to find the latest events."""
 
 
 @page("backups.view_backup")
 def overview(request: HttpRequest) -> HttpResponse:
-    """Verdict, tiles, what runs, timeline, next runs, latest events."""
+    """The overview page."""
     now = timezone.now()
     found = verdict(gather(now))
     chosen = timeline.RANGES.get(request.GET.get("range", ""), timeline.RANGES[timeline.DEFAULT])
@@ -53,7 +53,7 @@ def overview(request: HttpRequest) -> HttpResponse:
 
 @page("backups.view_backup")
 def active(request: HttpRequest) -> HttpResponse:
-    """What runs and waits, for a page that asks every second: the moving parts alone while it is the same jobs."""
+    """Running and queued jobs, polled every second: only the changing parts while the jobs are the same."""
     context = _active()
     same = request.GET.get("seen") == context["seen"]
     answer = render_template(request, "backups/active_parts.html" if same else "backups/active.html", context)
@@ -65,7 +65,7 @@ def active(request: HttpRequest) -> HttpResponse:
 
 @page("backups.create_backup", methods=("POST",))
 def back_up(request: HttpRequest) -> HttpResponse:
-    """Queue a backup, and go back to where it can be watched."""
+    """Queue a backup, and return to the overview, which shows its progress."""
     wanted = set(request.POST.getlist("only"))
     stores = [f"{source.kind}:{source.name}" for source in configuration().sources(configuration().default_set)]
     everything = wanted >= set(stores) or not wanted
@@ -75,13 +75,13 @@ def back_up(request: HttpRequest) -> HttpResponse:
         only=[] if everything else sorted(wanted),
         note=request.POST.get("note", "").strip(),
     )
-    say(request, f"A {job.arguments['backup']} backup is asked for.")
+    say(request, f"{job_title(job)} queued.")
     return HttpResponseRedirect(reverse("backups:dashboard"))
 
 
 @page("backups.view_backup")
 def figures(request: HttpRequest) -> HttpResponseBase:
-    """Sizes and times of backups: a table a day for people, and with ``?format=json`` all points for the charts."""
+    """Sizes and durations of backups: a table by day, or with ``?format=json`` all points for the charts."""
     chosen = timeline.RANGES.get(request.GET.get("range", ""), timeline.RANGES["30d"])
     now = timezone.now()
     if request.GET.get("format") == "json":
@@ -93,7 +93,7 @@ def figures(request: HttpRequest) -> HttpResponseBase:
         return JsonResponse({"range": chosen.name, **span, **timeline.columns(timeline.figures(chosen, now))})
     rows = list(reversed(timeline.figures(chosen, now, daily=True)))
     context = {"figures": rows, "ranges": timeline.RANGES.values(), "range": chosen}
-    return render(request, "backups/figures.html", "Sizes and times", context)
+    return render(request, "backups/figures.html", "Sizes and durations", context)
 
 
 def _active() -> dict[str, Any]:
@@ -104,7 +104,7 @@ def _active() -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DayBar:
-    """A day of the small chart: positions and heights in percent."""
+    """A day of the small chart; positions and heights in percent."""
 
     x: float
     done: float
@@ -113,17 +113,17 @@ class DayBar:
 
     @property
     def top(self) -> float:
-        """Where the bar of what was done begins."""
+        """The top of the bar of successful backups."""
         return round(100 - self.done, 1)
 
     @property
     def failed_top(self) -> float:
-        """Where the bar of what failed begins: on top of the other."""
+        """The top of the bar of failed backups, which is stacked on the other."""
         return round(100 - self.done - self.failed, 1)
 
 
 def _rate(success: Success) -> str:
-    """In percent, rounded down: 743 of 744 is not all."""
+    """In percent, rounded down, so that 743 of 744 is not 100 %."""
     return "" if success.rate is None else f"{int(success.rate * 1000) / 10:g} %"
 
 
@@ -133,7 +133,7 @@ def _bars(success: Success) -> list[DayBar]:
     drawn = []
     for number, day in enumerate(success.days):
         failed = max(8.0, day.failed / most * 100) if day.failed else 0.0
-        title = f"{day.day:%a %d %b}: {day.done} done" + (f", {day.failed} failed" if day.failed else "")
+        title = f"{day.day:%a %d %b}: {day.done} succeeded" + (f", {day.failed} failed" if day.failed else "")
         done = min(day.done / most * 100, 100 - failed)
         drawn.append(DayBar(x=round(number * width, 3), done=round(done, 1), failed=round(failed, 1), title=title))
     return drawn
@@ -141,7 +141,7 @@ def _bars(success: Success) -> list[DayBar]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something that happened, for the list of the latest."""
+    """An entry in the list of latest events."""
 
     time: datetime
     text: str
@@ -151,17 +151,17 @@ class Event:
     count: int = 1
 
 
-_DONE = {"signed_in", "signed_out", "requested", "refused"}
+_NOT_SHOWN = {"signed_in", "signed_out", "requested", "refused"}
 _WORDS = {
     "backup.held": "Backup held",
     "backup.released": "Backup released",
-    "job.cancelled": "Waiting job cancelled",
-    "job.cancel_asked": "Cancelling a job",
+    "job.cancelled": "Queued job cancelled",
+    "job.cancel_asked": "Job cancellation requested",
     "plan.paused": "Plan paused",
     "plan.resumed": "Plan resumed",
 }
 _ENDS = {
-    Job.State.SUCCEEDED: "done",
+    Job.State.SUCCEEDED: "succeeded",
     Job.State.FAILED: "failed",
     Job.State.CANCELLED: "cancelled",
     Job.State.INTERRUPTED: "interrupted",
@@ -169,20 +169,20 @@ _ENDS = {
 
 
 def _events(request: HttpRequest) -> list[Event]:
-    """The latest of the audit, without what is merely asked for and without health checks that found nothing."""
+    """The latest events of the audit log, without requests and without successful health checks and previews."""
     if not request.user.has_perm("backups.view_audit"):
         return []
     events: list[Event] = []
     rows = AuditEntry.objects.order_by("-number").values_list("time", "who", "action", "target", "after")[:_LOOK_AT]
     for time, who, action, target, after in rows:
         subject, _, what = action.rpartition(".")
-        if what in _DONE or action in ("health.succeeded", "preview.succeeded"):
+        if what in _NOT_SHOWN or action in ("health.succeeded", "preview.succeeded"):
             continue
         text, tone = _WORDS.get(action, f"{subject.replace('_', ' ').capitalize()} {what.replace('_', ' ')}"), ""
         if what in _ENDS:
             text, tone = f"{kind_title(subject)}: {_ENDS[Job.State(what)]}", TONES[Job.State(what)]
-            told = (after or {}).get("error") if isinstance(after, dict) else None
-            text += f". {str(told).split('. ')[0].rstrip('.')}" if told and what == Job.State.FAILED else ""
+            error = (after or {}).get("error") if isinstance(after, dict) else None
+            text += f". {str(error).split('. ')[0].rstrip('.')}" if error and what == Job.State.FAILED else ""
         last = events[-1] if events else None
         if last is not None and (last.text, last.who) == (text, who):
             events[-1] = replace(last, count=last.count + 1, address=_area(target))
@@ -208,14 +208,6 @@ _AREAS = {"job": "backups:jobs", "backup": "backups:backups", "plan": "backups:p
 
 
 def _area(target: str) -> str:
-    """The page of all things of that kind."""
+    """The list that contains the target."""
     name = _AREAS.get(target.partition(":")[0])
     return reverse(name) if name else ""
-
-
-urlpatterns: list[URLPattern] = [
-    path("", overview, name="dashboard"),
-    path("active/", active, name="active"),
-    path("back-up/", back_up, name="back_up"),
-    path("figures/", figures, name="figures"),
-]

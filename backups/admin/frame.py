@@ -1,4 +1,7 @@
-"""What all pages share: who may see them, the frame of Django's admin around them, and how errors are told."""
+"""What all pages share: permission checks, the frame of Django's admin, messages and errors.
+
+Templates escape every value, notes included; `say` escapes its text. Nothing in `backups` marks text from outside as safe.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,13 @@ from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseNotAllowed
 from django.shortcuts import render as render_template
 from django.urls import NoReverseMatch, reverse
+from django.utils.html import format_html
+from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_protect
 
 from backups.engine.errors import BackupNotFound, EngineError, UsageError
+from backups.models import Job
 
 View = Callable[..., HttpResponseBase]
 
@@ -33,7 +39,7 @@ _STATUS = {
 
 @dataclass(frozen=True, slots=True)
 class Tab:
-    """An entry of the navigation: the name of its address, what it is called, and who sees it."""
+    """An entry of the navigation: URL name, label, and the permission that shows it."""
 
     name: str
     label: str
@@ -55,9 +61,9 @@ TABS = (
 
 
 def page(permission: str, *, methods: tuple[str, ...] = ("GET",)) -> Callable[[View], View]:
-    """A view inside the admin: signed-in staff with *permission*, one of *methods*, CSRF for what changes, never cached.
+    """Guard a view: staff only, with *permission*, one of *methods*, CSRF protection, never cached.
 
-    An `EngineError` becomes a page with its hint, or for a POST a message on the page that it came from.
+    Which groups have a permission is in `backups.identity.permissions`. An `EngineError` becomes a page with its hint.
     """
 
     def decorate(view: View) -> View:
@@ -70,7 +76,7 @@ def page(permission: str, *, methods: tuple[str, ...] = ("GET",)) -> Callable[[V
             if not request.user.has_perm(permission):
                 raise PermissionDenied
             if _holds_nul(request, kwargs):
-                problem = UsageError("What was sent holds a character that is none (NUL).", hint="Nothing was done.")
+                problem = UsageError("The request contains a NUL character.", hint="Nothing was changed.")
                 return refused(request, problem)
             try:
                 return view(request, *args, **kwargs)
@@ -100,20 +106,39 @@ def render(
 
 
 def refused(request: HttpRequest, problem: EngineError) -> HttpResponse:
-    """A page that says what happened, what was left untouched and what to do; for htmx, its part of the page alone."""
+    """A page with the error and its hint; for htmx only that part of the page."""
     status = 404 if isinstance(problem, BackupNotFound) else _STATUS.get(problem.code, 500)
     if request.headers.get("HX-Request"):
         return render_template(request, "backups/problem.html", {"problem": problem}, status=status)
-    return render(request, "backups/refused.html", "That did not work", {"problem": problem}, status=status)
+    return render(request, "backups/refused.html", "Error", {"problem": problem}, status=status)
 
 
 def say(request: HttpRequest, text: str, *, level: int = messages.SUCCESS) -> None:
-    """A message for the next page that this person sees."""
+    """Show *text* on the next page, escaped unless `format_html` made it."""
     messages.add_message(request, level, text)
 
 
+def say_queued(request: HttpRequest, what: str, job: Job) -> None:
+    """Show that *job* was queued, with a link to it."""
+    say(request, format_html('{}: <a href="{}">show the job</a>.', what, job.get_absolute_url()))
+
+
+def return_address(request: HttpRequest, otherwise: str) -> str:
+    """The address in ``next`` or ``back`` of the request if it is on this site, else *otherwise*."""
+    sent = [values.get(name) for values in (request.POST, request.GET) for name in ("next", "back")]
+    address = next(filter(None, sent), "")
+    hosts, https = {request.get_host()}, request.is_secure()
+    return address if url_has_allowed_host_and_scheme(address, hosts, require_https=https) else otherwise
+
+
+def require(request: HttpRequest, permission: str) -> None:
+    """Raises ``PermissionDenied`` unless the account has *permission*."""
+    if not request.user.has_perm(permission):
+        raise PermissionDenied
+
+
 def _holds_nul(request: HttpRequest, kwargs: dict[str, Any]) -> bool:
-    """Whether an address or a form holds NUL: PostgreSQL takes it in no text, and no argument of a process can hold it."""
+    """Whether an address or a form contains NUL, which PostgreSQL rejects in text and a process argument cannot hold."""
     sent = [value for _, values in (*request.GET.lists(), *request.POST.lists()) for value in values]
     return any("\0" in value for value in (*sent, *kwargs.values()) if isinstance(value, str))
 

@@ -1,4 +1,4 @@
-"""What happened, and what is running?"""
+"""Jobs: the list, one job with its log, and what can be done with it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 from django.core.exceptions import PermissionDenied
 from django.db.models import Q, QuerySet
 from django.http import (
-    Http404,
     HttpRequest,
     HttpResponse,
     HttpResponseBase,
@@ -18,10 +17,9 @@ from django.http import (
     QueryDict,
     StreamingHttpResponse,
 )
+from django.shortcuts import get_object_or_404
 from django.shortcuts import render as render_template
-from django.urls import URLPattern, path
 from django.utils import timezone
-from django.utils.http import url_has_allowed_host_and_scheme
 
 from backups.conf import configuration
 from backups.engine.errors import UsageError
@@ -34,14 +32,14 @@ from backups.models.listing import Cursor, Filter, Keyset, Part, chosen
 from backups.templatetags.backups_jobs import job_title
 
 from . import outcome, running
-from .frame import page, render, say
+from .frame import page, render, return_address, say
 
 PAGE = 50
 SEARCHED = 20_000
-"""Of so many jobs, from where the page begins, notes and errors are searched for a text: the work for a page is bounded."""
+"""A text search reads at most this many jobs from the beginning of a page, which bounds its time."""
 
 LINES = 200
-"""Log lines shown at once."""
+"""Log lines per page."""
 
 _CHUNK = 2_000
 
@@ -125,7 +123,7 @@ def _search(wanted: JobFilter, older: Cursor | None, newer: Cursor | None) -> tu
 
 
 def _named(text: str) -> Q | None:
-    """A text that names one thing: a job by its id, or the backup that it made."""
+    """The condition for a text that is the id of a job or of the backup that it made; None for other text."""
     if BACKUP_ID.fullmatch(text):
         return Q(backup_id=text)
     try:
@@ -169,29 +167,35 @@ _FROM = {
 
 @page("backups.view_job")
 def job(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
-    """One job: how it stands, its phases, what it came to, and its log."""
-    found = _found(job_id)
-    context = _told(request, found)
+    """One job: state, phases, result and log."""
+    found = get_object_or_404(Job.objects.select_related("plan", "again_after", "tried_again"), pk=job_id)
+    context = _context(request, found)
     return render(request, "backups/job.html", job_title(found), context)
 
 
 @page("backups.view_job")
 def live(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
-    """The moving parts of a job that runs: asked for every second. Its end brings the whole page."""
-    found = _found(job_id)
+    """The changing parts of a running job, polled every second; the whole page when its state changes."""
+    found = get_object_or_404(Job.objects.select_related("plan", "again_after", "tried_again"), pk=job_id)
     if request.GET.get("state") != found.state:
-        answer = render_template(request, "backups/job_body.html", _told(request, found))
+        answer = render_template(request, "backups/job_body.html", _context(request, found))
         answer.headers["HX-Retarget"], answer.headers["HX-Reswap"] = "#job", "outerHTML"
         return answer
     log = _log(request, found, after=_line(request.GET.get("after")))
-    context = {"job": found, "told": outcome.told(found), "live": running.live(found), "log": log, "bars": running.bars(found)}
+    context = {
+        "job": found,
+        "summary": outcome.summarize(found),
+        "live": running.live(found),
+        "log": log,
+        "bars": running.bars(found),
+    }
     return render_template(request, "backups/job_parts.html", context)
 
 
 @page("backups.view_job")
 def download(request: HttpRequest, job_id: uuid.UUID) -> HttpResponseBase:
-    """The whole log as text, sent while it is read."""
-    found = _found(job_id)
+    """The whole log as text, streamed."""
+    found = get_object_or_404(Job.objects.select_related("plan", "again_after", "tried_again"), pk=job_id)
     answer = StreamingHttpResponse(_text(found), content_type="text/plain; charset=utf-8")
     answer.headers["Content-Disposition"] = f'attachment; filename="{found.kind}-{found.pk}.log"'
     return answer
@@ -199,49 +203,44 @@ def download(request: HttpRequest, job_id: uuid.UUID) -> HttpResponseBase:
 
 @page("backups.cancel_job", methods=("POST",))
 def cancel(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
-    """End a job, and go back to where it was asked for."""
-    found = submit.cancel(actor_of(request), _found(job_id))
+    """Cancel a job, and return to the page of the form."""
+    found = submit.cancel(
+        actor_of(request), get_object_or_404(Job.objects.select_related("plan", "again_after", "tried_again"), pk=job_id)
+    )
     if found.state == Job.State.CANCELLED:
-        say(request, f"{job_title(found)}: cancelled before it began.")
+        say(request, f"{job_title(found)}: cancelled before it started.")
     elif found.state == Job.State.RUNNING:
-        say(request, f"{job_title(found)}: it ends within two seconds, and leaves nothing behind.")
+        say(request, f"{job_title(found)}: cancelling. It stops within two seconds and leaves nothing behind.")
     else:
-        say(request, f"{job_title(found)} had ended already.")
-    return HttpResponseRedirect(_back(request, found))
+        say(request, f"{job_title(found)} had already ended.")
+    return HttpResponseRedirect(return_address(request, found.get_absolute_url()))
 
 
 @page("backups.view_job", methods=("POST",))
 def again(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
     """Queue a job like this one, and go to it."""
-    found = _found(job_id)
+    found = get_object_or_404(Job.objects.select_related("plan", "again_after", "tried_again"), pk=job_id)
     if not may_run_again(request, found):
         raise PermissionDenied
     fresh = submit.run_again(actor_of(request), found)
-    say(request, f"{job_title(fresh)} is asked for again.")
+    say(request, f"{job_title(fresh)} queued again.")
     return HttpResponseRedirect(fresh.get_absolute_url())
 
 
 def may_run_again(request: HttpRequest, found: Job) -> bool:
-    """Whether who asks may ask for a job of that kind; a restore in place goes through its steps again."""
+    """Whether the account may run the job again. A restore in place has to go through its steps again."""
     if not found.has_ended or found.kind == RESTORE_IN_PLACE.name:
         return False
     try:
         return request.user.has_perm(submit.permission_for(found.kind))
     except UsageError:
-        return False  # this project no longer has that kind
+        return False  # the project no longer has this job type
 
 
-def _found(job_id: uuid.UUID) -> Job:
-    found = Job.objects.select_related("plan", "again_after", "tried_again").filter(pk=job_id).first()
-    if found is None:
-        raise Http404("There is no such job. Ended jobs are kept for a time only.")
-    return found
-
-
-def _told(request: HttpRequest, found: Job) -> dict[str, Any]:
+def _context(request: HttpRequest, found: Job) -> dict[str, Any]:
     return {
         "job": found,
-        "told": outcome.told(found),
+        "summary": outcome.summarize(found),
         "live": None if found.has_ended else running.live(found),
         "bars": running.bars(found),
         "result": outcome.result(found),
@@ -252,11 +251,6 @@ def _told(request: HttpRequest, found: Job) -> dict[str, Any]:
         "keep_logs_days": configuration().keep_logs_days,
         "levels": [("", "All lines"), ("warning", "Warnings and errors"), ("error", "Errors")],
     }
-
-
-def _back(request: HttpRequest, found: Job) -> str:
-    wanted = request.POST.get("next", "")
-    return wanted if url_has_allowed_host_and_scheme(wanted, {request.get_host()}) else found.get_absolute_url()
 
 
 # Its log
@@ -285,7 +279,7 @@ def _line(text: str | None) -> int:
 
 
 def _text(found: Job) -> Iterator[str]:
-    """The log in pieces, each read by its key: no cursor is held open while a slow client reads."""
+    """The log in chunks, each read by key, so that a slow client holds no database cursor open."""
     after = 0
     while True:
         lines = list(
@@ -298,13 +292,3 @@ def _text(found: Job) -> Iterator[str]:
             f"{timezone.localtime(time).isoformat(timespec='milliseconds')} {level:<7} {line}\n"
             for _, time, level, line in lines
         )
-
-
-urlpatterns: list[URLPattern] = [
-    path("jobs/", overview, name="jobs"),
-    path("jobs/<uuid:job_id>/", job, name="job"),
-    path("jobs/<uuid:job_id>/live/", live, name="job_live"),
-    path("jobs/<uuid:job_id>/log/", download, name="job_log"),
-    path("jobs/<uuid:job_id>/cancel/", cancel, name="cancel"),
-    path("jobs/<uuid:job_id>/again/", again, name="again"),
-]

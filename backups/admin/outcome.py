@@ -1,4 +1,4 @@
-"""What a job came to, for people: a sentence, and its result as tables."""
+"""The state and result of a job: a sentence, and tables."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from backups.templatetags.backups_format import ago
 from backups.templatetags.backups_jobs import TONES, job_title, phase_label
 
 _PROOFS = {
-    "restore": "proven by restoring it",
-    "hashes": "proven by reading every byte",
-    "none": "not proven",
-    "damaged": "its proof failed",
+    "restore": "restore-tested",
+    "hashes": "verified by hashes",
+    "none": "not verified",
+    "damaged": "damaged",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
-    """A state's word, a sentence that goes on from it, its tone (``good``, ``warn``, ``bad``, ``busy``), and what to do."""
+class JobSummary:
+    """The state of a job: a word and the sentence that continues it, its tone (``good``, ``warn``, ``bad``, ``busy``); hint."""
 
     tone: str
     word: str
@@ -36,42 +36,46 @@ class Told:
     hint: str = ""
 
 
-def told(job: Job) -> Told:
-    """How a job stands, in a sentence."""
+def summarize(job: Job) -> JobSummary:
+    """The state of a job in a sentence."""
     tone, word = TONES[Job.State(job.state)], job.get_state_display()
     if job.state == Job.State.QUEUED:
         return _waiting(job)
     if job.state == Job.State.RUNNING:
         if job.cancel_asked is not None:
-            return Told(tone=tone, word="Ending", sentence=f"as {job.cancel_by or 'somebody'} asked for.")
+            return JobSummary(
+                tone=tone, word="Cancelling", sentence=f"(requested by {job.cancel_by})." if job.cancel_by else "…"
+            )
         phase = phase_label(job.phase) if job.phase else "starting"
         share = f", {job.fraction * 100:.0f} %" if job.fraction is not None else ""
-        return Told(tone=tone, word=f"{word}:", sentence=f"{phase}{share}.")
+        return JobSummary(tone=tone, word=f"{word}:", sentence=f"{phase}{share}.")
     if job.state == Job.State.SUCCEEDED:
-        return Told(tone=tone, word=word, sentence=_done(job))
+        return JobSummary(tone=tone, word=word, sentence=_done(job))
     error = job.error or {}
-    message = str(error.get("message") or "nothing more is known.")
-    return Told(tone=tone, word=f"{word}:", sentence=message, hint=str(error.get("hint") or ""))
+    message = str(error.get("message") or "no details are known.")
+    return JobSummary(tone=tone, word=f"{word}:", sentence=message, hint=str(error.get("hint") or ""))
 
 
-def _waiting(job: Job) -> Told:
-    now, word = timezone.now(), "Waiting"
+def _waiting(job: Job) -> JobSummary:
+    now, word = timezone.now(), job.get_state_display()
     beat = worker_beat(job.host)
     if is_silent(beat, now):
-        since = f" for {duration((now - beat).total_seconds())}" if beat else " yet"
-        return Told(
+        silence = f"has not reported for {duration((now - beat).total_seconds())}" if beat else "has not started yet"
+        return JobSummary(
             tone="warn",
-            word=word,
-            sentence=f"for a worker: there was no sign of life{since}.",
-            hint="Start it with `manage.py serve`, or read in its output why it stopped.",
+            word=f"{word}:",
+            sentence=f"the worker {silence}.",
+            hint="Start it with `manage.py serve`, or read its output to see why it stopped.",
         )
     if job.not_before > now + timedelta(seconds=1):
-        return Told(tone="", word=word, sentence=f"for its try {job.attempt} of {job.attempts}, {ago(job.not_before)}.")
+        return JobSummary(tone="", word=word, sentence=f"for attempt {job.attempt} of {job.attempts}, {ago(job.not_before)}.")
     if job.writes:
         writer = Job.objects.filter(state=Job.State.RUNNING, writes=True, repository=job.repository).first()
         if writer is not None:
-            return Told(tone="", word=word, sentence=f"for its turn: {job_title(writer)} writes to the same repository.")
-    return Told(tone="", word=word, sentence="for its turn.")
+            return JobSummary(
+                tone="", word=word, sentence=f"until {job_title(writer)} has finished writing to the same repository."
+            )
+    return JobSummary(tone="", word=word, sentence="for a free worker.")
 
 
 def _done(job: Job) -> str:
@@ -82,7 +86,7 @@ def _done(job: Job) -> str:
         sentence = _SENTENCES.get(job.kind) or (kind.sentence if kind else None)
         more = sentence(found) if sentence and found else ""
     except (KeyError, TypeError, ValueError):
-        more = ""  # an older version wrote it, or a reconciled job, which knows less
+        more = ""  # the result was written by an older version, or by the reconciler, which knows less
     return f"{took}. {more}".strip()
 
 
@@ -90,31 +94,31 @@ def _backup(found: dict[str, Any]) -> str:
     proof = _PROOFS.get(str(found.get("verification")), "not proven")
     pause = max((float(value) for value in found["pause_ms"].values()), default=0.0)
     size = f"{human_bytes(found['bytes_source'])}, stored in {human_bytes(found['bytes_stored'])}"
-    return f"{size}, {proof}. Writers were held up for {pause:.1f} ms."
+    return f"{size}, {proof}. Writers were paused for {duration(pause / 1000)}."
 
 
 def _verified(found: dict[str, Any]) -> str:
     results = found["results"]
-    depth = "restored and compared" if all(one["depth"] == "restore" for one in results) else "every byte read"
-    return f"{_count(len(results), 'backup')} {'is' if len(results) == 1 else 'are'} sound: {depth}."
+    depth = "restore-tested" if all(one["depth"] == "restore" for one in results) else "verified by hashes"
+    return f"{_count(len(results), 'backup')} sound, {depth}."
 
 
 def _restored(found: dict[str, Any]) -> str:
     if found.get("dry_run"):
-        return "A dry run: nothing was written."
+        return "Dry run: nothing was written."
     return f"{human_bytes(found['bytes'])} restored to {found['to']}."
 
 
 def _pruned(found: dict[str, Any]) -> str:
     removed, kept = len(found["removed"]), len(found["kept"])
     would = "would be removed" if found.get("dry_run") else "removed"
-    return f"{_count(removed, 'backup') if removed else 'No backup'} {would}, {kept} kept."
+    return f"{_count(removed, 'backup') if removed else 'No backups'} {would}, {kept} kept."
 
 
 def _indexed(found: dict[str, Any]) -> str:
     read = sum(one["read"] for one in found["repositories"].values())
-    there = sum(one["found"] for one in found["repositories"].values())
-    return f"{_count(there, 'backup')} in the repository, {read} read anew."
+    found_backups = sum(one["found"] for one in found["repositories"].values())
+    return f"{_count(found_backups, 'backup')} in the repository, {read} read."
 
 
 _SENTENCES = {
@@ -137,7 +141,7 @@ def _count(number: int, noun: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What is shown of a result: a template that knows its kind, or none; and all of it as JSON, folded."""
+    """A result: the template for its job type, empty if there is none, its data, and all of it as JSON."""
 
     template: str
     found: dict[str, Any]
@@ -157,7 +161,7 @@ _LONGEST_TEXT = 200_000
 
 
 def result(job: Job) -> Result | None:
-    """How the result of a job is shown; None where it has none."""
+    """How the result of a job is shown; None if it has none."""
     found = job.result
     if not found:
         return None
@@ -176,11 +180,11 @@ def result(job: Job) -> Result | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Store:
-    """A restored store that was opened: how many rows each table has, or records each collection."""
+    """A restored store that was opened, with the rows of each table or the records of each collection."""
 
     name: str
     kind: str
-    said: str
+    checks: str
     counts: tuple[tuple[str, int], ...]
 
 
@@ -191,10 +195,13 @@ def _stores(checks: dict[str, Any]) -> Iterable[Store]:
         kind, _, rest = name.partition("/")
         if isinstance(found.get("tables"), dict):
             broken = found.get("foreign_key_check") or 0
-            said = f"integrity check: {found.get('integrity_check', 'not made')}, {_count(int(broken), 'broken foreign key')}"
-            yield Store(name=rest, kind=kind, said=said, counts=tuple(sorted(found["tables"].items())))
+            text = f"integrity check: {found.get('integrity_check', 'not run')}, {_count(int(broken), 'broken foreign key')}"
+            yield Store(name=rest, kind=kind, checks=text, counts=tuple(sorted(found["tables"].items())))
         elif isinstance(found.get("collections"), dict):
             counts = tuple((key, int(value.get("count", 0))) for key, value in sorted(found["collections"].items()))
             yield Store(
-                name=rest, kind=kind, said=f"opened and searched with Chroma {found.get('chromadb', '')}".strip(), counts=counts
+                name=rest,
+                kind=kind,
+                checks=f"opened and searched with Chroma {found.get('chromadb', '')}".strip(),
+                counts=counts,
             )

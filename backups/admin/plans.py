@@ -1,4 +1,4 @@
-"""What is done by itself, and when?"""
+"""Plans: the list, one plan, adding, import and export."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from django.contrib import messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import OuterRef, Subquery
 from django.http import Http404, HttpRequest, HttpResponse
-from django.shortcuts import redirect
+from django.shortcuts import get_object_or_404, redirect
 from django.shortcuts import render as render_template
-from django.urls import URLPattern, path
 from django.utils import timezone
 from pydantic import ValidationError
 
@@ -32,24 +31,23 @@ from .plan_form import PlanForm, PruneForm, form_of, zones
 
 SHOWN_TIMES = 5
 _HISTORY = 20
-_LARGEST_FILE = yaml_files.LONGEST_FILE
 
 ABOUT_KINDS = {
-    "backup": "Copy the stores at one instant, into the repository.",
-    "verify": "Prove that backups are what was stored.",
-    "drill": "Restore the newest backup for a test, and note how long it takes.",
-    "prune": "Remove what no rule keeps.",
-    "health": "Look at repository, backups, worker, jobs and plans.",
-    "reindex": "Read what backups there are anew from the repository.",
-    "audit_verify": "Read the whole chain of the audit.",
-    "check_consistency": "Compare every row with every vector.",
+    "backup": "Copy the stores to the repository, cut at one instant.",
+    "verify": "Check that backups are intact.",
+    "drill": "Restore the newest backup as a test, and record the duration.",
+    "prune": "Delete the backups that no retention rule keeps.",
+    "health": "Check repositories, backups, workers, jobs and plans.",
+    "reindex": "Rescan the repositories for backups.",
+    "audit_verify": "Verify the hash chain of the audit log.",
+    "check_consistency": "Compare rows and vectors.",
 }
-"""What a plan of a kind does, for whoever is about to make one."""
+"""What each job type does, shown when a plan is added."""
 
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """When a plan is due: in words and the next times, or what is wrong with it."""
+    """When a plan is due: in words and as the next times; or what is wrong with its cron expression."""
 
     words: str
     next: list[datetime]
@@ -58,7 +56,7 @@ class Times:
 
 
 def times_of(cron: str, zone: str, count: int = SHOWN_TIMES) -> Times:
-    """`Times` of an expression, right or wrong."""
+    """`Times` of a cron expression, valid or not."""
     cron = " ".join(cron.split())
     problem = schedules.check(cron, zone)
     if problem:
@@ -72,7 +70,7 @@ def times_of(cron: str, zone: str, count: int = SHOWN_TIMES) -> Times:
 
 @page("backups.view_plan")
 def overview(request: HttpRequest) -> HttpResponse:
-    """All plans, with their next time and how their last job ended."""
+    """All plans, with their next time and their last job."""
     last = Job.objects.filter(plan=OuterRef("pk")).order_by("-created", "-id").values("pk")[:1]
     plans = sorted(Plan.objects.annotate(last_job=Subquery(last)), key=lambda plan: str(plan).casefold())
     jobs = Job.objects.in_bulk([plan.last_job for plan in plans if plan.last_job])
@@ -95,7 +93,7 @@ def overview(request: HttpRequest) -> HttpResponse:
 
 @page("backups.change_plan", methods=("GET", "POST"))
 def new(request: HttpRequest) -> HttpResponse:
-    """First what it does, then the form for that."""
+    """Choose a job type, then fill in its form."""
     name = request.GET.get("kind", "")
     if not name:
         offered = [
@@ -104,7 +102,7 @@ def new(request: HttpRequest) -> HttpResponse:
             if kind.planned and kind.name not in NEVER_PLANNED
         ]
         choices = [(kind, text) for kind, text in offered if request.user.has_perm(kind.permission)]
-        return render(request, "backups/plan_kinds.html", "A new plan", {"choices": choices})
+        return render(request, "backups/plan_kinds.html", "Add a plan", {"choices": choices})
     kind = job_type(name)
     if kind.name in NEVER_PLANNED:
         raise Http404
@@ -112,15 +110,15 @@ def new(request: HttpRequest) -> HttpResponse:
     form = form_of(kind)(request.POST or None, kind=kind)
     if request.method == "POST" and request.POST.get("do") == "save" and form.is_valid():
         plan = editing.make_plan(actor_of(request), form.cleaned_data["name"], **form.values())
-        say(request, f"The plan {plan} is made.")
+        say(request, f"Plan {plan} added.")
         return redirect(plan)
-    return _form_page(request, "backups/plan_new.html", f"New plan: {kind.title.lower()}", form, {"kind": kind})
+    return _form_page(request, "backups/plan_new.html", f"Add a plan: {kind.title}", form, {"kind": kind})
 
 
 @page("backups.view_plan", methods=("GET", "POST"))
 def one(request: HttpRequest, name: str) -> HttpResponse:
-    """One plan: when, what became of it, and the form that changes it."""
-    plan = _found(name)
+    """One plan: its times, its jobs, and its form."""
+    plan = get_object_or_404(Plan, name=name)
     kind = job_types().get(plan.kind)
     may_change = kind is not None and request.user.has_perms(("backups.change_plan", kind.permission))
     form = form_of(kind)(request.POST or None, kind=kind, plan=plan) if kind is not None else None
@@ -129,7 +127,7 @@ def one(request: HttpRequest, name: str) -> HttpResponse:
             raise PermissionDenied
         if request.POST.get("do") == "save" and form.is_valid():
             editing.change_plan(actor_of(request), plan, **form.values())
-            say(request, f"The plan {plan} is changed.")
+            say(request, f"Plan {plan} saved.")
             return redirect(plan)
     context = {
         "plan": plan,
@@ -144,18 +142,18 @@ def one(request: HttpRequest, name: str) -> HttpResponse:
 
 @page("backups.run_plan", methods=("POST",))
 def switch(request: HttpRequest, name: str, what: str) -> HttpResponse:
-    """Pause, resume, or run it now."""
-    plan, actor = _found(name), actor_of(request)
+    """Pause, resume, or run a plan now."""
+    plan, actor = get_object_or_404(Plan, name=name), actor_of(request)
     if what == "run":
         job = editing.run_plan(actor, plan)
-        say(request, f"{plan}: a job is queued. Its times stay as they are.")
+        say(request, f"{plan}: job queued. Its next times are not affected.")
         return redirect(job)
     if what == "pause":
         editing.pause_plan(actor, plan)
-        say(request, f"{plan} rests until somebody resumes it.", level=messages.WARNING)
+        say(request, f"{plan} is paused until it is resumed.", level=messages.WARNING)
     elif what == "resume":
         editing.resume_plan(actor, plan)
-        say(request, f"{plan} goes on at its next time. What was due meanwhile is passed over.")
+        say(request, f"{plan} is resumed. Times that were missed while it was paused are skipped.")
     else:
         raise Http404
     return redirect("backups:plans" if request.POST.get("back") == "list" else plan)
@@ -163,29 +161,29 @@ def switch(request: HttpRequest, name: str, what: str) -> HttpResponse:
 
 @page("backups.change_plan", methods=("GET", "POST"))
 def delete(request: HttpRequest, name: str) -> HttpResponse:
-    """Ask, then remove it."""
-    plan = _found(name)
+    """Confirm, then delete the plan."""
+    plan = get_object_or_404(Plan, name=name)
     kind = job_types().get(plan.kind)
     if kind is not None:
         _require(request, kind)
     if request.method == "POST":
         editing.remove_plan(actor_of(request), plan)
-        say(request, f"The plan {plan} is removed. Its jobs, and the backups that they made, stay.")
+        say(request, f"Plan {plan} deleted. Its jobs and backups are kept.")
         return redirect("backups:plans")
     context = {"plan": plan, "times": times_of(plan.cron, plan.time_zone, 1), "jobs": plan.jobs.exists()}
-    return render(request, "backups/plan_delete.html", f"Remove {plan}?", context)
+    return render(request, "backups/plan_delete.html", f"Delete {plan}?", context)
 
 
 @page("backups.view_plan")
 def times(request: HttpRequest) -> HttpResponse:
-    """For the form while somebody types: an expression in words, and its next times."""
+    """A cron expression in words and its next times, fetched while the form is edited."""
     found = times_of(request.GET.get("cron", "")[:100], request.GET.get("time_zone", "UTC")[:64])
     return render_template(request, "backups/plan_times.html", {"times": found})
 
 
 @page("backups.view_plan")
 def retention(request: HttpRequest) -> HttpResponse:
-    """For the form while somebody types: what its rules would keep and remove now."""
+    """What retention rules would keep and delete now, fetched while the form is edited."""
     return render_template(request, "backups/plan_retention.html", {"retention": _retention(request.GET)})
 
 
@@ -201,28 +199,28 @@ def export(request: HttpRequest) -> HttpResponse:
 
 
 class ImportForm(forms.Form):
-    """A file, or its text."""
+    """A YAML file, or its text."""
 
     file = forms.FileField(required=False)
-    text = forms.CharField(required=False, max_length=_LARGEST_FILE, strip=False)
+    text = forms.CharField(required=False, max_length=yaml_files.LONGEST_FILE, strip=False)
     replace = forms.BooleanField(required=False)
 
     def content(self) -> str:
-        """What was given. Raises `UsageError`."""
+        """The text. Raises `UsageError`."""
         given = self.cleaned_data.get("file")
         if given is None:
             return str(self.cleaned_data.get("text") or "").replace("\r\n", "\n")
-        if given.size > _LARGEST_FILE:
-            raise UsageError("The file is longer than a file of plans can be.", hint="No plan was changed.")
+        if given.size > yaml_files.LONGEST_FILE:
+            raise UsageError("The file is too large.", hint="No plan was changed.")
         try:
             return str(given.read().decode("utf-8-sig"))
         except UnicodeDecodeError:
-            raise UsageError("The file is no text in UTF-8.", hint="No plan was changed.") from None
+            raise UsageError("The file is not UTF-8 text.", hint="No plan was changed.") from None
 
 
 @page("backups.change_plan", methods=("GET", "POST"))
-def take_over(request: HttpRequest) -> HttpResponse:
-    """A file is looked at first: what it would change is shown, line by line. A second click makes it so."""
+def import_plans(request: HttpRequest) -> HttpResponse:
+    """Show what a file would change; a second submit applies it."""
     form = ImportForm(request.POST or None, request.FILES or None)
     context: dict[str, Any] = {"text": "", "replace": False}
     if request.method != "POST" or not form.is_valid():
@@ -235,17 +233,15 @@ def take_over(request: HttpRequest) -> HttpResponse:
         needed = sorted({job_type(kind).permission for change in changes for kind in change.kinds if kind in job_types()})
         missing = [permission for permission in needed if not request.user.has_perm(permission)]
         if missing:
-            raise UsageError(
-                f"You may not ask for all that these plans do: {', '.join(missing)} is missing.", hint="No plan was changed."
-            )
+            raise UsageError(f"You lack permissions that these plans need: {', '.join(missing)}.", hint="No plan was changed.")
         if request.POST.get("do") == "save":
             done = yaml_files.take_over(actor_of(request), entries, replace=context["replace"])
-            say(request, f"{len(done)} plans are as the file says." if done else "All plans were as the file says already.")
+            say(request, f"{len(done)} plan{'' if len(done) == 1 else 's'} changed." if done else "No plan needed a change.")
             return redirect("backups:plans")
     except UsageError as problem:
         found = problem.details.get("problems") or [problem.message]
         return render(request, "backups/plan_import.html", "Import plans", {**context, "problems": found}, status=400)
-    return render(request, "backups/plan_import.html", "Import plans", {**context, "changes": changes, "looked": True})
+    return render(request, "backups/plan_import.html", "Import plans", {**context, "changes": changes, "previewed": True})
 
 
 def _form_page(request: HttpRequest, template: str, title: str, form: PlanForm | None, context: dict[str, Any]) -> HttpResponse:
@@ -259,51 +255,32 @@ def _form_page(request: HttpRequest, template: str, title: str, form: PlanForm |
 
 
 def _retention(given: Any) -> retention_preview.Preview:
-    """What the rules of a form, filled in or half typed, would do now."""
+    """What the rules of a form, complete or not, would do now."""
     values: dict[str, Any] = {name: value for name in PruneForm.RULES if (value := given.get(name)) not in (None, "")}
     values |= {name: value for name in ("set", "repository") if (value := given.get(name))}
     values["every_set"] = given.get("every_set") in (True, "on", "true", "True")
     try:
         return retention_preview.preview(PruneArguments.model_validate(values), timezone.now())
     except ValidationError:
-        return retention_preview.Preview(problem="The rules cannot be read yet: give whole numbers, and a time such as 14d.")
-
-
-def _found(name: str) -> Plan:
-    plan = Plan.objects.filter(name=name).first()
-    if plan is None:
-        raise Http404
-    return plan
+        return retention_preview.Preview(
+            problem="The rules are not valid yet: enter whole numbers, and a duration such as 14d."
+        )
 
 
 def _require(request: HttpRequest, kind: JobType[Any]) -> None:
-    """A plan does what its kind does, so who makes one must be allowed to ask for that."""
+    """Raises ``PermissionDenied`` unless the account may run such jobs itself."""
     if not request.user.has_perm(kind.permission):
         raise PermissionDenied
 
 
 def _where(plan: Plan) -> str:
-    """Which set in which repository, and where there are several hosts on which."""
-    found = configuration()
+    """The set, and the repository and host if there are several."""
+    config = configuration()
     if plan.kind == PRUNE.name and plan.arguments.get("every_set"):
         what = "every set"
     elif plan.kind in ("backup", "verify", "drill", "prune"):
-        what = str(plan.arguments.get("set") or found.default_set)
+        what = str(plan.arguments.get("set") or config.default_set)
     else:
         what = ""
-    where = str(plan.arguments.get("repository") or found.default_repository) if len(found.repositories) > 1 else ""
+    where = str(plan.arguments.get("repository") or config.default_repository) if len(config.repositories) > 1 else ""
     return ", ".join(filter(None, [what, f"in {where}" if where else "", f"on {plan.host}" if plan.host else ""]))
-
-
-# "-" begins no name of a plan, so these never stand in the way of one
-urlpatterns: list[URLPattern] = [
-    path("plans/", overview, name="plans"),
-    path("plans/-/new/", new, name="plan_new"),
-    path("plans/-/import/", take_over, name="plan_import"),
-    path("plans/-/export.yaml", export, name="plan_export"),
-    path("plans/-/times/", times, name="plan_times"),
-    path("plans/-/retention/", retention, name="plan_retention"),
-    path("plans/<str:name>/", one, name="plan"),
-    path("plans/<str:name>/delete/", delete, name="plan_delete"),
-    path("plans/<str:name>/<str:what>/", switch, name="plan_switch"),
-]

@@ -1,4 +1,4 @@
-"""Would a recovery work today?"""
+"""Readiness: the score, its reasons, and the drills that it is based on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.urls import URLPattern, path
 from django.utils import timezone
 
 from backups.engine.progress import duration
@@ -20,14 +19,14 @@ from .frame import page, render, say
 
 _SHOWN = 30
 _TONES = {"met": "good", "partly": "warn", "missed": "bad", "untested": "bad"}
-_WORDS = {"met": "Met", "partly": "Partly", "missed": "Missed", "untested": "Never tested"}
+_WORDS = {"met": "Met", "partly": "Partly met", "missed": "Missed", "untested": "Not tested"}
 _RING = 263.9
-"""Length of the circle that the score is drawn on: radius 42."""
+"""Circumference of the score's circle of radius 42."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """A test restore in the chart; positions and heights in percent."""
+    """A drill in the chart; positions and heights in percent."""
 
     x: float
     width: float
@@ -38,18 +37,18 @@ class Bar:
 
     @property
     def top(self) -> float:
-        """Where the bar begins."""
+        """The top of the bar."""
         return round(100 - self.height, 2)
 
 
 @page("backups.view_backup")
 def overview(request: HttpRequest) -> HttpResponse:
-    """Score, reasons, and the test restores that it rests on."""
+    """The readiness page."""
     moment = timezone.now()
     facts = gather(moment)
     found = readiness.assess(facts, readiness.gather(moment))
     drills = list(IndexedBackup.objects.filter(drilled_at__isnull=False).order_by("-drilled_at")[:_SHOWN])
-    promised = facts.promised_time
+    target = facts.promised_time
     context: dict[str, Any] = {
         "readiness": found,
         "tone": {"ready": "good", "gaps": "warn", "not_ready": "bad"}[found.level],
@@ -57,33 +56,39 @@ def overview(request: HttpRequest) -> HttpResponse:
         "ring": _RING,
         "items": [(item, _TONES[item.state.value], _WORDS[item.state.value]) for item in found.items],
         "drills": drills,
-        "bars": _bars(drills[::-1], promised),
-        "promised": promised,
-        "promised_top": round(100 - _height(promised, _most(drills, promised)), 2),
+        "bars": _bars(drills[::-1], target),
+        "target": target,
+        "target_top": _target_top(drills, target),
     }
     return render(request, "backups/readiness.html", "Readiness", context)
 
 
 @page("backups.verify_backup", methods=("POST",))
 def drill(request: HttpRequest) -> HttpResponse:
-    """Queue a test restore of the newest backup, and go to where it can be watched."""
+    """Queue a drill of the newest backup, and go to its job."""
     job = submit.drill(actor_of(request))
-    say(request, "A test restore of the newest backup is asked for.")
+    say(request, "Drill of the newest backup queued.")
     return HttpResponseRedirect(job.get_absolute_url())
 
 
-def _most(drills: list[IndexedBackup], promised: float) -> float:
+def _target_top(drills: list[IndexedBackup], target: float) -> float | None:
+    """Where the line of the target is, in percent from the top; None if it does not fit into the chart."""
+    most = _most(drills, target)
+    return round(100 - _height(target, most), 2) if target <= most else None
+
+
+def _most(drills: list[IndexedBackup], target: float) -> float:
     slowest = max((row.drill_seconds or 0.0 for row in drills), default=0.0)
-    # A promise of minutes beside restores of seconds would press every bar flat: it is drawn only when it is near
-    return max(slowest, promised if promised < 4 * slowest else 0.0) or 1.0
+    # The target is drawn only if it is near: next to restores of seconds, a target of minutes would flatten every bar
+    return max(slowest, target if target < 4 * slowest else 0.0) or 1.0
 
 
 def _height(seconds: float, most: float) -> float:
     return min(100.0, seconds / most * 92)
 
 
-def _bars(drills: list[IndexedBackup], promised: float) -> list[Bar]:
-    most = _most(drills, promised)
+def _bars(drills: list[IndexedBackup], target: float) -> list[Bar]:
+    most = _most(drills, target)
     width = 100 / max(len(drills), 12)
     bars = []
     for number, row in enumerate(drills):
@@ -101,9 +106,3 @@ def _bars(drills: list[IndexedBackup], promised: float) -> list[Bar]:
             )
         )
     return bars
-
-
-urlpatterns: list[URLPattern] = [
-    path("readiness/", overview, name="readiness"),
-    path("readiness/drill/", drill, name="drill"),
-]

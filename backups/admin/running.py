@@ -1,4 +1,4 @@
-"""How a job is told of while it waits and runs: its steps, how far it is, and how long writers were held up."""
+"""A queued or running job on the pages: its steps, its phases, and the pause of writers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MOST_WAITING = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """A step of a job: ``state`` is done, now, or empty for one that comes."""
+    """A step of a job; ``state`` is ``done``, ``now``, or empty for a later step."""
 
     label: str
     state: str
@@ -40,7 +40,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Live:
-    """A job that waits or runs, as the pages show it."""
+    """A queued or running job as the pages show it."""
 
     job: Job
     steps: tuple[Step, ...]
@@ -49,12 +49,12 @@ class Live:
 
     @property
     def phase(self) -> str:
-        """The phase it is in, for people."""
+        """The label of the current phase."""
         return phase_label(self.job.phase) if self.job.phase else ""
 
 
 def active() -> list[Live]:
-    """The jobs that run, and those that wait, in the order in which their turn comes."""
+    """Running jobs, then queued jobs, oldest first."""
     found = [
         job
         for state in (Job.State.RUNNING, Job.State.QUEUED)
@@ -64,7 +64,7 @@ def active() -> list[Live]:
 
 
 def live(job: Job) -> Live:
-    """What is shown of one job that waits or runs."""
+    """One queued or running job as the pages show it."""
     return Live(
         job=job,
         steps=steps(job),
@@ -74,7 +74,7 @@ def live(job: Job) -> Live:
 
 
 def steps(job: Job) -> tuple[Step, ...]:
-    """The steps of a job, those that are known to come included."""
+    """The steps of a job, including later ones if they are known."""
     names = [str(phase["name"]) for phase in job.phases]
     seen = list(dict.fromkeys(_step_of(job.kind, name, names[:number]) for number, name in enumerate(names)))
     planned = [*_planned(job)]
@@ -113,7 +113,7 @@ def _step_of(kind: str, phase: str, before: Sequence[str]) -> str:
 
 
 def bars(job: Job) -> list[Bar]:
-    """The phases of a job as bars of one time line, from its start to its end or now."""
+    """The phases of a job as bars on a common axis, from its start to its end or now."""
     if not job.phases or job.started is None:
         return []
     end = job.finished or timezone.now()
@@ -141,7 +141,7 @@ def bars(job: Job) -> list[Bar]:
 
 
 def longest_pause(job: Job) -> float | None:
-    """The longest time in milliseconds for which a backup held up writers; None while it is not known."""
+    """The longest pause of writers in a backup, in milliseconds; None if not known yet."""
     if job.kind not in (BACKUP.name, RESTORE_IN_PLACE.name):
         return None
     pauses = (job.result or {}).get("pause_ms")

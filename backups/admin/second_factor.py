@@ -1,4 +1,4 @@
-"""My second factor: enrol an app, get recovery codes, give a code, take it away again."""
+"""The second factor of the signed-in account: enrolment, recovery codes, the code at sign-in, removal."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from django.contrib.auth.views import redirect_to_login
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
-from django.urls import URLPattern, path, reverse
-from django.utils.http import url_has_allowed_host_and_scheme
+from django.urls import reverse
 from django.utils.safestring import SafeString, mark_safe
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_protect
@@ -26,16 +25,16 @@ from django_otp.plugins.otp_totp.models import TOTPDevice
 from backups.identity import second_factor
 from backups.identity.sign_in import actor_of, password_problem
 
-from .frame import View, render, say
+from .frame import View, render, return_address, say
 
-# The admin's own pages for these would show keys and codes to whoever administers accounts.
+# The admin's own pages for these models would show keys and codes to administrators of accounts.
 for model in (TOTPDevice, StaticDevice):
     if admin.site.is_registered(model):
         admin.site.unregister(model)
 
 
 def _own(view: View) -> View:
-    """A page about the account that is signed in, also for a session that is not strong yet."""
+    """A page about the signed-in account, also for a session without the second factor yet."""
 
     @functools.wraps(view)
     def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
@@ -51,7 +50,7 @@ def _own(view: View) -> View:
 
 @_own
 def overview(request: HttpRequest) -> HttpResponse:
-    """Whether my account has a second factor, and what can be done about it."""
+    """Enrol, renew recovery codes, or remove the second factor."""
     user: Any = request.user
     device = second_factor.device_of(user)
     if device is not None and not second_factor.session_is_strong(request):
@@ -61,26 +60,26 @@ def overview(request: HttpRequest) -> HttpResponse:
         second_factor.begin(request)
         return redirect(_with_next(request, "backups:second_factor"))
     if request.method == "POST" and doing == "confirm" and device is None:
-        # A session that somebody else got hold of must not lock its owner out
+        # A stolen session must not lock the owner out
         problem = password_problem(request, request.POST.get("password", ""))
         if problem:
             return _page(request, {"confirm_problem": problem})
         codes = second_factor.confirm(request, request.POST.get("code", ""))
         if codes:
-            say(request, "Your second factor is set up. Keep the recovery codes somewhere safe.")
-            return _page(request, {"codes": codes, "fresh": True, "onward": _next(request)})
+            say(request, "Second factor set up. Store the recovery codes in a safe place.")
+            return _page(request, {"codes": codes, "fresh": True, "onward": return_address(request, reverse("admin:index"))})
         return _page(
-            request, {"problem": "That code does not fit. Is the phone's clock right? Give the one that the app shows now."}
+            request, {"problem": "That code is wrong. Check the phone's clock, and enter the code that the app shows now."}
         )
     if request.method == "POST" and device is not None and doing in ("renew", "remove"):
         problem = password_problem(request, request.POST.get("password", ""))
         if problem:
             return _page(request, {f"{doing}_problem": problem})
         if doing == "renew":
-            say(request, "These codes replace the ones you had.")
+            say(request, "New recovery codes created. The old ones no longer work.")
             return _page(request, {"codes": second_factor.renew_codes(request)})
         second_factor.remove(user, actor_of(request))
-        say(request, "Your second factor is gone: signing in takes your password alone.", level=messages.WARNING)
+        say(request, "Second factor removed. Signing in requires only your password.", level=messages.WARNING)
         return redirect("backups:second_factor")
     return _page(request, {})
 
@@ -90,7 +89,7 @@ def code(request: HttpRequest) -> HttpResponse:
     """The second step of signing in."""
     user: Any = request.user
     if second_factor.session_is_strong(request):
-        return redirect(_next(request))
+        return redirect(return_address(request, reverse("admin:index")))
     if second_factor.device_of(user) is None:
         return redirect(_with_next(request, "backups:second_factor"))
     problem = ""
@@ -98,11 +97,11 @@ def code(request: HttpRequest) -> HttpResponse:
         checked = second_factor.check(request, request.POST.get("code", ""))
         if checked.by:
             if checked.by == "recovery code":
-                text = f"That recovery code is used up; you have {checked.left} left. Make new ones before the last is gone."
+                text = f"That recovery code is used up. You have {checked.left} left; create new ones before you run out."
                 say(request, text, level=messages.WARNING)
-            return redirect(_next(request))
-        problem = "That code is not right." + (f" The next one is looked at in {checked.wait} s." if checked.wait else "")
-    context = {"problem": problem, "next": _next(request), "tabs": []}
+            return redirect(return_address(request, reverse("admin:index")))
+        problem = "That code is wrong." + (f" Try again in {checked.wait} s." if checked.wait else "")
+    context = {"problem": problem, "next": return_address(request, reverse("admin:index")), "tabs": []}
     return render(request, "backups/second_factor_code.html", "Second factor", context, status=403 if problem else 200)
 
 
@@ -118,7 +117,7 @@ def _page(request: HttpRequest, context: dict[str, Any]) -> HttpResponse:
         "required": second_factor.required(),
         "picture": _picture(pending.config_url) if pending is not None else "",
         "key": _grouped(pending.bin_key) if pending is not None else "",
-        "next": _next(request),
+        "next": return_address(request, reverse("admin:index")),
         **({} if strong else {"tabs": []}),
     }
     status = 403 if any(name.endswith("problem") for name in context) else 200
@@ -126,7 +125,7 @@ def _page(request: HttpRequest, context: dict[str, Any]) -> HttpResponse:
 
 
 def _picture(address: str) -> SafeString:
-    """The address as a QR code: SVG without style, black on white in every theme, with a quiet zone."""
+    """The address as a QR code: SVG, black on white in every theme, with a quiet zone."""
     code = segno.make(address, error="m", micro=False)
     return mark_safe(  # noqa: S308 (made by segno from its own numbers)
         code.svg_inline(scale=5, border=4, dark="#000", light="#fff", omitsize=True, svgclass="rb-qr", lineclass=None)
@@ -138,19 +137,5 @@ def _grouped(key: bytes) -> str:
     return " ".join(text[start : start + 4] for start in range(0, len(text), 4))
 
 
-def _next(request: HttpRequest) -> str:
-    """Where to go on, on this site only."""
-    wanted = request.POST.get("next") or request.GET.get("next") or ""
-    if url_has_allowed_host_and_scheme(wanted, allowed_hosts={request.get_host()}, require_https=request.is_secure()):
-        return wanted
-    return reverse("admin:index")
-
-
 def _with_next(request: HttpRequest, name: str) -> str:
-    return f"{reverse(name)}?{urlencode({'next': _next(request)})}"
-
-
-urlpatterns: list[URLPattern] = [
-    path("second-factor/", overview, name="second_factor"),
-    path("second-factor/code/", code, name="second_factor_code"),
-]
+    return f"{reverse(name)}?{urlencode({'next': return_address(request, reverse('admin:index'))})}"

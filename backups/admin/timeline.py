@@ -1,4 +1,4 @@
-"""Backups over time, for pictures: points of the timeline and figures of the charts. The database puts many together."""
+"""Backups over time: points of the timeline and figures of the charts, aggregated by the database."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from backups.engine.progress import human_bytes
 from backups.models import IndexedBackup
 
 _MINUTE, _HOUR, _DAY = 16, 13, 10
-"""How many characters of a stored time tell the minute, the hour and the day."""
+"""Lengths of a stored time cut to the minute, the hour and the day."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
-    """A stretch of time up to now. ``slots``: into how many pieces the timeline is cut; backups of one piece are one point."""
+    """A time range up to now. The timeline has ``slots`` slots; backups in one slot share a point."""
 
     name: str
     label: str
@@ -50,12 +50,12 @@ _OUTLINES = {
     "snapshot": "M-6 -6H6V6H-6Z",
 }
 _PROVEN = (IndexedBackup.Verification.RESTORE, IndexedBackup.Verification.HASHES)
-_TELLING = {"unproven": 0, "proven": 1, "damaged": 2}
+_RANK = {"unproven": 0, "proven": 1, "damaged": 2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """A backup, or several close to each other: damaged if one is, proven if one is. ``x`` in percent."""
+    """The backups of a slot: damaged if any is, else proven if any is. ``x`` is in percent."""
 
     x: float
     state: str
@@ -78,7 +78,7 @@ class Lane:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tick:
-    """A mark of the time axis; a minor one has no room on a narrow screen."""
+    """A tick of the time axis; minor ticks are hidden on narrow screens."""
 
     x: float
     label: str
@@ -87,7 +87,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeline:
-    """What is drawn."""
+    """The timeline as it is drawn; heights in pixels."""
 
     range: Range
     lanes: tuple[Lane, ...]
@@ -96,17 +96,17 @@ class Timeline:
 
     @property
     def axis(self) -> int:
-        """Height with the labels of the time axis."""
+        """Height including the labels of the time axis."""
         return self.height + 20
 
     @property
     def axis_text(self) -> int:
-        """Where those labels stand."""
+        """Baseline of those labels."""
         return self.height + 15
 
     @property
     def count(self) -> int:
-        """How many backups it shows."""
+        """The number of backups shown."""
         return sum(lane.count for lane in self.lanes)
 
 
@@ -114,7 +114,7 @@ _LANE = 34
 
 
 def timeline(chosen: Range, now: datetime) -> Timeline:
-    """The backups of a range. However many there are, at most ``slots`` points a kind are drawn."""
+    """The backups of a range, as at most ``slots`` points per kind."""
     begin = now - chosen.length
     rows = (
         _within(begin, chosen.precision)
@@ -164,35 +164,35 @@ class _Group:
 
 
 def _point(groups: list[_Group], begin: datetime, chosen: Range) -> Point:
-    telling = max(groups, key=lambda group: (_TELLING[group.state], group.newest))
+    leading = max(groups, key=lambda group: (_RANK[group.state], group.newest))
     count = sum(group.count for group in groups)
     newest = max(group.newest for group in groups)
     stored = human_bytes(sum(group.stored for group in groups))
-    moment = timezone.localtime(telling.newest if telling.count == 1 else newest)
+    moment = timezone.localtime(leading.newest if leading.count == 1 else newest)
     when = f"{moment:%a %d %b %H:%M}"
     if count == 1:
-        title = f"{telling.kind.capitalize()}, {when}, {stored}, {_said(telling.verification)}"
-        address = reverse("backups:backup", args=[telling.id])
+        title = f"{leading.kind.capitalize()}, {when}, {stored}, {_proof(leading.verification)}"
+        address = reverse("backups:backup", args=[leading.id])
     else:
         parts = {
             state: sum(group.count for group in groups if group.state == state) for state in ("proven", "unproven", "damaged")
         }
-        words = {"proven": "proven", "unproven": "not proven", "damaged": "damaged"}
-        said = ", ".join(f"{number} {words[state]}" for state, number in parts.items() if number)
-        title = f"{count} {telling.kind} backups until {when}, {stored}: {said}"
-        if telling.state == "damaged" and telling.count == 1:
-            address = reverse("backups:backup", args=[telling.id])
+        words = {"proven": "verified", "unproven": "not verified", "damaged": "damaged"}
+        states = ", ".join(f"{number} {words[state]}" for state, number in parts.items() if number)
+        title = f"{count} {leading.kind} backups until {when}, {stored}: {states}"
+        if leading.state == "damaged" and leading.count == 1:
+            address = reverse("backups:backup", args=[leading.id])
         else:
             width = chosen.length / chosen.slots
-            span = {"kind": telling.kind, "since": _param(newest - width), "until": _param(newest + timedelta(minutes=1))}
+            span = {"kind": leading.kind, "since": _param(newest - width), "until": _param(newest + timedelta(minutes=1))}
             address = f"{reverse('backups:backups')}?{urlencode(span)}"
     x = min(100.0, max(0.0, (newest - begin) / chosen.length * 100))
-    return Point(x=round(x, 2), state=telling.state, count=count, title=title, address=address)
+    return Point(x=round(x, 2), state=leading.state, count=count, title=title, address=address)
 
 
-def _said(verification: str) -> str:
-    words = {"restore": "proven by restoring it", "hashes": "proven by reading every byte", "damaged": "damaged"}
-    return words.get(verification, "not proven yet")
+def _proof(verification: str) -> str:
+    words = {"restore": "restore-tested", "hashes": "verified by hashes", "damaged": "damaged"}
+    return words.get(verification, "not verified")
 
 
 def _param(moment: datetime) -> str:
@@ -221,7 +221,7 @@ def _ticks(begin: datetime, now: datetime, chosen: Range) -> Iterator[Tick]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """Of the backups of one moment or day: largest size of the source, bytes stored in all, longest duration and pause."""
+    """Backups of a minute, hour or day: largest source (bytes), bytes stored, longest duration (s) and longest pause (ms)."""
 
     time: datetime
     count: int
@@ -232,7 +232,7 @@ class Figures:
 
 
 def figures(chosen: Range, now: datetime, *, daily: bool = False) -> list[Figures]:
-    """The figures of a range, oldest first, put together by the minute, hour or day (in UTC)."""
+    """The figures of a range, oldest first, by minute, hour or day (UTC)."""
     rows = (
         _within(now - chosen.length, _DAY if daily else chosen.precision)
         .values_list("slot")
@@ -259,7 +259,7 @@ def figures(chosen: Range, now: datetime, *, daily: bool = False) -> list[Figure
 
 
 def columns(found: Iterable[Figures]) -> dict[str, list[Any]]:
-    """The same as uPlot takes it: a list a figure; times in seconds since 1970."""
+    """The figures as uPlot reads them: one list per figure; times in seconds since 1970."""
     listed = list(found)
     return {
         "time": [round(one.time.timestamp()) for one in listed],
@@ -271,8 +271,8 @@ def columns(found: Iterable[Figures]) -> dict[str, list[Any]]:
 
 
 def _within(begin: datetime, precision: int) -> Any:
-    found = configuration()
-    names = [name for name in found.sets if name not in found.kept_apart] or list(found.sets)
+    config = configuration()
+    names = [name for name in config.sets if name not in config.kept_apart] or list(config.sets)
     return (
         IndexedBackup.objects.filter(time__gt=begin, set__in=names, safety=False)
         .order_by()

@@ -1,4 +1,4 @@
-"""Who may use the API?"""
+"""API tokens: the list, a form for a new one, and revocation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from django import forms
 from django.db.models import Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
-from django.urls import URLPattern, path
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
@@ -26,43 +25,45 @@ SOON = timedelta(days=7)
 _MOST = 500
 
 EXPLAINED = {
-    "read": "See backups, jobs, plans, the audit and what was checked. Changes nothing.",
-    "backup": "Make backups.",
-    "verify": "Prove backups, and restore them for a test.",
-    "hold": "Hold backups against retention, and release them.",
-    "restore": "Restore into a folder, or over the live data.",
-    "download": "Download backups: all data of the application.",
+    "read": "View backups, jobs, plans, alerts, the audit log and consistency checks.",
+    "backup": "Back up.",
+    "verify": "Verify and drill.",
+    "hold": "Hold and release backups.",
+    "restore": "Restore into a folder or in place.",
+    "download": "Download backups, which contain all data of the application.",
     "delete": "Delete and prune backups.",
     "jobs": "Cancel jobs.",
     "plans": "Add, change, pause and run plans.",
-    "alerts": "Acknowledge alerts, and change who hears of them.",
-    "consistency": "Check the stores against each other, and repair.",
-    "tokens": "See, make and revoke tokens.",
-    "metrics": "Read the metrics for Prometheus. Nothing else.",
+    "alerts": "Acknowledge alerts; change rules and channels.",
+    "consistency": "Run consistency checks and repairs.",
+    "tokens": "View, create and revoke tokens.",
+    "metrics": "Read the Prometheus metrics only.",
 }
-"""What a scope lets a token do, for people."""
+"""What each scope permits, for the form."""
 
 
 class NewToken(forms.Form):
-    """A token to be made."""
+    """The form for a new token."""
 
-    name = forms.CharField(max_length=120, label="What is it for?")
+    name = forms.CharField(max_length=120, label="Name")
     scopes = forms.MultipleChoiceField(
-        choices=[(scope, scope) for scope in SCOPES], error_messages={"required": "Choose one or more."}
+        choices=[(scope, scope) for scope in SCOPES], error_messages={"required": "Select at least one scope."}
     )
     days = forms.TypedChoiceField(
         coerce=int,
         initial=90,
-        choices=[(7, "7 days"), (30, "30 days"), (90, "90 days"), (365, "a year"), (0, "never expires")],
+        choices=[(7, "7 days"), (30, "30 days"), (90, "90 days"), (365, "1 year"), (0, "Never")],
         label="Expires after",
     )
-    forever = forms.BooleanField(required=False, label="I know that a token without an end is good until somebody revokes it")
+    forever = forms.BooleanField(
+        required=False, label="I understand that a token without an expiry is valid until it is revoked"
+    )
 
     def clean(self) -> dict[str, Any]:
-        """No token without an end by accident."""
+        """Require a confirmation for a token that never expires."""
         found = super().clean() or self.cleaned_data
         if found.get("days") == 0 and not found.get("forever"):
-            self.add_error("days", "Choose a time, or confirm below that it shall never expire.")
+            self.add_error("days", "Choose an expiry, or confirm below that the token never expires.")
         return found
 
 
@@ -79,7 +80,7 @@ class Scope:
 @page("backups.issue_token", methods=("GET", "POST"))
 @sensitive_variables("issued")
 def overview(request: HttpRequest) -> HttpResponse:
-    """Who may use the API? The secret of a new token is in the answer to the form that made it, and nowhere else."""
+    """The tokens. The secret of a new token is only in the response to the form that created it."""
     form = NewToken(request.POST or None)
     issued = None
     if request.method == "POST" and form.is_valid():
@@ -89,7 +90,7 @@ def overview(request: HttpRequest) -> HttpResponse:
         wanted = form.cleaned_data
         issued = tokens.issue_token(actor_of(request), user, wanted["name"], wanted["scopes"], expires)
         form = NewToken()
-    rows = list(_visible(request).order_by("-created", "-pk")[:_MOST])
+    rows = list(_visible_tokens(request).order_by("-created", "-pk")[:_MOST])
     usable = [row for row in rows if row.usable]
     now = timezone.now()
     context = {
@@ -108,16 +109,16 @@ def overview(request: HttpRequest) -> HttpResponse:
 
 @page("backups.issue_token", methods=("POST",))
 def revoke(request: HttpRequest, token_id: int) -> HttpResponse:
-    """Let a token be good for nothing."""
-    token = _visible(request).filter(pk=token_id).first()
+    """Revoke a token."""
+    token = _visible_tokens(request).filter(pk=token_id).first()
     if token is None or not _may_revoke(request, token):
         raise Http404
     tokens.revoke_token(actor_of(request), token)
-    say(request, f"The token {token.name} is revoked: what uses it is refused from now on.")
+    say(request, f"Token {token.name} revoked. Requests with it are refused from now on.")
     return redirect("backups:tokens")
 
 
-def _visible(request: HttpRequest) -> QuerySet[ApiToken]:
+def _visible_tokens(request: HttpRequest) -> QuerySet[ApiToken]:
     rows = ApiToken.objects.all()
     return rows if request.user.has_perm("backups.view_token") else rows.filter(_own(request))
 
@@ -132,14 +133,8 @@ def _may_revoke(request: HttpRequest, token: ApiToken) -> bool:
 
 
 def _scopes(request: HttpRequest, form: NewToken) -> Iterable[Scope]:
-    """The scopes; one of which this account has no permission would open nothing."""
+    """The scopes; ``empty`` if the account has none of the permissions of the scope."""
     chosen = form["scopes"].value() or []
     for name, permissions in SCOPES.items():
         empty = bool(permissions) and not any(request.user.has_perm(permission) for permission in permissions)
         yield Scope(name, EXPLAINED.get(name, ""), empty, name in chosen)
-
-
-urlpatterns: list[URLPattern] = [
-    path("tokens/", overview, name="tokens"),
-    path("tokens/<int:token_id>/revoke/", revoke, name="token_revoke"),
-]

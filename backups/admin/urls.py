@@ -1,21 +1,73 @@
-"""The addresses of the pages, put together from their areas: ``path("admin/backup/", include("backups.admin.urls"))``."""
+"""Addresses of all pages: ``path("admin/backup/", include("backups.admin.urls"))``."""
 
 from __future__ import annotations
 
-from django.urls import URLPattern, URLResolver
+from django.urls import URLPattern, path
 
-from . import alerts, audit, backups, dashboard, jobs, plans, readiness, restore, second_factor, tokens
+from . import audit, dashboard, jobs, plans, readiness, second_factor, tokens
+from .alerts import channels, rules, subscription
+from .alerts import detail as alert
+from .alerts import overview as alerts
+from .backups import delete
+from .backups import detail as backup
+from .backups import list as backups
+from .restore import changes, choose_backup, choose_target, confirm, report
 
 app_name = "backups"
-urlpatterns: list[URLPattern | URLResolver] = [
-    *dashboard.urlpatterns,
-    *backups.urlpatterns,
-    *restore.urlpatterns,
-    *jobs.urlpatterns,
-    *plans.urlpatterns,
-    *readiness.urlpatterns,
-    *alerts.urlpatterns,
-    *tokens.urlpatterns,
-    *audit.urlpatterns,
-    *second_factor.urlpatterns,
+urlpatterns: list[URLPattern] = [
+    path("", dashboard.overview, name="dashboard"),
+    path("active/", dashboard.active, name="active"),
+    path("back-up/", dashboard.back_up, name="back_up"),
+    path("figures/", dashboard.figures, name="figures"),
+    path("backups/", backups.overview, name="backups"),
+    path("backups/chosen/", backups.act_on_selected, name="chosen"),
+    path("backups/delete/", delete.delete, name="delete"),
+    path("backups/<str:backup_id>/", backup.backup, name="backup"),
+    path("backups/<str:backup_id>/do/", backup.act, name="backup_act"),
+    path("backups/<str:backup_id>/<str:name>", backup.download, name="download"),
+    path("restore/", choose_backup.choose_backup, name="restore"),
+    path("restore/what/", choose_target.choose_target, name="restore_what"),
+    path("restore/changes/", changes.changes, name="restore_changes"),
+    path("restore/look/<uuid:job_id>/", changes.preview, name="restore_look"),
+    path("restore/confirm/", confirm.confirm, name="restore_confirm"),
+    path("restore/report/<uuid:job_id>/", report.report, name="restore_report"),
+    path("restore/report/<uuid:job_id>/live/", report.report_live, name="restore_report_live"),
+    path("jobs/", jobs.overview, name="jobs"),
+    path("jobs/<uuid:job_id>/", jobs.job, name="job"),
+    path("jobs/<uuid:job_id>/live/", jobs.live, name="job_live"),
+    path("jobs/<uuid:job_id>/log/", jobs.download, name="job_log"),
+    path("jobs/<uuid:job_id>/cancel/", jobs.cancel, name="cancel"),
+    path("jobs/<uuid:job_id>/again/", jobs.again, name="again"),
+    path("plans/", plans.overview, name="plans"),
+    # No plan's name begins with "-", so the next five never hide a plan
+    path("plans/-/new/", plans.new, name="plan_new"),
+    path("plans/-/import/", plans.import_plans, name="plan_import"),
+    path("plans/-/export.yaml", plans.export, name="plan_export"),
+    path("plans/-/times/", plans.times, name="plan_times"),
+    path("plans/-/retention/", plans.retention, name="plan_retention"),
+    path("plans/<str:name>/", plans.one, name="plan"),
+    path("plans/<str:name>/delete/", plans.delete, name="plan_delete"),
+    path("plans/<str:name>/<str:what>/", plans.switch, name="plan_switch"),
+    path("readiness/", readiness.overview, name="readiness"),
+    path("readiness/drill/", readiness.drill, name="drill"),
+    path("alerts/", alerts.overview, name="alerts"),
+    path("alerts/mine/", subscription.subscription, name="alerts_mine"),
+    path("alerts/rules/new/", rules.rule_new, name="alert_rule_new"),
+    path("alerts/rules/<str:name>/", rules.rule, name="alert_rule"),
+    path("alerts/rules/<str:name>/switch/", rules.rule_switch, name="alert_rule_switch"),
+    path("alerts/rules/<str:name>/remove/", rules.rule_remove, name="alert_rule_remove"),
+    path("alerts/channels/new/<str:kind>/", channels.channel_new, name="alert_channel_new"),
+    path("alerts/channels/<int:pk>/", channels.channel, name="alert_channel"),
+    path("alerts/channels/<int:pk>/test/", channels.channel_test, name="alert_channel_test"),
+    path("alerts/channels/<int:pk>/key/", channels.channel_key, name="alert_channel_key"),
+    path("alerts/channels/<int:pk>/remove/", channels.channel_remove, name="alert_channel_remove"),
+    path("alerts/<uuid:alert_id>/", alert.alert, name="alert"),
+    path("alerts/<uuid:alert_id>/acknowledge/", alert.acknowledge, name="alert_acknowledge"),
+    path("tokens/", tokens.overview, name="tokens"),
+    path("tokens/<int:token_id>/revoke/", tokens.revoke, name="token_revoke"),
+    path("audit/", audit.overview, name="audit"),
+    path("audit/verify/", audit.verify, name="audit_verify"),
+    path("audit/export.<str:form>", audit.export, name="audit_export"),
+    path("second-factor/", second_factor.overview, name="second_factor"),
+    path("second-factor/code/", second_factor.code, name="second_factor_code"),
 ]

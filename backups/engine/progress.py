@@ -45,9 +45,9 @@ def duration(seconds: float) -> str:
 
 
 def ago(seconds: float) -> str:
-    """An instant *seconds* before now, or after now if negative: ``14 min ago``, ``in 3 h``, ``now`` within a second."""
+    """An instant *seconds* before now, or after now if negative: ``14 min ago``, ``in 3 h``, ``just now`` within a second."""
     if abs(seconds) < 1:
-        return "now"
+        return "just now"
     text = duration(round(abs(seconds)))
     return f"{text} ago" if seconds > 0 else f"in {text}"
 

@@ -1,7 +1,7 @@
-"""Who may do what: groups, scopes of tokens, and the permissions behind both.
+"""Permissions: what the groups viewer, operator and restorer may do, and what the scopes of tokens let through.
 
-Groups and permissions are Django's own and live where accounts live. They are made after every migration of that database, and
-again after a restore, which may have brought back a state without them. What an administrator added to a group stays.
+Groups and permissions are Django's own, in the database of the accounts. They are created after every migration of that
+database, and again after a restore, which may have removed them. Permissions that an administrator adds to a group are kept.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from django.dispatch import receiver
 
 from backups.models import ApiToken
 
-_SEE = (
+VIEWER_PERMISSIONS = (
     "backups.view_backup",
     "backups.view_job",
     "backups.view_plan",
@@ -25,10 +25,12 @@ _SEE = (
     "backups.view_alert",
     "consistency.view_check",
 )
+"""What a viewer may see. Every other group, and the scope ``read``, includes it."""
+
 GROUPS: dict[str, tuple[str, ...]] = {
-    "viewer": _SEE,
+    "viewer": VIEWER_PERMISSIONS,
     "operator": (
-        *_SEE,
+        *VIEWER_PERMISSIONS,
         "backups.create_backup",
         "backups.verify_backup",
         "backups.hold_backup",
@@ -42,7 +44,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "consistency.repair_finding",
     ),
     "restorer": (
-        *_SEE,
+        *VIEWER_PERMISSIONS,
         "backups.restore_backup",
         "backups.download_backup",
         "backups.delete_backup",
@@ -51,10 +53,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "backups.acknowledge_alert",
     ),
 }
-"""Group -> permissions. A person may be in several."""
+"""Group -> permissions. An account may be in several groups."""
 
 SCOPES: dict[str, tuple[str, ...]] = {
-    "read": _SEE,
+    "read": VIEWER_PERMISSIONS,
     "backup": ("backups.create_backup",),
     "verify": ("backups.verify_backup",),
     "hold": ("backups.hold_backup",),
@@ -68,11 +70,11 @@ SCOPES: dict[str, tuple[str, ...]] = {
     "tokens": ("backups.view_token", "backups.issue_token", "backups.revoke_token"),
     "metrics": (),
 }
-"""Scope of a token -> the permissions that it lets through, of those that the account has."""
+"""Scope of a token -> the permissions of its account that the token may use."""
 
 
 def may(user: Any, permission: str, token: ApiToken | None = None) -> bool:
-    """Whether an account, by way of *token* where there is one, has a permission."""
+    """Whether an account has a permission, and the token, if any, has a scope that includes it."""
     if not user.is_active or not user.has_perm(permission):
         return False
     return token is None or any(permission in SCOPES.get(scope, ()) for scope in token.scopes)
@@ -82,12 +84,12 @@ def may(user: Any, permission: str, token: ApiToken | None = None) -> bool:
 def _after_migration(sender: AppConfig, using: str, **_: Any) -> None:
     if sender.name not in ("backups", "consistency") or using != router.db_for_write(Group):
         return
-    create_permissions(sender, verbosity=0, using=using)  # Django's own receiver may come later
+    create_permissions(sender, verbosity=0, using=using)  # Django's own receiver may run later
     make_groups()
 
 
 def make_groups() -> None:
-    """Make the groups, and give them the permissions that they lack; those of apps that are not installed are left out."""
+    """Create the groups and add missing permissions, except those of apps that are not installed."""
     if not apps.is_installed("django.contrib.auth"):
         return
     for name, wanted in GROUPS.items():

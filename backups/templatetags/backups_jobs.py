@@ -1,4 +1,4 @@
-"""How pages name jobs and their states."""
+"""Titles and states of jobs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TONES = {
 _PHASES = {
     "cut": "Cut",
     "store": "Store",
-    "blocks": "Read every byte",
+    "blocks": "Verify hashes",
     "restore": "Restore",
     "write": "Write",
     "stage": "Stage",
@@ -37,7 +37,7 @@ def tone(job: Job) -> str:
 
 @register.filter
 def kind_title(name: str) -> str:
-    """What a kind of job is called; a kind that this project no longer has, by its name."""
+    """The title of a job type, or its name if the project no longer has it."""
     try:
         return job_type(name).title
     except UsageError:
@@ -46,32 +46,32 @@ def kind_title(name: str) -> str:
 
 @register.filter
 def job_title(job: Job) -> str:
-    """What a job does, in a few words: ``Full backup``, ``Verify every backup``."""
-    told = job.arguments
+    """What a job does, in a few words: ``Full backup``, ``Verify all backups``."""
+    arguments = job.arguments
     if job.kind == "backup":
         title = {"full": "Full backup", "incremental": "Incremental backup", "snapshot": "Snapshot"}.get(
-            str(told.get("backup", "full")), "Backup"
+            str(arguments.get("backup", "full")), "Backup"
         )
-        return title + (f" of {', '.join(told['only'])}" if told.get("only") else "")
+        return title + (f" of {', '.join(arguments['only'])}" if arguments.get("only") else "")
     if job.kind == "verify":
-        count = len(told.get("backup_ids") or ())
-        named = "a backup" if count == 1 else f"{count} backups" if count else "the latest backup"
-        return "Verify every backup" if told.get("everything") else f"Verify {named}"
+        count = len(arguments.get("backup_ids") or ())
+        named = "1 backup" if count == 1 else f"{count} backups" if count else "the latest backup"
+        return "Verify all backups" if arguments.get("everything") else f"Verify {named}"
     if job.kind == "drill":
-        return "Test restore"
-    if job.kind == "restore" and told.get("folder"):
-        return f"Restore into the folder {told['folder']}"
+        return "Drill"
+    if job.kind == "restore" and arguments.get("folder"):
+        return f"Restore into {arguments['folder']}"
     if job.kind == "delete":
-        count = len(told.get("backup_ids") or ())
-        return "Delete a backup" if count == 1 else f"Delete {count} backups"
-    if job.kind == "prune" and told.get("dry_run"):
-        return "Prune, dry run"
+        count = len(arguments.get("backup_ids") or ())
+        return "Delete 1 backup" if count == 1 else f"Delete {count} backups"
+    if job.kind == "prune" and arguments.get("dry_run"):
+        return "Prune (dry run)"
     return kind_title(job.kind)
 
 
 @register.filter
 def phase_label(name: str) -> str:
-    """A phase for people: ``check sqlite/app.sqlite3`` is ``Check app.sqlite3``."""
+    """The label of a phase: ``check sqlite/app.sqlite3`` is ``Check app.sqlite3``."""
     if name in _PHASES:
         return _PHASES[name]
     verb, _, of = name.partition(" ")

@@ -117,14 +117,13 @@ def browser(chromium: str) -> Iterator[Browser]:
 
 
 def watched(page: Page, address: str) -> Page:
-    """Keep in ``page.said`` what its console says, and requests to anywhere but *address*."""
-    said: list[str] = []
-    page.said = said  # type: ignore[attr-defined]
-    page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
-    page.on("pageerror", lambda error: said.append(f"error: {error}"))
-    page.on(
-        "request", lambda one: None if one.url.startswith((address, "data:", "blob:")) else said.append(f"outside: {one.url}")
-    )
+    """Keep in ``page.console_messages`` what its console says, and requests to anywhere but *address*."""
+    messages: list[str] = []
+    page.console_messages = messages  # type: ignore[attr-defined]
+    page.on("console", lambda message: messages.append(f"{message.type}: {message.text}"))
+    page.on("pageerror", lambda error: messages.append(f"error: {error}"))
+    inside = (address, "data:", "blob:")
+    page.on("request", lambda one: None if one.url.startswith(inside) else messages.append(f"outside: {one.url}"))
     return page
 
 
@@ -140,8 +139,8 @@ def sign_in(page: Page, address: str, path: str = "/admin/backup/", name: str = 
 def assert_clean(page: Page) -> None:
     """The console is silent, nothing was refused or asked of another host, axe finds nothing serious, nothing overflows."""
     found = [one for one in Axe().run(page).response["violations"] if one["impact"] in SERIOUS]
-    told = [f"{one['id']}: {one['help']}: {[node['html'][:200] for node in one['nodes'][:3]]}" for one in found]
-    assert not told, f"{page.url}: " + "\n".join(told)
+    problems = [f"{one['id']}: {one['help']}: {[node['html'][:200] for node in one['nodes'][:3]]}" for one in found]
+    assert not problems, f"{page.url}: " + "\n".join(problems)
     overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert overflow <= 0, f"{page.url} is {overflow} px wider than the window"
-    assert not page.said, f"{page.url}: {page.said}"  # type: ignore[attr-defined]
+    assert not page.console_messages, f"{page.url}: {page.console_messages}"  # type: ignore[attr-defined]

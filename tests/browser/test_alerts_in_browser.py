@@ -24,15 +24,15 @@ alert = Alert.objects.create(
 print(alert.pk)
 """
 _PLAN = """
-from backups import schedules
+from backups.plans import scheduling
 from backups.identity.audit import Actor
 from backups.models import Job, Plan
-print(schedules.run(Plan.objects.get(name="daily-control"), Actor(name="test", via=Job.Via.COMMAND)).pk)
+print(scheduling.run(Plan.objects.get(name="daily-control"), Actor(name="test", via=Job.Via.COMMAND)).pk)
 """
 
 
 @pytest.mark.parametrize(("width", "dark", "scripts"), [(1200, False, True), (390, True, True), (390, False, False)])
-def test_a_channel_is_made_and_tested(signed_in, served_site, assert_clean, width, dark, scripts):
+def test_channel_is_added_and_tested(signed_in, served_site, assert_clean, width, dark, scripts):
     def clean() -> None:
         if scripts:  # axe is a script
             assert_clean(page)
@@ -48,30 +48,30 @@ def test_a_channel_is_made_and_tested(signed_in, served_site, assert_clean, widt
         page.get_by_label("Name", exact=True).fill(name)
         page.get_by_label("Address").fill("ftp://chat.example.org/")
         page.get_by_label("Time zone").fill("Europe/Berlin")
-        page.get_by_role("button", name="Save channel").click()
+        page.get_by_role("button", name="Save").click()
         expect(page.locator("#id_target_error")).to_contain_text("It must begin with https:// or http://.")
-        page.said.clear()  # a form that is refused is answered with 400, and the console says so
+        page.console_messages.clear()  # a form that is refused is answered with 400, and the console says so
         page.get_by_label("Address").fill(web.url())
-        page.get_by_role("button", name="Save channel").click()
-        expect(page.locator(".rb-verdict")).to_contain_text("Never tested.")
-        page.get_by_role("button", name="Send a test").click()
+        page.get_by_role("button", name="Save").click()
+        expect(page.locator(".rb-verdict")).to_contain_text("Not tested.")
+        page.get_by_role("button", name="Test").click()
         expect(page.locator(".messagelist")).to_contain_text("The receiver answered: 200 taken, thank you")
-        expect(page.locator(".rb-verdict.good")).to_contain_text("The last test was delivered")
+        expect(page.locator(".rb-verdict.good")).to_contain_text("The last test was accepted")
         assert web.requests[0].path == "/hook/s3cr3t-token" and "s3cr3t-token" not in page.content()
         clean()
         page.goto(f"{served_site.address}/admin/backup/alerts/")
         web.status, web.answer = 404, b"no such hook"
-        page.get_by_role("button", name=f"Send a test to {name}").click()
-        expect(page.locator(".messagelist .error")).to_contain_text("was not taken: 404 no such hook")
+        page.get_by_role("button", name=f"Test to {name}").click()
+        expect(page.locator(".messagelist .error")).to_contain_text("failed: 404 no such hook")
         clean()
         page.get_by_role("link", name=name).first.click()
-        page.get_by_text("Remove this channel…").click()
-        page.get_by_role("button", name=f"Remove {name}").click()
-        expect(page.locator(".messagelist")).to_contain_text(f"Removed: {name}.")
+        page.get_by_text("Delete channel…").click()
+        page.get_by_role("button", name=f"Delete {name}").click()
+        expect(page.locator(".messagelist")).to_contain_text(f"{name} deleted.")
 
 
 @pytest.mark.parametrize(("width", "dark"), [(1200, True), (390, False)])
-def test_an_alert_is_acknowledged(signed_in, served_site, assert_clean, width, dark):
+def test_alert_is_acknowledged(signed_in, served_site, assert_clean, width, dark):
     page = signed_in(width=width, dark=dark)
     subject = f"disk-{width}"
     alert = served_site.script(f"SUBJECT = {subject!r}\n{_FIRE}")
@@ -91,7 +91,7 @@ def test_an_alert_is_acknowledged(signed_in, served_site, assert_clean, width, d
     served_site.script(f"from backups.models import Alert; Alert.objects.filter(pk={alert!r}).delete()")
 
 
-def test_a_worker_calls_a_dead_mans_switch_when_a_job_starts_and_ends(served_site):
+def test_dead_mans_switch_is_called(served_site):
     with web_server() as web:
         served_site.script(
             "from backups.models import AlertChannel, Plan\n"

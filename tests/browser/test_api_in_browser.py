@@ -65,7 +65,7 @@ def address(sample_library: Places) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (390, "dark")])
-def test_the_page_reads_and_tries_the_interface(chromium, address, width, scheme):
+def test_swagger_page(chromium, address, width, scheme):
     asked, complaints = [], []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])

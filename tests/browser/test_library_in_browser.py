@@ -57,15 +57,15 @@ def answers(port: int) -> bool:
 
 
 @contextmanager
-def browsing(chromium: str, width: int, said: list[str]) -> Iterator[Page]:
-    """A page of a new browser; what its console says goes to *said*."""
+def browsing(chromium: str, width: int, messages: list[str]) -> Iterator[Page]:
+    """A page of a new browser; what its console says goes to *messages*."""
     os.environ.pop("DJANGO_ALLOW_ASYNC_UNSAFE", None)
     flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=flags)
         page = browser.new_page(viewport={"width": width, "height": 800})
-        page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: said.append(f"error: {error}"))
+        page.on("console", lambda message: messages.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: messages.append(f"error: {error}"))
         try:
             yield page
         finally:
@@ -74,8 +74,8 @@ def browsing(chromium: str, width: int, said: list[str]) -> Iterator[Page]:
 
 @pytest.mark.parametrize("width", [1200, 390])
 def test_sign_in_search_and_read(sample_library, chromium, width):
-    said: list[str] = []
-    with served(sample_library) as address, browsing(chromium, width, said) as page:
+    messages: list[str] = []
+    with served(sample_library) as address, browsing(chromium, width, messages) as page:
         page.goto(address)
         page.fill("#id_username", "admin")
         page.fill("#id_password", PASSWORD)
@@ -90,4 +90,4 @@ def test_sign_in_search_and_read(sample_library, chromium, width):
         assert overflow == 0, "nothing is wider than the window"
         page.goto(address + "/admin/")
         assert "Papers" in page.inner_text("#content")
-    assert said == []
+    assert messages == []

@@ -38,26 +38,26 @@ def test_every_page_is_clean(served_site, signed_in, assert_clean, width, dark):
         assert_clean(page)
 
 
-def test_a_plan_is_made_with_a_live_preview_changed_and_removed(served_site, signed_in, assert_clean):
+def test_plan_is_added_with_live_preview_changed_and_deleted(served_site, signed_in, assert_clean):
     page = signed_in()
     page.goto(served_site.address + PLANS)
-    page.get_by_role("link", name="New plan").click()
+    page.get_by_role("link", name="Add a plan").click()
     page.get_by_role("link", name="Back up").click()
     page.fill("#id_name", "by-hand")
     page.fill("#id_cron", "45 4 * * 1-5")
-    due = page.get_by_role("status", name="When it is due")
+    due = page.get_by_role("status", name="Next times")
     expect(due).to_contain_text("At 04:45, Monday through Friday")
     expect(due.locator("li")).to_have_count(5)
     page.fill("#id_time_zone", "Asia/Tokyo")
     expect(due).to_contain_text("in Asia/Tokyo")
     page.fill("#id_cron", "99 4 * * *")
     expect(due).to_contain_text("bad minute")
-    page.get_by_role("button", name="Make the plan").click()
-    expect(page.get_by_role("alert").first).to_contain_text("Correct what is marked")
-    assert page.said == ["error: Failed to load resource: the server responded with a status of 400 (Bad Request)"]
-    page.said.clear()
+    page.get_by_role("button", name="Add plan").click()
+    expect(page.get_by_role("alert").first).to_contain_text("Correct the marked fields")
+    assert page.console_messages == ["error: Failed to load resource: the server responded with a status of 400 (Bad Request)"]
+    page.console_messages.clear()
     page.fill("#id_cron", "45 4 * * 1-5")
-    page.get_by_role("button", name="Make the plan").click()
+    page.get_by_role("button", name="Add plan").click()
     page.wait_for_url(f"**{PLANS}by-hand/")
     expect(page.locator(".rb-verdict")).to_contain_text("At 04:45, Monday through Friday")
     page.get_by_role("button", name="Pause").click()
@@ -65,25 +65,25 @@ def test_a_plan_is_made_with_a_live_preview_changed_and_removed(served_site, sig
     page.get_by_role("button", name="Resume").click()
     expect(page.locator(".rb-verdict")).not_to_contain_text("Paused")
     assert_clean(page)
-    page.get_by_role("link", name="Remove the plan").click()
-    page.get_by_role("button", name="Remove the plan by-hand").click()
+    page.get_by_role("link", name="Delete…").click()
+    page.get_by_role("button", name="Delete plan by-hand").click()
     page.wait_for_url(f"**{PLANS}")
     expect(page.locator(".rb-plans")).not_to_contain_text("by-hand")
 
 
-def test_the_preview_of_retention_follows_what_is_typed(served_site, signed_in, assert_clean):
+def test_retention_preview_follows_input(served_site, signed_in, assert_clean):
     page = signed_in()
     page.goto(f"{served_site.address}{PLANS}daily-prune/")
-    told = page.get_by_role("status", name="What these rules would do now")
+    found = page.get_by_role("status", name="Effect of these rules now")
     for field in page.locator(".rb-rules input").all():
         field.fill("")
-    expect(told).to_contain_text("Give at least one rule")
+    expect(found).to_contain_text("Give at least one rule")
     page.get_by_label("Newest").fill("5")
-    expect(told).to_contain_text(re.compile("no backups yet|Keeps"))
+    expect(found).to_contain_text(re.compile("no backups yet|Keeps"))
     assert_clean(page)
 
 
-def test_a_plan_runs_now_and_its_job_is_shown(served_site, signed_in):
+def test_run_now_shows_the_job(served_site, signed_in):
     page = signed_in()
     page.goto(f"{served_site.address}{PLANS}weekly-audit/")
     page.get_by_role("button", name="Run now").click()
@@ -92,20 +92,20 @@ def test_a_plan_runs_now_and_its_job_is_shown(served_site, signed_in):
     page.goto(f"{served_site.address}{PLANS}weekly-audit/")
     expect(page.locator(".rb-table")).to_contain_text("by admin")
     page.goto(f"{served_site.address}/admin/backup/audit/")
-    expect(page.locator(".rb-verdict")).to_contain_text("the chain is whole")
+    expect(page.locator(".rb-verdict")).to_contain_text("The chain is intact")
 
 
-def test_without_scripts_a_button_previews(served_site, signed_in):
+def test_preview_without_scripts(served_site, signed_in):
     page = signed_in(scripts=False)
     page.goto(f"{served_site.address}{PLANS}weekly-full/")
     page.fill("#id_cron", "5 5 5 * *")
     page.get_by_role("button", name="Preview").click()
-    expect(page.get_by_role("status", name="When it is due")).to_contain_text("At 05:05, on day 5 of the month")
+    expect(page.get_by_role("status", name="Next times")).to_contain_text("At 05:05, on day 5 of the month")
     page.goto(f"{served_site.address}{PLANS}weekly-full/")
     assert page.input_value("#id_cron") == "30 23 * * 0", "nothing was saved"
 
 
-def test_plans_go_out_as_a_file_and_come_back(served_site, signed_in, tmp_path):
+def test_plans_are_exported_and_imported(served_site, signed_in, tmp_path):
     page = signed_in()
     page.goto(served_site.address + PLANS)
     with page.expect_download() as download:
@@ -115,21 +115,21 @@ def test_plans_go_out_as_a_file_and_come_back(served_site, signed_in, tmp_path):
     file.write_text(text.replace("title: Daily full\n", "title: Full every day\n"), "utf-8")
     page.get_by_role("link", name="Import").click()
     page.set_input_files("#file", file)
-    page.get_by_role("button", name="Show what would change").click()
+    page.get_by_role("button", name="Preview changes").click()
     expect(page.get_by_label("Changes of daily-full")).to_contain_text("+ title: Full every day")
-    page.get_by_role("button", name="Make it so").click()
+    page.get_by_role("button", name="Apply changes").click()
     page.wait_for_url(f"**{PLANS}")
-    expect(page.locator(".messagelist")).to_contain_text("1 plans are as the file says")
+    expect(page.locator(".messagelist")).to_contain_text("1 plan changed.")
     expect(page.locator(".rb-plans")).to_contain_text("Full every day")
 
 
-def test_a_token_is_made_and_copied(served_site, signed_in, assert_clean):
+def test_token_is_created_and_copied(served_site, signed_in, assert_clean):
     page = signed_in()
     page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=served_site.address)
     page.goto(f"{served_site.address}/admin/backup/tokens/")
-    page.get_by_label("What is it for?").fill("a test")
+    page.get_by_label("Name").fill("a test")
     page.locator("input[name=scopes][value=read]").check()
-    page.get_by_role("button", name="Make the token").click()
+    page.get_by_role("button", name="Create token").click()
     secret = page.locator("#secret").inner_text()
     assert secret.startswith("rsb_")
     page.get_by_role("button", name="Copy").click()
@@ -154,7 +154,7 @@ print(json.dumps(list(AuditEntry.objects.filter(who="twofold").order_by("number"
 MOVE = "from django_otp.plugins.otp_totp.models import TOTPDevice; TOTPDevice.objects.update(last_t=-1)"
 
 
-def test_enrolling_a_second_factor_and_signing_in_with_it(served_site, browser, assert_clean):
+def test_second_factor_enrolment_and_sign_in(served_site, browser, assert_clean):
     served_site.script(MAKE.format(password=PASSWORD))
     page = watched(browser.new_context().new_page(), served_site.address)
     sign_in(page, served_site.address, name="twofold")
@@ -170,13 +170,13 @@ def test_enrolling_a_second_factor_and_signing_in_with_it(served_site, browser, 
         return f"{TOTP(key).token():06d}"
 
     page.get_by_label("Your password").fill(PASSWORD)
-    page.get_by_label("Code of six digits").fill("123456" if code() != "123456" else "654321")
+    page.get_by_label("Six-digit code").fill("123456" if code() != "123456" else "654321")
     page.get_by_role("button", name="Confirm").click()
-    expect(page.get_by_role("alert")).to_contain_text("does not fit")
-    page.said.clear()  # the browser tells of the answer's status
+    expect(page.get_by_role("alert")).to_contain_text("That code is wrong")
+    page.console_messages.clear()  # the browser tells of the answer's status
     time.sleep(1.1)  # a wrong code makes the next one wait for a second
     page.get_by_label("Your password").fill(PASSWORD)
-    page.get_by_label("Code of six digits").fill(code())
+    page.get_by_label("Six-digit code").fill(code())
     page.get_by_role("button", name="Confirm").click()
     codes = page.locator("#codes li").all_inner_texts()
     assert len(codes) == 10
@@ -193,13 +193,13 @@ def test_enrolling_a_second_factor_and_signing_in_with_it(served_site, browser, 
     page.goto(f"{served_site.address}/admin/")
     page.wait_for_url("**/second-factor/code/?next=*")
     page.get_by_label("Code").fill(codes[0])
-    page.get_by_role("button", name="Go on").click()
+    page.get_by_role("button", name="Continue").click()
     page.wait_for_url("**/admin/")
-    told = json.loads(served_site.script(TOLD))
-    assert told[-2:] == ["account.signed_in", "second_factor.accepted"]
+    found = json.loads(served_site.script(TOLD))
+    assert found[-2:] == ["account.signed_in", "second_factor.accepted"]
 
 
-def test_five_wrong_passwords_are_told_how_long_to_wait(served_site, browser):
+def test_wrong_passwords_show_waiting_time(served_site, browser):
     page = watched(browser.new_context().new_page(), served_site.address)
     for _ in range(5):
         page.goto(f"{served_site.address}/admin/login/")

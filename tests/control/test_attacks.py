@@ -145,7 +145,7 @@ def test_a_plan_has_no_thousand_addresses_and_a_title_of_one_line(empty_site):
 
 def test_arguments_nested_without_end_are_a_mistake_of_the_form_and_no_error():
     form = JsonForm({"arguments_text": "[" * 100_000}, kind=types.BACKUP)
-    assert "That is no JSON" in form.errors["arguments_text"][0]
+    assert "This is not valid JSON" in form.errors["arguments_text"][0]
 
 
 # Alerts and logs

@@ -232,13 +232,13 @@ def test_the_page_shows_what_changed_and_who(entries, empty_site):
     client = empty_site.client("vera", "viewer")
     page = client.get("/admin/backup/audit/").content.decode()
     assert "<del>a</del> → <ins>5</ins>" in page and "192.0.2.7" in page and "token ci (rsb_abcd)" in page
-    assert "never read as a whole" in page
+    assert "has not been verified yet" in page
     assert 'href="/admin/backup/plans/p3/"' in page
     filtered = client.get("/admin/backup/audit/", {"who": "ben", "text": "p2"}).content.decode()
     assert "plan:p2" in filtered and "plan:p3" not in filtered and "who=ben&amp;text=p2" in filtered
     assert client.get("/admin/backup/audit/", {"since": "nonsense"}).status_code == 400
     audit.verify_and_record(ADA)
-    assert "and the chain is whole</strong>" in client.get("/admin/backup/audit/").content.decode()
+    assert "The chain is intact</strong>" in client.get("/admin/backup/audit/").content.decode()
     with tampering() as cursor:
         cursor.execute("UPDATE backups_auditentry SET who = 'eve' WHERE number = 2")
     audit.verify_and_record(ADA)

@@ -41,9 +41,9 @@ def wrote(job: Job, *lines: str, level: str = "info") -> None:
     JobLog.objects.bulk_create(JobLog(job=job, time=timezone.now(), level=level, line=line) for line in lines)
 
 
-def test_nothing_yet_says_what_to_do(site):
+def test_empty_state(site):
     page = html(site.client("vera", "viewer"))
-    assert "Nothing has been done yet." in page and "Nothing runs, and nothing waits." in page
+    assert "There are no jobs yet." in page and "No jobs are running or queued." in page
 
 
 def test_filters(site):
@@ -69,10 +69,10 @@ def test_filters(site):
         assert listed(html(client, LIST + query)) == [str(job.pk) for job in expected], query
     page = html(client)
     assert "The disk is full." in page and "Every night" in page and "before the upgrade" in page
-    assert "No job is like that" in html(client, LIST + "?q=nothing")
+    assert "No jobs match" in html(client, LIST + "?q=nothing")
 
 
-def test_pages_go_on_from_a_job_and_back(site):
+def test_list_pages_in_both_directions(site):
     same = timezone.now()
     every = [made(number).pk for number in range(PAGE + 20)] + [made(created=same - timedelta(days=1)).pk for _ in range(PAGE)]
     client, seen, address = site.client("vera", "viewer"), [], LIST
@@ -87,12 +87,12 @@ def test_pages_go_on_from_a_job_and_back(site):
     assert listed(html(client, LIST + "?before=nonsense")) == seen[:PAGE]
 
 
-def test_what_a_job_came_to_is_told_for_people(site):
+def test_results_of_jobs(site):
     client = site.client("ada", superuser=True)
     backup = site.done(submit.back_up(site.actor, backup="full", note="by hand"))
     page = html(client, backup.get_absolute_url())
-    for told in ("proven by restoring it", "Writers were held up for", "by hand", "refserver", "Check refserver.sqlite3"):
-        assert told in page, told
+    for text in ("restore-tested", "Writers were paused for", "by hand", "refserver", "Check refserver.sqlite3"):
+        assert text in page, text
     assert f"/admin/backup/backups/{backup.backup_id}/" in page
 
     restored = site.done(submit.restore_to_folder(site.actor, backup_id=backup.backup_id, folder="look"))
@@ -103,7 +103,7 @@ def test_what_a_job_came_to_is_told_for_people(site):
 
     pruned = site.done(submit.prune(site.actor, keep_last=1, dry_run=True))
     page = html(client, pruned.get_absolute_url())
-    assert "A dry run: nothing was removed." in page and "newest good backup" in page
+    assert "Dry run: nothing was removed." in page and "newest good backup" in page
 
     data = site.repository.backup_folder("default", backup.backup_id) / "data.tar.zst"
     content = bytearray(data.read_bytes())
@@ -114,30 +114,30 @@ def test_what_a_job_came_to_is_told_for_people(site):
     assert "<strong>Failed:</strong>" in page and "Damaged" in page and "rb-problems" in page
 
 
-def test_a_result_that_no_template_knows_is_shown_as_json(site):
+def test_result_without_template_is_shown_as_json(site):
     job = made(kind="thumbnails", result={"drawn": 12})
     page = html(site.client("vera", "viewer"), job.get_absolute_url())
-    assert "thumbnails" in page and "&quot;drawn&quot;: 12" in page and "Run it again" not in page
+    assert "thumbnails" in page and "&quot;drawn&quot;: 12" in page and "Run again" not in page
     older = made(kind="backup", result={"id": "x"})  # less than the template wants
-    assert "All of it, as JSON" in html(site.client("vic", "viewer"), older.get_absolute_url())
+    assert "Result as JSON" in html(site.client("vic", "viewer"), older.get_absolute_url())
 
 
-def test_tries_are_linked_to_each_other(site):
+def test_attempts_are_linked(site):
     first = made(state="failed", attempts=3, error={"code": "source_busy", "message": "A lock.", "hint": "Wait."})
     second = made(state="queued", attempt=2, attempts=3, again_after=first, started=None, finished=None)
     Job.objects.filter(pk=second.pk).update(not_before=timezone.now() + timedelta(minutes=2))
     client = site.client("vera", "viewer")
     assert str(second.pk) in html(client, first.get_absolute_url())
     page = html(client, second.get_absolute_url())
-    assert str(first.pk) in page and "Waiting</strong> for a worker" in page  # none has given a sign of life
+    assert str(first.pk) in page and "Waiting:</strong> the worker has not started yet" in page  # none has given a sign of life
     site.work()
-    assert "for its try 2 of 3, in 2 min" in html(client, second.get_absolute_url())
+    assert "for attempt 2 of 3, in 2 min" in html(client, second.get_absolute_url())
 
 
-def test_cancel_and_run_again_are_asked_for_by_who_may(site):
+def test_cancel_and_run_again_require_permission(site):
     job = submit.back_up(site.actor, backup="full", note="by hand")
     viewer, operator = site.client("vera", "viewer"), site.client("olga", "operator")
-    assert "Cancel this job" not in html(viewer, job.get_absolute_url())
+    assert ">Cancel</button>" not in html(viewer, job.get_absolute_url())
     assert viewer.post(job.get_absolute_url() + "cancel/").status_code == 403
     assert operator.get(job.get_absolute_url() + "cancel/").status_code == 405
     answer = operator.post(job.get_absolute_url() + "cancel/", {"next": "https://elsewhere.example/"})
@@ -155,7 +155,7 @@ def test_cancel_and_run_again_are_asked_for_by_who_may(site):
     assert site.client("ada", superuser=True).post(in_place.get_absolute_url() + "again/").status_code == 403
 
 
-def test_a_running_job_sends_its_moving_parts_and_at_its_end_all(site):
+def test_running_job_sends_changes_and_then_the_whole_page(site):
     asked = submit.back_up(site.actor, backup="full")
     job = lifecycle.claim("test-host", "me")
     assert job == asked
@@ -178,7 +178,7 @@ def test_a_running_job_sends_its_moving_parts_and_at_its_end_all(site):
     assert "Free space." in answer.content.decode() and "job-poll" not in answer.content.decode()
 
 
-def test_the_log_is_filtered_searched_paged_and_downloaded(site):
+def test_log_filters_search_pages_and_download(site):
     job = made()
     wrote(job, *(f"line {number}" for number in range(LINES + 30)))
     wrote(job, "low on <space>", level="warning")
@@ -194,7 +194,7 @@ def test_the_log_is_filtered_searched_paged_and_downloaded(site):
     assert html(client, address + "?level=warning").count("<li class=") == 2
     assert html(client, address + "?level=error").count("<li class=") == 1
     assert html(client, address + "?q=line 22").count("<li class=") == 11
-    assert "No line is like that." in html(client, address + "?q=nothing")
+    assert "No lines match." in html(client, address + "?q=nothing")
     assert html(client, address + "?level=odd&before=x").count("<li class=") == LINES
     answer = client.get(address + "log/")
     assert answer.headers["Content-Disposition"] == f'attachment; filename="backup-{job.pk}.log"'
@@ -202,7 +202,7 @@ def test_the_log_is_filtered_searched_paged_and_downloaded(site):
     assert text.count("\n") == LINES + 32 and text.endswith("error   DAMAGED\n")
 
 
-def test_a_job_that_is_gone(site):
+def test_missing_job(site):
     answer = site.client("vera", "viewer").get(f"{LIST}00000000-0000-0000-0000-000000000000/")
     assert answer.status_code == 404
 
@@ -222,7 +222,7 @@ def queries() -> tuple[str, ...]:
     return ("", *(f"?{one}" for one in filters), "?before=2026-01-01T00:00:00%2B00:00_00000000000000000000000000000000")
 
 
-def test_a_million_lines_and_a_hundred_thousand_jobs_are_read_by_their_keys(empty_site, queries):
+def test_million_lines_and_100_000_jobs_are_read_by_key(empty_site, queries):
     newest = many(jobs=100_000, lines=1_000_000)
     Plan.objects.create(name="hourly", kind="backup", cron="0 * * * *")
     client = empty_site.client("ada", superuser=True)

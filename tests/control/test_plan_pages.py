@@ -37,26 +37,26 @@ def text_of(answer) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", answer.content.decode()))
 
 
-def test_the_list_answers_in_a_sentence(root, empty_site):
+def test_list_summary(root, empty_site):
     assert "Plans do not run" in text_of(root.get(PLANS)), "no worker was ever seen"
     heartbeat.beat()
     page = text_of(root.get(PLANS))
-    assert "plans run by themselves. Next: Hourly" in page and "Every day at 03:00 UTC" in page
+    assert "plans enabled. Next: Hourly" in page and "Every day at 03:00 UTC" in page
     plan = Plan.objects.get(name="daily-full")
     job = editing.run_plan(empty_site.actor, plan)
     Job.objects.filter(pk=job.pk).update(state=Job.State.FAILED, error={"message": "The disk is full."})
     page = text_of(root.get(PLANS))
     assert "The last job of Daily full failed." in page and "The disk is full." in page
     editing.pause_plan(empty_site.actor, plan)
-    assert "1 is paused" in text_of(root.get(PLANS)) and "Paused by tester" in text_of(root.get(PLANS))
+    assert "1 paused" in text_of(root.get(PLANS)) and "Paused by tester" in text_of(root.get(PLANS))
     Plan.objects.filter(name="daily-full").update(cron="99 * * * *", enabled=True)
     page = html.unescape(text_of(root.get(PLANS)))
     assert "Never due '99 * * * *' is no time: bad minute." in page
     Plan.objects.all().delete()
-    assert "Nothing is done by itself" in text_of(root.get(PLANS))
+    assert "nothing is backed up automatically" in text_of(root.get(PLANS))
 
 
-def test_a_plan_is_made_changed_and_removed(root):
+def test_plan_is_added_changed_and_deleted(root):
     assert "Back up" in text_of(root.get(f"{PLANS}-/new/"))
     values = {**FORM, "name": "nightly", "backup": "full", "only": ["sqlite"], "verify": "hashes", "cron": "30  2 * * *"}
     made = root.post(
@@ -67,7 +67,7 @@ def test_a_plan_is_made_changed_and_removed(root):
     assert plan.arguments == {"backup": "full", "only": ["sqlite"], "verify": "hashes"}
     assert (plan.cron, plan.time_zone, plan.alert_to) == ("30 2 * * *", "Europe/Berlin", ["a@example.org", "b@example.org"])
     page = text_of(root.get(f"{PLANS}nightly/"))
-    assert "Every day at 02:30 (Europe/Berlin)" in page and "It has not run yet" in page
+    assert "Every day at 02:30 (Europe/Berlin)" in page and "This plan has not run yet" in page
     changed = {**FORM, "name": "other", "backup": "full", "note": "by night", "title": "By night"}
     assert root.post(f"{PLANS}nightly/", changed).status_code == 302
     plan.refresh_from_db()
@@ -75,7 +75,7 @@ def test_a_plan_is_made_changed_and_removed(root):
     entry = AuditEntry.objects.get(action="plan.changed")
     assert entry.before["time_zone"] == "Europe/Berlin" and entry.after["arguments"]["note"] == "by night"
     asked = text_of(root.get(f"{PLANS}nightly/delete/"))
-    assert "will not run any more" in asked and Plan.objects.filter(name="nightly").exists()
+    assert "will no longer run" in asked and Plan.objects.filter(name="nightly").exists()
     root.post(f"{PLANS}nightly/delete/")
     assert not Plan.objects.filter(name="nightly").exists()
     assert AuditEntry.objects.get(action="plan.removed").who == "root"
@@ -87,14 +87,14 @@ def test_a_plan_is_made_changed_and_removed(root):
         ("backup", {"cron": "61 * * * *", "backup": "full"}, "bad minute"),
         ("backup", {"time_zone": "Nowhere", "backup": "full"}, "is not known"),
         ("backup", {"name": "two words", "backup": "full"}, "Letters, digits"),
-        ("backup", {"name": "daily-full", "backup": "full"}, "of that name already"),
+        ("backup", {"name": "daily-full", "backup": "full"}, "with this name already exists"),
         ("backup", {"backup": "half"}, "not one of the available choices"),
         ("backup", {"backup": "full", "alert_to": "nobody"}, "is no address"),
         ("backup", {"backup": "full", "attempts": "99"}, "less than or equal to 20"),
         ("prune", {"keep_within": "14 days", "verified_floor": "2"}, "Enter a valid value"),
     ],
 )
-def test_what_is_wrong_stands_beside_its_field(root, kind, values, complaint):
+def test_errors_are_shown_next_to_fields(root, kind, values, complaint):
     before = Plan.objects.count()
     answer = root.post(f"{PLANS}-/new/?kind={kind}", {**FORM, "name": "new", **values})
     assert answer.status_code == 400 and complaint in text_of(answer)
@@ -116,10 +116,10 @@ def test_the_live_preview(root):
     assert "Every 6 hours in Asia/Tokyo" in text_of(found) and found.content.count(b"<time") == 10
     assert "bad hour" in text_of(root.get(f"{PLANS}-/times/", {"cron": "0 25 * * *", "time_zone": "UTC"}))
     assert "Give at least one rule" in text_of(root.get(f"{PLANS}-/retention/", {"verified_floor": "2"}))
-    assert "cannot be read yet" in text_of(root.get(f"{PLANS}-/retention/", {"keep_daily": "x"}))
+    assert "are not valid yet" in text_of(root.get(f"{PLANS}-/retention/", {"keep_daily": "x"}))
 
 
-def test_kinds_of_all_sorts_have_a_form(root):
+def test_every_job_type_has_a_form(root):
     for kind in ("verify", "drill", "prune", "health", "audit_verify"):
         assert root.get(f"{PLANS}-/new/?kind={kind}").status_code == 200
         values = {**FORM, "name": f"a-{kind}", "depth": "hashes", "keep_daily": "7", "verified_floor": "0"}
@@ -129,7 +129,7 @@ def test_kinds_of_all_sorts_have_a_form(root):
     assert root.get(f"{PLANS}-/new/?kind=nonsense").status_code == 400
 
 
-def test_what_the_form_does_not_show_stays(root):
+def test_arguments_without_field_are_kept(root):
     Plan.objects.filter(name="daily-prune").update(arguments={"every_set": True, "keep_daily": 14, "dry_run": True})
     root.post(f"{PLANS}daily-prune/", {**FORM, "every_set": "on", "keep_daily": "10", "verified_floor": "2"})
     assert Plan.objects.get(name="daily-prune").arguments == {
@@ -156,7 +156,7 @@ def test_pause_resume_and_run_now(root):
     assert root.get(f"{PLANS}nothing/").status_code == 404
 
 
-def test_who_may_do_what(root, empty_site):
+def test_permissions(root, empty_site):
     viewer, operator = empty_site.client("vera", "viewer"), empty_site.client("olga", "operator")
     page = viewer.get(f"{PLANS}daily-prune/")
     assert page.status_code == 200 and "<form method" not in page.content.decode().partition('class="rb"')[2]
@@ -174,31 +174,31 @@ def test_who_may_do_what(root, empty_site):
     assert operator.post(f"{PLANS}daily-full/", {**FORM, "backup": "full"}).status_code == 302
     file = "version: 1\nplans:\n  - {name: sweep, kind: prune, cron: 0 1 * * *, arguments: {keep_last: 1}}\n"
     refused = operator.post(f"{PLANS}-/import/", {"text": file, "do": "save"})
-    assert refused.status_code == 400 and "backups.delete_backup is missing" in text_of(refused)
+    assert refused.status_code == 400 and "that these plans need: backups.delete_backup" in text_of(refused)
     assert not Plan.objects.filter(name="sweep").exists()
 
 
-def test_a_plan_of_a_kind_that_is_gone_is_shown_and_can_be_removed(root):
+def test_plan_of_unknown_job_type_can_be_deleted(root):
     Plan.objects.create(name="old", kind="gone_kind", cron="0 3 * * *")
-    assert "is not installed, so it cannot run" in text_of(root.get(f"{PLANS}old/"))
+    assert "is not installed, so the plan cannot run" in text_of(root.get(f"{PLANS}old/"))
     assert root.post(f"{PLANS}old/", FORM).status_code == 403
     assert root.post(f"{PLANS}old/delete/").status_code == 302
 
 
-def test_a_plan_named_like_a_page_is_no_trouble(root):
+def test_plan_named_like_a_page(root):
     for name in ("new", "import", "delete"):
         root.post(f"{PLANS}-/new/?kind=health", {**FORM, "name": name})
         assert "health check" in text_of(root.get(f"{PLANS}{name}/")).lower()
 
 
-def test_export_and_import_on_pages(root):
+def test_export_and_import(root):
     exported = root.get(f"{PLANS}-/export.yaml")
     assert exported.headers["Content-Disposition"].startswith('attachment; filename="plans-')
     text = exported.content.decode().replace("cron: 0 3 * * *", "cron: 0 4 * * *")
     upload = SimpleUploadedFile("plans.yaml", text.encode())
     shown = root.post(f"{PLANS}-/import/", {"file": upload, "do": "look"})
     page = text_of(shown)
-    assert "Nothing has changed yet" in page and "- cron: 0 3 * * *" in page and "+ cron: 0 4 * * *" in page
+    assert "Nothing has been changed yet" in page and "- cron: 0 3 * * *" in page and "+ cron: 0 4 * * *" in page
     assert Plan.objects.get(name="daily-full").cron == "0 3 * * *"
     assert root.post(f"{PLANS}-/import/", {"text": shown.context["text"], "do": "save"}).status_code == 302
     assert Plan.objects.get(name="daily-full").cron == "0 4 * * *"
@@ -206,7 +206,7 @@ def test_export_and_import_on_pages(root):
     wrong = root.post(f"{PLANS}-/import/", {"text": "version: 1\nplans:\n  - name: x\n", "do": "save"})
     assert wrong.status_code == 400 and "line 3: plans[0].kind: Field required." in text_of(wrong)
     binary = SimpleUploadedFile("plans.yaml", b"\xff\xfe\x00")
-    assert "no text in UTF-8" in text_of(root.post(f"{PLANS}-/import/", {"file": binary}))
+    assert "not UTF-8 text" in text_of(root.post(f"{PLANS}-/import/", {"file": binary}))
     large = SimpleUploadedFile("plans.yaml", b"#" * (yaml_files.LONGEST_FILE + 1))
     assert root.post(f"{PLANS}-/import/", {"file": large}).status_code == 400
 
@@ -222,7 +222,7 @@ POLICIES = [
 ]
 
 
-def test_the_preview_says_what_the_engine_decides(site):
+def test_retention_preview_agrees_with_engine(site):
     """On a real repository with fulls, incrementals, holds, proofs and a deleted parent's place."""
     for kind in ("full", "incremental", "full", "incremental", "snapshot"):
         assert site.done(submit.back_up(site.actor, backup=kind, verify="none")).state == Job.State.SUCCEEDED
@@ -244,7 +244,7 @@ def test_the_preview_says_what_the_engine_decides(site):
     assert len(list(site.repository.ids("default"))) == 5, "nothing was touched"
 
 
-def test_many_backups_are_previewed_quickly_and_too_many_not_at_all(root, monkeypatch):
+def test_retention_preview_is_bounded(root, monkeypatch):
     chance, now = random.Random(4), timezone.now()
     rows = []
     for number in range(retention_preview.MOST):
@@ -261,11 +261,11 @@ def test_many_backups_are_previewed_quickly_and_too_many_not_at_all(root, monkey
     began = time.process_time()
     answer = root.get(f"{PLANS}daily-prune/")
     took = time.process_time() - began
-    assert "would go now" in text_of(answer) and took < 0.6, f"{took:.3f} s"
+    assert "would be deleted now" in text_of(answer) and took < 0.6, f"{took:.3f} s"
     monkeypatch.setattr(retention_preview, "MOST", 100)
-    assert "default: too many backups to look at here" in text_of(root.get(f"{PLANS}daily-prune/"))
+    assert "default: too many backups for a preview here" in text_of(root.get(f"{PLANS}daily-prune/"))
 
 
-def test_every_kind_that_can_be_planned_is_explained(root):
+def test_every_plannable_job_type_is_explained(root):
     offered = [kind.name for kind, _ in root.get(f"{PLANS}-/new/").context["choices"]]
     assert {"backup", "verify", "drill", "prune", "health"} <= set(offered) <= set(plan_pages.ABOUT_KINDS)

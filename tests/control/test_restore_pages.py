@@ -40,7 +40,7 @@ def text_of(response) -> str:
     return response.content.decode()
 
 
-def test_a_point_in_time_finds_the_newest_sound_backup_at_or_before(empty_site):
+def test_point_in_time_finds_newest_sound_backup(empty_site):
     now = timezone.now()
     good = indexed(time=now - timedelta(hours=5))
     indexed(time=now - timedelta(hours=4), verification="damaged")
@@ -53,25 +53,27 @@ def test_a_point_in_time_finds_the_newest_sound_backup_at_or_before(empty_site):
         return text_of(client.get(STEPS, {"at": timezone.localtime(moment).strftime("%Y-%m-%dT%H:%M")}))
 
     page = at(now - timedelta(hours=3))
-    assert good.backup_id in link(page, "Take this one") and later.backup_id in link(page, "Take the next one")
-    assert "what was written in between is not in it" in page
+    assert good.backup_id in link(page, "Use this backup") and later.backup_id in link(page, "Use the next backup")
+    assert "it lacks what was written in between" in page
     page = at(now - timedelta(hours=9))
-    assert "There is no sound backup of the set default that old" in page and good.backup_id in link(page, "Take that one")
-    assert "still to come" in at(now + timedelta(hours=9))
+    assert "The set default has no usable backup from that time or before" in page and good.backup_id in link(
+        page, "Use that backup"
+    )
+    assert "in the future" in at(now + timedelta(hours=9))
     assert "is not a point in time" in text_of(client.get(STEPS, {"at": "then"}))
 
 
-def test_the_steps_hold_all_that_was_chosen(site):
+def test_steps_keep_the_selection(site):
     client = site.client("rita", "restorer")
     made = site.done(submit.back_up(site.actor, backup="full", verify="none")).backup_id
     page = text_of(client.get(STEPS))
-    page = text_of(client.get(link(page, "Choose")))
-    assert "All of it" in page and "SQLite refserver" in page and "In place" in page
+    page = text_of(client.get(link(page, "Select")))
+    assert "All stores" in page and "SQLite refserver" in page and "In place" in page
     answer = client.get(f"{STEPS}what/", {"backup": made, "only": "sqlite:refserver", "target": "in_place", "go": "1"})
     assert answer.status_code == 302 and answer.url.startswith(f"{STEPS}changes/")
     page = text_of(client.get(answer.url))
-    assert "First a dry run" in page and not Job.objects.filter(kind="preview").exists(), "a GET starts nothing"
-    back = link(page, "What, and where to")
+    assert "Preview what would change" in page and not Job.objects.filter(kind="preview").exists(), "a GET starts nothing"
+    back = link(page, "← Previous")
     page = text_of(client.get(back))
     assert re.search(r'value="sqlite:refserver" checked', page) and re.search(r'value="in_place" checked', page)
     asked = parse_qs(urlsplit(answer.url).query)
@@ -81,13 +83,13 @@ def test_the_steps_hold_all_that_was_chosen(site):
     assert "Waiting" in text_of(client.get(started.url))
     site.work()
     page = text_of(client.get(started.url))
-    assert "Nothing would change" in page and "those of now, with the same rights" in page
+    assert "Nothing would change" in page and "the same as now, with the same permissions" in page
     again = text_of(client.get(answer.url))  # without the number of the look: the fresh one is shown, none is begun
     assert "Nothing would change" in again and Job.objects.filter(kind="preview").count() == 1
-    assert "Replace the live data now" in text_of(client.get(link(page, "Go on")))
+    assert "Replace the live data" in text_of(client.get(link(page, "Next: confirm")))
 
 
-def test_what_will_change_is_shown_accounts_first(site):
+def test_preview_shows_accounts_first(site):
     site.person("mallory", superuser=True)
     made = site.done(submit.back_up(site.actor, backup="full", verify="none")).backup_id
     User.objects.filter(username="mallory").delete()
@@ -95,20 +97,20 @@ def test_what_will_change_is_shown_accounts_first(site):
     client = site.client("rita", "restorer")
     site.done(submit.preview_restore(site.actor, backup_id=made))
     page = text_of(client.get(f"{STEPS}changes/", {"backup": made, "target": "in_place"}))
-    assert page.index("Accounts and rights") < page.index("library_paper")
-    assert "1 account will be able to do what they cannot do now" in page and "mallory" in page and "superuser" in page
-    assert "Your own account is not in this backup" in page, "rita was made since"
+    assert page.index("Accounts and permissions") < page.index("library_paper")
+    assert "1 account will gain permissions." in page and "mallory" in page and "superuser" in page
+    assert "Your account is not in this backup" in page, "rita was made since"
     assert re.search(r"library_paper.*?62</td>.*?65</td>.*?\+3", page, re.DOTALL)
     page = text_of(client.get(f"{STEPS}changes/", {"backup": made, "target": "folder", "folder": "there"}))
-    assert "Nothing that is live will change" in page and "Your own account" not in page
+    assert "The live data will not change" in page and "Your account" not in page
 
 
-def test_in_place_takes_the_id_and_the_password(site, made):
+def test_in_place_requires_id_and_password(site, made):
     client = site.client("rita", "restorer")
     wish = {"backup": made, "target": "in_place"}
     confirm = f"{STEPS}confirm/"
     page = text_of(client.get(confirm, wish))
-    assert "Nobody has looked at what this changes" in page and made in page
+    assert "There is no preview of the changes" in page and made in page
     wrong_id = client.post(confirm, {**wish, "typed": made[:-1], "password": PASSWORD})
     assert "That is not the id of this backup" in text_of(wrong_id)
     assert not AccessAttempt.objects.exists(), "the password was not even tried"
@@ -124,7 +126,7 @@ def test_in_place_takes_the_id_and_the_password(site, made):
     assert slowed.status_code == 429 and not Job.objects.filter(kind="restore_in_place").exists()
 
 
-def test_a_restore_in_place_and_its_report(site):
+def test_restore_in_place_and_report(site):
     site.person("mallory", superuser=True)
     client = site.client("rita", "restorer")
     made = site.done(submit.back_up(site.actor, backup="full", verify="none")).backup_id
@@ -134,7 +136,7 @@ def test_a_restore_in_place_and_its_report(site):
     answer = client.post(f"{STEPS}confirm/", {"backup": made, "target": "in_place", "typed": made, "password": PASSWORD})
     job = Job.objects.get(kind="restore_in_place")
     assert answer.url == f"{STEPS}report/{job.pk}/" and job.by == "rita"
-    assert "is being replaced" in text_of(client.get(answer.url))
+    assert "Replacing the live data" in text_of(client.get(answer.url))
     assert "Waiting" in text_of(client.get(f"{answer.url}live/"))
     job = site.done(job)
     assert job.state == Job.State.SUCCEEDED, job.error
@@ -142,29 +144,33 @@ def test_a_restore_in_place_and_its_report(site):
     assert live["HX-Refresh"] == "true" and live.status_code == 200
     page = text_of(client.get(answer.url))
     safety = IndexedBackup.objects.get(safety=True).backup_id
-    assert "Done: the live data is that of" in page and "1 account got access back" in page and "mallory" in page
-    assert f"refbackup restore {safety} --in-place" in page and safety in link(page, "Go back to it")
+    assert "Restored: the live data is that of" in page and "1 account regained access" in page and "mallory" in page
+    assert f"refbackup restore {safety} --in-place" in page and safety in link(page, "Restore the safety backup")
     assert "integrity check ok" in page and "65 vectors" in page and "What changed" in page
     assert Paper.objects.count() == 65
     # and back again, by the way that the report names
-    page = text_of(client.get(link(page, "Go back to it")))
-    assert "It is what an earlier restore replaced" in page and re.search(r'value="in_place" checked', page)
+    page = text_of(client.get(link(page, "Restore the safety backup")))
+    assert "It holds the live data before an earlier restore" in page and re.search(r'value="in_place" checked', page)
     client.post(f"{STEPS}confirm/", {"backup": safety, "target": "in_place", "typed": safety, "password": PASSWORD})
     site.work()
     assert Paper.objects.count() == 62 and not User.objects.filter(username="mallory").exists()
 
 
-def test_who_is_not_in_the_restored_data_is_told_what_happens(site, made):
+def test_user_missing_from_restored_data_gets_an_explanation(site, made):
     client = site.client("rita", "restorer")  # made after the backup
     session = client.session.session_key
     job = site.done(submit.restore_in_place(site.actor, backup_id=made, typed=made))
     assert job.state == Job.State.SUCCEEDED, job.error
     live = client.get(f"{STEPS}report/{job.pk}/live/", headers={"HX-Request": "true"})
-    assert live.status_code == 286 and "does not know you" in text_of(live) and "HX-Refresh" not in live
+    assert (
+        live.status_code == 286
+        and "You were signed out because the accounts were restored" in text_of(live)
+        and "HX-Refresh" not in live
+    )
     assert client.session.session_key == session, "the session itself outlived the restore"
     assert client.get(f"{STEPS}report/{job.pk}/").status_code == 302
     report = text_of(site.client("other", superuser=True).get(f"{STEPS}report/{job.pk}/"))
-    assert "rita" in report and "made since" in report
+    assert "rita" in report and "created after the backup was made" in report
 
 
 def test_into_a_folder(site, made):
@@ -180,16 +186,16 @@ def test_into_a_folder(site, made):
     wish = {"backup": made, "only": "files:documents", "folder": "there"}
     assert client.get(f"{STEPS}what/", {**wish, "go": "1"}).status_code == 302
     page = text_of(client.get(f"{STEPS}confirm/", wish))
-    assert "What is live is not touched" in page and "password" not in page.split("<form", 2)[-1]
+    assert "The live data is not touched" in page and "password" not in page.split("<form", 2)[-1]
     answer = client.post(f"{STEPS}confirm/", wish)
     site.work()
     page = text_of(client.get(answer.url))
-    assert "Done: it is in" in page and "restored/there" in page and "How to go back" not in page
+    assert "Restored into" in page and "restored/there" in page and "How to undo this restore" not in page
     assert len(list((site.places.root / "restored" / "there" / "files" / "documents").rglob("*.*"))) == 65
     assert "already" in text_of(client.get(client.get(f"{STEPS}confirm/", wish).url))
 
 
-def test_what_controls_the_backups_is_not_restored_in_place(site):
+def test_control_database_is_not_restored_in_place(site):
     made = site.done(submit.back_up(site.actor, backup="full", set="control", verify="none")).backup_id
     client = site.client("rita", "restorer")
     page = text_of(client.get(f"{STEPS}what/", {"backup": made}))
@@ -202,7 +208,7 @@ def test_what_controls_the_backups_is_not_restored_in_place(site):
     assert client.get(f"{STEPS}what/", {"backup": made, "folder": "control", "go": "1"}).status_code == 302
 
 
-def test_a_refused_restore_says_so_in_its_report(site, made):
+def test_report_of_refused_restore(site, made):
     data = site.repository.backup_folder("default", made) / "data.tar.zst"
     content = bytearray(data.read_bytes())
     for place in range(1000, 60_000, 500):
@@ -212,11 +218,11 @@ def test_a_refused_restore_says_so_in_its_report(site, made):
     answer = client.post(f"{STEPS}confirm/", {"backup": made, "target": "in_place", "typed": made, "password": PASSWORD})
     site.work()
     page = text_of(client.get(answer.url))
-    assert "Failed:" in page and "Go through the steps again" in page
+    assert "Failed:" in page and "Start over" in page
     assert Paper.objects.count() == 65
 
 
-def test_only_a_restorer_comes_here(site, made):
+def test_restore_pages_require_permission(site, made):
     for name, wanted in (("viewer", 403), ("operator", 403), ("restorer", 200)):
         client = site.client(name, name)
         for path in ("", f"what/?backup={made}", f"changes/?backup={made}&folder=x", f"confirm/?backup={made}&folder=x"):

@@ -38,7 +38,7 @@ def test_a_token_is_made_with_an_end_and_its_secret_is_shown_once(empty_site):
     ("values", "complaint"),
     [
         ({"name": ""}, "required"),
-        ({"scopes": []}, "Choose one or more"),
+        ({"scopes": []}, "Select at least one scope"),
         ({"scopes": ["everything"]}, "not one of the available choices"),
         ({"days": "0"}, "confirm below"),
         ({"days": "9999"}, "not one of the available choices"),

@@ -33,6 +33,8 @@ def test_durations(seconds, text):
     assert duration(seconds) == text
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.4, "now"), (8.6, "9 s ago"), (-3 * 3600, "in 3 h"), (2 * DAY, "2 days ago")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "just now"), (8.6, "9 s ago"), (-3 * 3600, "in 3 h"), (2 * DAY, "2 days ago")]
+)
 def test_ages(seconds, text):
     assert ago(seconds) == text

@@ -1,4 +1,4 @@
-/* Copy and print buttons: they need a script, so they are hidden until there is one. */
+/* Copy and print buttons, which are hidden without scripts. */
 "use strict";
 (function () {
   document.querySelectorAll("[data-copy]").forEach(function (button) {
@@ -7,12 +7,12 @@
     button.addEventListener("click", async function () {
       const source = document.getElementById(button.dataset.copy);
       const lines = source.tagName === "OL" ? [...source.children].map((line) => line.textContent) : [source.textContent.replaceAll(" ", "")];
-      const said = button.parentElement.querySelector("[data-copied]");
+      const status = button.parentElement.querySelector("[data-copied]");
       try {
         await navigator.clipboard.writeText(lines.join("\n"));
-        said.textContent = "Copied.";
+        status.textContent = "Copied.";
       } catch {
-        said.textContent = "The browser did not allow it; mark and copy it yourself.";
+        status.textContent = "The browser did not allow copying. Select the text and copy it.";
       }
     });
   });

@@ -1,4 +1,4 @@
-// The page to read and try the REST interface: Swagger UI, as the session that looks at it. Nothing is loaded from elsewhere.
+// Swagger UI for the REST API, authenticated by the session. Loads nothing from other hosts.
 "use strict";
 
 (() => {
@@ -21,7 +21,7 @@
     validatorUrl: null,
     persistAuthorization: false,
     requestInterceptor: (request) => {
-      // A token that was entered stands for itself; the session is then left out.
+      // If a token was entered, the session is not sent.
       if (request.headers.Authorization) request.credentials = "omit";
       else if (!["GET", "HEAD"].includes((request.method || "GET").toUpperCase())) {
         request.headers["X-CSRFToken"] = cookie("csrftoken");

@@ -1,4 +1,4 @@
-/* The overview's charts, and arrow keys in its timeline. Without this file there is a table, and each point is a link of its own. */
+/* Charts of the overview, and arrow keys in its timeline. Without this file there is a table instead of the charts. */
 "use strict";
 (function () {
   const units = {
@@ -53,7 +53,7 @@
       }, [columns.time, values], place));
       place.setAttribute("role", "img");
       const most = values.length ? values.reduce((one, two) => Math.max(one, two)) : 0;
-      place.setAttribute("aria-label", caption.firstChild.textContent + ": " + (values.length ? "newest " + show(values[last]) + ", at most " + show(most) : "nothing yet"));
+      place.setAttribute("aria-label", caption.firstChild.textContent + ": " + (values.length ? "newest " + show(values[last]) + ", maximum " + show(most) : "no data"));
       tell(last);
     });
   }
@@ -69,7 +69,7 @@
         document.getElementById("sizes").hidden = !columns.time.length;
         draw(box, columns);
       })
-      .catch(function () { box.hidden = true; });  // the table is one link away
+      .catch(function () { box.hidden = true; });  // the table remains
   }
   const again = () => { if (columns) draw(box, columns); };
   let waiting = 0;
@@ -79,7 +79,7 @@
   document.addEventListener("jobs-changed", load);
   load();
 
-  // In the timeline Tab goes to one point a lane, arrow keys from there to its neighbours.
+  // In the timeline, Tab moves to one point per lane, and arrow keys to its neighbours.
   function prepare() {
     document.querySelectorAll(".rb-timeline .lane").forEach(function (lane) {
       const points = Array.from(lane.querySelectorAll("a.point"));
@@ -97,18 +97,18 @@
     points[there].setAttribute("tabindex", "0");
     points[there].focus();
   });
-  // A verdict that changes by itself is said once, to those who do not see it.
+  // Announce a changed verdict to screen readers.
   function sentence() {
     const say = document.querySelector("#overview .say");
     return say ? say.textContent.trim() : "";
   }
   const ageless = (text) => text.replace(/[\d.]+ (s|min|h|days) ago/, "");
-  let told = sentence();
+  let announced = sentence();
   document.addEventListener("htmx:afterSettle", function () {
     prepare();
-    if (ageless(sentence()) === ageless(told)) return;
-    told = sentence();
-    document.getElementById("announced").textContent = told;
+    if (ageless(sentence()) === ageless(announced)) return;
+    announced = sentence();
+    document.getElementById("announced").textContent = announced;
   });
   prepare();
 })();

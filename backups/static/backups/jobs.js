@@ -1,31 +1,31 @@
-/* A job's log is followed while it runs: the box scrolls down with it as long as the box "Follow" is ticked. */
+/* Follows the log of a running job: scrolls down while "Follow" is checked. */
 "use strict";
 (function () {
-  const MOST = 2000;  // lines kept on the page; all of them are in the download
+  const MOST = 2000;  // lines kept on the page; the download has all of them
   const box = () => document.getElementById("log-box");
-  const ticked = () => { const follow = document.getElementById("log-follow"); return follow && follow.checked; };
+  const following = () => { const follow = document.getElementById("log-follow"); return follow && follow.checked; };
   function prepare() {
     document.querySelectorAll(".rb-follow[hidden]").forEach((label) => { label.hidden = false; });
-    if (ticked() && box()) box().scrollTop = box().scrollHeight;
+    if (following() && box()) box().scrollTop = box().scrollHeight;
   }
   document.addEventListener("htmx:oobAfterSwap", function () {
-    if (!ticked() || !box()) return;
+    if (!following() || !box()) return;
     const lines = document.getElementById("log-lines");
     while (lines.children.length > MOST) lines.firstElementChild.remove();
     box().scrollTop = box().scrollHeight;
   });
-  // Whoever scrolls up wants to read: following stops until it is ticked again.
+  // Scrolling up stops following.
   document.addEventListener("wheel", function (event) {
     const follow = document.getElementById("log-follow");
     if (follow && event.deltaY < 0 && box() && box().contains(event.target)) follow.checked = false;
   }, { passive: true });
-  // The end is said once, to those who do not see it.
+  // Announce the end of the job to screen readers.
   let state = (document.getElementById("job") || { dataset: {} }).dataset.state;
   document.addEventListener("htmx:afterSettle", function () {
     const job = document.getElementById("job");
     if (!job || job.dataset.state === state) return;
     state = job.dataset.state;
-    document.getElementById("job-announced").textContent = document.getElementById("job-told").textContent.trim();
+    document.getElementById("job-announced").textContent = document.getElementById("job-summary").textContent.trim();
     prepare();
   });
   prepare();

@@ -1,14 +1,14 @@
-/* The steps of a restore. Everything works without it. */
+/* The steps of a restore. The pages work without it. */
 "use strict";
 (function () {
   const print = document.getElementById("print");
   if (print) {
     print.hidden = false;
     print.addEventListener("click", function () { window.print(); });
-    // What is folded away belongs on paper too.
+    // Print collapsed parts too.
     window.addEventListener("beforeprint", function () { document.querySelectorAll(".rb details:not(.rb-menu)").forEach((part) => { part.open = true; }); });
   }
-  // The button that begins is pressed once.
+  // A form is submitted once.
   document.querySelectorAll("form").forEach(function (form) {
     if (form.method !== "post") return;
     form.addEventListener("submit", function () {
@@ -18,7 +18,7 @@
   window.addEventListener("pageshow", function (event) {
     if (event.persisted) document.querySelectorAll("form button").forEach((button) => { button.disabled = false; });
   });
-  // Typing a folder's name means a folder.
+  // Typing a folder name selects the folder as the target.
   const folder = document.getElementById("folder");
   if (folder) folder.addEventListener("input", function () { document.querySelector("input[name=target][value=folder]").checked = true; });
 })();

@@ -1,0 +1,1 @@
+"""Alerts: `overview`, one alert (`detail`), `rules`, `channels`, and the own `subscription`."""

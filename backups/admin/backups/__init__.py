@@ -1,0 +1,1 @@
+"""Backups: the `list`, the page of one (`detail`), and `delete`; `common` is what they share."""

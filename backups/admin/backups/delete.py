@@ -1,0 +1,91 @@
+"""Deleting backups: which of the selected ones can be deleted, the confirmation, and the job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
+from django.utils import timezone
+
+from backups.catalog.lineage import lineage
+from backups.engine.errors import UsageError
+from backups.identity.sign_in import actor_of
+from backups.jobs import submit
+from backups.models import IndexedBackup
+
+from ..frame import page, render, return_address, say, say_queued
+from .common import count_backups, selected
+
+
+@dataclass(slots=True)
+class Deletion:
+    """A backup to be deleted, or why it cannot be (``why``) and the backups that need it."""
+
+    row: IndexedBackup
+    why: str = ""
+    needed_by: list[str] = field(default_factory=list)
+
+
+def deletions(rows: list[IndexedBackup]) -> list[Deletion]:
+    """Which of *rows* can be deleted together: no held ones, and none that a remaining backup needs."""
+    found = {row.backup_id: Deletion(row) for row in rows}
+    staying = {row.backup_id for row in rows if row.held}
+    for backup_id in staying:
+        note = found[backup_id].row.hold_note
+        found[backup_id].why = f"It is held{f': {note}' if note else ''}."
+    for row in sorted(rows, key=lambda row: row.backup_id, reverse=True):
+        dependents = [one.backup_id for one in lineage(row).dependents]
+        blocking = [one for one in dependents if one not in found or one in staying]
+        if not blocking:
+            continue
+        deletion = found[row.backup_id]
+        deletion.needed_by = blocking
+        deletion.why = deletion.why or f"{count_backups(len(blocking))} still {'needs' if len(blocking) == 1 else 'need'} it."
+        staying.add(row.backup_id)
+    return [found[row.backup_id] for row in rows]
+
+
+@page("backups.delete_backup", methods=("GET", "POST"))
+def delete(request: HttpRequest) -> HttpResponse:
+    """Show which backups can be deleted and which cannot; a POST queues the deletion."""
+    values = request.POST if request.method == "POST" else request.GET
+    rows = selected(values.getlist("id"))
+    back = return_address(request, reverse("backups:backups"))
+    if not rows:
+        say(request, "No backup was selected, or the selected backups are already deleted.", level=messages.WARNING)
+        return HttpResponseRedirect(back)
+    decided = deletions(rows)
+    going = [one.row for one in decided if not one.why]
+    if request.method == "POST":
+        if not going:
+            raise UsageError("None of these backups can be deleted.", hint="Nothing was deleted.")
+        for repository in sorted({row.repository for row in going}):
+            ids = [row.backup_id for row in going if row.repository == repository]
+            job = submit.delete(actor_of(request), ids, repository=repository)
+            say_queued(request, f"Deletion of {count_backups(len(ids))} queued", job)
+        return HttpResponseRedirect(reverse("backups:backups"))
+    context = {
+        "going": going,
+        "staying": [one for one in decided if one.why],
+        "bytes": sum(row.bytes_stored for row in going),
+        "last_proven": _sets_without_proof(going),
+        "back": back,
+        "zone": timezone.get_current_timezone_name(),
+    }
+    title = "Delete this backup?" if len(rows) == 1 else f"Delete {len(rows)} backups?"
+    return render(request, "backups/backup_delete.html", title, context)
+
+
+def _sets_without_proof(going: list[IndexedBackup]) -> list[str]:
+    """The sets that would have no proven backup left."""
+    found = []
+    ids = [row.backup_id for row in going]
+    for repository, name in sorted({(row.repository, row.set) for row in going if not row.safety}):
+        proven = IndexedBackup.objects.filter(
+            repository=repository, set=name, verification__in=("hashes", "restore"), safety=False
+        )
+        if not proven.exclude(backup_id__in=ids).exists():
+            found.append(name)
+    return found

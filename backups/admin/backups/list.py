@@ -1,0 +1,121 @@
+"""The list of backups, newest first, and what can be done with the selected ones."""
+
+from __future__ import annotations
+
+from urllib.parse import urlencode
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
+from django.utils import timezone
+
+from backups.catalog import holds
+from backups.conf import configuration
+from backups.engine.errors import EngineError, UsageError
+from backups.engine.types import Depth
+from backups.identity.sign_in import actor_of
+from backups.jobs import submit
+from backups.models import IndexedBackup
+from backups.models.listing import Part, minute_of
+
+from ..frame import page, render, require, return_address, say, say_queued
+from .common import (
+    BACKUPS,
+    MARKS,
+    PROOFS,
+    BackupFilter,
+    count_backups,
+    page_of_backups,
+    permissions_of,
+    selected,
+)
+
+COUNTED = 1_000
+"""Matches are counted up to this number."""
+
+
+@page("backups.view_backup")
+def overview(request: HttpRequest) -> HttpResponse:
+    """All backups, newest first."""
+    wanted, problems = BackupFilter.of(request.GET)
+    part = page_of_backups(wanted, request.GET)
+    count = _matches(wanted, part, request) if wanted.active else None
+    newest = IndexedBackup.objects.order_by("-time", "-backup_id").first()
+    recent = list(IndexedBackup.objects.order_by("-time", "-backup_id").values_list("set", "host")[:500])
+    damaged = IndexedBackup.objects.filter(verification="damaged").order_by()[: COUNTED + 1].count()
+    context = {
+        "filter": wanted,
+        "problems": problems,
+        "query": wanted.as_query(),
+        "rows": part.rows,
+        "older": wanted.as_query(older=BACKUPS.write(part.older)) if part.older else "",
+        "newer": wanted.as_query(newer=BACKUPS.write(part.newer)) if part.newer else "",
+        "first": not part.newer,
+        "count": count,
+        "counted": COUNTED,
+        "newest": newest,
+        "damaged": damaged,
+        "kinds": IndexedBackup.Kind.choices,
+        "proofs": PROOFS.items(),
+        "marks": MARKS.items(),
+        "sets": sorted({*configuration().sets, *(name for name, _ in recent), *([wanted.set] if wanted.set else [])}),
+        "hosts": sorted({host for _, host in recent if host}),
+        "repositories": list(configuration().repositories) if len(configuration().repositories) > 1 else [],
+        "since": minute_of(wanted.since),
+        "until": minute_of(wanted.until),
+        "zone": timezone.get_current_timezone_name(),
+        "may": permissions_of(request),
+    }
+    return render(request, "backups/backups.html", "Backups", context)
+
+
+def _matches(wanted: BackupFilter, part: Part[IndexedBackup], request: HttpRequest) -> int | None:
+    """The number of matches, up to `COUNTED` + 1; None if only a scan of the whole table could tell."""
+    if not (part.older or part.newer or request.GET.get("older") or request.GET.get("newer")):
+        return len(part.rows)
+    if wanted.text or wanted.host or wanted.mark:
+        return None
+    return wanted.rows().order_by()[: COUNTED + 1].count()
+
+
+@page("backups.view_backup", methods=("POST",))
+def act_on_selected(request: HttpRequest) -> HttpResponse:
+    """Verify, hold or delete the selected backups."""
+    rows = selected(request.POST.getlist("id"))
+    back = return_address(request, reverse("backups:backups"))
+    what = request.POST.get("do", "")
+    if not rows:
+        say(request, "No backup was selected. Nothing was changed.", level=messages.WARNING)
+        return HttpResponseRedirect(back)
+    ids = [row.backup_id for row in rows]
+    if what == "delete":
+        require(request, "backups.delete_backup")
+        return HttpResponseRedirect(f"{reverse('backups:delete')}?{urlencode({'id': ids, 'back': back}, doseq=True)}")
+    if what in ("verify", "verify_restore"):
+        require(request, "backups.verify_backup")
+        depth = Depth.RESTORE if what == "verify_restore" else Depth.HASHES
+        for repository in sorted({row.repository for row in rows}):
+            ids = [row.backup_id for row in rows if row.repository == repository]
+            job = submit.verify(actor_of(request), backup_ids=ids, depth=depth.value, repository=repository)
+            say_queued(request, f"Verification of {count_backups(len(ids))} queued", job)
+    elif what == "hold":
+        require(request, "backups.hold_backup")
+        _hold_all(request, rows)
+    else:
+        raise UsageError(f"Unknown action {what!r}.", hint="Nothing was changed.")
+    return HttpResponseRedirect(back)
+
+
+def _hold_all(request: HttpRequest, rows: list[IndexedBackup]) -> None:
+    note = request.POST.get("note", "").strip()
+    held, refused = 0, []
+    for row in rows:
+        try:
+            holds.hold(actor_of(request), row.backup_id, note, repository=row.repository)
+            held += 1
+        except EngineError as problem:
+            refused.append(f"{row.backup_id}: {problem.message}")
+    if held:
+        say(request, f"{count_backups(held)} held{f': {note}' if note else ''}.")
+    if refused:
+        say(request, "Not held: " + "; ".join(refused), level=messages.WARNING)

@@ -1,0 +1,112 @@
+"""The preview of a restore: finding the job that made it, and its result sorted for the pages."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import timedelta
+from typing import Any
+
+from django.http import HttpRequest
+from django.utils import timezone
+
+from backups.jobs.types import PREVIEW
+from backups.models import Job
+
+from ..backups.common import jobs_about
+from .selection import RestoreSelection
+
+FRESH = timedelta(minutes=15)
+"""How long the result of a preview is shown again before a new one is computed."""
+
+
+def preview_of(selection: RestoreSelection) -> Job | None:
+    """The job whose id the selection names, or else a fresh one with the same arguments."""
+    previews = jobs_about(selection.backup).filter(kind=PREVIEW.name)
+    named: Job | None = None
+    if selection.look:
+        try:
+            named = previews.filter(pk=uuid.UUID(selection.look)).first()
+        except ValueError:
+            named = None
+    if named is not None:
+        return named if is_preview_of(named, selection) else None
+    fresh = previews.filter(created__gt=timezone.now() - FRESH).exclude(state__in=(Job.State.FAILED, Job.State.CANCELLED))
+    return next((job for job in fresh[:10] if is_preview_of(job, selection)), None)
+
+
+def is_preview_of(job: Job, selection: RestoreSelection) -> bool:
+    """Whether the job previews the stores of *selection*, and was not interrupted."""
+    return (job.arguments.get("only") or "") == selection.only and job.state != Job.State.INTERRUPTED
+
+
+def summarize_preview(result: dict[str, Any], *, in_place: bool) -> dict[str, Any]:
+    """The result of a preview (`backups.catalog.restore_preview`) as the pages show it: differences first, totals of rows."""
+    databases = [_summarize_database(store) for store in result["sqlite"]]
+    changed_rows = {name: sum(database[name] for database in databases) for name in ("gone", "back", "changed")}
+    stores = (*result["sqlite"], *result["chroma"], *result["files"])
+    unread = [store for store in stores if store["live"] not in ("ok", "unknown")]
+    accounts = result["accounts"]
+    full = [place for place in result["space"] if not place["enough"]]
+    same_vectors = all(one["same"] for store in result["chroma"] for one in store["collections"])
+    same_files = not any(any(store["counts"].values()) for store in result["files"] if store["counts"])
+    return {
+        "result": result,
+        "databases": databases,
+        "directories": result["chroma"],
+        "folders": result["files"],
+        **changed_rows,
+        "unread": unread,
+        "accounts": accounts,
+        "alarming": bool(accounts and (accounts["counts"]["gives"] or accounts["counts"]["gives_groups"])),
+        "nothing": not any(changed_rows.values()) and not unread and same_vectors and same_files,
+        "full": full,
+        "possible": not in_place or (result["in_place"]["possible"] and not full),
+        "age": timedelta(seconds=result["age_seconds"]),
+    }
+
+
+def _summarize_database(store: dict[str, Any]) -> dict[str, Any]:
+    """A database with its tables split into ``differing`` and ``same``, and numbers of rows ``gone``, ``back``, ``changed``."""
+    differing: list[dict[str, Any]] = []
+    same: list[dict[str, Any]] = []
+    gone = back = changed = 0
+    readable = store["live"] == "ok"
+    for table in store["tables"]:
+        differs, before, after = table["differs"], table["before"], table["after"]
+        if differs:
+            gone, back, changed = gone + differs["gone"], back + differs["back"], changed + differs["changed"]
+        else:
+            gone += max(0, (before or 0) - (after or 0))
+            back += max(0, (after or 0) - (before or 0))
+        # A table that is too large to be compared row by row counts as the same if it has as many rows
+        is_same = before == after and (readable if differs is None else not any(differs.values()))
+        (same if is_same else differing).append(table)
+    uncompared = sum(table["differs"] is None for table in store["tables"]) if readable else 0
+    counts = {"gone": gone, "back": back, "changed": changed, "uncompared": uncompared}
+    return {**store, "differing": differing, "same": same, **counts}
+
+
+def effect_on_current_user(request: HttpRequest, result: dict[str, Any]) -> str:
+    """What the restore does to the account that requests it, in a sentence; empty if it changes nothing."""
+    accounts = result.get("accounts")
+    if not accounts:
+        return ""
+    name = request.user.get_username()
+    if any(account["name"] == name for account in accounts["vanish"]):
+        return (
+            "Your account is not in this backup. After the restore you have to sign in with an account that is. "
+            "The restore continues without you."
+        )
+    account = next((one for one in accounts["change"] if one["name"] == name), None)
+    if account is None:
+        return ""
+    changes = {change["what"]: change for change in account["changes"]}
+    if "password" in changes or "number" in changes:
+        return (
+            "Your password is reset to the one in the backup. After the restore you have to sign in with it. "
+            "The restore continues without you."
+        )
+    lost = [what for what in ("active", "staff", "superuser") if what in changes and not changes[what]["after"]]
+    if lost:
+        return f"In the backup your account is not {' or '.join(lost)}: you may lose access to these pages after the restore."
+    return ""
