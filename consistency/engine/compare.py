@@ -1,8 +1,8 @@
-"""The pass over everything: which ids are not certainly fine. Rows and vectors are compared window by window, by id.
+"""The pass over everything: compares rows and vectors by id, window by window, and finds the ids that are not certainly equal.
 
-Both sides come sorted by id. A window holds what either side has up to some id, so memory depends on the size of a window
-alone. On a second thread vectors are compared as matrices, and metadata inside SQLite, which has both databases attached and
-gives back only what differs; meanwhile the next window is read.
+Both stores are read in order of ids. A window holds all that either has up to some id, so memory depends on the size of a
+window alone. A second thread compares vectors as matrices, and metadata inside SQLite, which has both databases attached and
+returns only differences; meanwhile the next window is read.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from .rows import Rows, RowTuple, document_expression, expression, joins, litera
 _WINDOW_BYTES = 12 << 20
 _FEWEST, _MOST = 128, 4096
 COSINE_TOLERANCE = 1e-5
-"""How far a vector of a cosine collection may be off, as a share of its length: Chroma keeps its unit vector and its length."""
+"""Tolerance for a vector of a cosine collection, relative to its length: Chroma stores a unit vector and a length."""
 
 _first = itemgetter(0)
 
 
 def window_size(dimension: int) -> int:
-    """How many records make a window: fewer, the longer their vectors are."""
+    """The number of records in a window: fewer for longer vectors."""
     return max(_FEWEST, min(_MOST, _WINDOW_BYTES // (4 * max(dimension, 1))))
 
 
@@ -48,7 +48,7 @@ class Sorted:
         self._ended = False
 
     def fill(self, size: int) -> str | None:
-        """Hold *size* members where there are as many. The last one's key, or None when nothing comes after what is held."""
+        """Read until *size* members are held. Returns the last one's key, or None at the end of the stream."""
         while len(self._held) < size and not self._ended:
             page = next(self._pages, None)
             if page is None:
@@ -71,7 +71,7 @@ def fetched(cursor: sqlite3.Cursor, size: int) -> Iterator[list[Any]]:
 
 
 def windows(streams: Sequence[Sorted], size: int) -> Iterator[list[list[Any]]]:
-    """What each of *streams* has of one range of ids after the other."""
+    """The members of each of *streams*, for one range of ids after the other."""
     while True:
         ends = [end for stream in streams if (end := stream.fill(size)) is not None]
         parts = [stream.take(min(ends) if ends else None) for stream in streams]
@@ -82,7 +82,7 @@ def windows(streams: Sequence[Sorted], size: int) -> Iterator[list[list[Any]]]:
 
 
 class MetadataQuery:
-    """Compares metadata of pairs of a record and a row, within SQLite: the application's database with Chroma's attached."""
+    """Compares the metadata of pairs of a record and a row inside SQLite: the application's database with Chroma's attached."""
 
     def __init__(self, database: sqlite3.Connection, mapping: Mapping) -> None:
         self._database = database
@@ -101,7 +101,7 @@ class MetadataQuery:
         )
 
     def differing(self, pairs: list[tuple[int, int]]) -> list[int]:
-        """The records of *pairs* (record, row) whose metadata is not what the row says, or whose parent is gone."""
+        """The records of *pairs* (record, row) whose metadata differs from the row, or whose parent does not exist."""
         execute = self._database.execute
         execute("DELETE FROM temp.pair")
         execute("BEGIN")
@@ -115,7 +115,7 @@ def _compared(mapping: Mapping) -> tuple[Field, ...]:
 
 
 def _same(field: Field) -> str:
-    """1 where Chroma's value is the row's, else 0; far below 0 where Chroma has one and the row none."""
+    """SQL for 1 if Chroma's value equals the row's, else 0; far below 0 if only Chroma has a value."""
     held = {
         "text": "m.string_value",
         "uuid": "m.string_value",
@@ -129,7 +129,7 @@ def _same(field: Field) -> str:
 
 @dataclass(slots=True, kw_only=True)
 class Compared:
-    """What one window gave: how many rows, records and vectors it had, and the ids that are not certainly fine."""
+    """One window: its numbers of rows, records and vectors, and the ids that are not certainly equal."""
 
     rows: int
     records: int
@@ -177,7 +177,7 @@ _Pair = tuple[RowTuple, int, int]
 def _paired(
     held_rows: list[RowTuple], held_records: list[tuple[str, int]], held_vectors: list[tuple[str, int]], dimension: int
 ) -> tuple[list[str], list[_Pair]]:
-    """The ids of a window that both sides have whole, as pairs whose contents are still to be compared, and all others."""
+    """Of a window, the ids that are incomplete on a side, and pairs whose contents are still to be compared."""
     records, places = dict(held_records), dict(held_vectors)
     width = 4 * dimension
     pairs = [
@@ -201,7 +201,7 @@ class _Contents:
         self._tolerance = tolerance_of(mapping, vectors.collection)
 
     def differing(self, pairs: list[_Pair]) -> list[str]:
-        """The ids of pairs that are not certainly alike."""
+        """The ids of pairs that are not certainly equal."""
         ours = np.frombuffer(b"".join([row[2] for row, _, _ in pairs]), "<f4").reshape(len(pairs), self._dimension)
         theirs, failed, odd = self._vectors.read([place for _, _, place in pairs], self._dimension)
         wrong = ~_alike(ours, theirs, self._tolerance) | ~_usable(ours)
@@ -214,12 +214,12 @@ class _Contents:
 
 
 def tolerance_of(mapping: Mapping, collection: Collection | None) -> float:
-    """How far two vectors of a mapping may be from each other, as a share of the row's length."""
+    """The distance allowed between the two vectors of an id, relative to the length of the row's."""
     return max(mapping.tolerance, COSINE_TOLERANCE if collection and collection.cosine else 0.0)
 
 
 def _alike(ours: Floats, theirs: Floats, tolerance: float) -> Any:
-    """Which rows of two matrices are the same, bit for bit, or near enough for *tolerance*."""
+    """Which rows of two matrices are the same, bit for bit or within *tolerance*."""
     if theirs.shape != ours.shape:
         return np.zeros(len(ours), np.bool_)
     same = (ours.view("<u4") == np.ascontiguousarray(theirs, "<f4").view("<u4")).all(axis=1)
@@ -232,7 +232,7 @@ def _alike(ours: Floats, theirs: Floats, tolerance: float) -> Any:
 
 
 def _usable(vectors: Floats) -> Any:
-    """Which rows are certainly vectors to search by: their squares add up to a finite number above zero."""
+    """Which rows are certainly usable for a search: the sum of their squares is finite and above zero."""
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         squares = np.einsum("ij,ij->i", vectors, vectors)
     return np.isfinite(squares) & (squares > 0)

@@ -1,14 +1,14 @@
-"""A closer look at single ids: what each side says of them, and what is wrong with them, if anything.
+"""Examines single ids: what each store holds of them, and what is wrong with them.
 
 `classify` is pure. Its rules, in their order:
 
 1. Several rows with the id: ``duplicate_id``, nothing else.
-2. A row whose parent is gone: ``orphaned_sqlite``; if Chroma has the id too, ``orphaned_chromadb`` as well; nothing else.
-3. No row: ``orphaned_chromadb`` when Chroma names a parent that is gone, else ``missing_in_sqlite``; a vector without a
+2. A row whose parent does not exist: ``orphaned_sqlite``; if Chroma has it too, also ``orphaned_chromadb``; nothing else.
+3. No row: ``orphaned_chromadb`` if Chroma names a parent that does not exist, else ``missing_in_sqlite``; a vector without a
    record is ``stray_vector``.
 4. A row and no record: ``missing_in_chromadb``.
 5. The row's vector is unusable: ``wrong_dimension`` or ``invalid_vector``; it is not compared.
-6. Chroma has the record and no vector: ``missing_vector``; one that nobody can search by: ``invalid_vector``.
+6. Chroma has the record without a vector: ``missing_vector``; with one that is unusable: ``invalid_vector``.
 7. The vectors, or the models, differ: ``embedding_mismatch``.
 8. Metadata or document differ: ``metadata_mismatch``, also beside 5 to 7.
 """
@@ -37,12 +37,12 @@ _SHOWN = 8
 """Values of a vector that a finding shows."""
 
 _STRIPES = 64
-"""Of how many stripes the picture of a vector is made."""
+"""Stripes in the picture of a vector."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What the stores say of one id. *stray* is a vector in the index without a record; *pending*: Chroma is at it."""
+    """What the stores hold of one id. *stray*: a vector in the index without a record. *pending*: a change is under way."""
 
     id: str
     row: Row | None
@@ -53,8 +53,8 @@ class Facts:
 
     @property
     def fingerprint(self) -> str:
-        """Changes whenever one of the stores says something else."""
-        said = (
+        """A hash that changes whenever the content of a store does."""
+        content = (
             self.row and replace(self.row, rowid=0),
             self.record and (self.record.sequence, self.record.vector, self.record.document, sorted(self.record.metadata)),
             self.record and [repr(self.record.metadata[key]) for key in sorted(self.record.metadata)],
@@ -62,11 +62,11 @@ class Facts:
             self.parent_exists,
             self.pending,
         )
-        return hashlib.blake2b(repr(said).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+        return hashlib.blake2b(repr(content).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
 def gather(rows: Rows, vectors: Vectors, ids: Sequence[str], under_way: Iterable[str] = ()) -> list[Facts]:
-    """What the stores say of *ids*, each id once; *under_way* are ids whose change is not at its end."""
+    """What the stores hold of *ids*, each id once; *under_way* are ids that the application will complete."""
     ids = list(dict.fromkeys(ids))
     held = rows.find(ids)
     places = vectors.places_of(ids)
@@ -94,7 +94,7 @@ def gather(rows: Rows, vectors: Vectors, ids: Sequence[str], under_way: Iterable
 
 
 def classify(mapping: Mapping, collection: Collection | None, facts: Facts, instant: datetime | None) -> list[Finding]:
-    """What is wrong with one id. *instant* is when the stores were as they are, or None where nobody knows."""
+    """What is wrong with one id. *instant* is the time of the stores' contents, None if unknown."""
     found = list(_wrong(mapping, collection, facts))
     in_flight = facts.pending or _is_recent(mapping, facts.row, instant)
     done = []
@@ -118,10 +118,13 @@ def _wrong(mapping: Mapping, collection: Collection | None, facts: Facts) -> Ite
     if row is not None and row.twins > 1:
         yield finding(FindingKind.DUPLICATE_ID, message=f"{row.twins} rows claim this id; Chroma can hold one.", **about)
     elif row is not None and row.orphan:
-        yield finding(FindingKind.ORPHANED_SQLITE, message=f"The row names {parent} {row.parent}, which is gone.", **about)
+        missing = f"{parent} {row.parent}, which does not exist"
+        yield finding(FindingKind.ORPHANED_SQLITE, message=f"The row names {missing}.", **about)
         if record is not None:
             yield finding(
-                FindingKind.ORPHANED_CHROMADB, message=f"The vector belongs to {parent} {row.parent}, which is gone.", **about
+                FindingKind.ORPHANED_CHROMADB,
+                message=f"The vector belongs to {missing}.",
+                **about,
             )
     elif row is None:
         if record is None:
@@ -130,10 +133,10 @@ def _wrong(mapping: Mapping, collection: Collection | None, facts: Facts) -> Ite
         elif not facts.parent_exists:
             gone = _named_parent(mapping, record)
             yield finding(
-                FindingKind.ORPHANED_CHROMADB, message=f"The vector belongs to {parent} {gone}, which is gone.", **about
+                FindingKind.ORPHANED_CHROMADB, message=f"The vector belongs to {parent} {gone}, which does not exist.", **about
             )
         else:
-            yield finding(FindingKind.MISSING_IN_SQLITE, message="The vector's row is gone.", **about)
+            yield finding(FindingKind.MISSING_IN_SQLITE, message="The vector has no row in SQLite.", **about)
     elif record is None:
         yield from _unusable(mapping, collection, row, None, about)
         repair = Repair.NONE if _fault(collection, row) else Repair.WRITE
@@ -150,10 +153,10 @@ def _compared(
     if fault:
         yield from _unusable(mapping, collection, row, record, about)
     elif record.vector is None:
-        yield finding(FindingKind.MISSING_VECTOR, message="Chroma has the record and no vector of it.", **about)
+        yield finding(FindingKind.MISSING_VECTOR, message="Chroma has the record without a vector.", **about)
     elif len(record.vector) == len(row.vector) and (what := _bad_values(record.vector)):
         yield finding(
-            FindingKind.INVALID_VECTOR, message=f"The vector in Chroma has {what}; the one in SQLite is fine.", **about
+            FindingKind.INVALID_VECTOR, message=f"The vector in Chroma has {what}; the one in SQLite is valid.", **about
         )
     else:
         yield from _mismatch(mapping, collection, row, record, about)
@@ -201,17 +204,17 @@ def _unusable(
     fault = _fault(collection, row)
     if fault:
         kind, what = fault
-        also = " So has the one in Chroma." if record and record.vector == row.vector else ""
+        also = " The one in Chroma is the same." if record and record.vector == row.vector else ""
         yield finding(
             kind, message=f"The vector in SQLite has {what}.{also}", severity=Severity.CRITICAL, repair=Repair.NONE, **about
         )
 
 
 def _fault(collection: Collection | None, row: Row) -> tuple[FindingKind, str] | None:
-    """Why the row's vector cannot be searched by, or None."""
+    """Why the row's vector is unusable, or None."""
     length, rest = divmod(len(row.vector), 4)
     if rest or not length:
-        return FindingKind.WRONG_DIMENSION, f"{len(row.vector)} bytes, which is no whole number of values"
+        return FindingKind.WRONG_DIMENSION, f"{len(row.vector)} bytes, which is not a whole number of values"
     if row.dimension is not None and row.dimension != length:
         return FindingKind.WRONG_DIMENSION, f"{length} values, and its row says {row.dimension}"
     if collection and collection.dimension and collection.dimension != length:
@@ -228,10 +231,10 @@ def unpacked(vector: bytes) -> Floats:
 def _bad_values(vector: bytes) -> str:
     values = unpacked(vector)
     if np.isnan(values).any():
-        return "values that are no numbers"
+        return "NaN values"
     if np.isinf(values).any():
         return "infinite values"
-    return "" if values.any() else "nothing but zeros"
+    return "" if values.any() else "only zeros"
 
 
 def _differences(mapping: Mapping, row: Row, record: Record) -> Iterable[str]:
@@ -257,7 +260,7 @@ def _named_parent(mapping: Mapping, record: Record | None) -> Scalar:
 
 
 def _is_recent(mapping: Mapping, row: Row | None, instant: datetime | None) -> bool:
-    """Whether the row was changed so shortly before *instant* that its vector may still follow."""
+    """Whether the row was changed so shortly before *instant* that its vector may not be written yet."""
     if instant is None or row is None or not (changed := _instant(row.changed)):
         return False
     return (instant - changed).total_seconds() < mapping.grace
@@ -315,12 +318,12 @@ def _shown_record(facts: Facts) -> dict[str, Any] | None:
 
 
 def _plain(value: Any) -> Any:
-    """*value*, or its text where JSON has no word for it."""
+    """*value*, or its text for a number that JSON cannot represent."""
     return str(value) if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _shown(vector: bytes) -> dict[str, Any]:
-    """A vector in short: its dimension, length, hash and first values. Values that JSON has no word for are text."""
+    """A summary of a vector: dimension, length, hash and first values."""
     values = unpacked(vector)
     with np.errstate(over="ignore", invalid="ignore"):
         length = float(np.linalg.norm(values.astype(np.float64)))
@@ -334,7 +337,7 @@ def _shown(vector: bytes) -> dict[str, Any]:
 
 
 def _picture(values: Any) -> list[float]:
-    """A vector as at most `_STRIPES` numbers of three digits, each the greatest of its stripe; what is no number is 0."""
+    """A vector as at most `_STRIPES` numbers of three digits, each the greatest of its stripe; NaN and infinity count as 0."""
     finite = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     if not len(finite):
         return []

@@ -1,27 +1,27 @@
-"""The kinds of findings, how bad each is, what mends it, and the state that they add up to.
+"""The kinds of findings, their severities and repairs, and the state that they add up to.
 
 ======================= ========= ================================================= ============================ ======
 kind                    severity  what is wrong                                     repair                       safe
 ======================= ========= ================================================= ============================ ======
 ``missing_in_chromadb`` error     a row whose vector is not in Chroma               ``write`` SQLite's           yes
-``missing_in_sqlite``   error     a vector whose row is gone                        ``delete_vector``            asks
+``missing_in_sqlite``   error     a vector without a row                            ``delete_vector``            asks
 ``embedding_mismatch``  error     two vectors differ: dimension, model or values    ``write`` SQLite's           yes
-``orphaned_chromadb``   error     a vector whose parent is gone                     ``delete_vector``            asks
-``orphaned_sqlite``     warning   a row whose parent is gone                        ``delete_row``               yes
+``orphaned_chromadb``   error     a vector whose parent does not exist              ``delete_vector``            asks
+``orphaned_sqlite``     warning   a row whose parent does not exist                 ``delete_row``               yes
 ``count_mismatch``      warning   rows and vectors of a parent, or totals, differ   ``follows`` from the others
-``metadata_mismatch``   warning   what Chroma repeats of the row differs            ``write`` SQLite's           yes
+``metadata_mismatch``   warning   Chroma's copy of the row's values differs         ``write`` SQLite's           yes
 ``missing_vector``      error     a record of Chroma without a vector               ``write`` SQLite's           yes
 ``stray_vector``        error     a vector in Chroma's index without a record       ``none``
 ``invalid_vector``      error     NaN, infinite or zero values, in Chroma alone     ``write`` SQLite's           yes
-``invalid_vector``      critical  the same in SQLite                                ``none``: compute it anew
-``wrong_dimension``     critical  a vector in SQLite with another number of values  ``none``: compute it anew
+``invalid_vector``      critical  the same in SQLite                                ``none``: recompute it
+``wrong_dimension``     critical  a vector in SQLite with another number of values  ``none``: recompute it
 ``duplicate_id``        critical  several rows that claim one id in Chroma          ``none``
-``broken_foreign_key``  error     a row of SQLite that names one that is not there  ``none``
+``broken_foreign_key``  error     a row of SQLite whose foreign key has no target   ``none``
 ======================= ========= ================================================= ============================ ======
 
 A finding that is in flight (its row was changed so shortly before that its vector may still follow) has severity ``info``.
 The state is that of the worst finding: ``consistent`` with none above info, ``degraded`` with warnings, ``inconsistent`` with
-errors, ``critical``. Safe repairs run by themselves only where nothing is critical.
+errors, ``critical``. Safe repairs run automatically only if nothing is critical.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class State(StrEnum):
 
 
 class Cause(StrEnum):
-    """Why, where it can be told."""
+    """Why, if it is known."""
 
     UNKNOWN = ""
     IN_FLIGHT = "in_flight"
@@ -80,7 +80,7 @@ class Cause(StrEnum):
 
 
 class Repair(StrEnum):
-    """What mends it."""
+    """What repairs it."""
 
     WRITE = "write"
     DELETE_VECTOR = "delete_vector"
@@ -90,7 +90,7 @@ class Repair(StrEnum):
 
 
 SAFE = frozenset({Repair.WRITE, Repair.DELETE_ROW})
-"""Repairs that lose nothing which SQLite, the truth, still needs."""
+"""Repairs that lose nothing: SQLite is the authority."""
 
 _RULES: dict[FindingKind, tuple[Severity, Repair]] = {
     FindingKind.MISSING_IN_CHROMADB: (Severity.ERROR, Repair.WRITE),
@@ -111,11 +111,11 @@ _RULES: dict[FindingKind, tuple[Severity, Repair]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that is wrong with one record.
+    """A problem of one record.
 
     *record* is the id in Chroma; for a broken key ``table:rowid``; for counts ``parent:key``, or empty for totals. *sqlite*
-    and *chroma* hold what each side says, None where it has nothing; *differences* names what differs. *fingerprint* changes
-    whenever either side does.
+    and *chroma* show each side, None if it has nothing; *differences* names what differs. *fingerprint* changes whenever either
+    side does.
     """
 
     kind: FindingKind
@@ -133,7 +133,7 @@ class Finding:
 
     @property
     def safe(self) -> bool:
-        """Whether its repair needs no question."""
+        """Whether its repair needs no confirmation."""
         return self.repair in SAFE
 
     def as_json(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What is compared with what, in tables and columns: made once from a project's declaration, and carried as JSON.
+"""Which rows are compared with which records, in tables and columns: made from a project's declaration, and passed as JSON.
 
 A `Mapping` pairs the rows of one table with the records of one collection. Rows may take columns of other tables, reached
 through foreign keys: table 0 is the mapping's own, the others are its `joins`, from 1. A joined row that is missing gives
@@ -50,7 +50,7 @@ class Field:
 class Parent:
     """What a row belongs to: join number *join*, by way of *column*; Chroma repeats its key under *metadata*, if at all.
 
-    *counted* says that a parent has any number of rows, so that counting them says something.
+    *counted* says that a parent can have any number of rows, so that comparing counts is useful.
     """
 
     name: str
@@ -68,11 +68,11 @@ class Mapping:
     - *vector*: the column with the float32 values, little-endian.
     - *dimension*: a column that says how many they are.
     - *model*: which model made the vector, in both stores.
-    - *metadata*: what else Chroma repeats. Keys that are not named here are not looked at.
+    - *metadata*: what else Chroma repeats. Other keys are not compared.
     - *document*: columns that make the document, joined by *separator*, empty ones left out.
     - *changed*: when the row was last changed, a time in UTC; with *grace*, the seconds that the vector may take to follow.
     - *where*: (column, value) that rows must have to be mapped.
-    - *tolerance*: how far two vectors may be from each other, as a share of the row's length; 0 compares bits.
+    - *tolerance*: the distance allowed between two vectors, relative to the length of the row's; 0 compares bits.
     """
 
     name: str
@@ -113,7 +113,7 @@ class Description:
     def from_json(cls, data: dict[str, Any]) -> Description:
         """The description that `as_json` gave. Raises `Mistake`."""
         if data.get("version") != VERSION:
-            raise Mistake(f"The description of mappings has version {data.get('version')!r}; {VERSION} is known.")
+            raise Mistake(f"The description of mappings has version {data.get('version')!r}; {VERSION} is supported.")
         try:
             return cls(mappings=tuple(_mapping(item) for item in data["mappings"]))
         except (KeyError, TypeError) as problem:
@@ -122,7 +122,7 @@ class Description:
 
 def _column(data: dict[str, Any]) -> Column:
     if data["type"] not in COLUMN_TYPES:
-        raise Mistake(f"{data['type']!r} is no type of column.")
+        raise Mistake(f"{data['type']!r} is not a type of column.")
     return Column(**data)
 
 
@@ -173,5 +173,5 @@ def _parts(template: tuple[str | Column, ...], identifier: str) -> tuple[str | i
 
 
 def scalar(value: object) -> Scalar:
-    """*value* as it may stand in a description or a finding: bytes become hexadecimal digits."""
+    """*value* as JSON can hold it: bytes as hexadecimal digits."""
     return value.hex() if isinstance(value, bytes) else cast(Scalar, value)

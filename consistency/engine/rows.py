@@ -1,6 +1,6 @@
-"""The rows of a mapping, read from SQLite in the order of the ids that they have in Chroma.
+"""The rows of a mapping, read from SQLite in the order of their ids in Chroma.
 
-Connections are read-only. A copy that nobody writes to is opened as immutable: no lock, and no file appears beside it.
+Connections are read-only. A copy that nobody writes to is opened as immutable: SQLite takes no lock and creates no file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PATIENCE = 20.0
 """Seconds to wait for a lock."""
 
 _STEPS = 100_000
-"""SQLite's instructions between two questions whether to go on: some milliseconds."""
+"""SQLite's instructions between two checks for a cancellation: some milliseconds."""
 
 RowTuple = tuple[str, int, bytes, int | None]
 """id, rowid, vector, dimension."""
@@ -122,7 +122,7 @@ def joins(mapping: Mapping) -> str:
 
 
 def orphan_expression(mapping: Mapping) -> str:
-    """The SQL that says whether a row names a parent that is not there."""
+    """The SQL for whether a row names a parent that does not exist."""
     parent = mapping.parent
     if parent is None:
         return "0"
@@ -132,7 +132,7 @@ def orphan_expression(mapping: Mapping) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One row, whole. *values* are by metadata key; *twins* is how many rows claim the id."""
+    """One row, whole. *values* are by metadata key; *twins* is the number of rows with the id."""
 
     id: str
     rowid: int
@@ -185,7 +185,7 @@ class Rows:
         )
 
     def find(self, ids: Sequence[str]) -> dict[str, Row]:
-        """Those of *ids* that rows have; found by the columns that the id is made of."""
+        """The rows of those *ids* that have one, found by the columns of the id."""
         mapping = self.mapping
         wanted = [(identifier, mapping.parts_of(identifier)) for identifier in ids]
         asked = json.dumps([[identifier, *parts] for identifier, parts in wanted if parts is not None])
@@ -252,7 +252,7 @@ class Rows:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokenKey:
-    """A row of *table* whose *column* names a row of *referred* that is not there."""
+    """A row of *table* whose *column* refers to a missing row of *referred*."""
 
     table: str
     rowid: int | None
@@ -262,9 +262,9 @@ class BrokenKey:
 
 
 def broken_keys(database: sqlite3.Connection, known: set[tuple[str, str]], table: str | None = None) -> Iterator[BrokenKey]:
-    """Foreign keys that lead nowhere, of one table or of all, but for those in *known*: pairs of table and column.
+    """Foreign keys without a target, of one table or of all, except those in *known*: pairs of table and column.
 
-    Tables whose keys are all known are passed over: their rows are looked at anyway.
+    Tables whose keys are all known are skipped: the check examines their rows anyway.
     """
     names = [table] if table else [row[0] for row in database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
     for one in names:
@@ -286,9 +286,9 @@ def broken_keys(database: sqlite3.Connection, known: set[tuple[str, str]], table
 
 @contextmanager
 def held(path: Path, seconds: float) -> Iterator[bool]:
-    """Keep all others from writing to a database for as long as the context lasts; False when that could not be had in time.
+    """Keep other processes from writing to a database within the context; False if the lock was not free within *seconds*.
 
-    It waits for a transaction that is open now: an application that writes to Chroma inside it has done so when it ends.
+    It waits for the open transaction: an application that writes to Chroma inside it has done so when it ends.
     """
     database = sqlite3.connect(address(path, at_rest=False, mode="rw"), uri=True, timeout=seconds, isolation_level=None)
     try:

@@ -126,7 +126,7 @@ def _find(places: Names[str, Path], name: str, what: str) -> Path:
 
 
 def _empty_database() -> sqlite3.Connection:
-    """Stands in for a Chroma directory that has never been written to."""
+    """An empty database, for a Chroma directory that has never been written to."""
     database = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
     database.executescript("CREATE TABLE collections (id, name, dimension, database_id); CREATE TABLE databases (id, name);")
     return database

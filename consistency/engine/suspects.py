@@ -72,7 +72,7 @@ class Suspects:
                 self._report(replace(item, message=message, cause=Cause.IN_FLIGHT, severity=Severity.INFO))
 
     def _look(self, ids: Sequence[str], sides: OpenStores, stores: Stores, ctx: Context, *, first: bool) -> int:
-        """Examine *ids* once more and forget those that are decided; return how many."""
+        """Examine *ids* once more and forget the ones decided; return how many."""
         found: dict[str, list[Finding]] = {identifier: [] for identifier in ids}
         with _undisturbed() if first else _writers_held(sides, stores, ctx) as quiet:
             if not first and stores.renew is not None:

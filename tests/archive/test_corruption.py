@@ -85,7 +85,7 @@ def still_reads(mine: History, number: int, frame: int) -> bool:
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_a_bit_in_any_block_is_found_and_the_file_the_byte_and_the_others_are_named(mine: History, number: int) -> None:
+def test_a_flipped_bit_in_a_block_is_located_and_affected_backups_are_named(mine: History, number: int) -> None:
     blocks, _ = extents(mine, number)
     assert len(blocks) >= (15, 5, 4, 3)[number]
     with archives_of(mine) as archives:
@@ -118,7 +118,7 @@ def test_a_bit_in_any_block_is_found_and_the_file_the_byte_and_the_others_are_na
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_a_bit_between_the_blocks_is_found_and_placed_and_harms_no_other(mine: History, number: int) -> None:
+def test_a_flipped_bit_between_blocks_is_located_and_affects_no_other_backup(mine: History, number: int) -> None:
     blocks, table = extents(mine, number)
     path = mine.place(number) / DATA
     at = 0
@@ -142,7 +142,7 @@ def test_a_bit_between_the_blocks_is_found_and_placed_and_harms_no_other(mine: H
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_a_bit_in_a_table_is_found_and_the_backups_that_read_it_are_named(mine: History, number: int) -> None:
+def test_a_flipped_bit_in_a_table_is_found_and_affected_backups_are_named(mine: History, number: int) -> None:
     _, (offset, stored) = extents(mine, number)
     path = mine.place(number) / DATA
     for place in range(0, stored, max(1, stored // 12)):
@@ -155,7 +155,7 @@ def test_a_bit_in_a_table_is_found_and_the_backups_that_read_it_are_named(mine: 
         assert len(truth) == 3 - number
 
 
-def test_a_later_backup_that_took_nothing_of_a_damaged_one_is_not_named(mine: History) -> None:
+def test_a_later_backup_that_shares_nothing_with_a_damaged_one_is_not_named(mine: History) -> None:
     """What an incremental replaced in its parent harms the parent alone."""
     blocks, _ = extents(mine, 1)
     replaced = 0
@@ -166,8 +166,8 @@ def test_a_later_backup_that_took_nothing_of_a_damaged_one_is_not_named(mine: Hi
     assert replaced
 
 
-def test_verifying_an_incremental_reads_what_it_needs_of_its_parents(mine: History) -> None:
-    """Each block of the full backup is damaged in turn; the newest incremental notices exactly those that it uses."""
+def test_verifying_an_incremental_reads_what_it_needs_from_its_ancestors(mine: History) -> None:
+    """Each block of the full backup is damaged in turn; the newest incremental notices exactly the blocks that it uses."""
     blocks, _ = extents(mine, 0)
     with archives_of(mine) as archives:
         tree = archives.tree(mine.ids[3])
@@ -189,7 +189,7 @@ def test_verifying_an_incremental_reads_what_it_needs_of_its_parents(mine: Histo
             assert mine.ids[0] in proof.problems[0].also_in
 
 
-def test_a_run_over_all_backups_names_each_that_is_damaged(mine: History, capsys: Any) -> None:
+def test_verify_all_names_every_damaged_backup(mine: History, capsys: Any) -> None:
     blocks, _ = extents(mine, 0)
     with flipped(mine.place(0) / DATA, blocks[0][0] + 9):
         code, answer = run(capsys, "verify", "--all", "--repo", mine.repository.folder)
@@ -201,7 +201,7 @@ def test_a_run_over_all_backups_names_each_that_is_damaged(mine: History, capsys
 # Manifests, checksums and what is written later
 
 
-def test_a_bit_in_a_manifest_is_damage_and_nothing_else(mine: History, capsys: Any) -> None:
+def test_a_flipped_bit_in_a_manifest_is_reported_as_damage(mine: History, capsys: Any) -> None:
     path = mine.place(2) / "manifest.json"
     size = path.stat().st_size
     repo = mine.repository.folder
@@ -222,7 +222,7 @@ def test_a_bit_in_a_manifest_is_damage_and_nothing_else(mine: History, capsys: A
                 assert named["problems"][0]["file"] == "manifest.json"
 
 
-def test_a_bit_in_the_checksums_is_damage(mine: History, capsys: Any) -> None:
+def test_a_flipped_bit_in_the_checksums_is_damage(mine: History, capsys: Any) -> None:
     path = mine.place(3) / "SHA256SUMS"
     for offset in range(path.stat().st_size):
         with flipped(path, offset, offset % 8):
@@ -237,7 +237,7 @@ def test_a_bit_in_the_checksums_is_damage(mine: History, capsys: Any) -> None:
                     Path("target").rename(f"target-{offset}")
 
 
-def test_a_bit_in_a_proof_or_a_hold_breaks_nothing_and_a_hold_holds(mine: History, capsys: Any) -> None:
+def test_a_flipped_bit_in_a_proof_or_hold_breaks_nothing_and_the_hold_stays(mine: History, capsys: Any) -> None:
     backup = mine.backup(1)
     mine.repository.set_hold(backup, Hold(time=datetime(2026, 1, 1, tzinfo=UTC), note="for the auditor"))
     assert verified(mine.repository, backup, "hashes").ok
@@ -253,7 +253,7 @@ def test_a_bit_in_a_proof_or_a_hold_breaks_nothing_and_a_hold_holds(mine: Histor
     assert mine.backup(1).verified_at is not None
 
 
-def test_a_proof_that_was_made_for_another_backup_proves_nothing(mine: History) -> None:
+def test_a_proof_of_another_backup_proves_nothing(mine: History) -> None:
     assert verified(mine.repository, mine.backup(1), "hashes").ok
     (proof,) = (mine.place(1) / "proofs").glob("*.json")
     (mine.place(2) / "proofs").mkdir()
@@ -262,7 +262,7 @@ def test_a_proof_that_was_made_for_another_backup_proves_nothing(mine: History) 
     assert Proof.model_validate_json(proof.read_bytes()).id == mine.ids[1]
 
 
-def test_a_bit_in_the_repositorys_own_file_is_refused_or_harmless(mine: History) -> None:
+def test_a_flipped_bit_in_repository_json_is_refused_or_harmless(mine: History) -> None:
     path = mine.repository.folder / "repository.json"
     refused = 0
     for offset in range(path.stat().st_size):
@@ -298,7 +298,7 @@ def test_a_missing_file_is_named(mine: History, capsys: Any, name: str, number: 
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_an_archive_cut_off_at_any_length_is_found(mine: History, capsys: Any, number: int) -> None:
+def test_an_archive_truncated_at_any_length_is_found(mine: History, capsys: Any, number: int) -> None:
     path = mine.place(number) / DATA
     content = path.read_bytes()
     blocks, (table, _) = extents(mine, number)
@@ -317,7 +317,7 @@ def test_an_archive_cut_off_at_any_length_is_found(mine: History, capsys: Any, n
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "SHA256SUMS"])
-def test_small_files_cut_off_at_any_length_are_damage(mine: History, capsys: Any, name: str) -> None:
+def test_small_files_truncated_at_any_length_are_damage(mine: History, capsys: Any, name: str) -> None:
     path = mine.place(1) / name
     content = path.read_bytes()
     for length in range(0, len(content) - 1, max(1, len(content) // 40)):
@@ -326,7 +326,7 @@ def test_small_files_cut_off_at_any_length_are_damage(mine: History, capsys: Any
         assert run(capsys, "list", "--repo", mine.repository.folder)[0] == 0
 
 
-def test_a_parent_that_is_gone_is_a_result_that_names_it(mine: History, capsys: Any) -> None:
+def test_a_missing_parent_is_named(mine: History, capsys: Any) -> None:
     place = mine.place(0)
     place.rename(place.with_name("elsewhere"))
     for number in (1, 2, 3):
@@ -338,7 +338,7 @@ def test_a_parent_that_is_gone_is_a_result_that_names_it(mine: History, capsys: 
         assert code == 5
 
 
-def test_a_parents_archive_that_is_gone_is_a_result(mine: History) -> None:
+def test_a_missing_archive_of_a_parent_fails_the_proof(mine: History) -> None:
     (mine.place(0) / DATA).unlink()
     for depth in ("hashes", "restore"):
         proof = verified(mine.repository, mine.backup(3), depth)
@@ -374,7 +374,7 @@ def test_a_restore_refuses_any_damaged_block_and_leaves_nothing(history: History
     assert refused > 10
 
 
-def test_only_what_is_asked_for_need_be_sound(mine: History, capsys: Any) -> None:
+def test_a_partial_restore_needs_only_its_own_blocks(mine: History, capsys: Any) -> None:
     """A block of the database rots; the rest is still restored."""
     with archives_of(mine) as archives:
         tree = archives.tree(mine.ids[3])
@@ -387,7 +387,7 @@ def test_only_what_is_asked_for_need_be_sound(mine: History, capsys: Any) -> Non
             assert run(capsys, "restore", mine.ids[3], "--to", only, "--only", only, "--repo", mine.repository.folder)[0] == 0
 
 
-def test_latest_passes_over_a_backup_once_its_damage_is_recorded(mine: History, capsys: Any) -> None:
+def test_latest_skips_a_backup_once_its_damage_is_recorded(mine: History, capsys: Any) -> None:
     repo = mine.repository.folder
     blocks, _ = extents(mine, 3)
     with flipped(mine.place(3) / DATA, blocks[0][0] + 2):
@@ -402,14 +402,14 @@ def test_latest_passes_over_a_backup_once_its_damage_is_recorded(mine: History, 
     assert mine.repository.find("latest", None).id == mine.ids[3]
 
 
-def test_a_backup_that_cannot_be_read_is_deleted_by_its_whole_id(mine: History, capsys: Any) -> None:
+def test_an_unreadable_backup_is_deleted_by_its_whole_id(mine: History, capsys: Any) -> None:
     (mine.place(3) / "manifest.json").write_bytes(b"{")
     assert run(capsys, "delete", mine.ids[3][:-2], "--repo", mine.repository.folder)[0] == 5
     assert run(capsys, "delete", mine.ids[3], "--repo", mine.repository.folder)[0] == 0
     assert mine.repository.ids("default") == list(reversed(mine.ids[:3]))
 
 
-# Repositories that somebody made up
+# Forged repositories
 
 
 @pytest.mark.parametrize(
@@ -437,7 +437,7 @@ def test_a_backup_that_cannot_be_read_is_deleted_by_its_whole_id(mine: History, 
         {"encryption": {"method": "none"}},
     ],
 )
-def test_a_made_up_manifest_is_damage_for_its_backup_and_for_those_that_build_on_it(
+def test_a_forged_manifest_is_damage_for_its_backup_and_its_dependents(
     mine: History, capsys: Any, change: dict[str, Any]
 ) -> None:
     path = mine.place(2) / "manifest.json"
@@ -464,7 +464,7 @@ def test_a_manifest_of_any_bytes_is_damage(mine: History, capsys: Any, content: 
         mine.backup(2)
 
 
-def test_a_manifest_larger_than_any_is_not_read(mine: History, capsys: Any) -> None:
+def test_an_oversized_manifest_is_not_read(mine: History, capsys: Any) -> None:
     with (mine.place(2) / "manifest.json").open("r+b") as file:
         file.truncate(1 << 40)  # a hole: it takes no room on the disk, and would take a terabyte of memory
     assert run(capsys, "verify", mine.ids[3], "--repo", mine.repository.folder)[0] == 5

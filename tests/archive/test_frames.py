@@ -20,18 +20,18 @@ CONTENT = os.urandom(1000) + bytes(3000)
 
 
 @given(st.binary(min_size=1, max_size=3000), st.binary(min_size=1, max_size=3000))
-def test_frames_come_back(content: bytes, base: bytes) -> None:
+def test_frames_round_trip(content: bytes, base: bytes) -> None:
     assert decompress(compress(content), len(content)) == content
     assert decompress(compress_delta(content, base), len(content), base) == content
 
 
 @pytest.mark.parametrize("raw", [0, -1, 1, len(CONTENT) - 1, len(CONTENT) + 1, BLOCK, BLOCK + 1, 1 << 40])
-def test_another_size_than_the_table_names_is_refused(raw: int) -> None:
+def test_a_frame_of_another_size_than_in_the_table_is_refused(raw: int) -> None:
     with pytest.raises(BrokenFrame):
         decompress(compress(CONTENT), raw)
 
 
-def test_a_cut_off_frame_is_refused_at_every_byte() -> None:
+def test_a_frame_truncated_at_any_byte_is_refused() -> None:
     frame = compress(CONTENT)
     for length in range(len(frame)):
         with pytest.raises(BrokenFrame):
@@ -80,7 +80,7 @@ for frame in frames:
 """
 
 
-def test_bombs_are_refused_without_taking_memory() -> None:
+def test_decompression_bombs_are_refused_without_taking_memory() -> None:
     """In a process that may take 32 MB more than it has."""
     honest = zstandard.ZstdCompressor().compress(bytes(1 << 28))
     magic, body = honest[:4], honest[9:]
@@ -105,7 +105,7 @@ def test_bombs_are_refused_without_taking_memory() -> None:
     assert done.stdout.count("refused") == 2 * len(bombs)
 
 
-def test_a_block_of_the_largest_size_comes_back() -> None:
+def test_a_block_of_the_largest_size_round_trips() -> None:
     content = os.urandom(BLOCK)
     assert decompress(compress(content), BLOCK) == content
     assert zstandard.frame_content_size(compress(content)) == BLOCK

@@ -78,7 +78,7 @@ class Canary:
 
 
 @pytest.mark.parametrize("protocol", range(6))
-def test_a_pickle_that_runs_code_is_only_looked_at(tmp_path: Path, protocol: int) -> None:
+def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, protocol: int) -> None:
     canary = tmp_path / "canary"
     for planted in (Canary(canary), {"id_to_label": {"a": Canary(canary)}}, {"a": [Canary(canary)]}, {Canary(canary): 1}):
         content = pickle.dumps(planted, protocol)
@@ -125,7 +125,7 @@ def test_an_object_between_the_pairs_of_a_real_table_is_refused(copy: Path, tmp_
         None,
     ],
 )
-def test_tables_of_another_shape_are_broken(copy: Path, planted: Any) -> None:
+def test_id_tables_of_another_shape_are_refused(copy: Path, planted: Any) -> None:
     count = hnsw.check_structure(copy)
     if isinstance(planted, dict) and planted.get("total_elements_added") == 1:
         planted["total_elements_added"] = count
@@ -160,7 +160,7 @@ def test_a_deeply_nested_table_takes_neither_time_nor_memory(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", hnsw.FILES)
-def test_a_file_cut_off_anywhere_is_broken(copy: Path, name: str) -> None:
+def test_a_file_truncated_anywhere_is_broken(copy: Path, name: str) -> None:
     content = (copy / name).read_bytes()
     lengths = {*range(min(len(content), 120)), *range(0, len(content), max(1, len(content) // 150))}
     for length in sorted(lengths - {len(content)}):
@@ -197,7 +197,7 @@ def test_bits_flipped_in_a_real_id_table(copy: Path) -> None:
 
 @settings(max_examples=400, deadline=None)
 @given(st.binary(max_size=200))
-def test_any_bytes_are_scanned_or_broken(tmp_path_factory: Any, content: bytes) -> None:
+def test_any_bytes_are_scanned_or_refused(tmp_path_factory: Any, content: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "any.pickle"
     for made in (content, b"\x80\x02}(" + content, b"\x80\x02}X\x01\x00\x00\x00a}(" + content):
         path.write_bytes(made)
@@ -230,7 +230,7 @@ def test_a_header_with_one_number_changed(copy: Path, field: int) -> None:
         tracemalloc.stop()
 
 
-def test_offsets_that_fit_no_vector_are_broken(copy: Path) -> None:
+def test_impossible_offsets_are_refused(copy: Path) -> None:
     path = copy / "header.bin"
     good = list(HEADER.unpack(path.read_bytes()))
     size, label, vector = good[4], good[5], good[6]
@@ -240,7 +240,7 @@ def test_offsets_that_fit_no_vector_are_broken(copy: Path) -> None:
             read(copy)
 
 
-def test_vectors_are_those_that_were_stored(segment: Path) -> None:
+def test_vectors_are_read_as_stored(segment: Path) -> None:
     header = hnsw.read_header(segment)
     assert header is not None and header.dimension == 16
     for _, vector in read(segment)[:50]:

@@ -29,7 +29,7 @@ def contents(folder: Path) -> dict[str, object]:
         "zstd -dc data.tar.zst | tar x -C {target}",
     ],
 )
-def test_a_full_backup_comes_back_with_the_tools_of_any_system(history: History, tmp_path: Path, unpack: str) -> None:
+def test_a_full_backup_is_restored_with_plain_tar_and_zstd(history: History, tmp_path: Path, unpack: str) -> None:
     target = tmp_path / "unpacked"
     target.mkdir()
     said = shell(f"sha256sum -c SHA256SUMS && {unpack.format(target=target)}", history.place(0))
@@ -42,12 +42,12 @@ def test_a_full_backup_comes_back_with_the_tools_of_any_system(history: History,
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 3])
-def test_zstd_finds_every_archive_whole(history: History, number: int) -> None:
+def test_zstd_tests_every_archive(history: History, number: int) -> None:
     shell("zstd -t data.tar.zst && sha256sum -c SHA256SUMS", history.place(number))
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
-def test_an_incremental_unpacks_to_a_note_that_says_how_to_restore_it(history: History, tmp_path: Path, number: int) -> None:
+def test_an_incremental_unpacks_to_a_readme_about_restoring_it(history: History, tmp_path: Path, number: int) -> None:
     shell(f"tar --zstd -xf {history.place(number)}/data.tar.zst", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["README.txt"]
     note = (tmp_path / "README.txt").read_text()
@@ -56,7 +56,7 @@ def test_an_incremental_unpacks_to_a_note_that_says_how_to_restore_it(history: H
     assert "tar --zstd -xf data.tar.zst" in note
 
 
-def test_an_incremental_costs_what_changed(history: History) -> None:
+def test_the_size_of_an_incremental_follows_the_changes(history: History) -> None:
     full, *others = (history.backup(number).manifest for number in range(4))
     assert all(backup.bytes_stored < full.bytes_stored / 30 for backup in others)
     assert [backup.parent for backup in others] == list(history.ids[:3])

@@ -82,7 +82,7 @@ def write_batches(databases: list[Path], chromas: list[Path], *, most: int, **mo
 
 @dataclass(slots=True)
 class Bench:
-    """A repository with short ways to use it; ``lines`` are those that the last backup logged."""
+    """A repository with shortcuts; ``lines`` are the log of the last backup."""
 
     repository: Repository
     folder: Path

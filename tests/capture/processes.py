@@ -80,7 +80,7 @@ class Peer:
         return json.loads(self.hear())
 
     def end(self) -> Any:
-        """Let it end by itself and return the JSON of its last line, if it said any."""
+        """Wait for its end and return the JSON of its last line, if any."""
         rest, _ = self.process.communicate(timeout=60)
         assert self.process.returncode == 0, f"it ended with status {self.process.returncode}"
         lines = (self._pending.decode() + rest).splitlines()
@@ -191,7 +191,7 @@ def descendants(pid: int) -> list[tuple[int, list[str]]]:
 
 
 def is_running(pid: int) -> bool:
-    """Whether the process exists and is no zombie."""
+    """Whether the process exists and is not a zombie."""
     try:
         return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

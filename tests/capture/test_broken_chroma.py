@@ -1,4 +1,4 @@
-"""A Chroma directory that is broken: the backup says so, keeps what is there, and never stands in for a good one."""
+"""Broken Chroma directories: the backup reports it, keeps the files, and never passes for a good one."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ BREAKS = {
 
 
 @pytest.mark.parametrize("broken", BREAKS)
-def test_a_broken_directory_is_told_and_kept_and_passed_over(bench: Bench, stores: Stores, broken: str) -> None:
+def test_a_broken_directory_is_reported_kept_and_skipped(bench: Bench, stores: Stores, broken: str) -> None:
     good = bench.create(*stores.sources).backup
     BREAKS[broken](stores.segment)
 
@@ -85,7 +85,7 @@ def test_a_broken_directory_is_told_and_kept_and_passed_over(bench: Bench, store
     assert following.manifest.parent == good.id, "a damaged backup is built on"
 
 
-def test_a_damaged_chroma_does_not_spoil_sqlite_beside_it(bench: Bench, stores: Stores) -> None:
+def test_a_damaged_chroma_does_not_affect_sqlite(bench: Bench, stores: Stores) -> None:
     BREAKS["vectors cut off"](stores.segment)
     created = bench.create(*stores.sources)
     sqlite, chroma = created.backup.manifest.sources
@@ -94,7 +94,7 @@ def test_a_damaged_chroma_does_not_spoil_sqlite_beside_it(bench: Bench, stores: 
     assert (bench.restore(created.backup) / "sqlite/app.sqlite3").read_bytes() == stores.database.read_bytes()
 
 
-def test_files_that_are_touched_without_a_write_are_no_damage(bench: Bench, stores: Stores) -> None:
+def test_files_touched_without_a_write_are_not_damage(bench: Bench, stores: Stores) -> None:
     """Long after the last write: the database itself is unchanged then, and still needed to check the index."""
     long_ago = time.time() - 3600
     for path in stores.chroma.rglob("*"):
@@ -110,7 +110,7 @@ def test_files_that_are_touched_without_a_write_are_no_damage(bench: Bench, stor
     assert touched.manifest.kind == "incremental"
 
 
-def test_a_folder_that_is_no_chroma_directory_is_refused(bench: Bench, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_chroma_directory_is_refused(bench: Bench, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     ended = run("create", "--repo", bench.repository.folder, "--chroma", tmp_path / "empty")
     assert ended.code == 6
@@ -119,7 +119,7 @@ def test_a_folder_that_is_no_chroma_directory_is_refused(bench: Bench, tmp_path:
 
 
 @pytest.mark.slow
-def test_what_a_killed_writer_leaves_is_never_taken_for_sound(bench: Bench, peer: Start, tmp_path: Path) -> None:
+def test_a_directory_left_by_a_killed_writer_is_never_taken_as_sound(bench: Bench, peer: Start, tmp_path: Path) -> None:
     """Writers are killed while the index is rewritten until one leaves files that contradict each other."""
     good = torn = None
     for attempt in range(12):
@@ -150,13 +150,13 @@ def test_what_a_killed_writer_leaves_is_never_taken_for_sound(bench: Bench, peer
 
 
 def _wait_for_a_rewrite(segment: Path) -> None:
-    """Until the first file of an index has been written anew and the last has not."""
+    """Until the first file of an index was rewritten and the last was not."""
     while (segment / "data_level0.bin").stat().st_mtime_ns <= (segment / "index_metadata.pickle").stat().st_mtime_ns:
         pass
 
 
-def test_an_unfinished_write_whose_process_is_gone_does_not_stop_backups(bench: Bench, stores: Stores) -> None:
-    """A record that stands in Chroma's log alone: the writer died between its two steps, and nobody completes it."""
+def test_an_unfinished_write_of_a_dead_process_does_not_block_backups(bench: Bench, stores: Stores) -> None:
+    """A record in Chroma's log alone: the writer died between its two steps."""
     good = bench.create(*stores.sources).backup
     with Peer("tests.capture.peers", "halfway", str(stores.chroma)) as writer:
         assert writer.hear() == "ready"
@@ -169,7 +169,7 @@ def test_an_unfinished_write_whose_process_is_gone_does_not_stop_backups(bench: 
     assert bench.latest() == good.id
 
 
-def test_an_unfinished_write_whose_process_lives_is_waited_for(bench: Bench, stores: Stores) -> None:
+def test_a_backup_waits_for_an_unfinished_write_of_a_live_process(bench: Bench, stores: Stores) -> None:
     with Peer("tests.capture.peers", "halfway", str(stores.chroma)) as writer:
         assert writer.hear() == "ready"
         ended = run("create", "--repo", bench.repository.folder, "--chroma", stores.chroma, "--within", "0.3")
@@ -221,7 +221,7 @@ def test_tables_of_a_later_chroma_are_refused(bench: Bench, stores: Stores) -> N
     assert bench.ids() == []
 
 
-def test_positions_of_grown_stores(stores: Stores) -> None:
+def test_log_positions_of_grown_stores(stores: Stores) -> None:
     """The fixture is what these tests take it for: an index on disk and records in the log after it."""
     database = open_at_rest(stores.chroma)
     (place,) = list_collections(database)

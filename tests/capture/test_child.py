@@ -36,14 +36,14 @@ def test_a_child_that_dies(how: str, says: str) -> None:
     assert not is_running(child.pid)
 
 
-def test_a_child_that_died_before_it_was_asked() -> None:
+def test_a_child_that_died_before_the_request() -> None:
     with pytest.raises(EngineError, match="was killed by SIGKILL"), Child(SERVANT) as child:
         os.kill(child.pid, signal.SIGKILL)
         until(lambda: not is_running(child.pid))
         child.ask("echo", timeout=20, value=1)
 
 
-def test_a_child_that_hangs_is_given_up() -> None:
+def test_a_child_that_hangs_is_killed() -> None:
     began = time.monotonic()
     with pytest.raises(EngineError, match=r"did not answer for 0\.4 s"), Child(SERVANT) as child:
         child.ask("hang", timeout=0.4)
@@ -51,7 +51,7 @@ def test_a_child_that_hangs_is_given_up() -> None:
     assert not is_running(child.pid)
 
 
-def test_a_child_that_tells_that_it_works_is_not_given_up() -> None:
+def test_a_child_that_reports_progress_is_not_killed() -> None:
     with Child(SERVANT) as child:
         child.ask("echo", timeout=20, value=1)
         child.begin("count", to=12, pause=0.1)
@@ -72,7 +72,7 @@ def test_errors_arrive_as_they_were_raised() -> None:
         assert child.ask("echo", timeout=20, value="still there") == "still there"
 
 
-def test_a_wait_can_be_abandoned() -> None:
+def test_a_wait_can_be_cancelled() -> None:
     def cancel() -> None:
         raise Cancelled("enough")
 
@@ -81,7 +81,7 @@ def test_a_wait_can_be_abandoned() -> None:
     assert not is_running(child.pid)
 
 
-def test_whoever_cancels_hears_of_that_and_not_of_a_child_that_died_with_it() -> None:
+def test_a_cancellation_is_reported_as_such_when_a_child_dies_with_it() -> None:
     asked = threading.Event()
 
     def cancel() -> None:
@@ -94,7 +94,7 @@ def test_whoever_cancels_hears_of_that_and_not_of_a_child_that_died_with_it() ->
         child.ask("kill", timeout=20, check=cancel)
 
 
-def test_a_child_ends_with_its_parent_even_at_work() -> None:
+def test_a_busy_child_ends_with_its_parent() -> None:
     for doing in ("hang", "rest", "after"):
         with Peer("tests.capture.servant", "parent", doing) as parent:
             child = int(parent.hear())
@@ -103,7 +103,7 @@ def test_a_child_ends_with_its_parent_even_at_work() -> None:
             until(lambda pid=child: not is_running(pid), within=5, what=f"the end of a child that was at {doing}")
 
 
-def test_signals_to_everybody_are_left_to_the_parent() -> None:
+def test_signals_to_the_process_group_are_left_to_the_parent() -> None:
     with Child(SERVANT) as child:
         child.ask("echo", timeout=20, value=1)
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -112,7 +112,7 @@ def test_signals_to_everybody_are_left_to_the_parent() -> None:
         assert os.getpgid(child.pid) != os.getpgid(0)
 
 
-def test_nothing_but_answers_goes_to_standard_output() -> None:
+def test_only_answers_go_to_standard_output() -> None:
     """The protocol is one JSON object a line; a child with nobody to read it ends."""
     process = subprocess.run(
         [sys.executable, "-m", "backups.engine.capture.packer"], input=b"", capture_output=True, timeout=30

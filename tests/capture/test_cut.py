@@ -44,9 +44,7 @@ def check_all(
 
 
 @pytest.mark.slow
-def test_a_hundred_backups_in_a_row_under_an_application_that_writes_without_a_pause(
-    bench: Bench, application: Start, peer: Start, tmp_path: Path
-) -> None:
+def test_a_hundred_backups_under_constant_writes(bench: Bench, application: Start, peer: Start, tmp_path: Path) -> None:
     database, chroma = tmp_path / "app.sqlite3", tmp_path / "chroma"
     writer = application([database], [chroma], churn=True)
 
@@ -86,7 +84,7 @@ def test_other_ways_to_write(bench: Bench, application: Start, tmp_path: Path, s
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("size", "threshold"), [(50, 20), (7, 20), (100, 1000)])
-def test_chroma_alone_under_a_writer_that_no_transaction_of_sqlite_holds_back(
+def test_chroma_alone_under_a_writer_without_sqlite(
     bench: Bench, peer: Start, tmp_path: Path, size: int, threshold: int
 ) -> None:
     directory = tmp_path / "chroma"
@@ -102,7 +100,9 @@ def test_chroma_alone_under_a_writer_that_no_transaction_of_sqlite_holds_back(
 
 
 @pytest.mark.slow
-def test_several_stores_of_each_kind_are_of_one_moment(bench: Bench, application: Start, peer: Start, tmp_path: Path) -> None:
+def test_several_stores_of_each_kind_are_captured_at_one_instant(
+    bench: Bench, application: Start, peer: Start, tmp_path: Path
+) -> None:
     databases = [tmp_path / "one.sqlite3", tmp_path / "two.sqlite3"]
     chromas = [tmp_path / "chroma-one", tmp_path / "chroma-two"]
     files = tmp_path / "papers"
@@ -133,9 +133,7 @@ def check_one_moment(folder: Path) -> int:
 
 
 @pytest.mark.slow
-def test_neither_backup_nor_writer_starves_while_others_read_without_a_pause(
-    bench: Bench, application: Start, peer: Start, tmp_path: Path
-) -> None:
+def test_neither_backup_nor_writer_starves(bench: Bench, application: Start, peer: Start, tmp_path: Path) -> None:
     database, chroma = tmp_path / "app.sqlite3", tmp_path / "chroma"
     writer = application([database], [chroma], gate=True)
     readers = [peer("shared", chroma), peer("shared", chroma)]
@@ -148,7 +146,7 @@ def test_neither_backup_nor_writer_starves_while_others_read_without_a_pause(
 
 
 @pytest.mark.parametrize("batches", [1, 12])
-def test_a_young_index_is_sound(bench: Bench, tmp_path: Path, batches: int) -> None:
+def test_a_new_index_is_sound(bench: Bench, tmp_path: Path, batches: int) -> None:
     """Before its first resize an index keeps files for a hundred elements, however few it holds."""
     database, chroma = tmp_path / "app.sqlite3", tmp_path / "chroma"
     write_batches([database], [chroma], sizes=[5, 5], threshold=10, most=batches)

@@ -47,7 +47,7 @@ def restored(bench: Bench, folder: Path, **options: str) -> Path:
     return bench.restore(created.backup) / "files/papers"
 
 
-def test_everything_comes_back(bench: Bench, folder: Path) -> None:
+def test_everything_is_restored(bench: Bench, folder: Path) -> None:
     (folder / "empty folder").mkdir()
     (folder / "deep/er/and deeper").mkdir(parents=True)
     (folder / "empty").touch()
@@ -74,7 +74,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize("kind", ["full", "incremental"])
-def test_any_name(bench: Bench, folder: Path, kind: str) -> None:
+def test_any_file_name_is_restored(bench: Bench, folder: Path, kind: str) -> None:
     if kind == "incremental":
         bench.create(files_source(folder))
     for name in NAMES:
@@ -87,7 +87,7 @@ def test_any_name(bench: Bench, folder: Path, kind: str) -> None:
     assert run("files", bench.ids()[0], "--repo", bench.repository.folder).code == 0
 
 
-def test_what_is_left_out_is_logged(bench: Bench, folder: Path, tmp_path: Path) -> None:
+def test_skipped_files_are_logged(bench: Bench, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("not to be backed up")
     (folder / "kept").write_text("kept")
     (folder / "out").symlink_to("../secret")
@@ -101,8 +101,8 @@ def test_what_is_left_out_is_logged(bench: Bench, folder: Path, tmp_path: Path) 
     assert len([line for line in bench.lines if "is left out" in line]) == 4
 
 
-def test_names_that_are_no_text_in_messages(bench: Bench, folder: Path) -> None:
-    """The command can tell of such names as well, in its log, in JSON and in the manifest."""
+def test_messages_show_names_that_are_not_text(bench: Bench, folder: Path) -> None:
+    """The command reports such names too, in its log, in JSON and in the manifest."""
     os.mkfifo(os.path.join(os.fsencode(folder), b"pipe \xff"))
     ended = run("create", "--repo", bench.repository.folder, "--files", f"papers={folder}")
     assert ended.code == 0, ended
@@ -110,7 +110,7 @@ def test_names_that_are_no_text_in_messages(bench: Bench, folder: Path) -> None:
     assert run("show", ended.json["id"], "--repo", bench.repository.folder).code == 0
 
 
-def test_other_sources_and_the_repository_inside_the_folder_are_left_out(stores: Stores, tmp_path: Path) -> None:
+def test_other_sources_and_the_repository_inside_the_folder_are_skipped(stores: Stores, tmp_path: Path) -> None:
     from datetime import UTC, datetime
 
     from backups.engine.repository.folder import initialise
@@ -122,7 +122,7 @@ def test_other_sources_and_the_repository_inside_the_folder_are_left_out(stores:
     assert list(state(bench.restore(created.backup) / "files/papers")) == ["file"]
 
 
-def test_a_renamed_file_costs_no_new_bytes(bench: Bench, folder: Path) -> None:
+def test_a_renamed_file_stores_no_new_bytes(bench: Bench, folder: Path) -> None:
     (folder / "before").write_bytes(os.urandom(3_000_000))
     full = bench.create(files_source(folder)).backup
     (folder / "before").rename(folder / "after")
@@ -132,7 +132,7 @@ def test_a_renamed_file_costs_no_new_bytes(bench: Bench, folder: Path) -> None:
     assert state(bench.restore(incremental) / "files/papers") == state(folder)
 
 
-def test_a_file_that_was_deleted_and_one_that_became_a_folder(bench: Bench, folder: Path) -> None:
+def test_deleted_files_and_files_that_became_folders(bench: Bench, folder: Path) -> None:
     for name in ("gone", "changing", "shrinking", "growing"):
         (folder / name).write_bytes(os.urandom(600_000))
     bench.create(files_source(folder))
@@ -162,7 +162,7 @@ def test_five_thousand_small_files(bench: Bench, folder: Path) -> None:
     assert state(bench.restore(again.backup) / "files/papers") == wanted
 
 
-def test_a_file_that_never_rests_is_captured_and_noted(bench: Bench, folder: Path) -> None:
+def test_a_file_that_keeps_changing_is_captured_and_noted(bench: Bench, folder: Path) -> None:
     busy = folder / "busy.log"
     busy.write_bytes(bytes(40 << 20))
     (folder / "quiet").write_text("quiet")
@@ -223,7 +223,7 @@ def test_files_that_come_and_go_while_they_are_read(bench: Bench, folder: Path) 
             assert len(path.read_bytes()) in (20_000, 21_000), "half of one state and half of another"
 
 
-def test_a_file_that_may_not_be_read(bench: Bench, folder: Path) -> None:
+def test_an_unreadable_file_is_reported(bench: Bench, folder: Path) -> None:
     (folder / "open").write_text("open")
     (folder / "closed").write_text("closed")
     (folder / "closed").chmod(0)

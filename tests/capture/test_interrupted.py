@@ -34,10 +34,10 @@ STEPS = [
 
 
 OTHERS = {"restore-write"}
-"""Steps of restores, beside those that begin with ``in-place``."""
+"""Steps of restores, besides the ones named ``in-place...``."""
 
 
-def test_every_step_of_a_create_is_tried_here() -> None:
+def test_every_step_of_a_create_is_tested_here() -> None:
     known = {step.partition("@")[0] for step in STEPS} | OTHERS
     code = "".join(path.read_text() for path in (ROOT / "backups/engine").rglob("*.py"))
     found = set(re.findall(r'\breach\("([a-z-]+)"\)', code))
@@ -104,7 +104,7 @@ def test_killed_at_a_step(bench: Bench, stores: Stores, begun: list[str], step: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", STEPS)
-def test_a_disk_that_is_full_at_a_step(bench: Bench, stores: Stores, begun: list[str], step: str) -> None:
+def test_a_full_disk_at_a_step(bench: Bench, stores: Stores, begun: list[str], step: str) -> None:
     ended = run(*create(bench, stores), more={"REFBACKUP_FAULT": f"{step}:full"})
 
     assert ended.code == 8, ended
@@ -114,7 +114,7 @@ def test_a_disk_that_is_full_at_a_step(bench: Bench, stores: Stores, begun: list
 
 
 @pytest.mark.parametrize("limit", [40_000, 200_000])
-def test_a_file_that_may_not_grow(bench: Bench, stores: Stores, begun: list[str], limit: int) -> None:
+def test_a_file_size_limit_on_the_archive(bench: Bench, stores: Stores, begun: list[str], limit: int) -> None:
     """A limit of the kernel's on the size of files, as a quota is: the write itself fails."""
 
     def restrict() -> None:
@@ -126,7 +126,7 @@ def test_a_file_that_may_not_grow(bench: Bench, stores: Stores, begun: list[str]
     check_after(bench, stores, begun, published=False)
 
 
-def test_a_copy_through_sqlite_that_may_not_grow(bench: Bench, tmp_path: Path) -> None:
+def test_a_file_size_limit_on_a_copy_through_sqlite(bench: Bench, tmp_path: Path) -> None:
     path = accounts(tmp_path / "app.sqlite3", wal=False, padding=500)
 
     def restrict() -> None:
@@ -140,7 +140,7 @@ def test_a_copy_through_sqlite_that_may_not_grow(bench: Bench, tmp_path: Path) -
 
 @pytest.mark.parametrize("module", ["holder", "packer"])
 @pytest.mark.parametrize("moment", ["at the start", "while storing"])
-def test_a_child_that_is_killed(bench: Bench, large: Path, module: str, moment: str) -> None:
+def test_a_killed_child(bench: Bench, large: Path, module: str, moment: str) -> None:
     with command("create", "--repo", bench.repository.folder, "--verify", "none", "--sqlite", large) as backup:
         packer = storing(bench, backup) if moment == "while storing" else backup.child("packer")
         os.kill(backup.child(module), signal.SIGKILL)
@@ -185,7 +185,7 @@ def test_cancelled_by_a_signal(bench: Bench, large: Path, number: int, whole_gro
 
 
 @pytest.mark.parametrize("signalled", ["holder", "packer"])
-def test_a_signal_to_everybody_is_the_parents_to_answer(bench: Bench, large: Path, signalled: str) -> None:
+def test_a_signal_to_the_process_group_is_handled_by_the_parent(bench: Bench, large: Path, signalled: str) -> None:
     """A service manager signals each process of a service on its own; children leave the answer to their parent."""
     with command("create", "--repo", bench.repository.folder, "--verify", "none", "--sqlite", large) as backup:
         packer = storing(bench, backup)
@@ -224,7 +224,7 @@ def test_children_end_with_their_parent(bench: Bench, large: Path) -> None:
     assert bench.is_clear()
 
 
-def test_what_another_process_verifies_is_no_debris(bench: Bench, stores: Stores) -> None:
+def test_folders_that_another_process_uses_are_not_debris(bench: Bench, stores: Stores) -> None:
     """A restore made for verification by a process that lives is left alone; that of a dead one is cleared."""
     bench.create(*stores.sources)
     bench.repository.scratch.mkdir(exist_ok=True)
@@ -237,7 +237,7 @@ def test_what_another_process_verifies_is_no_debris(bench: Bench, stores: Stores
     shutil.rmtree(alive)
 
 
-def test_faults_are_planted_in_process_too(bench: Bench, stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_faults_can_be_injected_in_process(bench: Bench, stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error that nobody foresaw, between staging and publishing, leaves nothing either."""
 
     class Unforeseen(Exception):

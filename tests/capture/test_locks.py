@@ -68,7 +68,7 @@ def test_a_caller_keeps_its_lock_on_a_database_that_it_backs_up(bench: Bench, pe
 
 
 @pytest.mark.parametrize("which", ["sqlite", "chroma"])
-def test_a_lock_held_for_too_long_is_named_and_no_writer_stays_blocked(
+def test_a_lock_held_too_long_is_named_and_leaves_no_writer_blocked(
     bench: Bench, stores: Stores, peer: Start, which: str
 ) -> None:
     path = stores.database if which == "sqlite" else stores.chroma / "chroma.sqlite3"
@@ -114,7 +114,7 @@ def has_open(pid: int, path: Path) -> bool:
         return False
 
 
-def test_a_gate_that_stays_closed(bench: Bench, stores: Stores) -> None:
+def test_a_gate_that_stays_closed_is_reported(bench: Bench, stores: Stores) -> None:
     from backups.engine.gate import Gate
 
     with Gate(stores.chroma).exclusive(), pytest.raises(SourceBusy):
@@ -122,7 +122,7 @@ def test_a_gate_that_stays_closed(bench: Bench, stores: Stores) -> None:
     assert not bench.create(*stores.sources, within=0.5).backup.damaged
 
 
-def test_a_process_that_is_killed_with_the_gate_leaves_it_open(bench: Bench, stores: Stores, peer: Start) -> None:
+def test_a_process_killed_while_it_holds_the_gate_leaves_it_open(bench: Bench, stores: Stores, peer: Start) -> None:
     reader = peer("shared", stores.chroma)
     stop(reader.pid)
     reader.kill()
@@ -132,7 +132,7 @@ def test_a_process_that_is_killed_with_the_gate_leaves_it_open(bench: Bench, sto
 # The repository's lock
 
 
-def test_of_two_creates_one_wins_and_the_other_names_it(bench: Bench, stores: Stores) -> None:
+def test_of_two_creates_one_wins_and_the_other_names_the_winner(bench: Bench, stores: Stores) -> None:
     arguments = ("create", "--repo", bench.repository.folder, "--verify", "none", "--sqlite", stores.database)
     with command(*arguments, "--chroma", stores.chroma) as first:
         stop(first.child("packer"))
@@ -148,7 +148,7 @@ def test_of_two_creates_one_wins_and_the_other_names_it(bench: Bench, stores: St
     assert len(bench.ids()) == 2
 
 
-def test_the_lock_of_a_killed_process_is_gone(bench: Bench, stores: Stores) -> None:
+def test_a_killed_process_holds_no_lock(bench: Bench, stores: Stores) -> None:
     with command("create", "--repo", bench.repository.folder, "--sqlite", stores.database) as first:
         stop(first.child("packer"))
         children = [pid for pid, _ in descendants(first.pid)]
@@ -160,7 +160,7 @@ def test_the_lock_of_a_killed_process_is_gone(bench: Bench, stores: Stores) -> N
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), what="the end of the children")
 
 
-def test_the_process_that_reads_has_no_connection_and_the_command_neither(bench: Bench, large: Path) -> None:
+def test_neither_the_reading_process_nor_the_command_has_a_connection(bench: Bench, large: Path) -> None:
     with command("create", "--repo", bench.repository.folder, "--verify", "none", "--sqlite", large) as backup:
         packer = storing(bench, backup)
         assert has_open(packer, large), "it reads the file in place"

@@ -62,7 +62,7 @@ def test_the_sum_is_conserved_in_thirty_pins_under_two_writers(bench: Bench, pee
         writer.end()
 
 
-def test_what_is_written_while_the_file_is_read_is_not_in_the_backup(bench: Bench, large: Path) -> None:
+def test_writes_during_the_reading_are_not_in_the_backup(bench: Bench, large: Path) -> None:
     """The packer is stopped in the middle of the file; no checkpoint reaches the rest of it until the backup has ended."""
     database = sqlite3.connect(large, isolation_level=None, timeout=0)
     with command("create", "--repo", bench.repository.folder, "--verify", "restore", "--sqlite", f"app={large}") as backup:
@@ -82,7 +82,7 @@ def test_what_is_written_while_the_file_is_read_is_not_in_the_backup(bench: Benc
     assert balance(restored / "sqlite/app.sqlite3")[0] == ACCOUNTS * EACH
 
 
-def test_an_old_reader_makes_it_a_copy_of_the_instant_and_the_log_says_so(bench: Bench, peer: Start, tmp_path: Path) -> None:
+def test_an_old_reader_causes_a_copy_and_the_log_says_so(bench: Bench, peer: Start, tmp_path: Path) -> None:
     path = accounts(tmp_path / "app.sqlite3")
     keeper = sqlite3.connect(path, isolation_level=None)
     keeper.execute("INSERT INTO transfer (amount) VALUES (1)")
@@ -138,7 +138,7 @@ def test_rollback_journal_mode_under_a_writer(bench: Bench, peer: Start, tmp_pat
     assert writer.end()["count"] > 50
 
 
-def test_what_a_killed_writer_had_committed_to_the_log_is_captured(bench: Bench, peer: Start, tmp_path: Path) -> None:
+def test_commits_in_the_log_of_a_killed_writer_are_captured(bench: Bench, peer: Start, tmp_path: Path) -> None:
     path = accounts(tmp_path / "app.sqlite3")
     writer = peer("transfer", path, "a")
     writer.kill()
@@ -186,7 +186,7 @@ def test_an_empty_database(bench: Bench, tmp_path: Path, wal: bool) -> None:
 
 @pytest.mark.parametrize("name", ["with space.db", "größe ✓.db", "what?#frag%41.db", "semi;colon&amp=1.db"])
 @pytest.mark.parametrize("wal", [True, False])
-def test_any_path_is_taken_as_it_is(bench: Bench, tmp_path: Path, name: str, wal: bool) -> None:
+def test_any_path_is_accepted(bench: Bench, tmp_path: Path, name: str, wal: bool) -> None:
     folder = tmp_path / "a folder? #1"
     folder.mkdir()
     path = accounts(folder / name, wal=wal)
@@ -207,7 +207,7 @@ READ_ONLY = 'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" || exit 77;
 
 
 @pytest.mark.parametrize("kind", ["sqlite in WAL mode", "sqlite in rollback mode", "chroma"])
-def test_what_may_not_be_written_to_is_refused(bench: Bench, stores: Stores, tmp_path: Path, kind: str) -> None:
+def test_a_read_only_database_is_refused(bench: Bench, stores: Stores, tmp_path: Path, kind: str) -> None:
     """SQLite takes no lock on a file that it may only read, and says nothing: a backup would not hold writers up."""
     folder = tmp_path / "read-only"
     folder.mkdir()
@@ -242,7 +242,7 @@ def test_a_missing_file_makes_no_backup(bench: Bench, tmp_path: Path) -> None:
 # Broken sources
 
 
-def test_a_file_that_is_no_database_is_kept_raw_and_known_as_damaged(bench: Bench, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_kept_raw_and_marked_damaged(bench: Bench, tmp_path: Path) -> None:
     path = accounts(tmp_path / "app.sqlite3")
     good = bench.create(sqlite_source(path)).backup.id
     path.write_bytes(b"not a database, and that for many bytes " * 400)
@@ -268,7 +268,7 @@ def damage_a_page(path: Path) -> None:
         file.write(os.urandom(4096))
 
 
-def test_a_corrupt_page_is_found_named_and_passed_over(bench: Bench, tmp_path: Path) -> None:
+def test_a_corrupt_page_is_found_named_and_skipped(bench: Bench, tmp_path: Path) -> None:
     path = accounts(tmp_path / "app.sqlite3", padding=1000)
     good = bench.create(sqlite_source(path), verify="restore").backup
     assert good.verification == "restore"
@@ -289,7 +289,7 @@ def test_a_corrupt_page_is_found_named_and_passed_over(bench: Bench, tmp_path: P
 
 
 @pytest.mark.parametrize("size", [50, 100, 2048, 4096])
-def test_a_file_cut_off_early(bench: Bench, tmp_path: Path, size: int) -> None:
+def test_a_truncated_database(bench: Bench, tmp_path: Path, size: int) -> None:
     """However little is left of a database, the backup is either refused or known as damaged; nothing hangs or crashes."""
     path = accounts(tmp_path / "app.sqlite3", padding=200)
     with path.open("r+b") as file:

@@ -90,7 +90,7 @@ def test_a_change_of_one_store_leaves_the_other_unread(bench: Bench, stores: Sto
     assert [record.method for record in backup.manifest.sources] == ["pinned", "unchanged"]
 
 
-def test_a_change_in_the_log_alone_is_a_change(bench: Bench, tmp_path: Path) -> None:
+def test_a_change_in_the_log_alone_is_detected(bench: Bench, tmp_path: Path) -> None:
     """The database file itself has not been touched, and yet it is not what it was."""
     path = accounts(tmp_path / "app.sqlite3")
     settle(path)
@@ -107,7 +107,7 @@ def test_a_change_in_the_log_alone_is_a_change(bench: Bench, tmp_path: Path) -> 
     restored.close()
 
 
-def test_a_time_stamp_is_believed_once_its_grain_is_over(tmp_path: Path) -> None:
+def test_a_time_stamp_is_trusted_once_its_granularity_has_passed(tmp_path: Path) -> None:
     """Two changes within one tick of the file system's clock bear the same times: only an older one tells something."""
     path = tmp_path / "file"
     path.write_bytes(b"first")
@@ -165,7 +165,7 @@ def test_a_modification_time_that_is_set_back_is_seen(bench: Bench, tmp_path: Pa
     assert (bench.restore(backup) / "files/papers/file").read_bytes() == b"other"
 
 
-def test_a_file_exchanged_for_one_of_the_same_times_is_seen(bench: Bench, tmp_path: Path) -> None:
+def test_a_file_replaced_by_one_with_the_same_times_is_seen(bench: Bench, tmp_path: Path) -> None:
     folder = tmp_path / "papers"
     folder.mkdir()
     (folder / "file").write_bytes(b"first")
@@ -179,10 +179,8 @@ def test_a_file_exchanged_for_one_of_the_same_times_is_seen(bench: Bench, tmp_pa
     assert (bench.restore(backup) / "files/papers/file").read_bytes() == b"other"
 
 
-def test_a_file_that_may_not_be_read_is_a_problem_of_the_source(
-    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The system's refusal is planted: whoever runs the tests as root may read everything."""
+def test_an_unreadable_file_is_a_problem_of_the_source(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The refusal is simulated: root may read everything."""
     folder = tmp_path / "papers"
     folder.mkdir()
     for name in ("a", "closed", "z"):
@@ -239,7 +237,7 @@ def append_and_pipe(place: Path) -> None:
 
 
 @pytest.mark.parametrize("happens", [append_and_remove, append_and_exchange, append_and_pipe])
-def test_a_file_that_goes_while_it_is_read_leaves_no_trace(bench: Bench, tmp_path: Path, happens: Any) -> None:
+def test_a_file_that_disappears_while_it_is_read_leaves_no_trace(bench: Bench, tmp_path: Path, happens: Any) -> None:
     """What had been stored of it is cut off again, and nothing names it."""
     folder = tmp_path / "papers"
     folder.mkdir()
@@ -297,7 +295,7 @@ def depth_of(bench: Bench, backup: str) -> int:
     return depth
 
 
-def test_whole_tables_come_at_intervals(bench: Bench, tmp_path: Path) -> None:
+def test_whole_tables_are_written_at_intervals(bench: Bench, tmp_path: Path) -> None:
     """Partial tables since the last whole one never outgrow it for long, so that few are read to restore."""
     folder = tmp_path / "papers"
     folder.mkdir()
@@ -318,7 +316,7 @@ def test_whole_tables_come_at_intervals(bench: Bench, tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in target.iterdir()} == wanted
 
 
-def test_a_damaged_parent_is_passed_over_and_the_reason_is_told(bench: Bench, tmp_path: Path) -> None:
+def test_a_damaged_parent_is_skipped_and_the_reason_logged(bench: Bench, tmp_path: Path) -> None:
     path = accounts(tmp_path / "app.sqlite3")
     only = bench.create(sqlite_source(path)).backup
     archive = bench.repository.backup_folder("default", only.id) / "data.tar.zst"
@@ -331,7 +329,7 @@ def test_a_damaged_parent_is_passed_over_and_the_reason_is_told(bench: Bench, tm
     assert [line for line in bench.lines if "becomes a full backup" in line]
 
 
-def test_a_damaged_block_of_the_parent_is_stored_anew(bench: Bench, tmp_path: Path) -> None:
+def test_a_damaged_block_of_the_parent_is_stored_again(bench: Bench, tmp_path: Path) -> None:
     """A delta is only made against what can be read; what changed on a damaged block is stored whole."""
     folder = tmp_path / "papers"
     folder.mkdir()
@@ -348,7 +346,7 @@ def test_a_damaged_block_of_the_parent_is_stored_anew(bench: Bench, tmp_path: Pa
     assert (bench.restore(created) / "files/papers/file").read_bytes() == path.read_bytes()
 
 
-def test_snapshots_hold_sqlite_alone_and_are_no_parents(bench: Bench, stores: Stores) -> None:
+def test_snapshots_hold_sqlite_alone_and_are_never_parents(bench: Bench, stores: Stores) -> None:
     full = bench.create(*stores.sources).backup
     snapshot = bench.create(*stores.sources, kind="snapshot").backup
     assert [record.kind for record in snapshot.manifest.sources] == ["sqlite"]

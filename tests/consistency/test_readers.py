@@ -66,7 +66,7 @@ def test_records_are_read_as_the_client_gives_them(home: Home) -> None:
     assert set(found) == {"page-5", "page-80"}
 
 
-def test_cosine_collections_give_vectors_of_their_length_back(home: Home, tmp_path: Path) -> None:
+def test_cosine_vectors_have_their_original_length(home: Home, tmp_path: Path) -> None:
     hnsw = {"space": "cosine", "sync_threshold": 10, "batch_size": 5}
     home.pages  # noqa: B018 - opens the client
     turned = home._client.create_collection("turned", embedding_function=None, configuration={"hnsw": hnsw})
@@ -83,7 +83,7 @@ def test_cosine_collections_give_vectors_of_their_length_back(home: Home, tmp_pa
     assert [item.record for item in home.check(description=Description(mappings=(bare,)))[1]] == ["page-4"]
 
 
-def test_places_follow_what_is_written_since(home: Home) -> None:
+def test_places_follow_later_writes(home: Home) -> None:
     database, reader = vectors(home, at_rest=False)
     with closing(database), closing(reader):
         assert reader.is_current()
@@ -92,7 +92,7 @@ def test_places_follow_what_is_written_since(home: Home) -> None:
         home.close()
         reader.refresh()
         assert set(reader.places_of(["page-500", "page-1", "page-2"])) == {"page-500", "page-2"}
-        home.add_vectors(*range(501, 560))  # the index is written anew
+        home.add_vectors(*range(501, 560))  # the index is rewritten
         home.close()
         assert not reader.is_current()
         reader.refresh()
@@ -102,7 +102,7 @@ def test_places_follow_what_is_written_since(home: Home) -> None:
 
 @pytest.mark.parametrize("name", ["header.bin", "data_level0.bin", "index_metadata.pickle"])
 @pytest.mark.parametrize("damage", ["missing", "short", "empty"])
-def test_index_files_that_do_not_fit_are_refused(home: Home, name: str, damage: str) -> None:
+def test_inconsistent_index_files_are_refused(home: Home, name: str, damage: str) -> None:
     file = segment(home) / name
     content = file.read_bytes()
     file.unlink()
@@ -115,7 +115,7 @@ def test_index_files_that_do_not_fit_are_refused(home: Home, name: str, damage: 
         home.check()
 
 
-def test_no_index_is_read_as_another_version(home: Home) -> None:
+def test_an_index_of_another_version_is_refused(home: Home) -> None:
     header = segment(home) / "header.bin"
     header.write_bytes(struct.pack("<i", 2) + header.read_bytes()[4:])
     with pytest.raises(StoreUnreadable, match="format version 2"):
@@ -172,7 +172,7 @@ def test_tables_of_a_later_chroma_are_refused(home: Home) -> None:
         home.check()
 
 
-def test_a_database_that_is_none_is_a_clear_error(home: Home) -> None:
+def test_a_file_that_is_not_a_database_is_a_clear_error(home: Home) -> None:
     home.close()
     home.database.rename(home.database.with_suffix(".away"))
     with pytest.raises(StoreUnreadable, match="no database at"):
@@ -182,7 +182,7 @@ def test_a_database_that_is_none_is_a_clear_error(home: Home) -> None:
         home.check()
 
 
-def test_a_directory_that_nobody_wrote_to_is_empty(home: Home) -> None:
+def test_an_empty_directory_holds_no_records(home: Home) -> None:
     outcome, _ = home.check(description=Description(mappings=(replace(MAPPING, chroma="chroma"),)))
     assert outcome.mappings["pages"].records == 80
     home.close()
@@ -195,7 +195,7 @@ ids = st.lists(st.text("abc", max_size=3), max_size=40).map(sorted)
 
 
 @given(st.lists(ids, min_size=2, max_size=3), st.integers(1, 6), st.integers(1, 6))
-def test_windows_hold_every_id_once_on_the_same_side(streams: list[list[str]], page: int, size: int) -> None:
+def test_windows_hold_every_id_exactly_once(streams: list[list[str]], page: int, size: int) -> None:
     pages = [iter([[(key,) for key in stream[at : at + page]] for at in range(0, len(stream), page)]) for stream in streams]
     seen: list[list[str]] = [[] for _ in streams]
     last = ""
@@ -209,14 +209,14 @@ def test_windows_hold_every_id_once_on_the_same_side(streams: list[list[str]], p
 
 
 @given(st.integers(-(2**63), 2**63 - 1), st.text(max_size=20))
-def test_ids_are_taken_apart_as_they_were_made(number: int, text: str) -> None:
+def test_ids_are_split_into_their_parts(number: int, text: str) -> None:
     columns = Column(name="n", type="integer"), Column(name="t", type="text")
     mapping = replace(MAPPING, id=("a{", columns[0], "/", columns[1], ")"))
     assert mapping.parts_of(f"a{{{number}/{text})") == (number, text)
     assert mapping.parts_of(f"a{{0{number}/{text})") in (None, (number, text)) or number == 0
 
 
-def test_descriptions_are_carried_as_json() -> None:
+def test_descriptions_round_trip_as_json() -> None:
     assert Description.from_json(DESCRIPTION.as_json()) == DESCRIPTION
     with pytest.raises(Mistake, match="version 2"):
         Description.from_json({"version": 2})

@@ -98,7 +98,7 @@ class Index:
         self._slots[places] = np.arange(self.count, dtype=np.int32)
 
     def gather(self, labels: Integers) -> tuple[Floats, npt.NDArray[np.bool_]]:
-        """The vectors of *labels*, one a row, and a mask of those that exist. Needs `map_labels`."""
+        """The vectors of *labels*, one a row, and a mask of the labels that exist. Needs `map_labels`."""
         assert self._slots is not None
         slots = np.full(len(labels), -1, np.int64)
         inside = (labels >= 0) & (labels < len(self._slots))

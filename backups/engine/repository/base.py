@@ -1,4 +1,4 @@
-"""What a repository is, whatever stores it: the operations that a backend implements, and those that follow from them.
+"""The interface of a repository, and the operations that are the same for every backend.
 
 A backend (`folder` is the only one) stores manifests, archives, proofs and holds, publishes and removes backups in one step
 each, and provides locks. Finding, loading and deleting by rules is done here.
