@@ -107,7 +107,7 @@ def look(locations: Locations) -> int:
     diagnosis = diagnose(locations.repository, locations.stores(DEFAULT), Context())
     sys.stdout.write(f"{diagnosis.as_text()}\n")
     running = services.running(locations)
-    sys.stdout.write(f"RUNS     {', '.join(service.title for service in running) or 'RefServer is not running'}\n")
+    sys.stdout.write(f"RUNS     {', '.join(service.title for service in running) or 'no running RefServer was found'}\n")
     return 0 if diagnosis.ok else 1
 
 

@@ -63,7 +63,7 @@ def show_plan(repository: Repository, plan: Plan, report: Report) -> None:
         report.write(f"  {target.path}: {before} now, {human_bytes(sizes_after[target.kind, target.name])} after")
         if processes := opened.get(str(target.path)):
             report.write(f"    open in {processes}")
-    stops = ", ".join(service.title for service in plan.running) or "nothing: RefServer is not running"
+    stops = ", ".join(service.title for service in plan.running) or "nothing: no running RefServer was found"
     report.write(f"Stops          {stops}")
 
 
