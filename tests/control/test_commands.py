@@ -140,7 +140,7 @@ def test_nothing_is_done_when_the_audit_cannot_tell_of_it(site):
     with connections["control"].cursor() as cursor:
         cursor.execute("ALTER TABLE backups_auditentry RENAME TO elsewhere")
     code, said = told("backup")
-    assert code == 1 and "nothing was done" in said["error"]["message"] and "`refbackup`" in said["error"]["hint"]
+    assert code == 1 and "Nothing was done" in said["error"]["message"] and "`refbackup`" in said["error"]["hint"]
     assert not list(site.repository.ids("default"))
 
 

@@ -220,4 +220,4 @@ def test_the_commands(empty_site, tmp_path):
     assert json.loads(said)["error"]["problems"] == [complaint.splitlines()[1].strip()]
     assert manage("import_plans", tmp_path / "missing")[0] == 2
     file.write_bytes(b"\xff\xfe")
-    assert "no text in UTF-8" in manage("import_plans", file)[2]
+    assert "not UTF-8 text" in manage("import_plans", file)[2]

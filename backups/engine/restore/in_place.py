@@ -197,7 +197,7 @@ def plan_in_place(
 
 def _how(target: Target) -> str:
     if target.record.kind is SourceKind.SQLITE:
-        return "online, in one transaction" if target.is_database() else "as a file; old logs are set aside"
+        return "online, in one transaction" if target.is_database() else "put in place as a file; old logs are set aside"
     if target.record.kind is SourceKind.FILES:
         return "exchanged in one step"
     if target.gate:
