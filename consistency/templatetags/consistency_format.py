@@ -59,11 +59,13 @@ def kind_title(kind: str) -> str:
 
 @register.filter
 def kind_about(kind: str) -> str:
+    """What a kind of finding means; empty for an unknown kind."""
     return labels.KINDS[kind][1] if kind in labels.KINDS else ""
 
 
 @register.filter
 def repair_words(repair: str) -> str:
+    """A repair in words."""
     return labels.REPAIRS.get(repair, repair)
 
 

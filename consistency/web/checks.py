@@ -58,6 +58,7 @@ class FindingFilter:
 
 @page("consistency.view_check")
 def checks(request: HttpRequest) -> HttpResponse:
+    """All checks, newest first, page by page."""
     pages = paginate(request, Check.objects.order_by("-pk"))
     return render_page(request, "consistency/checks.html", "Consistency checks", {"checks": pages, "pages": pages})
 
