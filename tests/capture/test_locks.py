@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -156,7 +157,8 @@ def test_a_killed_process_holds_no_lock(bench: Bench, stores: Stores) -> None:
         first.process.wait()
         assert not bench.create(sqlite_source(stores.database)).backup.damaged
     for pid in children:
-        os.kill(pid, signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError):  # it may have ended already
+            os.kill(pid, signal.SIGCONT)
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), what="the end of the children")
 
 
