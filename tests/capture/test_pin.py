@@ -228,7 +228,7 @@ def test_a_read_only_database_is_refused(bench: Bench, stores: Stores, tmp_path:
         pytest.skip(f"this machine lets no test mount read-only in a namespace of its own: {ended.stderr.strip()}")
     assert ended.returncode == 6, ended
     error = json.loads(ended.stdout)["error"]
-    assert "may not be written to" in error["message"]
+    assert "is not writable" in error["message"]
     assert str(path) in error["message"]
     assert bench.ids() == []
 
