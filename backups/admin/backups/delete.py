@@ -16,7 +16,7 @@ from backups.jobs import submit
 from backups.models import IndexedBackup
 
 from ..frame import page, render, return_address, say, say_queued
-from .common import count_backups, selected
+from .selection import count_backups, selected
 
 
 @dataclass(slots=True)

@@ -18,8 +18,8 @@ from backups.jobs import submit, types
 from backups.models import IndexedBackup, Job
 
 from ..frame import page, render, require, say, say_queued
-from .common import jobs_about, permissions_of
 from .delete import deletions
+from .selection import jobs_about, permissions_of
 
 _MOST_TABLES = 200
 

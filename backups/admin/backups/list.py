@@ -19,7 +19,7 @@ from backups.models import IndexedBackup
 from backups.models.listing import Part, minute_of
 
 from ..frame import page, render, require, return_address, say, say_queued
-from .common import (
+from .selection import (
     BACKUPS,
     MARKS,
     PROOFS,

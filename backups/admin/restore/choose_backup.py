@@ -12,7 +12,7 @@ from backups.conf import configuration
 from backups.models import IndexedBackup
 from backups.models.listing import moment_of
 
-from ..backups.common import BACKUPS, BackupFilter, page_of_backups
+from ..backups.selection import BACKUPS, BackupFilter, page_of_backups
 from ..frame import page
 from .selection import RestoreSelection, render_step
 

@@ -12,7 +12,7 @@ from django.utils import timezone
 from backups.jobs.types import PREVIEW
 from backups.models import Job
 
-from ..backups.common import jobs_about
+from ..backups.selection import jobs_about
 from .selection import RestoreSelection
 
 FRESH = timedelta(minutes=15)

@@ -16,7 +16,7 @@ from backups.engine.errors import BackupNotFound
 from backups.jobs.types import PREVIEW, RESTORE, RESTORE_IN_PLACE
 from backups.models import IndexedBackup, Job
 
-from ..backups.common import jobs_about
+from ..backups.selection import jobs_about
 from ..frame import page, refused, render
 from ..running import live
 from .preview import is_preview_of, summarize_preview
