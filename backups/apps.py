@@ -6,7 +6,7 @@ from django.apps import AppConfig, apps
 
 
 class BackupsConfig(AppConfig):
-    """Backups as an app that any project can install; its tables live where the project's router sends them."""
+    """The backups app; the project's router decides which database holds its tables."""
 
     name = "backups"
     verbose_name = "Backups"
@@ -24,12 +24,12 @@ class BackupsConfig(AppConfig):
 
 
 def _hide_the_queue() -> None:
-    """Take Django-Q's pages out of the admin: they show bells that look like jobs, and let one remove the minute's tick.
+    """Remove Django-Q's pages from the admin: their messages look like jobs, and the tick could be deleted there.
 
-    Jobs, plans and the workers' signs of life have pages of their own.
+    Jobs, plans and workers have their own pages.
     """
     from django.contrib import admin
-    from django_q import admin as queue_admin  # registers its models now, and not after this
+    from django_q import admin as queue_admin  # registers its models, if it has not yet
 
     for model in (queue_admin.Schedule, queue_admin.Success, queue_admin.Failure, queue_admin.OrmQ):
         if admin.site.is_registered(model):

@@ -1,4 +1,4 @@
-"""The project's setting ``BACKUPS``, read and checked at once.
+"""The project's setting ``BACKUPS``: read, and every problem reported at once.
 
 ::
 
@@ -9,21 +9,21 @@
             "default": ["sqlite:app=/srv/app.sqlite3", "chroma:chroma=/srv/chroma", "files:uploads=/srv/uploads"],
             "control": ["sqlite:control=/srv/control.sqlite3"],
         },
-        "KEPT_APART": ["control"],                      # sets that are never restored in place: they hold what controls
-        "HOST": "",                                     # this machine's name among several; empty: its host name
+        "KEPT_APART": ["control"],                      # sets that are never restored in place: they hold the control database
+        "HOST": "",                                     # this machine's name; empty: its host name
         "JOBS_AT_ONCE": 2,                              # jobs that run at the same time on a host
-        "RESTORE_FOLDER": "/srv/restored",              # restores from pages and REST go into folders below this one
+        "RESTORE_FOLDER": "/srv/restored",              # parent of the folders that pages and REST restore into
         "RUN_FOLDER": "/srv/run",                       # pid files and the worker's heartbeat
-        "KINDS": ["project.jobs.CHECK"],                # further kinds of job, as paths to `kinds.Kind` objects
+        "KINDS": ["project.jobs.CHECK"],                # further job types, as paths to `jobs.job_type.JobType` objects
         "METRICS": ["project.metrics.more"],            # further metrics, as paths to generators of metric families
         "EXAMINE": "project.jobs.examination",          # function from a set's name to a command: engine.application_check
-        "ADDRESS": "https://refs.example.org",          # where this site is reached: for links in alerts; empty: none
+        "ADDRESS": "https://refs.example.org",          # base URL of this site, for links in alerts; empty: no links
         "ALERT_DETECTORS": ["project.alerts.UNREAD"],   # further conditions: paths to `monitoring.conditions.Condition` objects
-        "ALERT_HOSTS": ["hooks.slack.com", "*.example.org", "10.0.0.0/8"],  # where webhooks may go; empty: see alerts.outgoing
+        "ALERT_HOSTS": ["hooks.slack.com", "*.example.org", "10.0.0.0/8"],  # allowed webhook hosts; empty: see alerts.http
         "PROMISED_RPO_MINUTES": 60,
         "PROMISED_RTO_MINUTES": 5,
-        "KEEP_JOBS_DAYS": 400,                          # how long ended jobs stay
-        "KEEP_LOGS_DAYS": 30,                           # how long their log lines stay
+        "KEEP_JOBS_DAYS": 400,                          # retention of ended jobs
+        "KEEP_LOGS_DAYS": 30,                           # retention of their log lines
     }
 """
 
@@ -44,12 +44,13 @@ from .engine.config import parse_source
 from .engine.errors import EngineError, UsageError
 from .engine.names import NAME
 from .engine.repository.folder import Repository, open_repository
+from .engine.runtime.environment import closest
 from .engine.types import Source, SourceKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
-    """What the project says. Names of repositories and sets keep the order in which they were given."""
+    """The setting's values. Repositories and sets keep their order."""
 
     database: str
     repositories: Mapping[str, Path]
@@ -85,29 +86,29 @@ class Configuration:
         """The repository of that name. Raises `RepositoryMissing`, and `UsageError` for an unknown name."""
         if name not in self.repositories:
             raise UsageError(
-                f"No repository is named {name!r}.", hint=f"There are: {', '.join(self.repositories)} (setting BACKUPS)."
+                f"There is no repository {name!r}.", hint=f"The setting BACKUPS has: {', '.join(self.repositories)}."
             )
         return open_repository(self.repositories[name])
 
     def sources(self, set_name: str) -> tuple[Source, ...]:
         """The sources of a set. Raises `UsageError` for an unknown name."""
         if set_name not in self.sets:
-            raise UsageError(f"No set is named {set_name!r}.", hint=f"There are: {', '.join(self.sets)} (setting BACKUPS).")
+            raise UsageError(f"There is no set {set_name!r}.", hint=f"The setting BACKUPS has: {', '.join(self.sets)}.")
         return self.sets[set_name]
 
     def live_sources(self, set_name: str) -> tuple[Source, ...]:
-        """The live stores that backups of a set go back to; a set of some stores (``default-sqlite``) has those of its whole.
+        """The live stores that backups of a set are restored to; a partial set (``default-sqlite``) has those of its whole.
 
-        Raises `EngineError` for a set that is not this project's: another application's data must not be written over its own.
+        Raises `UsageError` for a set of another application.
         """
         return self.sources(self.whole_set(set_name))
 
     def whole_set(self, set_name: str) -> str:
-        """The set of this project that a set of some of its stores belongs to; any other name as it is."""
-        wanted = set_name
-        while wanted not in self.sets and "-" in wanted:
-            wanted = wanted.rpartition("-")[0]
-        return wanted if wanted in self.sets else set_name
+        """The project's set that a partial set belongs to; any other name unchanged."""
+        whole = set_name
+        while whole not in self.sets and "-" in whole:
+            whole = whole.rpartition("-")[0]
+        return whole if whole in self.sets else set_name
 
 
 _NUMBERS = {
@@ -137,17 +138,20 @@ _KNOWN = {
 
 @functools.cache
 def configuration() -> Configuration:
-    """The setting as it is in force. Raises `ImproperlyConfigured` that names every problem; see also `checks`."""
-    found = read(getattr(settings, "BACKUPS", {}))
-    if found.problems:
-        lines = "\n".join(f"  - {problem}" for problem in found.problems)
-        raise ImproperlyConfigured(f"The setting BACKUPS is wrong:\n{lines}")
-    return found
+    """The setting in force. Raises one `ImproperlyConfigured` that names every problem; see also `checks`."""
+    config = read(getattr(settings, "BACKUPS", {}))
+    if config.problems:
+        lines = "\n".join(f"  - {problem}" for problem in config.problems)
+        raise ImproperlyConfigured(f"The setting BACKUPS is invalid:\n{lines}")
+    return config
 
 
 def read(given: Mapping[str, Any]) -> Configuration:
-    """Read *given*; what is wrong is listed in ``problems``, and defaults stand in for it."""
-    problems = [f"{name} is not known" for name in sorted(set(given) - _KNOWN)]
+    """Read *given*; invalid values are listed in ``problems`` and replaced by defaults."""
+    problems = []
+    for name in sorted(set(given) - _KNOWN):
+        similar = closest(name, _KNOWN)
+        problems.append(f"{name}: there is no such entry" + (f"; did you mean {similar}?" if similar else ""))
     numbers = {}
     for name, (default, least, most) in _NUMBERS.items():
         value = given.get(name, default)
@@ -157,14 +161,16 @@ def read(given: Mapping[str, Any]) -> Configuration:
         numbers[name.lower()] = value
     repositories = {name: Path(path) for name, path in given.get("REPOSITORIES", {}).items()}
     if not repositories:
-        problems.append('REPOSITORIES: name at least one, such as {"main": "/srv/backups"}')
+        problems.append('REPOSITORIES: give at least one, such as {"main": "/srv/backups"}')
         repositories = {"main": Path("backups")}
     sets = {name: _sources(name, lines, problems) for name, lines in given.get("SETS", {}).items()}
     if not sets:
-        problems.append('SETS: name what is backed up, such as {"default": ["sqlite:app=/srv/app.sqlite3"]}')
+        problems.append('SETS: give at least one, such as {"default": ["sqlite:app=/srv/app.sqlite3"]}')
         sets = {"default": ()}
     for what, names in (("REPOSITORIES", repositories), ("SETS", sets)):
-        problems += [f"{what}: {name!r} is no name (letters, digits, . _ -)" for name in names if not NAME.fullmatch(name)]
+        problems += [
+            f"{what}: {name!r} is not a valid name (letters, digits, . _ -)" for name in names if not NAME.fullmatch(name)
+        ]
     apart = frozenset(given.get("KEPT_APART", ()))
     problems += [f"KEPT_APART: there is no set {name!r}" for name in sorted(apart - sets.keys())]
     first = next(iter(repositories.values()))
@@ -197,12 +203,12 @@ def _sources(set_name: str, lines: Any, problems: list[str]) -> tuple[Source, ..
             sources.append(parse_source(SourceKind(kind), rest))
         except ValueError:
             problems.append(
-                f"SETS[{set_name!r}]: {line!r} is no source; write sqlite:NAME=FILE, chroma:NAME=DIR, files:NAME=DIR"
+                f"SETS[{set_name!r}]: {line!r} is not a source; write sqlite:NAME=FILE, chroma:NAME=DIR, files:NAME=DIR"
             )
         except EngineError as problem:
             problems.append(f"SETS[{set_name!r}]: {problem.message}")
     if not sources:
-        problems.append(f"SETS[{set_name!r}]: it backs up nothing")
+        problems.append(f"SETS[{set_name!r}]: it has no sources")
     return tuple(sources)
 
 

@@ -13,7 +13,7 @@ from backups.engine.errors import EngineError
 from backups.identity.audit import Actor
 from backups.identity.sign_in import actor_of
 from backups.jobs import lifecycle
-from backups.jobs.types import JobType
+from backups.jobs.job_type import JobType
 from backups.models import Job
 from consistency.engine.errors import ConsistencyError
 from consistency.frame import Frame, View, Work

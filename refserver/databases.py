@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
 
-from refserver.env import Environment
+from backups.engine.runtime.environment import Environment
 
 _WAIT = 20
 _LONGEST_JOB = 30 * 24 * 3600

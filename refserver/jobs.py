@@ -1,7 +1,7 @@
-"""What this project adds to the jobs: checks of consistency, repairs, and undoing them (``BACKUPS["KINDS"]``).
+"""The project's job types: consistency checks, repairs, and undoing them (``BACKUPS["KINDS"]``).
 
-The two apps know nothing of each other. Here the one's command becomes the other's job, backups are made before repairs, and
-proofs ask whether the restored stores are consistent.
+The two apps do not know each other. Here a command of one becomes a job of the other, a backup is made before each repair, and
+proofs check the consistency of restored stores.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from pydantic import Field
 
 from backups.conf import configuration
 from backups.engine.types import SourceKind
-from backups.jobs.types import Arguments, BackupArguments, JobType, job_type, management
+from backups.jobs.arguments import Arguments, BackupArguments
+from backups.jobs.commands import management
+from backups.jobs.job_type import JobType
+from backups.jobs.types import job_type
 from backups.models import Job
 from consistency.engine.errors import ConsistencyError, RepairRefused
 from consistency.engine.findings import FindingKind
@@ -26,17 +29,17 @@ from consistency.resolution import description
 Number = Annotated[int, Field(ge=1, lt=1 << 63)]
 
 _WAIT = "300"
-"""Seconds that the backup before a repair waits for a backup that is being made."""
+"""Seconds that the backup before a repair waits for another backup."""
 
 
 class CheckArguments(Arguments):
-    """With ``repair``, what needs no question is repaired where nothing critical was found."""
+    """With ``repair``, findings that are safe to repair are repaired, unless one is critical."""
 
     repair: Literal["", "safe"] = ""
 
 
 class RepairArguments(Arguments):
-    """What ``of_check`` found, and of that only some kinds or findings where they are named; ``all`` repairs what asks, too."""
+    """The findings of ``of_check``, optionally limited to kinds or findings; ``all`` includes those that need confirmation."""
 
     of_check: Number
     scope: Literal["safe", "all"] = "safe"
@@ -45,15 +48,15 @@ class RepairArguments(Arguments):
 
 
 class OfRepair(Arguments):
-    """Which repair."""
+    """The repair to undo."""
 
     repair: Number
 
 
 def _command(job: str, *more: str) -> list[str]:
-    """The app's command, in the name of who asked for the job."""
-    who = Job.objects.filter(pk=job).values_list("by", flat=True).first() if job else None
-    actor = [f"--actor={who}"] if who else []
+    """The app's command, on behalf of the actor of the job."""
+    name = Job.objects.filter(pk=job).values_list("by", flat=True).first() if job else None
+    actor = [f"--actor={name}"] if name else []
     return management("check_consistency", "--json", "--progress", "json", "--exit-zero", *actor, *more)
 
 
@@ -75,31 +78,31 @@ def _resume(arguments: Arguments, job: str) -> list[str]:
     return _command(job, "--resume")
 
 
-def _told(found: dict[str, Any]) -> str:
-    """What a check or a repair came to."""
-    made = found.get("repair")
-    if made is not None:
-        return _told_of_repair(made) + (f" Checked again: {_told_of_check(found['again'])}" if "again" in found else "")
-    if "state" not in found:
+def _summary(result: dict[str, Any]) -> str:
+    """The result of a check or a repair in a sentence."""
+    repair = result.get("repair")
+    if repair is not None:
+        return _repair_summary(repair) + (f" Checked again: {_check_summary(result['again'])}" if "again" in result else "")
+    if "state" not in result:
         return "No repair was unfinished."
-    return f"{_told_of_check(found)} {found.get('left_alone', '')}".strip()
+    return f"{_check_summary(result)} {result.get('left_alone', '')}".strip()
 
 
-def _told_of_check(found: dict[str, Any]) -> str:
-    number = found["findings"]
-    what = "no finding" if not number else "1 finding" if number == 1 else f"{number:,} findings"
-    return f"{found['state'].capitalize()}: {what} in {found['records']:,} rows and records."
+def _check_summary(result: dict[str, Any]) -> str:
+    number = result["findings"]
+    findings = "no finding" if not number else "1 finding" if number == 1 else f"{number:,} findings"
+    return f"{result['state'].capitalize()}: {findings} in {result['records']:,} rows and records."
 
 
-def _told_of_repair(made: dict[str, Any]) -> str:
-    verb = {"done": "mended", "undone": "put back"}.get(made["state"], made["state"])
-    count = made["steps"].get({"done": "applied"}.get(made["state"], made["state"]), 0)
-    rest = {name: number for name, number in made["steps"].items() if name in ("skipped", "kept")}
+def _repair_summary(repair: dict[str, Any]) -> str:
+    verb = {"done": "repaired", "undone": "put back"}.get(repair["state"], repair["state"])
+    count = repair["steps"].get({"done": "applied"}.get(repair["state"], repair["state"]), 0)
+    rest = {name: number for name, number in repair["steps"].items() if name in ("skipped", "kept")}
     more = "".join(f", {number:,} {name}" for name, number in rest.items())
     return f"{count:,} record{'' if count == 1 else 's'} {verb}{more}."
 
 
-_SHOWN: dict[str, Any] = {"sentence": _told, "template": "consistency/outcome.html"}
+_SHOWN: dict[str, Any] = {"sentence": _summary, "template": "consistency/outcome.html"}
 CHECK = JobType(
     name="check_consistency",
     title="Check consistency",
@@ -111,7 +114,7 @@ CHECK = JobType(
 )
 REPAIR = JobType(
     name="repair_consistency",
-    title="Repair what a check found",
+    title="Repair findings",
     arguments=RepairArguments,
     command=_repair,
     permission="consistency.repair_finding",
@@ -120,7 +123,7 @@ REPAIR = JobType(
 )
 UNDO = JobType(
     name="undo_repair",
-    title="Undo a repair",
+    title="Undo repair",
     arguments=OfRepair,
     command=_undo,
     permission="consistency.repair_finding",
@@ -129,7 +132,7 @@ UNDO = JobType(
 )
 RESUME = JobType(
     name="resume_repair",
-    title="Go on with a repair",
+    title="Resume repair",
     arguments=Arguments,
     command=_resume,
     permission="consistency.repair_finding",
@@ -139,9 +142,9 @@ RESUME = JobType(
 
 
 def snapshot(reason: str) -> str:
-    """Make and prove a snapshot before a repair (`Declaration.snapshot`); returns its id. Raises `RepairRefused`.
+    """Make and verify a snapshot before a repair (`Declaration.snapshot`), and return its id. Raises `RepairRefused`.
 
-    It is a backup as any other, made by the engine's own process: that of a repair holds databases open.
+    It is an ordinary backup, made in a process of its own, as the repair's process holds databases open.
     """
     arguments = BackupArguments(backup="snapshot", note=reason, verify="hashes")
     command = [*job_type("backup").command(arguments, ""), "--wait", _WAIT]
@@ -149,25 +152,25 @@ def snapshot(reason: str) -> str:
     try:
         answer = json.loads(done.stdout.splitlines()[-1])
     except (ValueError, IndexError):
-        answer = {"error": {"message": done.stderr.strip()[-500:] or f"It ended with status {done.returncode}.", "hint": ""}}
+        answer = {"error": {"message": done.stderr.strip()[-500:] or f"It exited with status {done.returncode}.", "hint": ""}}
     if done.returncode or "error" in answer:
-        problem = answer.get("error") or {"message": "Its proof failed.", "hint": ""}
+        problem = answer.get("error") or {"message": "Its verification failed.", "hint": ""}
         raise RepairRefused(
             f"No snapshot could be made before the repair: {problem['message']} Nothing was changed.",
-            hint=problem.get("hint") or "Mend that first: a repair never begins without one.",
+            hint=problem.get("hint") or "Fix that first: every repair needs a snapshot.",
         )
     return str(answer["id"])
 
 
 def examination(set_name: str) -> str:
-    """The command that checks restored stores (``BACKUPS["EXAMINE"]``); "" for a set that has not both."""
-    found = configuration()
-    held = {source.kind for source in found.sources(set_name)} if set_name in found.sets else set()
-    if not {SourceKind.SQLITE, SourceKind.CHROMA} <= held:
+    """The command that checks restored stores (``BACKUPS["EXAMINE"]``); "" for a set without both kinds of stores."""
+    config = configuration()
+    kinds = {source.kind for source in config.sources(set_name)} if set_name in config.sets else set()
+    if not {SourceKind.SQLITE, SourceKind.CHROMA} <= kinds:
         return ""
     try:
         described = json.dumps(description().as_json(), separators=(",", ":"))
     except ConsistencyError:
-        return ""  # `manage.py check` says what is wrong with the declaration; a backup is made all the same
+        return ""  # `manage.py check` reports the problem of the declaration; the backup is made anyway
     place = f"PYTHONPATH={settings.BASE_DIR}"
     return shlex.join(["env", place, sys.executable, "-m", "consistency.probe", "--copy", "{folder}", "{instant}", described])

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import available_timezones
 
+from django.core.exceptions import ImproperlyConfigured
+
 from backups.engine.config import ENGINE_SETTINGS
+from backups.engine.errors import UsageError
+from backups.engine.runtime.environment import Environment
 from refserver.databases import control_database, queue_settings, sqlite
-from refserver.env import Environment
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-_env = Environment.load(BASE_DIR)
+_env = Environment.load_project(BASE_DIR)
 
 # --- Where the data is --------------------------------------------------------------------------------------
 REFSERVER_DATABASE = _env.file("REFSERVER_DATABASE", "var/data/refserver.sqlite3")
@@ -79,7 +82,11 @@ _LOG_FORMAT = _env.text("REFSERVER_LOG_FORMAT", "line", choices={"line", "json"}
 _LOG_LEVEL = _env.text("REFSERVER_LOG_LEVEL", "INFO", choices={"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"})
 
 ENVIRONMENT_NAMES = frozenset(_env.asked) | ENGINE_SETTINGS
-_env.check()
+_env.report_unknown(ENVIRONMENT_NAMES)
+try:
+    _env.check()
+except UsageError as _problem:
+    raise ImproperlyConfigured(_problem.message) from None
 
 # --- Backups ------------------------------------------------------------------------------------------------
 # A PostgreSQL server is backed up with its own tools (docs/how-to/run-on-several-hosts.md)

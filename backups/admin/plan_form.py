@@ -10,7 +10,8 @@ from django import forms
 
 from backups.conf import configuration
 from backups.engine.errors import UsageError
-from backups.jobs.types import CommandArguments, JobType, OfSet
+from backups.jobs.arguments import CommandArguments, OfSet
+from backups.jobs.job_type import JobType
 from backups.models import Plan
 from backups.plans import validation
 

@@ -19,12 +19,13 @@ from pydantic import ValidationError
 from backups.conf import configuration
 from backups.engine.errors import UsageError
 from backups.identity.sign_in import actor_of
-from backups.jobs.types import PRUNE, JobType, PruneArguments, job_type, job_types
+from backups.jobs.arguments import PruneArguments
+from backups.jobs.job_type import JobType
+from backups.jobs.types import PRUNE, job_type, job_types
 from backups.models import Job, Plan, Worker
 from backups.monitoring.conditions.workers import is_silent
 from backups.plans import cron as schedules
 from backups.plans import editing, retention_preview, yaml_files
-from backups.plans.validation import NEVER_PLANNED
 
 from .frame import page, render, say
 from .plan_form import PlanForm, PruneForm, form_of, zones
@@ -96,15 +97,11 @@ def new(request: HttpRequest) -> HttpResponse:
     """Choose a job type, then fill in its form."""
     name = request.GET.get("kind", "")
     if not name:
-        offered = [
-            (kind, ABOUT_KINDS.get(kind.name, ""))
-            for kind in job_types().values()
-            if kind.planned and kind.name not in NEVER_PLANNED
-        ]
+        offered = [(kind, ABOUT_KINDS.get(kind.name, "")) for kind in job_types().values() if kind.planned]
         choices = [(kind, text) for kind, text in offered if request.user.has_perm(kind.permission)]
         return render(request, "backups/plan_kinds.html", "Add a plan", {"choices": choices})
     kind = job_type(name)
-    if kind.name in NEVER_PLANNED:
+    if not kind.planned:
         raise Http404
     _require(request, kind)
     form = form_of(kind)(request.POST or None, kind=kind)
@@ -235,7 +232,7 @@ def import_plans(request: HttpRequest) -> HttpResponse:
         if missing:
             raise UsageError(f"You lack permissions that these plans need: {', '.join(missing)}.", hint="No plan was changed.")
         if request.POST.get("do") == "save":
-            done = yaml_files.take_over(actor_of(request), entries, replace=context["replace"])
+            done = yaml_files.import_entries(actor_of(request), entries, replace=context["replace"])
             say(request, f"{len(done)} plan{'' if len(done) == 1 else 's'} changed." if done else "No plan needed a change.")
             return redirect("backups:plans")
     except UsageError as problem:

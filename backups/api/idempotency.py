@@ -4,7 +4,7 @@
 2. The request is executed in the same transaction that records its response: a crash leaves both or neither.
 3. A key older than `ABANDONED_AFTER` without a response is taken over: the server stopped during its request.
 
-The key of a refused request is deleted: the corrected request may use it. Keys are kept for a day (`housekeeping.tidy`).
+The key of a refused request is deleted: the corrected request may use it. Keys are kept for a day.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Hand out a backup's files over HTTP, so that a download that was cut off goes on where it stopped.
+"""Downloads of a backup's files over HTTP, which can be resumed.
 
-One range a request (``Range: bytes=N-M``), with a strong entity tag from the checksums that were published, so that
-``If-Range`` never joins parts of two different files (RFC 9110, sections 13 and 14). What is handed out was written once and is
-never changed; a backup that is deleted meanwhile is read to its end, because its file stays open.
+One range per request (``Range: bytes=N-M``), with a strong entity tag from the published checksums, so that ``If-Range`` never
+joins parts of different files (RFC 9110, sections 13 and 14). Files never change once published; if a backup is deleted during
+a download, the open file can still be read to its end.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from backups.identity.audit import Actor
 from backups.models import IndexedBackup
 
 FILES = {DATA: "application/zstd", MANIFEST: "application/json", SUMS: "text/plain; charset=us-ascii"}
-"""What can be downloaded of a backup, and its media type."""
+"""The files of a backup that can be downloaded, and their media types."""
 
 _PIECE = 1 << 20
 _RANGE = re.compile(r"bytes=\s*([0-9]{0,18})\s*-\s*([0-9]{0,18})\s*", re.ASCII)
@@ -34,7 +34,7 @@ _RANGE = re.compile(r"bytes=\s*([0-9]{0,18})\s*-\s*([0-9]{0,18})\s*", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Bytes *first* to *last*, both included, of a file."""
+    """Bytes *first* to *last* of a file, both included."""
 
     first: int
     last: int
@@ -45,10 +45,10 @@ class Range:
 
 
 def answer(request: HttpRequest, row: IndexedBackup, name: str, actor: Actor) -> HttpResponseBase:
-    """The file *name* of a backup: 200, 206 for a range, 304 when the client has it, 412 or 416 when it asks for what is not.
+    """The file *name* of a backup: 200, 206 for a range, 304 for a match, 412 or 416 when a condition or range fails.
 
-    The caller has checked rights, and that the method is GET or HEAD. Each download, and each part, is in the audit. Raises
-    `BackupNotFound` for any other name, or when the backup is gone, and `DamageFound` when its checksums cannot be read.
+    Callers check permissions and that the method is GET or HEAD. Each download is audited. Raises `BackupNotFound` for an
+    unknown name or a deleted backup.
     """
     repository = configuration().open(row.repository)
     if name not in FILES:
@@ -72,7 +72,7 @@ def answer(request: HttpRequest, row: IndexedBackup, name: str, actor: Actor) ->
 
 
 def _tag(repository: Repository, row: IndexedBackup, name: str, file: BinaryIO) -> str:
-    """The strong entity tag of a file: its SHA-256, as published; that of the small file of checksums is computed."""
+    """The strong entity tag of a file: its published SHA-256; that of the checksum file itself is computed."""
     if name == SUMS:
         content = file.read(_PIECE)
         file.seek(0)
@@ -80,9 +80,9 @@ def _tag(repository: Repository, row: IndexedBackup, name: str, file: BinaryIO) 
     try:
         return f'"{repository.expected_sums(row.set, row.backup_id)[name]}"'
     except DamageFound:
-        # What is damaged may be looked at too; time and size are no proof that two parts belong together, so the tag is weak
-        facts = os.fstat(file.fileno())
-        return f'W/"{facts.st_mtime_ns:x}-{facts.st_size:x}"'
+        # Damaged backups can be downloaded too; time and size do not prove that parts belong together, so the tag is weak
+        status = os.fstat(file.fileno())
+        return f'W/"{status.st_mtime_ns:x}-{status.st_size:x}"'
 
 
 def _answer(request: HttpRequest, file: BinaryIO, name: str, tag: str, called: str) -> HttpResponseBase:
@@ -100,25 +100,25 @@ def _answer(request: HttpRequest, file: BinaryIO, name: str, tag: str, called: s
     if refusal is not None:
         file.close()
         return HttpResponse(status=refusal, headers=headers)
-    wanted = _range(request, size, tag, changed)
-    if wanted == "unsatisfiable":
+    part = _range(request, size, tag, changed)
+    if part == "unsatisfiable":
         file.close()
         return HttpResponse(status=416, headers=headers | {"Content-Range": f"bytes */{size}"})
-    assert not isinstance(wanted, str)
-    headers["Content-Length"] = str(wanted.length if wanted else size)
-    if wanted:
-        headers["Content-Range"] = f"bytes {wanted.first}-{wanted.last}/{size}"
-    status, kind = 206 if wanted else 200, FILES[name]
+    assert not isinstance(part, str)
+    headers["Content-Length"] = str(part.length if part else size)
+    if part:
+        headers["Content-Range"] = f"bytes {part.first}-{part.last}/{size}"
+    status, kind = 206 if part else 200, FILES[name]
     if request.method == "HEAD":
         file.close()
         return HttpResponse(status=status, content_type=kind, headers=headers)
-    if wanted is None:
+    if part is None:
         return FileResponse(file, as_attachment=True, filename=called, content_type=kind, headers=headers)
-    return StreamingHttpResponse(_Part(file, wanted), status=status, content_type=kind, headers=headers)
+    return StreamingHttpResponse(_Part(file, part), status=status, content_type=kind, headers=headers)
 
 
 def _precondition(request: HttpRequest, tag: str, changed: int) -> int | None:
-    """412 or 304 where the headers that begin with ``If-`` say so, in the order of RFC 9110; None to go on."""
+    """412 or 304 if a conditional header fails, in the order of RFC 9110; None otherwise."""
     headers = request.headers
     if (match := headers.get("If-Match")) is not None:
         if not _named(match, tag, weakly=False):
@@ -132,9 +132,9 @@ def _precondition(request: HttpRequest, tag: str, changed: int) -> int | None:
 
 
 def _range(request: HttpRequest, size: int, tag: str, changed: int) -> Range | str | None:
-    """The part that is wanted; None for all of it: several ranges, an unknown unit, or an ``If-Range`` that does not fit."""
-    asked = request.headers.get("Range")
-    match = _RANGE.fullmatch(asked) if asked and request.method == "GET" else None
+    """The requested part; None for the whole file, also for several ranges, an unknown unit, or a failed ``If-Range``."""
+    header = request.headers.get("Range")
+    match = _RANGE.fullmatch(header) if header and request.method == "GET" else None
     if match is None or (match[1] == "" and match[2] == ""):
         return None
     condition = request.headers.get("If-Range")
@@ -149,12 +149,12 @@ def _range(request: HttpRequest, size: int, tag: str, changed: int) -> Range | s
     first = int(match[1])
     last = int(match[2]) if match[2] else size - 1
     if match[2] and last < first:
-        return None  # no valid range, so there is none
+        return None  # an invalid range is ignored
     return Range(first, min(last, size - 1)) if first < size else "unsatisfiable"
 
 
 def _named(listed: str, tag: str, *, weakly: bool) -> bool:
-    """Whether *tag* is among those that a header lists."""
+    """Whether a header lists *tag*."""
     if listed.strip() == "*":
         return True
     tags = [one.strip() for one in listed.split(",")]
@@ -164,14 +164,14 @@ def _named(listed: str, tag: str, *, weakly: bool) -> bool:
 
 
 def _moment(value: str | None) -> int | None:
-    """Seconds of an HTTP date, None for anything else."""
+    """An HTTP date in seconds since 1970; None for anything else."""
     if not value or value.lstrip().startswith(('"', "W/")):
         return None
     return parse_http_date_safe(value)
 
 
 class _Part:
-    """A part of a file in pieces of 1 MiB; closed with the response, also when the client goes away in the middle."""
+    """A part of a file in pieces of 1 MiB; closed with the response, also when the client disconnects."""
 
     def __init__(self, file: BinaryIO, part: Range) -> None:
         self._file = file

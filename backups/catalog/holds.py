@@ -1,10 +1,9 @@
-"""Holds: backups that retention keeps whatever its rules say."""
+"""Holds: backups that retention keeps whatever its rules."""
 
 from __future__ import annotations
 
 from django.utils import timezone
 
-from backups.catalog.index import refresh_one
 from backups.conf import configuration
 from backups.engine.config import check_note
 from backups.engine.errors import BackupNotFound
@@ -14,30 +13,32 @@ from backups.identity import audit
 from backups.identity.audit import Actor
 from backups.models import IndexedBackup
 
+from .index import refresh_one
+
 _HOLD_WAIT = 2.0
 
 
 def hold(actor: Actor, backup_id: str, note: str, *, repository: str = "") -> IndexedBackup:
-    """Keep a backup whatever retention says. Raises `RepositoryLocked` while another run writes."""
+    """Hold a backup. Raises `RepositoryLocked` while another process writes."""
     return _set_hold(actor, backup_id, Hold(time=timezone.now(), note=check_note(note)), repository)
 
 
 def release(actor: Actor, backup_id: str, *, repository: str = "") -> IndexedBackup:
-    """End a hold. Raises `RepositoryLocked` while another run writes."""
+    """Release a hold. Raises `RepositoryLocked` while another process writes."""
     return _set_hold(actor, backup_id, None, repository)
 
 
-def _set_hold(actor: Actor, backup_id: str, wish: Hold | None, repository: str) -> IndexedBackup:
+def _set_hold(actor: Actor, backup_id: str, new: Hold | None, repository: str) -> IndexedBackup:
     row = indexed(backup_id, repository)
     opened, backup = stored(row)
     with opened.writing("hold", timezone.now(), wait=_HOLD_WAIT):
-        opened.set_hold(backup, wish)
+        opened.set_hold(backup, new)
     audit.record(
         actor,
-        "backup.held" if wish else "backup.released",
+        "backup.held" if new else "backup.released",
         f"backup:{backup_id}",
         before={"held": row.held, "note": row.hold_note},
-        after={"held": wish is not None, "note": wish.note if wish else ""},
+        after={"held": new is not None, "note": new.note if new else ""},
     )
     changed = refresh_one(row.repository, backup_id)
     assert changed is not None
@@ -45,17 +46,18 @@ def _set_hold(actor: Actor, backup_id: str, wish: Hold | None, repository: str) 
 
 
 def indexed(backup_id: str, repository: str = "") -> IndexedBackup:
-    """The index's row of a backup. Raises `BackupNotFound`."""
-    names = [repository] if repository else sorted(configuration().repositories)  # named, so that the index finds it
+    """The row of a backup in the index. Raises `BackupNotFound`."""
+    # All names are listed so that the database can use its index
+    names = [repository] if repository else sorted(configuration().repositories)
     row = IndexedBackup.objects.filter(repository__in=names, backup_id=backup_id).order_by("repository").first()
     if row is None:
         raise BackupNotFound(
-            f"There is no backup {backup_id!r} in the index.", hint="Read the repository anew if it was made elsewhere."
+            f"There is no backup {backup_id!r} in the index.", hint="Rescan the repository if it was made elsewhere."
         )
     return row
 
 
 def stored(row: IndexedBackup) -> tuple[Repository, Backup]:
-    """A backup as its repository holds it now. Raises `BackupNotFound`, `DamageFound`."""
+    """The repository of a backup, and the backup in it. Raises `BackupNotFound`, `DamageFound`."""
     repository = configuration().open(row.repository)
     return repository, repository.load(row.set, row.backup_id)

@@ -1,4 +1,4 @@
-"""The index of backups in the control database. The repository is the truth: what is here can be thrown away and made anew."""
+"""The index of backups in the control database. It can be rebuilt from the repository at any time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FIELDS = [field.name for field in IndexedBackup._meta.concrete_fields if not fi
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What a refresh did: backups found, read anew because they changed, and forgotten because they are gone."""
+    """What a refresh did: backups in the repository, backups read because they changed, and rows removed."""
 
     found: int
     read: int
@@ -35,10 +35,10 @@ class Change:
 
 
 def refresh(name: str, *, everything: bool = False) -> Change:
-    """Bring the index of the repository *name* up to date, reading only what changed since; with *everything*, all.
+    """Update the index of the repository *name*, reading only changed backups, or with *everything* all.
 
-    What changed is told by time stamps: publishing, deleting, a hold and a proof each change a folder of the backup. Damage to
-    a file of a backup is found by verifying it, not here. Raises `RepositoryMissing`.
+    Changes are found by modification times: publishing, deleting, a hold and a proof each change a folder of the backup. Damage
+    to files is not noticed here. Raises `RepositoryMissing`.
     """
     repository = configuration().open(name)
     known = dict(IndexedBackup.objects.filter(repository=name).values_list("backup_id", "seen"))
@@ -57,7 +57,7 @@ def refresh(name: str, *, everything: bool = False) -> Change:
 
 
 def refresh_some(name: str, backup_ids: Iterable[str]) -> None:
-    """Bring the rows of these backups up to date; those that are gone are forgotten."""
+    """Update the rows of these backups; rows of deleted backups are removed."""
     repository = configuration().open(name)
     sets = repository.sets()
     places, gone = [], []
@@ -72,15 +72,15 @@ def refresh_some(name: str, backup_ids: Iterable[str]) -> None:
 
 
 def refresh_one(name: str, backup_id: str) -> IndexedBackup | None:
-    """Bring one backup's row up to date; None when the backup is gone."""
+    """Update and return the row of one backup; None when the backup no longer exists."""
     refresh_some(name, [backup_id])
     return IndexedBackup.objects.filter(repository=name, backup_id=backup_id).first()
 
 
 def note_job(job: Job) -> None:
-    """After a job: read what it may have changed, which is what it names, or after one that did not end well, all that changed.
+    """Update the index after a job: the backups that it names or, unless it succeeded, all changed backups.
 
-    What cannot be read now is, at the next health check.
+    Errors are logged; the next health check refreshes the index again.
     """
     if not job.repository:
         return
@@ -90,7 +90,7 @@ def note_job(job: Job) -> None:
         else:
             refresh(job.repository)
     except EngineError as problem:
-        _log.warning("The index of %s is behind: %s", job.repository, problem.message)
+        _log.warning("The index of %s is out of date: %s", job.repository, problem.message)
 
 
 def _named(job: Job) -> set[str]:
@@ -109,7 +109,7 @@ def _store(rows: Iterable[IndexedBackup]) -> None:
 
 def _rows(name: str, repository: Repository, places: list[tuple[str, str]]) -> Iterator[IndexedBackup]:
     for set_name, backup_id in places:
-        seen = _seen(repository, set_name, backup_id)  # before it is read: a change meanwhile is seen next time
+        seen = _seen(repository, set_name, backup_id)  # before reading, so that a concurrent change is noticed next time
         try:
             yield _row(name, repository.load(set_name, backup_id), seen)
         except BackupNotFound:
@@ -165,7 +165,7 @@ def _row(name: str, backup: Backup, seen: str) -> IndexedBackup:
 
 
 def _unreadable(name: str, set_name: str, backup_id: str, problem: str, seen: str) -> IndexedBackup:
-    """A row for a backup whose manifest cannot be believed: what its name tells."""
+    """The row of a backup with an unreadable manifest, from its id."""
     stamp, kind, _ = backup_id.split("-")
     moment = datetime.strptime(stamp, STAMP).replace(tzinfo=UTC)
     return IndexedBackup(

@@ -1,4 +1,4 @@
-"""Where a backup's blocks come from, and who builds on it: found in the index, and laid out as a small graph."""
+"""The ancestors and dependents of a backup, from the index, and their drawing as a small graph."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from backups.engine.errors import EngineError
 from backups.models import IndexedBackup
 
 MOST = 5_000
-"""Relatives that are looked for in each direction."""
+"""Relatives searched in each direction."""
 
 SHOWN = 4
-"""Relatives on each side that are drawn next to a backup; of a longer line also its far end."""
+"""Relatives drawn on each side of a backup; of longer chains also the last one."""
 
 _MOST_SHARED = 40_000_000_000
-"""Bytes of a backup up to which it is counted whose blocks it uses."""
+"""Bytes; the shares of larger backups are not computed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Relative:
-    """A backup above or below another one: how many steps away, and what it builds on."""
+    """An ancestor or dependent: its distance in steps, and its parent."""
 
     backup_id: str
     parent_id: str
@@ -36,7 +36,7 @@ class Relative:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lineage:
-    """What a backup needs, its parent first, and what needs it, nearest first. ``broken``: a parent that is not there."""
+    """Ancestors, parent first, and dependents, nearest first. ``broken`` is the id of a missing ancestor."""
 
     ancestors: tuple[Relative, ...]
     dependents: tuple[Relative, ...]
@@ -44,9 +44,9 @@ class Lineage:
 
 
 def lineage(row: IndexedBackup) -> Lineage:
-    """The relatives of a backup, as the index knows them."""
+    """The lineage of a backup according to the index."""
     ancestors = _related(row, "b.repository = %s AND b.backup_id = r.parent_id AND r.parent_id <> ''", [row.repository])
-    dependents = _related(row, "b.parent_id = r.backup_id AND NOT (b.parent_id = '')", [])  # as the index has it
+    dependents = _related(row, "b.parent_id = r.backup_id AND NOT (b.parent_id = '')", [])  # the condition of the partial index
     last = ancestors[-1].parent_id if ancestors else row.parent_id
     return Lineage(ancestors=ancestors, dependents=dependents, broken=last)
 
@@ -82,9 +82,9 @@ def _shares(repository: str, set_name: str, backup_id: str) -> dict[str, int]:
 
 
 def shares(row: IndexedBackup) -> dict[str, int] | None:
-    """How many of a backup's bytes lie in whose archive; None for a very large backup, or where a table cannot be read.
+    """Bytes of a backup by the id of the backup whose archive has them; None for a very large or unreadable backup.
 
-    Archives never change, so an answer is kept.
+    Archives never change, so answers are cached.
     """
     if row.bytes_source > _MOST_SHARED:
         return None
@@ -94,14 +94,14 @@ def shares(row: IndexedBackup) -> dict[str, int] | None:
         return None
 
 
-# The picture
+# Drawing
 
 ROW, LANE, LEFT, TOP = 34, 18, 12, 18
 
 
 @dataclass(slots=True)
 class Node:
-    """A line of the picture: a backup, or with ``gap`` that many which are left out."""
+    """A line of the drawing: a backup, or ``gap`` omitted ones."""
 
     backup_id: str
     row: int = 0
@@ -122,7 +122,7 @@ class Node:
 
 @dataclass(slots=True)
 class Picture:
-    """Nodes from the newest to the oldest, and the lines between them as SVG paths."""
+    """Nodes from newest to oldest, and the lines between them as SVG paths."""
 
     nodes: list[Node] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
@@ -137,7 +137,7 @@ class Picture:
 
 
 def draw(row: IndexedBackup, family: Lineage, known: dict[str, int] | None = None) -> Picture:
-    """The backup with what is near to it: its parents below down to the first, and what builds on it above."""
+    """The drawing of a backup with its ancestors below and its dependents above."""
     below = _thinned([Node(one.backup_id) for one in family.ancestors])
     chosen = _thinned([Node(one.backup_id) for one in sorted(family.dependents, key=lambda one: one.backup_id)])
     parents = {one.backup_id: one.parent_id for one in family.dependents}
@@ -153,7 +153,7 @@ def draw(row: IndexedBackup, family: Lineage, known: dict[str, int] | None = Non
     at = {node.backup_id: node for node in picture.nodes if not node.gap}
     before = picture.nodes[len(chosen)]
     for node in chosen:
-        # Where what it builds on is left out, the line goes to the gap before it
+        # If its parent is omitted, the line goes to the gap before it
         under = before if node.gap else at.get(parents[node.backup_id], before)
         picture.paths.append(_path(node, under))
         before = node
@@ -161,7 +161,7 @@ def draw(row: IndexedBackup, family: Lineage, known: dict[str, int] | None = Non
 
 
 def _thinned(nodes: list[Node]) -> list[Node]:
-    """The first few nodes and the last, with a gap for those between."""
+    """The first few nodes and the last, with a gap between."""
     left_out = len(nodes) - SHOWN - 1
     if left_out < 2:
         return nodes
@@ -169,7 +169,7 @@ def _thinned(nodes: list[Node]) -> list[Node]:
 
 
 def _set_lanes(nodes: Sequence[Node], parents: dict[str, str], root: str) -> None:
-    """The first child goes on in its parent's lane, each further one begins a lane of its own."""
+    """Put the first child into its parent's lane, and each further one into a new lane."""
     lanes = {root: 0}
     taken: set[str] = set()
     widest = 0

@@ -1,211 +1,24 @@
-"""Who can sign in and what they may do, in two states of the application's database: now, and as a backup holds it.
+"""Differences of accounts, groups and permissions between two states of the application's database.
 
-A restore brings back what was taken away since: an account that was deleted, a right that was withdrawn, a password that was
-changed because it had leaked. So what differs is named before a restore, and again in its report. Of a password only whether it
-is another one is ever told; its hash stays in this process, and there only as a keyed fingerprint.
+A restore brings back what was removed since the backup: a deleted account, a withdrawn permission, a password that was changed
+because it had leaked. The differences are shown before a restore and recorded after it. Of passwords, only whether they differ
+is reported.
 """
 
 from __future__ import annotations
 
-import hashlib
-import secrets
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cache
+from dataclasses import replace
 from typing import Any
 
-from django.apps import apps
-from django.contrib.auth import get_user_model
-from django.contrib.auth.hashers import UNUSABLE_PASSWORD_PREFIX
-from django.core.exceptions import FieldDoesNotExist
-from django.db import DatabaseError, connections, router
-
+from .accounts import FLAGS, Account, Accounts
 from .permissions import GROUPS
 
-Query = Callable[[str], Iterable[Sequence[Any]]]
-"""Runs an SQL statement without parameters and returns its rows."""
-
-MOST_READ = 50_000
-"""Where there are more accounts, only those with rights are compared."""
-
-MOST_NAMED = 200
-"""How many accounts of a kind are named; the others are counted."""
-
-_KEY = secrets.token_bytes(32)
-_FLAGS = {"is_superuser": "superuser", "is_staff": "staff", "is_active": "active"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Account:
-    """An account as a database holds it. ``password`` is a fingerprint that means something in this process alone."""
-
-    name: str
-    number: str
-    superuser: bool = False
-    staff: bool = False
-    active: bool = True
-    second_factor: bool = False
-    password: str = field(default="", repr=False)
-    groups: tuple[str, ...] = ()
-    permissions: tuple[str, ...] = ()
-
-    def as_json(self) -> dict[str, Any]:
-        """What a person is shown of it."""
-        return {
-            "name": self.name,
-            "superuser": self.superuser,
-            "staff": self.staff,
-            "active": self.active,
-            "can_sign_in": self.active and bool(self.password),
-            "second_factor": self.second_factor,
-            "groups": list(self.groups),
-            "permissions": list(self.permissions),
-        }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Accounts:
-    """All accounts of a state by name, and what each group may do. ``total`` counts those that were not read too."""
-
-    total: int
-    by_name: dict[str, Account]
-    groups: dict[str, tuple[str, ...]]
-
-    @property
-    def whole(self) -> bool:
-        return self.total == len(self.by_name)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Layout:
-    """Tables and columns of the project's user model."""
-
-    table: str
-    key: str
-    name: str
-    columns: dict[str, str]
-    groups: tuple[str, str, str] | None
-    permissions: tuple[str, str, str] | None
-    devices: tuple[str, ...]
-
-
-def alias() -> str:
-    """The database in which accounts live."""
-    return router.db_for_read(get_user_model()) or "default"
-
-
-def table() -> str:
-    """The table of accounts."""
-    return _layout().table
-
-
-@cache
-def _layout() -> _Layout:
-    model = get_user_model()
-    meta = model._meta
-    columns = {}
-    for name in (*_FLAGS, "password"):
-        try:
-            columns[name] = str(meta.get_field(name).column)  # type: ignore[union-attr]
-        except FieldDoesNotExist:
-            continue
-
-    def through(name: str) -> tuple[str, str, str] | None:
-        try:
-            many: Any = meta.get_field(name)
-        except FieldDoesNotExist:
-            return None
-        return many.m2m_db_table(), many.m2m_column_name(), many.m2m_reverse_name()
-
-    return _Layout(
-        table=meta.db_table,
-        key=str(meta.pk.column),
-        name=str(meta.get_field(model.USERNAME_FIELD).column),  # type: ignore[union-attr]
-        columns=columns,
-        groups=through("groups"),
-        permissions=through("user_permissions"),
-        devices=_device_tables(),
-    )
-
-
-def _device_tables() -> tuple[str, ...]:
-    """The tables of second factors, where django-otp is installed."""
-    if not apps.is_installed("django_otp"):
-        return ()
-    from django_otp.models import Device
-
-    return tuple(sorted(model._meta.db_table for model in apps.get_models() if issubclass(model, Device)))
-
-
-def read(query: Query) -> Accounts | None:
-    """The accounts of a database; None where it has no table of accounts that this project could read."""
-    layout = _layout()
-    present = _columns(query, layout.table)
-    if not {layout.key, layout.name} <= present:
-        return None
-    total = int(next(iter(query(f"SELECT count(*) FROM {_q(layout.table)}")))[0])
-    permissions = _permission_names(query)
-    group_names = {str(key): str(name) for key, name in _rows(query, "auth_group", ("id", "name"))}
-    groups = _many(query, layout.groups, group_names)
-    own = _many(query, layout.permissions, permissions)
-    devices = {
-        str(owner)
-        for device in layout.devices
-        for owner, confirmed in _rows(query, device, ("user_id", "confirmed"))
-        if confirmed
-    }
-    known = {name: column for name, column in layout.columns.items() if column in present}
-    columns = [layout.key, layout.name, *known.values()]
-    where = ""
-    if total > MOST_READ:
-        flags = [f"{_q(known[flag])} = 1" for flag in ("is_superuser", "is_staff") if flag in known]
-        keys = ", ".join(str(int(key)) for key in {*groups, *own} if key.isdigit())
-        where = " WHERE " + " OR ".join([*flags, f"{_q(layout.key)} IN ({keys})"])
-    found = {}
-    for key, name, *values in query(f"SELECT {', '.join(map(_q, columns))} FROM {_q(layout.table)}{where}"):
-        facts = dict(zip(known, values, strict=True))
-        number = str(key)
-        found[str(name)] = Account(
-            name=str(name),
-            number=number,
-            second_factor=number in devices,
-            password=_fingerprint(facts.get("password")),
-            groups=groups.get(number, ()),
-            permissions=own.get(number, ()),
-            **{_FLAGS[flag]: bool(facts[flag]) for flag in _FLAGS if flag in facts},
-        )
-    members = _many(query, ("auth_group_permissions", "group_id", "permission_id"), permissions)
-    return Accounts(
-        total=total,
-        by_name=found,
-        groups={name: members.get(key, ()) for key, name in group_names.items()},
-    )
-
-
-def now() -> Accounts | None:
-    """The accounts of the live database, through a connection of its own that is closed again; None where it cannot be read.
-
-    Its file may have been put in the place of another one since this process last looked.
-    """
-    connection = connections[alias()]
-    connection.close()
-    try:
-        with connection.cursor() as cursor:
-
-            def query(statement: str) -> Iterable[Sequence[Any]]:
-                cursor.execute(statement)
-                rows: list[tuple[Any, ...]] = cursor.fetchall()
-                return rows
-
-            return read(query) if connection.vendor == "sqlite" else None
-    except DatabaseError:
-        return None
-    finally:
-        connection.close()
+MOST_LISTED = 200
+"""Accounts listed in each part of a comparison; all are counted."""
 
 
 def with_groups_made(after: Accounts | None, before: Accounts | None) -> Accounts | None:
-    """*after* with the groups of `access` as they are made anew after a restore, with the rights that there are *before*."""
+    """*after* with the groups as `permissions.make_groups` remakes them after a restore, limited to permissions of *before*."""
     if after is None or before is None:
         return after
     groups = dict(after.groups)
@@ -216,7 +29,7 @@ def with_groups_made(after: Accounts | None, before: Accounts | None) -> Account
 
 
 def compare(before: Accounts | None, after: Accounts | None) -> dict[str, Any]:
-    """What a change from *before* to *after* brings back and takes away, as JSON: what gives access comes first.
+    """The differences from *before* to *after* as JSON; changes that give access come first.
 
     ::
 
@@ -226,7 +39,7 @@ def compare(before: Accounts | None, after: Accounts | None) -> dict[str, Any]:
          "groups": [{"name", "appears", "vanishes", "gains": [...], "loses": [...]}],
          "counts": {"appear", "vanish", "change", "groups", "gives", "gives_groups"}}
 
-    ``gives`` says that somebody can do afterwards what they cannot do now. Unknown states count as empty.
+    ``gives``: the change gives somebody access that they did not have before. None counts as empty.
     """
     nobody = Accounts(total=0, by_name={}, groups={})
     old, new = before or nobody, after or nobody
@@ -246,10 +59,10 @@ def compare(before: Accounts | None, after: Accounts | None) -> dict[str, Any]:
         "before": old.total if before else None,
         "after": new.total if after else None,
         "whole": old.whole and new.whole,
-        "appear": sorted(appear, key=_rank)[:MOST_NAMED],
-        "vanish": sorted(vanish, key=_rank)[:MOST_NAMED],
-        "change": sorted(change, key=lambda one: (not one["gives"], one["name"]))[:MOST_NAMED],
-        "groups": groups[:MOST_NAMED],
+        "appear": sorted(appear, key=_rank)[:MOST_LISTED],
+        "vanish": sorted(vanish, key=_rank)[:MOST_LISTED],
+        "change": sorted(change, key=lambda one: (not one["gives"], one["name"]))[:MOST_LISTED],
+        "groups": groups[:MOST_LISTED],
         "counts": counts,
     }
 
@@ -261,7 +74,7 @@ def _rank(account: dict[str, Any]) -> tuple[Any, ...]:
 
 def _changes(old: Account, new: Account) -> list[dict[str, Any]]:
     changes: list[dict[str, Any]] = []
-    for flag in _FLAGS.values():
+    for flag in FLAGS.values():
         was, is_ = getattr(old, flag), getattr(new, flag)
         if was != is_:
             changes.append({"what": flag, "before": was, "after": is_, "gives": is_})
@@ -296,42 +109,3 @@ def _group_changes(old: dict[str, tuple[str, ...]], new: dict[str, tuple[str, ..
                 }
             )
     return found
-
-
-def _permission_names(query: Query) -> dict[str, str]:
-    """Permissions by key, as code writes them: ``app.codename``."""
-    labels = {str(key): str(app) for key, app in _rows(query, "django_content_type", ("id", "app_label"))}
-    listed = _rows(query, "auth_permission", ("id", "content_type_id", "codename"))
-    return {str(key): f"{labels.get(str(kind), '?')}.{codename}" for key, kind, codename in listed}
-
-
-def _many(query: Query, through: tuple[str, str, str] | None, names: dict[str, str]) -> dict[str, tuple[str, ...]]:
-    """Of each owner the names of what it is linked to."""
-    found: dict[str, list[str]] = {}
-    if through is not None:
-        for owner, other in _rows(query, through[0], through[1:]):
-            found.setdefault(str(owner), []).append(names.get(str(other), f"number {other}"))
-    return {owner: tuple(sorted(linked)) for owner, linked in found.items()}
-
-
-def _rows(query: Query, name: str, columns: tuple[str, ...]) -> Iterable[Sequence[Any]]:
-    """Rows of a table; none where it, or a column, is not there."""
-    if not set(columns) <= _columns(query, name):
-        return ()
-    return query(f"SELECT {', '.join(map(_q, columns))} FROM {_q(name)}")
-
-
-def _columns(query: Query, name: str) -> set[str]:
-    literal = name.replace("'", "''")
-    return {str(row[0]) for row in query(f"SELECT name FROM pragma_table_info('{literal}')")}
-
-
-def _fingerprint(hashed: Any) -> str:
-    """A keyed hash of a password's hash; empty for none that anybody could sign in with."""
-    if not hashed or str(hashed).startswith(UNUSABLE_PASSWORD_PREFIX):
-        return ""
-    return hashlib.blake2b(str(hashed).encode("utf-8", "surrogatepass"), key=_KEY, digest_size=16).hexdigest()
-
-
-def _q(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

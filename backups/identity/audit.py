@@ -1,8 +1,8 @@
-"""The audit: entries in a hash chain, written together with what they tell of.
+"""The audit: entries in a hash chain, each written in the transaction of what it records.
 
 Each entry's hash is the SHA-256 of the hash before it and of the entry as canonical JSON (keys sorted, no spaces), so that a
 changed, removed or inserted entry breaks the chain from there on (Haber and Stornetta, "How to Time-Stamp a Digital Document",
-1991). Whoever can rewrite the whole table can also rewrite the chain: keep its newest hash elsewhere (`head`).
+1991). Someone who can rewrite the whole table can rewrite the chain too: keep its newest hash (`head`) elsewhere.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from backups.models import AuditEntry, Job
 from backups.models.listing import Filter, Keyset
 
 FIRST = "0" * 64
-"""What stands for the hash before the first entry."""
+"""The ``previous`` hash of the first entry."""
 
 _HASHED = ("number", "time", "who", "who_id", "via", "token", "address", "action", "target", "before", "after")
 _BATCH = 1000
@@ -36,7 +36,7 @@ _LOCK = 0x7265_6661_7564_6974  # "refaudit": PostgreSQL's advisory lock for addi
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Actor:
-    """On whose behalf something is done: an account, by way of a token where one was used; a plan; or the system itself."""
+    """On whose behalf something is done: an account, possibly through a token; a plan; or the system."""
 
     name: str
     via: Job.Via
@@ -44,21 +44,26 @@ class Actor:
     token: str = ""
     address: str = ""
 
+    @classmethod
+    def of(cls, job: Job) -> Actor:
+        """The actor who requested *job*."""
+        return cls(name=job.by, id=job.by_id, via=Job.Via(job.via))
+
 
 SYSTEM = Actor(name="system", via=Job.Via.SYSTEM)
 
 
 def at_the_shell() -> Actor:
-    """Whoever runs a command, by the name that the machine knows."""
+    """The actor of a command, by the name of the operating system's user."""
     try:
         name = getpass.getuser()
-    except (KeyError, OSError):  # a container may run with a number that has no name
+    except (KeyError, OSError):  # in a container the user may have no name
         name = f"uid {os.getuid()}"
     return Actor(name=name, via=Job.Via.COMMAND)
 
 
 def record(actor: Actor, action: str, target: str = "", *, before: Any = None, after: Any = None) -> AuditEntry:
-    """Add an entry. Inside a transaction of the control database it stands or falls with it."""
+    """Add an entry; inside a transaction of the control database it is committed with it."""
     alias = configuration().database
     with transaction.atomic(using=alias):
         if connections[alias].vendor == "postgresql":
@@ -86,13 +91,13 @@ def record(actor: Actor, action: str, target: str = "", *, before: Any = None, a
 
 
 def digest(entry: AuditEntry) -> str:
-    """The hash that belongs to an entry, in hexadecimal."""
+    """The correct hash of an entry, in hexadecimal."""
     return _digest(entry.previous, {name: getattr(entry, name) for name in _HASHED})
 
 
 def _digest(previous: str, facts: dict[str, Any]) -> str:
-    told = {**facts, "time": _moment(facts["time"]), "via": str(facts["via"])}
-    text = json.dumps(told, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    values = {**facts, "time": _moment(facts["time"]), "via": str(facts["via"])}
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(f"{previous}\n{text}".encode("ascii")).hexdigest()
 
 
@@ -103,16 +108,16 @@ def head() -> tuple[int, str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Broken:
-    """The first place where the chain does not hold."""
+    """The first broken link of the chain."""
 
     number: int
     why: str
 
 
 def verify_chain(known: tuple[int, str] | None = None) -> tuple[int, Broken | None]:
-    """How many entries hold, and the first that does not. *known* is an earlier `head`, kept elsewhere.
+    """The number of valid entries, and the first broken link. *known* is an earlier `head` that was kept elsewhere.
 
-    Entries cut off at the end are noticed only by *known*: the chain before them is whole. A million entries take a minute.
+    Entries removed from the end are noticed only with *known*. A million entries take a minute.
     """
     previous, expected = FIRST, 1
     try:
@@ -121,7 +126,7 @@ def verify_chain(known: tuple[int, str] | None = None) -> tuple[int, Broken | No
             if why:
                 return expected - 1, Broken(number=expected, why=why)
             previous, expected = row["hash"], expected + 1
-    except (ValueError, TypeError, AttributeError) as problem:  # a value that the database should not have taken
+    except (ValueError, TypeError, AttributeError) as problem:  # a value that the database should not have accepted
         return expected - 1, Broken(number=expected, why=f"it or one soon after it cannot be read: {problem}")
     if known and known[0] >= expected:
         return expected - 1, Broken(number=expected, why=f"entries up to {known[0]} were noted, and are gone")

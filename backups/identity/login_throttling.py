@@ -1,4 +1,4 @@
-"""Guesses of passwords are slowed down: a handler for django-axes, which counts them in the control database.
+"""Throttling of password guesses: a handler for django-axes, which counts failures in the control database.
 
 ::
 
@@ -7,9 +7,9 @@
     AXES_HANDLER = "backups.identity.login_throttling.Handler"
     AXES_LOCKOUT_CALLABLE = "backups.identity.login_throttling.answer"
 
-Five wrong passwords of an account from one address: the next one is looked at half a minute later, then a minute, two, four, up
-to an hour. Nobody is locked out for good, and nobody elsewhere is kept waiting. Who tries many accounts from one address waits
-too. A right password starts the count anew, and so does a day without a wrong one.
+After five wrong passwords for an account from one address, the next is checked only after half a minute, then a minute, two,
+four, up to an hour. No account is locked permanently, and other addresses do not wait. An address that tries many accounts
+waits too. A correct password resets the count, and so does a day without a wrong one.
 """
 
 from __future__ import annotations
@@ -34,44 +34,44 @@ from . import audit
 from .audit import Actor
 
 FREE = 5
-"""Wrong passwords of one account from one address before there is a wait."""
+"""Wrong passwords for an account from one address before the first wait."""
 
 FREE_OF_ADDRESS = 100
-"""The same of one address for all accounts together."""
+"""The same for all accounts together."""
 
 FIRST, LONGEST = timedelta(seconds=30), timedelta(hours=1)
 REMEMBERED = timedelta(days=1)
-"""How long a wrong password counts after the last one (``AXES_COOLOFF_TIME``)."""
+"""How long a wrong password counts (``AXES_COOLOFF_TIME``)."""
 
 
 def wait_after(failures: int) -> timedelta:
-    """How long the next guess waits after *failures* wrong ones: nothing, 30 s, 1 min, 2 min …, an hour."""
+    """The wait after *failures* wrong passwords: none, 30 s, 1 min, 2 min …, an hour."""
     if failures < FREE:
         return timedelta(0)
     return min(LONGEST, FIRST * float(2 ** min(failures - FREE, 20)))
 
 
 def seconds_left(username: str, address: str, now: datetime) -> int:
-    """How long the next password for *username* from *address* must wait, in whole seconds; 0: it is looked at now."""
+    """Whole seconds until the next password for *username* from *address* is checked; 0: it is checked now."""
     recent = AccessAttempt.objects.filter(ip_address=address or None, attempt_time__gt=now - REMEMBERED)
-    mine = _until(recent.filter(username=username), wait_after)
-    everybody = _until(recent, lambda failures: FIRST if failures >= FREE_OF_ADDRESS else timedelta(0))
-    return max(0, math.ceil((max(mine or now, everybody or now) - now).total_seconds()))
+    of_account = _until(recent.filter(username=username), wait_after)
+    of_address = _until(recent, lambda failures: FIRST if failures >= FREE_OF_ADDRESS else timedelta(0))
+    return max(0, math.ceil((max(of_account or now, of_address or now) - now).total_seconds()))
 
 
 def forget(username: str, address: str) -> None:
-    """Start the count of an account at an address anew: its password was given."""
+    """Reset the count of an account at an address, after its correct password."""
     reset(ip=address or None, username=username)
 
 
 def sentence(seconds: int) -> str:
-    """What a person is told who must wait."""
+    """The message to a person who must wait."""
     how_long = f"{seconds} s" if seconds < 120 else f"{math.ceil(seconds / 60)} min"
-    return f"Too many wrong passwords from here. The next one is looked at in {how_long}; wait, then try again."
+    return f"Too many wrong passwords from here. Wait {how_long}, then try again."
 
 
 def answer(request: HttpRequest, response: HttpResponse | None, credentials: dict[str, Any] | None) -> HttpResponse:
-    """The page that was going to be the answer, with the status of somebody who must wait."""
+    """*response*, or a short text, with status 429 and ``Retry-After``."""
     left = seconds_left(
         get_client_username(request, credentials) or "", str(request.META.get("REMOTE_ADDR", "")), timezone.now()
     )
@@ -83,17 +83,17 @@ def answer(request: HttpRequest, response: HttpResponse | None, credentials: dic
 
 
 class Handler(AxesDatabaseHandler):  # type: ignore[misc]  # axes has no types
-    """Counts as axes does, and lets an account wait rather than locking it."""
+    """Counts as axes does, and delays an account instead of locking it."""
 
     def is_locked(self, request: Any, credentials: dict[str, Any] | None = None) -> bool:
-        """Whether a password is not even looked at now."""
+        """Whether a password is refused unchecked now."""
         username = get_client_username(request, credentials) or ""
         return seconds_left(username, request.axes_ip_address or "", timezone.now()) > 0
 
     def user_login_failed(self, sender: Any, credentials: dict[str, Any], request: Any = None, **kwargs: Any) -> None:
-        """Count a wrong password; one that was not looked at does not count. The audit is told of each wait with its length.
+        """Count a wrong password, unless it was refused unchecked, and audit the wait that follows.
 
-        Unlike axes' own, it keeps nothing of what was posted, and one row for all browsers.
+        Unlike axes' handler, it stores nothing of the request, and one row for all browsers.
         """
         if request is None:
             return
@@ -119,7 +119,7 @@ class Handler(AxesDatabaseHandler):  # type: ignore[misc]  # axes has no types
 
 
 def _until(attempts: Any, rule: Callable[[int], timedelta]) -> datetime | None:
-    """When the wait is over that *attempts* add up to; None: there is none."""
-    found = attempts.aggregate(failures=Sum("failures_since_start"), last=Max("attempt_time"))
-    wait = rule(found["failures"] or 0)
-    return found["last"] + wait if wait else None
+    """When the wait after *attempts* is over; None when there is none."""
+    total = attempts.aggregate(failures=Sum("failures_since_start"), last=Max("attempt_time"))
+    wait = rule(total["failures"] or 0)
+    return total["last"] + wait if wait else None

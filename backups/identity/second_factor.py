@@ -1,12 +1,10 @@
-"""The second factor: codes of an authenticator app, and recovery codes for the day when the phone is gone.
+"""The second factor: codes of an authenticator app, and recovery codes for a lost phone.
 
-Rule (`session_is_strong`): an account that has a device must have given a code in this session; one that has none is asked to
-enrol when the setting ``BACKUPS_SECOND_FACTOR`` is ``"required"`` (default ``"optional"``). A session that is not strong may
-sign out, give its code or enrol, and nothing else: `Gate` keeps it from every other page, and from the API. Tokens of the API
-are secrets of their own and need no code.
+A session is strong (`session_is_strong`) when its account's code was given in it, or when the account has no device and the
+setting ``BACKUPS_SECOND_FACTOR`` is ``"optional"`` (the default) instead of ``"required"``. A session that is not strong can
+only sign out, give its code or enrol: `Gate` refuses every other page and the API. Tokens of the API need no code.
 
-Devices live where accounts live, and come back with them when the application's database is restored. Of a recovery code only a
-hash is kept.
+Devices are in the database of the accounts, and are restored with it. Only a hash of each recovery code is stored.
 """
 
 from __future__ import annotations
@@ -33,12 +31,12 @@ from . import audit
 from .sign_in import actor_of
 
 CODES = 10
-"""Recovery codes that an account gets at a time."""
+"""Recovery codes per account."""
 
 OPEN = frozenset(
     {"admin:login", "admin:logout", "admin:jsi18n", "backups:second_factor", "backups:second_factor_code", "healthz", "favicon"}
 )
-"""Names of addresses that a session that is not strong may see."""
+"""URL names that a session that is not strong can access."""
 
 ISSUER = "RefServer"
 
@@ -49,7 +47,7 @@ def required() -> bool:
 
 
 def session_is_strong(request: HttpRequest) -> bool:
-    """Whether the session of *request* may be believed: its code was given, or none is needed. True for nobody."""
+    """Whether the session's code was given, or none is needed. True for anonymous requests."""
     user: Any = request.user
     if not user.is_authenticated or not apps.is_installed("django_otp.plugins.otp_totp"):
         return True
@@ -59,28 +57,28 @@ def session_is_strong(request: HttpRequest) -> bool:
 
 
 def device_of(user: AbstractBaseUser) -> Any:
-    """The authenticator app of an account (a ``TOTPDevice``), once it was confirmed; else None."""
+    """The confirmed authenticator app of an account (a ``TOTPDevice``), or None."""
     from django_otp.plugins.otp_totp.models import TOTPDevice
 
     return TOTPDevice.objects.filter(user=user, confirmed=True).order_by("pk").first()
 
 
 def pending_of(user: AbstractBaseUser) -> Any:
-    """The device that an account has begun to enrol, or None."""
+    """The device of an account that is not yet confirmed, or None."""
     from django_otp.plugins.otp_totp.models import TOTPDevice
 
     return TOTPDevice.objects.filter(user=user, confirmed=False).order_by("-pk").first()
 
 
 def codes_left(user: AbstractBaseUser) -> int:
-    """How many recovery codes an account has."""
+    """The number of unused recovery codes of an account."""
     from django_otp.plugins.otp_static.models import StaticToken
 
     return int(StaticToken.objects.filter(device__user=user).count())
 
 
 def begin(request: HttpRequest) -> Any:
-    """Make a device with a new key that counts once it is confirmed; one that was begun before is forgotten."""
+    """Create an unconfirmed device with a new key; replaces an earlier unconfirmed one."""
     from django_otp.plugins.otp_totp.models import TOTPDevice
 
     user: Any = request.user
@@ -89,7 +87,7 @@ def begin(request: HttpRequest) -> Any:
 
 
 def confirm(request: HttpRequest, code: str) -> tuple[str, ...]:
-    """Confirm the device that was begun by a code that it shows. Returns the recovery codes; empty: the code is wrong."""
+    """Confirm the new device with its code. Returns the recovery codes; empty when the code is wrong."""
     user: Any = request.user
     device = pending_of(user)
     if device is None or django_otp.verify_token(user, device.persistent_id, _digits(code)) is None:
@@ -105,7 +103,7 @@ def confirm(request: HttpRequest, code: str) -> tuple[str, ...]:
 
 
 def renew_codes(request: HttpRequest) -> tuple[str, ...]:
-    """New recovery codes; the old ones no longer count."""
+    """Replace the recovery codes."""
     user: Any = request.user
     codes = _make_codes(user)
     audit.record(
@@ -115,7 +113,7 @@ def renew_codes(request: HttpRequest) -> tuple[str, ...]:
 
 
 def remove(user: AbstractBaseUser, actor: audit.Actor) -> bool:
-    """Take away an account's device and recovery codes; a password alone is enough from then on. False when it had none."""
+    """Remove an account's device and recovery codes. False when it had no device."""
     from django_otp.plugins.otp_static.models import StaticDevice
     from django_otp.plugins.otp_totp.models import TOTPDevice
 
@@ -130,7 +128,7 @@ def remove(user: AbstractBaseUser, actor: audit.Actor) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
-    """What came of a code: what it was (``""``: wrong), how many seconds to wait, and the recovery codes that are left."""
+    """The result of a code: its kind (``""`` when wrong), seconds to wait, and recovery codes left."""
 
     by: Literal["", "app", "recovery code"]
     wait: int = 0
@@ -138,9 +136,9 @@ class Checked:
 
 
 def check(request: HttpRequest, code: str) -> Checked:
-    """Check a code of the app, or a recovery code, which is used up. When it is right the session is strong from now on.
+    """Check a code of the app, or a recovery code, which is then used up. A correct code makes the session strong.
 
-    Wrong codes slow each other down: one second, two, four …; a code that comes earlier is not looked at.
+    After wrong codes, the next is checked only after one second, two, four …
     """
     user: Any = request.user
     device, method = device_of(user), "app"
@@ -165,17 +163,17 @@ def check(request: HttpRequest, code: str) -> Checked:
 
 
 class Gate:
-    """Middleware: keeps sessions that are not strong from everything but what makes them so. After ``OTPMiddleware``."""
+    """Middleware, after ``OTPMiddleware``: refuses sessions that are not strong everything but `OPEN`."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self._get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        """Pass *request* on; `process_view` decides once its address is known."""
+        """Pass *request* on; `process_view` decides once the URL is resolved."""
         return self._get_response(request)
 
     def process_view(self, request: HttpRequest, view: object, args: object, kwargs: object) -> HttpResponse | None:
-        """None lets the view answer."""
+        """Refuse, or return None to continue."""
         match = request.resolver_match
         if (match is not None and match.view_name in OPEN) or session_is_strong(request):
             return None
@@ -183,7 +181,7 @@ class Gate:
 
 
 def refuse(request: HttpRequest) -> HttpResponse:
-    """The answer to a session that is not strong: for people the way to make it so, for programs a problem as JSON."""
+    """The answer to a session that is not strong: a redirect for browsers, a problem as JSON for programs."""
     page = reverse("backups:second_factor_code" if device_of(request.user) is not None else "backups:second_factor")  # type: ignore[arg-type]
     if request.headers.get("HX-Request"):
         return HttpResponse(status=204, headers={"HX-Redirect": page})
@@ -192,7 +190,7 @@ def refuse(request: HttpRequest) -> HttpResponse:
         return redirect(page + back)
     problem = {
         "type": "about:blank",
-        "title": "A second factor is needed",
+        "title": "Second factor required",
         "status": 403,
         "code": "second_factor",
         "detail": "This session has not given the code of its second factor. Nothing was done.",
@@ -202,7 +200,7 @@ def refuse(request: HttpRequest) -> HttpResponse:
 
 
 def _believe(request: HttpRequest, device: Any) -> None:
-    """Bind the session to the device, under a new key: what was known of it before is worth nothing now."""
+    """Bind the session to the device, with a new session key."""
     django_otp.login(request, device)
     request.session.cycle_key()
 
@@ -214,12 +212,12 @@ def _static_of(user: AbstractBaseUser) -> Any:
 
 
 def _make_codes(user: AbstractBaseUser) -> tuple[str, ...]:
-    """Ten codes of 80 random bits; the table keeps 64 bits of a hash of each (its column has room for 16 characters)."""
+    """Ten codes of 80 random bits; 64 bits of each hash are stored, as the column has 16 characters."""
     from django_otp.plugins.otp_static.models import StaticDevice, StaticToken
 
     codes = tuple(b32encode(secrets.token_bytes(10)).decode("ascii").lower() for _ in range(CODES))
     with transaction.atomic(using=router.db_for_write(StaticDevice)):
-        # The device stays: a session that was made strong by one of its codes stays strong
+        # Keep the device, so that sessions bound to it stay strong
         device = _static_of(user) or StaticDevice.objects.create(user=user, name="Recovery codes")
         device.token_set.all().delete()
         StaticToken.objects.bulk_create(StaticToken(device=device, token=_kept(code)) for code in codes)

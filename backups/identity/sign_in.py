@@ -1,4 +1,4 @@
-"""Signing in: the form, the password asked for again before something grave, and the audit of both."""
+"""Signing in: the form, confirming the password, and the audit of both."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from .audit import Actor
 
 
 def address_of(request: HttpRequest | None) -> str:
-    """Where a request came from, as the web server says. A header that a client could write is not believed."""
+    """The client's address from the web server; headers that a client could forge are ignored."""
     return str(request.META.get("REMOTE_ADDR", "")) if request is not None else ""
 
 
 def actor_of(request: HttpRequest, via: Job.Via = Job.Via.PAGES) -> Actor:
-    """On whose behalf a request is answered."""
+    """The actor of a request."""
     user = request.user
     return Actor(name=user.get_username(), id=str(user.pk or ""), via=via, address=address_of(request))
 
 
 def seconds_to_wait(request: HttpRequest, username: str) -> int:
-    """How long the next password for *username* from where *request* comes from must wait; 0 where nothing slows guesses."""
+    """Seconds until the next password for *username* from the address of *request* is checked; 0 without axes."""
     if not apps.is_installed("axes"):
         return 0
     from .login_throttling import seconds_left
@@ -40,9 +40,9 @@ def seconds_to_wait(request: HttpRequest, username: str) -> int:
 
 
 def password_problem(request: HttpRequest, password: str) -> str:
-    """Ask the account of *request* for its password again: what is wrong, as a sentence, or nothing.
+    """Check the password of the signed-in account. Returns an error message, or "" for the correct password.
 
-    Wrong ones are audited and slow down the next, as at signing in.
+    Wrong passwords are audited and throttled as at signing in.
     """
     username = request.user.get_username()
     user = authenticate(request=request, username=username, password=password)
@@ -56,10 +56,10 @@ def password_problem(request: HttpRequest, password: str) -> str:
 
 
 class SignInForm(AdminAuthenticationForm):
-    """The admin's form, which says how long to wait after too many wrong passwords: ``admin.site.login_form = SignInForm``."""
+    """The admin's form with a message about throttling: ``admin.site.login_form = SignInForm``."""
 
     def get_invalid_login_error(self) -> ValidationError:
-        """Say that name or password are wrong, or how long to wait."""
+        """The error for a wrong name or password, or the time to wait."""
         sentence = _wait_sentence(self.request, self.cleaned_data.get("username") or "") if self.request is not None else ""
         return ValidationError(sentence, code="wait") if sentence else super().get_invalid_login_error()
 
@@ -87,7 +87,7 @@ def _signed_out(sender: Any, request: HttpRequest | None, user: Any, **_: Any) -
 @receiver(user_login_failed)
 def _refused(sender: Any, credentials: dict[str, Any], request: HttpRequest | None = None, **_: Any) -> None:
     if getattr(request, "axes_locked_out", False):
-        return  # it came too early and was not looked at: the audit tells when the wait began
+        return  # refused unchecked: the audit has an entry from the beginning of the wait
     name = str(credentials.get("username", ""))[:150]
     audit.record(Actor(name=name, via=Job.Via.PAGES, address=address_of(request)), "account.refused")
 

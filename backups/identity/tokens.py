@@ -1,4 +1,4 @@
-"""Tokens of the API: issuing them, revoking them, and finding the account that a secret belongs to."""
+"""Tokens of the API: issue, revoke, and find the account of a secret."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from django.utils import timezone
 
 from backups.conf import configuration
 from backups.engine.errors import UsageError
-from backups.identity import audit
-from backups.identity.audit import Actor
 from backups.models import ApiToken
 
+from . import audit
+from .audit import Actor
 from .permissions import SCOPES
 
 SECRET_BYTES = 32
@@ -27,17 +27,17 @@ SECRET_BYTES = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Issued:
-    """A new token, and its secret, which is nowhere else."""
+    """A new token, and its secret, which is not stored."""
 
     token: ApiToken
     secret: str
 
 
 def issue(user: AbstractUser, name: str, scopes: Iterable[str], expires: datetime | None) -> Issued:
-    """Make a token for *user*. Raises `ValueError` for an unknown scope or none."""
-    wanted = sorted(set(scopes))
-    unknown = [scope for scope in wanted if scope not in SCOPES]
-    if unknown or not wanted:
+    """Create a token for *user*. Raises `ValueError` for an unknown scope, or none."""
+    chosen = sorted(set(scopes))
+    unknown = [scope for scope in chosen if scope not in SCOPES]
+    if unknown or not chosen:
         raise ValueError(f"Choose scopes among {', '.join(SCOPES)}" + (f", not {', '.join(unknown)}." if unknown else "."))
     secret = "rsb_" + secrets.token_urlsafe(SECRET_BYTES)
     token = ApiToken.objects.create(
@@ -46,24 +46,24 @@ def issue(user: AbstractUser, name: str, scopes: Iterable[str], expires: datetim
         username=user.get_username(),
         digest=digest(secret),
         hint=secret[:8],
-        scopes=wanted,
+        scopes=chosen,
         expires=expires,
     )
     return Issued(token=token, secret=secret)
 
 
 def digest(secret: str) -> str:
-    """What is kept of a secret. It is random and long, so a plain hash cannot be turned back."""
+    """The stored hash of a secret; as the secret is long and random, a plain SHA-256 cannot be reversed."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def owner_of(secret: str, address: str) -> tuple[AbstractUser, ApiToken] | None:
-    """The account and the token that a secret belongs to, if both are still good; its use is noted, to the minute."""
+    """The account and token of a secret, if both are valid; records the use, to the minute."""
     token = ApiToken.objects.filter(digest=digest(secret)).first()
     if token is None or not token.usable:
         return None
     user: Any = get_user_model()._default_manager.filter(pk=token.user_id, is_active=True).first()
-    if user is None or user.get_username() != token.username:  # a restore may have given the number to somebody else
+    if user is None or user.get_username() != token.username:  # after a restore the key may belong to another account
         return None
     now = timezone.now().replace(second=0, microsecond=0)
     if token.used != now or token.used_from != address:
@@ -72,18 +72,18 @@ def owner_of(secret: str, address: str) -> tuple[AbstractUser, ApiToken] | None:
 
 
 def issue_token(actor: Actor, user: AbstractUser, name: str, scopes: Sequence[str], expires: datetime | None) -> Issued:
-    """Make a token of the API for *user*. Raises `UsageError`."""
+    """Issue a token for *user*. Raises `UsageError`."""
     with transaction.atomic(using=configuration().database):
         try:
             issued = issue(user, name, scopes, expires)
         except ValueError as problem:
-            raise UsageError(str(problem), hint="No token was made.") from None
+            raise UsageError(str(problem), hint="No token was issued.") from None
         audit.record(actor, "token.issued", f"token:{issued.token.pk}", after=_described(issued.token))
     return issued
 
 
 def revoke_token(actor: Actor, token: ApiToken) -> ApiToken:
-    """Let a token be good for nothing from now on."""
+    """Revoke a token."""
     with transaction.atomic(using=configuration().database):
         if ApiToken.objects.filter(pk=token.pk, revoked=None).update(revoked=timezone.now()):
             audit.record(actor, "token.revoked", f"token:{token.pk}", before=_described(token))

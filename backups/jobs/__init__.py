@@ -1,1 +1,1 @@
-"""Jobs: what can be asked for, and how each request is queued, run, and brought to a true end."""
+"""Jobs: their types, and how a request is queued, run, and brought to its end."""

@@ -1,4 +1,4 @@
-"""Django-Q's database broker, kept to its own database (`redis_broker` is the other one)."""
+"""Django-Q's database broker, limited to its own database (the alternative is `redis_broker`)."""
 
 from __future__ import annotations
 
@@ -15,44 +15,45 @@ from django_q.models import OrmQ
 _log = logging.getLogger(__name__)
 
 _PAUSE = 2.0
-_FORGOTTEN_AFTER = timedelta(days=1)
+_LOST_AFTER = timedelta(days=1)
 
 
 class DatabaseBroker(ORM):  # type: ignore[misc]  # django-q has no types
-    """The database broker, kept to its own database.
+    """The database broker, limited to its own database.
 
     Django-Q's version calls ``close_old_connections()``, which also closes connections that are inside a transaction of
-    *another* database: ``async_task`` inside ``atomic()`` on ``default`` lost what that transaction had written.
+    *another* database: ``async_task`` inside ``atomic()`` on ``default`` lost what the transaction had written.
     """
 
     @staticmethod
     def get_connection(list_key: str | None = None) -> Any:
-        """The rows of the queue; a stale connection is closed, and never inside a transaction."""
+        """The queue's rows. Closes a stale connection, but never inside a transaction."""
         if transaction.get_autocommit(using=Conf.ORM):
             connections[Conf.ORM].close_if_unusable_or_obsolete()
         return OrmQ.objects.using(Conf.ORM)
 
     def dequeue(self) -> Any:
-        """What is to be delivered next, or None after a pause. A database that is locked or away is asked again."""
+        """The next message, or None after a pause, also when the database is locked or cannot be reached."""
         try:
             return super().dequeue()
         except DatabaseError as problem:
-            _log.warning("The queue cannot be read: %s. It is tried again", problem)
+            _log.warning("The queue cannot be read: %s. Retrying", problem)
             connections[Conf.ORM].close()
             time.sleep(_PAUSE)
             return None
 
     def set_stat(self, key: str, value: str, timeout: int) -> None:
-        """Nobody reads Django-Q's own statistics: `watch` has the signs of life."""
+        """Drop Django-Q's statistics: `heartbeat` replaces them."""
 
 
 def forget_lost(now: datetime) -> int:
-    """Remove deliveries that were taken a day ago, whose worker died: Django-Q would repeat them after ``retry``, in a month.
+    """Remove messages that were taken a day ago by a worker that died, and return how many.
 
-    What waits has the time at which it was asked for as its lock, what is taken the time at which it is to be repeated.
+    Django-Q would deliver them again after ``retry``, in a month. The lock of a waiting message is the time at which it was
+    queued; that of a taken one is the time at which it will be delivered again.
     """
     if Conf.ORM is None:
         return 0
-    repeated_until = now + timedelta(seconds=Conf.RETRY) - _FORGOTTEN_AFTER
-    taken = OrmQ.objects.using(Conf.ORM).filter(lock__gt=now + _FORGOTTEN_AFTER, lock__lte=repeated_until)
+    repeated_until = now + timedelta(seconds=Conf.RETRY) - _LOST_AFTER
+    taken = OrmQ.objects.using(Conf.ORM).filter(lock__gt=now + _LOST_AFTER, lock__lte=repeated_until)
     return int(taken.delete()[0])

@@ -1,6 +1,6 @@
-"""Signs of life: a file that a host's workers touch, and a row that pages and readiness read.
+"""Heartbeats of a host's workers: a file for the supervisor, and a row for pages and readiness.
 
-The file is for the supervisor, which restarts a queue that has stopped working: it must be readable when the database is not.
+The supervisor restarts a queue that has stopped working, so it must be able to read the heartbeat without the database.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from backups.models import Worker
 
 
 def heartbeat_file() -> Path:
-    """The file whose time of change is the last sign of life of this host's workers."""
+    """The file whose modification time is the last heartbeat of this host's workers."""
     return configuration().run_folder / "worker.heartbeat"
 
 
 def touch_heartbeat() -> None:
-    """Give a sign of life to the supervisor. A full disk is no reason to stop the job that might free it."""
+    """Touch the supervisor's file. Errors are ignored: a full disk must not stop the job that may free it."""
     path = heartbeat_file()
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ def touch_heartbeat() -> None:
 
 
 def beat() -> None:
-    """Give a sign of life to everybody."""
+    """Touch the file and update the row."""
     touch_heartbeat()
     Worker.objects.update_or_create(
         host=configuration().host,

@@ -1,8 +1,7 @@
-"""What a job whose end nobody told has left: what it published, and what it left half-made.
+"""What a job left on disk when its process could not report its end: what it published, and partial files.
 
-A worker that is killed, a process out of memory, a machine that is switched off: neither can say how its job ended. What is
-certain afterwards is what the disk holds. A backup names its job in its manifest; a restored folder appears complete or not at
-all.
+The process may have been killed, or the machine switched off. A backup names its job in its manifest; a restored folder appears
+complete or not at all.
 """
 
 from __future__ import annotations
@@ -22,15 +21,18 @@ from backups.models import Job
 
 from .types import BACKUP, RESTORE
 
-_LOOK_BACK = 200
-"""How many backups, from the newest, are searched for the one that a job published."""
+HINT = "Partial files are removed. Run it again, unless another attempt is queued."
+"""What to do after an interrupted job."""
+
+_SEARCHED = 200
+"""Newest backups that are searched for the one that a job published."""
 
 _CLOCKS_DIFFER = timedelta(days=1)
 _LOCK_WITHIN = 0.5
 
 
 def published(job: Job) -> dict[str, Any] | None:
-    """What a job that had begun made, in the words of its command's answer; None when it made nothing."""
+    """What a job made, in the form of its command's answer; None when it made nothing."""
     if job.started is None:
         return None
     with contextlib.suppress(EngineError, OSError):
@@ -42,7 +44,7 @@ def published(job: Job) -> dict[str, Any] | None:
 
 
 def clear(job: Job) -> None:
-    """Remove what a job left half-made. All its processes must be gone. What cannot be removed now is, by the next backup."""
+    """Remove the partial files of a job whose processes are all gone. The next backup removes what this could not."""
     with contextlib.suppress(EngineError, OSError):
         if job.kind == RESTORE.name:
             _clear_partial(job)
@@ -58,7 +60,7 @@ def clear(job: Job) -> None:
 
 def _published_backup(job: Job) -> dict[str, Any] | None:
     assert job.started is not None
-    for backup in itertools.islice(configuration().open(job.repository).newest_first(job.set), _LOOK_BACK):
+    for backup in itertools.islice(configuration().open(job.repository).newest_first(job.set), _SEARCHED):
         if backup.manifest.job == str(job.pk):
             return {"id": backup.id, "kind": backup.manifest.kind.value, "verification": backup.verification}
         if backup.manifest.finished < job.started - _CLOCKS_DIFFER:
@@ -75,7 +77,7 @@ def _restored_folder(job: Job) -> dict[str, Any] | None:
 
 
 def _clear_partial(job: Job) -> None:
-    """The folder in which a restore was being written, unless another restore to the same place runs."""
+    """Remove the folder being restored, unless another restore to the same place runs."""
     same = {"arguments__folder": job.arguments["folder"], "kind": RESTORE.name, "state": Job.State.RUNNING}
     if Job.objects.filter(**same).exclude(pk=job.pk).exists():
         return

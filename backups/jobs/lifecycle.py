@@ -1,7 +1,7 @@
-"""The life of a job: asked for, claimed by one worker, told of while it runs, ended in a true state.
+"""The transitions of a job: queued, claimed by one worker, updated while it runs, ended, retried.
 
-Every step is one conditional ``UPDATE`` whose count of rows decides, so that two workers, two deliveries of one task, or a
-worker that was given up for dead can never both go on.
+Each is one conditional ``UPDATE`` whose row count decides, so that two workers, two deliveries of one message, or a worker that
+was taken for dead can never both go on.
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ from backups.identity import audit
 from backups.identity.audit import Actor
 from backups.models import Job, JobLog, Plan, Worker
 
+from .job_type import JobType
 from .queue import nudge
 from .signals import job_ended, job_started
-from .types import BACKUP, JobType, job_type
+from .types import BACKUP, job_type
 
 RETRIED_CODES = frozenset({"failed", "source_busy", "repository_locked", "no_answer"})
-"""Errors that a second try may mend. Damage, a full disk and a wrong setting stay."""
+"""Errors after which another attempt may succeed; damage, a full disk and wrong settings are not among them."""
 
 _PAUSES = (30, 120, 600)
-"""Seconds before the second, third and every later try."""
+"""Seconds before the second, the third, and each later attempt."""
 
 SILENT_AFTER = timedelta(minutes=10)
-"""A host whose workers gave no sign of life for so long is taken for gone, when a person says so by cancelling."""
+"""Cancelling a job gives it up when its host has had no heartbeat for this long."""
 
-_CLAIM_LOCK = 0x7265_6A6F  # "rejo": first half of PostgreSQL's advisory lock for claiming, the second half is the host
+_CLAIM_LOCK = 0x7265_6A6F  # "rejo": first half of the PostgreSQL advisory lock for claiming; the second half is the host
 
 
 def enqueue(
@@ -48,12 +49,12 @@ def enqueue(
     attempts: int | None = None,
     limit: int | None = None,
 ) -> Job:
-    """Make a job and nudge a worker once it is committed. Raises `UsageError` for wrong arguments."""
-    found = configuration()
+    """Queue a job, and wake a worker once it is committed. Raises `UsageError` for invalid arguments."""
+    config = configuration()
     arguments = kind.parse(values)
-    kind.command(arguments, "")  # what cannot be run is refused now, with the same error
-    repository, set_name = arguments.target(found)
-    with transaction.atomic(using=found.database):
+    kind.command(arguments, "")  # refuses now what could not run later
+    repository, set_name = arguments.target(config)
+    with transaction.atomic(using=config.database):
         job = Job.objects.create(
             kind=kind.name,
             arguments=arguments.model_dump(mode="json"),
@@ -63,7 +64,7 @@ def enqueue(
             by_id=actor.id,
             plan=plan,
             slot=slot,
-            host=host or found.host,
+            host=host or config.host,
             repository=repository,
             set=set_name,
             writes=kind.writes,
@@ -77,23 +78,23 @@ def enqueue(
 
 
 def claim(host: str, worker: str) -> Job | None:
-    """Take the oldest job of *host* whose turn it is, or None: at most ``JOBS_AT_ONCE``, one writer a repository."""
-    found = configuration()
+    """Claim the oldest runnable job of *host*, or return None; at most ``JOBS_AT_ONCE``, one writer per repository."""
+    config = configuration()
     running = Job.objects.filter(state=Job.State.RUNNING, host=host)
-    if running.count() >= found.jobs_at_once:
+    if running.count() >= config.jobs_at_once:
         return None
     for job in runnable(host, timezone.now())[:50]:
         token = secrets.token_hex(16)
         now = timezone.now()
         try:
-            with transaction.atomic(using=found.database):
-                _one_at_a_time(host)
+            with transaction.atomic(using=config.database):
+                _lock_claims(host)
                 taken = Job.objects.filter(pk=job.pk, state=Job.State.QUEUED).update(
                     state=Job.State.RUNNING, claim=token, worker=worker, started=now, heartbeat=now
                 )
-                # Counted again, now that no other worker of the host can be doing the same
-                if taken and running.count() > found.jobs_at_once:
-                    transaction.set_rollback(True, using=found.database)
+                # Count again, now that no other worker of the host can claim
+                if taken and running.count() > config.jobs_at_once:
+                    transaction.set_rollback(True, using=config.database)
                     return None
                 if taken:
                     job.refresh_from_db()
@@ -105,8 +106,8 @@ def claim(host: str, worker: str) -> Job | None:
     return None
 
 
-def _one_at_a_time(host: str) -> None:
-    """In a transaction: let the workers of a host claim one after the other. On SQLite the transaction has seen to that."""
+def _lock_claims(host: str) -> None:
+    """In a transaction: serialize the claims of a host. On SQLite, ``BEGIN IMMEDIATE`` already does."""
     connection = connections[configuration().database]
     if connection.vendor == "postgresql":
         key = zlib.crc32(host.encode()) - (1 << 31)
@@ -115,7 +116,7 @@ def _one_at_a_time(host: str) -> None:
 
 
 def runnable(host: str, now: datetime) -> QuerySet[Job]:
-    """The jobs of *host* that could run now, in the order in which they were asked for; writers wait for the one that runs."""
+    """The jobs of *host* that could run now, oldest first; a writer waits while another one runs on its repository."""
     busy = Job.objects.filter(state=Job.State.RUNNING, writes=True).values("repository")
     return (
         Job.objects.filter(state=Job.State.QUEUED, host=host, not_before__lte=now)
@@ -125,9 +126,9 @@ def runnable(host: str, now: datetime) -> QuerySet[Job]:
 
 
 def beat(job: Job, **values: Any) -> bool:
-    """Note what is known of a running job. False when it is no longer this worker's: stop then."""
-    mine = Job.objects.filter(pk=job.pk, state=Job.State.RUNNING, claim=job.claim)
-    return bool(mine.update(heartbeat=timezone.now(), **values))
+    """Update a running job and its heartbeat. False when it no longer belongs to this worker, which must then stop it."""
+    row = Job.objects.filter(pk=job.pk, state=Job.State.RUNNING, claim=job.claim)
+    return bool(row.update(heartbeat=timezone.now(), **values))
 
 
 def say(job: Job, line: str, level: JobLog.Level = JobLog.Level.INFO) -> None:
@@ -145,31 +146,30 @@ def end(
     backup_id: str = "",
     by_claim: bool = True,
 ) -> bool:
-    """Bring a running job to its final state, and make its next try where there is to be one. False: somebody else did."""
+    """End a running job, and queue another attempt if it is to be retried. False when it no longer runs."""
     with transaction.atomic(using=configuration().database):
-        mine = Job.objects.filter(pk=job.pk, state=Job.State.RUNNING)
+        row = Job.objects.filter(pk=job.pk, state=Job.State.RUNNING)
         if by_claim:
-            mine = mine.filter(claim=job.claim)
+            row = row.filter(claim=job.claim)
         values: dict[str, Any] = {"backup_id": backup_id} if backup_id else {}
-        ended = mine.update(
+        ended = row.update(
             state=state, finished=timezone.now(), exit_code=exit_code, result=result, error=error, left=None, rate=0, **values
         )
         if not ended:
             return False
         job.refresh_from_db()
-        actor = Actor(name=job.by, id=job.by_id, via=Job.Via(job.via))
-        what = {"state": job.state, "backup": job.backup_id, "error": (error or {}).get("message")}
-        audit.record(actor, f"{job.kind}.{state}", f"job:{job.id}", after=what)
-        tried_again = wants_another_try(job)
-        if tried_again:
-            _try_again(job)
-        job_ended.send(Job, job=job, retried=tried_again)
+        after = {"state": job.state, "backup": job.backup_id, "error": (error or {}).get("message")}
+        audit.record(Actor.of(job), f"{job.kind}.{state}", f"job:{job.id}", after=after)
+        retried = is_to_be_retried(job)
+        if retried:
+            _retry(job)
+        job_ended.send(Job, job=job, retried=retried)
         nudge(job.host)
     return True
 
 
-def wants_another_try(job: Job) -> bool:
-    """Whether an ended job is to be tried again by itself. A backup that was published is not made twice."""
+def is_to_be_retried(job: Job) -> bool:
+    """Whether an ended job gets another attempt. A backup that was published does not."""
     if job.attempt >= job.attempts or job.cancel_asked is not None:
         return False
     if job.kind == BACKUP.name and job.backup_id:
@@ -179,7 +179,7 @@ def wants_another_try(job: Job) -> bool:
     return job.state == Job.State.FAILED and (job.error or {}).get("code") in RETRIED_CODES
 
 
-def _try_again(job: Job) -> Job:
+def _retry(job: Job) -> None:
     pause = _PAUSES[min(job.attempt, len(_PAUSES)) - 1]
     again = Job.objects.create(
         kind=job.kind,
@@ -200,27 +200,26 @@ def _try_again(job: Job) -> Job:
         limit=job.limit,
         not_before=timezone.now() + timedelta(seconds=pause),
     )
-    say(job, f"It is tried again in {pause} s, for the {again.attempt}. time of at most {again.attempts}.")
-    return again
+    say(job, f"Attempt {again.attempt} of {again.attempts} follows in {pause} s.")
 
 
 def cancel(job: Job, actor: Actor) -> Job:
-    """End a waiting job now; ask a running one to end, which takes at most two seconds. An ended one stays as it is.
+    """Cancel a queued job now; request a running one to stop, which takes at most two seconds. Does nothing to an ended one.
 
-    A job on a host that has been silent for long (`SILENT_AFTER`) is given up: should it still run there, it is stopped when
-    that host is back.
+    A running job of a host without a heartbeat (`SILENT_AFTER`) is given up; if it still runs, it is stopped once that host
+    reaches the database again.
     """
     with transaction.atomic(using=configuration().database):
         now = timezone.now()
-        asked: dict[str, Any] = {"cancel_asked": now, "cancel_by": actor.name}
-        if Job.objects.filter(pk=job.pk, state=Job.State.QUEUED).update(state=Job.State.CANCELLED, finished=now, **asked):
+        request: dict[str, Any] = {"cancel_asked": now, "cancel_by": actor.name}
+        if Job.objects.filter(pk=job.pk, state=Job.State.QUEUED).update(state=Job.State.CANCELLED, finished=now, **request):
             audit.record(actor, "job.cancelled", f"job:{job.id}")
             nudge(job.host)
-        elif Job.objects.filter(pk=job.pk, state=Job.State.RUNNING, cancel_asked=None).update(**asked):
+        elif Job.objects.filter(pk=job.pk, state=Job.State.RUNNING, cancel_asked=None).update(**request):
             audit.record(actor, "job.cancel_asked", f"job:{job.id}")
         if Worker.objects.filter(host=job.host, beat__lt=now - SILENT_AFTER).exists():
-            message = f"Given up by {actor.name}: its host {job.host} gave no sign of life. How far it came is not known."
-            hint = "Look at the repository: what the job published is there."
+            message = f"Given up by {actor.name}: the host {job.host} had no heartbeat. How far the job got is not known."
+            hint = "Rescan the repository to see what the job published."
             error = {"code": "interrupted", "message": message, "hint": hint}
             end(job, Job.State.INTERRUPTED, error=error, by_claim=False)
     job.refresh_from_db()
@@ -228,5 +227,5 @@ def cancel(job: Job, actor: Actor) -> Job:
 
 
 def again(job: Job, actor: Actor) -> Job:
-    """A new job with the same kind and arguments. Raises `UsageError` when they no longer fit."""
+    """Queue a job with the same type and arguments. Raises `UsageError` when they are no longer valid."""
     return enqueue(job_type(job.kind), job.arguments, actor, note=job.note, host=job.host)

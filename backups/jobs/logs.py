@@ -1,4 +1,4 @@
-"""Log lines for programs: one JSON object a line, with the job that they belong to.
+"""Log filter and formatters: the job of each record, one line per record, JSON.
 
 ::
 
@@ -22,22 +22,21 @@ from typing import Any
 
 _job: ContextVar[str] = ContextVar("job", default="")
 
-_OWN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "job", "taskName"}
-"""What every record has; anything else was given with ``extra``."""
-
+_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "job", "taskName"}
+"""Attributes of every record; others were given with ``extra``."""
 
 _BREAKS = re.compile(r"[\x01-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-"""What could begin a line of its own, move a terminal's cursor, or turn the order of letters around."""
+"""Characters that start a new line, move a terminal's cursor, or change the direction of text."""
 
 
 def in_one_line(text: str) -> str:
-    """*text* with such characters written out (``\\n``): a file's name may hold them, and must not forge a line of a log."""
-    return _BREAKS.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+    """*text* with control characters escaped, so that a file name cannot forge a log line."""
+    return _BREAKS.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 
 @contextmanager
 def about(job: object) -> Iterator[None]:
-    """Whatever is logged inside belongs to *job*."""
+    """Attribute records logged in the block to *job*."""
     token = _job.set(str(job))
     try:
         yield
@@ -46,27 +45,27 @@ def about(job: object) -> Iterator[None]:
 
 
 class JobFilter(logging.Filter):
-    """Gives each record the attribute ``job``: the id of the job that it belongs to, or nothing."""
+    """Gives each record the attribute ``job``: the id of its job, or an empty string."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Pass every record."""
+        """Set the attribute; pass every record."""
         record.job = _job.get()
         return True
 
 
 class LineFormatter(logging.Formatter):
-    """As Python's own, with each message in one line; a traceback keeps its lines."""
+    """Python's formatter with each message on one line; tracebacks keep their lines."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        """The line of a record."""
+        """The record's line."""
         return in_one_line(super().formatMessage(record))
 
 
 class JsonFormatter(logging.Formatter):
-    """``{"time", "level", "logger", "message"}``, and where there are any ``job``, ``error`` and what ``extra`` gave."""
+    """One JSON object per record: time, level, logger, message, process, and if present job, error and ``extra`` values."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as one line."""
+        """The record's JSON."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
@@ -78,7 +77,7 @@ class JsonFormatter(logging.Formatter):
             line["job"] = job
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
-        extra = {name: value for name, value in record.__dict__.items() if name not in _OWN}
-        # A request or another object that somebody attached is named, not dumped: it may hold secrets
+        extra = {name: value for name, value in record.__dict__.items() if name not in _STANDARD}
+        # Other objects, such as a request, are left out: they may hold secrets
         line |= {name: value for name, value in extra.items() if isinstance(value, str | int | float | bool | None)}
         return json.dumps(line, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""The queue is a bell: it wakes a worker, which then looks at the jobs. What it delivers twice or loses does no harm."""
+"""The queue only wakes workers, which then look for jobs in the control database. Lost or repeated messages do no harm."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from backups.conf import configuration
 
 
 def install_tick(host: str) -> bool:
-    """Have the minute's tick of *host* scheduled. Whether it was not."""
+    """Schedule the tick of *host*, once a minute. Returns whether it was missing."""
     tick = {
         "func": "backups.worker.tasks.tick",
         "args": repr((host,)),
@@ -26,23 +26,23 @@ def install_tick(host: str) -> bool:
 
 
 def tick_name(host: str) -> str:
-    """What the tick of *host* is called among the schedules."""
+    """The name of the tick of *host* among Django-Q's schedules."""
     return f"backups: tick of {host}"
 
 
 def nudge(host: str) -> None:
     """Wake a worker of *host* once the current transaction of the control database is committed.
 
-    A bell that cannot be rung is no error: the job is there, and `tasks.tick` rings again within a minute.
+    Errors are ignored: the job is in the database, and `tasks.tick` wakes a worker within a minute.
     """
-    transaction.on_commit(lambda: ring(host), using=configuration().database, robust=True)
+    transaction.on_commit(lambda: wake(host), using=configuration().database, robust=True)
 
 
-def ring(host: str) -> None:
+def wake(host: str) -> None:
     """Wake a worker of *host* now. Raises ``DatabaseError`` or ``OSError`` when the queue cannot be reached."""
     async_task("backups.worker.tasks.work", host, q_options={"cluster": host, "task_name": "work", "save": False})
 
 
-def ring_tick(host: str, broker: Any) -> None:
-    """Have what is done every minute done now as well. Raises as `ring`."""
+def request_tick(host: str, broker: Any) -> None:
+    """Run the tick of *host* now, besides its schedule. Raises as `wake`."""
     async_task("backups.worker.tasks.tick", host, q_options={"broker": broker, "task_name": "tick", "save": False})

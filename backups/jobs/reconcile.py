@@ -1,46 +1,36 @@
-"""Find jobs whose worker is gone and bring them to a true state (`traces` says what that is known from)."""
+"""End jobs whose worker is gone; `leftovers` says what such a job made."""
 
 from __future__ import annotations
 
+import logging
+import secrets
 import time
 from typing import Any
 
-from backups.catalog.index import note_job
 from backups.engine.runtime import processes
-from backups.identity.audit import Actor
 from backups.models import Job, JobLog
 
-from . import leftovers, lifecycle
-from .types import BACKUP, VERIFY, job_types
+from . import completion, leftovers, lifecycle
+from .types import RESTORE_IN_PLACE, job_types
 
 _ENDS_WITHIN = 3.0
-"""Seconds for which the processes of a job without a worker, which the kernel told to stop, may take to end."""
+"""Seconds that the processes of a job without a worker have to end after the kernel's signal."""
+
+_log = logging.getLogger(__name__)
 
 
 def reconcile(host: str) -> list[Job]:
-    """End the jobs of *host* that say they run, and whose worker and processes are gone. Returns them.
+    """End the running jobs of *host* whose worker and processes are gone, and return them.
 
-    Only for workers: from another container a worker's process cannot be seen. A restore in place that goes on without its
-    worker is left alone until it has ended.
+    Call this in workers only: from another container their processes cannot be seen. A restore in place that outlives its
+    worker is left alone until its process has ended.
     """
     running = Job.objects.filter(state=Job.State.RUNNING, host=host)
     return [job for job in running if not processes.alive(job.worker) and _is_over(job) and _end(job)]
 
 
-def prove_later(job: Job) -> Job | None:
-    """Queue the proof of a backup that was published and whose process did not get to prove it. None where none is wanted."""
-    if job.kind != BACKUP.name or not job.backup_id or job.arguments.get("verify") == "none":
-        return None
-    if (job.result or {}).get("verification") not in (None, "none"):
-        return None
-    depth = job.arguments.get("verify") or ("hashes" if job.arguments["backup"] == "incremental" else "restore")
-    arguments = {"repository": job.arguments["repository"], "backup_ids": [job.backup_id], "depth": depth}
-    actor = Actor(name=job.by, id=job.by_id, via=Job.Via(job.via))
-    return lifecycle.enqueue(VERIFY, arguments | {"set": job.arguments["set"]}, actor, note=f"For {job}", host=job.host)
-
-
 def _is_over(job: Job) -> bool:
-    """Whether nobody works for it any more. Who does not end by himself is killed, where the kind allows it."""
+    """Whether none of the job's processes is left; kills those that do not end, where the type allows it."""
     deadline = time.monotonic() + _ENDS_WITHIN
     while processes.of_job(str(job.pk)):
         if time.monotonic() > deadline:
@@ -51,37 +41,45 @@ def _is_over(job: Job) -> bool:
 
 
 def _end(job: Job) -> bool:
+    """Bring the job to its end as the runner does. False when another worker reconciles it."""
+    if not _take_over(job):
+        return False
     result = leftovers.published(job)
     leftovers.clear(job)
-    note_job(job)
-    if not _ended(job, result):
-        return False  # another worker was faster
     if result is not None:
-        lifecycle.say(job, "Its worker went away when the work had been done; what it made was found.", JobLog.Level.WARNING)
-        prove_later(job)
+        state, backup_id = Job.State.SUCCEEDED, str(result["id"])
     else:
-        lifecycle.say(job, _what_is_known(job), JobLog.Level.ERROR)
+        state, backup_id = Job.State.CANCELLED if job.cancel_asked else Job.State.INTERRUPTED, ""
+    job.state, job.result, job.backup_id = state, result, backup_id or job.backup_id
+    try:
+        completion.complete(job)
+    except OSError as problem:
+        _log.warning("What %s changed cannot be read: %s", job, problem)
+    if not lifecycle.end(job, state, result=result, error=_error(job), backup_id=backup_id):
+        return False
+    if result is not None:
+        lifecycle.say(job, "The worker died after the work had been done; its result was found.", JobLog.Level.WARNING)
+        completion.prove_later(job)
+    elif job.kind == RESTORE_IN_PLACE.name:
+        line = "The worker died. `refbackup doctor` shows whether a store was exchanged, and where the safety backup is."
+        lifecycle.say(job, line, JobLog.Level.ERROR)
+    else:
+        lifecycle.say(job, "The worker died. What had been staged is removed now or by the next run.", JobLog.Level.ERROR)
     return True
 
 
-def _ended(job: Job, result: dict[str, Any] | None) -> bool:
-    if result is not None:
-        backup_id = str(result["id"])
-        return lifecycle.end(job, Job.State.SUCCEEDED, result=result, backup_id=backup_id, by_claim=False)
-    if job.cancel_asked is not None:
-        error = {"code": "cancelled", "message": f"Cancelled by {job.cancel_by or 'a person'}.", "hint": ""}
-        return lifecycle.end(job, Job.State.CANCELLED, error=error, by_claim=False)
-    error = {
-        "code": "interrupted",
-        "message": "Its worker went away before the job had ended: it was killed, or the machine stopped.",
-        "hint": "Nothing half-made is left in place. It is tried again if its plan says so; else run it again.",
-    }
-    return lifecycle.end(job, Job.State.INTERRUPTED, error=error, by_claim=False)
+def _take_over(job: Job) -> bool:
+    """Claim the job, so that two workers do not complete it at the same time."""
+    claim = secrets.token_hex(16)
+    taken = Job.objects.filter(pk=job.pk, state=Job.State.RUNNING, claim=job.claim).update(claim=claim)
+    job.claim = claim
+    return bool(taken)
 
 
-def _what_is_known(job: Job) -> str:
-    if job.kind == "restore_in_place":
-        return (
-            "The worker went away. `refbackup doctor` says whether a store had been exchanged, and where the safety backup is."
-        )
-    return "The worker went away. What had been staged is cleared now, or by the next run."
+def _error(job: Job) -> dict[str, Any] | None:
+    if job.state == Job.State.SUCCEEDED:
+        return None
+    if job.state == Job.State.CANCELLED:
+        return {"code": "cancelled", "message": f"Cancelled by {job.cancel_by or 'a user'}.", "hint": ""}
+    message = "The worker died before the job ended: it was killed, or the machine stopped."
+    return {"code": "interrupted", "message": message, "hint": leftovers.HINT}

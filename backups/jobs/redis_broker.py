@@ -1,7 +1,7 @@
-"""Django-Q's Redis broker, which gives up on a server that does not answer, and goes on when it is back.
+"""Django-Q's Redis broker with timeouts, which survives an outage of the server.
 
-``Q_CLUSTER["redis"]`` is ``{"url": "redis://host:6379/0", "password": ""}``: the password stays out of the address, and so out
-of whatever prints it. Needs the extra ``hosts``.
+``Q_CLUSTER["redis"]`` is ``{"url": "redis://host:6379/0", "password": ""}``: the password is not part of the address,
+which may be logged. Needs the extra ``hosts``.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ _PAUSE = 2.0
 
 
 class QueueUnreachable(ConnectionError):
-    """Redis does not answer. What was asked for is in the control database, and is looked for there within a minute."""
+    """Redis does not answer. Requested jobs are in the control database; workers look there every minute."""
 
 
 class RedisBroker(Redis):  # type: ignore[misc]  # django-q has no types
-    """A list a host. Redis forgets what it handed out; the jobs do not."""
+    """One list per host. Redis forgets delivered messages; jobs are in the control database."""
 
     _down = False
 
     @staticmethod
     def get_connection(list_key: str | None = None) -> Any:
-        """A connection that is made at the first command."""
+        """A client, which connects at its first command."""
         return redis.Redis.from_url(
             Conf.REDIS["url"],
             password=Conf.REDIS.get("password") or None,
@@ -41,16 +41,16 @@ class RedisBroker(Redis):  # type: ignore[misc]  # django-q has no types
         )
 
     def enqueue(self, task: Any) -> Any:
-        """Add a delivery. Raises `QueueUnreachable`."""
+        """Add a message. Raises `QueueUnreachable`."""
         try:
             return super().enqueue(task)
         except redis.RedisError as problem:
             raise QueueUnreachable(f"Redis cannot be reached: {problem}") from problem
 
     def dequeue(self) -> Any:
-        """Wait a second for a delivery. While Redis is away, say so once and go on asking."""
+        """The next message, or None after a second. Logs an outage of Redis once, and keeps trying."""
         try:
-            found = super().dequeue()
+            message = super().dequeue()
         except redis.RedisError as problem:
             if not self._down:
                 _log.warning("Redis cannot be reached: %s. Jobs wait in the control database", problem)
@@ -58,9 +58,9 @@ class RedisBroker(Redis):  # type: ignore[misc]  # django-q has no types
             time.sleep(_PAUSE)
             return None
         if self._down:
-            _log.warning("Redis is back")
+            _log.warning("Redis can be reached again")
             self._down = False
-        return found
+        return message
 
     def set_stat(self, key: str, value: str, timeout: int) -> None:
-        """Nobody reads Django-Q's own statistics: `watch` has the signs of life."""
+        """Drop Django-Q's statistics: `heartbeat` replaces them."""

@@ -1,9 +1,12 @@
-"""Base of the management commands that run ``refbackup``: same arguments, JSON and exit codes, on the project's repository and
-stores, with an audit entry and an update of the index."""
+"""Management commands that run a ``refbackup`` subcommand on the project's repository and stores.
+
+Arguments, JSON and exit codes are the same; the audit and the index are kept up to date.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +22,9 @@ from backups.engine.config import Settings, environment, read_settings
 from backups.engine.errors import EngineError, RestoreRefused, UsageError
 from backups.engine.names import BACKUP_ID
 from backups.engine.repository.folder import open_repository
-from backups.identity import account_changes, audit, permissions
-from backups.jobs import types
+from backups.identity import audit
+from backups.jobs import commands, types
+from backups.jobs.job_type import Work
 
 _NOT_AUDITED = frozenset(
     {"run", "json", "progress", "verbosity", "settings", "pythonpath", "traceback", "no_color", "force_color", "skip_checks"}
@@ -28,27 +32,27 @@ _NOT_AUDITED = frozenset(
 
 
 class EngineCommand(BaseCommand):
-    """A command of ``refbackup``. ``verb`` is its name there, ``kind`` the job type that does the same."""
+    """A subcommand of ``refbackup``: ``verb`` is its name, ``kind`` the name of the matching job type."""
 
     verb: ClassVar[str]
     kind: ClassVar[str]
-    requires_system_checks = ()  # a recovery must not fail because of an unrelated setting
+    requires_system_checks = ()  # a recovery must not fail for a setting of something else
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        """The engine's arguments and Django's own."""
+        """Add the engine's arguments to Django's."""
         parent = cli.parser_of(self.verb)
         self.help = str(parent.description)
         parser = super().create_parser(prog_name, subcommand, parents=[parent], conflict_handler="resolve", **kwargs)
-        parser.error = _refuse  # type: ignore[method-assign]  # wrong usage is reported as JSON too if --json is given
+        parser.error = _refuse  # type: ignore[method-assign]  # with --json, usage errors are JSON too
         for action in parser._actions:
             if action.dest == "repo":
-                action.help = "name of a repository in BACKUPS, or its folder (default: the first one)"
+                action.help = "a repository's name in BACKUPS, or its folder (default: the first one)"
             elif action.dest in ("sqlite", "chroma", "files"):
-                action.help = "source (default: those of the set in BACKUPS)"
+                action.help = "a source (default: those of the set in BACKUPS)"
         return parser
 
     def run_from_argv(self, argv: list[str]) -> None:
-        """Run as any command, but report wrong usage as the engine does."""
+        """Run, with usage errors in the engine's form."""
         try:
             super().run_from_argv(argv)
         except UsageError as problem:
@@ -57,72 +61,78 @@ class EngineCommand(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Run the command.
 
-        1. Write an audit entry about the request. If that fails, do nothing.
-        2. Close the databases, because a process that reads a file raw must hold no connection to it. Run the engine.
-        3. Write an audit entry about the result, and update the index.
+        1. Record the request in the audit. If that fails, do nothing.
+        2. Close the databases (a process that reads a file raw must hold no connection to it), and run the engine's command.
+        3. Record the outcome in the audit, call the job type's ``complete``, and refresh the index.
         """
         arguments = argparse.Namespace(**options)
         actor, kind = audit.at_the_shell(), self.kind
-        before = None
+        work = Work(
+            key=f"command-{os.getpid()}",
+            target=f"repository:{arguments.repo}",
+            actor=actor,
+            backup_id="",
+            only=options.get("only") or "",
+            warn=self.stderr.write,
+        )
         try:
             settings = self._settings(arguments)
+            work.target = f"repository:{arguments.repo}"
             in_place = bool(getattr(arguments, "in_place", False)) and not arguments.dry_run
             kind = f"{self.kind}_in_place" if in_place else self.kind
-            _audit_request(actor, f"{kind}.requested", f"repository:{arguments.repo}", _given(options))
-            before = account_changes.now() if in_place else None
-            connections.close_all()
-            outcome = cli.perform(arguments, settings)
-        except _AuditFailed as problem:
+            _announce(actor, f"{kind}.requested", work.target, _request(options))
+            prepared = types.job_type(kind)
+            prepared.prepare(work)
+        except _NotAnnounced as problem:
             sys.exit(cli.fail(problem, arguments.json, self._name()))
         except EngineError as problem:
-            audit.record(actor, f"{kind}.failed", f"repository:{arguments.repo}", after={"error": problem.message})
-            sys.exit(cli.fail(problem, arguments.json, self._name()))
-        code = cli.answer(outcome, arguments.json)
-        made = str(outcome.json.get("id") or "")
-        target = f"backup:{made}" if made else f"repository:{arguments.repo}"
-        audit.record(actor, f"{kind}.{'failed' if code else 'succeeded'}", target, after={"code": code})
-        if in_place:
-            self._note_accounts(actor, made, before)
+            sys.exit(self._fail(problem, arguments, kind, work))
+        try:
+            connections.close_all()
+            outcome = cli.perform(arguments, settings)
+            code = cli.answer(outcome, arguments.json)
+            made = str(outcome.json.get("id") or "")
+            work.backup_id, work.target = made, f"backup:{made}" if made else work.target
+            audit.record(actor, f"{kind}.{'failed' if code else 'succeeded'}", work.target, after={"code": code})
+        except EngineError as problem:
+            code = self._fail(problem, arguments, kind, work)
+        prepared.complete(work)
         self._refresh(arguments.repo)
         if code:
             sys.exit(code)
 
+    def _fail(self, problem: EngineError, arguments: argparse.Namespace, kind: str, work: Work) -> int:
+        audit.record(work.actor, f"{kind}.failed", work.target, after={"error": problem.message})
+        return cli.fail(problem, arguments.json, self._name())
+
     def _settings(self, arguments: argparse.Namespace) -> Settings:
-        """The engine's settings with the project's repository and stores, which are also filled into *arguments*."""
-        project = configuration()
-        arguments.repo = str(project.repositories.get(arguments.repo or project.default_repository, arguments.repo))
+        """The engine's settings with the project's repository and stores; sets them in *arguments* too."""
+        config = configuration()
+        arguments.repo = str(config.repositories.get(arguments.repo or config.default_repository, arguments.repo))
         wanted = getattr(arguments, "id", None)
         by_id = (isinstance(wanted, str) and BACKUP_ID.fullmatch(wanted)) or (isinstance(wanted, list) and bool(wanted))
         if not arguments.set and not by_id and not getattr(arguments, "all_sets", False):
-            arguments.set = project.default_set
-        set_name = arguments.set or project.default_set
+            arguments.set = config.default_set
+        set_name = arguments.set or config.default_set
         if getattr(arguments, "in_place", False):
             backup = open_repository(Path(arguments.repo)).find(arguments.id, arguments.set)
             set_name = backup.manifest.set
-            self._refuse_kept_apart(project, set_name)
+            self._refuse_kept_apart(config, set_name)
         sources = (
-            project.live_sources(set_name)
-            if self.verb in ("create", "restore") and project.whole_set(set_name) in project.sets
+            config.live_sources(set_name)
+            if self.verb in ("create", "restore") and config.whole_set(set_name) in config.sets
             else ()
         )
         settings = read_settings(environment())
-        examine = settings.examine_command or " ".join(types.examination(project.whole_set(set_name))[1:])
+        examine = settings.examine_command or " ".join(commands.examination(config.whole_set(set_name))[1:])
         return replace(settings, repository=Path(arguments.repo), sources=sources, examine_command=examine)
 
-    def _refuse_kept_apart(self, project: Configuration, set_name: str) -> None:
-        if project.whole_set(set_name) in project.kept_apart:
+    def _refuse_kept_apart(self, config: Configuration, set_name: str) -> None:
+        if config.whole_set(set_name) in config.kept_apart:
             raise RestoreRefused(
-                f"The set {set_name} holds the control database, which this command uses itself. Nothing was changed.",
-                hint="Stop everything, and use `refbackup restore` (DISASTER_RECOVERY.md).",
+                f"The set {set_name} holds the control database, which this command uses. Nothing was changed.",
+                hint="Stop the application and use `refbackup restore` (DISASTER_RECOVERY.md).",
             )
-
-    def _note_accounts(self, actor: audit.Actor, backup_id: str, before: account_changes.Accounts | None) -> None:
-        """After a restore in place: create missing groups, and write an audit entry about changed accounts."""
-        permissions.make_groups()
-        changes = account_changes.compare(before, account_changes.now())
-        if any(changes["counts"].values()):
-            what = {"backup": backup_id, "counts": changes["counts"]}
-            audit.record(actor, "restore_in_place.accounts", f"backup:{backup_id}", after=what)
 
     def _refresh(self, folder: str) -> None:
         for name, path in configuration().repositories.items():
@@ -130,22 +140,22 @@ class EngineCommand(BaseCommand):
                 try:
                     index.refresh(name)
                 except EngineError as problem:
-                    self.stderr.write(f"The index is not up to date: {problem.message} Run manage.py reindex_backups.")
+                    self.stderr.write(f"The index is behind: {problem.message} Run manage.py reindex_backups.")
 
     def _name(self) -> str:
         return type(self).__module__.rpartition(".")[2]
 
 
-class _AuditFailed(EngineError):
-    """The audit entry could not be written."""
+class _NotAnnounced(EngineError):
+    """The audit cannot be written."""
 
 
-def _audit_request(actor: audit.Actor, action: str, target: str, after: dict[str, Any]) -> None:
+def _announce(actor: audit.Actor, action: str, target: str, after: dict[str, Any]) -> None:
     try:
         audit.record(actor, action, target, after=after)
     except DatabaseError as problem:
-        raise _AuditFailed(
-            f"The audit cannot be written ({problem}). Nothing was done.",
+        raise _NotAnnounced(
+            f"The audit cannot be written ({problem}), so nothing was done.",
             hint="Run manage.py migrate, or use `refbackup`, which needs no database.",
         ) from problem
 
@@ -154,7 +164,6 @@ def _refuse(message: str) -> NoReturn:
     raise UsageError(f"{message}.", hint="See --help.")
 
 
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    """The arguments given, for the audit."""
+def _request(options: dict[str, Any]) -> dict[str, Any]:
     given = {name: value for name, value in options.items() if name not in _NOT_AUDITED and value not in (None, False, "")}
     return {name: value if isinstance(value, int | float | list) else str(value) for name, value in given.items()}

@@ -1,8 +1,8 @@
-"""The tables of the control database: what is to be done, what was done, and who did it.
+"""The tables of the control database: jobs, plans, alerts, tokens, the index of backups, and the audit.
 
-Nothing that a restore needs is kept here: the repository is the truth, and `IndexedBackup` is an index of it. Accounts live in
-the application's database, which a restore rolls back, so these tables name people by account number *and* name, without a
-foreign key: after a restore the number may belong to somebody else.
+A restore needs none of them: the repository is authoritative, and `IndexedBackup` is an index of it. Accounts are in the
+application's database, which a restore rolls back, so these tables name people by primary key *and* name, without a foreign
+key: after a restore the key may belong to another account.
 """
 
 from .access import ApiToken, IdempotencyKey

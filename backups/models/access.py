@@ -1,4 +1,4 @@
-"""Tokens of the API, and the answers kept for requests that may come twice."""
+"""Tokens of the API, and the stored answers to requests with an idempotency key."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from django.utils import timezone
 
 
 class ApiToken(models.Model):
-    """A token for the API. Only a SHA-256 of its secret is kept; the secret is shown once, when it is made.
+    """A token of the API. Only the SHA-256 of its secret is stored; the secret is shown once.
 
-    It never grants more than its account may do at the time of the request, and only what its scopes name (`access.SCOPES`).
+    It grants what its scopes name (`permissions.SCOPES`), and never more than its account may do at the time of the request.
     """
 
     name = models.CharField(max_length=120)
@@ -28,9 +28,9 @@ class ApiToken(models.Model):
         ordering = ("-created",)
         default_permissions = ()
         permissions = (
-            ("view_token", "May see everybody's tokens"),
-            ("issue_token", "May make tokens, for itself"),
-            ("revoke_token", "May revoke everybody's tokens"),
+            ("view_token", "May see all tokens"),
+            ("issue_token", "May issue tokens for the own account"),
+            ("revoke_token", "May revoke all tokens"),
         )
 
     def __str__(self) -> str:
@@ -43,12 +43,12 @@ class ApiToken(models.Model):
 
 
 class IdempotencyKey(models.Model):
-    """The answer to a request that named an ``Idempotency-Key``: the same request gets the same answer for a day."""
+    """The answer to a request with an ``Idempotency-Key``; the same request gets the same answer for a day."""
 
     owner = models.CharField(max_length=80, help_text="Account or token that sent it.")
     key = models.CharField(max_length=200)
     fingerprint = models.CharField(max_length=64, help_text="SHA-256 of method, path and body.")
-    status = models.PositiveSmallIntegerField(null=True, help_text="None while the first request is still being answered.")
+    status = models.PositiveSmallIntegerField(null=True, help_text="None while the first request is being answered.")
     body = models.JSONField(null=True)
     headers = models.JSONField(default=dict)
     created = models.DateTimeField(default=timezone.now)

@@ -1,4 +1,4 @@
-"""Alerts: rules, who is told and how, what fires or fired, and what is on its way (`backups.alerts`)."""
+"""Alerts: channels, rules, subscriptions, alerts, and deliveries (`backups.alerts`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from django.utils import timezone
 
 
 class Severity(models.TextChoices):
-    """How bad it is; in this order."""
+    """Severities, in ascending order."""
 
     INFO = "info", "Info"
     WARNING = "warning", "Warning"
@@ -19,19 +19,19 @@ class Severity(models.TextChoices):
 
 
 class QuietHours(models.Model):
-    """A time of the day in which nothing is sent; what still lasts at its end is told then."""
+    """Daily hours without messages; alerts that are still active afterwards are sent then."""
 
     quiet_from = models.TimeField(null=True, blank=True)
     quiet_until = models.TimeField(null=True, blank=True)
     time_zone = models.CharField(max_length=64, default="UTC")
-    critical_passes = models.BooleanField(default=True, help_text="Critical alerts are told at any time.")
+    critical_passes = models.BooleanField(default=True, help_text="Critical alerts are sent at any time.")
 
     class Meta:
         abstract = True
 
 
 class AlertChannel(QuietHours):
-    """A way to tell somebody. ``target`` and ``key`` are secrets: they are shown masked and never logged."""
+    """A way to send messages. ``target`` and ``key`` are secrets: they are masked in pages and never logged."""
 
     class Kind(models.TextChoices):
         MAIL = "mail", "Mail"
@@ -42,22 +42,22 @@ class AlertChannel(QuietHours):
     name = models.CharField(max_length=80, unique=True)
     kind = models.CharField(max_length=8, choices=Kind)
     enabled = models.BooleanField(default=True)
-    target = models.TextField(help_text="Mail addresses, one a line; or the address that is called.")
+    target = models.TextField(help_text="Mail addresses, one per line; or the URL to call.")
     key = models.CharField(max_length=120, blank=True, help_text="Signing key of a signed webhook.")
     least = models.CharField(
         max_length=8,
         choices=Severity,
         blank=True,
         default=Severity.WARNING,
-        help_text="Hears of every alert from this severity on, unless its rule names others; empty: of rules that name it.",
+        help_text="Minimum severity, unless the rule has its own channels; empty: only rules that name this channel.",
     )
     plans = models.ManyToManyField(
-        "backups.Plan", blank=True, related_name="switches", help_text="Whose jobs a switch tells of."
+        "backups.Plan", blank=True, related_name="switches", help_text="Plans whose jobs a dead man's switch reports."
     )
     beat_minutes = models.PositiveSmallIntegerField(
         default=0,
         validators=[MaxValueValidator(1440)],
-        help_text="A switch for the worker itself: called this often; 0: never.",
+        help_text="Interval of a dead man's switch for the worker; 0: none.",
     )
     beaten = models.DateTimeField(null=True, blank=True)
     tested = models.DateTimeField(null=True, blank=True)
@@ -79,7 +79,7 @@ class AlertChannel(QuietHours):
 
 
 class AlertRule(models.Model):
-    """What is told, from when on, and to whom."""
+    """The condition of an alert, its delay, and its channels."""
 
     name = models.CharField(
         max_length=64,
@@ -91,7 +91,9 @@ class AlertRule(models.Model):
     threshold = models.FloatField(default=0.0, help_text="In the detector's unit.")
     lasting_minutes = models.PositiveIntegerField(default=0, validators=[MaxValueValidator(100_000)])
     settle_minutes = models.PositiveIntegerField(
-        default=2, validators=[MaxValueValidator(10_000)], help_text="It has ended when it was away for so long."
+        default=2,
+        validators=[MaxValueValidator(10_000)],
+        help_text="Minutes without the condition until resolved.",
     )
     severity = models.CharField(max_length=8, choices=Severity, default=Severity.WARNING)
     channels = models.ManyToManyField(AlertChannel, blank=True, related_name="rules")
@@ -117,13 +119,11 @@ class AlertRule(models.Model):
 
 
 class AlertSubscription(QuietHours):
-    """What an account wants to hear of by mail, at the address that it has when something is sent."""
+    """The alerts that an account receives by mail, at its address at the time."""
 
     user_id = models.CharField(max_length=64, unique=True, help_text="Primary key of the account.")
     username = models.CharField(max_length=150, help_text="Must still be the name of that account.")
-    least = models.CharField(
-        max_length=8, choices=Severity, blank=True, help_text="Every alert from this severity on; empty: none."
-    )
+    least = models.CharField(max_length=8, choices=Severity, blank=True, help_text="Minimum severity; empty: none.")
     rules = models.ManyToManyField(AlertRule, blank=True, related_name="subscriptions")
     changed = models.DateTimeField(auto_now=True)
 
@@ -135,32 +135,32 @@ class AlertSubscription(QuietHours):
 
 
 class Alert(models.Model):
-    """One state of one subject of a rule, from its beginning to its end.
+    """A condition of one subject of a rule, from its beginning to its end.
 
     ::
 
         seen ──► lasts long enough: fired ──► (escalated) ──► gone for a while: resolved
-           └───► gone before: the row is removed
+           └───► gone before that: the row is removed
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     rule = models.CharField(max_length=64, help_text="Name of the rule.")
     title = models.CharField(max_length=120)
     severity = models.CharField(max_length=8, choices=Severity)
-    subject = models.CharField(max_length=200, blank=True, help_text="A plan, a set, a backup: what it is about.")
-    text = models.TextField(help_text="What is the case, in a sentence.")
-    todo = models.TextField(blank=True, help_text="What to do about it.")
-    link = models.CharField(max_length=80, blank=True, help_text="Name of the page that helps.")
+    subject = models.CharField(max_length=200, blank=True, help_text="The plan, set or backup concerned.")
+    text = models.TextField(help_text="The condition, in a sentence.")
+    todo = models.TextField(blank=True, help_text="The fix.")
+    link = models.CharField(max_length=80, blank=True, help_text="URL name of a helpful page.")
     arguments = models.JSONField(default=list)
-    also = models.JSONField(default=list, help_text="Mail addresses that hear of it too.")
+    also = models.JSONField(default=list, help_text="Further mail addresses.")
     since = models.DateTimeField()
     seen = models.DateTimeField()
     fired = models.DateTimeField(null=True, blank=True)
     escalated = models.DateTimeField(null=True, blank=True)
     resolved = models.DateTimeField(null=True, blank=True)
-    ended_by = models.CharField(max_length=200, blank=True, help_text="Why it ended, when not by itself.")
+    ended_by = models.CharField(max_length=200, blank=True, help_text="Why it ended, if the condition did not go away.")
     told = models.JSONField(default=dict, help_text='Recipient -> "fired", "escalated" or "resolved".')
-    open = models.BooleanField(default=True, help_text="It lasts, or somebody is still to hear that it ended.")
+    open = models.BooleanField(default=True, help_text="Active, or its end is not yet sent to all recipients.")
     acknowledged = models.DateTimeField(null=True, blank=True)
     acknowledged_by = models.CharField(max_length=150, blank=True)
     acknowledged_note = models.CharField(max_length=500, blank=True)
@@ -193,7 +193,7 @@ class Alert(models.Model):
 
     @property
     def help_address(self) -> str:
-        """The page that helps; empty where this site has none."""
+        """The URL of a helpful page; empty if this site does not have it."""
         try:
             return reverse(self.link, args=self.arguments) if self.link else ""
         except NoReverseMatch:
@@ -201,27 +201,25 @@ class Alert(models.Model):
 
 
 class AlertDelivery(models.Model):
-    """A message on its way, or how it arrived: the outbox and the history of what was sent.
+    """A message in the outbox, and afterwards in the history.
 
-    It is sent at least once: a worker that dies between the receiver's answer and this row's update leaves it to be sent again,
-    with the same ``uid``.
+    Each is sent at least once: if a worker dies between the receiver's answer and the update of this row, it is sent again with
+    the same ``uid``.
     """
 
     class State(models.TextChoices):
         WAITING = "waiting", "Waiting"
-        SENDING = "sending", "Being sent"
+        SENDING = "sending", "Sending"
         DELIVERED = "delivered", "Delivered"
         GIVEN_UP = "given_up", "Given up"
-        DROPPED = "dropped", "Overtaken"
+        DROPPED = "dropped", "Superseded"
 
     id = models.BigAutoField(primary_key=True)
     uid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     event = models.CharField(max_length=12, help_text="fired, escalated, resolved, test; start, success or fail of a job.")
     recipient = models.CharField(max_length=400, help_text="channel:N, person:N or mail:ADDRESS.")
-    to = models.CharField(max_length=254, help_text="The recipient's name when it was written.")
-    thread = models.CharField(
-        max_length=500, help_text="What has the same thread is sent in the order in which it was written."
-    )
+    to = models.CharField(max_length=254, help_text="The recipient's name at the time.")
+    thread = models.CharField(max_length=500, help_text="Messages of a thread are sent in order.")
     message = models.JSONField(default=dict)
     alerts = models.ManyToManyField(Alert, related_name="deliveries")
     state = models.CharField(max_length=9, choices=State, default=State.WAITING)
@@ -231,8 +229,8 @@ class AlertDelivery(models.Model):
     claim = models.CharField(max_length=32, blank=True)
     claimed = models.DateTimeField(null=True, blank=True)
     finished = models.DateTimeField(null=True, blank=True)
-    status = models.PositiveSmallIntegerField(null=True, blank=True, help_text="Of HTTP, or of SMTP.")
-    answer = models.TextField(blank=True, help_text="The first bytes of the receiver's answer, or why there was none.")
+    status = models.PositiveSmallIntegerField(null=True, blank=True, help_text="Status of HTTP or SMTP.")
+    answer = models.TextField(blank=True, help_text="Beginning of the receiver's answer, or why there was none.")
 
     class Meta:
         ordering = ("-id",)
@@ -251,15 +249,15 @@ class AlertDelivery(models.Model):
 
 
 class AlertLook(models.Model):
-    """When a host last looked, by its clock and by a clock that nobody sets; the row without a host: when anybody did."""
+    """When a host last evaluated the rules, by its clock and by its uptime; the row without a host: when any host did."""
 
     host = models.CharField(max_length=255, primary_key=True)
     at = models.DateTimeField()
-    uptime = models.FloatField(default=0.0, help_text="Seconds since boot, sleep included.")
+    uptime = models.FloatField(default=0.0, help_text="Seconds since boot, including sleep.")
     boot = models.CharField(max_length=64, blank=True)
-    jumped = models.DateTimeField(null=True, blank=True, help_text="When its clock jumped last.")
-    jumped_by = models.FloatField(default=0.0, help_text="Seconds; below zero: back.")
-    silent_from = models.DateTimeField(null=True, blank=True, help_text="The last time in which nobody looked for a while.")
+    jumped = models.DateTimeField(null=True, blank=True, help_text="Last jump of its clock.")
+    jumped_by = models.FloatField(default=0.0, help_text="Seconds; negative: backwards.")
+    silent_from = models.DateTimeField(null=True, blank=True, help_text="Start of the last period without evaluations.")
     silent_until = models.DateTimeField(null=True, blank=True)
 
     class Meta:

@@ -1,4 +1,4 @@
-"""The audit: who did what, from where, and what it was before and after."""
+"""The audit: who did what, from where, with the state before and after."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from django.db import models
 class AuditEntry(models.Model):
     """One entry of a hash chain: ``hash`` covers the entry and the hash of the one before (`backups.identity.audit`).
 
-    Entries are only ever added: the database itself refuses to change or remove one (a trigger, made by the migration).
+    Entries are only added: a trigger in the database, made by the migration, refuses changes and deletions.
     """
 
-    number = models.BigIntegerField(primary_key=True, help_text="1, 2, 3 …, without a gap.")
+    number = models.BigIntegerField(primary_key=True, help_text="1, 2, 3 …, without gaps.")
     time = models.DateTimeField()
     who = models.CharField(max_length=150, blank=True)
     who_id = models.CharField(max_length=64, blank=True)
     via = models.CharField(max_length=8)
-    token = models.CharField(max_length=140, blank=True, help_text="Name and beginning of the API's token, where one was used.")
-    address = models.CharField(max_length=45, blank=True, help_text="Where the request came from.")
+    token = models.CharField(max_length=140, blank=True, help_text="Name and first characters of the API token, if any.")
+    address = models.CharField(max_length=45, blank=True, help_text="Address of the client.")
     action = models.CharField(max_length=60, help_text="Such as backup.requested or token.revoked.")
-    target = models.CharField(max_length=200, blank=True, help_text="What it was done to: backup:ID, job:ID, plan:NAME …")
+    target = models.CharField(max_length=200, blank=True, help_text="The object: backup:ID, job:ID, plan:NAME …")
     before = models.JSONField(null=True)
     after = models.JSONField(null=True)
     previous = models.CharField(max_length=64)

@@ -7,12 +7,12 @@ from django.urls import reverse
 
 
 class IndexedBackup(models.Model):
-    """A backup as its repository described it when it was last looked at. ``seen`` tells whether it has changed since."""
+    """A backup as it was in its repository when last read; ``seen`` shows whether it has changed since."""
 
     class Verification(models.TextChoices):
-        NONE = "none", "Not proven"
-        HASHES = "hashes", "Every byte read"
-        RESTORE = "restore", "Restored"
+        NONE = "none", "Not verified"
+        HASHES = "hashes", "Verified by hashes"
+        RESTORE = "restore", "Restore-tested"
         DAMAGED = "damaged", "Damaged"
 
     class Kind(models.TextChoices):
@@ -31,23 +31,23 @@ class IndexedBackup(models.Model):
     note = models.TextField(blank=True)
     bytes_source = models.BigIntegerField(default=0)
     bytes_stored = models.BigIntegerField(default=0)
-    seconds = models.FloatField(default=0.0, help_text="From the cut to its publication.")
-    pause_sqlite = models.FloatField(default=0.0, help_text="Milliseconds that writers were held up.")
+    seconds = models.FloatField(default=0.0, help_text="From the cut to publication.")
+    pause_sqlite = models.FloatField(default=0.0, help_text="Milliseconds for which writers waited.")
     pause_chroma = models.FloatField(default=0.0)
     verification = models.CharField(max_length=8, choices=Verification, default=Verification.NONE)
     verified_at = models.DateTimeField(null=True, blank=True)
     held = models.BooleanField(default=False)
     hold_note = models.TextField(blank=True)
-    safety = models.BooleanField(default=False, help_text="Made by a restore in place of what it replaced.")
+    safety = models.BooleanField(default=False, help_text="Safety backup of the stores that a restore in place replaced.")
     sources = models.JSONField(default=list, help_text='[{"kind", "name", "bytes", "files", "method"}]')
     proofs = models.PositiveIntegerField(default=0)
-    restore_seconds = models.FloatField(null=True, blank=True, help_text="Of the newest proof by restore, for the RTO.")
-    drilled_at = models.DateTimeField(null=True, blank=True, help_text="Of the newest test restore.")
+    restore_seconds = models.FloatField(null=True, blank=True, help_text="Of the newest restore test, for the RTO.")
+    drilled_at = models.DateTimeField(null=True, blank=True, help_text="Time of the newest drill.")
     drill_ok = models.BooleanField(null=True, blank=True)
     drill_seconds = models.FloatField(null=True, blank=True)
-    job = models.CharField(max_length=36, blank=True, help_text="The job that made it, as the manifest says.")
+    job = models.CharField(max_length=36, blank=True, help_text="The job that made it, from the manifest.")
     problem = models.TextField(blank=True, help_text="Why it is damaged, in a sentence.")
-    seen = models.CharField(max_length=80, blank=True, help_text="Time stamps of its folder when it was read.")
+    seen = models.CharField(max_length=80, blank=True, help_text="Modification times of its folders when it was read.")
 
     class Meta:
         ordering = ("-time", "-backup_id")
@@ -56,7 +56,7 @@ class IndexedBackup(models.Model):
         permissions = (
             ("view_backup", "May see backups"),
             ("create_backup", "May make backups"),
-            ("verify_backup", "May prove backups"),
+            ("verify_backup", "May verify backups"),
             ("hold_backup", "May hold and release backups"),
             ("download_backup", "May download backups"),
             ("restore_backup", "May restore backups"),
@@ -83,5 +83,5 @@ class IndexedBackup(models.Model):
 
     @property
     def damaged(self) -> bool:
-        """Whether it must not be relied on."""
+        """Whether it is damaged."""
         return self.verification == self.Verification.DAMAGED

@@ -11,21 +11,21 @@ from django.utils import timezone
 
 
 class Job(models.Model):
-    """One thing to do, done once. A second try is a job of its own, which names the first in ``again_after``.
+    """One execution of a job type. A further attempt is another job, which refers to this one in ``again_after``.
 
     ::
 
         queued ──► running ──► succeeded
-          │           ├──────► failed         it ended with an error, or found damage
-          │           ├──────► cancelled      a person ended it
-          │           └──────► interrupted    its process or machine went away
+          │           ├──────► failed         ended with an error, or found damage
+          │           ├──────► cancelled      by a person
+          │           └──────► interrupted    its process or machine died
           └──────────────────► cancelled
 
-    This row is the truth about a job; a delivery by the queue is only a nudge to look here (`jobs.claim`).
+    This row is authoritative; a message in the queue only wakes a worker (`lifecycle.claim`).
     """
 
     class State(models.TextChoices):
-        QUEUED = "queued", "Waiting"
+        QUEUED = "queued", "Queued"
         RUNNING = "running", "Running"
         SUCCEEDED = "succeeded", "Done"
         FAILED = "failed", "Failed"
@@ -43,34 +43,34 @@ class Job(models.Model):
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     kind = models.CharField(max_length=40)
-    arguments = models.JSONField(default=dict, help_text="As the kind's model of arguments (`kinds`) writes them.")
+    arguments = models.JSONField(default=dict, help_text="As JSON of the type's arguments (`jobs.arguments`).")
     note = models.CharField(max_length=500, blank=True)
     state = models.CharField(max_length=12, choices=State, default=State.QUEUED)
     created = models.DateTimeField(default=timezone.now)
-    not_before = models.DateTimeField(default=timezone.now, help_text="A second try waits until then.")
+    not_before = models.DateTimeField(default=timezone.now, help_text="Earliest start; later for further attempts.")
 
     # For whom
     via = models.CharField(max_length=8, choices=Via, default=Via.SYSTEM)
     by = models.CharField(max_length=150, blank=True, help_text="Name of the account, or of the plan.")
-    by_id = models.CharField(max_length=64, blank=True, help_text="Primary key of the account when it asked.")
+    by_id = models.CharField(max_length=64, blank=True, help_text="Primary key of the account at the time.")
     plan = models.ForeignKey("backups.Plan", null=True, blank=True, on_delete=models.SET_NULL, related_name="jobs")
-    slot = models.DateTimeField(null=True, blank=True, help_text="The time of the plan that this job serves.")
+    slot = models.DateTimeField(null=True, blank=True, help_text="The due time of the plan that this job serves.")
 
     # Where
-    host = models.CharField(max_length=255, help_text="The host that holds the data: only its workers take the job.")
+    host = models.CharField(max_length=255, help_text="The host that has the data; only its workers claim the job.")
     repository = models.CharField(max_length=64, blank=True)
     set = models.CharField(max_length=64, blank=True)
-    writes = models.BooleanField(default=False, help_text="Whether it writes to the repository: one such job at a time.")
+    writes = models.BooleanField(default=False, help_text="Whether it writes to the repository; only one such job runs.")
 
-    # Tries
+    # Attempts
     attempt = models.PositiveSmallIntegerField(default=1)
-    attempts = models.PositiveSmallIntegerField(default=1, help_text="How many tries there may be in all.")
+    attempts = models.PositiveSmallIntegerField(default=1, help_text="Attempts allowed in all.")
     again_after = models.OneToOneField("self", null=True, blank=True, on_delete=models.SET_NULL, related_name="tried_again")
     limit = models.PositiveIntegerField(default=86_400, help_text="Seconds after which it is stopped.")
 
     # While it runs
-    claim = models.CharField(max_length=32, blank=True, help_text="Token of the worker that runs it: only it may write here.")
-    worker = models.CharField(max_length=120, blank=True, help_text="Identity of the worker's process (`process`).")
+    claim = models.CharField(max_length=32, blank=True, help_text="Token of the worker that runs it and may update this row.")
+    worker = models.CharField(max_length=120, blank=True, help_text="Identity of the worker's process (`processes.identity`).")
     child = models.CharField(max_length=120, blank=True, help_text="Identity of the process that does the work.")
     started = models.DateTimeField(null=True, blank=True)
     heartbeat = models.DateTimeField(null=True, blank=True)
@@ -79,7 +79,7 @@ class Job(models.Model):
     phase = models.CharField(max_length=40, blank=True)
     done = models.BigIntegerField(default=0, help_text="Of the phase, in bytes or records.")
     total = models.BigIntegerField(null=True, blank=True)
-    rate = models.FloatField(default=0.0, help_text="A second.")
+    rate = models.FloatField(default=0.0, help_text="Per second.")
     left = models.FloatField(null=True, blank=True, help_text="Seconds.")
     phases = models.JSONField(default=list, help_text='[{"name", "started", "seconds", "done", "total"}], in order.')
 
@@ -88,7 +88,7 @@ class Job(models.Model):
     exit_code = models.SmallIntegerField(null=True, blank=True)
     result = models.JSONField(null=True, blank=True, help_text="The JSON that the command printed.")
     error = models.JSONField(null=True, blank=True, help_text='{"code", "message", "hint", ...}')
-    backup_id = models.CharField(max_length=80, blank=True, help_text="The backup that it made, or is about.")
+    backup_id = models.CharField(max_length=80, blank=True, help_text="The backup that it made or concerns.")
 
     class Meta:
         ordering = ("-created", "-id")
@@ -129,19 +129,19 @@ class Job(models.Model):
 
     @property
     def took(self) -> timedelta | None:
-        """How long it ran, or has run so far."""
+        """How long it ran, or has been running."""
         if self.started is None:
             return None
         return (self.finished or timezone.now()) - self.started
 
     @property
     def fraction(self) -> float | None:
-        """How much of the phase is done, from 0 to 1; None when the total is not known."""
+        """The completed fraction of the phase, from 0 to 1; None when the total is not known."""
         return min(1.0, self.done / self.total) if self.total else None
 
 
 class JobLog(models.Model):
-    """A line that a job wrote. Kept for a shorter time than the job (``KEEP_LOGS_DAYS``)."""
+    """A line of a job's log, kept for ``KEEP_LOGS_DAYS``."""
 
     class Level(models.TextChoices):
         INFO = "info", "Info"
@@ -167,7 +167,7 @@ class JobLog(models.Model):
 
 
 class Worker(models.Model):
-    """A host's workers: when the queue last did something there. Without a fresh beat nothing runs by itself."""
+    """The workers of a host and their last heartbeat; without a recent one, no plan runs there."""
 
     host = models.CharField(max_length=255, primary_key=True)
     started = models.DateTimeField(default=timezone.now)

@@ -1,4 +1,4 @@
-"""Plans: what is done by itself, and when."""
+"""Plans: jobs that are queued at given times."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from django.utils import timezone
 
 
 class Plan(models.Model):
-    """A kind of job with its arguments, and the times at which it is due (`schedules`)."""
+    """A job type with its arguments, and the times at which it is due (`plans.cron`)."""
 
     name = models.CharField(
         max_length=64,
@@ -17,19 +17,19 @@ class Plan(models.Model):
         validators=[RegexValidator(r"\A[A-Za-z0-9][A-Za-z0-9._-]*\Z", "Letters, digits, dots, dashes and underscores.")],
     )
     title = models.CharField(max_length=120, blank=True)
-    kind = models.CharField(max_length=40, help_text="A kind of job.")
+    kind = models.CharField(max_length=40, help_text="A job type.")
     arguments = models.JSONField(default=dict, blank=True)
     cron = models.CharField(max_length=100, help_text="Minute, hour, day of month, month, day of week: 0 3 * * *")
     time_zone = models.CharField(max_length=64, default="UTC")
     enabled = models.BooleanField(default=True)
     paused_by = models.CharField(max_length=150, blank=True)
-    host = models.CharField(max_length=255, blank=True, help_text="The host that holds the data; empty: whichever looks first.")
+    host = models.CharField(max_length=255, blank=True, help_text="The host that has the data; empty: any.")
     attempts = models.PositiveSmallIntegerField(default=3, validators=[MinValueValidator(1), MaxValueValidator(20)])
     limit_minutes = models.PositiveIntegerField(default=1440, validators=[MinValueValidator(1), MaxValueValidator(40_000)])
-    alert_to = models.JSONField(default=list, blank=True, help_text="Addresses that hear of a failure.")
-    alert_after = models.PositiveSmallIntegerField(default=1, help_text="Failures in a row before anybody is told.")
-    builtin = models.BooleanField(default=False, editable=False, help_text="Made by install_schedules.")
-    served = models.DateTimeField(default=timezone.now, help_text="The last time of the plan that was served, or passed over.")
+    alert_to = models.JSONField(default=list, blank=True, help_text="Mail addresses notified of a failure.")
+    alert_after = models.PositiveSmallIntegerField(default=1, help_text="Consecutive failures before they are notified.")
+    builtin = models.BooleanField(default=False, editable=False, help_text="Added by install_schedules.")
+    served = models.DateTimeField(default=timezone.now, help_text="The last due time that was served or skipped.")
     created = models.DateTimeField(auto_now_add=True)
     changed = models.DateTimeField(auto_now=True)
 

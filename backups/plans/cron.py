@@ -1,8 +1,12 @@
-"""Cron expressions, read in a time zone; what is stored and compared is UTC.
+"""Cron expressions, read in a time zone; stored and compared times are UTC.
 
-When clocks change, an expression that names its minute and its hour is due once a day: what falls into the hour that is left
-out is due when that hour ends, and what falls into the hour that comes twice is due the first time. One with ``*`` in minute or
-hour means an interval: it skips what is left out, and is due again in the hour that comes again. Debian's cron does the same.
+When clocks change, an expression with a fixed minute and hour is due once a day: a time in the skipped hour is due when that
+hour ends, and a time in the repeated hour is due the first time. An expression with ``*`` in the minute or hour is an interval:
+it skips the skipped hour and is due again in the repeated one. Debian's cron does the same.
+
+The expression is matched by CronSim on the wall clock without a zone. CronSim with aware datetimes agrees in all but 12 of
+8,154 cases (every zone, up to four changes of its clocks from 2018 to 2027, nine expressions), but in those it misses due times
+after a change that is not by a full hour, or not at one (Lord Howe each April, Casey 2021, Pyongyang 2018).
 """
 
 from __future__ import annotations
@@ -19,34 +23,30 @@ from cronsim import CronSim, CronSimError
 from django.utils import timezone
 
 _LARGEST_SHIFT = timedelta(days=1, hours=1)
-"""No zone has ever moved its clocks by more: Samoa left out a whole day."""
-
+"""Larger than any change of clocks: Samoa once skipped a whole day."""
 
 _WORDS = Options(locale_code="en_US", use_24hour_time_format=True)
 
 
 def slots(cron: str, zone: str, after: datetime) -> Iterator[datetime]:
-    """The times after *after*, in UTC, in order and none twice. Raises `ValueError` for an expression or zone that is none.
-
-    The expression is matched against the wall clock, and each time on the wall is then looked up in the zone.
-    """
+    """The due times after *after*, in UTC, ascending. Raises `ValueError` for an invalid expression or an unknown zone."""
     place, fields = _zone(zone), cron.split()
     if len(fields) != 5:
-        raise ValueError(f"{cron!r} has {len(fields)} fields: write minute, hour, day of month, month, day of week")
+        raise ValueError(f"{cron!r} has {len(fields)} fields; write minute, hour, day of month, month, day of week")
     interval = fields[0].startswith("*") or fields[1].startswith("*")
     try:
         back = timedelta(0) if zone == "UTC" else _LARGEST_SHIFT
         wall = CronSim(cron, after.astimezone(place).replace(tzinfo=None, fold=0) - back)
     except CronSimError as problem:
-        raise ValueError(f"{cron!r} is no time: {str(problem).lower()}") from None
-    return _found(wall, place, interval, after)
+        raise ValueError(f"{cron!r} is not a cron expression: {str(problem).lower()}") from None
+    return _due_times(wall, place, interval, after)
 
 
-def _found(wall: Iterator[datetime], place: ZoneInfo, interval: bool, after: datetime) -> Iterator[datetime]:
+def _due_times(wall: Iterator[datetime], place: ZoneInfo, interval: bool, after: datetime) -> Iterator[datetime]:
     last, again = after.astimezone(UTC), list[datetime]()
     for time in wall:
         first, second = (time.replace(tzinfo=place, fold=fold).astimezone(UTC) for fold in (0, 1))
-        if first > second:  # left out: read with the offset after the change, it is before it, and the other way round
+        if first > second:  # skipped: with the offset after the change it is before the change, and vice versa
             first = second = _end_of_gap(second, first, place)
             if interval:
                 continue
@@ -60,7 +60,7 @@ def _found(wall: Iterator[datetime], place: ZoneInfo, interval: bool, after: dat
 
 
 def _end_of_gap(before: datetime, after: datetime, place: ZoneInfo) -> datetime:
-    """The instant between two, in UTC, at which clocks were put forward."""
+    """The instant between *before* and *after*, in UTC, at which clocks went forward."""
     offset = before.astimezone(place).utcoffset()
     while after - before > timedelta(seconds=1):
         middle = (before + (after - before) / 2).replace(microsecond=0)
@@ -69,40 +69,40 @@ def _end_of_gap(before: datetime, after: datetime, place: ZoneInfo) -> datetime:
 
 
 def slots_after(cron: str, zone: str, moment: datetime, count: int) -> list[datetime]:
-    """The next *count* times after *moment*, in UTC. Raises `ValueError` for a cron expression or zone that is none."""
+    """The next *count* due times after *moment*, in UTC. Raises `ValueError` as `slots`."""
     return list(itertools.islice(slots(cron, zone, moment), count))
 
 
 def latest_slot(cron: str, zone: str, after: datetime, until: datetime) -> datetime | None:
-    """The last time after *after* and not later than *until*, in UTC, or None. Raises `ValueError` as `slots`.
+    """The last due time after *after* up to *until*, in UTC, or None. Raises `ValueError` as `slots`.
 
-    Looks back an hour, four, sixteen …, so that a long downtime costs no more than a short one.
+    Searches the last hour first, then four, sixteen …, so that a long downtime costs no more than a short one.
     """
     back = timedelta(hours=1)
     while True:
         start = max(after, until - back)
-        found = list(itertools.takewhile(lambda time: time <= until, slots(cron, zone, start)))
-        if found or start == after:
-            return found[-1] if found else None
+        times = list(itertools.takewhile(lambda time: time <= until, slots(cron, zone, start)))
+        if times or start == after:
+            return times[-1] if times else None
         back *= 4
 
 
 def check(cron: str, zone: str) -> str:
-    """What is wrong with a cron expression or a zone, as a sentence; empty: nothing is."""
+    """The problem of a cron expression or a zone, as a sentence; empty when it has none."""
     try:
         if not slots_after(cron, zone, timezone.now(), 1):
-            return f"{cron!r} never comes"
+            return f"{cron!r} is never due"
     except ValueError as problem:
         return str(problem)
     return ""
 
 
 def in_words(cron: str) -> str:
-    """A cron expression in plain words: ``Every day at 03:00``. Raises `ValueError`."""
+    """A cron expression in words: ``Every day at 03:00``. Raises `ValueError`."""
     try:
         words = str(get_description(cron, _WORDS))
-    except Exception as problem:  # the library has no root of its own for what it refuses
-        raise ValueError(f"{cron!r} is no cron expression: {problem}") from problem
+    except Exception as problem:  # the library has no exception class of its own
+        raise ValueError(f"{cron!r} is not a cron expression: {problem}") from problem
     _, hour, *days = cron.split()
     if days == ["*", "*", "*"] and hour != "*" and words.startswith("At "):
         return f"Every day at {words[3:]}"
@@ -116,5 +116,5 @@ def _zones() -> frozenset[str]:
 
 def _zone(name: str) -> ZoneInfo:
     if name not in _zones():
-        raise ValueError(f"there is no time zone {name!r}; write one such as UTC or Europe/Berlin")
+        raise ValueError(f"there is no time zone {name!r}; use a name such as UTC or Europe/Berlin")
     return ZoneInfo(name)

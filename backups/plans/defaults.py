@@ -1,12 +1,12 @@
-"""The plans that a new installation starts with. ``manage.py install_schedules`` makes those that are missing.
+"""The default plans, which ``manage.py install_schedules`` adds.
 
 Why these times (UTC):
 
-- At 03:00 the full backup is queued before the hourly incremental, which then stores next to nothing on top of it.
-- The weekly full is made on Sunday at 23:30. Retention keeps the newest backup of each ISO week, and an ISO week ends on Sunday
-  night: so what is kept of a week is this full one, by itself, and no chain of a day's incrementals. When it is late or fails,
-  the incremental of 23:00 is kept with its chain.
-- What prunes and what restores stand between the hours, apart from each other: `prune` gives way to whoever reads.
+- At 03:00 the full backup is queued before the hourly incremental, which then stores almost nothing on top of it.
+- The weekly full runs on Sunday at 23:30. Retention keeps the newest backup of each ISO week, which ends on Sunday night: of
+  each week it keeps this full backup alone, and not a chain of incrementals. If it is late or fails, the incremental of 23:00
+  is kept with its chain.
+- Prunes and drills run between the full hours, at different times: a prune waits for readers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from backups.models import AuditEntry, Plan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Default:
-    """A plan as it is made; what a person changed in it since stays."""
+    """A plan as it is added; later changes by people are kept."""
 
     name: str
     title: str
@@ -97,15 +97,15 @@ DEFAULTS: tuple[Default, ...] = (
 def install(*, again: bool = False) -> list[str]:
     """Make the default plans that are missing, and this host's tick. Returns the names of what was made.
 
-    Left out are plans of kinds or sets that are not there (yet), and plans that a person has deleted, unless *again*.
+    Plans whose job type, set or repository does not exist are left out, and, unless *again*, plans that were removed.
     """
-    found = configuration()
+    config = configuration()
     made = []
-    with transaction.atomic(using=found.database):
+    with transaction.atomic(using=config.database):
         for default in DEFAULTS:
-            if default.kind not in job_types() or str(default.arguments.get("set", found.default_set)) not in found.sets:
+            if default.kind not in job_types() or str(default.arguments.get("set", config.default_set)) not in config.sets:
                 continue
-            if str(default.arguments.get("repository", found.default_repository)) not in found.repositories:
+            if str(default.arguments.get("repository", config.default_repository)) not in config.repositories:
                 continue
             if not again and AuditEntry.objects.filter(target=f"plan:{default.name}", action="plan.removed").exists():
                 continue
@@ -120,6 +120,6 @@ def install(*, again: bool = False) -> list[str]:
             if Plan.objects.get_or_create(name=default.name, defaults=values)[1]:
                 made.append(default.name)
                 audit.record(audit.SYSTEM, "plan.made", f"plan:{default.name}", after=values)
-        if install_tick(found.host):
-            made.append(tick_name(found.host))
+        if install_tick(config.host):
+            made.append(tick_name(config.host))
     return made

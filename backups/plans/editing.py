@@ -1,4 +1,4 @@
-"""Plans as people change them: each change is checked, and recorded in the audit."""
+"""Changes to plans by people: each is validated, and recorded in the audit."""
 
 from __future__ import annotations
 
@@ -12,45 +12,49 @@ from backups.engine.errors import UsageError
 from backups.identity import audit
 from backups.identity.audit import Actor
 from backups.models import Job, Plan
-from backups.plans import scheduling, validation
+
+from . import scheduling, validation
 
 
 def run_plan(actor: Actor, plan: Plan) -> Job:
-    """Queue a job of a plan now; its times stay as they are."""
+    """Queue a job of a plan now; its due times do not change."""
     return scheduling.run(plan, actor)
 
 
 def pause_plan(actor: Actor, plan: Plan) -> Plan:
-    """Let a plan rest until it is resumed."""
+    """Pause a plan."""
     return _switch(actor, plan, enabled=False)
 
 
 def resume_plan(actor: Actor, plan: Plan) -> Plan:
-    """Let a plan run again, from its next time on: what was due while it rested is passed over."""
+    """Resume a plan from its next due time; times that passed while it was paused are skipped."""
     return _switch(actor, plan, enabled=True)
 
 
 def make_plan(actor: Actor, name: str, **values: Any) -> Plan:
-    """Make a plan; *values* as `plans.WRITABLE`, and ``enabled``. Raises `UsageError` that names all that is wrong."""
+    """Add a plan; *values* as `validation.WRITABLE`, and ``enabled``. Raises one `UsageError` that names every problem."""
     plan = Plan(name=name, **values)
     plan.paused_by = "" if plan.enabled else actor.name
     validation.check(plan)
     with transaction.atomic(using=configuration().database):
         if Plan.objects.filter(name=name).exists():
-            raise UsageError(f"There is a plan {name!r} already.", hint="Change that one, or choose another name.")
+            raise UsageError(f"There is already a plan {name!r}.", hint="Change that plan, or choose another name.")
         plan.save(force_insert=True)
         audit.record(actor, "plan.made", f"plan:{plan.name}", after={**validation.described(plan), "enabled": plan.enabled})
     return plan
 
 
 def change_plan(actor: Actor, plan: Plan, **values: Any) -> Plan:
-    """Change what *values* name, of `plans.WRITABLE`. A plan whose times change is next due after now."""
+    """Change the fields in *values*, of `validation.WRITABLE`. A plan whose times change is next due after now.
+
+    Raises one `UsageError` that names every problem.
+    """
     with transaction.atomic(using=configuration().database):
         plan = Plan.objects.select_for_update().get(pk=plan.pk)
         before = validation.described(plan)
         for name, value in values.items():
             if name not in validation.WRITABLE:
-                raise UsageError(f"{name} of a plan cannot be changed.", hint="Nothing was changed.")
+                raise UsageError(f"The field {name} of a plan cannot be changed.", hint="Nothing was changed.")
             setattr(plan, name, value)
         validation.check(plan)
         after = validation.described(plan)
@@ -71,7 +75,7 @@ def change_plan(actor: Actor, plan: Plan, **values: Any) -> Plan:
 
 
 def remove_plan(actor: Actor, plan: Plan) -> None:
-    """Remove a plan; its jobs stay. One that came with the installation comes back with ``install_schedules --again`` only."""
+    """Remove a plan; its jobs are kept. A removed default plan returns only with ``install_schedules --again``."""
     with transaction.atomic(using=configuration().database):
         audit.record(actor, "plan.removed", f"plan:{plan.name}", before=validation.described(plan))
         plan.delete()

@@ -1,7 +1,7 @@
-"""What retention would do now, as far as the index tells: for the pages, which read no repository.
+"""What a prune would remove now, according to the index; pages do not read the repository.
 
-The prune itself reads the repository and decides anew. Where the index says less than the repository (when a damage was found),
-the preview takes the newest good proof for void.
+The prune itself reads the repository and decides again. Where the index knows less (when damage was found), the preview treats
+the newest good proof as void.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 
 from backups.conf import configuration
 from backups.engine.repository.retention import Candidate, Decision, Policy, PolicyError, decide, parse_duration
-from backups.jobs.types import PruneArguments
+from backups.jobs.arguments import PruneArguments
 from backups.models import IndexedBackup
 
 MOST = 3_000
-"""Backups of one set that are looked at; for more a dry run, which is a job, tells."""
+"""Sets with more backups than this are not previewed; queue a dry run instead."""
 
 _RULES = ("hourly", "daily", "weekly", "monthly", "yearly")
 _FIELDS = (
@@ -38,7 +38,7 @@ _FIELDS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preview:
-    """What would stay and go, or a ``problem``. ``kept_by`` counts backups by rule, each under every rule that keeps it."""
+    """Backups kept and removed, or a ``problem``. ``kept_by`` counts each backup under every rule that keeps it."""
 
     total: int = 0
     kept_by: tuple[tuple[str, int], ...] = ()
@@ -50,7 +50,7 @@ class Preview:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Going:
-    """A backup that would go, and why."""
+    """A backup that would be removed, and why."""
 
     backup_id: str
     set: str
@@ -60,13 +60,12 @@ class Going:
 
 
 def preview(arguments: PruneArguments, now: datetime) -> Preview:
-    """What a prune with *arguments* would do at *now*. Touches nothing, and reads the index alone."""
-    found = configuration()
-    repository, name = arguments.target(found)
+    """What a prune with *arguments* would do at *now*; reads the index only."""
+    repository, name = arguments.target(configuration())
     try:
         policy = policy_of(arguments)
         if policy.is_empty:
-            return Preview(problem="Give at least one rule: without one nothing says what to keep.")
+            return Preview(problem="Give at least one rule.")
     except PolicyError as problem:
         return Preview(problem=f"{str(problem).capitalize()}.")
     rows = IndexedBackup.objects.filter(repository=repository)
@@ -96,19 +95,19 @@ def preview(arguments: PruneArguments, now: datetime) -> Preview:
 
 
 def policy_of(arguments: PruneArguments) -> Policy:
-    """The policy that a prune job's arguments mean. Raises `PolicyError`."""
+    """The retention policy in a prune job's arguments. Raises `PolicyError`."""
     counts = {name: getattr(arguments, name) for name in ("keep_last", *(f"keep_{rule}" for rule in _RULES))}
     within = parse_duration(arguments.keep_within) if arguments.keep_within else None
     return Policy(**counts, keep_within=within, verified_floor=arguments.verified_floor)
 
 
 def candidates(rows: Sequence[dict[str, Any]]) -> list[Candidate]:
-    """Rows of the index as retention sees them (`engine.prune.candidates` makes the same from a repository)."""
+    """Retention candidates from rows of the index (`engine.prune.candidates` makes the same from a repository)."""
     restored = any(row["verification"] == "restore" for row in rows)
-    spoilt: set[str] = set()
+    damaged: set[str] = set()
     for row in sorted(rows, key=lambda row: str(row["backup_id"])):
-        if row["verification"] == "damaged" or row["parent_id"] in spoilt:
-            spoilt.add(row["backup_id"])
+        if row["verification"] == "damaged" or row["parent_id"] in damaged:
+            damaged.add(row["backup_id"])
     proofs = {"restore"} if restored else {"restore", "hashes"}
     return [
         Candidate(
@@ -118,18 +117,18 @@ def candidates(rows: Sequence[dict[str, Any]]) -> list[Candidate]:
             needs=frozenset(filter(None, [row["parent_id"]])),
             hold=(row["hold_note"] or "no reason given") if row["held"] else None,
             damaged=row["verification"] == "damaged",
-            verified=row["verification"] in proofs and row["verified_at"] is not None and row["backup_id"] not in spoilt,
+            verified=row["verification"] in proofs and row["verified_at"] is not None and row["backup_id"] not in damaged,
         )
         for row in rows
     ]
 
 
 def _rules(decision: Decision) -> set[str]:
-    """The rules that keep a backup, in the words of the form; none for one that goes."""
+    """The rules that keep a backup, as named in the form; none for one that would be removed."""
     if not decision.keep:
         return set()
-    found = {_rule(reason) for reason in decision.reasons}
-    return found - {"for safety", "needed by others"} or found
+    rules = {_rule(reason) for reason in decision.reasons}
+    return rules - {"for safety", "needed by others"} or rules
 
 
 def _rule(reason: str) -> str:

@@ -1,7 +1,7 @@
-"""When plans are due. Times are cron expressions, read in the plan's time zone; what is stored and compared is UTC.
+"""Queue jobs of plans that are due.
 
-A time of a plan is called a slot. Each slot is served by at most one job, whatever clocks, time zones and downtimes do: of the
-slots that passed while nothing ran, the last one is served and the others are passed over.
+A due time of a plan is called a slot. Each slot is served by at most one job, even when clocks or time zones change. Of the
+slots that passed during a downtime, only the last is served.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _log = logging.getLogger(__name__)
 
 
 CLOCK_JUMP = timedelta(minutes=5)
-"""A plan served later than this in the future was served by a clock that was wrong."""
+"""A plan that was last served further in the future than this was served by a wrong clock."""
 
-_told: set[tuple[int, str, str]] = set()
+_logged: set[tuple[int, str, str]] = set()
 
 
 def queue_due(host: str, now: datetime) -> list[Job]:
-    """Queue a job for each plan of *host* that is due, and return the jobs. A plan that cannot run holds up no other."""
+    """Queue a job for each due plan of *host*, and return the jobs. An invalid plan does not affect the others."""
     queued = []
     for plan in Plan.objects.filter(enabled=True, host__in=("", host)):
         job = _queue(plan, host, now)
@@ -48,38 +48,37 @@ def _queue(plan: Plan, host: str, now: datetime) -> Job | None:
     try:
         slot = latest_slot(plan.cron, plan.time_zone, plan.served, now)
     except ValueError as problem:
-        _tell_once(plan, str(problem))
+        _log_once(plan, str(problem))
         return None
     if slot is None:
         return None
-    me = Actor(name=plan.name, via=Job.Via.PLAN)
+    actor = Actor(name=plan.name, via=Job.Via.PLAN)
     with transaction.atomic(using=configuration().database):
         if not Plan.objects.filter(pk=plan.pk, enabled=True, served=plan.served).update(served=slot):
             return None  # another host was faster
         if plan.jobs.filter(slot=slot).exists():
-            return None  # it was served before a clock was put back
+            return None  # served before a clock was set back
         if plan.jobs.filter(state__in=(Job.State.QUEUED, Job.State.RUNNING)).exists():
-            return None  # the job before it still runs, or waits: this slot is passed over
+            return None  # the previous job is still queued or running: skip this slot
         try:
             with transaction.atomic(using=configuration().database):
-                return run(plan, me, slot=slot, host=host)
+                return run(plan, actor, slot=slot, host=host)
         except EngineError as problem:
             _log.error("Plan %s cannot run: %s %s", plan.name, problem.message, problem.hint)
-            refused = {"slot": slot, "error": problem.message}
-            audit.record(me, "plan.refused", f"plan:{plan.name}", after=refused)
+            audit.record(actor, "plan.refused", f"plan:{plan.name}", after={"slot": slot, "error": problem.message})
             return None
 
 
-def _tell_once(plan: Plan, problem: str) -> None:
-    """Log what is wrong with a plan's times once a process, not every minute."""
+def _log_once(plan: Plan, problem: str) -> None:
+    """Log the problem of a plan's times once per process, not every minute."""
     key = (plan.pk, plan.cron, plan.time_zone)
-    if key not in _told:
-        _told.add(key)
+    if key not in _logged:
+        _logged.add(key)
         _log.error("Plan %s is never due: %s", plan.name, problem)
 
 
 def run(plan: Plan, actor: Actor, *, slot: datetime | None = None, host: str = "") -> Job:
-    """Queue a job of *plan* now. Raises `UsageError` when its arguments do not fit."""
+    """Queue a job of *plan* now. Raises `UsageError` when its arguments are not valid."""
     return lifecycle.enqueue(
         job_type(plan.kind),
         plan.arguments,

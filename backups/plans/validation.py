@@ -1,4 +1,4 @@
-"""A plan as somebody writes it: checked whole before it is kept, with all that is wrong told at once."""
+"""Validation of a whole plan, which reports every problem at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from django.core.validators import validate_email
 from django.utils import timezone
 
 from backups.engine.errors import EngineError, UsageError
-from backups.jobs.types import DELETE, PREVIEW, RESTORE, RESTORE_IN_PLACE, job_type
+from backups.jobs.types import job_type
 from backups.models import Plan
 
 from .cron import in_words, slots_after
@@ -21,26 +21,23 @@ WRITABLE = (
     *("title", "kind", "arguments", "cron", "time_zone", "host", "attempts", "limit_minutes"),
     *("alert_to", "alert_after"),
 )
-"""What may be changed of a plan; its name stays, and `services.pause_plan` and `resume_plan` switch it."""
+"""Fields of a plan that can be changed; `editing.pause_plan` and `resume_plan` change ``enabled``."""
 
 MOST_ADDRESSES = 50
-"""Addresses that a plan may name beside the alerts' own."""
+"""Addresses that a plan may name in addition to the recipients of alerts."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
-NEVER_PLANNED = frozenset({RESTORE_IN_PLACE.name, RESTORE.name, PREVIEW.name, DELETE.name})
-"""Kinds that a person asks for each time: each is about one backup."""
-
 
 def check(plan: Plan) -> None:
-    """Raises one `UsageError` that names all that is wrong with *plan*, which need not be saved."""
-    found = list(_problems(plan))
-    if found:
-        raise UsageError(" ".join(found), hint="Nothing was changed. Correct them and try again.", problems=found)
+    """Raise one `UsageError` that names every problem of *plan*, which need not be saved."""
+    problems = list(_problems(plan))
+    if problems:
+        raise UsageError(" ".join(problems), hint="Nothing was changed. Correct the plan and try again.", problems=problems)
 
 
 def described(plan: Plan) -> dict[str, Any]:
-    """What a person wrote of a plan, for the audit."""
+    """The fields of a plan that people write, for the audit."""
     return {name: getattr(plan, name) for name in WRITABLE}
 
 
@@ -52,22 +49,22 @@ def _problems(plan: Plan) -> Iterator[str]:
             yield from (f"{field}: {message}" for message in messages)
     for field in ("title", "host"):
         if _CONTROL.search(getattr(plan, field)):
-            yield f"{field}: it holds a line break or another control character; write it in one line."
+            yield f"{field}: it contains a line break or another control character."
     yield from _about_time(plan)
     yield from _about_kind(plan)
     if isinstance(plan.alert_to, list) and len(plan.alert_to) > MOST_ADDRESSES:
-        yield f"alert_to: these are {len(plan.alert_to)} addresses; {MOST_ADDRESSES} are the most."
+        yield f"alert_to: {len(plan.alert_to)} addresses are too many; at most {MOST_ADDRESSES} are allowed."
         return
     for address in plan.alert_to if isinstance(plan.alert_to, list) else [plan.alert_to]:
         try:
             validate_email(address)
         except ValidationError:
-            yield f"alert_to: {address!r} is no address."
+            yield f"alert_to: {address!r} is not a mail address."
 
 
 def _about_time(plan: Plan) -> Iterator[str]:
     if plan.time_zone not in available_timezones():
-        yield f"time_zone: {plan.time_zone!r} is not known; use a name such as UTC or Europe/Berlin."
+        yield f"time_zone: {plan.time_zone!r} is not a time zone; use a name such as UTC or Europe/Berlin."
         return
     if len(plan.cron.split()) != 5:
         yield "cron: write five fields: minute, hour, day of month, month, day of week, such as 0 3 * * *."
@@ -81,16 +78,17 @@ def _about_time(plan: Plan) -> Iterator[str]:
 
 
 def _about_kind(plan: Plan) -> Iterator[str]:
-    if plan.kind in NEVER_PLANNED:
-        yield f"kind: {plan.kind} is not done by a plan; a person asks for it each time."
-        return
-    if not isinstance(plan.arguments, dict):
-        yield "arguments: they are not an object of names and values."
-        return
     try:
         kind = job_type(plan.kind)
-        if not kind.planned:
-            yield f"kind: {plan.kind} is not done by a plan; a person asks for it each time."
-        kind.command(kind.parse(plan.arguments), "")
     except EngineError as problem:
-        yield f"{'kind' if problem.message.startswith('There is no kind') else 'arguments'}: {problem.message}"
+        yield f"kind: {problem.message}"
+        return
+    if not kind.planned:
+        yield f"kind: {plan.kind} cannot be planned; it must be requested each time."
+    elif not isinstance(plan.arguments, dict):
+        yield "arguments: give an object of names and values."
+    else:
+        try:
+            kind.command(kind.parse(plan.arguments), "")
+        except EngineError as problem:
+            yield f"arguments: {problem.message}"

@@ -1,4 +1,4 @@
-"""Plans as a YAML file, to be kept in version control, compared, and taken over to another installation.
+"""Plans as a YAML file, to be kept in version control, compared, and imported elsewhere.
 
 ::
 
@@ -12,7 +12,7 @@
         time_zone: UTC
         enabled: true
 
-A file is taken over whole or not at all. What is wrong is told at once, each with its line.
+A file is imported completely or not at all. Every problem is reported, with its line.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ _DEEPEST = 20
 _MOST_PARTS = 100_000
 _LONGEST_VALUE = 10_000
 _VALUES = (*WRITABLE, "enabled")
-_HEADER = "# Plans, as `manage.py export_plans` writes them. Take them over with `manage.py import_plans FILE`.\n"
+_HEADER = "# Plans, as `manage.py export_plans` writes them. Import them with `manage.py import_plans FILE`.\n"
 _ALWAYS = ("title", "kind", "arguments", "cron", "time_zone", "enabled")
 
 Where = tuple[str | int, ...]
 
 
 class Entry(BaseModel):
-    """A plan of a file. What is left out has the value that a new plan has."""
+    """A plan in a file; missing fields have the defaults of a new plan."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -65,7 +65,7 @@ class Entry(BaseModel):
     alert_after: Annotated[int, Field(ge=1, le=1000)] = 1
 
     def values(self) -> dict[str, Any]:
-        """All but the name."""
+        """All fields but the name."""
         return {name: getattr(self, name) for name in _VALUES}
 
 
@@ -78,7 +78,7 @@ class _File(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What a file does to one plan. ``before`` is None for a new one, ``after`` for one that goes."""
+    """The change of one plan by a file. ``before`` is None for a new plan, ``after`` for a removed one."""
 
     name: str
     before: dict[str, Any] | None
@@ -86,7 +86,7 @@ class Change:
 
     @property
     def what(self) -> Literal["added", "changed", "removed", "same"]:
-        """In a word."""
+        """The change in one word."""
         if self.before is None:
             return "added"
         if self.after is None:
@@ -95,30 +95,30 @@ class Change:
 
     @property
     def kinds(self) -> set[str]:
-        """The kinds of job that it is about: who takes the file over must be allowed to ask for each."""
+        """The job types concerned; importing needs the permission of each."""
         if self.before and self.after and all(self.before[name] == self.after[name] for name in WRITABLE):
             return set()
         return {str(side["kind"]) for side in (self.before, self.after) if side}
 
     @property
     def lines(self) -> list[str]:
-        """The change line by line, each with ``+``, ``-`` or a space before it."""
+        """The difference by lines, each prefixed with ``+``, ``-`` or a space."""
         old, new = (_dump(_plain(self.name, side)).splitlines() if side else [] for side in (self.before, self.after))
         return [line for line in difflib.ndiff(old, new) if not line.startswith("?")]
 
     def as_json(self) -> dict[str, Any]:
-        """For programs."""
+        """The change as JSON."""
         return {"name": self.name, "change": self.what, "before": self.before, "after": self.after}
 
 
 def write(plans: Iterable[Plan]) -> str:
-    """The text of a file with *plans*; what is as in a new plan is left out where that reads better."""
+    """The text of a file with *plans*; most fields with default values are left out."""
     entries = [_plain(plan.name, {name: getattr(plan, name) for name in _VALUES}) for plan in plans]
     return _HEADER + _dump({"version": 1, "plans": entries})
 
 
 def read(text: str) -> list[Entry]:
-    """The plans of a file. Raises one `UsageError` that names all that is wrong, with lines; its ``problems`` are a list."""
+    """The plans in a file. Raises one `UsageError` whose ``problems`` lists every problem with its line."""
     data, lines = _parse(text)
     try:
         entries = _File.model_validate(data).plans
@@ -128,24 +128,24 @@ def read(text: str) -> list[Entry]:
     for number, entry in enumerate(entries):
         problems += _about(entry, ("plans", number))
         if entry.name in [other.name for other in entries[:number]]:
-            problems.append((("plans", number, "name"), f"{entry.name!r} is named before already"))
+            problems.append((("plans", number, "name"), f"the name {entry.name!r} is used twice"))
     if problems:
         raise _refused(problems, lines)
     return list(entries)
 
 
 def compare(entries: Sequence[Entry], *, replace: bool = False) -> list[Change]:
-    """What taking *entries* over would change, by name. Plans that they do not name stay, or with *replace* go."""
-    there = {plan.name: {name: getattr(plan, name) for name in _VALUES} for plan in Plan.objects.all()}
-    changes = [Change(name=entry.name, before=there.get(entry.name), after=entry.values()) for entry in entries]
+    """The changes that importing *entries* would make, by name. With *replace*, other plans are removed."""
+    present = {plan.name: {name: getattr(plan, name) for name in _VALUES} for plan in Plan.objects.all()}
+    changes = [Change(name=entry.name, before=present.get(entry.name), after=entry.values()) for entry in entries]
     if replace:
         named = {entry.name for entry in entries}
-        changes += [Change(name=name, before=values, after=None) for name, values in there.items() if name not in named]
+        changes += [Change(name=name, before=values, after=None) for name, values in present.items() if name not in named]
     return sorted(changes, key=lambda change: change.name)
 
 
-def take_over(actor: Actor, entries: Sequence[Entry], *, replace: bool = False) -> list[Change]:
-    """Make the plans as *entries* say, all in one transaction, each change audited. Returns what changed."""
+def import_entries(actor: Actor, entries: Sequence[Entry], *, replace: bool = False) -> list[Change]:
+    """Import *entries* in one transaction, and audit each change. Returns the changes."""
     with transaction.atomic(using=configuration().database):
         list(Plan.objects.select_for_update())
         changes = [change for change in compare(entries, replace=replace) if change.what != "same"]
@@ -177,15 +177,15 @@ def _dump(data: Any) -> str:
     return str(yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120))
 
 
-# What is wrong, and in which line
+# Problems and their lines
 
 
 def _parse(text: str) -> tuple[Any, dict[Where, int]]:
-    """The data of a file, and the line of each of its values. Raises `UsageError`."""
+    """The data of a file, and the line of each value. Raises `UsageError`."""
     if len(text) > LONGEST_FILE:
         raise _refused([((), f"it is longer than {LONGEST_FILE:,} characters")], {})
     try:
-        _refuse_oddities(text)
+        _refuse_unsafe(text)
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is None:
@@ -202,24 +202,25 @@ def _parse(text: str) -> tuple[Any, dict[Where, int]]:
         raise _refused([((), str(problem).splitlines()[0])], {}) from None
 
 
-def _refuse_oddities(text: str) -> None:
-    """Raises `UsageError` for references, with which a small file could mean a huge one, for what is nested too deeply, and for
-    more or longer values than plans have: reading a number of a million digits to the base 60 takes minutes.
+def _refuse_unsafe(text: str) -> None:
+    """Raise `UsageError` for references, deep nesting, and more or longer values than plans have.
+
+    References can make a small file expand to a huge one, and parsing a million digits in base 60 takes minutes.
     """
     depth = 0
     for number, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
         line = event.start_mark.line + 1 if event.start_mark else 0
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise _refused([((), "references (& and *) are not taken")], {(): line})
+            raise _refused([((), "references (& and *) are not allowed")], {(): line})
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _DEEPEST:
             raise _refused([((), "it is nested too deeply")], {(): line})
         if number > _MOST_PARTS or (isinstance(event, yaml.ScalarEvent) and len(event.value) > _LONGEST_VALUE):
-            raise _refused([((), "it holds more than plans can hold")], {(): line})
+            raise _refused([((), "it is larger than plans can be")], {(): line})
 
 
 def _walk(node: yaml.Node, where: Where, lines: dict[Where, int]) -> Iterator[tuple[Where, str]]:
-    """Note the line of every value below *node*; yields keys that come twice, of which YAML would keep the last in silence."""
+    """Record the line of every value below *node*; yield duplicate keys, of which YAML would silently keep the last."""
     lines[where] = node.start_mark.line + 1
     if isinstance(node, yaml.SequenceNode):
         for number, item in enumerate(node.value):
@@ -231,12 +232,12 @@ def _walk(node: yaml.Node, where: Where, lines: dict[Where, int]) -> Iterator[tu
             yield from _walk(item, below, lines)
             lines[below] = key.start_mark.line + 1
             if below in seen:
-                yield below, "it is there twice"
+                yield below, "the key is repeated"
             seen.add(below)
 
 
 def _about(entry: Entry, where: Where) -> Iterator[tuple[Where, str]]:
-    """What is wrong with a plan beyond the form of its values."""
+    """The problems of a plan beyond the types of its values."""
     try:
         check(Plan(name=entry.name, **entry.values()))
     except UsageError as problem:
@@ -256,13 +257,15 @@ def _say(error: Any) -> str:
 
 
 def _refused(problems: Iterable[tuple[Where, str]], lines: dict[Where, int]) -> UsageError:
-    found = []
+    located = []
     for where, text in problems:
         line = next((lines[where[:end]] for end in range(len(where), -1, -1) if where[:end] in lines), 0)
         path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where).lstrip(".")
         before = [f"line {line}"] * bool(line) + [path] * bool(path)
-        found.append((line, ": ".join([*before, f"{text.rstrip('.')}."])))
-    told = [text for _, text in sorted(found, key=lambda item: item[0])]
+        located.append((line, ": ".join([*before, f"{text.rstrip('.')}."])))
+    texts = [text for _, text in sorted(located, key=lambda item: item[0])]
     return UsageError(
-        "The file is not taken: " + " ".join(told), hint="No plan was changed. Correct the file and try again.", problems=told
+        "The file was not imported: " + " ".join(texts),
+        hint="No plan was changed. Correct the file and try again.",
+        problems=texts,
     )

@@ -1,1 +1,1 @@
-"""The worker processes of a host: the pool, its tasks, and what they clean up."""
+"""The worker processes of a host: the pool, its tasks, and housekeeping."""

@@ -1,16 +1,16 @@
-"""The processes of Django-Q on this host, kept by a guard that gets over the death of any of them.
+"""The pool of Django-Q's processes on this host, under a guard that survives the death of any of them.
 
-Django-Q's own guard (its sentinel) shares locks with the processes that it guards: one that is killed with a lock in hand stops
-all of them, or the guard itself, for ever; and what a killed guard leaves behind goes on without it. This one shares no lock.
-Its processes end with it, and when one is killed, the pipes between them are made anew. Workers, pusher, monitor, scheduler and
-brokers are Django-Q's own. ::
+Django-Q's own guard (its sentinel) shares locks with its processes: one that is killed while it holds a lock blocks
+all of them, or the guard itself, forever; and the processes of a killed guard go on without it. This guard shares no lock. Its
+processes end with it, and when one is killed, the pipes between them are replaced. Workers, pusher, monitor, scheduler and
+brokers are Django-Q's. ::
 
-    guard (qcluster)      starts the others again, calls the scheduler twice a minute
-      ├─ worker …         one job or one tick at a time; a worker with a job finishes it, whatever happens to the guard
+    guard (qcluster)      restarts the others, calls the scheduler twice a minute
+      ├─ worker …         one job or one tick at a time; finishes its job even if the guard dies
       ├─ pusher           queue → workers
       └─ monitor          workers → queue: acknowledges
 
-The first SIGTERM or SIGINT lets running jobs finish and starts no other; the second interrupts them, as if cancelled.
+On the first SIGTERM or SIGINT, running jobs finish and no other starts; the second interrupts them, as if cancelled.
 """
 
 from __future__ import annotations
@@ -39,16 +39,17 @@ from django_q.worker import worker
 from backups.conf import configuration
 from backups.engine.runtime import processes
 from backups.jobs import interruption, queue
+from backups.jobs.interruption import Request
 
 _log = logging.getLogger(__name__)
 
 _SCHEDULER_EVERY = 30.0
-_MONITOR_MAY_TAKE = 5.0
-_AGAIN_AFTER = 0.3
-"""Seconds after which another signal counts as a second one: a terminal and a supervisor may both pass on the first."""
+_MONITOR_ENDS_WITHIN = 5.0
+_SECOND_SIGNAL_AFTER = 0.3
+"""Seconds before another signal counts as the second: a terminal and a supervisor may both pass on the first."""
 
 
-class Cluster:
+class WorkerPool:
     """The guard. Call `run` from the main thread of a process that does nothing else."""
 
     def __init__(self, workers: int | None = None) -> None:
@@ -61,40 +62,40 @@ class Cluster:
         self._monitor: BaseProcess
 
     def run(self) -> None:
-        """Work until a signal asks to stop, then return when the running jobs have ended."""
+        """Work until a signal, then return when the running jobs have ended."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._note)
-        importlib.import_module("backups.worker.tasks")  # once here, and not in every worker that is started
+            signal.signal(number, self._on_signal)
+        importlib.import_module("backups.worker.tasks")  # once here, so that forked workers need not
         self._broker = get_broker(configuration().host)
-        self._renew_pipes()
+        self._replace_pipes()
         connections.close_all()
         self._pool = [self._start_worker() for _ in range(self._size)]
         self._monitor = self._start(monitor, self._results, self._broker)
-        self._pusher = self._start(pusher, self._tasks, _Never(), self._broker)
+        self._pusher = self._start(pusher, self._tasks, _NeverSet(), self._broker)
         _log.info("Host %s: %s workers are ready", configuration().host, self._size)
-        self._look_around()
+        self._tick_now()
         scheduled = time.monotonic()
         while not self._signals:
-            self._replace_the_dead()
+            self._replace_dead()
             if time.monotonic() - scheduled >= _SCHEDULER_EVERY:
                 scheduled = time.monotonic()
                 scheduler(broker=self._broker)
             self._pause(Conf.GUARD_CYCLE)
         self._stop()
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if not self._signals or time.monotonic() - self._signals[-1] > _AGAIN_AFTER:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if not self._signals or time.monotonic() - self._signals[-1] > _SECOND_SIGNAL_AFTER:
             self._signals.append(time.monotonic())
 
     def _pause(self, seconds: float) -> None:
-        """Sleep, and wake up for a signal within a tenth of a second."""
-        heard = len(self._signals)
+        """Sleep; return within a tenth of a second of a signal."""
+        received = len(self._signals)
         deadline = time.monotonic() + seconds
-        while len(self._signals) == heard and time.monotonic() < deadline:
+        while len(self._signals) == received and time.monotonic() < deadline:
             time.sleep(0.1)
 
     def _stop(self) -> None:
-        interruption.ask(interruption.FINISH)
+        interruption.request(Request.FINISH)
         self._pusher.terminate()
         for process in self._pool:
             process.terminate()  # one with a job finishes it first
@@ -102,42 +103,42 @@ class Cluster:
             self._pause(0.1)
             self._pool = [process for process in self._pool if process.is_alive()]
             if len(self._signals) > 1 and not interruption.interrupting():
-                _log.warning("Asked again: running jobs are interrupted")
-                interruption.ask(interruption.INTERRUPT)
-        deadline = time.monotonic() + _MONITOR_MAY_TAKE
+                _log.warning("Second signal: interrupting running jobs")
+                interruption.request(Request.INTERRUPT)
+        deadline = time.monotonic() + _MONITOR_ENDS_WITHIN
         while not self._results.empty() and time.monotonic() < deadline:
             time.sleep(0.05)
         for process in (self._monitor, self._pusher):
             process.terminate()
-            process.join(_MONITOR_MAY_TAKE)
+            process.join(_MONITOR_ENDS_WITHIN)
             process.kill()
 
-    def _replace_the_dead(self) -> None:
+    def _replace_dead(self) -> None:
         dead = [process for process in (*self._pool, self._pusher, self._monitor) if not process.is_alive()]
         if not dead:
             return
         connections.close_all()
         killed = [process for process in dead if (process.exitcode or 0) < 0 and process.pid not in self._retired]
         if killed:
-            # It may have had a pipe's lock in hand, which nobody gives back: the others get new pipes, when they are idle
+            # It may have held a pipe's lock, which is then never released: give the others new pipes when they are idle
             names = ", ".join(f"{process.name} {process.pid} by {_signal_of(process)}" for process in killed)
-            _log.warning("Killed: %s. The others are replaced when they are idle; running jobs go on", names)
-            self._renew_pipes()
+            _log.warning("Killed: %s. Replacing the other processes when they are idle; running jobs go on", names)
+            self._replace_pipes()
             for process in (*self._pool, self._pusher, self._monitor):
                 self._retired.add(process.pid or 0)
                 process.terminate()
         for process in dead:
             self._retired.discard(process.pid or 0)
             if process is self._pusher:
-                self._pusher = self._start(pusher, self._tasks, _Never(), self._broker)
+                self._pusher = self._start(pusher, self._tasks, _NeverSet(), self._broker)
             elif process is self._monitor:
                 self._monitor = self._start(monitor, self._results, self._broker)
             else:
                 self._pool[self._pool.index(process)] = self._start_worker()
         if any(process.exitcode for process in dead):
-            self._look_around()
+            self._tick_now()
 
-    def _renew_pipes(self) -> None:
+    def _replace_pipes(self) -> None:
         self._tasks = _Pipe(maxsize=Conf.QUEUE_LIMIT, ctx=self._context)
         self._results = _Pipe(ctx=self._context)
 
@@ -150,24 +151,24 @@ class Cluster:
         started.start()
         return started
 
-    def _look_around(self) -> None:
-        """Have the jobs looked at now, for some may have lost their worker, and every minute."""
+    def _tick_now(self) -> None:
+        """Request a tick now, because jobs may have lost their worker, and schedule one every minute."""
         try:
             queue.install_tick(configuration().host)
-            queue.ring_tick(configuration().host, self._broker)
+            queue.request_tick(configuration().host, self._broker)
         except (DatabaseError, OSError) as problem:
-            _log.warning("The queue cannot be reached: %s. It is tried again within a minute", problem)
+            _log.warning("The queue cannot be reached: %s. Retrying within a minute", problem)
         connections.close_all()
 
 
 def _begin(guard: int, target: Callable[..., None], *arguments: Any) -> None:
-    """In a new process: end with the guard, and when it says so; a worker first finishes its job."""
+    """In a new process: run *target*, and end with the guard or on SIGTERM; a worker first finishes its job."""
     interruption.become_worker()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: it is for the guard
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # sent by a terminal, and handled by the guard
     processes.end_with_parent(guard)
     for argument in arguments:
         if isinstance(argument, Queue):
-            argument.cancel_join_thread()  # never wait at the end for somebody to read
+            argument.cancel_join_thread()  # do not wait at exit until everything is read
     target(*arguments)
 
 
@@ -183,7 +184,7 @@ class _Pipe(Queue):  # type: ignore[type-arg]  # not subscriptable before Python
 
 
 class _Timer:
-    """Django-Q's mark of how long a worker may go on, without its lock. Jobs have limits of their own."""
+    """Django-Q's timeout of a worker, without its lock. Jobs have their own time limits."""
 
     def __init__(self) -> None:
         self.value = -1.0
@@ -193,8 +194,8 @@ class _Timer:
         return contextlib.nullcontext()
 
 
-class _Never:
-    """Django-Q's event that tells the pusher to end; here it is told by a signal."""
+class _NeverSet:
+    """Django-Q's stop event for the pusher, which ends by a signal here."""
 
     def is_set(self) -> bool:
         return False

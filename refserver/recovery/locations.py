@@ -13,6 +13,7 @@ from dotenv import dotenv_values
 
 from backups.engine.config import ENGINE_SETTINGS
 from backups.engine.errors import UsageError
+from backups.engine.runtime.environment import Environment
 from backups.engine.types import Backup, Source, SourceKind
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,28 +98,19 @@ class Locations:
 
 
 def read_locations(*, repository: str = "") -> Locations:
-    """Read the settings. This process's environment wins over the service's, and that over ``.env``.
+    """Read the settings. This process's environment takes precedence over the service's, and that over ``.env``.
 
-    *repository* wins over all. Raises `UsageError` if it is not a folder, or a named ``.env`` is missing.
+    *repository* takes precedence over all of them. Raises `UsageError` when the repository is not a folder.
     """
-    named = os.environ.get("REFSERVER_ENV_FILE", "").strip()
-    file = ROOT / (named or ".env")
-    if named and not file.exists():
-        raise UsageError(f"REFSERVER_ENV_FILE: {file} does not exist.", hint="Name an existing file, or unset it.")
-    values = {**_texts(dotenv_values(file)), **unit_environment()}
-    values |= {name: value for name, value in os.environ.items() if value.strip()}
-    values = {name: value for name, value in values.items() if value.strip()}
-    paths = {name: _absolute(values.get(name, default)) for name, default in _DEFAULTS.items()}
-    place = repository or values.get("BACKUP_REPOSITORY", "")
+    env = Environment.load_project(ROOT, over_file=unit_environment())
+    paths = {name: env.path(name, default) for name, default in _DEFAULTS.items()}
+    env.check()
+    place = repository or env.text("BACKUP_REPOSITORY", "")
     if "://" in place:
-        raise UsageError(f"{place} is not a folder.", hint="Name the folder of the repository with --repo PATH.")
+        raise UsageError(f"{place} is not a folder.", hint="Give the folder of the repository: --repo PATH.")
     if repository:
         paths["BACKUP_REPOSITORY"] = Path(repository).absolute()
-    return Locations(paths=paths, values=values)
-
-
-def _absolute(path: str) -> Path:
-    return (ROOT / Path(path.strip()).expanduser()).resolve()
+    return Locations(paths=paths, values={name: value for name, value in env.values.items() if value.strip()})
 
 
 def _texts(values: Mapping[str, str | None]) -> dict[str, str]:

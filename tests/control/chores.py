@@ -8,7 +8,8 @@ from pathlib import Path
 
 from django.conf import settings
 
-from backups.jobs.types import Arguments, JobType
+from backups.jobs.arguments import Arguments
+from backups.jobs.job_type import JobType
 
 CHORE_PROGRAM = """
 import json, os, signal, subprocess, sys, time

@@ -138,7 +138,7 @@ def test_invalid_body_is_reported_with_its_pointer(empty_site, body, where):
 
 def test_unknown_set_or_repository_is_a_usage_error(empty_site):
     client = bearer(empty_site, "ada", "operator")
-    assert "There are: default, control" in problem(send(client, BACKUPS, {"set": "nope"}), 400, "usage")["hint"]
+    assert "The setting BACKUPS has: default, control" in problem(send(client, BACKUPS, {"set": "nope"}), 400, "usage")["hint"]
     problem(send(client, BACKUPS, {"repository": "nope"}), 400, "usage")
     problem(client.get(f"{BACKUPS}/latest"), 404, "not_found")
 

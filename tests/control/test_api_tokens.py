@@ -96,7 +96,7 @@ def test_command_prints_the_secret_once(empty_site):
     call_command("create_token", "robot", "--scope", "read", "--scope", "restore", stdout=out, stderr=err)
     secret = out.getvalue().strip()
     json_of(with_token(secret).get(BACKUPS), 200)
-    assert "It is not shown again" in err.getvalue() and "restore. Give it one by a group" in err.getvalue()
+    assert "not shown again" in err.getvalue() and "restore. Add it to a group" in err.getvalue()
     out = io.StringIO()
     call_command("create_token", "robot", "--scope", "read", "--days", "0", "--json", stdout=out, stderr=err)
     json_of(with_token(json.loads(out.getvalue())["secret"]).get(BACKUPS), 200)

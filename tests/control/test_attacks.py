@@ -33,8 +33,9 @@ from backups.identity import audit
 from backups.identity.audit import Actor
 from backups.identity.login_throttling import FREE
 from backups.jobs import lifecycle, submit, types
+from backups.jobs.arguments import BackupArguments
+from backups.jobs.child_output import ChildOutput
 from backups.jobs.logs import LineFormatter
-from backups.jobs.runner import _hear, _Heard
 from backups.models import Alert, AlertChannel, AlertRule, ApiToken, AuditEntry, IndexedBackup, Job, JobLog, Plan
 from backups.plans import yaml_files
 from backups.plans.validation import check
@@ -88,7 +89,7 @@ def test_nul_is_refused_before_it_reaches_a_database_or_a_process(empty_site):
 
 def test_a_note_that_looks_like_an_option_is_a_note(empty_site):
     for note in ("--set=other", "-v", "--", "--help"):
-        command = types.BACKUP.command(types.BackupArguments(note=note), "j")
+        command = types.BACKUP.command(BackupArguments(note=note), "j")
         assert cli.build_parser().parse_args(command[command.index("create") :]).note.strip() == note
 
 
@@ -136,7 +137,7 @@ def test_a_file_of_plans_that_costs_minutes_is_refused_at_once(text):
 
 def test_a_plan_has_no_thousand_addresses_and_a_title_of_one_line(empty_site):
     plan = Plan(name="n", kind="backup", cron="0 3 * * *", alert_to=[f"a{number}@example.org" for number in range(51)])
-    with pytest.raises(UsageError, match="50 are the most"):
+    with pytest.raises(UsageError, match="at most 50 are allowed"):
         check(plan)
     plan = Plan(name="n", kind="backup", cron="0 3 * * *", title="Nightly\r\nBcc: eve@example.org", host="a\x1b[2J")
     with pytest.raises(UsageError, match=r"title.*host"):
@@ -162,10 +163,10 @@ def test_a_name_with_line_breaks_stops_no_alert_and_adds_no_header(empty_site, s
 
 def test_a_name_of_a_file_forges_no_line_of_a_log(empty_site):
     job = Job.objects.create(kind="backup", host="h")
-    heard = _Heard()
+    output = ChildOutput(job)
     forged = "read a\n2026-01-01T00:00:00 error   all is lost\x1b[2J\u202e"
-    _hear(job, heard, json.dumps({"event": "log", "line": forged, "level": "info"}).encode() + b"\n")
-    JobLog.objects.bulk_create(heard.lines)
+    output.add_events(json.dumps({"event": "log", "line": forged, "level": "info"}).encode() + b"\n")
+    JobLog.objects.bulk_create(output.lines)
     client = empty_site.client("ada", "viewer")
     text = b"".join(client.get(f"/admin/backup/jobs/{job.pk}/log/").streaming_content).decode()
     assert text.count("\n") == 1 and "\\n2026" in text and "\x1b" not in text and "\u202e" not in text

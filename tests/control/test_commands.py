@@ -189,7 +189,7 @@ def test_each_planted_fault_is_found(sound):
     Job.objects.filter(kind="health").delete()
 
     plan = Plan.objects.create(name="wrong", kind="backup", cron="0 3 * * *", arguments={"set": "nothing"})
-    audit.record(audit.SYSTEM, "plan.refused", "plan:wrong", after={"error": "No set is named 'nothing'."})
+    audit.record(audit.SYSTEM, "plan.refused", "plan:wrong", after={"error": "There is no set 'nothing'."})
     assert codes()["plan_refused"] == "warning"
     editing.change_plan(sound.actor, plan, arguments={"backup": "full"})
     assert "plan_refused" not in codes(), "until it is mended"
@@ -217,7 +217,11 @@ def test_the_command_says_so_with_its_exit_code_and_runs_as_a_job(sound):
     assert job.result["status"] in ("ok", "warning")
     Plan.objects.create(name="never", kind="health", cron="99 * * * *")
     code, said, _ = run("backup_health")
-    assert code == 1 and "The plan never is never due: '99 * * * *' is no time: bad minute." in said and "-> Correct" in said
+    assert (
+        code == 1
+        and "The plan never is never due: '99 * * * *' is not a cron expression: bad minute." in said
+        and "-> Correct" in said
+    )
     job = sound.done(lifecycle.enqueue(job_type("health"), {}, sound.actor))
     assert job.state == Job.State.FAILED and "The plan never is never due" in str(job.error)
     (sound.places.root / "backups").rename(sound.places.root / "moved")

@@ -71,7 +71,7 @@ def test_everything_killed_in_mid_backup_is_cleared_by_whoever_looks_next(yard):
 def test_a_task_that_is_delivered_many_times_is_done_once(yard):
     job = yard.ask(seconds=0.5)
     for _ in range(5):
-        queue.ring(HOST)
+        queue.wake(HOST)
     last = OrmQ.objects.order_by("-pk").first()
     if last is not None:  # the very same message again, as after Django-Q's `retry`
         OrmQ.objects.bulk_create([OrmQ(key=last.key, payload=last.payload, lock=timezone.now()) for _ in range(10)])

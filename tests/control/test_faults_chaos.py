@@ -71,7 +71,7 @@ class Chaos:
 
     def deliver(self) -> None:
         for _ in range(3):
-            queue.ring(HOST)
+            queue.wake(HOST)
 
     def lock(self) -> None:
         lock = sqlite3.connect(settings.REFSERVER_CONTROL_DATABASE, isolation_level=None, timeout=10)
@@ -100,7 +100,7 @@ def test_after_a_hundred_disturbances_every_job_is_in_a_true_state_and_nothing_r
     while left := Job.objects.exclude(state__in=Job.ENDED).count():
         assert time.monotonic() < deadline, (left, collections.Counter(chaos.done), yard.said()[-4000:])
         Job.objects.filter(state=Job.State.QUEUED).update(not_before=timezone.now())
-        queue.ring(HOST)
+        queue.wake(HOST)
         time.sleep(0.3)
     until(lambda: len(yard.workers()) == ALL)
     balance(yard)

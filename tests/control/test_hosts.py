@@ -196,7 +196,7 @@ def test_redis_may_go_away_and_come_back(hosts, redis_server):
     assert control.state(job) == "queued"
     redis_server.start()
     until(lambda: "Redis is back" in north.said(), 20)
-    north.python("import sys\nfrom backups.jobs import queue\nqueue.ring('north')")  # as the next minute's tick does
+    north.python("import sys\nfrom backups.jobs import queue\nqueue.wake('north')")  # as the next minute's tick does
     assert control.ended(job) == "succeeded"
 
 

@@ -84,9 +84,9 @@ def test_a_backup_of_one_store_goes_to_a_set_of_its_own(site):
 
 def test_a_restore_in_place_wants_the_id_and_leaves_the_control_database_alone(site):
     made = site.done(submit.back_up(site.actor, set="control"))
-    with pytest.raises(RestoreRefused, match="not that of the backup"):
+    with pytest.raises(RestoreRefused, match="not the id of the backup"):
         submit.restore_in_place(site.actor, backup_id=made.backup_id, typed="yes")
-    with pytest.raises(RestoreRefused, match="what controls the backups"):
+    with pytest.raises(RestoreRefused, match="holds the control database"):
         submit.restore_in_place(site.actor, backup_id=made.backup_id, typed=made.backup_id)
     assert Job.objects.count() == 1
 

@@ -45,10 +45,10 @@ def test_what_is_written_is_read_back(empty_site):
     editing.change_plan(empty_site.actor, Plan.objects.get(name="hourly-health"), alert_to=["ops@example.org"], host="one")
     text = yaml_files.write(Plan.objects.all())
     assert all(change.what == "same" for change in yaml_files.compare(yaml_files.read(text), replace=True))
-    assert yaml_files.take_over(empty_site.actor, yaml_files.read(text)) == []
+    assert yaml_files.import_entries(empty_site.actor, yaml_files.read(text)) == []
     before = {plan.name: yaml_files.Entry.values(plan) for plan in Plan.objects.all()}
     Plan.objects.all().delete()
-    yaml_files.take_over(empty_site.actor, yaml_files.read(text))
+    yaml_files.import_entries(empty_site.actor, yaml_files.read(text))
     assert {plan.name: yaml_files.Entry.values(plan) for plan in Plan.objects.all()} == before
 
 
@@ -88,12 +88,12 @@ def test_all_that_is_wrong_is_told_at_once_with_its_line(empty_site):
         "plans[2].arguments: Back up: backup",
         "plans[2].cron: '99 * * * *' is no",
         "plans[3].name: Letters, digits",
-        "plans[3].kind: There is no kind of job named 'nonsense'",
-        "plans[3].time_zone: 'Nowhere' is not known",
-        "plans[4].name: 'nightly' is named before already",
-        "plans[4].kind: restore_in_place is not done by a plan",
+        "plans[3].kind: There is no job type 'nonsense'",
+        "plans[3].time_zone: 'Nowhere' is not a time zone",
+        "plans[4].name: the name 'nightly' is used twice",
+        "plans[4].kind: restore_in_place cannot be planned",
         "plans[4].cron: '0 0 30 2 *'",
-        "plans[4].alert_to: 'nobody' is no address",
+        "plans[4].alert_to: 'nobody' is not a mail address",
     ):
         assert any(part in line for line in found), (part, found)
 
@@ -104,7 +104,7 @@ def test_all_that_is_wrong_is_told_at_once_with_its_line(empty_site):
         (ONE + "    croon: 1\n", "line 6: plans[0].croon: there is no such setting."),
         (ONE + "    enabled: 'no'\n", "line 6: plans[0].enabled: Input"),
         ("", "it is empty."),
-        ("version: 1\nplans: []\nplans: []\n", "line 3: plans: it is there twice."),
+        ("version: 1\nplans: []\nplans: []\n", "line 3: plans: the key is repeated."),
         ("version: 2\nplans: []\n", "line 1: version: Input should be 1."),
         ("plans: []\n", "line 1: version: Field required."),
         ("version: 1\nplans: []\nmore: 1\n", "line 3: more: there is no such setting."),
@@ -119,7 +119,7 @@ def test_all_that_is_wrong_is_told_at_once_with_its_line(empty_site):
         ("version: 1\nplans:\n  - {name: 2026-01-01, kind: health, cron: 0 3 * * *}\n", "line 3: plans[0].name: Input"),
         ("version: 1\nplans: [\n", "line 3: "),
         ("version: 1\n\tplans: []\n", "line 2: "),
-        ("a: &x [1]\nb: *x\n", "line 1: references (& and *) are not taken."),
+        ("a: &x [1]\nb: *x\n", "line 1: references (& and *) are not allowed."),
         ("a: !!python/object/apply:os.system ['true']\n", "line 1: could not determine a constructor"),
         ("[" * 50 + "]" * 50, "line 1: it is nested too deeply."),
         ("version: 1\nplans: []\n---\nversion: 1\n", "line 3: "),
@@ -154,7 +154,7 @@ def test_nothing_changes_when_a_file_is_wrong_or_fails_half_way(empty_site, monk
     before = list(Plan.objects.values())
     entries = AuditEntry.objects.count()
     with pytest.raises(UsageError):
-        yaml_files.take_over(empty_site.actor, yaml_files.read(GOOD + "  - name: bad\n"))
+        yaml_files.import_entries(empty_site.actor, yaml_files.read(GOOD + "  - name: bad\n"))
     made = editing.make_plan
 
     def fails_at_the_second(actor, name, **values):
@@ -164,7 +164,7 @@ def test_nothing_changes_when_a_file_is_wrong_or_fails_half_way(empty_site, monk
 
     monkeypatch.setattr(editing, "make_plan", fails_at_the_second)
     with pytest.raises(UsageError, match="planted"):
-        yaml_files.take_over(empty_site.actor, yaml_files.read(GOOD.replace("weekly-drill", "weekly-drill-2")))
+        yaml_files.import_entries(empty_site.actor, yaml_files.read(GOOD.replace("weekly-drill", "weekly-drill-2")))
     assert list(Plan.objects.values()) == before and AuditEntry.objects.count() == entries
 
 
@@ -178,7 +178,7 @@ def test_a_file_is_compared_taken_over_and_audited(empty_site):
     changed = yaml_files.compare(entries)[1]
     assert "- enabled: true" in changed.lines and "+ enabled: false" in changed.lines
     assert changed.kinds == {"drill"}
-    yaml_files.take_over(empty_site.actor, entries, replace=True)
+    yaml_files.import_entries(empty_site.actor, entries, replace=True)
     assert set(Plan.objects.values_list("name", flat=True)) == {"nightly", "weekly-drill"}
     drill = Plan.objects.get(name="weekly-drill")
     assert (drill.enabled, drill.paused_by, drill.cron) == (False, "tester", "0 5 * * 0")

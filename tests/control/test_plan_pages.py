@@ -19,7 +19,7 @@ from backups.engine.prune import prune as prune_engine
 from backups.engine.runtime.context import Context
 from backups.engine.types import Hold
 from backups.jobs import heartbeat, submit
-from backups.jobs.types import PruneArguments
+from backups.jobs.arguments import PruneArguments
 from backups.models import AuditEntry, IndexedBackup, Job, Plan
 from backups.plans import defaults, editing, retention_preview, yaml_files
 
@@ -51,7 +51,7 @@ def test_list_summary(root, empty_site):
     assert "1 paused" in text_of(root.get(PLANS)) and "Paused by tester" in text_of(root.get(PLANS))
     Plan.objects.filter(name="daily-full").update(cron="99 * * * *", enabled=True)
     page = html.unescape(text_of(root.get(PLANS)))
-    assert "Never due '99 * * * *' is no time: bad minute." in page
+    assert "Never due '99 * * * *' is not a cron expression: bad minute." in page
     Plan.objects.all().delete()
     assert "nothing is backed up automatically" in text_of(root.get(PLANS))
 
@@ -85,11 +85,11 @@ def test_plan_is_added_changed_and_deleted(root):
     ("kind", "values", "complaint"),
     [
         ("backup", {"cron": "61 * * * *", "backup": "full"}, "bad minute"),
-        ("backup", {"time_zone": "Nowhere", "backup": "full"}, "is not known"),
+        ("backup", {"time_zone": "Nowhere", "backup": "full"}, "is not a time zone"),
         ("backup", {"name": "two words", "backup": "full"}, "Letters, digits"),
         ("backup", {"name": "daily-full", "backup": "full"}, "with this name already exists"),
         ("backup", {"backup": "half"}, "not one of the available choices"),
-        ("backup", {"backup": "full", "alert_to": "nobody"}, "is no address"),
+        ("backup", {"backup": "full", "alert_to": "nobody"}, "is not a mail address"),
         ("backup", {"backup": "full", "attempts": "99"}, "less than or equal to 20"),
         ("prune", {"keep_within": "14 days", "verified_floor": "2"}, "Enter a valid value"),
     ],

@@ -15,7 +15,7 @@ from django.contrib.auth.models import Group, Permission, User
 from django.db import connections
 
 from backups.catalog import index
-from backups.identity import account_changes
+from backups.identity import account_changes, accounts
 from backups.jobs import submit
 from backups.models import AuditEntry, Job
 from refserver.library import catalogue
@@ -156,7 +156,7 @@ def test_live_stores_that_cannot_be_read_are_told_of(site, people, state):
     assert result["accounts"]["before"] is None
     assert {"mallory", "olga"} <= {one["name"] for one in result["accounts"]["appear"]}
     assert result["in_place"]["possible"]
-    assert "put in place" in result["in_place"]["targets"][0]["how"]
+    assert "as a file" in result["in_place"]["targets"][0]["how"]
 
 
 def test_a_database_that_breaks_half_way_through_is_told_of(site):
@@ -260,26 +260,24 @@ def test_counting_a_huge_table_can_be_cancelled(site):
 
 
 def test_many_accounts_are_compared_by_their_rights_alone(site, monkeypatch):
-    monkeypatch.setattr(account_changes, "MOST_READ", 3)
+    monkeypatch.setattr(accounts, "MOST_READ", 3)
     for name in ("a", "b", "c", "d"):
         User.objects.create_user(name, password="same-password")
     site.person("staff")
     in_group = User.objects.create_user("in-group")
     in_group.groups.add(Group.objects.get(name="viewer"))
-    found = account_changes.now()
+    found = accounts.read_live()
     assert found.total == 6 and found.by_name.keys() == {"staff", "in-group"} and not found.whole
 
 
 def test_what_a_second_factor_is_worth_is_told():
-    old = account_changes.Accounts(
-        total=1, by_name={"a": account_changes.Account(name="a", number="1", second_factor=True)}, groups={}
-    )
-    new = account_changes.Accounts(total=1, by_name={"a": account_changes.Account(name="a", number="1")}, groups={})
+    old = accounts.Accounts(total=1, by_name={"a": accounts.Account(name="a", number="1", second_factor=True)}, groups={})
+    new = accounts.Accounts(total=1, by_name={"a": accounts.Account(name="a", number="1")}, groups={})
     assert account_changes.compare(old, new)["change"][0]["changes"] == [
         {"what": "second_factor", "before": True, "after": False, "gives": True}
     ]
     assert not account_changes.compare(new, old)["change"][0]["gives"]
-    assert "password" not in repr(account_changes.Account(name="a", number="1", password="fingerprint"))
+    assert "password" not in repr(accounts.Account(name="a", number="1", password="fingerprint"))
 
 
 def test_the_answer_for_people(site):

@@ -21,12 +21,12 @@ from django_q.models import OrmQ, Schedule, Task
 from django_q.scheduler import scheduler
 
 from backups import checks
+from backups.engine.runtime.environment import Environment
 from backups.jobs import database_broker, lifecycle, queue, submit
 from backups.jobs.types import job_type
 from backups.models import Job, JobLog, Worker
 from backups.worker import housekeeping, tasks
 from refserver import databases
-from refserver.env import Environment
 from tests.control.chore_settings import KINDS
 from tests.control.conftest import HOST
 from tests.library.places import ROOT
@@ -128,7 +128,7 @@ def test_ringing_inside_a_transaction_of_the_application_loses_nothing_of_it(cho
     """Django-Q's own broker closes the connection in the middle of it."""
     with transaction.atomic(using="default"):
         get_user_model().objects.create_user("inside", password=None)
-        queue.ring(HOST)
+        queue.wake(HOST)
     assert get_user_model().objects.filter(username="inside").exists()
     assert OrmQ.objects.count() == 1
 
@@ -161,7 +161,7 @@ def test_a_tick_does_the_rest_when_one_thing_fails(chores, monkeypatch, caplog):
     OrmQ.objects.all().delete()
     monkeypatch.setattr(tasks, "reconcile", lambda host: (_ for _ in ()).throw(OSError("the disk is gone")))
     tasks.tick(HOST)
-    assert "not possible to end what died: the disk is gone" in caplog.text
+    assert "Could not end jobs without a worker this minute: the disk is gone" in caplog.text
     assert OrmQ.objects.count() == 1 and waiting.state == Job.State.QUEUED
     monkeypatch.setattr(tasks, "reconcile", lambda host: 1 / 0)
     with pytest.raises(ExceptionGroup, match="tick of test-host"):
@@ -188,7 +188,7 @@ def test_what_has_outlived_its_time_goes(chores):
     Job.objects.filter(pk=old.pk).update(state="succeeded", finished=long_ago)
     JobLog.objects.bulk_create([JobLog(job=new, time=moment, line="") for moment in (long_ago, timezone.now())])
     Task.objects.create(id="1", name="1", func="x", started=long_ago, stopped=long_ago, success=False)
-    housekeeping.tidy(timezone.now())
+    housekeeping.remove_old_records(timezone.now())
     assert Job.objects.get() == new and new.log.count() == 1 and not Task.objects.exists()
 
 
@@ -230,24 +230,24 @@ def test_the_control_database_is_a_file_or_an_address_and_the_password_stays_out
 
 
 def test_the_queue_is_the_database_or_redis(tmp_path):
-    assert databases.queue(env(), "Q")["orm"] == "control"
-    found = databases.queue(env(Q="redis://:secret@redis.example:6380/2"), "Q")
+    assert databases._broker(env(), "Q")["orm"] == "control"
+    found = databases._broker(env(Q="redis://:secret@redis.example:6380/2"), "Q")
     assert found["redis"] == {"url": "redis://redis.example:6380/2", "password": "secret"}
-    found = databases.queue(env(Q="rediss://worker@redis.example/0", Q_PASSWORD="secret"), "Q")
+    found = databases._broker(env(Q="rediss://worker@redis.example/0", Q_PASSWORD="secret"), "Q")
     assert found["redis"] == {"url": "rediss://worker@redis.example/0", "password": "secret"}
 
 
 @pytest.mark.parametrize(
     ("values", "what"),
     [
-        ({"C": "mysql://x/y"}, r"C: mysql:// is not known"),
-        ({"C": "postgresql://x:y@host:port/z"}, r"C: its port is no number"),
-        ({"Q": "amqp://user:secret@host"}, r"Q: .* is not known"),
+        ({"C": "mysql://x/y"}, r"C: mysql:// is not supported"),
+        ({"C": "postgresql://x:y@host:port/z"}, r"C: its port is not a number"),
+        ({"Q": "amqp://user:secret@host"}, r"Q: .* is not supported"),
     ],
 )
 def test_what_is_neither_is_said_without_the_password(values, what):
     reader = env(**values)
-    databases.control_database(reader, "C", "x.sqlite3") if "C" in values else databases.queue(reader, "Q")
+    databases.control_database(reader, "C", "x.sqlite3") if "C" in values else databases._broker(reader, "Q")
     [problem] = reader.problems
     assert re.search(what, problem) and "secret" not in problem
 

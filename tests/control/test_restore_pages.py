@@ -80,7 +80,7 @@ def test_steps_keep_the_selection(site):
     started = client.post(f"{STEPS}changes/", {name: values[0] for name, values in asked.items()})
     job = Job.objects.get(kind="preview")
     assert parse_qs(urlsplit(started.url).query)["look"] == [str(job.pk)]
-    assert "Waiting" in text_of(client.get(started.url))
+    assert "Queued" in text_of(client.get(started.url))
     site.work()
     page = text_of(client.get(started.url))
     assert "Nothing would change" in page and "the same as now, with the same permissions" in page
@@ -137,7 +137,7 @@ def test_restore_in_place_and_report(site):
     job = Job.objects.get(kind="restore_in_place")
     assert answer.url == f"{STEPS}report/{job.pk}/" and job.by == "rita"
     assert "Replacing the live data" in text_of(client.get(answer.url))
-    assert "Waiting" in text_of(client.get(f"{answer.url}live/"))
+    assert "Queued" in text_of(client.get(f"{answer.url}live/"))
     job = site.done(job)
     assert job.state == Job.State.SUCCEEDED, job.error
     live = client.get(f"{answer.url}live/")
@@ -199,7 +199,7 @@ def test_control_database_is_not_restored_in_place(site):
     made = site.done(submit.back_up(site.actor, backup="full", set="control", verify="none")).backup_id
     client = site.client("rita", "restorer")
     page = text_of(client.get(f"{STEPS}what/", {"backup": made}))
-    assert "holds what controls the backups" in page and 'value="in_place" disabled' in page
+    assert "holds the control database" in page and 'value="in_place" disabled' in page
     wish = {"backup": made, "target": "in_place"}
     assert client.get(f"{STEPS}changes/", wish).url.endswith("go=1")
     assert "holds what controls" in text_of(client.get(f"{STEPS}what/", {**wish, "go": "1"}))

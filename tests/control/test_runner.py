@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import threading
 import time
 from pathlib import Path
 
 import pytest
 from django.conf import settings
+from django.contrib.auth.models import Group, User
+from django.db import connections
 from django.test import override_settings
 from django.utils import timezone
 
 from backups.engine.repository.folder import Repository
 from backups.engine.runtime import processes
-from backups.jobs import leftovers, lifecycle, runner, submit
+from backups.jobs import child_output, leftovers, lifecycle, runner, submit
 from backups.jobs.reconcile import reconcile
 from backups.jobs.types import job_type
-from backups.models import IndexedBackup, Job, JobLog, Worker
+from backups.models import AuditEntry, IndexedBackup, Job, JobLog, Worker
 from tests.control.chore_settings import KINDS
 from tests.control.conftest import HOST
 from tests.control.workers import kill, module_yard, pid_of, until, yard
@@ -100,7 +103,7 @@ def test_what_no_database_can_hold_is_written_as_what_it_can_hold(chores):
 
 
 def test_lines_beyond_the_most_are_counted_and_not_kept(chores, monkeypatch):
-    monkeypatch.setattr(runner, "MOST_LINES", 50)
+    monkeypatch.setattr(child_output, "MOST_LINES", 50)
     job = chores.done(ask(chores, lines=500))
     lines = list(job.log.values_list("line", flat=True))
     assert job.state == Job.State.SUCCEEDED and len(lines) == 50 and lines[-1].startswith("The log is full at 50 lines")
@@ -172,6 +175,45 @@ def test_a_restored_folder_counts_although_nobody_told_its_end(empty_site):
     reconcile(HOST)
     job.refresh_from_db()
     assert (job.state, job.result["to"]) == (Job.State.SUCCEEDED, str(empty_site.places.root / "restored" / "back"))
+
+
+def test_a_restore_in_place_whose_worker_died_is_completed_by_the_reconciler(empty_site):
+    """The worker dies between the end of its process and the end of the job: the groups and the audit must not miss it."""
+    empty_site.person("mallory", superuser=True)
+    made = empty_site.done(submit.back_up(empty_site.actor, backup="full", only=["sqlite"], verify="none"))
+    User.objects.get(username="mallory").delete()
+    Group.objects.get(name="operator").permissions.clear()
+    job = submit.restore_in_place(empty_site.actor, backup_id=made.backup_id, typed=made.backup_id, only="sqlite")
+    dying = (
+        "import os, signal, django; django.setup()\n"
+        "from backups.jobs import completion, lifecycle, runner\n"
+        "from backups.engine.runtime import processes\n"
+        "completion.complete = lambda *given: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"runner.run(lifecycle.claim({HOST!r}, processes.current()))"
+    )
+    connections.close_all()
+    worker = empty_site.places.python("-c", dying)
+    assert worker.returncode == -signal.SIGKILL, worker.stderr
+    Group.objects.get(name="operator").permissions.clear()
+    job.refresh_from_db()
+    assert job.state == Job.State.RUNNING and User.objects.filter(username="mallory").exists()
+    assert reconcile(HOST) == [job]
+    job.refresh_from_db()
+    assert job.state == Job.State.INTERRUPTED
+    assert Group.objects.get(name="operator").permissions.filter(codename="create_backup").exists(), "groups are remade"
+    entry = AuditEntry.objects.get(action="restore_in_place.accounts")
+    assert (entry.target, entry.who, entry.after["backup"]) == (f"job:{job.pk}", empty_site.actor.name, made.backup_id)
+    assert entry.after["appear"] == ["mallory"] and entry.after["counts"]["appear"] == 1
+    assert IndexedBackup.objects.filter(safety=True).exists(), "the index knows the safety backup"
+    assert not list(Path(settings.BACKUPS["RUN_FOLDER"]).glob("accounts-*"))
+
+
+def test_accounts_that_nobody_remembered_are_reported_as_not_compared(empty_site):
+    made = empty_site.done(submit.back_up(empty_site.actor, backup="full", only=["sqlite"], verify="none"))
+    job = submit.restore_in_place(empty_site.actor, backup_id=made.backup_id, typed=made.backup_id, only="sqlite")
+    assert lifecycle.claim(HOST, "gone:1:1") == job
+    assert reconcile(HOST) == [job] and not reconcile(HOST)
+    assert AuditEntry.objects.get(action="restore_in_place.accounts").after == {"backup": made.backup_id, "compared": False}
 
 
 def test_a_time_limit_ends_a_job_with_all_its_children(chores):

@@ -140,7 +140,7 @@ class Yard:
         """The second try of *job*, which may run at once."""
         again = Job.objects.get(again_after=job)
         Job.objects.filter(pk=again.pk).update(not_before=job.created)
-        queue.ring(HOST)
+        queue.wake(HOST)
         return again
 
     def runs(self, job: Job) -> int:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 from django.conf import settings
-from django.core.exceptions import ImproperlyConfigured
 
-from refserver.env import Environment
+from backups.engine.errors import UsageError
+from backups.engine.runtime.environment import Environment
 from refserver.library.models import Paper
 from refserver.routing import ControlRouter
 from tests.library.places import ROOT
@@ -64,10 +64,10 @@ def test_all_problems_are_reported_together_with_name_and_fix():
     assert reader.text("KIND", "a", choices={"a", "b"}) == "a"
     reader.secret("KEY")
     reader.secret("TOKEN")
-    with pytest.raises(ImproperlyConfigured) as caught:
+    with pytest.raises(UsageError) as caught:
         reader.check()
     lines = str(caught.value).splitlines()[1:]
-    assert "  - PORT: 'eighty' is no whole number; write one, such as 8000." in lines
+    assert "  - PORT: 'eighty' is not a whole number; write one, such as 8000." in lines
     assert "  - SIZE: 0 is out of range; use at least 1 and at most 9." in lines
     assert "  - DEBUG: 'perhaps' is neither yes nor no; write yes or no." in lines
     assert "  - KIND: 'odd' is not known; use one of a, b." in lines
@@ -92,7 +92,7 @@ def test_a_lasting_secret_is_made_once_and_for_its_owner_only(tmp_path):
 def test_a_short_secret_is_refused(tmp_path):
     reader = env(tmp_path, KEY="short")
     reader.lasting_secret("KEY", tmp_path / "unused")
-    with pytest.raises(ImproperlyConfigured, match="KEY: it has 5 characters only"):
+    with pytest.raises(UsageError, match="KEY: it has only 5 characters"):
         reader.check()
 
 
@@ -100,8 +100,24 @@ def test_the_environment_wins_over_the_file(tmp_path, monkeypatch):
     (tmp_path / ".env").write_text("A=file\nB=file\n")
     monkeypatch.delenv("REFSERVER_ENV_FILE", raising=False)
     monkeypatch.setenv("A", "process")
-    reader = Environment.load(tmp_path)
+    reader = Environment.load_project(tmp_path)
     assert (reader.text("A", ""), reader.text("B", "")) == ("process", "file")
+
+
+def test_unknown_settings_are_reported_with_their_file_and_a_suggestion(tmp_path, monkeypatch):
+    file = tmp_path / ".env"
+    file.write_text("BACKUP_REPOSITRY=x\nBACKUP_NONSENSE=x\nOTHER=x\nBACKUP_TRASH_HOURS=never\n")
+    monkeypatch.setenv("REFSERVER_POTR", "1")
+    monkeypatch.setenv("BACKUP_OF_ANOTHER_PROGRAM", "1")
+    reader = Environment.load(file, tmp_path)
+    reader.hours("BACKUP_TRASH_HOURS", 24, most=100)
+    reader.report_unknown({"BACKUP_REPOSITORY", "REFSERVER_PORT"})
+    assert reader.problems == [
+        f"BACKUP_TRASH_HOURS: 'never' is not a number of hours from 0 to 100 (in {file}); write one, such as 24.",
+        f"BACKUP_NONSENSE: there is no such setting (in {file}); remove it.",
+        f"BACKUP_REPOSITRY: there is no such setting (in {file}); did you mean BACKUP_REPOSITORY?",
+        "REFSERVER_POTR: there is no such setting (in the environment); did you mean REFSERVER_PORT?",
+    ]
 
 
 def test_wrong_settings_stop_a_command_with_all_their_names(library):

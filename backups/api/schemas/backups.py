@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints
 
 from backups.api.paging import PageQuery
-from backups.jobs.types import BackupId, Name, Only
+from backups.jobs.arguments import BackupId, Name, Only
 from backups.models import IndexedBackup
 
 from .base import Moment, Note, RequestModel, ResponseModel, Text

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import Field, StringConstraints
 
-from backups.jobs.types import Name
+from backups.jobs.arguments import Name
 from backups.models import Job, Plan
 
 from .base import RequestModel, ResponseModel, Text

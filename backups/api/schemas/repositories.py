@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from backups.jobs.types import Count, Name
+from backups.jobs.arguments import Count, Name
 
 from .backups import VerifyRequest
 from .base import RequestModel, ResponseModel

@@ -36,7 +36,7 @@ class Command(BaseCommand):
                 changes = [change for change in compared if change.what != "same"]
             else:
                 actor = audit.at_the_shell()
-                changes = yaml_files.take_over(actor, entries, replace=options["replace"])
+                changes = yaml_files.import_entries(actor, entries, replace=options["replace"])
         except UsageError as problem:
             if options["json"]:
                 self.stdout.write(json.dumps({"error": problem.as_json()}))

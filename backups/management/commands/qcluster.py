@@ -8,7 +8,7 @@ from typing import Any
 from django.core.checks import Tags
 from django.core.management.base import BaseCommand
 
-from backups.worker.pool import Cluster
+from backups.worker.pool import WorkerPool
 
 
 class Command(BaseCommand):
@@ -23,4 +23,4 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Run the workers."""
-        Cluster(options["workers"]).run()
+        WorkerPool(options["workers"]).run()

@@ -1,0 +1,120 @@
+"""Preview of a restore: changes of rows, vectors, files and accounts, and the space and time that it needs.
+
+The SQLite files of the backup are restored into the repository's scratch folder and compared with the live ones. This runs in a
+process of its own (`manage.py preview_restore`): it connects to live databases, so it reads none of their files raw, and it
+does not open Chroma with a client. A broken or missing live store is part of the answer and not an error: that is when people
+restore.
+
+========== =======================================================================================================
+field      meaning
+========== =======================================================================================================
+in_place   ``possible``, ``why`` not, ``hint``, and for each target ``store, target, bytes_now, bytes_after, how``
+space      for each folder next to which stores are staged: ``place, needed, free, enough``
+seconds    ``estimate`` and the backup ``from`` which it was measured
+sqlite     for each database ``tables`` (rows ``before``, ``after``, and how they ``differ``), ``schema``, ``migrations``
+chroma     for each directory ``collections`` with records ``before`` and ``after``
+files      for each folder counts and bytes, and which files ``appear``, ``vanish``, ``change``
+accounts   `account_changes.compare`; None when their database is not restored
+========== =======================================================================================================
+
+Each store has ``live``: ``ok``, ``missing``, ``broken``, ``busy`` or ``unknown`` (not this project's), and ``why``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from backups.engine.archive.table import Tree
+from backups.engine.errors import from_os_error
+from backups.engine.extract import extract
+from backups.engine.repository.folder import Repository
+from backups.engine.restore.to_folder import plan, select, wanted_by
+from backups.engine.runtime import durable
+from backups.engine.runtime.context import Context
+from backups.engine.runtime.space import need_space
+from backups.engine.types import Backup, Source, SourceKind, SourceRecord
+
+from .account_store import compare_accounts
+from .databases import compare_database
+from .live import Comparison
+from .requirements import estimate_seconds, needed_space, possible_in_place
+from .stores import compare_chroma, compare_files
+
+
+def preview(
+    repository: Repository, backup: Backup, sources: Sequence[Source] | None, ctx: Context, *, only: str | None = None
+) -> dict[str, Any]:
+    """The changes that restoring *backup* in place would make, as JSON with the fields above.
+
+    *sources* are the live stores of its set; None for a set of another application, whose stores are not read. Raises
+    `DamageFound`, `NoSpace`, `UsageError` and `Cancelled`. The scratch folder is removed even if this process is killed.
+    """
+    began = time.monotonic()
+    records = select(backup, only)
+    scratch = repository.scratch / f"{os.getpid()}.{ctx.token()}"
+    live = {(source.kind, source.name): source.path for source in sources or ()}
+    comparison = Comparison(repository, backup, ctx, scratch, live)
+    try:
+        with _guarded_scratch(scratch):
+            tree = _restore_databases(comparison, records)
+            answer = {
+                "id": backup.id,
+                "set": backup.manifest.set,
+                "kind": backup.manifest.kind,
+                "time": backup.manifest.time.isoformat(),
+                "age_seconds": round((ctx.now() - backup.manifest.time).total_seconds(), 1),
+                "only": only,
+                "damaged": backup.damaged,
+                "in_place": possible_in_place(comparison, sources, only),
+                "space": needed_space(comparison, records),
+                "seconds": estimate_seconds(backup, records),
+                "sqlite": [compare_database(comparison, record) for record in records if record.kind is SourceKind.SQLITE],
+                "chroma": [compare_chroma(comparison, record) for record in records if record.kind is SourceKind.CHROMA],
+                "files": [compare_files(comparison, record, tree) for record in records if record.kind is SourceKind.FILES],
+                "accounts": compare_accounts(comparison, records),
+            }
+    except OSError as problem:
+        raise from_os_error(problem, f"Previewing the restore of {backup.id}") from problem
+    return {**answer, "took_seconds": round(time.monotonic() - began, 3)}
+
+
+@contextlib.contextmanager
+def _guarded_scratch(scratch: Path) -> Iterator[None]:
+    """Create the scratch folder; it is removed on leaving the block, or by a guard process if this one is killed."""
+    durable.make_folder(scratch)
+    remove = "import shutil, sys; sys.stdin.read(); shutil.rmtree(sys.argv[1], ignore_errors=True)"
+    guard = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", remove, str(scratch)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={},  # without the job's id, so that ending all processes of a killed job spares the guard
+        start_new_session=True,  # not signalled with the group of this process
+    )
+    try:
+        yield
+    finally:
+        durable.remove_tree(scratch)
+        assert guard.stdin is not None
+        guard.stdin.close()
+        guard.wait(timeout=30)
+
+
+def _restore_databases(comparison: Comparison, records: tuple[SourceRecord, ...]) -> Tree:
+    """Restore the SQLite files into scratch, verifying each block. Returns the backup's tree."""
+    databases = tuple(record for record in records if record.kind is SourceKind.SQLITE)
+    with comparison.repository.reading():
+        archives, tree, size = plan(comparison.repository, comparison.backup, databases)
+        with archives:
+            need_space(comparison.repository.folder, size, f"preview the restore of {comparison.backup.id}")
+            with comparison.ctx.phase("preview", "restore", size) as phase:
+                if databases:
+                    extract(archives, tree, comparison.scratch, phase, wanted=wanted_by(databases), sync=False)
+    return tree
