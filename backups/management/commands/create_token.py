@@ -57,4 +57,4 @@ class Command(BaseCommand):
         self.stderr.write(f"Token {issued.token.pk} of {user.get_username()}, valid {until}. It is not shown again.")
         idle = [scope for scope in scopes if SCOPES[scope] and not any(permissions.may(user, one) for one in SCOPES[scope])]
         if idle:
-            self.stderr.write(f"The account has no permission for these scopes: {', '.join(idle)}. Give it one by a group.")
+            self.stderr.write(f"The account has no permission for these scopes: {', '.join(idle)}. Add it to a group that has.")
