@@ -29,6 +29,8 @@ class Arguments(BaseModel):
 
 
 class OfSet(Arguments):
+    """Arguments of a job that works on one set."""
+
     set: Name | Literal[""] = ""
 
     def target(self, config: Configuration) -> tuple[str, str]:

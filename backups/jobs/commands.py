@@ -54,6 +54,7 @@ def examination(set_name: str) -> list[str]:
 
 
 def backup(arguments: BackupArguments, job: str) -> list[str]:
+    """The command of a job of type backup."""
     _, name = arguments.target(configuration())
     note = "-- " if arguments.note == "--" else arguments.note  # argparse of Python 3.11 drops it even after the =
     more = ["--set", name, "--kind", arguments.backup, f"--note={note}", "--job", job, "--wait", "60"]
@@ -74,6 +75,7 @@ def _sources(set_name: str, only: Sequence[str] = ()) -> list[str]:
 
 
 def verify(arguments: VerifyArguments, job: str) -> list[str]:
+    """The command of a job of type verify."""
     _, name = arguments.target(configuration())
     which = list(arguments.backup_ids) or (["--all", "--set", name] if arguments.everything else ["latest", "--set", name])
     more = examination(name) if arguments.depth == "restore" else []
@@ -81,12 +83,14 @@ def verify(arguments: VerifyArguments, job: str) -> list[str]:
 
 
 def drill(arguments: DrillArguments, job: str) -> list[str]:
+    """The command of a job of type drill."""
     _, name = arguments.target(configuration())
     which = [arguments.backup_id, *(["--set", name] if arguments.backup_id == "latest" else [])]
     return engine("drill", arguments, *which, *examination(name))
 
 
 def restore(arguments: RestoreArguments, job: str) -> list[str]:
+    """The command of a job of type restore."""
     folder = configuration().restore_folder / arguments.folder
     if folder.is_symlink():
         raise UsageError(f"{folder} is a symbolic link.", hint="Nothing was restored. Choose another name.")
@@ -96,6 +100,7 @@ def restore(arguments: RestoreArguments, job: str) -> list[str]:
 
 
 def restore_in_place(arguments: RestoreInPlaceArguments, job: str) -> list[str]:
+    """The command of a job of type restore_in_place."""
     row = IndexedBackup.objects.filter(backup_id=arguments.backup_id).only("set").first()
     if row is None:
         raise BackupNotFound(f"There is no backup {arguments.backup_id} in the index.", hint="Rescan the repository.")
@@ -106,6 +111,7 @@ def restore_in_place(arguments: RestoreInPlaceArguments, job: str) -> list[str]:
 
 
 def preview(arguments: RestoreInPlaceArguments, job: str) -> list[str]:
+    """The command of a job of type preview."""
     more = [f"--repository={arguments.repository}"] if arguments.repository else []
     return management("preview_restore", arguments.backup_id, "--json", "--progress", "json", *more, *_only(arguments.only))
 
@@ -115,10 +121,12 @@ def _only(only: str | None) -> list[str]:
 
 
 def delete(arguments: DeleteArguments, job: str) -> list[str]:
+    """The command of a job of type delete."""
     return engine("delete", arguments, *arguments.backup_ids)
 
 
 def prune(arguments: PruneArguments, job: str) -> list[str]:
+    """The command of a job of type prune."""
     more = ["--all-sets"] if arguments.every_set else ["--set", arguments.target(configuration())[1]]
     for period in ("last", "hourly", "daily", "weekly", "monthly", "yearly"):
         number = getattr(arguments, f"keep_{period}")
@@ -129,12 +137,15 @@ def prune(arguments: PruneArguments, job: str) -> list[str]:
 
 
 def reindex(arguments: CommandArguments, job: str) -> list[str]:
+    """The command of a job of type reindex."""
     return management("reindex_backups", "--json")
 
 
 def health(arguments: CommandArguments, job: str) -> list[str]:
+    """The command of a job of type health."""
     return management("backup_health", "--json")
 
 
 def audit_verify(arguments: CommandArguments, job: str) -> list[str]:
+    """The command of a job of type audit_verify."""
     return management("audit_verify", "--json")

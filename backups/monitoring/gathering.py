@@ -2,6 +2,8 @@
 
 Most queries are answered from an index and cost hardly more with more backups and jobs. The number of queries grows with plans,
 running jobs, channels, sets and repositories only.
+
+It is one module because all facts are read with a fixed number of queries.
 """
 
 from __future__ import annotations

@@ -16,6 +16,8 @@ MODULES = [
     for path in sorted((ROOT / package).rglob("*.py"))
     if "migrations" not in path.parts and path.stat().st_size
 ]
+LINES = 400
+WHY_LONG = re.compile(r"\b(one|a single|this) module\b|\bkept (together|in one)\b|\blines\b", re.IGNORECASE)
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -43,6 +45,16 @@ def test_module_and_its_public_names_have_docstrings(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assert ast.get_docstring(tree), "the module has no docstring"
     assert not undocumented(tree)
+
+
+def test_long_modules_say_why():
+    long = {
+        name(path): ast.get_docstring(ast.parse(content)) or ""
+        for path in MODULES
+        if (content := path.read_text(encoding="utf-8")).count("\n") > LINES
+    }
+    unexplained = sorted(path for path, docstring in long.items() if not WHY_LONG.search(docstring))
+    assert not unexplained, f"over {LINES} lines: split them, or say in the docstring why they are one module"
 
 
 def test_modules_are_named_for_their_subject():

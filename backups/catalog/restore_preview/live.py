@@ -84,8 +84,10 @@ def allow_cancel(comparison: Comparison, connection: sqlite3.Connection, until: 
 
 
 def live_fields(live: Live) -> dict[str, Any]:
+    """The fields of a live store that the preview shows."""
     return {"live": live.state, "why": live.why, "target": str(live.path) if live.path else None}
 
 
 def quoted(name: str) -> str:
+    """The name as an SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
