@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,11 +9,9 @@ from datetime import datetime
 from django.utils import timezone
 
 from backups.jobs.types import BACKUP, DRILL, RESTORE, RESTORE_IN_PLACE, VERIFY
-from backups.models import Job, JobLog
+from backups.models import Job
 from backups.templatetags.backups_jobs import phase_label
 
-_HELD_UP = re.compile(r"held up for ([0-9.]+) ms")
-_FIRST_LINES = 60
 _MOST_WAITING = 20
 
 
@@ -144,8 +141,5 @@ def longest_pause(job: Job) -> float | None:
     """The longest pause of writers in a backup, in milliseconds; None if not known yet."""
     if job.kind not in (BACKUP.name, RESTORE_IN_PLACE.name):
         return None
-    pauses = (job.result or {}).get("pause_ms")
-    if isinstance(pauses, dict):
-        return max((float(value) for value in pauses.values()), default=None)
-    lines = JobLog.objects.filter(job=job).order_by("id").values_list("line", flat=True)[:_FIRST_LINES]
-    return max((float(found[1]) for line in lines if (found := _HELD_UP.search(line))), default=None)
+    reports = [job.result or {}, *job.phases]
+    return max((float(ms) for report in reports for ms in (report.get("pause_ms") or {}).values()), default=None)

@@ -219,9 +219,10 @@ def _pack(
     scratch: Path,
     ctx: Context,
 ) -> _Packed:
-    with ctx.phase("create", "cut"):
+    with ctx.phase("create", "cut") as phase:
         instant = cut.take(sources, request.within)
         _refuse_unknown_files(repository, request, sources, instant)
+        phase.pause_ms = instant.pauses.model_dump()
         _log_cut(instant, ctx)
         cut.copy_pinned(instant)
     before = {record.prefix: record for record in parent.manifest.sources} if parent is not None else {}

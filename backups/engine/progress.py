@@ -6,7 +6,6 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import TYPE_CHECKING, TextIO
 
 from .runtime.context import Progress
@@ -61,7 +60,7 @@ def json_lines(stream: TextIO) -> tuple[Callable[[Progress], None], Callable[[st
     """Functions that print each event and each log line as a JSON object."""
 
     def show(event: Progress) -> None:
-        print(json.dumps({"event": "progress", **asdict(event)}), file=stream, flush=True)
+        print(json.dumps(event.as_json()), file=stream, flush=True)
 
     def log(line: str) -> None:
         print(json.dumps({"event": "log", "line": line}), file=stream, flush=True)

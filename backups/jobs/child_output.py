@@ -88,7 +88,7 @@ class ChildOutput:
         self.lines.append(JobLog(job=self.job, time=now or timezone.now(), level=level, line=text))
 
     def _add_progress(self, event: dict[str, Any], now: datetime) -> bool:
-        """Take an event that `engine.progress.json_lines` wrote; False when it is malformed."""
+        """Take an event of `engine.progress.json_lines`; False when it is malformed."""
         try:
             total, left = event.get("total"), event.get("left")
             newest = {
@@ -99,12 +99,15 @@ class ChildOutput:
                 "left": None if left is None else float(left),
             }
             seconds = round(float(event["elapsed"]), 3) if event["finished"] else None
-        except (KeyError, TypeError, ValueError, OverflowError):
+            pauses = {kind: float(ms) for kind, ms in event.get("pause_ms", {}).items()}
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
             return False
         phases = self.progress.get("phases", [])
         if not phases or phases[-1]["name"] != newest["phase"] or phases[-1]["seconds"] is not None:
             phases.append({"name": newest["phase"], "started": now.isoformat(), "seconds": None})
         phases[-1] |= {"done": newest["done"], "total": newest["total"], "seconds": seconds}
+        if pauses:
+            phases[-1]["pause_ms"] = pauses
         self.progress, self.changed = {**newest, "phases": phases}, True
         return True
 

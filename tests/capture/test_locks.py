@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from backups.engine.errors import SourceBusy
+from backups.engine.errors import RepositoryLocked, SourceBusy
 from tests.capture.conftest import Bench, Start, Stores, accounts, files_source, sqlite_source, storing
 from tests.capture.processes import command, descendants, run, stop, until
 
@@ -153,11 +153,13 @@ def test_a_killed_process_holds_no_lock(bench: Bench, stores: Stores) -> None:
     with command("create", "--repo", bench.repository.folder, "--sqlite", stores.database) as first:
         stop(first.child("packer"))
         children = [pid for pid, _ in descendants(first.pid)]
+        with pytest.raises(RepositoryLocked):
+            bench.create(sqlite_source(stores.database))
         first.process.kill()
         first.process.wait()
         assert not bench.create(sqlite_source(stores.database)).backup.damaged
     for pid in children:
-        with contextlib.suppress(ProcessLookupError):  # it may have ended already
+        with contextlib.suppress(ProcessLookupError):  # the kernel may have ended it: its group lost its parent
             os.kill(pid, signal.SIGCONT)
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), what="the end of the children")
 

@@ -441,8 +441,12 @@ def test_progress_as_json_lines(repo: Path, database: Path, tmp_path: Path) -> N
     events = [json.loads(line) for line in done.err.splitlines()]
     assert {event["event"] for event in events} == {"progress", "log"}
     phases = [event for event in events if event["event"] == "progress"]
+    keys = {"event", "operation", "phase", "done", "total", "rate", "elapsed", "left", "finished"}
     for event in phases:
-        assert set(event) == {"event", "operation", "phase", "done", "total", "rate", "elapsed", "left", "finished"}
+        ends_cut = event["phase"] == "cut" and event["finished"]
+        assert set(event) == (keys | {"pause_ms"} if ends_cut else keys)
+        if ends_cut:
+            assert event["pause_ms"] == json.loads(done.out)["pause_ms"]
     assert {event["operation"] for event in phases} == {"create", "verify"}
     assert any(event["finished"] for event in phases)
     quiet = refbackup("create", f"--sqlite={database}", f"--repo={repo}", "--progress=none", cwd=tmp_path)

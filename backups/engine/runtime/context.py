@@ -6,15 +6,19 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 from ..errors import Cancelled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Progress of an operation, in bytes, bytes per second and seconds. ``left`` is None while unknown."""
+    """Progress of an operation, in bytes, bytes per second and seconds. ``left`` is None while unknown.
+
+    ``pause_ms`` is set by the phase that pauses writers, at its end: the longest pause of each kind of store, by its name.
+    """
 
     operation: str
     phase: str
@@ -24,6 +28,14 @@ class Progress:
     elapsed: float
     left: float | None
     finished: bool = False
+    pause_ms: dict[str, float] | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The event as a line of ``--progress json``; ``pause_ms`` only if it is set."""
+        event = {"event": "progress", **asdict(self)}
+        if self.pause_ms is None:
+            del event["pause_ms"]
+        return event
 
 
 @dataclass(slots=True, kw_only=True)
@@ -62,6 +74,7 @@ class Phase:
     def __init__(self, ctx: Context, operation: str, name: str, total: int | None) -> None:
         self.total = total
         self.done = 0
+        self.pause_ms: dict[str, float] | None = None
         self._ctx = ctx
         self._operation = operation
         self._name = name
@@ -105,5 +118,6 @@ class Phase:
                 elapsed=elapsed,
                 left=0.0 if finished else left,
                 finished=finished,
+                pause_ms=self.pause_ms,
             )
         )

@@ -9,7 +9,6 @@ import time
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -176,9 +175,7 @@ def _reporters(style: str) -> tuple[Callable[[Progress], None], Callable[[str], 
             sys.stderr.write(json.dumps(message) + "\n")
             sys.stderr.flush()
 
-        return (lambda event: write({"event": "progress", **asdict(event)})), (
-            lambda line: write({"event": "log", "line": line})
-        )
+        return (lambda event: write(event.as_json())), (lambda line: write({"event": "log", "line": line}))
     shown_at = 0.0
 
     def show(event: Progress) -> None:
