@@ -32,7 +32,7 @@ from __future__ import annotations
 import functools
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ class Configuration:
     promised_rto_minutes: int
     keep_jobs_days: int
     keep_logs_days: int
-    problems: tuple[str, ...] = field(default=())
+    problems: tuple[str, ...] = ()
 
     @property
     def default_repository(self) -> str:
@@ -118,22 +118,7 @@ _NUMBERS = {
     "KEEP_JOBS_DAYS": (400, 1, 100_000),
     "KEEP_LOGS_DAYS": (30, 1, 100_000),
 }
-_KNOWN = {
-    "DATABASE",
-    "REPOSITORIES",
-    "SETS",
-    "KEPT_APART",
-    "HOST",
-    "RESTORE_FOLDER",
-    "RUN_FOLDER",
-    "KINDS",
-    "ADDRESS",
-    "ALERT_DETECTORS",
-    "ALERT_HOSTS",
-    "METRICS",
-    "EXAMINE",
-    *_NUMBERS,
-}
+_KNOWN = {entry.name.upper() for entry in fields(Configuration)} - {"PROBLEMS"}
 
 
 @functools.cache

@@ -82,7 +82,7 @@ _LOG_FORMAT = _env.text("REFSERVER_LOG_FORMAT", "line", choices={"line", "json"}
 _LOG_LEVEL = _env.text("REFSERVER_LOG_LEVEL", "INFO", choices={"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"})
 
 ENVIRONMENT_NAMES = frozenset(_env.asked) | ENGINE_SETTINGS
-_env.report_unknown(ENVIRONMENT_NAMES)
+UNKNOWN_SETTINGS = _env.unknown(ENVIRONMENT_NAMES)  # `refserver.checks` warns of them
 try:
     _env.check()
 except UsageError as _problem:

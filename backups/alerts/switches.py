@@ -14,7 +14,7 @@ from django.dispatch import receiver
 from django.utils import timezone
 
 from backups.engine.progress import duration, human_bytes
-from backups.jobs.signals import job_ended, job_started
+from backups.jobs.lifecycle import job_ended, job_started
 from backups.models import AlertChannel, Job
 
 from . import outbox

@@ -48,11 +48,8 @@ def refresh(name: str, *, everything: bool = False) -> Change:
         for backup_id, set_name in places.items()
         if everything or known.get(backup_id) != _seen(repository, set_name, backup_id)
     ]
-    for start in range(0, len(changed), _BATCH):
-        _store(_rows(name, repository, changed[start : start + _BATCH]))
     gone = sorted(known.keys() - places.keys())
-    for start in range(0, len(gone), _BATCH):
-        IndexedBackup.objects.filter(repository=name, backup_id__in=gone[start : start + _BATCH]).delete()
+    _update(name, repository, changed, gone)
     return Change(found=len(places), read=len(changed), forgotten=len(gone))
 
 
@@ -65,10 +62,7 @@ def refresh_some(name: str, backup_ids: Iterable[str]) -> None:
         homes = [set_name for set_name in sets if repository.backup_folder(set_name, backup_id).is_dir()]
         places += [(set_name, backup_id) for set_name in homes[:1]]
         gone += [] if homes else [backup_id]
-    for start in range(0, len(places), _BATCH):
-        _store(_rows(name, repository, places[start : start + _BATCH]))
-    for start in range(0, len(gone), _BATCH):
-        IndexedBackup.objects.filter(repository=name, backup_id__in=gone[start : start + _BATCH]).delete()
+    _update(name, repository, places, gone)
 
 
 def refresh_one(name: str, backup_id: str) -> IndexedBackup | None:
@@ -89,8 +83,8 @@ def note_job(job: Job) -> None:
             refresh_some(job.repository, _named(job))
         else:
             refresh(job.repository)
-    except EngineError as problem:
-        _log.warning("The index of %s is out of date: %s", job.repository, problem.message)
+    except (EngineError, OSError) as problem:
+        _log.warning("The index of %s is out of date: %s", job.repository, problem)
 
 
 def _named(job: Job) -> set[str]:
@@ -102,9 +96,14 @@ def _named(job: Job) -> set[str]:
     return {backup_id for backup_id in named if BACKUP_ID.fullmatch(backup_id)}
 
 
-def _store(rows: Iterable[IndexedBackup]) -> None:
-    with transaction.atomic(using=configuration().database):
-        IndexedBackup.objects.bulk_create(list(rows), update_conflicts=True, unique_fields=_KEY, update_fields=_FIELDS)
+def _update(name: str, repository: Repository, places: list[tuple[str, str]], gone: list[str]) -> None:
+    """Read the backups at *places* (set, id) into the index, and remove the rows of those that are gone."""
+    for start in range(0, len(places), _BATCH):
+        rows = list(_rows(name, repository, places[start : start + _BATCH]))
+        with transaction.atomic(using=configuration().database):
+            IndexedBackup.objects.bulk_create(rows, update_conflicts=True, unique_fields=_KEY, update_fields=_FIELDS)
+    for start in range(0, len(gone), _BATCH):
+        IndexedBackup.objects.filter(repository=name, backup_id__in=gone[start : start + _BATCH]).delete()
 
 
 def _rows(name: str, repository: Repository, places: list[tuple[str, str]]) -> Iterator[IndexedBackup]:

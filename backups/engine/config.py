@@ -10,7 +10,7 @@ from dotenv import find_dotenv
 
 from .errors import UsageError
 from .names import NAME
-from .runtime.environment import Environment
+from .runtime.environment import Environment, UnknownSetting
 from .types import LONGEST_NOTE, Depth, Source, SourceKind
 
 SOURCE_SETTINGS = {
@@ -45,7 +45,7 @@ _PATHS = ("BACKUP_REPOSITORY", *SOURCE_SETTINGS.values())
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the environment says; a command's arguments go before it. ``verify`` maps a kind of backup to its proof."""
+    """What the environment says; a command's arguments take precedence. ``unknown`` lists names that are not settings."""
 
     repository: Path | None
     sources: tuple[Source, ...]
@@ -57,13 +57,17 @@ class Settings:
     check_command: str
     drill_command: str
     examine_command: str
+    unknown: tuple[UnknownSetting, ...] = ()
 
 
 def environment() -> Environment:
-    """The process's environment and the nearest ``.env`` at or above the working folder, whose paths start at its folder."""
+    """The process's environment and the nearest ``.env`` at or above the working folder, whose paths start at its folder.
+
+    An empty value in the file counts as not set.
+    """
     place = Path(find_dotenv(usecwd=True) or os.devnull)
     env = Environment.load(place, Path())
-    values = dict(env.values)
+    values = {name: value for name, value in env.values.items() if value or name in os.environ}
     for name in _PATHS:
         if name in values and name not in os.environ:
             paths = values[name].split(os.pathsep)
@@ -81,7 +85,7 @@ def _beside(given: str, folder: Path) -> str:
 
 
 def read_settings(env: Environment) -> Settings:
-    """Read the settings. Raises one `UsageError` that names every problem, unknown ``BACKUP_*`` names included."""
+    """Read the settings. Raises one `UsageError` that names every wrong value; unknown names are in ``unknown``."""
     sources = []
     for kind, name in SOURCE_SETTINGS.items():
         for given in filter(None, env.text(name, "").split(os.pathsep)):
@@ -101,13 +105,15 @@ def read_settings(env: Environment) -> Settings:
         check_command=env.text("BACKUP_CHECK_COMMAND", ""),
         drill_command=env.text("BACKUP_DRILL_COMMAND", ""),
         examine_command=env.text("BACKUP_EXAMINE_COMMAND", ""),
+        unknown=env.unknown(ENGINE_SETTINGS | _PROJECT_SETTINGS, prefixes=("BACKUP_", "REFBACKUP_")),
     )
-    env.report_unknown(_PROJECT_SETTINGS, prefixes=("BACKUP_", "REFBACKUP_"))
     env.check()
     return settings
 
 
 def _depth(env: Environment, name: str, default: str) -> Depth | None:
+    if not env.values.get(name, default).strip():
+        env.problem(name, "it is empty", "write none, hashes or restore")
     given = env.text(name, default, choices={"none", *Depth})
     return None if given == "none" else Depth(given)
 

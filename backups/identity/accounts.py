@@ -18,6 +18,8 @@ from django.core.exceptions import FieldDoesNotExist
 from django.db import DatabaseError, connections, router
 from django.utils.crypto import salted_hmac
 
+from backups.engine.runtime.sqlite import quoted
+
 Query = Callable[[str], Iterable[Sequence[Any]]]
 """Runs an SQL statement without parameters and returns its rows."""
 
@@ -150,7 +152,7 @@ def read(query: Query) -> Accounts | None:
     present = _columns(query, layout.table)
     if not {layout.key, layout.name} <= present:
         return None
-    total = int(next(iter(query(f"SELECT count(*) FROM {_q(layout.table)}")))[0])
+    total = int(next(iter(query(f"SELECT count(*) FROM {quoted(layout.table)}")))[0])
     permissions = _permission_names(query)
     group_names = {str(key): str(name) for key, name in _rows(query, "auth_group", ("id", "name"))}
     groups = _many(query, layout.groups, group_names)
@@ -165,11 +167,11 @@ def read(query: Query) -> Accounts | None:
     columns = [layout.key, layout.name, *known.values()]
     where = ""
     if total > MOST_READ:
-        flags = [f"{_q(known[flag])} = 1" for flag in ("is_superuser", "is_staff") if flag in known]
+        flags = [f"{quoted(known[flag])} = 1" for flag in ("is_superuser", "is_staff") if flag in known]
         keys = ", ".join(str(int(key)) for key in {*groups, *own} if key.isdigit())
-        where = " WHERE " + " OR ".join([*flags, f"{_q(layout.key)} IN ({keys})"])
+        where = " WHERE " + " OR ".join([*flags, f"{quoted(layout.key)} IN ({keys})"])
     found = {}
-    for key, name, *values in query(f"SELECT {', '.join(map(_q, columns))} FROM {_q(layout.table)}{where}"):
+    for key, name, *values in query(f"SELECT {', '.join(map(quoted, columns))} FROM {quoted(layout.table)}{where}"):
         row = dict(zip(known, values, strict=True))
         number = str(key)
         found[str(name)] = Account(
@@ -231,7 +233,7 @@ def _rows(query: Query, name: str, columns: tuple[str, ...]) -> Iterable[Sequenc
     """Rows of a table; none when the table or a column does not exist."""
     if not set(columns) <= _columns(query, name):
         return ()
-    return query(f"SELECT {', '.join(map(_q, columns))} FROM {_q(name)}")
+    return query(f"SELECT {', '.join(map(quoted, columns))} FROM {quoted(name)}")
 
 
 def _columns(query: Query, name: str) -> set[str]:
@@ -243,7 +245,3 @@ def _fingerprint(hashed: Any) -> str:
     if not hashed or str(hashed).startswith(UNUSABLE_PASSWORD_PREFIX):
         return ""
     return salted_hmac(__name__, str(hashed).encode("utf-8", "surrogatepass"), algorithm="sha256").hexdigest()[:32]
-
-
-def _q(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

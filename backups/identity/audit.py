@@ -129,7 +129,7 @@ def verify_chain(known: tuple[int, str] | None = None) -> tuple[int, Broken | No
     except (ValueError, TypeError, AttributeError) as problem:  # a value that the database should not have accepted
         return expected - 1, Broken(number=expected, why=f"it or one soon after it cannot be read: {problem}")
     if known and known[0] >= expected:
-        return expected - 1, Broken(number=expected, why=f"entries up to {known[0]} were noted, and are gone")
+        return expected - 1, Broken(number=expected, why=f"entries up to {known[0]} were recorded elsewhere and are missing")
     return expected - 1, None
 
 
@@ -141,7 +141,7 @@ def _broken(row: dict[str, Any], expected: int, previous: str, known: tuple[int,
     if row["hash"] != _digest(previous, {name: row[name] for name in _HASHED}):
         return "it is not what was written"
     if known and known[0] == expected and known[1] != row["hash"]:
-        return "its hash is another than the one that was noted"
+        return "its hash differs from the one recorded elsewhere"
     return ""
 
 
@@ -225,7 +225,7 @@ def matching(wanted: EntryFilter) -> QuerySet[AuditEntry]:
         spaced = itertools.chain(*((part, Value(" ")) for part in (*parts, *sides)))
         rows = rows.annotate(everything=Concat(*spaced, output_field=TextField()))
     for word in words:
-        escaped = json.dumps(word)[1:-1]  # as it stands in what is kept as JSON
+        escaped = json.dumps(word)[1:-1]  # as JSON columns have it
         fits = Q(everything__icontains=word)
         rows = rows.filter(fits if escaped == word else fits | Q(everything__icontains=escaped))
     return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 
 from backups.catalog import index
 from backups.identity.audit import Actor
@@ -11,6 +12,8 @@ from backups.models import Job, JobLog
 from . import lifecycle
 from .job_type import Work
 from .types import BACKUP, VERIFY, job_types
+
+_log = logging.getLogger(__name__)
 
 
 def prepare(job: Job) -> Work:
@@ -24,13 +27,16 @@ def complete(job: Job, work: Work | None = None) -> None:
     """Refresh the index after *job*, whose result and final state are set but not saved, and call the type's ``complete``.
 
     Called before the end is saved, so that a job that has ended is in the index even after a crash in between. *work* is what
-    `prepare` returned; without it the type's hook finds out what it can. Raises ``DatabaseError`` and ``OSError``.
+    `prepare` returned; without it the type's hook finds out what it can. Raises ``DatabaseError``; other errors are logged.
     """
     work = work or _work(job)
     work.result = job.result
     index.note_job(job)
-    if job.kind in job_types():
-        job_types()[job.kind].complete(work)
+    try:
+        if job.kind in job_types():
+            job_types()[job.kind].complete(work)
+    except OSError as problem:
+        _log.warning("What %s changed cannot be read: %s", job, problem)
 
 
 def prove_later(job: Job) -> Job | None:

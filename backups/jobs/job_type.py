@@ -20,7 +20,8 @@ A = TypeVar("A", bound=Arguments)
 class Work:
     """One execution of a job type's command, by a job or by a management command, as the type's hooks see it.
 
-    ``key`` is unique and the same in every process that handles this execution. ``target`` is the audit's name for it.
+    ``key`` is the job's id; it is empty for a management command, which no other process completes. ``target`` is the audit's
+    name for the execution.
     ``result`` is the command's answer, which `complete` may extend. ``warn`` reports what a hook could not do. ``before`` is
     for `prepare` to leave something to `complete`; it is None when another process called `prepare`.
     """

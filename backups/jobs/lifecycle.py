@@ -1,7 +1,8 @@
 """The transitions of a job: queued, claimed by one worker, updated while it runs, ended, retried.
 
 Each is one conditional ``UPDATE`` whose row count decides, so that two workers, two deliveries of one message, or a worker that
-was taken for dead can never both go on.
+was taken for dead can never both go on. The signals are sent inside the transaction that changes the state, so that receivers
+write with it or not at all; an exception of a receiver rolls the change back.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 from django.db import IntegrityError, connections, transaction
 from django.db.models import Q, QuerySet
+from django.dispatch import Signal
 from django.utils import timezone
 
 from backups.conf import configuration
@@ -22,8 +24,13 @@ from backups.models import Job, JobLog, Plan, Worker
 
 from .job_type import JobType
 from .queue import nudge
-from .signals import job_ended, job_started
 from .types import BACKUP, job_type
+
+job_started = Signal()
+"""Sent with ``job`` when a worker has claimed it."""
+
+job_ended = Signal()
+"""Sent with ``job`` in its final state, and ``retried``: whether another attempt has been queued."""
 
 RETRIED_CODES = frozenset({"failed", "source_busy", "repository_locked", "no_answer"})
 """Errors after which another attempt may succeed; damage, a full disk and wrong settings are not among them."""
@@ -33,6 +40,9 @@ _PAUSES = (30, 120, 600)
 
 SILENT_AFTER = timedelta(minutes=10)
 """Cancelling a job gives it up when its host has had no heartbeat for this long."""
+
+_KEPT = ("kind", "arguments", "note", "via", "by", "by_id", "plan", "slot", "host", "repository", "set", "writes")
+"""Fields that another attempt has in common with the one before it, besides ``attempts`` and ``limit``."""
 
 _CLAIM_LOCK = 0x7265_6A6F  # "rejo": first half of the PostgreSQL advisory lock for claiming; the second half is the host
 
@@ -182,18 +192,7 @@ def is_to_be_retried(job: Job) -> bool:
 def _retry(job: Job) -> None:
     pause = _PAUSES[min(job.attempt, len(_PAUSES)) - 1]
     again = Job.objects.create(
-        kind=job.kind,
-        arguments=job.arguments,
-        note=job.note,
-        via=job.via,
-        by=job.by,
-        by_id=job.by_id,
-        plan=job.plan,
-        slot=job.slot,
-        host=job.host,
-        repository=job.repository,
-        set=job.set,
-        writes=job.writes,
+        **{name: getattr(job, name) for name in _KEPT},
         attempt=job.attempt + 1,
         attempts=job.attempts,
         again_after=job,

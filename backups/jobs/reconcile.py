@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 import time
 from typing import Any
@@ -15,8 +14,6 @@ from .types import RESTORE_IN_PLACE, job_types
 
 _ENDS_WITHIN = 3.0
 """Seconds that the processes of a job without a worker have to end after the kernel's signal."""
-
-_log = logging.getLogger(__name__)
 
 
 def reconcile(host: str) -> list[Job]:
@@ -51,10 +48,7 @@ def _end(job: Job) -> bool:
     else:
         state, backup_id = Job.State.CANCELLED if job.cancel_asked else Job.State.INTERRUPTED, ""
     job.state, job.result, job.backup_id = state, result, backup_id or job.backup_id
-    try:
-        completion.complete(job)
-    except OSError as problem:
-        _log.warning("What %s changed cannot be read: %s", job, problem)
+    completion.complete(job)
     if not lifecycle.end(job, state, result=result, error=_error(job), backup_id=backup_id):
         return False
     if result is not None:

@@ -1,7 +1,7 @@
 """Accounts across a restore in place: remembered before it; afterwards groups are remade and account changes audited.
 
-The accounts are also kept in a file, which only this user may read, so that the reconciler can compare them when the worker
-died during the restore.
+A job's are also kept in a file, which only this user may read, so that the reconciler can compare them when the worker died
+during the restore.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from backups.conf import configuration
 from backups.engine.runtime import durable
 from backups.identity import account_changes, accounts, audit, permissions
 from backups.identity.accounts import Accounts
+from backups.models import Job
 
 from .job_type import Work
 
@@ -33,6 +34,8 @@ class _State:
 def remember(work: Work) -> None:
     """Keep the present accounts for `audit_changes`."""
     work.before = _State(accounts.read_live())
+    if not work.key:
+        return
     path = _file(work)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,6 +72,15 @@ def audit_changes(work: Work) -> None:
     if work.result is not None and before is not None and (work.only or "sqlite").startswith("sqlite"):
         work.result["accounts"] = changes
     _file(work).unlink(missing_ok=True)
+
+
+def remove_orphans() -> None:
+    """Remove the files of jobs that ended without `audit_changes`, as when they were given up while their host was away."""
+    paths = list(configuration().run_folder.glob("*accounts-*.json*"))  # with the hidden file of an interrupted write
+    running = {str(key) for key in Job.objects.filter(state=Job.State.RUNNING).values_list("pk", flat=True)} if paths else ()
+    for path in paths:
+        if not any(f"accounts-{key}.json" in path.name for key in running):
+            path.unlink(missing_ok=True)
 
 
 def _remembered(work: Work) -> _State | None:

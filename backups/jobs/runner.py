@@ -270,7 +270,9 @@ def _finish(
     completed = False
     while True:
         try:
-            completed = completed or _complete(job, work)
+            if not completed:
+                completion.complete(job, work)
+                completed = True
             if _write(job, output, _WAIT_AT_END):
                 ended = lifecycle.end(job, state, exit_code=exit_code, result=result, error=error, backup_id=backup_id)
                 break
@@ -289,14 +291,6 @@ def _finish(
     if ended:
         _log_end(job)
     return job
-
-
-def _complete(job: Job, work: Work | None) -> bool:
-    try:
-        completion.complete(job, work)
-    except OSError as problem:
-        _log.warning("What %s changed cannot be read: %s", job, problem)
-    return True
 
 
 def _log_end(job: Job) -> None:

@@ -7,48 +7,125 @@ reliable, and keeps live files out of the process that answers requests.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 from django.utils.module_loading import import_string
 
 from backups.conf import configuration
-from backups.engine.errors import UsageError
+from backups.engine.errors import BackupNotFound, UsageError
+from backups.models import IndexedBackup
 
-from . import arguments, commands, restored_accounts
+from . import restored_accounts
+from .arguments import (
+    BackupArguments,
+    CommandArguments,
+    DeleteArguments,
+    DrillArguments,
+    PruneArguments,
+    RestoreArguments,
+    RestoreInPlaceArguments,
+    VerifyArguments,
+)
+from .commands import engine, examination, management
 from .job_type import JobType
 
-BACKUP = JobType(
-    name="backup", title="Back up", arguments=arguments.BackupArguments, command=commands.backup, writes=True, attempts=3
-)
+# The command of each type, from its arguments and the job's id, which is "" when the arguments are only checked
+
+
+def _backup(arguments: BackupArguments, job: str) -> list[str]:
+    _, name = arguments.target(configuration())
+    note = "-- " if arguments.note == "--" else arguments.note  # argparse of Python 3.11 drops it even after the =
+    more = ["--set", name, "--kind", arguments.backup, f"--note={note}", "--job", job, "--wait", "60"]
+    if arguments.verify is not None:
+        more += ["--verify", arguments.verify]
+    more += [] if arguments.only else examination(name)
+    return engine("create", arguments, *more, *_sources(arguments.set, arguments.only))
+
+
+def _sources(set_name: str, only: Sequence[str] = ()) -> list[str]:
+    chosen = []
+    for source in configuration().sources(set_name or configuration().default_set):
+        if not only or {str(source.kind), f"{source.kind}:{source.name}"} & set(only):
+            chosen += [f"--{source.kind}", f"{source.name}={source.path}"]
+    if not chosen:
+        raise UsageError(f"The set {set_name} has none of the stores {', '.join(only)}.", hint="Nothing was queued.")
+    return chosen
+
+
+def _verify(arguments: VerifyArguments, job: str) -> list[str]:
+    _, name = arguments.target(configuration())
+    which = list(arguments.backup_ids) or (["--all", "--set", name] if arguments.everything else ["latest", "--set", name])
+    more = examination(name) if arguments.depth == "restore" else []
+    return engine("verify", arguments, *which, "--depth", arguments.depth, *more)
+
+
+def _drill(arguments: DrillArguments, job: str) -> list[str]:
+    _, name = arguments.target(configuration())
+    which = [arguments.backup_id, *(["--set", name] if arguments.backup_id == "latest" else [])]
+    return engine("drill", arguments, *which, *examination(name))
+
+
+def _restore(arguments: RestoreArguments, job: str) -> list[str]:
+    folder = configuration().restore_folder / arguments.folder
+    if folder.is_symlink():
+        raise UsageError(f"{folder} is a symbolic link.", hint="Nothing was restored. Choose another name.")
+    more = [arguments.backup_id, "--to", str(folder), *_only(arguments.only)]
+    more += ["--check"] if arguments.check else []
+    return engine("restore", arguments, *more)
+
+
+def _restore_in_place(arguments: RestoreInPlaceArguments, job: str) -> list[str]:
+    row = IndexedBackup.objects.filter(backup_id=arguments.backup_id).only("set").first()
+    if row is None:
+        raise BackupNotFound(f"There is no backup {arguments.backup_id} in the index.", hint="Rescan the repository.")
+    more = [arguments.backup_id, "--in-place", "--yes", *_only(arguments.only)]
+    for source in configuration().live_sources(row.set):
+        more += [f"--{source.kind}", f"{source.name}={source.path}"]
+    return engine("restore", arguments, *more)
+
+
+def _preview(arguments: RestoreInPlaceArguments, job: str) -> list[str]:
+    more = [f"--repository={arguments.repository}"] if arguments.repository else []
+    return management("preview_restore", arguments.backup_id, "--json", "--progress", "json", *more, *_only(arguments.only))
+
+
+def _prune(arguments: PruneArguments, job: str) -> list[str]:
+    more = ["--all-sets"] if arguments.every_set else ["--set", arguments.target(configuration())[1]]
+    for period in ("last", "hourly", "daily", "weekly", "monthly", "yearly"):
+        number = getattr(arguments, f"keep_{period}")
+        more += [f"--keep-{period}", str(number)] if number else []
+    more += ["--keep-within", arguments.keep_within] if arguments.keep_within else []
+    more += ["--dry-run"] if arguments.dry_run else []
+    return engine("prune", arguments, *more, "--verified-floor", str(arguments.verified_floor))
+
+
+def _only(only: str | None) -> list[str]:
+    return ["--only", only] if only else []
+
+
+# The types
+
+BACKUP = JobType(name="backup", title="Back up", arguments=BackupArguments, command=_backup, writes=True, attempts=3)
 VERIFY = JobType(
-    name="verify",
-    title="Verify",
-    arguments=arguments.VerifyArguments,
-    command=commands.verify,
-    attempts=2,
-    permission="backups.verify_backup",
+    name="verify", title="Verify", arguments=VerifyArguments, command=_verify, attempts=2, permission="backups.verify_backup"
 )
 DRILL = JobType(
-    name="drill",
-    title="Drill",
-    arguments=arguments.DrillArguments,
-    command=commands.drill,
-    attempts=2,
-    permission="backups.verify_backup",
+    name="drill", title="Drill", arguments=DrillArguments, command=_drill, attempts=2, permission="backups.verify_backup"
 )
 RESTORE = JobType(
     name="restore",
     title="Restore into a folder",
-    arguments=arguments.RestoreArguments,
-    command=commands.restore,
+    arguments=RestoreArguments,
+    command=_restore,
     permission="backups.restore_backup",
     planned=False,
 )
 RESTORE_IN_PLACE = JobType(
     name="restore_in_place",
     title="Restore in place",
-    arguments=arguments.RestoreInPlaceArguments,
-    command=commands.restore_in_place,
+    arguments=RestoreInPlaceArguments,
+    command=_restore_in_place,
     writes=True,
     killable=False,
     permission="backups.restore_backup",
@@ -59,16 +136,16 @@ RESTORE_IN_PLACE = JobType(
 PREVIEW = JobType(
     name="preview",
     title="Preview restore",
-    arguments=arguments.RestoreInPlaceArguments,
-    command=commands.preview,
+    arguments=RestoreInPlaceArguments,
+    command=_preview,
     permission="backups.restore_backup",
     planned=False,
 )
 DELETE = JobType(
     name="delete",
     title="Delete",
-    arguments=arguments.DeleteArguments,
-    command=commands.delete,
+    arguments=DeleteArguments,
+    command=lambda arguments, job: engine("delete", arguments, *arguments.backup_ids),
     writes=True,
     permission="backups.delete_backup",
     planned=False,
@@ -76,8 +153,8 @@ DELETE = JobType(
 PRUNE = JobType(
     name="prune",
     title="Prune",
-    arguments=arguments.PruneArguments,
-    command=commands.prune,
+    arguments=PruneArguments,
+    command=_prune,
     writes=True,
     attempts=2,
     permission="backups.delete_backup",
@@ -85,23 +162,23 @@ PRUNE = JobType(
 REINDEX = JobType(
     name="reindex",
     title="Rescan repository",
-    arguments=arguments.CommandArguments,
-    command=commands.reindex,
+    arguments=CommandArguments,
+    command=lambda arguments, job: management("reindex_backups", "--json"),
     attempts=2,
 )
 HEALTH = JobType(
     name="health",
     title="Health check",
-    arguments=arguments.CommandArguments,
-    command=commands.health,
+    arguments=CommandArguments,
+    command=lambda arguments, job: management("backup_health", "--json"),
     attempts=2,
     permission="backups.view_backup",
 )
 AUDIT = JobType(
     name="audit_verify",
     title="Verify the audit",
-    arguments=arguments.CommandArguments,
-    command=commands.audit_verify,
+    arguments=CommandArguments,
+    command=lambda arguments, job: management("audit_verify", "--json"),
     permission="backups.view_audit",
 )
 

@@ -6,7 +6,6 @@ Arguments, JSON and exit codes are the same; the audit and the index are kept up
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -68,7 +67,7 @@ class EngineCommand(BaseCommand):
         arguments = argparse.Namespace(**options)
         actor, kind = audit.at_the_shell(), self.kind
         work = Work(
-            key=f"command-{os.getpid()}",
+            key="",
             target=f"repository:{arguments.repo}",
             actor=actor,
             backup_id="",

@@ -11,7 +11,7 @@ Why these times (UTC):
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from django.db import transaction
@@ -109,14 +109,8 @@ def install(*, again: bool = False) -> list[str]:
                 continue
             if not again and AuditEntry.objects.filter(target=f"plan:{default.name}", action="plan.removed").exists():
                 continue
-            values = {
-                "title": default.title,
-                "kind": default.kind,
-                "cron": default.cron,
-                "arguments": default.arguments,
-                "attempts": default.attempts,
-                "builtin": True,
-            }
+            values = {**asdict(default), "builtin": True}
+            del values["name"]
             if Plan.objects.get_or_create(name=default.name, defaults=values)[1]:
                 made.append(default.name)
                 audit.record(audit.SYSTEM, "plan.made", f"plan:{default.name}", after=values)

@@ -6,7 +6,6 @@ the newest good proof as void.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from backups.conf import configuration
-from backups.engine.repository.retention import Candidate, Decision, Policy, PolicyError, decide, parse_duration
+from backups.engine.repository.retention import Candidate, Policy, PolicyError, Rule, decide, parse_duration
 from backups.jobs.arguments import PruneArguments
 from backups.models import IndexedBackup
 
@@ -70,7 +69,7 @@ def preview(arguments: PruneArguments, now: datetime) -> Preview:
         return Preview(problem=f"{str(problem).capitalize()}.")
     rows = IndexedBackup.objects.filter(repository=repository)
     names = [name] if name else sorted(set(rows.order_by().values_list("set", flat=True).distinct()))
-    total, kept, going, too_many = 0, Counter[str](), list[Going](), list[str]()
+    total, kept, going, too_many = 0, Counter[Rule](), list[Going](), list[str]()
     for one in names:
         backups = list(rows.filter(set=one).values(*_FIELDS)[: MOST + 1])
         if len(backups) > MOST:
@@ -80,14 +79,13 @@ def preview(arguments: PruneArguments, now: datetime) -> Preview:
         by_id = {row["backup_id"]: row for row in backups}
         for decision in decide(candidates(backups), policy, now):
             row = by_id[decision.id]
-            kept.update(_rules(decision))
+            kept.update(decision.rules - {Rule.SAFETY, Rule.NEEDED} or decision.rules)
             if not decision.keep:
                 size, why = row["bytes_stored"], decision.reasons[0]
                 going.append(Going(backup_id=decision.id, set=one, time=row["time"], bytes_stored=size, reason=why))
-    order = [*_RULES, "last", "within", "held", "needed by others", "for safety"]
     return Preview(
         total=total,
-        kept_by=tuple((rule, kept[rule]) for rule in order if kept[rule]),
+        kept_by=tuple((str(rule), kept[rule]) for rule in Rule if kept[rule]),
         going=tuple(sorted(going, key=lambda item: item.time)),
         bytes_going=sum(item.bytes_stored for item in going),
         too_many=tuple(too_many),
@@ -121,20 +119,3 @@ def candidates(rows: Sequence[dict[str, Any]]) -> list[Candidate]:
         )
         for row in rows
     ]
-
-
-def _rules(decision: Decision) -> set[str]:
-    """The rules that keep a backup, as named in the form; none for one that would be removed."""
-    if not decision.keep:
-        return set()
-    rules = {_rule(reason) for reason in decision.reasons}
-    return rules - {"for safety", "needed by others"} or rules
-
-
-def _rule(reason: str) -> str:
-    word = re.split(r"[ :,]", reason, maxsplit=1)[0]
-    if word in ("last", "within", *_RULES):
-        return word
-    if word == "hold":
-        return "held"
-    return "needed by others" if reason.startswith("needed by") else "for safety"

@@ -1,1 +1,1 @@
-"""The worker processes of a host: the pool, its tasks, and housekeeping."""
+"""The worker processes of a host: the pool and its tasks."""

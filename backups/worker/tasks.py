@@ -1,21 +1,29 @@
-"""The functions that Django-Q calls. Both may be called at any time, twice, and at the same time."""
+"""The functions that Django-Q calls, `work` and `tick`. Both may be called at any time, twice, and at the same time."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from datetime import datetime, timedelta
 
 from django.db import DatabaseError
 from django.utils import timezone
+from django_q.models import Task
 
 from backups.alerts.evaluation import evaluate_rules
 from backups.conf import configuration
 from backups.engine.runtime import processes
-from backups.jobs import heartbeat, interruption, lifecycle, logs, queue, runner
+from backups.jobs import heartbeat, interruption, lifecycle, logs, queue, restored_accounts, runner
+from backups.jobs.database_broker import forget_lost
 from backups.jobs.reconcile import reconcile
+from backups.models import IdempotencyKey, Job, JobLog
 from backups.plans import scheduling
 
-from .housekeeping import remove_old_records
+_AT_ONCE = 5_000
+"""Rows removed per call: a long transaction would delay the progress of running jobs."""
+
+_QUEUE_DAYS = timedelta(days=30)
+"""How long Django-Q's records of failed tasks are kept."""
 
 _log = logging.getLogger(__name__)
 
@@ -85,3 +93,16 @@ def tick(host: str) -> None:
 def _wake_for_waiting(host: str) -> None:
     if lifecycle.runnable(host, timezone.now()).exists():
         queue.wake(host)
+
+
+def remove_old_records(now: datetime) -> int:
+    """Remove a portion of the records past their retention, and return the number of rows."""
+    config = configuration()
+    logs = JobLog.objects.filter(time__lt=now - timedelta(days=config.keep_logs_days))
+    removed = logs.filter(pk__in=list(logs.values_list("pk", flat=True)[:_AT_ONCE])).delete()[0]
+    ended = Job.objects.filter(state__in=Job.ENDED, finished__lt=now - timedelta(days=config.keep_jobs_days))
+    removed += Job.objects.filter(pk__in=list(ended.values_list("pk", flat=True)[:500])).delete()[0]
+    removed += IdempotencyKey.objects.filter(created__lt=now - timedelta(days=1)).delete()[0]
+    removed += int(Task.objects.filter(stopped__lt=now - _QUEUE_DAYS).delete()[0])
+    restored_accounts.remove_orphans()
+    return removed + forget_lost(now)

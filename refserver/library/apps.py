@@ -11,3 +11,7 @@ class LibraryConfig(AppConfig):
     name = "refserver.library"
     label = "library"
     verbose_name = "Library"
+
+    def ready(self) -> None:
+        """Register the project's system checks."""
+        from refserver import checks  # noqa: F401

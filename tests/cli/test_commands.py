@@ -483,6 +483,26 @@ def test_all_wrong_settings_are_reported_at_once(tmp_path: Path) -> None:
         assert name in done.json["error"]["message"]
 
 
+def test_an_unknown_setting_is_a_warning_and_stops_no_restore(tmp_path: Path, mine: History) -> None:
+    (tmp_path / ".env").write_text("BACKUP_REPOSITRY=x\nREFBACKUP_NONSENSE=x\n")
+    done = refbackup("restore", "latest", "--to=restored", "--json", f"--repo={mine.repository.folder}", cwd=tmp_path)
+    assert done.code == 0 and done.json["to"]
+    assert done.err.splitlines()[:2] == [
+        f"Warning: There is no setting BACKUP_REPOSITRY (in {tmp_path / '.env'}). Did you mean BACKUP_REPOSITORY?",
+        f"Warning: There is no setting REFBACKUP_NONSENSE (in {tmp_path / '.env'}). Remove it.",
+    ]
+
+
+def test_an_empty_value_means_the_default_in_the_file_and_is_a_problem_in_the_environment(tmp_path: Path) -> None:
+    names = ("BACKUP_VERIFY_FULL", "BACKUP_VERIFY_INCREMENTAL", "BACKUP_TRASH_HOURS")
+    (tmp_path / ".env").write_text("BACKUP_REPOSITORY=repo\n" + "".join(f"{name}=\n" for name in names))
+    assert refbackup("init", cwd=tmp_path).code == 0
+    done = refbackup("list", "--json", cwd=tmp_path, **dict.fromkeys(names, ""))
+    assert done.code == 2
+    for name in names:
+        assert name in done.json["error"]["message"]
+
+
 @pytest.mark.parametrize("hours", ["nan", "inf", "-1", "1e9", ""])
 def test_invalid_hours(run: Run, mine: History, monkeypatch: pytest.MonkeyPatch, hours: str) -> None:
     monkeypatch.setenv("BACKUP_TRASH_HOURS", hours)

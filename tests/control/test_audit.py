@@ -125,7 +125,7 @@ def test_an_end_cut_off_and_a_chain_made_anew_are_found_by_a_head_that_was_noted
     with tampering() as cursor:
         cursor.execute("DELETE FROM backups_auditentry WHERE number > 4")
     assert audit.verify_chain() == (4, None), "by itself the rest is whole"
-    assert audit.verify_chain(noted)[1].why == "entries up to 6 were noted, and are gone"
+    assert audit.verify_chain(noted)[1].why == "entries up to 6 were recorded elsewhere and are missing"
     with tampering() as cursor:
         cursor.execute("DELETE FROM backups_auditentry")
     for _ in range(7):

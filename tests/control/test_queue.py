@@ -25,7 +25,7 @@ from backups.engine.runtime.environment import Environment
 from backups.jobs import database_broker, lifecycle, queue, submit
 from backups.jobs.types import job_type
 from backups.models import Job, JobLog, Worker
-from backups.worker import housekeeping, tasks
+from backups.worker import tasks
 from refserver import databases
 from tests.control.chore_settings import KINDS
 from tests.control.conftest import HOST
@@ -188,7 +188,7 @@ def test_what_has_outlived_its_time_goes(chores):
     Job.objects.filter(pk=old.pk).update(state="succeeded", finished=long_ago)
     JobLog.objects.bulk_create([JobLog(job=new, time=moment, line="") for moment in (long_ago, timezone.now())])
     Task.objects.create(id="1", name="1", func="x", started=long_ago, stopped=long_ago, success=False)
-    housekeeping.remove_old_records(timezone.now())
+    tasks.remove_old_records(timezone.now())
     assert Job.objects.get() == new and new.log.count() == 1 and not Task.objects.exists()
 
 

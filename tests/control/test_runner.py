@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import stat
 import threading
 import time
 from pathlib import Path
@@ -18,10 +19,11 @@ from django.utils import timezone
 
 from backups.engine.repository.folder import Repository
 from backups.engine.runtime import processes
-from backups.jobs import child_output, leftovers, lifecycle, runner, submit
+from backups.jobs import child_output, completion, leftovers, lifecycle, runner, submit
 from backups.jobs.reconcile import reconcile
 from backups.jobs.types import job_type
 from backups.models import AuditEntry, IndexedBackup, Job, JobLog, Worker
+from backups.worker import tasks
 from tests.control.chore_settings import KINDS
 from tests.control.conftest import HOST
 from tests.control.workers import kill, module_yard, pid_of, until, yard
@@ -206,6 +208,22 @@ def test_a_restore_in_place_whose_worker_died_is_completed_by_the_reconciler(emp
     assert entry.after["appear"] == ["mallory"] and entry.after["counts"]["appear"] == 1
     assert IndexedBackup.objects.filter(safety=True).exists(), "the index knows the safety backup"
     assert not list(Path(settings.BACKUPS["RUN_FOLDER"]).glob("accounts-*"))
+
+
+def test_remembered_accounts_are_private_and_removed_when_the_job_is_given_up(empty_site):
+    made = empty_site.done(submit.back_up(empty_site.actor, backup="full", only=["sqlite"], verify="none"))
+    submit.restore_in_place(empty_site.actor, backup_id=made.backup_id, typed=made.backup_id, only="sqlite")
+    job = lifecycle.claim(HOST, "gone:1:1")
+    completion.prepare(job)
+    kept = Path(settings.BACKUPS["RUN_FOLDER"]) / f"accounts-{job.pk}.json"
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    partial = kept.with_name(f".{kept.name}.0123.tmp")
+    partial.touch()
+    tasks.remove_old_records(timezone.now())
+    assert kept.exists() and partial.exists()
+    assert lifecycle.end(job, Job.State.INTERRUPTED, by_claim=False)
+    tasks.remove_old_records(timezone.now())
+    assert not kept.exists() and not partial.exists()
 
 
 def test_accounts_that_nobody_remembered_are_reported_as_not_compared(empty_site):

@@ -10,10 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from django.conf import settings
+from django.conf import settings as project
+from django.core.checks import Warning
 
 from backups.engine.errors import UsageError
-from backups.engine.runtime.environment import Environment
+from backups.engine.runtime.environment import Environment, UnknownSetting
+from refserver.checks import unknown_settings
 from refserver.library.models import Paper
 from refserver.routing import ControlRouter
 from tests.library.places import ROOT
@@ -111,13 +113,30 @@ def test_unknown_settings_are_reported_with_their_file_and_a_suggestion(tmp_path
     monkeypatch.setenv("BACKUP_OF_ANOTHER_PROGRAM", "1")
     reader = Environment.load(file, tmp_path)
     reader.hours("BACKUP_TRASH_HOURS", 24, most=100)
-    reader.report_unknown({"BACKUP_REPOSITORY", "REFSERVER_PORT"})
+    assert reader.unknown({"BACKUP_REPOSITORY", "REFSERVER_PORT"}) == (
+        UnknownSetting(f"There is no setting BACKUP_NONSENSE (in {file}).", "Remove it."),
+        UnknownSetting(f"There is no setting BACKUP_REPOSITRY (in {file}).", "Did you mean BACKUP_REPOSITORY?"),
+        UnknownSetting("There is no setting REFSERVER_POTR (in the environment).", "Did you mean REFSERVER_PORT?"),
+    )
     assert reader.problems == [
         f"BACKUP_TRASH_HOURS: 'never' is not a number of hours from 0 to 100 (in {file}); write one, such as 24.",
-        f"BACKUP_NONSENSE: there is no such setting (in {file}); remove it.",
-        f"BACKUP_REPOSITRY: there is no such setting (in {file}); did you mean BACKUP_REPOSITORY?",
-        "REFSERVER_POTR: there is no such setting (in the environment); did you mean REFSERVER_PORT?",
     ]
+
+
+def test_unknown_settings_are_a_system_check_warning(settings):
+    settings.UNKNOWN_SETTINGS = (UnknownSetting("There is no setting REFSERVER_POTR.", "Did you mean REFSERVER_PORT?"),)
+    assert unknown_settings(None) == [
+        Warning("There is no setting REFSERVER_POTR.", hint="Did you mean REFSERVER_PORT?", id="refserver.W001")
+    ]
+
+
+def test_an_unknown_setting_stops_no_command(library):
+    stray = library.environment | {"REFSERVER_POTR": "1"}
+    result = subprocess.run(
+        [sys.executable, "manage.py", "check"], env=stray, cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "(refserver.W001) There is no setting REFSERVER_POTR (in the environment)." in result.stderr
+    assert "HINT: Did you mean REFSERVER_PORT?" in result.stderr
 
 
 def test_wrong_settings_stop_a_command_with_all_their_names(library):
@@ -136,7 +155,7 @@ def test_wrong_settings_stop_a_command_with_all_their_names(library):
 def test_the_example_lists_every_setting_and_no_other():
     example = (ROOT / ".env.example").read_text()
     told = set(re.findall(r"^#?([A-Z][A-Z0-9_]*)=", example, re.MULTILINE))
-    assert told == settings.ENVIRONMENT_NAMES
+    assert told == project.ENVIRONMENT_NAMES
     assert all(line.startswith("#") or not line for line in example.splitlines()), "every line is a comment"
 
 

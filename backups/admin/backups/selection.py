@@ -16,7 +16,7 @@ from backups.models.listing import Filter, Keyset, Part, chosen, moment_of
 PER_PAGE = 50
 PROOFS = {
     "restore": "Restore-tested",
-    "hashes": "Hashes verified",
+    "hashes": "Verified by hashes",
     "none": "Not verified",
     "damaged": "Damaged",
 }

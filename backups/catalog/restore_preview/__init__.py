@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -32,19 +33,20 @@ from pathlib import Path
 from typing import Any
 
 from backups.engine.archive.table import Tree
-from backups.engine.errors import from_os_error
+from backups.engine.config import check_set_name
+from backups.engine.errors import EngineError, from_os_error
 from backups.engine.extract import extract
 from backups.engine.repository.folder import Repository
+from backups.engine.restore.in_place import plan_in_place
 from backups.engine.restore.to_folder import plan, select, wanted_by
 from backups.engine.runtime import durable
 from backups.engine.runtime.context import Context
 from backups.engine.runtime.space import need_space
-from backups.engine.types import Backup, Source, SourceKind, SourceRecord
+from backups.engine.types import Backup, Depth, Source, SourceKind, SourceRecord
+from backups.models import IndexedBackup
 
-from .account_store import compare_accounts
-from .databases import compare_database
+from .databases import compare_accounts, compare_database
 from .live import Comparison
-from .requirements import estimate_seconds, needed_space, possible_in_place
 from .stores import compare_chroma, compare_files
 
 
@@ -72,9 +74,9 @@ def preview(
                 "age_seconds": round((ctx.now() - backup.manifest.time).total_seconds(), 1),
                 "only": only,
                 "damaged": backup.damaged,
-                "in_place": possible_in_place(comparison, sources, only),
-                "space": needed_space(comparison, records),
-                "seconds": estimate_seconds(backup, records),
+                "in_place": _possible_in_place(comparison, sources, only),
+                "space": _needed_space(comparison, records),
+                "seconds": _estimate_seconds(backup, records),
                 "sqlite": [compare_database(comparison, record) for record in records if record.kind is SourceKind.SQLITE],
                 "chroma": [compare_chroma(comparison, record) for record in records if record.kind is SourceKind.CHROMA],
                 "files": [compare_files(comparison, record, tree) for record in records if record.kind is SourceKind.FILES],
@@ -118,3 +120,46 @@ def _restore_databases(comparison: Comparison, records: tuple[SourceRecord, ...]
                 if databases:
                     extract(archives, tree, comparison.scratch, phase, wanted=wanted_by(databases), sync=False)
     return tree
+
+
+def _possible_in_place(comparison: Comparison, sources: Sequence[Source] | None, only: str | None) -> dict[str, Any]:
+    """Whether a restore in place is possible, and how each store would be exchanged."""
+    if sources is None:
+        why = f"The set {comparison.backup.manifest.set} is not one of this project: its live stores are not known here."
+        return {"possible": False, "why": why, "hint": "Restore it into a folder.", "targets": []}
+    try:
+        planned = plan_in_place(comparison.repository, comparison.backup, tuple(sources), only=only)
+    except EngineError as problem:
+        return {"possible": False, "why": problem.message, "hint": problem.hint, "targets": []}
+    return {"possible": True, "why": "", "hint": "", "targets": planned["targets"]}
+
+
+def _needed_space(comparison: Comparison, records: tuple[SourceRecord, ...]) -> list[dict[str, Any]]:
+    """Bytes needed and free next to each store; SQLite needs twice its size, for the live file's log."""
+    needed: dict[Path, int] = {}
+    for record in records:
+        path = comparison.live.get((record.kind, record.name))
+        if path is not None:
+            place = Path(os.path.realpath(path)).parent
+            needed[place] = needed.get(place, 0) + record.bytes * (2 if record.kind is SourceKind.SQLITE else 1)
+    found = []
+    for place, size in needed.items():
+        exists = next(folder for folder in (place, *place.parents) if folder.exists())
+        free = shutil.disk_usage(exists).free
+        found.append({"place": str(place), "needed": size, "free": free, "enough": free > size})
+    return found
+
+
+def _estimate_seconds(backup: Backup, records: tuple[SourceRecord, ...]) -> dict[str, Any]:
+    """Estimated seconds, from the newest proof by restore of this backup, or else of its set."""
+    share = sum(record.bytes for record in records) / max(1, backup.manifest.bytes_source)
+    proofs = [proof for proof in backup.proofs if proof.ok and proof.depth is Depth.RESTORE]
+    if proofs:
+        return {"estimate": round(proofs[-1].seconds * share, 1), "from": backup.id, "measured": proofs[-1].time.isoformat()}
+    rows = IndexedBackup.objects.filter(set=check_set_name(backup.manifest.set), restore_seconds__gt=0, bytes_source__gt=0)
+    row = rows.order_by("-time")[:1].first()
+    if row is None or row.restore_seconds is None:
+        return {"estimate": None, "from": "", "measured": None}
+    rate = row.restore_seconds / row.bytes_source
+    estimate = round(rate * backup.manifest.bytes_source * share, 1)
+    return {"estimate": estimate, "from": row.backup_id, "measured": row.verified_at.isoformat() if row.verified_at else None}

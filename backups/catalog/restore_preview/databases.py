@@ -1,17 +1,21 @@
-"""SQLite stores: rows, schema and migrations of the live database and of the backup's."""
+"""SQLite stores: rows, schema, migrations and accounts of the live database and of the backup's."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from backups.engine.runtime.sqlite import connect, is_locked
-from backups.engine.types import SourceRecord
+from django.db import connections
 
-from .live import MOST_NAMES, OPEN_WAIT, Comparison, Live, allow_cancel, live_fields, open_live, open_restored, quoted
+from backups.engine.runtime.sqlite import connect, is_locked, primary_code, quoted, uri
+from backups.engine.types import SourceKind, SourceRecord
+from backups.identity import account_changes, accounts
+
+from .live import MOST_NAMES, OPEN_WAIT, Comparison, Live, allow_cancel, live_fields, open_live, open_restored
 
 MOST_ROWS = 400_000
 """Tables with more rows than this, on both sides together, are counted but not compared row by row."""
@@ -121,7 +125,7 @@ def _compare_rows(comparison: Comparison, record: SourceRecord, live: Path, kept
     with contextlib.ExitStack() as opened:
         try:
             both = opened.enter_context(contextlib.closing(connect(live, mode="ro", timeout=OPEN_WAIT)))
-            both.execute("ATTACH DATABASE ? AS kept", (f"file:{quote(str(kept))}?mode=ro&immutable=1",))
+            both.execute("ATTACH DATABASE ? AS kept", (uri(kept, immutable=True),))
         except sqlite3.Error:
             return ""
         allow_cancel(comparison, both, comparison.compare_until)
@@ -157,11 +161,7 @@ def _row_differences(comparison: Comparison, both: sqlite3.Connection, name: str
         )
     except sqlite3.DatabaseError as problem:
         comparison.ctx.check()
-        if getattr(problem, "sqlite_errorcode", 0) & 0xFF in (
-            sqlite3.SQLITE_CORRUPT,
-            sqlite3.SQLITE_NOTADB,
-            sqlite3.SQLITE_IOERR,
-        ):
+        if primary_code(problem) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR):
             raise
         return None
     return {"gone": before - matched, "back": after - matched, "changed": changed}
@@ -171,3 +171,43 @@ def _table_columns(connection: sqlite3.Connection, schema: str, name: str) -> di
     """Columns of a table with their position in the primary key, from 1; 0 for others."""
     rows = connection.execute("SELECT name, pk FROM pragma_table_info(?, ?)", (name, schema))
     return {str(column): int(position) for column, position in rows}
+
+
+def compare_accounts(comparison: Comparison, records: tuple[SourceRecord, ...]) -> dict[str, Any] | None:
+    """Changes of accounts and permissions; None when their database is not restored."""
+    record = _account_store(comparison.live, records)
+    if record is None or record.method == "raw":
+        return None
+    with contextlib.closing(open_restored(comparison.scratch / record.prefix)) as kept:
+        after = _read_accounts(comparison, kept)
+    if after is None and record.path:
+        return None
+    _, now = open_live(comparison.live.get((record.kind, record.name)))
+    before = None
+    if now is not None:
+        with contextlib.closing(now):
+            before = _read_accounts(comparison, now)
+    return {"store": record.prefix, **account_changes.compare(before, account_changes.with_groups_made(after, before))}
+
+
+def _account_store(live: dict[tuple[SourceKind, str], Path], records: Sequence[SourceRecord]) -> SourceRecord | None:
+    """The database that holds this project's accounts; None if it is not among *records*."""
+    database = connections.settings[accounts.alias()]
+    if not str(database["ENGINE"]).endswith("sqlite3"):
+        return None
+    place = os.path.realpath(str(database["NAME"]))
+    for record in records:
+        path = live.get((record.kind, record.name))
+        if record.kind is SourceKind.SQLITE and path is not None and os.path.realpath(path) == place:
+            return record
+    return None
+
+
+def _read_accounts(comparison: Comparison, connection: sqlite3.Connection) -> accounts.Accounts | None:
+    allow_cancel(comparison, connection)
+    query: Callable[[str], list[Any]] = lambda statement: connection.execute(statement).fetchall()  # noqa: E731
+    try:
+        return accounts.read(query)
+    except sqlite3.DatabaseError:
+        comparison.ctx.check()
+        return None

@@ -7,11 +7,10 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from backups.engine.repository.folder import Repository
 from backups.engine.runtime.context import Context
-from backups.engine.runtime.sqlite import connect, is_locked
+from backups.engine.runtime.sqlite import connect, is_locked, uri
 from backups.engine.types import Backup, SourceKind
 
 MOST_SECONDS = 20.0
@@ -71,7 +70,7 @@ def open_live(path: Path | None) -> tuple[Live, sqlite3.Connection | None]:
 
 def open_restored(path: Path) -> sqlite3.Connection:
     """A connection to a restored database in scratch, without locks: nothing writes to it."""
-    return sqlite3.connect(f"file:{quote(str(path))}?mode=ro&immutable=1", uri=True, isolation_level=None)
+    return sqlite3.connect(uri(path, immutable=True), uri=True, isolation_level=None)
 
 
 def allow_cancel(comparison: Comparison, connection: sqlite3.Connection, until: float | None = None) -> None:
@@ -86,8 +85,3 @@ def allow_cancel(comparison: Comparison, connection: sqlite3.Connection, until: 
 def live_fields(live: Live) -> dict[str, Any]:
     """The fields of a live store that the preview shows."""
     return {"live": live.state, "why": live.why, "target": str(live.path) if live.path else None}
-
-
-def quoted(name: str) -> str:
-    """The name as an SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'

@@ -40,8 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def perform(arguments: argparse.Namespace, settings: Settings) -> Outcome:
     """Run the command of the parsed *arguments*, with progress on standard error. Raises `EngineError`.
 
-    SIGINT and SIGTERM cancel it.
+    SIGINT and SIGTERM cancel it. Unknown settings are reported there too.
     """
+    for unknown in settings.unknown:
+        sys.stderr.write(f"Warning: {unknown.message} {unknown.hint}\n")
     quiet = getattr(arguments, "command", "") == "list"
     show_event, log, close = progress.chosen("none" if quiet else arguments.progress)
     try:

@@ -37,6 +37,7 @@ kept.
 
 from __future__ import annotations
 
+import enum
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -45,7 +46,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 Kind = Literal["full", "incremental", "snapshot"]
-_Reasons = defaultdict[str, list[str]]
 
 _UNITS = {
     "y": timedelta(days=366),
@@ -57,6 +57,25 @@ _UNITS = {
 _DURATION_PART = re.compile(r"([0-9]+)([a-z])")
 _COUNTS = ("keep_last", "keep_hourly", "keep_daily", "keep_weekly", "keep_monthly", "keep_yearly")
 _NO_RULE = "no rule keeps it"
+
+
+class Rule(enum.StrEnum):
+    """What keeps a backup, by the name that people see."""
+
+    HOURLY = "hourly"
+    DAILY = "daily"
+    WEEKLY = "weekly"
+    MONTHLY = "monthly"
+    YEARLY = "yearly"
+    LAST = "last"
+    WITHIN = "within"
+    HOLD = "held"
+    NEEDED = "needed by others"
+    SAFETY = "for safety"
+    """Rules 2 and 6 to 8 of the module's docstring."""
+
+
+_Reasons = defaultdict[str, list[tuple[Rule, str]]]
 
 
 class PolicyError(ValueError):
@@ -133,11 +152,15 @@ class Policy:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decision:
-    """What happens to one backup, with at least one reason, each a short sentence for people."""
+    """What happens to one backup, with at least one reason, each a short sentence for people.
+
+    ``rules`` are those that keep it; none for a backup that is removed.
+    """
 
     id: str
     keep: bool
     reasons: tuple[str, ...]
+    rules: frozenset[Rule] = frozenset()
 
 
 def parse_duration(text: str) -> timedelta:
@@ -203,20 +226,26 @@ def decide(candidates: Iterable[Candidate], policy: Policy, now: datetime) -> tu
     reasons: _Reasons = defaultdict(list)
     for backup in backups:
         if backup.hold is not None:
-            reasons[backup.id].append(f"hold: {backup.hold}" if backup.hold else "hold")
+            reasons[backup.id].append((Rule.HOLD, f"hold: {backup.hold}" if backup.hold else "hold"))
         if backup.time > now:
-            reasons[backup.id].append(f"in the future: {backup.time.astimezone(UTC):%Y-%m-%d %H:%M} UTC")
+            text = f"in the future: {backup.time.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+            reasons[backup.id].append((Rule.SAFETY, text))
     _keep_newest(sound, policy, reasons)
     _keep_calendar(whole, policy, reasons)
     _keep_safe(sound, whole, policy, reasons)
     replaced = _keep_newer_than_good(present, sound, whole, faults, reasons)
     _keep_needed(backups, reasons)
     return tuple(
-        Decision(id=backup.id, keep=True, reasons=tuple(reasons[backup.id]))
+        _kept(backup.id, reasons[backup.id])
         if backup.id in reasons
         else Decision(id=backup.id, keep=False, reasons=(replaced.get(backup.id, _NO_RULE),))
         for backup in backups
     )
+
+
+def _kept(id_: str, reasons: Sequence[tuple[Rule, str]]) -> Decision:
+    rules, texts = zip(*reasons, strict=True)
+    return Decision(id=id_, keep=True, reasons=texts, rules=frozenset(rules))
 
 
 def removal_order(candidates: Iterable[Candidate], decisions: Iterable[Decision]) -> tuple[str, ...]:
@@ -280,11 +309,11 @@ def _reach(roots: Iterable[str], dependents: Mapping[str, Sequence[Candidate]]) 
 
 def _keep_newest(sound: Sequence[Candidate], policy: Policy, reasons: _Reasons) -> None:
     for backup in sound[: policy.keep_last]:
-        reasons[backup.id].append(f"last {policy.keep_last}")
+        reasons[backup.id].append((Rule.LAST, f"last {policy.keep_last}"))
     if policy.keep_within is not None:
         for backup in sound:
             if sound[0].time - backup.time <= policy.keep_within:
-                reasons[backup.id].append(f"within {format_duration(policy.keep_within)}")
+                reasons[backup.id].append((Rule.WITHIN, f"within {format_duration(policy.keep_within)}"))
 
 
 def _iso_week(time: datetime) -> str:
@@ -292,12 +321,12 @@ def _iso_week(time: datetime) -> str:
     return f"{year}-W{week:02}"
 
 
-_CALENDAR: tuple[tuple[str, Callable[[Policy], int], Callable[[datetime], str]], ...] = (
-    ("hourly", lambda policy: policy.keep_hourly, lambda time: f"{time:%Y-%m-%d %H}:00"),
-    ("daily", lambda policy: policy.keep_daily, lambda time: f"{time:%Y-%m-%d}"),
-    ("weekly", lambda policy: policy.keep_weekly, _iso_week),
-    ("monthly", lambda policy: policy.keep_monthly, lambda time: f"{time:%Y-%m}"),
-    ("yearly", lambda policy: policy.keep_yearly, lambda time: f"{time:%Y}"),
+_CALENDAR: tuple[tuple[Rule, Callable[[Policy], int], Callable[[datetime], str]], ...] = (
+    (Rule.HOURLY, lambda policy: policy.keep_hourly, lambda time: f"{time:%Y-%m-%d %H}:00"),
+    (Rule.DAILY, lambda policy: policy.keep_daily, lambda time: f"{time:%Y-%m-%d}"),
+    (Rule.WEEKLY, lambda policy: policy.keep_weekly, _iso_week),
+    (Rule.MONTHLY, lambda policy: policy.keep_monthly, lambda time: f"{time:%Y-%m}"),
+    (Rule.YEARLY, lambda policy: policy.keep_yearly, lambda time: f"{time:%Y}"),
 )
 
 
@@ -310,21 +339,21 @@ def _keep_calendar(whole: Sequence[Candidate], policy: Policy, reasons: _Reasons
             period = period_of(backup.time.astimezone(UTC))
             if period not in periods:
                 periods.add(period)
-                reasons[backup.id].append(f"{rule} {period}")
+                reasons[backup.id].append((rule, f"{rule} {period}"))
 
 
 def _keep_safe(sound: Sequence[Candidate], whole: Sequence[Candidate], policy: Policy, reasons: _Reasons) -> None:
     if sound:
-        reasons[sound[0].id].append("newest good backup")
+        reasons[sound[0].id].append((Rule.SAFETY, "newest good backup"))
     if whole and whole[0] is not sound[0]:
-        reasons[whole[0].id].append("newest good backup of all stores")
+        reasons[whole[0].id].append((Rule.SAFETY, "newest good backup of all stores"))
     floor = {
         backup.id: None
         for group in (sound, whole)
         for backup in [backup for backup in group if backup.verified][: policy.verified_floor]
     }
     for id_ in floor:
-        reasons[id_].append("verified floor")
+        reasons[id_].append((Rule.SAFETY, "verified floor"))
 
 
 def _keep_newer_than_good(
@@ -341,7 +370,7 @@ def _keep_newer_than_good(
             continue
         good = next(iter(whole if backup.is_whole else sound), None)
         if good is None or (backup.time, backup.id) > (good.time, good.id):
-            reasons[backup.id].append(f"{faults[backup.id]}, but no good backup is newer")
+            reasons[backup.id].append((Rule.SAFETY, f"{faults[backup.id]}, but no good backup is newer"))
         else:
             replaced[backup.id] = f"{faults[backup.id]}, and a newer good backup exists: {good.id}"
     return replaced
@@ -366,4 +395,4 @@ def _keep_needed(backups: Collection[Candidate], reasons: _Reasons) -> None:
     for id_, users in needed_by.items():
         others = len(users) - 1
         more = f" and {others} other" + "s" * (others != 1) if others else ""
-        reasons[id_].append(f"needed by {users[0]}{more}")
+        reasons[id_].append((Rule.NEEDED, f"needed by {users[0]}{more}"))

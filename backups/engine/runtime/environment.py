@@ -20,6 +20,7 @@ import os
 import re
 import secrets
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from dotenv import dotenv_values
@@ -31,13 +32,21 @@ PROCESS = "the environment"
 """The origin of values from this process's environment."""
 
 PREFIXES = ("BACKUP_", "REFBACKUP_", "REFSERVER_")
-"""Names that begin so are settings; unknown ones are reported."""
+"""Names that begin so are settings; others that do are unknown."""
 
 _PASSED_TO_CHILDREN = frozenset({"REFBACKUP_FAULT", "REFBACKUP_RESTORED"})
 _YES = frozenset({"1", "true", "yes", "on"})
 _NO = frozenset({"0", "false", "no", "off"})
 _SHORTEST_SECRET = 32
 _SEPARATORS = re.compile(r"[,\s]+")
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownSetting:
+    """A name that looks like a setting and is none: a warning, because a stray name must not stop a restore."""
+
+    message: str
+    hint: str
 
 
 class Environment:
@@ -75,20 +84,21 @@ class Environment:
     def problem(self, name: str, what: str, fix: str) -> None:
         """Note a problem with the setting *name*: *what* is wrong, and the *fix*."""
         origin = self._origins.get(name)
-        end = "" if fix.endswith("?") else "."
-        self.problems.append(f"{name}: {what}{f' (in {origin})' if origin else ''}; {fix}{end}")
+        self.problems.append(f"{name}: {what}{f' (in {origin})' if origin else ''}; {fix}.")
 
-    def report_unknown(self, known: Iterable[str] = (), prefixes: tuple[str, ...] = PREFIXES) -> None:
-        """Note settings with these prefixes that were not read and are not *known*.
+    def unknown(self, known: Iterable[str] = (), prefixes: tuple[str, ...] = PREFIXES) -> tuple[UnknownSetting, ...]:
+        """The settings with these prefixes that were not read and are not *known*.
 
         In the process's environment only names that resemble a known one count: other programs may use the prefixes too.
         """
         known = {*self.asked, *known}
+        found = []
         for name in sorted(self.values.keys() - known - _PASSED_TO_CHILDREN):
-            if name.startswith(prefixes):
-                similar = closest(name, known)
-                if similar or self._origins.get(name) != PROCESS:
-                    self.problem(name, "there is no such setting", f"did you mean {similar}?" if similar else "remove it")
+            similar, origin = closest(name, known), self._origins.get(name)
+            if name.startswith(prefixes) and (similar or origin != PROCESS):
+                message = f"There is no setting {name}{f' (in {origin})' if origin else ''}."
+                found.append(UnknownSetting(message, f"Did you mean {similar}?" if similar else "Remove it."))
+        return tuple(found)
 
     def check(self) -> None:
         """Raise one `UsageError` that names every problem noted so far."""

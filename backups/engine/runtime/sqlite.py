@@ -17,6 +17,11 @@ def connect(path: Path, *, mode: str = "rw", timeout: float = 0.0) -> sqlite3.Co
     return sqlite3.connect(uri(path, mode=mode), uri=True, timeout=timeout, isolation_level=None, check_same_thread=False)
 
 
+def quoted(name: str) -> str:
+    """*name* as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
 def is_locked(problem: sqlite3.Error) -> bool:
     """Whether SQLite refused because another connection holds a lock."""
     return primary_code(problem) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
