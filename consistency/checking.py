@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from django.db import transaction
 from django.db.models import Exists, OuterRef, QuerySet
 from django.utils import timezone
 
@@ -24,7 +22,6 @@ from consistency.engine.context import Context
 from consistency.engine.errors import Cancelled, ConsistencyError
 from consistency.engine.findings import Finding as EngineFinding
 from consistency.engine.findings import Severity
-from consistency.engine.stores import Stores
 from consistency.live import live_stores
 from consistency.models import Check, Finding
 from consistency.resolution import description
@@ -36,8 +33,8 @@ _BATCH = 500
 _HEARTBEAT_SECONDS = 2.0
 
 
-def run_check(*, source: str = Check.LIVE, stores: Stores | None = None, actor: str = "", ctx: Context | None = None) -> Check:
-    """Check the live stores, or those of a copy at rest, and return the check with its findings kept.
+def run_check(*, actor: str = "", ctx: Context | None = None) -> Check:
+    """Check the live stores, and return the check with its findings kept.
 
     1. Mark checks that died as failed.
     2. Create a row in state ``running``.
@@ -47,15 +44,14 @@ def run_check(*, source: str = Check.LIVE, stores: Stores | None = None, actor: 
     A crash leaves a row in state ``running`` with the findings so far; step 1 of a later check marks it as failed. Raises
     `ConsistencyError`, including `Cancelled`; the row then records it.
     """
-    ctx = ctx or Context()
     fail_silent_checks()
     mappings = description()
-    check = Check.objects.create(source=source, actor=actor)
+    check = Check.objects.create(actor=actor)
     keeper = _FindingKeeper(check)
     try:
-        watched = keeper.with_heartbeat(ctx)
-        with nullcontext(stores) if stores is not None else live_stores(watched) as opened:
-            outcome = engine.check(mappings, opened, watched, keeper.keep)
+        watched = keeper.with_heartbeat(ctx or Context())
+        with live_stores(watched) as stores:
+            outcome = engine.check(mappings, stores, watched, keeper.keep)
         keeper.flush()
     except ConsistencyError as problem:
         keeper.flush()
@@ -65,25 +61,15 @@ def run_check(*, source: str = Check.LIVE, stores: Stores | None = None, actor: 
     except BaseException as problem:
         _end(check, Check.State.FAILED, error={"code": "failed", "message": f"{type(problem).__name__}: {problem}", "hint": ""})
         raise
-    _finish(check, outcome.as_json())
-    return check
-
-
-def record_answer(source: str, answer: dict[str, Any], *, actor: str = "") -> Check:
-    """Keep what `consistency.probe` answered about the backup *source*, as if it had been checked here.
-
-    All in one transaction: a crash leaves nothing.
-    """
-    with transaction.atomic(using=Check.objects.db):
-        check = Check.objects.create(source=source, actor=actor)
-        if "error" in answer:
-            _end(check, Check.State.FAILED, error=answer["error"])
-            return check
-        fields = {field.name for field in Finding._meta.concrete_fields} - {"id"}
-        Finding.objects.bulk_create(
-            _model_of(check, {key: value for key, value in item.items() if key in fields}) for item in answer["listed"]
-        )
-        _finish(check, answer)
+    sums = outcome.as_json()
+    copied = ("seconds", "records", "in_flight", "kinds", "severities", "mappings")
+    _end(
+        check,
+        Check.State.DONE,
+        verdict=sums["state"],
+        findings_count=sums["findings"],
+        **{name: sums[name] for name in copied},
+    )
     return check
 
 
@@ -146,24 +132,15 @@ class _FindingKeeper:
         self._kept[finding.kind] += 1
         if self._kept[finding.kind] > option("LISTED"):
             return
-        self._waiting.append(_model_of(self._check, finding.as_json()))
+        values = finding.as_json()
+        values["parent"] = "" if finding.parent is None else str(finding.parent)
+        self._waiting.append(Finding(belongs_to=self._check, **values))
         if len(self._waiting) >= _BATCH:
             self.flush()
 
     def flush(self) -> None:
         Finding.objects.bulk_create(self._waiting)
         self._waiting = []
-
-
-def _model_of(check: Check, values: dict[str, Any]) -> Finding:
-    parent = values.get("parent")
-    return Finding(belongs_to=check, **(values | {"parent": "" if parent is None else str(parent)}))
-
-
-def _finish(check: Check, sums: dict[str, Any]) -> None:
-    same = ("seconds", "records", "in_flight", "kinds", "severities", "mappings")
-    values = {name: sums[name] for name in same}
-    _end(check, Check.State.DONE, verdict=sums["state"], findings_count=sums["findings"], **values)
 
 
 def _end(check: Check, state: str, **values: Any) -> None:

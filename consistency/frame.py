@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.contrib import admin
-from django.contrib.auth.views import redirect_to_login
-from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseNotAllowed
+from django.contrib.admin.views.decorators import staff_member_required
+from django.contrib.auth.decorators import permission_required
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import render as render_template
-from django.urls import reverse
 from django.utils.module_loading import import_string
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_protect
+from django.views.decorators.http import require_http_methods
 
 from consistency.declaration import option
 from consistency.engine.errors import ConsistencyError
@@ -53,17 +53,9 @@ class Frame:
         """A decorator: staff with *permission*, only these *methods*, CSRF protection, never cached."""
 
         def decorate(view: View) -> View:
-            @functools.wraps(view)
-            def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-                if not admin.site.has_permission(request):
-                    return redirect_to_login(request.get_full_path(), reverse("admin:login"))
-                if request.method not in (*methods, *(("HEAD",) if "GET" in methods else ())):
-                    return HttpResponseNotAllowed(methods)
-                if not request.user.has_perm(permission):
-                    raise PermissionDenied
-                return view(request, *args, **kwargs)
-
-            return never_cache(csrf_protect(guarded))
+            permitted = permission_required(permission, raise_exception=True)(view)
+            allowed = require_http_methods([*methods, *(("HEAD",) if "GET" in methods else ())])(permitted)
+            return never_cache(csrf_protect(staff_member_required(allowed)))
 
         return decorate
 

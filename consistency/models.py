@@ -28,15 +28,15 @@ class Check(models.Model):
     source = models.CharField(max_length=200, default=LIVE, help_text="“live”, or the id of the backup that was checked.")
     state = models.CharField(max_length=10, choices=State.choices, default=State.RUNNING)
     verdict = models.CharField(max_length=12, blank=True, choices=[(one.value, one.value) for one in Verdict])
-    actor = models.CharField(max_length=150, blank=True, help_text="Who asked for it.")
+    actor = models.CharField(max_length=150, blank=True, help_text="Who requested the check.")
     started = models.DateTimeField(default=timezone.now)
-    heard = models.DateTimeField(default=timezone.now, help_text="When it last gave a sign of life.")
+    heard = models.DateTimeField(default=timezone.now, help_text="Time of the last heartbeat.")
     ended = models.DateTimeField(null=True, blank=True)
     seconds = models.FloatField(default=0)
     records = models.PositiveBigIntegerField(default=0, help_text="Rows and records compared.")
     findings_count = models.PositiveBigIntegerField(default=0)
     in_flight = models.PositiveBigIntegerField(default=0)
-    kinds = models.JSONField(default=dict, help_text="How many findings there are of each kind.")
+    kinds = models.JSONField(default=dict, help_text="Number of findings of each kind.")
     severities = models.JSONField(default=dict)
     mappings = models.JSONField(default=dict, help_text="Rows, records and vectors of each mapping.")
     error = models.JSONField(null=True, blank=True)
@@ -54,12 +54,12 @@ class Finding(models.Model):
     """One finding of a check. The first of each kind are kept, up to the setting ``LISTED``; the check has the counts."""
 
     class State(models.TextChoices):
-        """What happened to it."""
+        """What a repair did with it."""
 
         OPEN = "open"
         REPAIRED = "repaired"
-        GONE = "gone", "gone before it was repaired"
-        UNDONE = "undone", "repaired, and the repair undone"
+        GONE = "gone", "gone before the repair"
+        UNDONE = "undone", "repair undone"
 
     belongs_to = models.ForeignKey(Check, on_delete=models.CASCADE, related_name="findings")
     kind = models.CharField(max_length=24, choices=[(one.value, one.value) for one in FindingKind])
@@ -103,7 +103,7 @@ class Repair(models.Model):
     of_check = models.ForeignKey(Check, on_delete=models.CASCADE, related_name="repairs")
     state = models.CharField(max_length=8, choices=State.choices, default=State.RUNNING)
     actor = models.CharField(max_length=150, blank=True)
-    snapshot = models.CharField(max_length=200, blank=True, help_text="The backup that was made before.")
+    snapshot = models.CharField(max_length=200, blank=True, help_text="The backup made before the repair.")
     started = models.DateTimeField(default=timezone.now)
     ended = models.DateTimeField(null=True, blank=True)
     undone_by = models.CharField(max_length=150, blank=True)
@@ -134,10 +134,10 @@ class Step(models.Model):
         PLANNED = "planned"
         BEGUN = "begun"
         APPLIED = "applied"
-        SKIPPED = "skipped", "not needed, or not possible any more"
+        SKIPPED = "skipped", "no longer needed or possible"
         UNDOING = "undoing"
         UNDONE = "undone"
-        KEPT = "kept", "changed since, so not undone"
+        KEPT = "kept", "changed since the repair, not undone"
 
     of_repair = models.ForeignKey(Repair, on_delete=models.CASCADE, related_name="steps")
     finding = models.ForeignKey(Finding, on_delete=models.CASCADE, related_name="steps")

@@ -6,7 +6,7 @@
 
 ``python -m consistency.probe REQUEST.json`` does the same with the arguments in a file (``-`` for standard input), prints the
 answer as one JSON object, and exits with 0 (consistent), 5 (findings), 1 (failed), 2 (wrong request) or 9 (cancelled by
-SIGTERM). Run it in a process of its own: the files may be damaged.
+SIGINT or SIGTERM). Run it in a process of its own: the files may be damaged.
 
 ``python -m consistency.probe --copy FOLDER INSTANT DESCRIPTION`` finds the stores of a restored backup itself, and lists the
 first ten findings of each kind.
@@ -18,7 +18,6 @@ exact in any case. A failure is ``{"error": {"code", "message", "hint"}}``.
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -26,6 +25,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from backups.engine.runtime.context import cancel_on_signals
 from consistency.engine.check import check
 from consistency.engine.context import Context
 from consistency.engine.errors import ConsistencyError, Mistake
@@ -73,16 +73,10 @@ def probe(
 
 
 def main(arguments: list[str]) -> int:
-    """Answer one request."""
-    cancelled = False
-
-    def cancel(*_: object) -> None:
-        nonlocal cancelled
-        cancelled = True
-
-    signal.signal(signal.SIGTERM, cancel)
+    """Answer one request, and return the exit code."""
     try:
-        answer = probe(**_request(arguments), check_cancelled=lambda: cancelled)
+        with cancel_on_signals() as cancelled:
+            answer = probe(**_request(arguments), check_cancelled=cancelled)
     except ConsistencyError as problem:
         print(json.dumps({"error": problem.as_json()}))  # noqa: T201 - it is the answer
         return problem.exit_code

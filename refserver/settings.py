@@ -146,9 +146,9 @@ INSTALLED_APPS = [
     "axes",
 ]
 MIDDLEWARE = [
-    *(["refserver.web.client_address.ClientAddress"] if _BEHIND_PROXY else []),
-    "refserver.web.headers.PageHeaders",
-    "refserver.web.request_size.RequestSizeLimit",
+    *(["refserver.web.middleware.ClientAddress"] if _BEHIND_PROXY else []),
+    "refserver.web.middleware.PageHeaders",
+    "refserver.web.middleware.RequestSizeLimit",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -250,7 +250,7 @@ REST_FRAMEWORK: dict[str, Any] = {
 }
 SPECTACULAR_SETTINGS: dict[str, Any] = {
     "TITLE": "RefServer Backups",
-    "DESCRIPTION": "Backups of SQLite and ChromaDB at one instant: create, verify and restore them.",
+    "DESCRIPTION": "Create, verify and restore backups that capture SQLite and ChromaDB at the same instant.",
     "VERSION": "1",
     "OAS_VERSION": "3.1.1",
     "SCHEMA_PATH_PREFIX": "/api/v1",

@@ -68,7 +68,7 @@ by_hand() {
     printf '  cd %q\n  sha256sum -c SHA256SUMS\n' "$full"
     printf '  mkdir -p %q\n' "$root/var/recovered-$aside"
     printf '  zstd -dc data.tar.zst | tar -xf - -C %q\n' "$root/var/recovered-$aside"
-    printf '\nStop the application and put it in place; the present stores are kept with the suffix .before-%s:\n\n' "$aside" >&2
+    printf '\nStop the application and put it in place; the current stores are kept with the suffix .before-%s:\n\n' "$aside" >&2
     for target in "$database" "$database-wal" "$database-shm" "$database-journal" "$chroma" "$files"; do
         [[ -e $target ]] && printf '  mv %q %q\n' "$target" "$target.before-$aside"
     done
@@ -92,7 +92,7 @@ main() {
                 exit 1
                 ;;
         esac
-        printf 'disaster_recovery.sh: %s has no working .venv. Making it from requirements.lock; this takes some minutes.\n' "$root" >&2
+        printf 'disaster_recovery.sh: %s has no working .venv. Making it from requirements.lock; this takes a few minutes.\n' "$root" >&2
         if ! make_engine "$root" >&2; then
             printf '\ndisaster_recovery.sh: the packages cannot be installed; see the reason above. Nothing was changed.\n' >&2
             by_hand "$@"

@@ -19,6 +19,9 @@ usage() {
 
 manage() { .venv/bin/python manage.py "$@"; }
 
+# The length of a list in a JSON object.
+count_in() { .venv/bin/python -c 'import json, sys; print(len(json.load(sys.stdin)[sys.argv[1]]))' "$1"; }
+
 prepare() {
     say "Preparing the databases"
     manage migrate --verbosity 0
@@ -44,7 +47,7 @@ first_backup() {
         printf '%s\n' "$listed" >&2
         fail "the backup repository $BACKUP_REPOSITORY cannot be read (exit code $status). Nothing was changed in it."
     fi
-    count=$(.venv/bin/python -c 'import json, sys; print(len(json.load(sys.stdin)["backups"]))' <<< "$listed")
+    count=$(count_in backups <<< "$listed")
     if ((count > 0)); then
         printf 'Backups: %s in %s\n' "$count" "$BACKUP_REPOSITORY"
         return
@@ -58,8 +61,8 @@ first_backup() {
 # The default plans make, verify and prune backups from here on.
 plans() {
     local made
-    made=$(manage install_schedules | grep -c '^made' || true)
-    ((made == 0)) || printf 'Plans: %s made; see them under Plans\n' "$made"
+    made=$(manage install_schedules --json | count_in made)
+    ((made == 0)) || printf 'Plans and alert rules: %s made; see them under Plans\n' "$made"
     manage reindex_backups --changed >/dev/null
 }
 

@@ -14,7 +14,13 @@ from consistency.web import labels
 
 register = template.Library()
 
-_UNITS = ((60, 1, "s"), (3600, 60, "min"), (2 * 86400, 3600, "h"))
+_UNITS = (
+    (0.9995, 0.001, "ms"),
+    (60.0, 1.0, "s"),
+    (3600.0, 60.0, "min"),
+    (2 * 86_400.0, 3600.0, "h"),
+    (1000 * 86_400.0, 86_400.0, "days"),
+)
 
 
 @register.simple_tag
@@ -24,25 +30,23 @@ def moment(time: datetime | None, style: str = "full") -> SafeString | str:
         return "\N{EN DASH}"
     local = timezone.localtime(time)
     hover = f"{local:%Y-%m-%d %H:%M:%S} {local.tzname()} ({time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC)"
-    shown = f"{rough((timezone.now() - time).total_seconds())} ago" if style == "ago" else f"{local:%Y-%m-%d %H:%M}"
+    seconds = round((timezone.now() - time).total_seconds())
+    ago = "just now" if seconds < 1 else f"{duration(seconds)} ago"
+    shown = ago if style == "ago" else f"{local:%Y-%m-%d %H:%M}"
     return format_html('<time datetime="{}" title="{}">{}</time>', time.astimezone(UTC).isoformat(), hover, shown)
 
 
 @register.filter
-def rough(seconds: float) -> str:
-    """A duration in one unit: ``14 min``."""
-    for limit, unit, name in _UNITS:
+def duration(seconds: float) -> str:
+    """*seconds*, not negative, in one unit: ``240 ms``, ``1.2 s``, ``3 min``. Same rule as `backups.engine.progress`."""
+    if not seconds:
+        return "0 s"
+    for limit, size, unit in _UNITS:
         if seconds < limit:
-            return f"{max(0.0, seconds) / unit:.0f} {name}"
-    return f"{seconds / 86400:.0f} days"
-
-
-@register.filter
-def took(seconds: float) -> str:
-    """A duration, with milliseconds: ``240 ms``, ``1.2 s``, ``3 min``."""
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    return f"{seconds:.1f} s" if seconds < 60 else rough(seconds)
+            value = seconds / size
+            text = f"{value:.1f}" if value < 9.95 else f"{value:.0f}"
+            return f"{text.removesuffix('.0')} {unit}"
+    return f"{seconds / (365 * 86_400):.0f} years"
 
 
 @register.filter

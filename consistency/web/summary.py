@@ -61,16 +61,20 @@ def summary_of(check: Check | None) -> dict[str, Any]:
     by_state: dict[str, dict[str, int]] = {}
     for kind, state, number in check.findings.order_by().values_list("kind", "state").annotate(Count("pk")):
         by_state.setdefault(kind, {})[state] = number
+    severities: dict[str, set[str]] = {}
     repairs: dict[str, set[str]] = {}
-    for kind, repair in check.findings.exclude(severity=Severity.INFO).order_by().values_list("kind", "repair").distinct():
-        repairs.setdefault(kind, set()).add(repair)
+    of_kinds = check.findings.order_by().values_list("kind", "severity", "repair").distinct()
+    for kind, severity, repair in of_kinds:
+        severities.setdefault(kind, set()).add(severity)
+        if severity != Severity.INFO:
+            repairs.setdefault(kind, set()).add(repair)
     kept = option("LISTED")
     rows = [
         {
             "kind": kind,
             "count": check.kinds[kind],
             "open": by_state.get(kind, {}).get(Finding.State.OPEN, 0),
-            "severity": _worst(check, kind),
+            "severity": next((level for level in SEVERITIES if level in severities.get(kind, ())), Severity.INFO),
             "repairs": sorted(repairs.get(kind, ())),
             "kept": kept if check.kinds[kind] > kept else None,
         }
@@ -105,11 +109,6 @@ def plan_summary(check: Check) -> dict[str, Any] | None:
 def count_of(number: int, one: str, many: str) -> str:
     """``1 finding``, ``1,234 findings``."""
     return f"{number:,} {one if number == 1 else many}"
-
-
-def _worst(check: Check, kind: str) -> str:
-    levels = set(check.findings.filter(kind=kind).order_by().values_list("severity", flat=True).distinct())
-    return next((level for level in SEVERITIES if level in levels), Severity.INFO)
 
 
 def _count_new(check: Check) -> int | None:

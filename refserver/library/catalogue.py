@@ -233,38 +233,20 @@ def _keys(ids: set[str]) -> list[int]:
 def _paper_records(keys: Sequence[int]) -> list[Record]:
     rows = Embedding.objects.filter(paper__in=keys).select_related("paper").order_by("paper_id")
     return [
-        Record(
-            id=f"paper-{row.paper_id}",
-            vector=embedding.from_blob(row.vector),
-            document="\n\n".join(part for part in (row.paper.title, row.paper.summary) if part),
-            metadata={
-                "paper_id": row.paper_id,
-                "title": row.paper.title,
-                "file_name": row.paper.file_name,
-                "model": row.model,
-            },
-        )
+        _record(row, f"paper-{row.paper_id}", "\n\n".join(part for part in (row.paper.title, row.paper.summary) if part))
         for row in rows
     ]
 
 
 def _page_records(keys: Sequence[int]) -> list[Record]:
     rows = PageEmbedding.objects.filter(pk__in=keys).select_related("paper").order_by("pk")
-    return [
-        Record(
-            id=f"page-{row.pk}",
-            vector=embedding.from_blob(row.vector),
-            document=row.text,
-            metadata={
-                "paper_id": row.paper_id,
-                "title": row.paper.title,
-                "file_name": row.paper.file_name,
-                "page": row.page,
-                "model": row.model,
-            },
-        )
-        for row in rows
-    ]
+    return [_record(row, f"page-{row.pk}", row.text, page=row.page) for row in rows]
+
+
+def _record(row: Embedding | PageEmbedding, id_: str, document: str, **facts: int) -> Record:
+    paper = row.paper
+    metadata = {"paper_id": paper.pk, "title": paper.title, "file_name": paper.file_name, "model": row.model, **facts}
+    return Record(id=id_, vector=embedding.from_blob(row.vector), document=document, metadata=metadata)
 
 
 def _settle_again(notes: Sequence[unsettled.Note]) -> None:

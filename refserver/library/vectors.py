@@ -2,8 +2,8 @@
 
 Chroma's persistent client supports neither several processes on one directory nor a directory that is exchanged: its index is
 in memory and is not read again. So every call passes a gate (`backups.engine.gate`): reads share it, a write holds it alone and
-raises its generation. A process that finds another generation than that of its client opens a new client (some 7 ms). A restore
-uses the same gate to exchange the directory.
+raises its generation. A process that finds another generation than that of its client opens a new client (about 7 ms). A
+restore uses the same gate to exchange the directory.
 
 Order: **the SQLite transaction first, then the gate.** A holder of the gate must not wait for SQLite's write lock, to avoid a
 deadlock. `catalogue` keeps this order; nothing else writes.
@@ -41,7 +41,7 @@ GATE_TIMEOUT = 15.0
 """Seconds to wait for the gate. A writer holds SQLite's write lock meanwhile, for which others wait 20 s."""
 
 _BATCH = 2_000
-"""Records in one call: SQLite allows Chroma some 32,000 variables, and each metadata entry takes several."""
+"""Records in one call: SQLite allows Chroma about 32,000 variables, and each metadata entry takes several."""
 
 _abandoned: list[Any] = []
 """Clients inherited by a fork: their threads are gone, so they can be neither used nor closed."""

@@ -5,8 +5,7 @@ module       subject
 ============ =======================================================================
 __main__     the command line
 locations    where the stores, the repository and the pid file are, as Django sees it
-services     the processes that use the stores, how to stop and start them
-stopped      stops services for a restore and starts them again afterwards
+services     the processes that use the stores, stopped for a restore and started again
 report       what was done, on the screen and in a file
 recovery     one recovery: preview, confirmation, lock, restore, summary
 preview      what a restore would replace and do

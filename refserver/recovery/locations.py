@@ -113,10 +113,6 @@ def read_locations(*, repository: str = "") -> Locations:
     return Locations(paths=paths, values={name: value for name, value in env.values.items() if value.strip()})
 
 
-def _texts(values: Mapping[str, str | None]) -> dict[str, str]:
-    return {name: value for name, value in values.items() if value}
-
-
 def unit_environment() -> dict[str, str]:
     """The environment that the unit `UNIT` sets for the application. Empty without such a unit."""
     from_files: dict[str, str] = {}
@@ -126,7 +122,7 @@ def unit_environment() -> dict[str, str]:
         if name == "EnvironmentFiles":
             place = Path(value.partition(" (")[0])
             if place.is_file() and os.access(place, os.R_OK):
-                from_files |= _texts(dotenv_values(place))
+                from_files |= {key: text for key, text in dotenv_values(place).items() if text}
         elif name == "Environment":
             from_lines |= dict(pair.partition("=")[::2] for pair in shlex.split(value))
     return from_lines | from_files  # as in systemd, a file wins over a line of the unit

@@ -76,7 +76,7 @@ def show_steps(plan: Plan, locations: Locations, report: Report) -> None:
         *(f"make the folder {folder}" for folder in missing),
         f"stage {plan.backup.id}{f' --only {plan.only}' if plan.only else ''} next to the stores, check every block against"
         " its hash, open the stores and compare",
-        "make a safety backup of the present stores in the repository; a store too damaged for one is moved aside",
+        "make a safety backup of the current stores in the repository; a store too damaged for one is moved aside",
         "exchange the stores, all at one instant; check them again; undo the exchange if that fails",
         *(f"start {service.title}" for service in plan.running),
         f"write a report into {locations.recovery}",

@@ -25,7 +25,6 @@ from .interruption import Interruption
 from .locations import Locations
 from .preview import Plan, show_backup, show_plan, show_steps
 from .report import Report
-from .stopped import stopped
 
 ANSWER_SECONDS = 900.0
 """How long to wait for the id to be typed."""
@@ -78,7 +77,7 @@ class Recovery:
             report.keep(self._locations.recovery)
             restore = InPlaceRestore(plan, self._engine, report, self._interruption, go_on_while_open=request.yes)
             try:
-                with stopped(
+                with services.stopped(
                     plan.running,
                     self._locations,
                     report,

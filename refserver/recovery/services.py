@@ -1,4 +1,4 @@
-"""The processes that use the stores: how to find them, stop them before a restore, and start them again.
+"""The processes that use the stores: found, stopped for a restore, and started again, also after a killed recovery.
 
 Two can be stopped: the systemd unit ``refserver``, and a ``manage.py serve`` that holds its pid file. Other processes that have
 a store open are only named.
@@ -6,23 +6,27 @@ a store open are only named.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from backups.engine.capture.owners import owners
-from backups.engine.errors import EngineError, PermissionMissing, SourceBusy
-from backups.engine.runtime import locks
+from backups.engine.errors import Cancelled, EngineError, PermissionMissing, SourceBusy
+from backups.engine.runtime import durable, locks
 from backups.engine.types import Source, SourceKind
 
+from .interruption import Interruption
 from .locations import UNIT, Locations, unit_properties
+from .report import Report
 
 STOP_SECONDS = 16 * 60.0
 """How long stopping may take: a running job may be finished first (``TimeoutStopSec`` of the unit is 15 minutes)."""
@@ -58,7 +62,7 @@ class Service(Protocol):
         """Start it and return how to see that it is running. Raises `NotStarted`."""
 
     def as_json(self) -> dict[str, Any]:
-        """Plain data, from which `refserver.recovery.stopped` makes it again."""
+        """Plain data, from which `stopped` makes it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,3 +270,80 @@ def holders(targets: Sequence[Source]) -> dict[str, str]:
         if processes := next(filter(None, (owners(file, parent=True) for file in files)), ""):
             found[str(target.path)] = processes
     return found
+
+
+@contextlib.contextmanager
+def stopped(
+    to_stop: Sequence[Service],
+    locations: Locations,
+    report: Report,
+    interruption: Interruption,
+    *,
+    may_start: Callable[[], bool],
+) -> Iterator[None]:
+    """Stop services; start them again at the end, also after an error, if *may_start* allows.
+
+    Services that a killed recovery left stopped are started, too. Raises what stopping or starting raises.
+    """
+    file = locations.recovery / "stopped.json"
+    left = [service for service in _load(file) if not _is_among(service, to_stop)]
+    if left:
+        names = ", ".join(service.title for service in left)
+        report.write(f"An earlier recovery did not finish and left {names} stopped: it will be started, too.")
+    to_start = [*left]
+    _save(file, [*to_stop, *left])
+    failed: EngineError | None = None
+    try:
+        for service in to_stop:
+            report.step(f"Stopping {service.title}")
+            to_start.insert(0, service)
+            try:
+                service.stop(interruption.check)
+            except Cancelled:  # it is stopping already: wait, or it would not be started again
+                service.stop(lambda: None)
+                raise
+        yield
+    finally:
+        if may_start() or not to_start:
+            failed = _start(to_start, locations, report)
+            with contextlib.suppress(OSError):
+                file.unlink(missing_ok=True)
+        else:
+            names = ", ".join(service.title for service in to_start)
+            report.write(f"\nNot started, because the stores may be of different times: {names}.")
+    if failed is not None:
+        raise failed
+
+
+def _start(to_start: Sequence[Service], locations: Locations, report: Report) -> EngineError | None:
+    """Start the services and return the last failure."""
+    failed: EngineError | None = None
+    for service in reversed(to_start):
+        if any(_is_among(service, [other]) for other in running(locations)):
+            continue  # it did not stop, or was started meanwhile
+        report.step(f"Starting {service.title.partition(' (')[0]}")
+        try:
+            report.write(f"    {service.start()}")
+        except EngineError as problem:
+            failed = problem
+            report.write(f"    {problem.message}\n    -> {problem.hint}")
+    return failed
+
+
+def _is_among(service: Service, others: Sequence[Service]) -> bool:
+    """Whether one of *others* is the same service, though perhaps another process."""
+    return any(type(service) is type(other) for other in others)
+
+
+def _save(file: Path, to_start: Sequence[Service]) -> None:
+    """The file holds a process's environment: only its owner may read it."""
+    durable.write_file(file, json.dumps([service.as_json() for service in to_start]).encode(), 0o600)
+
+
+def _load(file: Path) -> list[Service]:
+    """What a killed recovery had stopped."""
+    try:
+        saved = json.loads(file.read_bytes())
+        return [SystemdUnit(one["unit"]) if "unit" in one else ServeProcess(**one["serve"]) for one in saved]
+    except (OSError, ValueError, TypeError, KeyError):
+        return []

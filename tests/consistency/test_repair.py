@@ -15,7 +15,7 @@ from django.db import connection
 from backups.engine.chroma_files.records import find_records
 from backups.engine.chroma_files.tables import find_collection
 from backups.engine.chroma_files.vectors import Vectors
-from consistency.checking import new_findings, record_answer, run_check
+from consistency.checking import new_findings, run_check
 from consistency.engine.context import Context
 from consistency.engine.errors import Cancelled, RepairRefused
 from consistency.engine.rows import connect
@@ -322,14 +322,12 @@ def test_silent_checks_are_marked_as_failed(sample_library: Places) -> None:
     assert silent.error is not None and silent.error["code"] == "interrupted"
 
 
-def test_a_probe_answer_is_recorded(sample_library: Places) -> None:
+def test_the_probe_finds_what_the_check_finds(sample_library: Places) -> None:
     spoil(sample_library)
     vectors.store().close()
     with live_stores() as stores:
         answer = probe(description().as_json(), sqlite=dict(stores.sqlite), chroma=dict(stores.chroma), instant=None)
     answer = json.loads(json.dumps(answer))
-    check = record_answer("20261121T030000Z-full-3f9c2a", answer)
-    assert (check.verdict, check.findings_count) == ("inconsistent", answer["findings"])
+    check = checked()
+    assert (check.verdict, check.kinds, check.findings_count) == ("inconsistent", answer["kinds"], answer["findings"])
     assert check.findings.count() == len(answer["listed"])
-    failed = record_answer("x", {"error": {"code": "unreadable", "message": "m", "hint": "h"}})
-    assert failed.state == "failed"

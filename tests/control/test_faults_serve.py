@@ -1,4 +1,4 @@
-"""`manage.py serve` with jobs under way: it finishes, interrupts, or is killed, and the jobs are true afterwards."""
+"""`manage.py serve` with running jobs: it finishes or interrupts them, or is killed; their recorded states are correct."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ supervise([worker], lambda line: print("serve:", line, file=sys.stderr, flush=Tr
 
 @contextmanager
 def served(yard: Yard, *command: str):
-    """A server on the yard's site. What it said is in the yard's log."""
+    """A server on the yard's site, logging to the yard's log."""
     before = yard.said().count("workers are ready")
     command = command or ("manage.py", "serve", "--port", str(free_port()))
     with yard.log.open("ab") as log:
@@ -52,7 +52,7 @@ def served(yard: Yard, *command: str):
             Job.objects.filter(pk=job.pk, state="running").update(state="interrupted")
 
 
-def test_stopping_finishes_what_runs_starts_nothing_and_says_so(module_yard):
+def test_a_stop_finishes_running_jobs_and_starts_no_others(module_yard):
     yard = module_yard
     with served(yard) as server:
         running = [yard.begun(yard.ask(seconds=4.0)) for _ in range(2)]
@@ -67,7 +67,7 @@ def test_stopping_finishes_what_runs_starts_nothing_and_says_so(module_yard):
     assert "done after" in yard.said() and "Enqueued" not in yard.said()
 
 
-def test_asked_again_it_interrupts_what_runs_and_what_was_asked_for_is_tried_again(module_yard):
+def test_a_second_stop_signal_interrupts_the_jobs_and_they_are_retried(module_yard):
     yard = module_yard
     with served(yard) as server:
         running = [yard.begun(yard.ask(seconds=60.0, **how)) for how in ({}, {"stubborn": True, "grandchild": True})]
@@ -85,7 +85,7 @@ def test_asked_again_it_interrupts_what_runs_and_what_was_asked_for_is_tried_aga
         until(lambda: not running_in(yard.site.places.root), 5)
 
 
-def test_a_killed_server_leaves_a_job_that_finishes_and_then_nobody(module_yard):
+def test_jobs_of_a_killed_server_finish_and_no_process_remains(module_yard):
     yard = module_yard
     with served(yard) as server:
         job = yard.begun(yard.ask(seconds=3.0))
@@ -98,7 +98,7 @@ def test_a_killed_server_leaves_a_job_that_finishes_and_then_nobody(module_yard)
         assert (yard.runs(job), yard.runs(waiting[1])) == (1, 0)
 
 
-def test_workers_that_give_no_sign_of_life_are_started_anew_and_a_running_job_goes_on(module_yard):
+def test_silent_workers_are_restarted_and_a_running_job_continues(module_yard):
     yard = module_yard
     with served(yard, "-c", SUPERVISE) as server:
         job = yard.begun(yard.ask(seconds=7.5))

@@ -149,7 +149,7 @@ def fetch(address: str) -> bytes:
     for _ in range(200):
         with (
             suppress(urllib.error.URLError, ConnectionError),
-            urllib.request.urlopen(address, timeout=5) as response,
+            urllib.request.urlopen(address, timeout=60) as response,  # the port is open before the web server is ready
         ):
             return response.read()
         time.sleep(0.05)

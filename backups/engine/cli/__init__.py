@@ -17,6 +17,6 @@ A command's module has ``add_arguments(parser)`` and ``run(call)``. Users read `
 """
 
 from .parser import build_parser, parser_of
-from .run import answer, cancel_on_signals, fail, main, perform
+from .run import answer, fail, main, perform
 
-__all__ = ["answer", "build_parser", "cancel_on_signals", "fail", "main", "parser_of", "perform"]
+__all__ = ["answer", "build_parser", "fail", "main", "parser_of", "perform"]

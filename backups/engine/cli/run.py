@@ -5,15 +5,13 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from .. import progress
 from ..config import Settings, environment, read_settings
 from ..errors import EngineError, UsageError, from_os_error
-from ..runtime.context import Context
+from ..runtime.context import Context, cancel_on_signals
 from .call import Call, Outcome
 from .parser import build_parser
 
@@ -55,20 +53,6 @@ def perform(arguments: argparse.Namespace, settings: Settings) -> Outcome:
     finally:
         close()
     return outcome
-
-
-@contextmanager
-def cancel_on_signals() -> Iterator[Callable[[], bool]]:
-    """Within the context, SIGINT and SIGTERM only make the yielded function return True."""
-    received: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, _: received.append(number)) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def answer(outcome: Outcome, as_json: bool) -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import secrets
+import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -121,3 +123,17 @@ class Phase:
                 pause_ms=self.pause_ms,
             )
         )
+
+
+@contextmanager
+def cancel_on_signals() -> Iterator[Callable[[], bool]]:
+    """Within the context, SIGINT and SIGTERM only make the yielded function return True."""
+    received: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: received.append(number)) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

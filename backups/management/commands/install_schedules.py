@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from argparse import ArgumentParser
 from typing import Any
 
@@ -19,14 +20,13 @@ class Command(BaseCommand):
     help = "Add the default plans and alert rules that are missing, and this host's tick."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Add ``--again``."""
         parser.add_argument("--again", action="store_true", help="also add plans that were removed")
+        parser.add_argument("--json", action="store_true", help="print one JSON object: the names of what was added")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Add them, and print their names."""
         with transaction.atomic(using=configuration().database):
             made = [*defaults.install(again=options["again"]), *default_rules.install()]
-        for name in made:
-            self.stdout.write(f"made {name}")
-        if not made:
-            self.stdout.write("Nothing to add.")
+        if options["json"]:
+            self.stdout.write(json.dumps({"made": made}))
+        else:
+            self.stdout.write("\n".join(f"made {name}" for name in made) or "Nothing to add.")

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import time
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from backups.engine.runtime.context import Progress
+from backups.engine.runtime.context import Progress, cancel_on_signals
 from consistency.checking import new_findings, run_check
 from consistency.engine.context import Context
 from consistency.engine.errors import ConsistencyError, Mistake
@@ -54,7 +52,7 @@ class Command(BaseCommand):
         parser.add_argument("--progress", choices=["auto", "json", "none"], default="auto", help="progress, on standard error")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        with _cancellable() as cancelled:
+        with cancel_on_signals() as cancelled:
             on_progress, on_log = _reporters(options["progress"])
             ctx = Context(on_progress=on_progress, on_log=on_log, should_cancel=cancelled)
             try:
@@ -146,23 +144,6 @@ class Command(BaseCommand):
         more = check.findings_count + check.in_flight - _LISTED
         lines += [f"    and {more} more"] if more > 0 else []
         return "\n".join(lines)
-
-
-@contextmanager
-def _cancellable() -> Iterator[Callable[[], bool]]:
-    """Make SIGINT and SIGTERM cancel the work at its next check instead of at once."""
-    cancelled = False
-
-    def cancel(*_: object) -> None:
-        nonlocal cancelled
-        cancelled = True
-
-    before = {number: signal.signal(number, cancel) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: cancelled
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _reporters(style: str) -> tuple[Callable[[Progress], None], Callable[[str], None]]:

@@ -1,4 +1,4 @@
-"""Some sixty well-known papers, with summaries written for this project: a library to try things on."""
+"""About sixty well-known papers, with summaries written for this project, to try RefServer on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FACTS = ("title", "authors", "year", "venue", "doi", "field")
 
 
 def sample_documents() -> Iterator[Document]:
-    """Yield the sample's papers, each as the Markdown document that one would ingest.
+    """Yield the sample's papers, each as a Markdown document.
 
     The bytes are the same each time, so that loading it twice finds duplicates.
     """

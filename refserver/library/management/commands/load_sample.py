@@ -17,7 +17,7 @@ from refserver.library.sample import sample_documents
 class Command(BaseCommand):
     """Loads the sample unless the library has other papers; an interrupted load is completed."""
 
-    help = "Load the sample library, some sixty well-known papers, unless the library has other papers."
+    help = "Load the sample library, about sixty well-known papers, unless the library has other papers."
 
     def handle(self, *args: Any, **options: Any) -> None:
         sample = list(sample_documents())

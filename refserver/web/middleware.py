@@ -1,0 +1,83 @@
+"""Middleware: the client's address behind a proxy, the headers of pages, and the limit of a request's size."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+from collections.abc import Callable
+
+from django.http import HttpRequest, HttpResponse
+
+from backups.api import problems
+
+MAX_BYTES = 4 << 20
+"""The largest request body; documents are added on the command line, so the largest form is a file of plans."""
+
+CONTENT_SECURITY_POLICY = "; ".join(
+    [
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data:",  # the admin's style sheets use data: URLs for arrows
+        "font-src 'self'",
+        "connect-src 'self'",
+        "manifest-src 'self'",
+        "form-action 'self'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+    ]
+)
+PERMISSIONS_POLICY = "camera=(), geolocation=(), microphone=(), payment=(), usb=()"
+
+View = Callable[[HttpRequest], HttpResponse]
+
+
+class ClientAddress:
+    """Sets ``REMOTE_ADDR`` to the last address of ``X-Forwarded-For``, which the proxy added.
+
+    The earlier ones come from the client. Use it only behind a proxy (REFSERVER_BEHIND_PROXY): otherwise the client controls
+    the whole header.
+    """
+
+    def __init__(self, get_response: View) -> None:
+        self._get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        """Pass *request* on with the address corrected; an invalid address is ignored."""
+        last = request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()
+        with contextlib.suppress(ValueError):
+            request.META["REMOTE_ADDR"] = str(ipaddress.ip_address(last.strip("[]")))
+        return self._get_response(request)
+
+
+class PageHeaders:
+    """Allows pages to load from, and send to, this server only, unless a view set its own policy."""
+
+    def __init__(self, get_response: View) -> None:
+        self._get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        response = self._get_response(request)
+        response.headers.setdefault("Content-Security-Policy", CONTENT_SECURITY_POLICY)
+        response.headers.setdefault("Permissions-Policy", PERMISSIONS_POLICY)
+        return response
+
+
+class RequestSizeLimit:
+    """Refuses requests whose ``Content-Length`` is too large, before the body is read.
+
+    Django limits form fields and JSON, but writes uploaded files of any size to the disk, also for anonymous users. A body
+    without ``Content-Length`` is never read.
+    """
+
+    def __init__(self, get_response: View) -> None:
+        self._get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        length = str(request.META.get("CONTENT_LENGTH") or "0")
+        if length.isdecimal() and len(length) < 20 and int(length) <= MAX_BYTES:
+            return self._get_response(request)
+        detail = f"The request is larger than {MAX_BYTES >> 20} MB. It was not read."
+        if request.path.startswith("/api/"):
+            return problems.plain(413, "too_large", detail)
+        return HttpResponse(f"{detail}\n", status=413, content_type="text/plain; charset=utf-8")
