@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: makes the data, measures, writes the table. See README.md here."""
+"""``python -m benchmarks``: makes the data, measures, prints the table. See README.md here."""
 
 from __future__ import annotations
 
@@ -6,120 +6,110 @@ import argparse
 import json
 import os
 import platform
-import shutil
 import sqlite3
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 
-from . import peers
+from . import comparisons, load
+from .bench import SHORT, Bench, Settings
+from .contestants import NAME, installed, start_up
 from .data import CACHE, Shape, prepare
 from .measure import progress, size_of
-from .ours import NAME, start_up
 from .report import Row, seconds, size, table
-from .scenarios import SCENARIOS, Bench, Settings
 
-_SHORT_SCALE = 0.05
-_RESULTS = Path(__file__).parent / "results"
+_SCENARIOS: dict[str, Callable[[Bench], Iterator[Row]]] = {
+    "full": comparisons.full,
+    "unchanged": comparisons.unchanged,
+    "rows": comparisons.rows,
+    "vectors": comparisons.vectors,
+    "pace": load.pace,
+    "restore": comparisons.restore,
+    "verify": comparisons.verify,
+    "pauses": load.pauses,
+    "memory": load.memory,
+    "growth": load.growth,
+}
 
 
 def main() -> int:
-    """Measure the engine and its peers on the same data, in turn. No figure is an error."""
+    """Measure refbackup and its peers on the same data, in turn. Timings never fail the run."""
     arguments = _parser().parse_args()
+    settings = _settings(arguments)
     CACHE.mkdir(exist_ok=True)
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="scratch-", dir=arguments.scratch or CACHE.parent / "data") as scratch:
-        settings = _settings(arguments, Path(scratch))
+    with tempfile.TemporaryDirectory(prefix="scratch-", dir=arguments.scratch or CACHE) as scratch:
         data = prepare(Shape(scale=settings.scale, seed=settings.seed))
-        idle = start_up()
-        if idle is None:
-            progress(f"{NAME} does not run here: only the peers are measured")
-        bench = Bench(settings=settings, data=data, ours=idle is not None)
-        heading = _heading(bench, idle.seconds if idle else None)
+        bench = Bench(settings=settings, data=data, scratch=Path(scratch))
+        heading = _heading(bench)
         progress(heading)
         rows: list[Row] = []
-        for name in arguments.only or SCENARIOS:
+        for name in arguments.only or _SCENARIOS:
             progress(f"{time.monotonic() - started:6.0f} s  {name} ...")
-            rows += SCENARIOS[name](bench)
+            rows += _SCENARIOS[name](bench)
     print(heading, table(rows), sep="\n")
-    progress(f"{time.monotonic() - started:.0f} s in all")
+    progress(f"{time.monotonic() - started:.0f} s in total")
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(_as_json(bench, rows), indent=1) + "\n")
+        arguments.json.write_text(json.dumps(_as_json(settings, rows), indent=1) + "\n")
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
-    parser.add_argument("--short", action="store_true", help=f"about a minute, at scale {_SHORT_SCALE}")
+    parser.add_argument("--short", action="store_true", help=f"about a minute, at scale {SHORT.scale:g}")
     parser.add_argument("--scale", type=float, metavar="X", help="1 is 1.2 GB of SQLite and 50,000 vectors")
-    parser.add_argument("--only", nargs="+", choices=list(SCENARIOS), metavar="NAME", help=", ".join(SCENARIOS))
-    parser.add_argument("--runs", type=int, metavar="N", help="runs of each, the median counts (5; short: 3, peers 1)")
-    parser.add_argument("--seed", type=int, default=1, metavar="N")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was measured")
-    parser.add_argument("--no-peers", action="store_true", help="measure only refbackup, and zstd as its limit")
+    parser.add_argument("--only", nargs="+", choices=list(_SCENARIOS), metavar="NAME", help=", ".join(_SCENARIOS))
+    parser.add_argument("--runs", type=int, metavar="N", help="rounds; the median counts (5; short: 3, peers 1)")
+    parser.add_argument("--seed", type=int, metavar="N", help="seed of the data (1)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements to FILE")
+    parser.add_argument("--no-peers", action="store_true", help="measure only refbackup and zstd, its limit")
     parser.add_argument("--pace-count", type=int, metavar="N", help="incrementals of `pace` (60, short: 5)")
-    parser.add_argument("--pace-interval", type=float, metavar="S", help="seconds between them (10, short: 0)")
-    parser.add_argument("--pauses", type=int, metavar="N", help="backups beside writers (40, short: 4)")
-    parser.add_argument("--scratch", type=Path, metavar="DIR", help="where copies and repositories go for the time")
+    parser.add_argument("--pace-interval", type=float, metavar="S", help="seconds between their starts (10, short: 0)")
+    parser.add_argument("--pauses", type=int, metavar="N", help="backups under load in `pauses` (40, short: 4)")
+    parser.add_argument("--scratch", type=Path, metavar="DIR", help="folder for copies and repositories while it runs")
     return parser
 
 
-def _settings(arguments: argparse.Namespace, scratch: Path) -> Settings:
-    short = bool(arguments.short)
-
-    def chosen(given: float | None, usual: float, if_short: float) -> float:
-        return given if given is not None else if_short if short else usual
-
-    return Settings(
-        scale=chosen(arguments.scale, 1.0, _SHORT_SCALE),
-        seed=arguments.seed,
-        runs=int(chosen(arguments.runs, 5, 3)),
-        peer_runs=int(chosen(arguments.runs, 5, 1)),
-        pace_count=int(chosen(arguments.pace_count, 60, 5)),
-        pace_interval=chosen(arguments.pace_interval, 10.0, 0.0),
-        pauses=int(chosen(arguments.pauses, 40, 4)),
-        growth=0.005 if short else 0.0625,
-        growth_runs=1 if short else 3,
-        with_peers=not arguments.no_peers,
-        all_peers=not short,
-        scratch=scratch,
-        plot=_RESULTS / "growth.svg",
-    )
+def _settings(arguments: argparse.Namespace) -> Settings:
+    names = {field.name for field in fields(Settings)}
+    given = {name: value for name, value in vars(arguments).items() if name in names and value is not None}
+    if arguments.runs is not None:
+        given["peer_runs"] = arguments.runs
+    return replace(SHORT if arguments.short else Settings(), **given, with_peers=not arguments.no_peers)
 
 
-def _heading(bench: Bench, idle: float | None) -> str:
+def _heading(bench: Bench) -> str:
     settings, data = bench.settings, bench.data
     versions = [f"Python {platform.python_version()}", f"SQLite {sqlite3.sqlite_version}"]
-    versions += [f"{program} {version}" for program, version in peers.installed().items()]
+    versions += [f"{program} {version}" for program, version in installed().items()]
     lines = [
         f"Scale {settings.scale:g}, seed {settings.seed}: {size(size_of(data.sqlite))} of SQLite, "
         f"{size(size_of(data.chroma))} of Chroma. Median of {settings.runs}, {os.cpu_count()} cores.",
         "; ".join(versions) + ".",
+        f"All times of {NAME} include {seconds(start_up().seconds)} to start the interpreter and load the code.",
     ]
-    if idle is not None:
-        lines.append(f"Each figure of {NAME} includes {seconds(idle)} to start the interpreter and load the code.")
     if not settings.is_full_size:
-        lines.append("Goals that hold for 1.2 GB are not judged on less data.")
+        lines.append("Goals for 1.2 GB are not judged on less data.")
     return "\n".join(lines) + "\n"
 
 
-def _as_json(bench: Bench, rows: list[Row]) -> dict[str, object]:
+def _as_json(settings: Settings, rows: list[Row]) -> dict[str, object]:
     return {
-        "scale": bench.settings.scale,
-        "seed": bench.settings.seed,
-        "runs": bench.settings.runs,
+        "scale": settings.scale,
+        "seed": settings.seed,
+        "runs": settings.runs,
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
         "sqlite": sqlite3.sqlite_version,
-        "peers": peers.installed(),
+        "peers": installed(),
         "rows": [row.as_json() for row in rows],
     }
 
 
 if __name__ == "__main__":
-    if shutil.which("cp") is None:
-        sys.exit("the benchmarks need a Unix system")
     sys.exit(main())

@@ -1,8 +1,7 @@
-"""``python -m benchmarks.consistency``: how long a check of rows against vectors takes, in how much memory. See README.md.
+"""``python -m benchmarks.consistency``: measures time and memory of a consistency check. See README.md.
 
-The data is a library's pages: rows with text, title and a vector of 384 values in SQLite, and the same in Chroma. Chroma's
-client takes a minute to write 60,000 of them, so the collection is made by the client and then filled in Chroma's own formats,
-with an index that has no links between its elements: a check does not follow them.
+Chroma's client takes a minute to write 60,000 records. So the client creates the collection, and `_build` fills it in Chroma's
+own file formats, with an index without links, because a check does not follow them.
 """
 
 from __future__ import annotations
@@ -14,12 +13,11 @@ import platform
 import shutil
 import sqlite3
 import struct
-import subprocess
 import sys
 from pathlib import Path
 
 from .data import CACHE, DIMENSION, Author
-from .measure import CommandFailed, median, progress, run
+from .measure import CommandFailed, in_child, median, progress, run
 from .report import seconds, size
 
 _VERSION = 2
@@ -27,7 +25,7 @@ _SIZES = (10_000, 100_000)
 _GOAL_SECONDS, _GOAL_BYTES, _GOAL_AT = 15.0, 200e6, 1_000_000
 _BATCH = 5_000
 _IDLE = "import sqlite3, numpy"
-_PEER_MOST = 100_000
+_PEER_LIMIT = 100_000
 
 _SCHEMA = """
 PRAGMA journal_mode = WAL;
@@ -59,16 +57,16 @@ print(total, wrong)
 
 
 def main() -> int:
-    """Measure the check at some sizes, beside paging through Chroma's client. No figure is an error."""
+    """Measure the check at several sizes, and the same check through Chroma's client. Timings never fail the run."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.consistency", description=main.__doc__)
     parser.add_argument("--sizes", nargs="+", type=int, default=list(_SIZES), metavar="N", help="records (10000 100000)")
-    parser.add_argument("--runs", type=int, default=3, metavar="N", help="runs of each, the median counts (3)")
-    parser.add_argument("--no-peer", action="store_true", help=f"do not page through the client (up to {_PEER_MOST:,} records)")
+    parser.add_argument("--runs", type=int, default=3, metavar="N", help="rounds; the median counts (3)")
+    parser.add_argument("--no-peer", action="store_true", help=f"do not measure the client (up to {_PEER_LIMIT:,} records)")
     arguments = parser.parse_args()
-    idle = run([sys.executable, "-c", _IDLE], watch_memory=True)
+    interpreter = run([sys.executable, "-c", _IDLE], watch_memory=True)
     versions = f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}"
     print(f"Median of {arguments.runs}, {os.cpu_count()} cores; {versions}.")
-    print("\n| records | check | a second | own memory above the interpreter | through the client | goal | |")
+    print("\n| records | check | records per second | own memory above the interpreter | through the client | goal | |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for count in arguments.sizes:
         folder = prepare(count)
@@ -79,25 +77,25 @@ def main() -> int:
         answer = json.loads(costs[0].output)
         if answer["state"] != "consistent":
             progress(f"the check of {count} records found {answer['kinds']}")
-        took = median(cost.seconds for cost in costs) or 0.0
-        memory = max(cost.memory.own for cost in costs if cost.memory) - (idle.memory.own if idle.memory else 0)
-        peer = None if arguments.no_peer or count > _PEER_MOST else _peer(folder)
-        met = "–" if count < _GOAL_AT else "met" if took <= _GOAL_SECONDS and memory <= _GOAL_BYTES else "missed"  # noqa: RUF001
+        duration = median(cost.seconds for cost in costs) or 0.0
+        memory = max(cost.memory.own for cost in costs if cost.memory) - (interpreter.memory.own if interpreter.memory else 0)
+        peer = None if arguments.no_peer or count > _PEER_LIMIT else _peer(folder)
+        met = "–" if count < _GOAL_AT else "met" if duration <= _GOAL_SECONDS and memory <= _GOAL_BYTES else "missed"  # noqa: RUF001
         goal = f"{_GOAL_SECONDS:g} s, {size(_GOAL_BYTES)}" if count >= _GOAL_AT else ""
-        cells = [f"{count:,}", seconds(took), f"{count / took:,.0f}", size(memory), seconds(peer), goal, met]
+        cells = [f"{count:,}", seconds(duration), f"{count / duration:,.0f}", size(memory), seconds(peer), goal, met]
         print("| " + " | ".join(cells) + " |", flush=True)
     return 0
 
 
 def _peer(folder: Path) -> float | None:
-    """Seconds for the same comparison by way of Chroma's client, on a copy."""
+    """Seconds for the same check through Chroma's client, on a copy, because the client writes to the directory."""
     copy = folder / "copy"
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(folder / "chroma", copy)
     try:
         cost = run([sys.executable, "-c", _PEER, str(folder / "library.sqlite3"), str(copy)])
-    except CommandFailed as problem:
-        progress(f"the client failed: {problem}")
+    except CommandFailed as error:
+        progress(f"the client failed: {error}")
         return None
     finally:
         shutil.rmtree(copy)
@@ -107,19 +105,19 @@ def _peer(folder: Path) -> float | None:
 
 
 def prepare(count: int) -> Path:
-    """Make the data for *count* records, in a process of its own, unless it is there."""
+    """Return the folder with the data for *count* records; make it if it is missing."""
     folder = CACHE / f"consistency-{count}-{_VERSION}"
     if not (folder / "request.json").exists():
         progress(f"making {count:,} records in {folder} ...")
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        subprocess.run([sys.executable, "-m", "benchmarks.consistency", "--build", str(folder), str(count)], check=True)
-        (folder / "request.json").write_text(json.dumps(request_for(folder)))
+        in_child(_build, folder, count)
+        (folder / "request.json").write_text(json.dumps(_request(folder)))
     return folder
 
 
-def request_for(folder: Path) -> dict[str, object]:
-    """What `consistency.probe` is asked about the data in *folder*."""
+def _request(folder: Path) -> dict[str, object]:
+    """The request of `consistency.probe` for the data in *folder*."""
 
     def column(name: str, kind: str, table: int = 0) -> dict[str, object]:
         return {"name": name, "type": kind, "table": table}
@@ -127,6 +125,7 @@ def request_for(folder: Path) -> dict[str, object]:
     def field(name: str, kind: str, table: int = 0) -> dict[str, object]:
         return {"key": name, "column": column(name, kind, table)}
 
+    paper = column("paper_id", "integer")
     mapping = {
         "name": "pages",
         "sqlite": "library",
@@ -135,24 +134,16 @@ def request_for(folder: Path) -> dict[str, object]:
         "table": "page",
         "id": ["page-", column("id", "integer")],
         "vector": "vector",
-        "joins": [{"table": "paper", "key": "id", "column": column("paper_id", "integer")}],
+        "joins": [{"table": "paper", "key": "id", "column": paper}],
         "dimension": column("dimension", "integer"),
         "model": field("model", "text"),
         "metadata": [
-            field("title", "text", 1),
-            field("file_name", "text", 1),
-            field("page", "integer"),
-            field("paper_id", "integer"),
+            *(field(name, "text", 1) for name in ("title", "file_name")),
+            *(field(name, "integer") for name in ("page", "paper_id")),
         ],
         "document": [column("text", "text")],
         "separator": "\n\n",
-        "parent": {
-            "name": "paper",
-            "join": 1,
-            "column": column("paper_id", "integer"),
-            "metadata": "paper_id",
-            "counted": True,
-        },
+        "parent": {"name": "paper", "join": 1, "column": paper, "metadata": "paper_id", "counted": True},
         "changed": None,
         "grace": 5.0,
         "where": [],
@@ -165,8 +156,8 @@ def request_for(folder: Path) -> dict[str, object]:
     }
 
 
-def build(folder: Path, count: int) -> None:
-    """Write *count* pages into SQLite and, as Chroma keeps them, into a Chroma directory."""
+def _build(folder: Path, count: int) -> None:
+    """Write *count* pages into SQLite and into the files of a Chroma directory."""
     import chromadb
     import numpy
 
@@ -244,7 +235,7 @@ def build(folder: Path, count: int) -> None:
 
 
 def _write_ids(pickle: Path, labels: object) -> None:
-    """The id table as Chroma writes it: ids in no order, a thousand items at a time."""
+    """Write the id table like Chroma: ids in random order, a thousand items at a time."""
 
     def text(value: str) -> bytes:
         return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
@@ -262,7 +253,4 @@ def _write_ids(pickle: Path, labels: object) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--build"]:
-        build(Path(sys.argv[2]), int(sys.argv[3]))
-    else:
-        sys.exit(main())
+    sys.exit(main())

@@ -1,31 +1,20 @@
-"""The data: a library of papers in SQLite and their vectors in Chroma, the same for the same seed and scale.
+"""Makes the data: a library of papers in SQLite and their vectors in Chroma, equal for equal seed and scale.
 
-At scale 1, SQLite (WAL mode) holds 60,000 papers of text and 240,000 page vectors as BLOBs of 384 float32,
-about 1.2 GB; Chroma holds 50,000 clustered unit vectors with documents and metadata, written through the
-real client.
-
-The text is made of words and phrases whose frequencies follow Zipf's law, so that it compresses as text
-does. Chroma syncs its index every 2 % of the records at any scale (1,000 of 50,000 at scale 1, as by
-default), so that 2 % more records rewrite the index once.
-
-`prepare` builds in a process of its own, so that the one that measures stays small, and keeps the result
-until seed, scale or `VERSION` differ.
+README.md describes the data. Word frequencies follow Zipf's law, so that the text compresses like real text. Chroma syncs its
+index every 2 % of the records at any scale, so that 2 % more records rewrite it once.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .measure import progress
+from .measure import in_child, progress
 
 if TYPE_CHECKING:
     import numpy
@@ -62,7 +51,7 @@ CREATE TABLE activity (id INTEGER PRIMARY KEY, at REAL NOT NULL, what TEXT NOT N
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shape:
-    """How much data there is, and from which seed; equal shapes mean equal data."""
+    """Scale and seed; equal shapes give equal data."""
 
     scale: float
     seed: int
@@ -74,36 +63,31 @@ class Shape:
         return max(50, round(60_000 * self.scale))
 
     @property
-    def pages(self) -> int:
-        """Vectors in SQLite."""
-        return 4 * self.papers
-
-    @property
     def vectors(self) -> int:
         """Vectors in Chroma, a multiple of `sync_threshold`."""
         return 50 * self.sync_threshold
 
     @property
     def sync_threshold(self) -> int:
-        """Chroma rewrites its index once in so many records."""
+        """The number of records after which Chroma rewrites its index."""
         return max(4, round(1_000 * self.scale))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dataset:
-    """Data that is ready; copy it before changing anything."""
+    """The prepared files; copy them before changing anything."""
 
     shape: Shape
     sqlite: Path
     chroma: Path
 
 
-def prepare(shape: Shape, cache: Path = CACHE) -> Dataset:
-    """Return the data of *shape*, which takes minutes the first time and nothing afterwards.
+def prepare(shape: Shape) -> Dataset:
+    """Return the data of *shape* from the cache, or make it, which takes minutes at scale 1.
 
     A crash leaves a folder ``*.building`` that the next call replaces.
     """
-    folder = cache / f"scale-{shape.scale:g}"
+    folder = CACHE / f"scale-{shape.scale:g}"
     dataset = Dataset(shape=shape, sqlite=folder / "library.sqlite3", chroma=folder / "chroma")
     try:
         if json.loads((folder / "shape.json").read_text()) == asdict(shape):
@@ -114,11 +98,7 @@ def prepare(shape: Shape, cache: Path = CACHE) -> Dataset:
     building = folder.with_name(folder.name + ".building")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
-    subprocess.run(
-        [sys.executable, "-m", "benchmarks.data", str(building), json.dumps(asdict(shape))],
-        cwd=Path(__file__).parent.parent,
-        check=True,
-    )
+    in_child(_make, building, shape)
     (building / "shape.json").write_text(json.dumps(asdict(shape)))
     shutil.rmtree(folder, ignore_errors=True)
     building.rename(folder)
@@ -126,7 +106,7 @@ def prepare(shape: Shape, cache: Path = CACHE) -> Dataset:
 
 
 class Author:
-    """Writes text and vectors from a seed; the same calls give the same results."""
+    """Generates text and vectors from a seed; equal calls give equal results."""
 
     def __init__(self, seed: int, *, words_seed: int = 1) -> None:
         import numpy
@@ -148,7 +128,7 @@ class Author:
         self._centres = fixed.standard_normal((_CLUSTERS, DIMENSION), dtype=numpy.float32)
 
     def texts(self, count: int, words: int) -> Iterator[str]:
-        """Yield *count* texts of between half and one and a half times *words* words, in sentences."""
+        """Yield *count* texts of 0.5 to 1.5 times *words* words."""
         lengths = self._random.integers(words // 2, words + words // 2, count)
         chosen = self._cumulative.searchsorted(self._random.random(int(lengths.sum()))).tolist()
         spelling, start = self._words, 0
@@ -160,7 +140,7 @@ class Author:
             start += length
 
     def vectors(self, count: int) -> Floats:
-        """Return *count* unit vectors around the same cluster centres for every seed."""
+        """Return *count* unit vectors around cluster centres that are equal for all seeds."""
         import numpy
 
         chosen = self._centres[self._random.integers(0, _CLUSTERS, count)]
@@ -176,7 +156,7 @@ class Author:
 
 
 def open_collection(folder: Path, sync_threshold: int | None = None) -> Any:
-    """Open the collection in a Chroma directory, or make it where *sync_threshold* is given."""
+    """Open the collection in a Chroma directory, or create it if *sync_threshold* is given."""
     import chromadb
 
     client = chromadb.PersistentClient(str(folder), chromadb.Settings(anonymized_telemetry=False))
@@ -196,6 +176,12 @@ def add_vectors(collection: Any, author: Author, first: int, count: int, batch: 
             documents=list(author.texts(size, 5)),
             metadatas=[{"paper": number // 4, "page": number % 4 + 1} for number in range(start, start + size)],
         )
+
+
+def _make(folder: Path, shape: Shape) -> None:
+    _make_sqlite(folder / "library.sqlite3", shape)
+    collection = open_collection(folder / "chroma", shape.sync_threshold)
+    add_vectors(collection, Author(shape.seed + 1), 0, shape.vectors, min(1_000, shape.sync_threshold))
 
 
 def _make_sqlite(path: Path, shape: Shape) -> None:
@@ -223,23 +209,3 @@ def _make_sqlite(path: Path, shape: Shape) -> None:
         connection.execute("COMMIT")
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
-
-
-def _make_chroma(folder: Path, shape: Shape) -> None:
-    collection = open_collection(folder, shape.sync_threshold)
-    add_vectors(collection, Author(shape.seed + 1), 0, shape.vectors, min(1_000, shape.sync_threshold))
-
-
-def main() -> None:
-    """Build in the folder given, from the shape given as JSON."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("shape")
-    arguments = parser.parse_args()
-    shape = Shape(**json.loads(arguments.shape))
-    _make_sqlite(arguments.folder / "library.sqlite3", shape)
-    _make_chroma(arguments.folder / "chroma", shape)
-
-
-if __name__ == "__main__":
-    main()
