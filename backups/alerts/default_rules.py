@@ -1,4 +1,8 @@
-"""The rules of a new installation. `plans.defaults.install` adds those that are missing and keeps what a person changed."""
+"""The rules of a new installation, few enough to be read. A person may add more, one for any condition.
+
+A condition that is only worth knowing, or that leads to another rule's alert (`REPORTED_BY`), has no rule. `audit-broken` has
+one, because no other critical alert follows from it: the job that verifies the audit fails once a week, which is a warning.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from dataclasses import dataclass
 from django.utils.text import slugify
 
 from backups.models import AlertRule, Severity
-from backups.monitoring.conditions import conditions
+from backups.monitoring.conditions import BUILT_IN, conditions
 from backups.monitoring.conditions.backups import LONG_OVERDUE_TIMES_RPO
 from backups.monitoring.conditions.plans import FAILURES_AT_RISK
 
@@ -52,16 +56,9 @@ DEFAULTS: tuple[Default, ...] = (
     ),
     Default(name="last-backup-unproven", kind="unproven"),
     Default(name="damage-found", kind="damage", severity=Severity.CRITICAL),
-    Default(name="backup-dated-ahead", kind="dated_ahead", lasting=2),
-    Default(name="backups-not-planned", kind="plans", lasting=60),
     Default(name="worker-silent", kind="worker_silent", severity=Severity.CRITICAL),
     Default(name="job-slow", kind="job_slow"),
-    Default(name="job-silent", kind="stale_job", lasting=5),
-    Default(name="jobs-waiting", kind="waiting_jobs"),
     Default(name="repository-away", kind="repository_away", lasting=2, severity=Severity.CRITICAL),
-    Default(name="repository-read-only", kind="read_only", lasting=2, severity=Severity.CRITICAL),
-    Default(name="repository-unreadable", kind="repository_unreadable", severity=Severity.CRITICAL),
-    Default(name="source-broken", kind="source_broken", severity=Severity.CRITICAL),
     Default(name="space-low", kind="space", lasting=10, settle=30),
     Default(
         name="space-nearly-gone",
@@ -72,33 +69,48 @@ DEFAULTS: tuple[Default, ...] = (
         severity=Severity.CRITICAL,
     ),
     Default(name="full-soon", kind="full_soon", lasting=60, settle=360),
-    Default(name="restore-slow", kind="slow_restore", lasting=60),
     Default(name="drill-overdue", kind="drill_overdue", lasting=60),
     Default(name="drill-failed", kind="drill_failed", severity=Severity.CRITICAL),
-    Default(name="plan-never-due", kind="plan_never_due"),
-    Default(name="plan-refused", kind="plan_refused"),
     Default(name="audit-broken", kind="audit_broken", severity=Severity.CRITICAL),
     Default(name="clock-jumped", kind="clock_jumped"),
     Default(name="channel-unheard", kind="channel_unheard"),
     Default(name="detector-broken", kind="detector_broken", lasting=5),
 )
 
-WITHOUT_RULE = frozenset({"failing", "newest_damaged", "no_plan", "worker_never_started"})
-"""`plan-failed` and `damage-found` cover the first two. The third is only worth knowing, and without a worker no rule runs."""
+REPORTED_BY = {
+    "failing": "plan-failed",
+    "dated_ahead": "clock-jumped",
+    "newest_damaged": "damage-found",
+    "plans": "no-proven-backup",
+    "no_plan": "no-proven-backup",
+    "worker_never_started": None,
+    "read_only": "plan-failed-thrice",
+    "repository_unreadable": "plan-failed-thrice",
+    "source_broken": "plan-failed-thrice",
+    "slow_restore": None,
+    "plan_never_due": "no-proven-backup",
+    "plan_refused": "no-proven-backup",
+    "stale_job": "worker-silent",
+    "waiting_jobs": "no-proven-backup",
+}
+"""The conditions without a rule, and the rule that reports what follows.
+
+None: without a worker no rule is evaluated, and a slow restore is for the overview. `plan-failed-thrice` fires after three
+hourly health checks or backups that failed.
+"""
 
 
 def install() -> list[str]:
-    """Create the missing rules, one for each condition of the project too.
+    """Create the missing rules, and one for each condition of the project. Existing rules are kept as they are.
 
-    Returns their names, each as ``alert NAME``; a second call creates nothing.
+    Returns the names of the new ones, each as ``alert NAME``; a second call creates nothing.
     """
     made = []
     known = conditions()
-    covered = {default.kind for default in DEFAULTS} | WITHOUT_RULE
     further = [
         Default(name=slugify(one.name.replace("_", "-")), kind=one.name, severity=Severity(one.severity))
         for one in known.values()
-        if one.name not in covered
+        if one.name not in BUILT_IN
     ]
     for default in (*DEFAULTS, *further):
         condition = known[default.kind]

@@ -81,12 +81,8 @@ def observe_rules(rules: Iterable[AlertRule], known: Mapping[str, Condition], fa
         if condition is None:
             broken[rule.kind] = "it is no longer installed (BACKUPS['ALERT_DETECTORS'])."
         elif rule.kind not in facts.broken:
-            observed[rule.name] = _guarded(rule.kind, broken, partial(_observe, condition, facts, rule.threshold))
+            observed[rule.name] = _guarded(rule.kind, broken, partial(condition.observe, facts, rule.threshold))
     return observed, broken
-
-
-def _observe(condition: Condition, facts: Facts, threshold: float) -> tuple[Observation, ...]:
-    return tuple({one.subject: one for one in condition.find(facts, threshold)}.values())
 
 
 def _gather(known: Mapping[str, Condition], now: datetime) -> Facts:
@@ -111,28 +107,21 @@ def _guarded(name: str, broken: dict[str, str], call: Callable[[], Any]) -> Any:
 # Rows and values
 
 
+_SAME = ("severity", "since", "seen", "fired", "escalated", "resolved", "ended_by")
+_OF_OBSERVATION = ("text", "todo", "link")
+"""Attributes that a row and its state or observation have under the same name."""
+
+
 def state_of(alert: Alert) -> AlertState:
     """A row as a value."""
+    texts = {name: getattr(alert, name) for name in _OF_OBSERVATION}
     return AlertState(
         id=str(alert.pk),
         rule=alert.rule,
-        severity=alert.severity,
-        observation=Observation(
-            subject=alert.subject,
-            text=alert.text,
-            todo=alert.todo,
-            link=alert.link,
-            arguments=tuple(alert.arguments),
-            also=tuple(alert.also),
-        ),
-        since=alert.since,
-        seen=alert.seen,
-        fired=alert.fired,
-        escalated=alert.escalated,
-        resolved=alert.resolved,
-        ended_by=alert.ended_by,
+        observation=Observation(subject=alert.subject, arguments=tuple(alert.arguments), also=tuple(alert.also), **texts),
         acknowledged=alert.acknowledged is not None,
         notified={key: Event(event) for key, event in alert.told.items()},
+        **{name: getattr(alert, name) for name in _SAME},
     )
 
 
@@ -140,18 +129,10 @@ def _values(state: AlertState) -> dict[str, Any]:
     """The columns that evaluation writes; an acknowledgement is not among them."""
     observation = state.observation
     return {
-        "severity": state.severity,
-        "text": observation.text,
-        "todo": observation.todo,
-        "link": observation.link,
+        **{name: getattr(state, name) for name in _SAME},
+        **{name: getattr(observation, name) for name in _OF_OBSERVATION},
         "arguments": list(observation.arguments),
         "also": list(observation.also),
-        "since": state.since,
-        "seen": state.seen,
-        "fired": state.fired,
-        "escalated": state.escalated,
-        "resolved": state.resolved,
-        "ended_by": state.ended_by,
         "told": {key: event.value for key, event in state.notified.items()},
         "open": state.open,
     }

@@ -13,9 +13,6 @@ from zoneinfo import ZoneInfo
 
 from backups.monitoring.conditions import Observation
 
-Detection = Observation
-"""The name under which projects have imported `Observation` from here."""
-
 CONTINUOUS = timedelta(minutes=10)
 """An alert that has not fired starts over after a longer time without evaluation: whether it lasted meanwhile is unknown."""
 

@@ -127,8 +127,18 @@ class Migration(migrations.Migration):
         ),
         migrations.AlterField(
             model_name='alertrule',
+            name='kind',
+            field=models.CharField(help_text='The name of a condition.', max_length=40),
+        ),
+        migrations.AlterField(
+            model_name='alertrule',
             name='settle_minutes',
             field=models.PositiveIntegerField(default=2, help_text='Minutes without the condition until resolved.', validators=[django.core.validators.MaxValueValidator(10000)]),
+        ),
+        migrations.AlterField(
+            model_name='alertrule',
+            name='threshold',
+            field=models.FloatField(default=0.0, help_text="In the condition's unit."),
         ),
         migrations.AlterField(
             model_name='alertsubscription',

@@ -87,8 +87,8 @@ class AlertRule(models.Model):
         validators=[RegexValidator(r"\A[A-Za-z0-9][A-Za-z0-9._-]*\Z", "Letters, digits, dots, dashes and underscores.")],
     )
     title = models.CharField(max_length=120)
-    kind = models.CharField(max_length=40, help_text="A detector (`alerts.detectors`).")
-    threshold = models.FloatField(default=0.0, help_text="In the detector's unit.")
+    kind = models.CharField(max_length=40, help_text="The name of a condition.")
+    threshold = models.FloatField(default=0.0, help_text="In the condition's unit.")
     lasting_minutes = models.PositiveIntegerField(default=0, validators=[MaxValueValidator(100_000)])
     settle_minutes = models.PositiveIntegerField(
         default=2,

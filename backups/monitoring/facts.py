@@ -22,6 +22,7 @@ class BackupFact:
     verified_at: datetime | None = None
     restore_seconds: float | None = None
     problem: str = ""
+    repository: str = ""
 
     def age(self, now: datetime) -> float:
         """Seconds since its cut; 0 for one dated in the future."""
@@ -62,6 +63,8 @@ class RepositoryFact:
     used: int = 0
     free: int = 0
     size: int = 0
+    first: datetime | None = None
+    """Instant of its oldest backup."""
     grown_a_day: float | None = None
     """Bytes a day that remain after retention; None while it is too early to tell."""
 

@@ -2,8 +2,6 @@
 
 Most queries are answered from an index and cost hardly more with more backups and jobs. The number of queries grows with plans,
 running jobs, channels, sets and repositories only.
-
-It is one module because all facts are read with a fixed number of queries.
 """
 
 from __future__ import annotations
@@ -13,13 +11,13 @@ import itertools
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from django.db.models import CharField, Count, F, Sum
+from django.db.models import CharField, Count, F, Min, Sum
 from django.db.models.functions import Cast, Substr
 from django.utils import timezone
 
@@ -31,25 +29,7 @@ from backups.jobs.types import BACKUP, DRILL, HEALTH, RESTORE, RESTORE_IN_PLACE
 from backups.models import AlertChannel, AlertDelivery, AlertLook, AuditEntry, IndexedBackup, Job, Plan, Worker
 from backups.plans import cron
 
-from .facts import (
-    AuditBreak,
-    BackupFact,
-    Clock,
-    Counts,
-    DamagedBackup,
-    Day,
-    Drills,
-    EndedJob,
-    Facts,
-    FailingChannel,
-    PlanFact,
-    Probed,
-    RepositoryFact,
-    RestoreFact,
-    RunningJob,
-    SetFact,
-    WorkerFact,
-)
+from . import facts
 
 _WINDOW = timedelta(days=30)
 _SETTLED, _OLD_ENOUGH = timedelta(days=7), timedelta(days=14)
@@ -65,40 +45,50 @@ _MOST_RUNS = 50
 _LIKE, _FEWEST_LIKE = 20, 3
 """Jobs of the same kind from which the usual duration is taken, at most and at least."""
 
-_MOST_WAITING = 1_000
 _GIVEN_UP_WITHIN = timedelta(days=2)
+_PROBED, _FIELDS = ("sources", "repositories"), ("check", "code", "message", "hint")
 _PROBES_HOLD = timedelta(hours=3)
 """The hourly health check's findings about stores count for so long."""
 
 
-def gather(now: datetime, probed: tuple[Probed, ...] | None = None) -> Facts:
+def gather(now: datetime, probed: tuple[facts.Probed, ...] | None = None) -> facts.Facts:
     """Read the facts at *now*. Without *probed*, what the last health check found in stores and repositories is used."""
     config = configuration()
     names = [name for name in config.sets if name not in config.kept_apart] or list(config.sets)
     jobs = _ended_jobs()
-    sets = tuple(_set(config, name, jobs) for name in names)
-    damaged = IndexedBackup.objects.filter(verification=IndexedBackup.Verification.DAMAGED).order_by("-time", "-backup_id")
-    queued = Job.objects.filter(state=Job.State.QUEUED, not_before__lt=now).order_by()
-    return Facts(
+    newest = {name: _newest_backups(config, name) for name in names}
+    proven = {name: _newest_backups(config, name, *_PROVEN) for name in names}
+    sets = tuple(
+        facts.SetFact(
+            name=name,
+            newest=max(newest[name], key=lambda one: one.time, default=None),
+            proven=max(proven[name], key=lambda one: one.time, default=None),
+            jobs=tuple(job for job in jobs if job.set == name),
+        )
+        for name in names
+    )
+    repositories = tuple(_repository(name, path, now) for name, path in config.repositories.items())
+    plans = list(Plan.objects.order_by("name")[:_MOST_PLANS])
+    unfinished = list(Job.objects.filter(state__in=(Job.State.RUNNING, Job.State.QUEUED)).order_by())
+    running = [job for job in unfinished if job.state == Job.State.RUNNING]
+    counts = _counts(running=len(running), waiting=len(unfinished) - len(running))
+    return facts.Facts(
         now=now,
         host=config.host,
         promised_point=config.promised_rpo_minutes * 60.0,
         promised_time=config.promised_rto_minutes * 60.0,
         sets=sets,
-        repositories=tuple(_repository(name, path, now) for name, path in config.repositories.items()),
-        plans=tuple(_plan(plan, config, now) for plan in Plan.objects.order_by("name")[:_MOST_PLANS]),
+        repositories=repositories,
+        plans=tuple(_plan(plan, config, now) for plan in plans),
         workers=_workers(config),
         clocks=_clocks(),
-        running=tuple(_running(job, now) for job in Job.objects.filter(state=Job.State.RUNNING).order_by("-created", "-id")),
-        waiting_since=tuple(queued.values_list("not_before", flat=True)[:_MOST_WAITING]),
-        restores=_restores(config, names),
-        drills=_drills(),
-        damaged=tuple(
-            DamagedBackup(id=id_, set=set_name, problem=problem)
-            for id_, set_name, problem in damaged.values_list("backup_id", "set", "problem")[:_MOST_DAMAGED]
-        ),
+        running=tuple(_running(job, now) for job in sorted(running, key=lambda job: job.created, reverse=True)),
+        waiting_since=tuple(job.not_before for job in unfinished if job.state == Job.State.QUEUED and job.not_before < now),
+        restores=_restores(itertools.chain.from_iterable(proven.values())),
+        drills=_drills(possible_since=_drills_possible_since(repositories, plans)),
+        damaged=_damaged() if counts.damaged else (),
         days=_days(now),
-        counts=_counts(),
+        counts=counts,
         bytes_to_back_up=_source_bytes(config) if all(one.newest is None for one in sets) else None,
         failing_channels=tuple(_failing_channels(now)),
         audit_break=_audit_break(),
@@ -107,43 +97,29 @@ def gather(now: datetime, probed: tuple[Probed, ...] | None = None) -> Facts:
 
 
 _BACKUP_FIELDS = (
-    *("backup_id", "kind", "time", "bytes_source", "bytes_stored"),
+    *("repository", "backup_id", "kind", "time", "bytes_source", "bytes_stored"),
     *("seconds", "verification", "verified_at", "restore_seconds", "problem"),
 )
 _PROVEN = (IndexedBackup.Verification.RESTORE, IndexedBackup.Verification.HASHES)
 
 
-def _set(config: Configuration, name: str, jobs: Sequence[EndedJob]) -> SetFact:
-    newest, proven = [], []
+def _newest_backups(config: Configuration, name: str, *verifications: str) -> list[facts.BackupFact]:
+    """The newest backup of the whole set in each repository, or there by each of *verifications*.
+
+    Safety backups do not count and, if the set has stores other than SQLite, snapshots neither.
+    """
+    partial = any(source.kind is not SourceKind.SQLITE for source in config.sources(name))
+    backups = []
     for repository in config.repositories:
-        rows = _whole(config, repository, name)
-        newest += _first(rows)
-        for verification in _PROVEN:
-            proven += _first(rows.filter(verification=verification))
-    return SetFact(
-        name=name,
-        newest=max(newest, key=lambda one: one.time, default=None),
-        proven=max(proven, key=lambda one: one.time, default=None),
-        jobs=tuple(job for job in jobs if job.set == name),
-    )
+        rows = IndexedBackup.objects.filter(repository=repository, set=name, safety=False).order_by("-time")
+        rows = rows.exclude(kind=IndexedBackup.Kind.SNAPSHOT) if partial else rows
+        for chosen in [rows.filter(verification=one) for one in verifications] or [rows]:
+            for row in chosen.values(*_BACKUP_FIELDS)[:1]:
+                backups.append(facts.BackupFact(id=row.pop("backup_id"), **row))
+    return backups
 
 
-def _whole(config: Configuration, repository: str, name: str) -> Any:
-    """Backups of a whole set, newest first: without safety backups and, if the set has other stores, without snapshots."""
-    rows = IndexedBackup.objects.filter(repository=repository, set=name, safety=False)
-    if any(source.kind is not SourceKind.SQLITE for source in config.sources(name)):
-        rows = rows.exclude(kind=IndexedBackup.Kind.SNAPSHOT)
-    return rows.order_by("-time")
-
-
-def _first(rows: Any) -> list[BackupFact]:
-    return [
-        BackupFact(**{("id" if name == "backup_id" else name): value for name, value in zip(_BACKUP_FIELDS, row, strict=True)})
-        for row in rows.values_list(*_BACKUP_FIELDS)[:1]
-    ]
-
-
-def _ended_jobs() -> list[EndedJob]:
+def _ended_jobs() -> list[facts.EndedJob]:
     ended = []
     for state in (Job.State.SUCCEEDED, Job.State.FAILED, Job.State.INTERRUPTED):
         rows = Job.objects.filter(kind=BACKUP.name, state=state, finished__isnull=False).order_by("-finished")
@@ -151,7 +127,7 @@ def _ended_jobs() -> list[EndedJob]:
             assert finished is not None
             error = error or {}
             ended.append(
-                EndedJob(
+                facts.EndedJob(
                     id=str(pk),
                     set=set_name,
                     ok=state == Job.State.SUCCEEDED,
@@ -164,9 +140,9 @@ def _ended_jobs() -> list[EndedJob]:
     return sorted(ended, key=lambda job: job.finished, reverse=True)
 
 
-def _repository(name: str, path: Path, now: datetime) -> RepositoryFact:
+def _repository(name: str, path: Path, now: datetime) -> facts.RepositoryFact:
     rows = IndexedBackup.objects.filter(repository=name)
-    used = rows.aggregate(total=Sum("bytes_stored"))["total"] or 0
+    totals = rows.aggregate(used=Sum("bytes_stored"), first=Min("time"))
     there = (path / "repository.json").is_file()
     try:
         writable = os.access(path, os.W_OK | os.X_OK) and not os.statvfs(path).f_flag & os.ST_RDONLY
@@ -174,30 +150,36 @@ def _repository(name: str, path: Path, now: datetime) -> RepositoryFact:
         free, size = disk.free, disk.total
     except OSError:
         writable, free, size = False, 0, 0
-    return RepositoryFact(
-        name=name, there=there, writable=writable, used=used, free=free, size=size, grown_a_day=_growth(rows, now)
+    return facts.RepositoryFact(
+        name=name,
+        there=there,
+        writable=writable,
+        used=totals["used"] or 0,
+        free=free,
+        size=size,
+        first=totals["first"],
+        grown_a_day=_growth(rows, totals["first"], now),
     )
 
 
-def _growth(rows: Any, now: datetime) -> float | None:
+def _growth(rows: Any, first: datetime | None, now: datetime) -> float | None:
     """Bytes a day that remain. The last days are left out if possible: retention has not yet thinned them out."""
-    first = rows.order_by("time").values_list("time", "bytes_stored").first()
-    if first is None or now - first[0] < timedelta(days=1):
+    if first is None or now - first < timedelta(days=1):
         return None
-    if now - first[0] < _OLD_ENOUGH:
-        grown, over = rows.filter(time__gt=first[0]), now - first[0]
+    if now - first < _OLD_ENOUGH:
+        grown, over = rows.filter(time__gt=first), now - first
     else:
-        begin = max(first[0], now - _WINDOW)
+        begin = max(first, now - _WINDOW)
         grown, over = rows.filter(time__gt=begin, time__lte=now - _SETTLED), now - _SETTLED - begin
     return float((grown.aggregate(total=Sum("bytes_stored"))["total"] or 0) / (over / timedelta(days=1)))
 
 
-def _plan(plan: Plan, config: Configuration, now: datetime) -> PlanFact:
+def _plan(plan: Plan, config: Configuration, now: datetime) -> facts.PlanFact:
     problem = (cron.check(plan.cron, plan.time_zone) or "") if plan.enabled else ""
     due = next(iter(cron.slots_after(plan.cron, plan.time_zone, now, 1)), None) if plan.enabled and not problem else None
     failed = _failed_runs(plan)
     last, error = failed[0] if failed else ("", {})
-    return PlanFact(
+    return facts.PlanFact(
         name=plan.name,
         title=plan.title,
         kind=plan.kind,
@@ -233,40 +215,37 @@ def _refused(plan: Plan) -> str:
 
 
 def worker_beat(host: str) -> datetime | None:
-    """The last heartbeat of a host's workers. For this host its file counts too: it is written before the row."""
-    beats = [beat for beat in Worker.objects.filter(host=host).values_list("beat", flat=True) if beat is not None]
+    """The last heartbeat of a host's workers; None if they never ran."""
+    return _with_file(host, Worker.objects.filter(host=host).values_list("beat", flat=True).first())
+
+
+def _with_file(host: str, beat: datetime | None) -> datetime | None:
+    """For this host the heartbeat file counts too: it is written before the row."""
     if host == configuration().host:
         with contextlib.suppress(OSError):  # no worker has run yet
-            beats.append(datetime.fromtimestamp(heartbeat_file().stat().st_mtime, UTC))
-    return max(beats, default=None)
+            written = datetime.fromtimestamp(heartbeat_file().stat().st_mtime, UTC)
+            return max(beat, written) if beat is not None else written
+    return beat
 
 
-def _workers(config: Configuration) -> tuple[WorkerFact, ...]:
-    hosts = dict.fromkeys((config.host, *Worker.objects.values_list("host", flat=True)))
-    return tuple(WorkerFact(host=host, beat=worker_beat(host)) for host in hosts)
+def _workers(config: Configuration) -> tuple[facts.WorkerFact, ...]:
+    beats: dict[str, datetime | None] = {config.host: None, **dict(Worker.objects.values_list("host", "beat"))}
+    return tuple(facts.WorkerFact(host=host, beat=_with_file(host, beat)) for host, beat in beats.items())
 
 
-def _clocks() -> tuple[Clock, ...]:
-    return tuple(
-        Clock(
-            host=look.host,
-            jumped=look.jumped,
-            jumped_by=look.jumped_by,
-            silent_from=look.silent_from,
-            silent_until=look.silent_until,
-        )
-        for look in AlertLook.objects.exclude(host="")
-    )
+def _clocks() -> tuple[facts.Clock, ...]:
+    rows = AlertLook.objects.exclude(host="").values("host", "jumped", "jumped_by", "silent_from", "silent_until")
+    return tuple(facts.Clock(**row) for row in rows)
 
 
-def _running(job: Job, now: datetime) -> RunningJob:
+def _running(job: Job, now: datetime) -> facts.RunningJob:
     like = Job.objects.filter(kind=job.kind, state=Job.State.SUCCEEDED, set=job.set, started__isnull=False)
     took = [
         (finished - started).total_seconds()
         for started, finished, arguments in like.order_by("-finished").values_list("started", "finished", "arguments")[:_LIKE]
         if started and finished and arguments.get("backup") == job.arguments.get("backup")
     ]
-    return RunningJob(
+    return facts.RunningJob(
         id=str(job.pk),
         kind=job.kind,
         set=job.set,
@@ -276,15 +255,17 @@ def _running(job: Job, now: datetime) -> RunningJob:
     )
 
 
-def _drills() -> Drills:
+def _last(jobs: Any, *states: str) -> Job | None:
+    """The one of *jobs* that ended last in one of *states*, each of which is read from the index."""
+    each = (jobs.filter(state=state).order_by("-finished").first() for state in states)
+    return max(filter(None, each), key=lambda job: job.finished or job.created, default=None)
+
+
+def _drills(possible_since: datetime | None) -> facts.Drills:
     """From the jobs, and from the index for drills without a job."""
-    drills = Job.objects.filter(kind=DRILL.name, tried_again=None, finished__isnull=False).order_by("-finished")
-    good = drills.filter(state=Job.State.SUCCEEDED).values_list("finished", flat=True).first()
-    bad = max(
-        filter(None, (drills.filter(state=state).first() for state in (Job.State.FAILED, Job.State.INTERRUPTED))),
-        key=lambda job: job.finished or job.created,
-        default=None,
-    )
+    drills = Job.objects.filter(kind=DRILL.name, tried_again=None, finished__isnull=False)
+    last_good, bad = _last(drills, Job.State.SUCCEEDED), _last(drills, Job.State.FAILED, Job.State.INTERRUPTED)
+    good = last_good.finished if last_good else None
     job, message, failed = (str(bad.pk), str((bad.error or {}).get("message", "")), bad.finished) if bad else ("", "", None)
     indexed = IndexedBackup.objects.filter(drilled_at__isnull=False).order_by("-drilled_at")
     seconds = None
@@ -295,11 +276,27 @@ def _drills() -> Drills:
             job, message, failed = "", "", at
     if failed is not None and good is not None and good > failed:
         job, message, failed = "", "", None
-    first = IndexedBackup.objects.order_by("time").values_list("time", flat=True).first()
-    return Drills(last_good=good, seconds=seconds, could_be_since=first, failed=failed, failed_job=job, message=message)
+    return facts.Drills(
+        last_good=good, seconds=seconds, could_be_since=possible_since, failed=failed, failed_job=job, message=message
+    )
 
 
-def _failing_channels(now: datetime) -> list[FailingChannel]:
+def _drills_possible_since(repositories: Iterable[facts.RepositoryFact], plans: Iterable[Plan]) -> datetime | None:
+    """When the first backup was made or, if it came later, the first plan for drills. None without a backup."""
+    first = min((one.first for one in repositories if one.first is not None), default=None)
+    planned = min((plan.created for plan in plans if plan.kind == DRILL.name), default=None)
+    return first if first is None or planned is None else max(first, planned)
+
+
+def _damaged() -> tuple[facts.DamagedBackup, ...]:
+    rows = IndexedBackup.objects.filter(verification=IndexedBackup.Verification.DAMAGED).order_by("-time", "-backup_id")
+    return tuple(
+        facts.DamagedBackup(id=id_, set=set_name, problem=problem)
+        for id_, set_name, problem in rows.values_list("backup_id", "set", "problem")[:_MOST_DAMAGED]
+    )
+
+
+def _failing_channels(now: datetime) -> list[facts.FailingChannel]:
     """Channels that gave up a message in the last two days and have delivered none since."""
     failing = []
     for channel in AlertChannel.objects.filter(enabled=True):
@@ -308,57 +305,47 @@ def _failing_channels(now: datetime) -> list[FailingChannel]:
         if last is None or last.state != AlertDelivery.State.GIVEN_UP or last.created < now - _GIVEN_UP_WITHIN:
             continue
         lost = own.filter(state=AlertDelivery.State.GIVEN_UP, created__gt=now - _GIVEN_UP_WITHIN).count()
-        failing.append(FailingChannel(name=channel.name, id=channel.pk, count=lost, answer=last.answer[:200]))
+        failing.append(facts.FailingChannel(name=channel.name, id=channel.pk, count=lost, answer=last.answer[:200]))
     return failing
 
 
-def _audit_break() -> AuditBreak | None:
+def _audit_break() -> facts.AuditBreak | None:
     """What the last verification of the audit found."""
     verified = audit.verified()
     broken = (verified.after or {}).get("broken") if verified is not None else None
-    return AuditBreak(entry=broken["number"], why=str(broken["why"])) if broken else None
+    return facts.AuditBreak(entry=broken["number"], why=str(broken["why"])) if broken else None
 
 
-def _last_probed(now: datetime) -> tuple[Probed, ...]:
+def _last_probed(now: datetime) -> tuple[facts.Probed, ...]:
     """The last health check's problems of stores and repositories; whether a repository is available is read afresh."""
-    ended = Job.objects.filter(kind=HEALTH.name, finished__gt=now - _PROBES_HOLD).order_by("-finished")
-    last = max(
-        filter(None, (ended.filter(state=state).first() for state in (Job.State.SUCCEEDED, Job.State.FAILED))),
-        key=lambda job: job.finished or job.created,
-        default=None,
-    )
+    recent = Job.objects.filter(kind=HEALTH.name, finished__gt=now - _PROBES_HOLD)
+    last = _last(recent, Job.State.SUCCEEDED, Job.State.FAILED)
+    problems = (last.result or {}).get("problems", ()) if last else ()
+    seen = [one for one in problems if one["check"] in _PROBED and one["code"] not in ("no_repository", "read_only")]
+    # A message begins with what it is about: the path of the store, or the name of the repository
     return tuple(
-        Probed(
-            check=problem["check"],
-            code=problem["code"],
-            subject=str(problem.get("subject", "")),
-            message=str(problem["message"]),
-            hint=str(problem.get("hint", "")),
-        )
-        for problem in ((last.result or {}).get("problems", ()) if last else ())
-        if problem["check"] in ("sources", "repositories") and problem["code"] not in ("no_repository", "read_only")
+        facts.Probed(subject=one["message"].partition(": ")[0], **{name: one[name] for name in _FIELDS}) for one in seen
     )
 
 
-def _restores(config: Configuration, names: Sequence[str]) -> tuple[RestoreFact, ...]:
+def _restores(proven: Iterable[facts.BackupFact]) -> tuple[facts.RestoreFact, ...]:
     """The newest measured restore of a whole backup, by a verification and by a person."""
-    restores = []
-    for repository, name in itertools.product(config.repositories, names):
-        rows = _whole(config, repository, name).filter(verification=IndexedBackup.Verification.RESTORE)
-        for moment, proven, seconds in rows.values_list("time", "verified_at", "restore_seconds")[:1]:
-            if seconds is not None:
-                restores.append(RestoreFact(seconds=seconds, time=proven or moment))
+    restores = [
+        facts.RestoreFact(seconds=one.restore_seconds, time=one.verified_at or one.time)
+        for one in proven
+        if one.verification == IndexedBackup.Verification.RESTORE and one.restore_seconds is not None
+    ]
     for kind in (RESTORE.name, RESTORE_IN_PLACE.name):
         asked = Job.objects.filter(kind=kind, state=Job.State.SUCCEEDED, finished__isnull=False).order_by("-finished")
         for arguments, result, finished in asked.values_list("arguments", "result", "finished")[:_RECENT_JOBS]:
             seconds = (result or {}).get("seconds")
             if finished is not None and isinstance(seconds, int | float) and not arguments.get("only"):
-                restores.append(RestoreFact(seconds=float(seconds), time=finished, real=True))
+                restores.append(facts.RestoreFact(seconds=float(seconds), time=finished, real=True))
                 break
     return tuple(restores)
 
 
-def _days(now: datetime) -> tuple[Day, ...]:
+def _days(now: datetime) -> tuple[facts.Day, ...]:
     """The backup jobs of the last 30 days, a day each. If the zone is not UTC, hours are counted and added up here."""
     zone = timezone.get_current_timezone()
     by_day = all(moment.astimezone(zone).utcoffset() == timedelta(0) for moment in (now, now - _WINDOW))
@@ -379,17 +366,17 @@ def _days(now: datetime) -> tuple[Day, ...]:
         day = date.fromisoformat(part) if by_day else datetime.fromisoformat(f"{part}:00+00:00").astimezone(zone).date()
         if day in counted:
             counted[day][0 if state == Job.State.SUCCEEDED else 1] += count
-    return tuple(Day(day=day, done=done, failed=failed) for day, (done, failed) in counted.items())
+    return tuple(facts.Day(day=day, done=done, failed=failed) for day, (done, failed) in counted.items())
 
 
-def _counts() -> Counts:
+def _counts(*, running: int, waiting: int) -> facts.Counts:
     by_proof = dict(IndexedBackup.objects.order_by().values_list("verification").annotate(count=Count("pk")))
-    return Counts(
+    return facts.Counts(
         backups=sum(by_proof.values()),
         proven=sum(by_proof.get(verification, 0) for verification in _PROVEN),
         damaged=by_proof.get(IndexedBackup.Verification.DAMAGED, 0),
-        running=Job.objects.filter(state=Job.State.RUNNING).count(),
-        waiting=Job.objects.filter(state=Job.State.QUEUED).count(),
+        running=running,
+        waiting=waiting,
     )
 
 

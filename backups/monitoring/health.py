@@ -22,9 +22,8 @@ from backups.catalog import index
 from backups.conf import configuration
 from backups.engine.errors import EngineError
 from backups.engine.types import SourceKind
-from backups.models import Severity as ConditionSeverity
 
-from .conditions import CONDITIONS, Present, present
+from .conditions import BUILT_IN, CONDITIONS, Observation, present
 from .facts import Probed
 from .gathering import gather
 
@@ -89,17 +88,16 @@ def run_checks(now: datetime) -> Health:
         except (EngineError, DatabaseError, OSError) as problem:
             findings.append(_failed(name, problem))
     try:
-        findings += [_finding(one) for one in present(gather(now, tuple(probed))) if one.severity != ConditionSeverity.INFO]
+        findings += [_finding(one) for one in present(gather(now, tuple(probed))) if one.severity != "info"]
     except (EngineError, DatabaseError, OSError) as problem:
         findings.append(_failed("safety", problem))
     findings.sort(key=lambda finding: -finding.severity.exit_code)
     return Health(time=now, findings=tuple(findings), checks=CHECKS)
 
 
-def _finding(one: Present) -> Finding:
-    seen = one.observation
-    severity = Severity(one.severity.value)
-    return Finding(check=one.condition.check, code=one.code, severity=severity, message=seen.text, hint=seen.todo)
+def _finding(seen: Observation) -> Finding:
+    check, severity = BUILT_IN[seen.kind].check, Severity(seen.severity)
+    return Finding(check=check, code=seen.code, severity=severity, message=seen.text, hint=seen.todo)
 
 
 def _failed(check: str, problem: Exception) -> Finding:

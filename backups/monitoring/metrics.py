@@ -168,7 +168,7 @@ def _repositories(facts: Facts) -> Iterator[Metric]:
 
 def _conditions(facts: Facts) -> Metric:
     condition = _gauge("condition", "1 while the condition holds", ("code", "severity"))
-    for code, severity in sorted({(one.code, one.severity.value) for one in present(facts)}):
+    for code, severity in sorted({(one.code, str(one.severity)) for one in present(facts)}):
         condition.add_metric((code, severity), 1)
     return condition
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -16,17 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from django.db.models import Max, Q
-from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 
 from backups.conf import configuration
 from backups.engine.doctor import has_wal_reset_bug
 from backups.engine.progress import duration
 from backups.jobs.types import BACKUP
-from backups.models import AlertChannel, AlertDelivery, IndexedBackup, Severity
+from backups.models import AlertChannel, AlertDelivery, IndexedBackup
 
 from . import gathering
-from .conditions import Present, observe
+from .conditions import Observation, observe
+from .conditions.backups import LONG_OVERDUE_TIMES_RPO
+from .conditions.repositories import FULL_SOON
 from .conditions.restores import DRILL_OVERDUE_DAYS
 from .facts import Facts
 from .verdict import Verdict, verdict
@@ -76,10 +77,7 @@ class Item:
     @property
     def address(self) -> str:
         """URL of that page; empty if this site does not have it."""
-        try:
-            return reverse(self.link) if self.link else ""
-        except NoReverseMatch:
-            return ""
+        return Observation(subject="", text="", link=self.link).address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,167 +145,168 @@ class ReadinessFacts:
     sqlite: tuple[int, ...] = field(default_factory=lambda: sqlite3.sqlite_version_info)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Evidence:
+    """What the criteria judge."""
+
+    facts: Facts
+    more: ReadinessFacts
+    verdict: Verdict
+    held: dict[str, Observation]
+    """The conditions that hold, by code; the worst of each."""
+
+    def age(self, moment: datetime) -> str:
+        return duration((self.facts.now - moment).total_seconds())
+
+    def fresh(self, moment: datetime, limit: timedelta, text: str, todo: str) -> Judgement:
+        """Met if *moment* is not longer ago than *limit*, otherwise partly met."""
+        return (State.MET, text) if self.facts.now - moment <= limit else (State.PARTLY, text, todo)
+
+
+Judgement = tuple[State, str] | tuple[State, str, str]
+"""State, what was found, and what to do about it."""
+
+
 def assess(facts: Facts, more: ReadinessFacts) -> Readiness:
     """The score. Reads no clock, no database and no disk."""
-    answer, held, now = verdict(facts), {one.code: one for one in reversed(observe(facts))}, facts.now
-    items = [
-        _recovery_point(answer, held),
-        _recovery_time(answer, held),
-        _drill(facts, held),
-        _second_copy(len(facts.repositories), more, now),
-        _proven(more),
-        _automation(answer, held),
-        _alerts(more, now),
-        _space(answer, held),
-        _control(more, now),
-        _encryption(more),
-        _sqlite(more),
-    ]
+    held = {one.code: one for one in reversed(observe(facts))}
+    seen = _Evidence(facts=facts, more=more, verdict=verdict(facts), held=held)
+    items = []
+    for code, title, points, link, judge in _CRITERIA:
+        state, text, *todo = judge(seen)
+        items.append(Item(code=code, title=title, points=points, link=link, state=state, text=text, todo="".join(todo)))
     assert sum(item.points for item in items) == 100
     items.sort(key=lambda item: item.earned - item.points)
-    return Readiness(at=now, score=int(sum(item.earned for item in items)), items=tuple(items))
+    return Readiness(at=facts.now, score=int(sum(item.earned for item in items)), items=tuple(items))
 
 
-Held = dict[str, Present]
-"""The conditions that hold, by code; the worst of each."""
-
-
-def _recovery_point(answer: Verdict, held: Held) -> Item:
-    known: dict[str, Any] = {"code": "recovery_point", "title": "Recovery point", "points": 20, "link": "backups:dashboard"}
-    point = answer.recovery_point
+def _recovery_point(seen: _Evidence) -> Judgement:
+    point = seen.verdict.recovery_point
     if point.seconds is None:
-        return Item(state=State.UNTESTED, text="No proven backup.", todo="Back up now.", **known)
+        return State.UNTESTED, "No proven backup.", "Back up now."
     text = f"The newest proven backup is {duration(point.seconds)} old (target: {duration(point.promised)})."
-    if "too_old" not in held:
-        return Item(state=State.MET, text=text, **known)
-    state = State.MISSED if held["too_old"].severity == Severity.CRITICAL else State.PARTLY
-    return Item(state=state, text=text, todo="Back up now, and check why the plan did not.", **known)
+    if "too_old" not in seen.held:
+        return State.MET, text
+    state = State.MISSED if point.seconds > LONG_OVERDUE_TIMES_RPO * point.promised else State.PARTLY
+    return state, text, "Back up now, and check why the plan did not."
 
 
-def _recovery_time(answer: Verdict, held: Held) -> Item:
-    known: dict[str, Any] = {"code": "recovery_time", "title": "Recovery time", "points": 12, "link": "backups:dashboard"}
-    time = answer.recovery_time
+def _recovery_time(seen: _Evidence) -> Judgement:
+    time = seen.verdict.recovery_time
     if time.seconds is None:
-        todo = "Verify a backup by restoring it."
-        return Item(state=State.UNTESTED, text="No restore has been timed.", todo=todo, **known)
+        return State.UNTESTED, "No restore has been timed.", "Verify a backup by restoring it."
     text = f"A restore takes {duration(time.seconds)} (target: {duration(time.promised)})."
-    if "slow_restore" not in held:
-        return Item(state=State.MET, text=text, **known)
-    return Item(state=State.MISSED, text=text, todo="Use a faster disk, or raise the target.", **known)
+    if "slow_restore" not in seen.held:
+        return State.MET, text
+    return State.MISSED, text, "Use a faster disk, or raise the target."
 
 
-def _drill(facts: Facts, held: Held) -> Item:
-    known: dict[str, Any] = {"code": "drill", "title": "Drills", "points": 15, "link": "backups:readiness"}
-    drills, now = facts.drills, facts.now
+def _drill(seen: _Evidence) -> Judgement:
+    drills = seen.facts.drills
     if drills.failed is not None:
-        text = f"The last drill, {duration((now - drills.failed).total_seconds())} ago, failed."
-        return Item(state=State.MISSED, text=text, todo="Read what it found.", **known)
+        return State.MISSED, f"The last drill, {seen.age(drills.failed)} ago, failed.", "Read what it found."
     if drills.last_good is None:
-        return Item(state=State.UNTESTED, text="No drill has been run.", todo="Run a drill now.", **known)
+        return State.UNTESTED, "No drill has been run.", "Run a drill now."
     took = f" and took {duration(drills.seconds)}" if drills.seconds is not None else ""
-    text = f"The last drill was {duration((now - drills.last_good).total_seconds())} ago{took}."
-    if "drill_overdue" not in held:
-        return Item(state=State.MET, text=text, **known)
-    state = State.PARTLY if now - drills.last_good <= DRILL_LOST else State.MISSED
-    return Item(state=state, text=text, todo="Run a drill now, and check its plan.", **known)
+    text = f"The last drill was {seen.age(drills.last_good)} ago{took}."
+    if "drill_overdue" not in seen.held:
+        return State.MET, text
+    state = State.PARTLY if seen.facts.now - drills.last_good <= DRILL_LOST else State.MISSED
+    return state, text, "Run a drill now, and check its plan."
 
 
-def _second_copy(repositories: int, more: ReadinessFacts, now: datetime) -> Item:
-    known: dict[str, Any] = {"code": "second_copy", "title": "Second copy", "points": 12, "link": "backups:plans"}
-    if repositories < 2:
-        text = "All backups are in one place and would be lost together."
+def _second_copy(seen: _Evidence) -> Judgement:
+    copied = seen.more.copied
+    if len(seen.facts.repositories) < 2:
         todo = "Add a second repository on another disk or host (BACKUP_SECOND_REPOSITORY)."
-        return Item(state=State.UNTESTED, text=text, todo=todo, **known)
-    if more.copied is None:
-        text = "The second repository holds no proven backup."
-        return Item(state=State.MISSED, text=text, todo="Run the plan that backs up to it.", **known)
-    text = f"The newest proven backup in a second repository is {duration((now - more.copied).total_seconds())} old."
-    if now - more.copied <= COPY_EVERY:
-        return Item(state=State.MET, text=text, **known)
-    return Item(state=State.PARTLY, text=text, todo="Check the plan that backs up to it.", **known)
+        return State.UNTESTED, "All backups are in one place and would be lost together.", todo
+    if copied is None:
+        return State.MISSED, "The second repository holds no proven backup.", "Run the plan that backs up to it."
+    text = f"The newest proven backup in a second repository is {seen.age(copied)} old."
+    return seen.fresh(copied, COPY_EVERY, text, "Check the plan that backs up to it.")
 
 
-def _proven(more: ReadinessFacts) -> Item:
-    known: dict[str, Any] = {"code": "proven", "title": "Proven backups", "points": 10, "link": "backups:backups"}
-    if not more.recent:
-        return Item(state=State.UNTESTED, text="No backup was made in the last 30 days.", todo="Back up now.", **known)
-    share = more.recent_proven / more.recent
-    text = f"{more.recent_proven:,} of the {more.recent:,} backups of the last 30 days are proven ({share * 100:.0f} %)."
+def _proven(seen: _Evidence) -> Judgement:
+    recent, proven = seen.more.recent, seen.more.recent_proven
+    if not recent:
+        return State.UNTESTED, "No backup was made in the last 30 days.", "Back up now."
+    share = proven / recent
+    text = f"{proven:,} of the {recent:,} backups of the last 30 days are proven ({share * 100:.0f} %)."
     if share >= ENOUGH_PROVEN:
-        return Item(state=State.MET, text=text, **known)
-    return Item(state=State.PARTLY if share >= 0.5 else State.MISSED, text=text, todo="Verify the others.", **known)
+        return State.MET, text
+    return State.PARTLY if share >= 0.5 else State.MISSED, text, "Verify the others."
 
 
-def _automation(answer: Verdict, held: Held) -> Item:
-    known: dict[str, Any] = {"code": "automation", "title": "Plans and worker", "points": 10, "link": "backups:plans"}
-    if "worker" in held:
-        text = held["worker"].observation.text
-        return Item(state=State.MISSED, text=text, todo="Start it with `manage.py serve`.", **known)
-    if "plans" in held or not any(plan.kind == BACKUP.name for plan in answer.next):
-        text = "No plan makes backups on time."
-        return Item(state=State.MISSED, text=text, todo="Resume a plan, or add one.", **known)
-    return Item(state=State.MET, text="A plan makes backups, and the worker runs.", **known)
+def _automation(seen: _Evidence) -> Judgement:
+    if "worker" in seen.held:
+        return State.MISSED, seen.held["worker"].text, "Start it with `manage.py serve`."
+    if "plans" in seen.held or not any(plan.kind == BACKUP.name for plan in seen.verdict.next):
+        return State.MISSED, "No plan makes backups on time.", "Resume a plan, or add one."
+    return State.MET, "A plan makes backups, and the worker runs."
 
 
-def _alerts(more: ReadinessFacts, now: datetime) -> Item:
-    known: dict[str, Any] = {"code": "alerts", "title": "Alerts", "points": 8, "link": "backups:alerts"}
-    if not more.alert_channels:
-        text = "No alert channel: failures reach nobody."
-        return Item(state=State.UNTESTED, text=text, todo="Add a channel, and send a test.", **known)
-    if more.alert_worked is None:
-        return Item(state=State.UNTESTED, text="No message has ever been delivered.", todo="Send a test.", **known)
-    text = f"A message was delivered to a channel {duration((now - more.alert_worked).total_seconds())} ago."
-    if now - more.alert_worked <= ALERT_TESTED:
-        return Item(state=State.MET, text=text, **known)
-    return Item(state=State.PARTLY, text=text, todo="Send a test.", **known)
+def _alerts(seen: _Evidence) -> Judgement:
+    worked = seen.more.alert_worked
+    if not seen.more.alert_channels:
+        return State.UNTESTED, "No alert channel: failures reach nobody.", "Add a channel, and send a test."
+    if worked is None:
+        return State.UNTESTED, "No message has ever been delivered.", "Send a test."
+    return seen.fresh(worked, ALERT_TESTED, f"A message was delivered to a channel {seen.age(worked)} ago.", "Send a test.")
 
 
-def _space(answer: Verdict, held: Held) -> Item:
-    known: dict[str, Any] = {"code": "space", "title": "Space", "points": 5, "link": "backups:dashboard"}
-    if not answer.space.size:
-        text = "The repository's disk cannot be read."
-        return Item(state=State.UNTESTED, text=text, todo="Check its mount.", **known)
-    if "space" in held:
-        seen = held["space"]
-        state = State.PARTLY if seen.condition.name == "full_soon" else State.MISSED
-        return Item(state=state, text=seen.observation.text, todo=seen.observation.todo, **known)
-    days = answer.space.full_in_days
-    text = "There is enough space." if days is None else f"There is space for {days:,.0f} days."
-    return Item(state=State.MET, text=text, **known)
+def _space(seen: _Evidence) -> Judgement:
+    space, condition = seen.verdict.space, seen.held.get("space")
+    if not space.size:
+        return State.UNTESTED, "The repository's disk cannot be read.", "Check its mount."
+    if condition is not None:
+        state = State.PARTLY if condition.kind == FULL_SOON.name else State.MISSED
+        return state, condition.text, condition.todo
+    days = space.full_in_days
+    return State.MET, "There is enough space." if days is None else f"There is space for {days:,.0f} days."
 
 
-def _control(more: ReadinessFacts, now: datetime) -> Item:
-    known: dict[str, Any] = {"code": "control", "title": "Control database", "points": 3, "link": "backups:plans"}
-    if not more.has_control:
-        text = "The control database is on a database server, which has its own backups."
-        return Item(state=State.MET, text=text, **known)
-    if more.control is None:
+def _control(seen: _Evidence) -> Judgement:
+    backed_up = seen.more.control
+    if not seen.more.has_control:
+        return State.MET, "The control database is on a database server, which has its own backups."
+    if backed_up is None:
         text = "The control database was never backed up: jobs, plans and audit would be lost with this machine."
-        return Item(state=State.UNTESTED, text=text, todo="Run the plan daily-control.", **known)
-    text = f"The control database was backed up {duration((now - more.control).total_seconds())} ago."
-    if now - more.control <= CONTROL_EVERY:
-        return Item(state=State.MET, text=text, **known)
-    return Item(state=State.PARTLY, text=text, todo="Check the plan daily-control.", **known)
+        return State.UNTESTED, text, "Run the plan daily-control."
+    text = f"The control database was backed up {seen.age(backed_up)} ago."
+    return seen.fresh(backed_up, CONTROL_EVERY, text, "Check the plan daily-control.")
 
 
-def _encryption(more: ReadinessFacts) -> Item:
-    known: dict[str, Any] = {"code": "encryption", "title": "Encryption", "points": 3}
-    if more.encrypted:
-        return Item(state=State.MET, text="The repository is on an encrypted disk.", **known)
+def _encryption(seen: _Evidence) -> Judgement:
+    if seen.more.encrypted:
+        return State.MET, "The repository is on an encrypted disk."
     text = "The repository is not on an encrypted disk, and archives are not encrypted themselves."
-    if more.encrypted is None:
+    if seen.more.encrypted is None:
         text = "Whether the repository's disk is encrypted is unknown, and archives are not encrypted themselves."
-    return Item(state=State.UNTESTED, text=text, todo="Put the repository on an encrypted disk (LUKS).", **known)
+    return State.UNTESTED, text, "Put the repository on an encrypted disk (LUKS)."
 
 
-def _sqlite(more: ReadinessFacts) -> Item:
-    known: dict[str, Any] = {"code": "sqlite", "title": "SQLite version", "points": 2}
-    version = ".".join(map(str, more.sqlite))
-    if not has_wal_reset_bug(more.sqlite):
-        return Item(state=State.MET, text=f"SQLite {version} does not have the WAL-reset bug.", **known)
+def _sqlite(seen: _Evidence) -> Judgement:
+    version = ".".join(map(str, seen.more.sqlite))
+    if not has_wal_reset_bug(seen.more.sqlite):
+        return State.MET, f"SQLite {version} does not have the WAL-reset bug."
     text = f"SQLite {version} can lose committed pages of a busy database (the WAL-reset bug)."
-    todo = "Use SQLite 3.51.3, 3.50.7 or 3.44.6, or later."
-    return Item(state=State.MISSED, text=text, todo=todo, **known)
+    return State.MISSED, text, "Use SQLite 3.51.3, 3.50.7 or 3.44.6, or later."
+
+
+_CRITERIA: tuple[tuple[str, str, int, str, Callable[[_Evidence], Judgement]], ...] = (
+    ("recovery_point", "Recovery point", 20, "backups:dashboard", _recovery_point),
+    ("recovery_time", "Recovery time", 12, "backups:dashboard", _recovery_time),
+    ("drill", "Drills", 15, "backups:readiness", _drill),
+    ("second_copy", "Second copy", 12, "backups:plans", _second_copy),
+    ("proven", "Proven backups", 10, "backups:backups", _proven),
+    ("automation", "Plans and worker", 10, "backups:plans", _automation),
+    ("alerts", "Alerts", 8, "backups:alerts", _alerts),
+    ("space", "Space", 5, "backups:dashboard", _space),
+    ("control", "Control database", 3, "backups:plans", _control),
+    ("encryption", "Encryption", 3, "", _encryption),
+    ("sqlite", "SQLite version", 2, "", _sqlite),
+)
+"""Code, title, points, URL name of the page that helps, and how it is judged."""
 
 
 def gather(now: datetime) -> ReadinessFacts:

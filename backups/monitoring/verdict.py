@@ -8,45 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
 from django.utils import timezone
 
 from backups.engine.progress import duration, human_bytes
-from backups.models import Severity
 
-from .conditions import Observation, Present, present
+from .conditions import Level, Observation, present
 from .facts import BackupFact, Counts, Day, Facts, RepositoryFact
 from .gathering import gather
 
-
-class Level(StrEnum):
-    """How safe the data is."""
-
-    PROTECTED = "protected"
-    AT_RISK = "at_risk"
-    UNPROTECTED = "unprotected"
-
-    @property
-    def word(self) -> str:
-        """For people."""
-        return {"protected": "Protected", "at_risk": "At risk", "unprotected": "Unprotected"}[self.value]
-
-
-LEVELS = {Severity.INFO: Level.PROTECTED, Severity.WARNING: Level.AT_RISK, Severity.CRITICAL: Level.UNPROTECTED}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reason:
-    """A condition that keeps the data from being safe or, at the level protected, that is worth knowing."""
-
-    code: str
-    level: Level
-    text: str
-    todo: str
-    address: str
-    """URL of the page that helps; empty if this site does not have it."""
+_ORDER = tuple(Level)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +77,8 @@ class Verdict:
     level: Level
     sentence: str
     """Without the level."""
-    reasons: tuple[Reason, ...]
+    reasons: tuple[Observation, ...]
+    """The conditions that hold, worst first; those at the level protected are only worth knowing."""
     recovery_point: Measure
     recovery_time: Measure
     space: Space
@@ -147,7 +120,7 @@ class Verdict:
 
 def verdict(facts: Facts) -> Verdict:
     """Decide how safe the data is. The worst reason decides the level; the reasons come worst first."""
-    reasons = tuple(reason_of(one) for one in present(facts))
+    reasons = tuple(sorted(present(facts), key=lambda reason: -_ORDER.index(reason.level)))
     level = reasons[0].level if reasons else Level.PROTECTED
     worst = max(facts.sets, key=lambda one: one.proven.age(facts.now) if one.proven else float("inf"), default=None)
     newest = worst.proven if worst else None
@@ -173,13 +146,7 @@ def verdict(facts: Facts) -> Verdict:
     )
 
 
-def reason_of(one: Present) -> Reason:
-    """A condition as the verdict shows it."""
-    seen: Observation = one.observation
-    return Reason(code=one.code, level=LEVELS[one.severity], text=seen.text, todo=seen.todo, address=seen.address)
-
-
-def _sentence(level: Level, reasons: Sequence[Reason], newest: BackupFact | None, recovery: Measure, now: datetime) -> str:
+def _sentence(level: Level, reasons: Sequence[Observation], newest: BackupFact | None, recovery: Measure, now: datetime) -> str:
     if level is Level.PROTECTED:
         if newest is None:
             return "There are no sets to back up."

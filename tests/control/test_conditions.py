@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from backups.alerts.default_rules import DEFAULTS, WITHOUT_RULE
+from backups.alerts.default_rules import DEFAULTS, REPORTED_BY
 from backups.models import Severity
 from backups.monitoring import health, metrics
-from backups.monitoring.conditions import CONDITIONS, Condition, conditions, present
+from backups.monitoring.conditions import CONDITIONS, Condition, Level, conditions, present
 from backups.monitoring.facts import (
     AuditBreak,
     BackupFact,
@@ -32,7 +32,7 @@ from backups.monitoring.facts import (
 )
 from backups.monitoring.facts import Counts as Count
 from backups.monitoring.readiness import ReadinessFacts, assess
-from backups.monitoring.verdict import LEVELS, Level, verdict
+from backups.monitoring.verdict import verdict
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 MAIN = RepositoryFact(name="main", free=500, size=1000)
@@ -63,6 +63,8 @@ def running(**values: Any) -> dict[str, Any]:
     return {"running": (RunningJob(id="0b5f7d5e", kind="backup", **values),)}
 
 
+UNPROTECTED = ("no_proven_backup", "repository_away", "repository_unreadable")
+LEVELS = {"info": Level.PROTECTED, "warning": Level.AT_RISK, "critical": Level.AT_RISK}
 FRESH = backup(minutes=14)
 FINE = Facts(
     now=NOW,
@@ -82,6 +84,7 @@ PLANTED: dict[str, list[dict[str, Any]]] = {
         of_set(backup(minutes=5, proof="damaged")),
         of_set(backup(hours=2), backup(hours=2)),
         of_set(backup(hours=9), backup(hours=9)),
+        of_set(backup(hours=25), backup(hours=25)),
     ],
     "dated_ahead": [of_set(backup(hours=-5), backup(hours=-5))],
     "newest_damaged": [of_set(backup(minutes=5, proof="damaged"), FRESH)],
@@ -95,8 +98,12 @@ PLANTED: dict[str, list[dict[str, Any]]] = {
     "worker_never_started": [{"workers": ()}],
     "repository_away": [disk(there=False)],
     "read_only": [disk(writable=False)],
-    "repository_unreadable": [{"probed": (Probed(check="repositories", code="damaged", subject="main", message="Odd."),)}],
-    "source_broken": [{"probed": (Probed(check="sources", code="source_broken", subject="a", message="Odd."),)}],
+    "repository_unreadable": [
+        {"probed": (Probed(check="repositories", code="damaged", subject="main", message="Odd.", hint="Check it."),)}
+    ],
+    "source_broken": [
+        {"probed": (Probed(check="sources", code="source_broken", subject="a", message="Odd.", hint="Check it."),)}
+    ],
     "space": [disk(free=90)],
     "full_soon": [disk(grown_a_day=50)],
     "slow_restore": [{"restores": (RestoreFact(seconds=301, time=NOW),)}],
@@ -130,34 +137,51 @@ def cases() -> Iterator[Any]:
 def test_every_view_reports_a_condition_alike(condition: Condition, changes: dict[str, Any], monkeypatch):
     assert present(FINE) == [] and verdict(FINE).level is Level.PROTECTED
     facts = replace(FINE, **changes)
-    held = [one for one in present(facts) if one.condition is condition]
+    held = [one for one in present(facts) if one.kind == condition.name]
     (one,) = held
     severity = one.severity
     # Verdict
     answer = verdict(facts)
     (reason,) = [reason for reason in answer.reasons if reason.code == one.code]
-    assert reason.level is LEVELS[severity] and reason.text
+    assert reason.level is one.level and reason.text and reason.todo
+    unprotected = severity == Severity.CRITICAL and condition.name in UNPROTECTED
+    assert one.level is (Level.UNPROTECTED if unprotected else LEVELS[severity])
     assert (answer.level is Level.PROTECTED) == (severity == Severity.INFO)
     # Health
     monkeypatch.setattr(health, "PROBES", {})
     monkeypatch.setattr(health, "gather", lambda now, probed: facts)
     found = health.run_checks(NOW)
     findings = [finding for finding in found.findings if finding.code == one.code]
-    assert [finding.severity.value for finding in findings] == ([] if severity == Severity.INFO else [severity.value])
+    assert [finding.severity.value for finding in findings] == ([] if severity == Severity.INFO else [str(severity)])
     assert (found.severity.exit_code > 0) == (severity != Severity.INFO)
     # Metric
     samples = {(sample.labels["code"], sample.labels["severity"]) for sample in metrics._conditions(facts).samples}
-    assert (one.code, severity.value) in samples
+    assert (one.code, str(severity)) in samples
     # Alerts: the rules of a new installation that fire are not red beside a green verdict, nor the other way round
     assert list(conditions()[condition.name].find(facts, condition.default))
     rules = [rule for rule in DEFAULTS if rule.kind == condition.name]
     fired = [
         rule for rule in rules if list(condition.find(facts, condition.default if rule.threshold is None else rule.threshold))
     ]
-    assert bool(fired) != (condition.name in WITHOUT_RULE)
+    assert bool(fired) != (condition.name in REPORTED_BY)
     critical = any(rule.severity == Severity.CRITICAL for rule in fired)
     assert not (critical and severity == Severity.INFO)
-    assert critical or severity != Severity.CRITICAL
+    other = [rule.severity for rule in DEFAULTS if rule.name == REPORTED_BY.get(condition.name)]
+    assert critical or severity != Severity.CRITICAL or other == [Severity.CRITICAL]
     # Readiness never calls a site ready that the verdict calls unprotected for want of a proven backup
     if condition.name == "no_proven_backup":
         assert assess(facts, ReadinessFacts()).level != "ready"
+
+
+def test_a_missing_repository_without_the_newest_proven_backup_is_a_risk_only():
+    proven = replace(FRESH, repository="main")
+    second = RepositoryFact(name="second", there=False)
+    facts = replace(FINE, repositories=(MAIN, second), **of_set(proven, proven))
+    assert verdict(facts).level is Level.AT_RISK
+    facts = replace(facts, repositories=(replace(MAIN, there=False), replace(second, there=True)))
+    assert verdict(facts).level is Level.UNPROTECTED
+
+
+def test_conditions_without_a_rule_name_an_existing_one():
+    assert {name for name in REPORTED_BY.values() if name} <= {rule.name for rule in DEFAULTS}
+    assert {*REPORTED_BY} | {rule.kind for rule in DEFAULTS} == {one.name for one in CONDITIONS}

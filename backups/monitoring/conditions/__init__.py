@@ -5,8 +5,8 @@
     gathering ──► Facts ──► CONDITIONS ──► observations ──► verdict, readiness, health, alerts, metrics
     (reads)               (pure)
 
-Each threshold is a constant of the module of its subject; an alert rule may use a threshold of its own. A new condition is one
-function and one entry below.
+Each threshold is a constant of the module of its subject; an alert rule may use a threshold of its own. A new condition is a
+`Condition` in the module of its subject and an entry below.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from backups.models import Severity
 from backups.monitoring.facts import Facts
 
 from . import backups, control, plans, repositories, restores, workers
-from .condition import Condition, Observation, Present
+from .condition import Condition, Level, Observation
 
-__all__ = ["CONDITIONS", "Condition", "Observation", "Present", "conditions", "observe", "present"]
+__all__ = ["BUILT_IN", "CONDITIONS", "Condition", "Level", "Observation", "conditions", "observe", "present"]
 
 CONDITIONS: tuple[Condition, ...] = (
     backups.FAILING,
@@ -57,12 +57,13 @@ CONDITIONS: tuple[Condition, ...] = (
 )
 """In the order in which conditions of the same severity are shown."""
 
+BUILT_IN = {one.name: one for one in CONDITIONS}
 _ORDER = tuple(Severity.values)
 
 
 @functools.cache
 def _all(paths: tuple[str, ...]) -> dict[str, Condition]:
-    return {one.name: one for one in (*CONDITIONS, *(import_string(path) for path in paths))}
+    return BUILT_IN | {one.name: one for one in map(import_string, paths)}
 
 
 def conditions() -> dict[str, Condition]:
@@ -70,24 +71,22 @@ def conditions() -> dict[str, Condition]:
     return _all(configuration().alert_detectors)
 
 
-def observe(facts: Facts) -> list[Present]:
+def observe(facts: Facts) -> list[Observation]:
     """All that holds by the conditions' own thresholds, worst first, each code once for a subject."""
-    found = []
+    seen: list[Observation] = []
     for one in CONDITIONS:
-        seen = list(one.find(facts, one.default))
-        if seen and one.summarize is not None:
-            seen = [one.summarize(facts)]
-        found += [Present(condition=one, observation=observation) for observation in seen]
-    found.sort(key=lambda one: -_ORDER.index(one.severity))
-    first: dict[tuple[str, str], Present] = {}
-    for here in found:
-        first.setdefault((here.code, here.observation.subject), here)
+        observed = one.observe(facts)
+        seen += (one.complete(one.summarize(facts)),) if observed and one.summarize is not None else observed
+    seen.sort(key=lambda observation: -_ORDER.index(observation.severity))
+    first: dict[tuple[str, str], Observation] = {}
+    for observation in seen:
+        first.setdefault((observation.code, observation.subject), observation)
     return list(first.values())
 
 
-def present(facts: Facts) -> list[Present]:
+def present(facts: Facts) -> list[Observation]:
     """What verdict, health and metrics show: `observe`, but before the first backup only what matters to making it."""
-    found = observe(facts)
+    seen = observe(facts)
     if facts.sets and all(one.newest is None for one in facts.sets):
-        return [one for one in found if one.condition.before_first_backup]
-    return found
+        return [observation for observation in seen if BUILT_IN[observation.kind].before_first_backup]
+    return seen

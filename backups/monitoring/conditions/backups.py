@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
-from datetime import timedelta
 
 from backups.engine.progress import duration
 from backups.models import IndexedBackup, Severity
-from backups.monitoring.facts import Facts, SetFact
+from backups.monitoring.facts import BackupFact, EndedJob, Facts, SetFact
 
-from .condition import NO_BACKUP, Condition, Observation, of
+from .condition import Condition, Observation, of
+
+NO_BACKUP = "nothing"
+"""Code of the observation that a set has no backup at all."""
 
 OVERDUE_TIMES_RPO = 1.25
 """A proven backup older than this many times the RPO is too old: a backup that starts on time is proven a little later."""
 
-LONG_OVERDUE_TIMES_RPO = 3.0
-"""Older than this many times the RPO it no longer counts as protection."""
+LONG_OVERDUE_TIMES_RPO, LONG_OVERDUE_SECONDS = 3.0, 86_400.0
+"""Older than this many times the RPO, and than a day, it no longer counts as protection."""
 
 LEAST_GRACE_SECONDS = 300.0
 """Age allowed beyond the RPO however short the RPO is."""
@@ -39,22 +42,27 @@ _TODO_BY_ERROR = {
 }
 
 
+def _failures(one: SetFact) -> list[EndedJob]:
+    """The jobs that failed since the last success and the newest backup, newest first."""
+
+    def counts(job: EndedJob) -> bool:
+        return not job.ok and (one.newest is None or one.newest.time <= job.finished)
+
+    return list(itertools.takewhile(counts, one.jobs))
+
+
 def _failing(facts: Facts, threshold: float) -> Iterator[Observation]:
     for one in facts.sets:
-        failed = []
-        for job in one.jobs:
-            if job.ok or (one.newest is not None and one.newest.time > job.finished):
-                break
-            failed.append(job)
+        failed = _failures(one)
         if not failed:
             continue
-        last, many = failed[0], len(failed) > 1
-        backups = f"{_number(len(failed))} backups" if many else "backup"
+        last = failed[0]
+        backups = f"{_number(len(failed))} backups" if len(failed) > 1 else "backup"
         no_space = last.code == "no_space"
         yield Observation(
             subject=one.name,
             text=f"The last {backups}{of(one.name, facts.sets)} failed: {_first_sentence(last.message) or 'no message.'}",
-            todo=_TODO_BY_ERROR.get(last.code, last.hint or "Read the job's log."),
+            todo=_TODO_BY_ERROR.get(last.code, last.hint),
             link="backups:plans" if no_space else "backups:job",
             arguments=() if no_space else (last.id,),
             severity=Severity.WARNING if len(failed) >= threshold or one.newest is None else Severity.INFO,
@@ -64,17 +72,13 @@ def _failing(facts: Facts, threshold: float) -> Iterator[Observation]:
 def _no_proven_backup(facts: Facts, threshold: float) -> Iterator[Observation]:
     for one in facts.sets:
         which = of(one.name, facts.sets)
-        if one.newest is None and one.proven is None:
+        if one.proven is not None:
+            yield from _too_old(one.proven, one, facts, threshold)
+        elif one.newest is None:
             seconds = _FIRST_SECONDS + (facts.bytes_to_back_up or 0) / _FIRST_RATE
-            yield Observation(
-                code=NO_BACKUP,
-                subject=one.name,
-                text=f"No backup{which} yet.",
-                todo=f"Make the first backup: about {duration(seconds)}.",
-                link="backups:dashboard",
-            )
-        elif one.proven is None:
-            assert one.newest is not None
+            todo = f"Make the first backup: about {duration(seconds)}."
+            yield Observation(code=NO_BACKUP, subject=one.name, text=f"No backup{which} yet.", todo=todo)
+        else:
             yield Observation(
                 code="unproven",
                 subject=one.name,
@@ -82,91 +86,64 @@ def _no_proven_backup(facts: Facts, threshold: float) -> Iterator[Observation]:
                 todo="Verify the newest one by restoring it.",
                 link="backups:backup",
                 arguments=(one.newest.id,),
-                severity=Severity.WARNING if one.newest.verification == IndexedBackup.Verification.NONE else None,
+                severity=Severity.WARNING if one.newest.verification == IndexedBackup.Verification.NONE else "",
             )
-        else:
-            yield from _too_old(one, which, facts, threshold)
 
 
-def _too_old(one: SetFact, which: str, facts: Facts, threshold: float) -> Iterator[Observation]:
-    assert one.proven is not None
-    age, rpo = one.proven.age(facts.now), facts.promised_point
+def _too_old(proven: BackupFact, one: SetFact, facts: Facts, threshold: float) -> Iterator[Observation]:
+    age, rpo, newest = proven.age(facts.now), facts.promised_point, one.newest
     if age <= max(rpo * threshold, rpo + LEAST_GRACE_SECONDS):
         return
-    severity = Severity.CRITICAL if age > LONG_OVERDUE_TIMES_RPO * rpo else Severity.WARNING
-    text = f"No proven backup{which} for {duration(age)} (target: {duration(rpo)})."
-    newest = one.newest
-    if newest and newest.verification == IndexedBackup.Verification.NONE and newest.time > one.proven.time:
-        yield Observation(
-            code="too_old",
-            subject=one.name,
-            text=f"{text} The newest, {duration(newest.age(facts.now))} old, is not proven.",
-            todo="Verify the newest one.",
-            link="backups:backup",
-            arguments=(newest.id,),
-            severity=severity,
-        )
-        return
+    text = f"No proven backup{of(one.name, facts.sets)} for {duration(age)} (target: {duration(rpo)})."
+    unproven = None
+    if newest and newest.verification == IndexedBackup.Verification.NONE and newest.time > proven.time:
+        unproven = newest
+        text += f" The newest, {duration(newest.age(facts.now))} old, is not proven."
     yield Observation(
         code="too_old",
         subject=one.name,
         text=text,
-        todo="Back up now, and check why the plans did not.",
-        link="backups:dashboard",
-        severity=severity,
+        todo="Verify the newest one." if unproven else "",
+        link="backups:backup" if unproven else "",
+        arguments=(unproven.id,) if unproven else (),
+        severity="" if age > max(LONG_OVERDUE_TIMES_RPO * rpo, LONG_OVERDUE_SECONDS) else Severity.WARNING,
     )
 
 
-def _dated_ahead(facts: Facts, threshold: float) -> Iterator[Observation]:
+def _newest(facts: Facts) -> Iterator[tuple[BackupFact, str, str]]:
+    """The newest backup of each set that has one, the set's name, and how a sentence names it."""
     for one in facts.sets:
-        if one.newest is not None and one.newest.time - facts.now > timedelta(seconds=threshold):
-            ahead = duration((one.newest.time - facts.now).total_seconds())
-            yield Observation(
-                subject=one.name,
-                text=f"The newest backup{of(one.name, facts.sets)} is dated {ahead} in the future.",
-                todo="Correct this machine's clock; ages and retention are unreliable until then.",
-                link="backups:backup",
-                arguments=(one.newest.id,),
-            )
+        if one.newest is not None:
+            yield one.newest, one.name, f"The newest backup{of(one.name, facts.sets)}"
+
+
+def _dated_ahead(facts: Facts, threshold: float) -> Iterator[Observation]:
+    for newest, name, which in _newest(facts):
+        ahead = (newest.time - facts.now).total_seconds()
+        if ahead > threshold:
+            text = f"{which} is dated {duration(ahead)} in the future."
+            yield Observation(subject=name, text=text, arguments=(newest.id,))
 
 
 def _newest_damaged(facts: Facts, threshold: float) -> Iterator[Observation]:
-    for one in facts.sets:
-        if one.newest is not None and one.newest.verification == IndexedBackup.Verification.DAMAGED:
-            yield Observation(
-                subject=one.name,
-                text=f"The newest backup{of(one.name, facts.sets)} is damaged: {one.newest.problem or 'verification failed.'}",
-                todo="Make a full backup, then read what verification found.",
-                link="backups:backup",
-                arguments=(one.newest.id,),
-            )
+    for newest, name, which in _newest(facts):
+        if newest.verification == IndexedBackup.Verification.DAMAGED:
+            text = f"{which} is damaged: {newest.problem or 'verification failed.'}"
+            yield Observation(subject=name, text=text, arguments=(newest.id,))
 
 
 def _newest_unproven(facts: Facts, threshold: float) -> Iterator[Observation]:
-    for one in facts.sets:
-        newest = one.newest
-        if newest is None or newest.verification != IndexedBackup.Verification.NONE:
-            continue
+    for newest, name, which in _newest(facts):
         age = newest.age(facts.now)
-        if age > threshold * 60:
-            yield Observation(
-                subject=one.name,
-                text=f"The newest backup{of(one.name, facts.sets)}, {duration(age)} old, is not proven.",
-                todo="Verify it.",
-                link="backups:backup",
-                arguments=(newest.id,),
-            )
+        if newest.verification == IndexedBackup.Verification.NONE and age > threshold * 60:
+            text = f"{which}, {duration(age)} old, is not proven."
+            yield Observation(subject=name, text=text, arguments=(newest.id,))
 
 
 def _damage(facts: Facts, threshold: float) -> Iterator[Observation]:
     for one in facts.damaged:
-        yield Observation(
-            subject=one.id,
-            text=f"Backup {one.id} is damaged: {one.problem or 'verification failed.'}",
-            todo="Make a full backup now, check the disk, and delete the damaged backup when newer ones are proven.",
-            link="backups:backup",
-            arguments=(one.id,),
-        )
+        text = f"Backup {one.id} is damaged: {one.problem or 'verification failed.'}"
+        yield Observation(subject=one.id, text=text, link="backups:backup", arguments=(one.id,))
     rest = facts.counts.damaged - len(facts.damaged)
     if rest > 0:
         yield _damaged_backups(rest, " more" if facts.damaged else "")
@@ -174,11 +151,7 @@ def _damage(facts: Facts, threshold: float) -> Iterator[Observation]:
 
 def _damaged_backups(count: int, more: str = "") -> Observation:
     return Observation(
-        subject="",
-        text=f"1{more} backup is damaged." if count == 1 else f"{count:,}{more} backups are damaged.",
-        todo="Check the disk, and delete damaged backups when newer ones are proven.",
-        link="backups:backups",
-        query="proof=damaged",
+        subject="", text=f"1{more} backup is damaged." if count == 1 else f"{count:,}{more} backups are damaged."
     )
 
 
@@ -195,6 +168,7 @@ def _first_sentence(message: str) -> str:
 FAILING = Condition(
     name="failing",
     title="The last backups failed",
+    todo="Read the job's log.",
     unit="failed in a row",
     phrase="{:g} in a row",
     default=FAILURES_IN_A_ROW,
@@ -204,36 +178,56 @@ FAILING = Condition(
 NO_PROVEN_BACKUP = Condition(
     name="no_proven_backup",
     title="No proven backup within the target",
+    todo="Back up now, and check why the plans did not.",
+    link="backups:dashboard",
     unit="times the RPO",
     phrase="older than {:g} times the RPO",
     default=OVERDUE_TIMES_RPO,
     find=_no_proven_backup,
     severity=Severity.CRITICAL,
+    unprotected=True,
     before_first_backup=True,
 )
 DATED_AHEAD = Condition(
     name="dated_ahead",
     code="clock",
     title="A backup is dated in the future",
+    todo="Correct this machine's clock; ages and retention are unreliable until then.",
+    link="backups:backup",
     unit="seconds",
     phrase="by more than {:g} seconds",
     default=AHEAD_SECONDS,
     find=_dated_ahead,
 )
-NEWEST_DAMAGED = Condition(name="newest_damaged", code="damaged", title="The newest backup is damaged", find=_newest_damaged)
+NEWEST_DAMAGED = Condition(
+    name="newest_damaged",
+    code="damaged",
+    title="The newest backup is damaged",
+    todo="Make a full backup, then read what verification found.",
+    link="backups:backup",
+    find=_newest_damaged,
+)
 NEWEST_UNPROVEN = Condition(
     name="unproven",
     code="newest_unproven",
     title="The newest backup is not proven",
+    todo="Verify it.",
+    link="backups:backup",
     unit="minutes old",
     phrase="{:g} minutes old",
     default=UNPROVEN_MINUTES,
     find=_newest_unproven,
+    severity=Severity.INFO,
 )
+"""Worth knowing only: `NO_PROVEN_BACKUP` holds once the newest proven backup is too old."""
+
 DAMAGE = Condition(
     name="damage",
     code="damaged_some",
     title="A backup is damaged",
+    todo="Make a full backup, check the disk, and delete damaged backups when newer ones are proven.",
+    link="backups:backups",
+    query="proof=damaged",
     find=_damage,
     summarize=lambda facts: _damaged_backups(facts.counts.damaged),
 )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from django.urls import NoReverseMatch, reverse
@@ -12,13 +13,23 @@ from django.urls import NoReverseMatch, reverse
 from backups.models import Severity
 from backups.monitoring.facts import Facts
 
-NO_BACKUP = "nothing"
-"""Code of the observation that a set has no backup at all."""
+
+class Level(StrEnum):
+    """How safe the data is."""
+
+    PROTECTED = "protected"
+    AT_RISK = "at_risk"
+    UNPROTECTED = "unprotected"
+
+    @property
+    def word(self) -> str:
+        """For people."""
+        return {"protected": "Protected", "at_risk": "At risk", "unprotected": "Unprotected"}[self.value]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """One subject for which a condition holds."""
+    """One subject for which a condition holds. `Condition.observe` fills in what the condition's finder left empty."""
 
     subject: str
     """Set, backup, plan, host, repository or job; empty where there is only one."""
@@ -33,9 +44,20 @@ class Observation:
     also: tuple[str, ...] = ()
     """Mail addresses that get the alert in addition to the rule's recipients."""
     code: str = ""
-    """For programs; filled in with the condition's code when empty."""
-    severity: Severity | None = None
-    """Filled in with the condition's severity when None."""
+    """For programs."""
+    severity: str = ""
+    """One of `Severity`."""
+    unprotected: bool | None = None
+    """Whether the data cannot be recovered, or only in a state that is far too old."""
+    kind: str = ""
+    """The condition's name."""
+
+    @property
+    def level(self) -> Level:
+        """What the verdict says while this holds."""
+        if self.unprotected:
+            return Level.UNPROTECTED
+        return Level.PROTECTED if self.severity == Severity.INFO else Level.AT_RISK
 
     @property
     def address(self) -> str:
@@ -54,10 +76,11 @@ class Condition:
 
         def find(facts, threshold):
             if facts.more["papers_unread"] > threshold:
-                yield Observation(subject="", text="Too many unread papers.", todo="Read one.", link="library:papers")
+                yield Observation(subject="", text="Too many unread papers.")
 
         CONDITION = Condition(
-            name="papers_unread", title="Unread papers", unit="papers", default=100, find=find, gather=lambda now: count()
+            name="papers_unread", title="Unread papers", unit="papers", default=100, todo="Read one.", link="library:papers",
+            find=find, gather=lambda now: count(),
         )
     """
 
@@ -66,14 +89,21 @@ class Condition:
     title: str
     find: Callable[[Facts, float], Iterable[Observation]]
     """Yields an observation for each subject for which the condition holds. Reads the facts and the threshold, nothing else."""
+    todo: str = ""
+    """What to do about it, as far as an observation does not say."""
+    link: str = ""
+    """URL name of the page that helps, as far as an observation does not say."""
+    query: str = ""
     unit: str = ""
     """Unit of the threshold; empty: the condition has none."""
     phrase: str = ""
     """How a rule states its threshold: ``less than {:g} % free``."""
     default: float = 0.0
-    """The threshold, in ``unit``. An alert rule may have a threshold of its own; every other view uses this one."""
+    """The threshold that every view uses; an alert rule may have its own."""
     severity: Severity = Severity.WARNING
-    """What it means for the data. INFO: worth knowing; WARNING: protection is at risk; CRITICAL: the data is unprotected."""
+    """How urgent it is. INFO: worth knowing, and no finding of `backup_health`."""
+    unprotected: bool = False
+    """Whether the data is unprotected while it holds with severity CRITICAL; otherwise it is at risk."""
     code: str = ""
     """For programs, in the JSON of status and health; the name when empty."""
     check: str = "safety"
@@ -85,20 +115,24 @@ class Condition:
     gather: Callable[[datetime], Any] | None = None
     """For a project's condition: reads ``facts.more[name]``, once a minute. Must be quick."""
 
+    def observe(self, facts: Facts, threshold: float | None = None) -> tuple[Observation, ...]:
+        """All subjects for which it holds by *threshold*, or by its default; each subject once."""
+        seen = self.find(facts, self.default if threshold is None else threshold)
+        return tuple({one.subject: self.complete(one) for one in seen}.values())
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Present:
-    """A condition with one of its observations; code and severity are filled in."""
-
-    condition: Condition
-    observation: Observation
-    code: str = field(init=False)
-    severity: Severity = field(init=False)
-
-    def __post_init__(self) -> None:
-        seen, condition = self.observation, self.condition
-        object.__setattr__(self, "code", seen.code or condition.code or condition.name)
-        object.__setattr__(self, "severity", Severity(seen.severity or condition.severity))
+    def complete(self, seen: Observation) -> Observation:
+        """*seen* with everything filled in that the finder left empty."""
+        severity = seen.severity or self.severity
+        return replace(
+            seen,
+            kind=self.name,
+            code=seen.code or self.code or self.name,
+            severity=severity,
+            unprotected=self.unprotected and severity == Severity.CRITICAL if seen.unprotected is None else seen.unprotected,
+            todo=seen.todo or self.todo,
+            link=seen.link or self.link,
+            query=seen.query or ("" if seen.link else self.query),
+        )
 
 
 def of(name: str, among: Iterable[object]) -> str:

@@ -27,12 +27,7 @@ def _backup_plans(facts: Facts, set_name: str) -> list[PlanFact]:
 def _no_plan(facts: Facts, threshold: float) -> Iterator[Observation]:
     for one in facts.sets:
         if facts.plans and not _backup_plans(facts, one.name):
-            yield Observation(
-                subject=one.name,
-                text=f"No plan makes backups{of(one.name, facts.sets)}.",
-                todo="Add a plan, unless another scheduler starts backups.",
-                link="backups:plans",
-            )
+            yield Observation(subject=one.name, text=f"No plan makes backups{of(one.name, facts.sets)}.")
 
 
 def _too_rare(facts: Facts, threshold: float) -> Iterator[Observation]:
@@ -48,15 +43,13 @@ def _too_rare(facts: Facts, threshold: float) -> Iterator[Observation]:
             if due is None
             else f"The next backup{which} is due in {duration((due - facts.now).total_seconds())}."
         )
-        todo = f"Plan a backup at least every {duration(facts.promised_point)}."
-        if paused:
+        if paused is not None:
             by = f" by {paused.paused_by}" if paused.paused_by else ""
             text = f"{paused.title or paused.name} is paused{by}. {text}"
-            todo = "Resume it."
         yield Observation(
             subject=one.name,
             text=text,
-            todo=todo,
+            todo="Resume it." if paused else f"Plan a backup at least every {duration(facts.promised_point)}.",
             link="backups:plan" if paused else "backups:plans",
             arguments=(paused.name,) if paused else (),
         )
@@ -70,43 +63,42 @@ def _failed(facts: Facts, threshold: float) -> Iterator[Observation]:
         yield Observation(
             subject=plan.name,
             text=f"{plan.title or plan.name} failed{times}: {plan.message or 'no message.'}",
-            todo=plan.hint or "Read the job's log.",
-            link="backups:job",
+            todo=plan.hint,
             arguments=(plan.last_job,),
             also=plan.alert_to,
-            severity=Severity.WARNING if plan.failed_in_a_row >= FAILURES_AT_RISK and plan.kind != HEALTH.name else None,
+            severity=Severity.WARNING if plan.failed_in_a_row >= FAILURES_AT_RISK and plan.kind != HEALTH.name else "",
         )
 
 
 def _never_due(facts: Facts, threshold: float) -> Iterator[Observation]:
     for plan in facts.plans:
         if plan.cron_problem:
-            yield Observation(
-                subject=plan.name,
-                text=f"The plan {plan.name} is never due: {plan.cron_problem}.",
-                todo="Correct its times.",
-                link="backups:plan",
-                arguments=(plan.name,),
-            )
+            text = f"The plan {plan.name} is never due: {plan.cron_problem}."
+            yield Observation(subject=plan.name, text=text, arguments=(plan.name,))
 
 
 def _refused(facts: Facts, threshold: float) -> Iterator[Observation]:
     for plan in facts.plans:
         if plan.refused:
-            yield Observation(
-                subject=plan.name,
-                text=f"The plan {plan.name} could not run: {plan.refused}",
-                todo="Correct its arguments.",
-                link="backups:plan",
-                arguments=(plan.name,),
-            )
+            text = f"The plan {plan.name} could not run: {plan.refused}"
+            yield Observation(subject=plan.name, text=text, arguments=(plan.name,))
 
 
-NO_PLAN = Condition(name="no_plan", code="plans", title="No plan makes backups of a set", find=_no_plan, severity=Severity.INFO)
+NO_PLAN = Condition(
+    name="no_plan",
+    code="plans",
+    title="No plan makes backups of a set",
+    todo="Add a plan, unless another scheduler starts backups.",
+    link="backups:plans",
+    find=_no_plan,
+    severity=Severity.INFO,
+)
 TOO_RARE = Condition(name="plans", title="Backups are not planned often enough", find=_too_rare)
 PLAN_FAILED = Condition(
     name="plan_failed",
     title="A scheduled job failed",
+    todo="Read the job's log.",
+    link="backups:job",
     unit="times",
     phrase="{:g} in a row",
     default=FAILURES_IN_A_ROW,
@@ -114,5 +106,19 @@ PLAN_FAILED = Condition(
     severity=Severity.INFO,
     check="plans",
 )
-NEVER_DUE = Condition(name="plan_never_due", title="A plan is never due", find=_never_due, check="plans")
-REFUSED = Condition(name="plan_refused", title="A plan could not run", find=_refused, check="plans")
+NEVER_DUE = Condition(
+    name="plan_never_due",
+    title="A plan is never due",
+    todo="Correct its times.",
+    link="backups:plan",
+    find=_never_due,
+    check="plans",
+)
+REFUSED = Condition(
+    name="plan_refused",
+    title="A plan could not run",
+    todo="Correct its arguments.",
+    link="backups:plan",
+    find=_refused,
+    check="plans",
+)

@@ -16,8 +16,6 @@ NEARLY_FULL_PERCENT = 10.0
 FULL_SOON_DAYS = 14.0
 """A repository will be full soon when its growth fills the disk within this time."""
 
-_FREE_SPACE = "Free space, or keep fewer backups."
-
 
 def _name(one: RepositoryFact, facts: Facts) -> str:
     return f"repository {one.name}" if len(facts.repositories) > 1 else "repository"
@@ -26,58 +24,43 @@ def _name(one: RepositoryFact, facts: Facts) -> str:
 def _missing(facts: Facts, threshold: float) -> Iterator[Observation]:
     for one in facts.repositories:
         if not one.there:
-            yield Observation(
-                subject=one.name,
-                text=f"The {_name(one, facts)} is not available.",
-                todo="Mount its disk, correct its path in the settings, or create it with `refbackup init`.",
-                link="backups:dashboard",
-            )
+            holds_newest = any(each.proven is None or each.proven.repository in ("", one.name) for each in facts.sets)
+            text = f"The {_name(one, facts)} is not available."
+            yield Observation(subject=one.name, text=text, unprotected=holds_newest or not facts.sets)
 
 
 def _read_only(facts: Facts, threshold: float) -> Iterator[Observation]:
     for one in facts.repositories:
         if one.there and not one.writable:
-            yield Observation(
-                subject=one.name,
-                text=f"The {_name(one, facts)} is read-only.",
-                todo="Mount it for writing, and let the worker's account write there.",
-                link="backups:dashboard",
-            )
+            yield Observation(subject=one.name, text=f"The {_name(one, facts)} is read-only.")
 
 
 def _nearly_full(facts: Facts, threshold: float) -> Iterator[Observation]:
     for one in facts.repositories:
         if one.there and one.size and one.free < one.size * threshold / 100:
             free = f"{human_bytes(one.free)} of {human_bytes(one.size)} free"
-            yield Observation(
-                subject=one.name,
-                text=f"The disk of the {_name(one, facts)} is nearly full: {free}.",
-                todo=_FREE_SPACE,
-                link="backups:plans",
-            )
+            yield Observation(subject=one.name, text=f"The disk of the {_name(one, facts)} is nearly full: {free}.")
 
 
 def _full_soon(facts: Facts, threshold: float) -> Iterator[Observation]:
     for one in facts.repositories:
         if one.there and one.full_in_days is not None and one.full_in_days < threshold:
-            yield Observation(
-                subject=one.name,
-                text=f"The disk of the {_name(one, facts)} will be full in about {duration(one.full_in_days * 86_400)}.",
-                todo=_FREE_SPACE,
-                link="backups:plans",
-            )
+            days = duration(one.full_in_days * 86_400)
+            yield Observation(subject=one.name, text=f"The disk of the {_name(one, facts)} will be full in about {days}.")
 
 
 def _probed(check: str, facts: Facts) -> Iterator[Observation]:
     for one in facts.probed:
         if one.check == check:
-            yield Observation(code=one.code, subject=one.subject, text=one.message, todo=one.hint, link="backups:jobs")
+            yield Observation(code=one.code, subject=one.subject, text=one.message, todo=one.hint)
 
 
 REPOSITORY_MISSING = Condition(
     name="repository_away",
     code="repository_missing",
     title="A repository is not available",
+    todo="Mount its disk, correct its path in the settings, or create it with `refbackup init`.",
+    link="backups:dashboard",
     find=_missing,
     severity=Severity.CRITICAL,
     before_first_backup=True,
@@ -85,6 +68,8 @@ REPOSITORY_MISSING = Condition(
 READ_ONLY = Condition(
     name="read_only",
     title="A repository is read-only",
+    todo="Mount it for writing, and let the worker's account write there.",
+    link="backups:dashboard",
     find=_read_only,
     severity=Severity.CRITICAL,
     check="repositories",
@@ -93,6 +78,8 @@ READ_ONLY = Condition(
 NEARLY_FULL = Condition(
     name="space",
     title="A repository is nearly full",
+    todo="Free space, or keep fewer backups.",
+    link="backups:plans",
     unit="% free",
     phrase="less than {:g} % free",
     default=NEARLY_FULL_PERCENT,
@@ -103,6 +90,8 @@ FULL_SOON = Condition(
     name="full_soon",
     code="space",
     title="A repository will be full soon",
+    todo="Free space, or keep fewer backups.",
+    link="backups:plans",
     unit="days",
     phrase="within {:g} days",
     default=FULL_SOON_DAYS,
@@ -112,14 +101,17 @@ FULL_SOON = Condition(
 UNREADABLE = Condition(
     name="repository_unreadable",
     title="A repository cannot be read",
+    link="backups:jobs",
     find=lambda facts, threshold: _probed("repositories", facts),
     severity=Severity.CRITICAL,
+    unprotected=True,
     check="repositories",
     before_first_backup=True,
 )
 SOURCE_BROKEN = Condition(
     name="source_broken",
     title="A store is damaged or missing",
+    link="backups:jobs",
     find=lambda facts, threshold: _probed("sources", facts),
     severity=Severity.CRITICAL,
     check="sources",

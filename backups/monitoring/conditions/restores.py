@@ -17,42 +17,45 @@ DRILL_OVERDUE_DAYS = 8.0
 def _slow(facts: Facts, threshold: float) -> Iterator[Observation]:
     last = facts.last_restore
     if last is not None and last.seconds > facts.promised_time:
-        yield Observation(
-            subject="",
-            text=f"A restore takes about {duration(last.seconds)} (target: {duration(facts.promised_time)}).",
-            todo="Use a faster disk for the repository, or raise the target (REFSERVER_PROMISED_RTO_MINUTES).",
-            link="backups:dashboard",
-        )
+        text = f"A restore takes about {duration(last.seconds)} (target: {duration(facts.promised_time)})."
+        yield Observation(subject="", text=text)
 
 
 def _overdue(facts: Facts, threshold: float) -> Iterator[Observation]:
     last, possible = facts.drills.last_good, facts.drills.could_be_since
     since = last or possible
-    if since is None or facts.now - since <= timedelta(days=threshold):
-        return
-    text = f"The last drill was {duration((facts.now - last).total_seconds())} ago." if last else "No drill has ever been run."
-    yield Observation(subject="", text=text, todo="Run a drill, and check its plan.", link="backups:readiness")
+    if since is not None and facts.now - since > timedelta(days=threshold):
+        ago = f"The last drill was {duration((facts.now - since).total_seconds())} ago."
+        yield Observation(subject="", text=ago if last else "No drill has ever been run.")
 
 
 def _failed(facts: Facts, threshold: float) -> Iterator[Observation]:
     if facts.drills.failed:
-        job = facts.drills.failed_job
-        yield Observation(
-            subject="",
-            text=f"The last drill failed: {facts.drills.message or 'no message.'}",
-            todo="A restore may fail too. Read what it found, and make a full backup.",
-            link="backups:job" if job else "backups:readiness",
-            arguments=(job,) if job else (),
-        )
+        job, text = facts.drills.failed_job, f"The last drill failed: {facts.drills.message or 'no message.'}"
+        yield Observation(subject="", text=text, link="backups:job" if job else "", arguments=(job,) if job else ())
 
 
-SLOW_RESTORE = Condition(name="slow_restore", title="A restore takes longer than the target", find=_slow)
+SLOW_RESTORE = Condition(
+    name="slow_restore",
+    title="A restore takes longer than the target",
+    todo="Use a faster disk for the repository, or raise the target (REFSERVER_PROMISED_RTO_MINUTES).",
+    link="backups:dashboard",
+    find=_slow,
+)
 DRILL_OVERDUE = Condition(
     name="drill_overdue",
     title="A drill is overdue",
+    todo="Run a drill, and check its plan.",
+    link="backups:readiness",
     unit="days",
     phrase="none for {:g} days",
     default=DRILL_OVERDUE_DAYS,
     find=_overdue,
 )
-DRILL_FAILED = Condition(name="drill_failed", title="The last drill failed", find=_failed)
+DRILL_FAILED = Condition(
+    name="drill_failed",
+    title="The last drill failed",
+    todo="A restore may fail too. Read what it found, and make a full backup.",
+    link="backups:readiness",
+    find=_failed,
+)

@@ -49,13 +49,8 @@ def _worker_silent(facts: Facts, threshold: float) -> Iterator[Observation]:
         if worker.host != facts.host and silent > RETIRED_AFTER:
             continue
         silent_hosts.add(worker.host)
-        yield Observation(
-            subject=worker.host,
-            text=f"The worker on {worker.host} has not reported for {duration(silent.total_seconds())}; no jobs run there.",
-            todo=_START,
-            link="backups:jobs",
-            query="state=queued",
-        )
+        text = f"The worker on {worker.host} has not reported for {duration(silent.total_seconds())}; no jobs run there."
+        yield Observation(subject=worker.host, text=text)
     for clock in facts.clocks:  # while it lasted, nothing could report it
         if clock.host in silent_hosts or clock.silent_from is None or clock.silent_until is None:
             continue
@@ -73,13 +68,8 @@ def _worker_silent(facts: Facts, threshold: float) -> Iterator[Observation]:
 
 def _worker_never_started(facts: Facts, threshold: float) -> Iterator[Observation]:
     if not any(worker.host == facts.host and worker.beat is not None for worker in facts.workers):
-        yield Observation(
-            subject=facts.host,
-            text=f"The worker on {facts.host} has never reported; no jobs run there.",
-            todo=_START,
-            link="backups:jobs",
-            query="state=queued",
-        )
+        text = f"The worker on {facts.host} has never reported; no jobs run there."
+        yield Observation(subject=facts.host, text=text)
 
 
 def _clock_jumped(facts: Facts, threshold: float) -> Iterator[Observation]:
@@ -87,56 +77,39 @@ def _clock_jumped(facts: Facts, threshold: float) -> Iterator[Observation]:
         if clock.jumped is None or abs(facts.now - clock.jumped) >= REMEMBERED or abs(clock.jumped_by) <= threshold:
             continue
         direction = "forward" if clock.jumped_by > 0 else "back"
-        yield Observation(
-            subject=clock.host,
-            text=f"The clock of {clock.host} jumped {direction} by {duration(abs(clock.jumped_by))}.",
-            todo="Check its time service; ages and retention depend on the clock. Backups dated in the future are kept.",
-            link="backups:dashboard",
-        )
+        text = f"The clock of {clock.host} jumped {direction} by {duration(abs(clock.jumped_by))}."
+        yield Observation(subject=clock.host, text=text)
 
 
 def _job_slow(facts: Facts, threshold: float) -> Iterator[Observation]:
     for job in facts.running:
         if job.usual is not None and job.seconds > max(LEAST_SLOW_SECONDS, threshold * job.usual):
             kind = job.kind.replace("_", " ")
-            yield Observation(
-                subject=job.id,
-                text=f"A {kind} job has run for {duration(job.seconds)}; usual: {duration(job.usual)}.",
-                todo="Check its phase and its log; cancel it if it hangs.",
-                link="backups:job",
-                arguments=(job.id,),
-            )
+            text = f"A {kind} job has run for {duration(job.seconds)}; usual: {duration(job.usual)}."
+            yield Observation(subject=job.id, text=text, arguments=(job.id,))
 
 
 def _job_silent(facts: Facts, threshold: float) -> Iterator[Observation]:
     for job in facts.running:
         if job.heartbeat is not None and facts.now - job.heartbeat > timedelta(minutes=threshold):
-            yield Observation(
-                subject=job.id,
-                text=f"Job {job.kind} {job.id[:8]} has not reported since {job.heartbeat:%Y-%m-%d %H:%M} UTC.",
-                todo="Its worker is gone or hangs; the job is closed when a worker runs on its host again.",
-                link="backups:job",
-                arguments=(job.id,),
-            )
+            text = f"Job {job.kind} {job.id[:8]} has not reported since {job.heartbeat:%Y-%m-%d %H:%M} UTC."
+            yield Observation(subject=job.id, text=text, arguments=(job.id,))
 
 
 def _jobs_waiting(facts: Facts, threshold: float) -> Iterator[Observation]:
     late = sum(facts.now - due > timedelta(hours=threshold) for due in facts.waiting_since)
     if late:
         jobs = "1 job has" if late == 1 else f"{late:,} jobs have"
-        yield Observation(
-            subject="",
-            text=f"{jobs} been queued for more than {duration(threshold * 3600)}.",
-            todo="Check what is running, and whether the worker of their host runs.",
-            link="backups:jobs",
-            query="state=queued",
-        )
+        yield Observation(subject="", text=f"{jobs} been queued for more than {duration(threshold * 3600)}.")
 
 
 WORKER_SILENT = Condition(
     name="worker_silent",
     code="worker",
     title="A worker does not report",
+    todo=_START,
+    link="backups:jobs",
+    query="state=queued",
     unit="minutes",
     phrase="for {:g} minutes",
     default=SILENT_MINUTES,
@@ -147,12 +120,17 @@ WORKER_NEVER_STARTED = Condition(
     name="worker_never_started",
     code="worker",
     title="The worker has never run",
+    todo=_START,
+    link="backups:jobs",
+    query="state=queued",
     find=_worker_never_started,
     before_first_backup=True,
 )
 CLOCK_JUMPED = Condition(
     name="clock_jumped",
     title="A clock jumped",
+    todo="Check its time service; ages and retention depend on the clock. Backups dated in the future are kept.",
+    link="backups:dashboard",
     unit="seconds",
     phrase="by more than {:g} seconds",
     default=CLOCK_JUMP_SECONDS,
@@ -162,6 +140,8 @@ CLOCK_JUMPED = Condition(
 JOB_SLOW = Condition(
     name="job_slow",
     title="A job runs far longer than usual",
+    todo="Check its phase and its log; cancel it if it hangs.",
+    link="backups:job",
     unit="times the usual time",
     phrase="longer than {:g} times",
     default=SLOW_TIMES_USUAL,
@@ -172,6 +152,8 @@ JOB_SLOW = Condition(
 JOB_SILENT = Condition(
     name="stale_job",
     title="A job does not report",
+    todo="Its worker is gone or hangs; the job is closed when a worker runs on its host again.",
+    link="backups:job",
     unit="minutes",
     phrase="for {:g} minutes",
     default=SILENT_MINUTES,
@@ -181,6 +163,9 @@ JOB_SILENT = Condition(
 JOBS_WAITING = Condition(
     name="waiting_jobs",
     title="Jobs wait too long",
+    todo="Check what is running, and whether the worker of their host runs.",
+    link="backups:jobs",
+    query="state=queued",
     unit="hours",
     phrase="for more than {:g} hours",
     default=WAITING_HOURS,
