@@ -13,7 +13,6 @@ class BackupsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Import the receivers of signals and the system checks."""
         from backups.alerts import switches  # noqa: F401
         from backups.identity import permissions, sign_in  # noqa: F401
 

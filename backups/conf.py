@@ -74,12 +74,10 @@ class Configuration:
 
     @property
     def default_repository(self) -> str:
-        """The name of the first repository."""
         return next(iter(self.repositories))
 
     @property
     def default_set(self) -> str:
-        """The name of the first set."""
         return next(iter(self.sets))
 
     def open(self, name: str) -> Repository:

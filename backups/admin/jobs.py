@@ -25,8 +25,8 @@ from backups.conf import configuration
 from backups.engine.errors import UsageError
 from backups.engine.names import BACKUP_ID
 from backups.identity.sign_in import actor_of
-from backups.jobs import submit
-from backups.jobs.types import RESTORE_IN_PLACE, job_types
+from backups.jobs import lifecycle, submit
+from backups.jobs.types import RESTORE_IN_PLACE, job_type, job_types
 from backups.models import Job, JobLog, Plan
 from backups.models.listing import Cursor, Filter, Keyset, Part, chosen
 from backups.templatetags.backups_jobs import job_title
@@ -204,9 +204,8 @@ def download(request: HttpRequest, job_id: uuid.UUID) -> HttpResponseBase:
 @page("backups.cancel_job", methods=("POST",))
 def cancel(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
     """Cancel a job, and return to the page of the form."""
-    found = submit.cancel(
-        actor_of(request), get_object_or_404(Job.objects.select_related("plan", "again_after", "tried_again"), pk=job_id)
-    )
+    found = get_object_or_404(Job.objects.select_related("plan", "again_after", "tried_again"), pk=job_id)
+    found = lifecycle.cancel(found, actor_of(request))
     if found.state == Job.State.CANCELLED:
         say(request, f"{job_title(found)}: cancelled before it started.")
     elif found.state == Job.State.RUNNING:
@@ -232,7 +231,7 @@ def may_run_again(request: HttpRequest, found: Job) -> bool:
     if not found.has_ended or found.kind == RESTORE_IN_PLACE.name:
         return False
     try:
-        return request.user.has_perm(submit.permission_for(found.kind))
+        return request.user.has_perm(job_type(found.kind).permission)
     except UsageError:
         return False  # the project no longer has this job type
 

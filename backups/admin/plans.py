@@ -25,7 +25,7 @@ from backups.jobs.types import PRUNE, job_type, job_types
 from backups.models import Job, Plan, Worker
 from backups.monitoring.conditions.workers import is_silent
 from backups.plans import cron as schedules
-from backups.plans import editing, retention_preview, yaml_files
+from backups.plans import editing, retention_preview, scheduling, yaml_files
 
 from .frame import page, render, say
 from .plan_form import PlanForm, PruneForm, form_of, zones
@@ -142,7 +142,7 @@ def switch(request: HttpRequest, name: str, what: str) -> HttpResponse:
     """Pause, resume, or run a plan now."""
     plan, actor = get_object_or_404(Plan, name=name), actor_of(request)
     if what == "run":
-        job = editing.run_plan(actor, plan)
+        job = scheduling.run(plan, actor)
         say(request, f"{plan}: job queued. Its next times are not affected.")
         return redirect(job)
     if what == "pause":

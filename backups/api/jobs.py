@@ -8,7 +8,8 @@ from django.http import HttpResponseBase
 from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 
-from backups.jobs import submit
+from backups.jobs import lifecycle, submit
+from backups.jobs.types import job_type
 from backups.models import Job
 
 from .authentication import actor
@@ -47,7 +48,7 @@ def cancel_job(request: Request, job_id: UUID) -> HttpResponseBase:
     A queued job is cancelled at once (200). A running one is stopped within about two seconds and leaves nothing behind (202).
     A finished one does not change (200).
     """
-    row = submit.cancel(actor(request), _find_job(job_id))
+    row = lifecycle.cancel(_find_job(job_id), actor(request))
     return reply(job_schema(row), 200 if row.has_ended else 202)
 
 
@@ -62,7 +63,7 @@ def run_job_again(request: Request, job_id: UUID) -> Job:
     The new job has the same type and arguments. A restore in place cannot be repeated: request it again.
     """
     row = _find_job(job_id)
-    require(request, submit.permission_for(row.kind))
+    require(request, job_type(row.kind).permission)
     if not row.has_ended:
         raise Refused(409, "not_ended", "The job has not finished. Nothing was queued.", "Wait for it, or cancel it.")
     return submit.run_again(actor(request), row)

@@ -14,7 +14,7 @@ from rest_framework.request import Request
 from backups.engine.errors import UsageError
 from backups.jobs.types import job_types
 from backups.models import Job, Plan
-from backups.plans import editing
+from backups.plans import editing, scheduling
 from backups.plans.cron import in_words, slots_after
 
 from .authentication import actor
@@ -112,7 +112,7 @@ def run_schedule(request: Request, name: str) -> Job:
 
     Queues its job. The times of the plan do not change.
     """
-    return editing.run_plan(actor(request), _find_plan(name))
+    return scheduling.run(_find_plan(name), actor(request))
 
 
 @Operation("backups.run_plan", responses={200: PlanSchema})

@@ -154,7 +154,6 @@ def _range(request: HttpRequest, size: int, tag: str, changed: int) -> Range | s
 
 
 def _named(listed: str, tag: str, *, weakly: bool) -> bool:
-    """Whether a header lists *tag*."""
     if listed.strip() == "*":
         return True
     tags = [one.strip() for one in listed.split(",")]
@@ -187,5 +186,4 @@ class _Part:
             yield piece
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()

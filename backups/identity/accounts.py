@@ -138,7 +138,6 @@ def _layout() -> _Layout:
 
 
 def _device_tables() -> tuple[str, ...]:
-    """The tables of second factors, where django-otp is installed."""
     if not apps.is_installed("django_otp"):
         return ()
     from django_otp.models import Device
@@ -221,7 +220,6 @@ def _permission_names(query: Query) -> dict[str, str]:
 
 
 def _many(query: Query, through: tuple[str, str, str] | None, names: dict[str, str]) -> dict[str, tuple[str, ...]]:
-    """The names linked to each owner."""
     found: dict[str, list[str]] = {}
     if through is not None:
         for owner, other in _rows(query, through[0], through[1:]):

@@ -46,7 +46,6 @@ class Actor:
 
     @classmethod
     def of(cls, job: Job) -> Actor:
-        """The actor who requested *job*."""
         return cls(name=job.by, id=job.by_id, via=Job.Via(job.via))
 
 

@@ -97,7 +97,7 @@ def confirm(request: HttpRequest, code: str) -> tuple[str, ...]:
         type(device).objects.filter(pk=device.pk).update(confirmed=True)
         codes = _make_codes(user)
     device.refresh_from_db()
-    _believe(request, device)
+    _strengthen_session(request, device)
     audit.record(actor_of(request), "second_factor.enrolled", f"account:{user.get_username()}", after={"recovery_codes": CODES})
     return codes
 
@@ -144,7 +144,7 @@ def check(request: HttpRequest, code: str) -> Checked:
     device, method = device_of(user), "app"
     given = _digits(code)
     if len(given) != 6 or not given.isascii() or not given.isdigit():
-        device, method, given = _static_of(user), "recovery code", _kept(code)
+        device, method, given = _static_of(user), "recovery code", _code_hash(code)
     if device is None:
         return Checked(by="")
     allowed, why = device.verify_is_allowed()
@@ -156,7 +156,7 @@ def check(request: HttpRequest, code: str) -> Checked:
         audit.record(actor_of(request), "second_factor.refused", target, after={"by": method})
         device.refresh_from_db()
         return Checked(by="", wait=_seconds_until(device.verify_is_allowed()[1]))
-    _believe(request, verified)
+    _strengthen_session(request, verified)
     left = codes_left(user)
     audit.record(actor_of(request), "second_factor.accepted", target, after={"by": method, "recovery_codes": left})
     return Checked(by="app" if method == "app" else "recovery code", left=left)
@@ -169,11 +169,9 @@ class Gate:
         self._get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        """Pass *request* on; `process_view` decides once the URL is resolved."""
-        return self._get_response(request)
+        return self._get_response(request)  # `process_view` decides once the URL is resolved
 
     def process_view(self, request: HttpRequest, view: object, args: object, kwargs: object) -> HttpResponse | None:
-        """Refuse, or return None to continue."""
         match = request.resolver_match
         if (match is not None and match.view_name in OPEN) or session_is_strong(request):
             return None
@@ -199,7 +197,7 @@ def refuse(request: HttpRequest) -> HttpResponse:
     return JsonResponse(problem, status=403, content_type="application/problem+json")
 
 
-def _believe(request: HttpRequest, device: Any) -> None:
+def _strengthen_session(request: HttpRequest, device: Any) -> None:
     """Bind the session to the device, with a new session key."""
     django_otp.login(request, device)
     request.session.cycle_key()
@@ -220,11 +218,11 @@ def _make_codes(user: AbstractBaseUser) -> tuple[str, ...]:
         # Keep the device, so that sessions bound to it stay strong
         device = _static_of(user) or StaticDevice.objects.create(user=user, name="Recovery codes")
         device.token_set.all().delete()
-        StaticToken.objects.bulk_create(StaticToken(device=device, token=_kept(code)) for code in codes)
+        StaticToken.objects.bulk_create(StaticToken(device=device, token=_code_hash(code)) for code in codes)
     return tuple("-".join(code[start : start + 4] for start in range(0, 16, 4)) for code in codes)
 
 
-def _kept(code: str) -> str:
+def _code_hash(code: str) -> str:
     plain = "".join(letter for letter in code.lower() if letter.isalnum())
     return hashlib.sha256(plain.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 

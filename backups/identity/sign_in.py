@@ -59,7 +59,6 @@ class SignInForm(AdminAuthenticationForm):
     """The admin's form with a message about throttling: ``admin.site.login_form = SignInForm``."""
 
     def get_invalid_login_error(self) -> ValidationError:
-        """The error for a wrong name or password, or the time to wait."""
         sentence = _wait_sentence(self.request, self.cleaned_data.get("username") or "") if self.request is not None else ""
         return ValidationError(sentence, code="wait") if sentence else super().get_invalid_login_error()
 

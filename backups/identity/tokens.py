@@ -34,11 +34,12 @@ class Issued:
 
 
 def issue(user: AbstractUser, name: str, scopes: Iterable[str], expires: datetime | None) -> Issued:
-    """Create a token for *user*. Raises `ValueError` for an unknown scope, or none."""
+    """Create a token for *user*, without an audit entry. Raises `UsageError` for an unknown scope, or none."""
     chosen = sorted(set(scopes))
     unknown = [scope for scope in chosen if scope not in SCOPES]
     if unknown or not chosen:
-        raise ValueError(f"Choose scopes among {', '.join(SCOPES)}" + (f", not {', '.join(unknown)}." if unknown else "."))
+        wrong = f", not {', '.join(unknown)}." if unknown else "."
+        raise UsageError(f"Choose scopes among {', '.join(SCOPES)}{wrong}", hint="No token was issued.")
     secret = "rsb_" + secrets.token_urlsafe(SECRET_BYTES)
     token = ApiToken.objects.create(
         name=name,
@@ -72,12 +73,9 @@ def owner_of(secret: str, address: str) -> tuple[AbstractUser, ApiToken] | None:
 
 
 def issue_token(actor: Actor, user: AbstractUser, name: str, scopes: Sequence[str], expires: datetime | None) -> Issued:
-    """Issue a token for *user*. Raises `UsageError`."""
+    """`issue` a token, and audit it."""
     with transaction.atomic(using=configuration().database):
-        try:
-            issued = issue(user, name, scopes, expires)
-        except ValueError as problem:
-            raise UsageError(str(problem), hint="No token was issued.") from None
+        issued = issue(user, name, scopes, expires)
         audit.record(actor, "token.issued", f"token:{issued.token.pk}", after=_described(issued.token))
     return issued
 

@@ -37,7 +37,6 @@ class ChildOutput:
     _count: int = 0
 
     def add_answer(self, received: bytes) -> None:
-        """Take bytes of standard output."""
         if len(self._answer) < _LONGEST_ANSWER:
             self._answer += received
 

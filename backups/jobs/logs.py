@@ -48,7 +48,6 @@ class JobFilter(logging.Filter):
     """Gives each record the attribute ``job``: the id of its job, or an empty string."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Set the attribute; pass every record."""
         record.job = _job.get()
         return True
 
@@ -57,7 +56,6 @@ class LineFormatter(logging.Formatter):
     """Python's formatter with each message on one line; tracebacks keep their lines."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        """The record's line."""
         return in_one_line(super().formatMessage(record))
 
 
@@ -65,7 +63,6 @@ class JsonFormatter(logging.Formatter):
     """One JSON object per record: time, level, logger, message, process, and if present job, error and ``extra`` values."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record's JSON."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,

@@ -139,7 +139,6 @@ def _follow(job: Job, child: subprocess.Popen[bytes], output: ChildOutput, *, ki
 
 
 def _receive(selector: selectors.BaseSelector, key: selectors.SelectorKey) -> int:
-    """Read what a pipe holds; returns the number of bytes."""
     received = os.read(key.fd, _CHUNK)
     if received:
         key.data(received)

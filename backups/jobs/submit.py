@@ -16,9 +16,7 @@ from backups.identity.audit import Actor
 from backups.models import IndexedBackup, Job
 
 from . import lifecycle
-from .types import BACKUP, DELETE, DRILL, PREVIEW, PRUNE, REINDEX, RESTORE, RESTORE_IN_PLACE, VERIFY, job_type
-
-# Backups
+from .types import BACKUP, DELETE, DRILL, PREVIEW, PRUNE, REINDEX, RESTORE, RESTORE_IN_PLACE, VERIFY
 
 
 def back_up(actor: Actor, **arguments: Any) -> Job:
@@ -91,21 +89,8 @@ def reindex(actor: Actor, *, repository: str = "") -> Job:
     return lifecycle.enqueue(REINDEX, {"repository": repository}, actor)
 
 
-# Jobs and plans
-
-
-def cancel(actor: Actor, job: Job) -> Job:
-    """Cancel a queued or running job."""
-    return lifecycle.cancel(job, actor)
-
-
 def run_again(actor: Actor, job: Job) -> Job:
     """Queue a copy of an ended job. Raises `RestoreRefused` for a restore in place, which needs its confirmation again."""
     if job.kind == RESTORE_IN_PLACE.name:
         raise RestoreRefused("A restore in place cannot be run again.", hint="Start a new restore.")
     return lifecycle.again(job, actor)
-
-
-def permission_for(kind: str) -> str:
-    """The permission needed to request a job of that type."""
-    return job_type(kind).permission

@@ -31,10 +31,9 @@ _NOT_AUDITED = frozenset(
 
 
 class EngineCommand(BaseCommand):
-    """A subcommand of ``refbackup``: ``verb`` is its name, ``kind`` the name of the matching job type."""
+    """A subcommand of ``refbackup``: ``verb`` is its name."""
 
     verb: ClassVar[str]
-    kind: ClassVar[str]
     requires_system_checks = ()  # a recovery must not fail for a setting of something else
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
@@ -65,7 +64,8 @@ class EngineCommand(BaseCommand):
         3. Record the outcome in the audit, call the job type's ``complete``, and refresh the index.
         """
         arguments = argparse.Namespace(**options)
-        actor, kind = audit.at_the_shell(), self.kind
+        actor = audit.at_the_shell()
+        kind = "backup" if self.verb == "create" else self.verb  # of the job that does the same
         work = Work(
             key="",
             target=f"repository:{arguments.repo}",
@@ -78,7 +78,7 @@ class EngineCommand(BaseCommand):
             settings = self._settings(arguments)
             work.target = f"repository:{arguments.repo}"
             in_place = bool(getattr(arguments, "in_place", False)) and not arguments.dry_run
-            kind = f"{self.kind}_in_place" if in_place else self.kind
+            kind = f"{kind}_in_place" if in_place else kind
             _announce(actor, f"{kind}.requested", work.target, _request(options))
             prepared = types.job_type(kind)
             prepared.prepare(work)
@@ -154,7 +154,7 @@ def _announce(actor: audit.Actor, action: str, target: str, after: dict[str, Any
         audit.record(actor, action, target, after=after)
     except DatabaseError as problem:
         raise _NotAnnounced(
-            f"The audit cannot be written ({problem}), so nothing was done.",
+            f"The audit cannot be written ({problem}). Nothing was done.",
             hint="Run manage.py migrate, or use `refbackup`, which needs no database.",
         ) from problem
 

@@ -6,15 +6,7 @@ key: after a restore the key may belong to another account.
 """
 
 from .access import ApiToken, IdempotencyKey
-from .alerts import (
-    Alert,
-    AlertChannel,
-    AlertDelivery,
-    AlertLook,
-    AlertRule,
-    AlertSubscription,
-    Severity,
-)
+from .alerts import Alert, AlertChannel, AlertDelivery, AlertLook, AlertRule, AlertSubscription, Severity
 from .audit import AuditEntry
 from .index import IndexedBackup
 from .jobs import Job, JobLog, Worker

@@ -38,7 +38,6 @@ class ApiToken(models.Model):
 
     @property
     def usable(self) -> bool:
-        """Whether it is neither revoked nor expired."""
         return self.revoked is None and (self.expires is None or self.expires > timezone.now())
 
 

@@ -74,7 +74,6 @@ class AlertChannel(QuietHours):
         return self.name
 
     def get_absolute_url(self) -> str:
-        """The channel's page."""
         return reverse("backups:alert_channel", args=[self.pk])
 
 
@@ -114,7 +113,6 @@ class AlertRule(models.Model):
         return self.title
 
     def get_absolute_url(self) -> str:
-        """The rule's page."""
         return reverse("backups:alert_rule", args=[self.name])
 
 
@@ -188,7 +186,6 @@ class Alert(models.Model):
         return f"{self.title}: {self.subject}" if self.subject else self.title
 
     def get_absolute_url(self) -> str:
-        """The alert's page."""
         return reverse("backups:alert", args=[self.pk])
 
     @property

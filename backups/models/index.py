@@ -78,10 +78,8 @@ class IndexedBackup(models.Model):
         return self.backup_id
 
     def get_absolute_url(self) -> str:
-        """The backup's page."""
         return reverse("backups:backup", args=[self.backup_id])
 
     @property
     def damaged(self) -> bool:
-        """Whether it is damaged."""
         return self.verification == self.Verification.DAMAGED

@@ -119,12 +119,10 @@ class Job(models.Model):
         return f"{self.kind} {str(self.id)[:8]} ({self.state})"
 
     def get_absolute_url(self) -> str:
-        """The job's page."""
         return reverse("backups:job", args=[self.pk])
 
     @property
     def has_ended(self) -> bool:
-        """Whether its state is final."""
         return self.state in self.ENDED
 
     @property

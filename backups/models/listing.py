@@ -78,7 +78,6 @@ class Keyset(Generic[M]):
         return Part(found, self.cursor(found[0]) if has_newer else None, self.cursor(found[-1]) if has_older else None)
 
     def cursor(self, row: M) -> Cursor:
-        """The cursor of a row."""
         return tuple(getattr(row, key) for key in self.keys)
 
     def write(self, cursor: Cursor | None) -> str:
@@ -144,7 +143,6 @@ class Filter:
         return bool(self.parameters())
 
     def changed(self, **changes: Any) -> Self:
-        """A copy with other values."""
         return dataclasses.replace(self, **changes)
 
 

@@ -46,5 +46,4 @@ class Plan(models.Model):
         return self.title or self.name
 
     def get_absolute_url(self) -> str:
-        """The plan's page."""
         return reverse("backups:plan", args=[self.name])

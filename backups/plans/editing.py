@@ -11,14 +11,9 @@ from backups.conf import configuration
 from backups.engine.errors import UsageError
 from backups.identity import audit
 from backups.identity.audit import Actor
-from backups.models import Job, Plan
+from backups.models import Plan
 
-from . import scheduling, validation
-
-
-def run_plan(actor: Actor, plan: Plan) -> Job:
-    """Queue a job of a plan now; its due times do not change."""
-    return scheduling.run(plan, actor)
+from . import validation
 
 
 def pause_plan(actor: Actor, plan: Plan) -> Plan:

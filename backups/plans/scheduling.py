@@ -78,7 +78,7 @@ def _log_once(plan: Plan, problem: str) -> None:
 
 
 def run(plan: Plan, actor: Actor, *, slot: datetime | None = None, host: str = "") -> Job:
-    """Queue a job of *plan* now. Raises `UsageError` when its arguments are not valid."""
+    """Queue a job of *plan* now; its due times do not change. Raises `UsageError` when its arguments are not valid."""
     return lifecycle.enqueue(
         job_type(plan.kind),
         plan.arguments,

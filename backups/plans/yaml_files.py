@@ -65,7 +65,6 @@ class Entry(BaseModel):
     alert_after: Annotated[int, Field(ge=1, le=1000)] = 1
 
     def values(self) -> dict[str, Any]:
-        """All fields but the name."""
         return {name: getattr(self, name) for name in _VALUES}
 
 
@@ -86,7 +85,6 @@ class Change:
 
     @property
     def what(self) -> Literal["added", "changed", "removed", "same"]:
-        """The change in one word."""
         if self.before is None:
             return "added"
         if self.after is None:
@@ -107,7 +105,6 @@ class Change:
         return [line for line in difflib.ndiff(old, new) if not line.startswith("?")]
 
     def as_json(self) -> dict[str, Any]:
-        """The change as JSON."""
         return {"name": self.name, "change": self.what, "before": self.before, "after": self.after}
 
 
@@ -123,7 +120,7 @@ def read(text: str) -> list[Entry]:
     try:
         entries = _File.model_validate(data).plans
     except ValidationError as problem:
-        raise _refused([(_where(error["loc"]), _say(error)) for error in problem.errors()], lines) from None
+        raise _refused([(tuple(error["loc"]), _say(error)) for error in problem.errors()], lines) from None
     problems: list[tuple[Where, str]] = []
     for number, entry in enumerate(entries):
         problems += _about(entry, ("plans", number))
@@ -244,10 +241,6 @@ def _about(entry: Entry, where: Where) -> Iterator[tuple[Where, str]]:
         for text in problem.details["problems"]:
             field, separator, rest = text.partition(": ")
             yield ((*where, field), rest) if separator and field in Entry.model_fields else (where, text)
-
-
-def _where(loc: tuple[str | int, ...]) -> Where:
-    return tuple(loc)
 
 
 def _say(error: Any) -> str:

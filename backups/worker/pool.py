@@ -190,7 +190,6 @@ class _Timer:
         self.value = -1.0
 
     def get_lock(self) -> contextlib.AbstractContextManager[None]:
-        """No lock."""
         return contextlib.nullcontext()
 
 

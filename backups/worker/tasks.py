@@ -44,7 +44,6 @@ def work(host: str) -> int:
 
 
 def _run_next(host: str) -> bool:
-    """Run the next job; False when there is none."""
     with interruption.defer_termination():
         job = lifecycle.claim(host, processes.current())
         if job is None:

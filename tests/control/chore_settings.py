@@ -1,4 +1,4 @@
-"""RefServer's settings with the chores, and a control database that loses patience sooner. For processes of tests."""
+"""RefServer's settings for test processes, with the job types of `chores` and a shorter wait for the control database."""
 
 from refserver.settings import *  # noqa: F403
 from refserver.settings import BACKUPS, DATABASES

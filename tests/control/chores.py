@@ -1,4 +1,4 @@
-"""Kinds of job to disturb: small processes that do as told, and leave a mark each time they run."""
+"""Job types to disturb: small processes that do what their arguments say, and record each run."""
 
 from __future__ import annotations
 

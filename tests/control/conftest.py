@@ -1,4 +1,4 @@
-"""A site to test the control plane with: databases, the sample library, a repository, and processes that see the same."""
+"""A site for tests of the control plane: databases, the sample library, a repository, and the environment of processes."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ PASSWORD = "correct-horse-battery-staple"
 
 
 class QuickPasswords(PBKDF2PasswordHasher):
-    """As Django's own, which reads what this one wrote; but a test makes many accounts."""
+    """Django's hasher with few rounds, because tests make many accounts."""
 
     iterations = 1
 
 
 @dataclass(frozen=True)
 class Site:
-    """One site: its places, its repository, and short ways to ask and to work."""
+    """One site: its places, its repository, and shortcuts to request and run jobs."""
 
     places: Places
     actor: Actor
@@ -49,23 +49,23 @@ class Site:
         return settings_of(self.places)
 
     def work(self) -> int:
-        """Do what is queued, as a worker would."""
+        """Run the queued jobs, as a worker would."""
         return tasks.work(HOST)
 
     def done(self, job: Job) -> Job:
-        """Do what is queued, and return *job* as it ended."""
+        """Run the queued jobs, and return *job* after its end."""
         self.work()
         job.refresh_from_db()
         return job
 
     def person(self, name: str, *groups: str, superuser: bool = False):
-        """An account of the staff in *groups*."""
+        """A staff account in *groups*."""
         user = get_user_model().objects.create_user(name, password=PASSWORD, is_staff=True, is_superuser=superuser)
         user.groups.set(Group.objects.filter(name__in=groups))
         return user
 
     def client(self, name: str, *groups: str, superuser: bool = False) -> Client:
-        """A browser in which that account is signed in."""
+        """A client in which that account is signed in."""
         client = Client()
         client.force_login(self.person(name, *groups, superuser=superuser), "django.contrib.auth.backends.ModelBackend")
         return client

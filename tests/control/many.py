@@ -1,4 +1,4 @@
-"""Years of backups, jobs and log lines, written in seconds: SQLite makes the rows itself."""
+"""Years of backups, jobs and log lines, made in seconds by SQLite itself."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _BUSY = json.dumps({"code": "source_busy", "message": "A lock could not be had."
 
 
 def many(*, backups: int = 0, jobs: int = 0, lines: int = 0) -> str:
-    """Add so many rows over 400 days, newest now; the newest jobs have 20,000 *lines* each. Returns the newest job's id.
+    """Add that many rows over 400 days, newest now; the newest jobs have 20,000 *lines* each. Returns the newest job's id.
 
-    One backup in 24 is full; one in 1,000 is damaged, one in 50 not proven. One job in 200 failed, one in 20 is no backup.
+    One backup in 24 is full; one in 1,000 is damaged, one in 50 not proven. One job in 200 failed, one in 20 is not a backup.
     """
     step = 400 * 24 * 60 / max(backups, jobs, 1)
     minutes = f"(i * {step:.6f} + 3)"
@@ -128,7 +128,7 @@ def _insert(table: str, count: int, values: dict[str, str]) -> None:
 def _run(statement: str) -> list[Any]:
     connection = connections["control"]
     connection.ensure_connection()
-    return connection.connection.execute(statement).fetchall()  # not by Django's cursor, which reads % as its own
+    return connection.connection.execute(statement).fetchall()  # Django's cursor would interpret %
 
 
 def _ago(minutes: str) -> str:

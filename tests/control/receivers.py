@@ -1,4 +1,4 @@
-"""Real receivers on this machine's loopback: a web server that answers as told, and a mail server."""
+"""Receivers on the loopback interface: a web server with configurable answers, and a mail server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Request:
 
 @dataclass
 class Web:
-    """What a web server is to answer next, and what it was asked."""
+    """The next answers of a web server, and the requests that it received."""
 
     port: int = 0
     status: int = 200
@@ -100,7 +100,7 @@ def web_server() -> Iterator[Web]:
 
 @dataclass
 class Mails:
-    """What a mail server received, and what it is to refuse."""
+    """The messages that a mail server received, and what it refuses."""
 
     port: int = 0
     refuse: str = ""
@@ -124,7 +124,7 @@ class Mails:
 
 @contextmanager
 def mail_server(*, tls: ssl.SSLContext | None = None, login: tuple[str, str] | None = None) -> Iterator[Mails]:
-    """A mail server; with *tls* it insists on STARTTLS, with *login* on that name and password."""
+    """A mail server; with *tls* it requires STARTTLS, with *login* that name and password."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         mails = Mails(port=free.getsockname()[1])

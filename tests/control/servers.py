@@ -26,7 +26,7 @@ def _binaries() -> Path:
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[str]:
-    """The address of a server's folder of sockets, of a user ``keeper`` with `PASSWORD`, whose databases one makes oneself."""
+    """A server's socket folder; it has a user ``keeper`` with `PASSWORD`, and no databases yet."""
     binaries = _binaries()
     folder = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))  # short: the name of a socket has 107 characters at most
     more: dict[str, object] = {}
@@ -63,7 +63,7 @@ def make_database(folder: str, name: str) -> str:
 
 
 class RedisServer:
-    """A server with a password, that can be stopped and started."""
+    """A server with a password, which can be stopped and started."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

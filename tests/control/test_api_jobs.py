@@ -62,7 +62,7 @@ def test_running_a_job_again_requires_the_permission_of_its_type(empty_site):
     operator = bearer(empty_site, "ada", "operator")
     path = f"{JOBS}/{job.pk}/again"
     problem(send(operator, path), 409, "not_ended")
-    submit.cancel(empty_site.actor, job)
+    lifecycle.cancel(job, empty_site.actor)
     again = json_of(send(operator, path), 202)
     assert (again["kind"], again["note"], again["by"]) == ("backup", "once more", "ada") and again["id"] != str(job.pk)
     viewer = bearer(empty_site, "bob", "viewer")
@@ -78,7 +78,7 @@ def test_jobs_are_filtered(empty_site):
     client = bearer(empty_site, "ada", "viewer")
     one = submit.back_up(empty_site.actor, backup="full")
     two = submit.verify(empty_site.actor, everything=True)
-    submit.cancel(empty_site.actor, two)
+    lifecycle.cancel(two, empty_site.actor)
 
     def ids(query: str) -> list[str]:
         return [item["id"] for item in json_of(client.get(f"{JOBS}?{query}"), 200)["items"]]

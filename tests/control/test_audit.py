@@ -1,4 +1,4 @@
-"""The audit: every kind of tampering is found and named, the database refuses it, and the page finds, shows and exports."""
+"""The audit: every kind of tampering is found and refused by the database; the page searches, shows and exports."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def entries(empty_site) -> list[AuditEntry]:
 
 @contextmanager
 def tampering():
-    """Somebody with the database's file and time: the triggers are dropped, and made again."""
+    """An attacker with the database's file: drops the triggers, and creates them again."""
     with connections["control"].cursor() as cursor:
         cursor.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'backups_auditentry'")
         triggers = cursor.fetchall()
@@ -50,7 +50,7 @@ def broken() -> tuple[int, int, str]:
     return count, found.number, found.why
 
 
-def test_a_chain_is_whole(entries):
+def test_intact_chain(entries):
     assert audit.verify_chain() == (6, None)
     assert audit.verify_chain(audit.head()) == (6, None)
     assert entries[0].previous == audit.FIRST
@@ -73,14 +73,14 @@ def test_a_chain_is_whole(entries):
         ("hash", "0" * 64),
     ],
 )
-def test_a_changed_field_is_found(entries, field, value):
+def test_changed_field_is_found(entries, field, value):
     with tampering() as cursor:
         cursor.execute(f"UPDATE backups_auditentry SET {field} = %s WHERE number = 3", [value])
     assert broken() == (2, 3, "it is not what was written")
 
 
 @pytest.mark.parametrize(("field", "value"), [("after", "{half"), ("time", "some day")])
-def test_a_field_that_cannot_be_read_is_found(entries, field, value):
+def test_unreadable_field_is_found(entries, field, value):
     with tampering() as cursor:
         cursor.execute("PRAGMA ignore_check_constraints = ON")
         cursor.execute(f"UPDATE backups_auditentry SET {field} = %s WHERE number = 3", [value])
@@ -89,20 +89,20 @@ def test_a_field_that_cannot_be_read_is_found(entries, field, value):
     assert (count, number) == (2, 3) and ("not what was written" in why or "cannot be read" in why)
 
 
-def test_a_removed_entry_is_found(entries):
+def test_removed_entry_is_found(entries):
     with tampering() as cursor:
         cursor.execute("DELETE FROM backups_auditentry WHERE number = 4")
     assert broken() == (3, 4, "entry 4 is missing; 5 follows")
 
 
-def test_an_entry_removed_with_its_gap_closed_is_found(entries):
+def test_entry_removed_with_its_gap_closed_is_found(entries):
     with tampering() as cursor:
         cursor.execute("DELETE FROM backups_auditentry WHERE number = 4")
         cursor.execute("UPDATE backups_auditentry SET number = number - 1 WHERE number > 4")
     assert broken() == (3, 4, "it does not follow the entry before it")
 
 
-def test_an_inserted_entry_is_found(entries):
+def test_inserted_entry_is_found(entries):
     with tampering() as cursor:
         cursor.execute("UPDATE backups_auditentry SET number = -number WHERE number >= 4")
         cursor.execute("UPDATE backups_auditentry SET number = 1 - number WHERE number < 0")
@@ -112,7 +112,7 @@ def test_an_inserted_entry_is_found(entries):
     assert broken() == (4, 5, "it does not follow the entry before it")
 
 
-def test_two_entries_that_changed_places_are_found(entries):
+def test_swapped_entries_are_found(entries):
     with tampering() as cursor:
         cursor.execute("UPDATE backups_auditentry SET number = 100 WHERE number = 2")
         cursor.execute("UPDATE backups_auditentry SET number = 2 WHERE number = 3")
@@ -120,11 +120,11 @@ def test_two_entries_that_changed_places_are_found(entries):
     assert broken() == (1, 2, "it does not follow the entry before it")
 
 
-def test_an_end_cut_off_and_a_chain_made_anew_are_found_by_a_head_that_was_noted(entries):
+def test_truncated_or_rebuilt_chain_is_found_with_a_recorded_head(entries):
     noted = audit.head()
     with tampering() as cursor:
         cursor.execute("DELETE FROM backups_auditentry WHERE number > 4")
-    assert audit.verify_chain() == (4, None), "by itself the rest is whole"
+    assert audit.verify_chain() == (4, None), "the rest is intact"
     assert audit.verify_chain(noted)[1].why == "entries up to 6 were recorded elsewhere and are missing"
     with tampering() as cursor:
         cursor.execute("DELETE FROM backups_auditentry")
@@ -134,7 +134,7 @@ def test_an_end_cut_off_and_a_chain_made_anew_are_found_by_a_head_that_was_noted
     assert audit.verify_chain(noted)[1].number == 6
 
 
-def test_the_database_refuses_to_change_or_remove_an_entry(entries):
+def test_database_refuses_to_change_or_remove_an_entry(entries):
     with pytest.raises(DatabaseError, match="append-only"):
         AuditEntry.objects.filter(number=3).update(who="eve")
     with pytest.raises(DatabaseError, match="append-only"):
@@ -144,7 +144,7 @@ def test_the_database_refuses_to_change_or_remove_an_entry(entries):
     assert audit.verify_chain() == (6, None)
 
 
-def test_an_entry_stands_or_falls_with_what_it_tells_of(entries):
+def test_entry_is_committed_with_what_it_records(entries):
     from django.db import transaction
 
     with pytest.raises(ZeroDivisionError), transaction.atomic(using="control"):
@@ -176,7 +176,7 @@ def test_writers_in_several_processes_make_one_chain(empty_site):
     assert audit.verify_chain() == (120, None)
 
 
-def test_the_command_names_the_first_broken_link(entries):
+def test_command_names_the_first_broken_link(entries):
     def run(*arguments: str) -> tuple[int, str, str]:
         out, err = io.StringIO(), io.StringIO()
         try:
@@ -199,10 +199,10 @@ def test_the_command_names_the_first_broken_link(entries):
     assert audit.verified().after["broken"]["number"] == 2
 
 
-# Looking for entries
+# Search
 
 
-def test_search_pages_by_number_and_looks_at_so_many_at_a_time(entries, monkeypatch):
+def test_search_pages_by_number_and_reads_a_bounded_window(entries, monkeypatch):
     assert [entry.number for entry in audit.search(EntryFilter(), count=4).entries] == [6, 5, 4, 3]
     first = audit.search(EntryFilter(), count=4)
     assert [entry.number for entry in audit.search(EntryFilter(), below=first.below, count=4).entries] == [2, 1]
@@ -228,7 +228,7 @@ def test_text_in_any_script_is_found(empty_site):
     assert not audit.search(EntryFilter(text="100_")).entries
 
 
-def test_the_page_shows_what_changed_and_who(entries, empty_site):
+def test_page_shows_changes_and_actors(entries, empty_site):
     client = empty_site.client("vera", "viewer")
     page = client.get("/admin/backup/audit/").content.decode()
     assert "<del>a</del> → <ins>5</ins>" in page and "192.0.2.7" in page and "token ci (rsb_abcd)" in page
@@ -245,7 +245,7 @@ def test_the_page_shows_what_changed_and_who(entries, empty_site):
     assert "The chain is broken at entry 2:" in client.get("/admin/backup/audit/").content.decode()
 
 
-def test_who_may_not_see_it_does_not(entries, empty_site):
+def test_page_needs_its_permission(entries, empty_site):
     assert empty_site.client("nobody").get("/admin/backup/audit/").status_code == 403
 
 
@@ -260,7 +260,7 @@ def test_verifying_is_a_job(entries, empty_site):
     assert (job.state, job.error["message"]) == (Job.State.FAILED, "Entry 2 of the audit: it is not what was written.")
 
 
-def test_exports_hold_all_that_fits_and_can_be_checked(entries, empty_site):
+def test_exports_contain_all_matches_and_can_be_verified(entries, empty_site):
     audit.record(ADA, "backup.requested", after={"note": "=1+1"})
     audit.record(Actor(name="=cmd()", via=Job.Via.PAGES), "backup.requested")
     client = empty_site.client("vera", "viewer")
@@ -268,7 +268,7 @@ def test_exports_hold_all_that_fits_and_can_be_checked(entries, empty_site):
     answer = client.get("/admin/backup/audit/export.jsonl")
     rows = [json.loads(line) for line in b"".join(answer.streaming_content).decode().splitlines()]
     assert answer.headers["Content-Disposition"].startswith('attachment; filename="audit-')
-    assert [row["number"] for row in rows] == list(range(1, before + 2)), "the export itself is told of"
+    assert [row["number"] for row in rows] == list(range(1, before + 2)), "the export itself is recorded"
     assert rows[-1]["action"] == "audit.exported" and all("hash" in row for row in rows)
     table = b"".join(client.get("/admin/backup/audit/export.csv", {"who": "ada"}).streaming_content).decode()
     read = list(csv.DictReader(io.StringIO(table)))
@@ -289,13 +289,13 @@ FROM n
 """
 
 
-def test_pages_take_the_same_time_however_many_entries_there_are(empty_site):
+def test_page_time_does_not_depend_on_the_number_of_entries(empty_site):
     with connections["control"].cursor() as cursor:
         cursor.execute(MANY)
     client = empty_site.client("vera", "viewer")
-    client.get("/admin/backup/audit/")  # templates are read
+    client.get("/admin/backup/audit/")  # loads the templates
     for query in ({}, {"who": "w7"}, {"action": "backup."}, {"text": "nowhere to be found"}, {"who": "w7", "text": "59"}):
-        began = time.process_time()  # what others do on this machine does not count
+        began = time.process_time()  # without the load of other processes
         assert client.get("/admin/backup/audit/", query).status_code == 200
         took = time.process_time() - began
         assert took < 0.3, f"{query}: {took:.3f} s"

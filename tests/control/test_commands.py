@@ -1,4 +1,4 @@
-"""Management commands: as `refbackup`, on the project's repository and stores, with the audit and the index kept up."""
+"""Management commands: like `refbackup`, on the project's repository and stores, with audit and index kept up to date."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def actions() -> list[str]:
 
 
 @pytest.mark.parametrize(("command", "verb"), SAME.items())
-def test_the_arguments_are_the_engines(command, verb):
+def test_arguments_are_the_engines(command, verb):
     def options(parser: argparse.ArgumentParser) -> dict[str, tuple]:
         return {
             action.dest: (tuple(action.option_strings), action.nargs, action.type, action.default, tuple(action.choices or ()))
@@ -73,7 +73,7 @@ def test_from_a_backup_to_a_restored_copy(site):
     assert code == 0 and made["set"] == "default" and made["verification"] == "restore"
     assert {source["kind"] for source in made["sources"]} == {"sqlite", "chroma", "files"}
     row = IndexedBackup.objects.get()
-    assert (row.backup_id, row.note) == (made["id"], "by hand"), "the index knows it at once"
+    assert (row.backup_id, row.note) == (made["id"], "by hand"), "it is in the index at once"
     code, second = told("backup", "--kind", "incremental", "--no-verify")
     assert (code, second["parent"]) == (0, made["id"])
     code, proven = told("verify_backups", "--all", "--depth", "restore")
@@ -92,7 +92,7 @@ def test_from_a_backup_to_a_restored_copy(site):
     assert actions().count("backup.succeeded") == 2 and "restore.succeeded" in actions()
 
 
-def test_in_place_the_live_stores_are_replaced_and_the_audit_tells_of_accounts(site):
+def test_restore_in_place_replaces_live_stores_and_audits_accounts(site):
     _, made = told("backup")
     site.person("mallory", superuser=True)
     code, _, said = run("restore", "latest", "--in-place")
@@ -108,7 +108,7 @@ def test_in_place_the_live_stores_are_replaced_and_the_audit_tells_of_accounts(s
     assert IndexedBackup.objects.filter(safety=True).count() == 1
 
 
-def test_the_control_database_is_not_restored_by_what_uses_it(site):
+def test_control_database_is_not_restored_by_commands_that_use_it(site):
     code, made = told("backup", "--set", "control", "--no-verify")
     assert code == 0 and [source["name"] for source in made["sources"]] == ["control"]
     code, refused = told("restore", made["id"], "--in-place", "--yes")
@@ -134,7 +134,7 @@ def test_exit_codes_and_errors_are_the_engines(empty_site, arguments, code, erro
     assert said["error"]["hint"]
 
 
-def test_nothing_is_done_when_the_audit_cannot_tell_of_it(site):
+def test_nothing_is_done_when_the_audit_cannot_be_written(site):
     from django.db import connections
 
     with connections["control"].cursor() as cursor:
@@ -144,12 +144,12 @@ def test_nothing_is_done_when_the_audit_cannot_tell_of_it(site):
     assert not list(site.repository.ids("default"))
 
 
-def test_a_repository_goes_by_its_name_too(site):
+def test_repository_can_be_given_by_name(site):
     code, made = told("backup", "--repo", "main", "--no-verify")
     assert code == 0 and IndexedBackup.objects.get().backup_id == made["id"]
 
 
-def test_a_real_process_ends_with_the_engines_code(empty_site):
+def test_real_process_ends_with_the_engines_code(empty_site):
     done = empty_site.places.manage("verify_backups", "--json")
     assert done.returncode == 4 and json.loads(done.stdout)["error"]["code"] == "no_backup", done.stderr
 
@@ -159,7 +159,7 @@ def test_a_real_process_ends_with_the_engines_code(empty_site):
 
 @pytest.fixture
 def sound(site):
-    """A site at which nothing is wrong."""
+    """A site without findings."""
     for name in ("default", "control"):
         assert site.done(submit.back_up(site.actor, backup="full", set=name, verify="hashes")).state == Job.State.SUCCEEDED
     heartbeat.beat()
@@ -175,7 +175,7 @@ def codes() -> dict[str, str]:
 
 
 def test_each_planted_fault_is_found(sound):
-    """One site for many faults: making it takes longer than looking at it."""
+    """One site for many faults, because making a site takes longer than checking it."""
     found = health.run_checks(timezone.now())
     assert [finding for finding in found.findings if finding.code != "little_space"] == []
     assert set(found.checks) == {"repositories", "sources", "safety", "plans", "jobs", "audit"}
@@ -192,7 +192,7 @@ def test_each_planted_fault_is_found(sound):
     audit.record(audit.SYSTEM, "plan.refused", "plan:wrong", after={"error": "There is no set 'nothing'."})
     assert codes()["plan_refused"] == "warning"
     editing.change_plan(sound.actor, plan, arguments={"backup": "full"})
-    assert "plan_refused" not in codes(), "until it is mended"
+    assert "plan_refused" not in codes(), "once it is fixed"
 
     audit.record(audit.SYSTEM, "audit.verified", "audit", after={"entries": 1, "broken": {"number": 2, "why": "it is gone"}})
     assert codes()["audit_broken"] == "critical"
@@ -210,7 +210,7 @@ def test_each_planted_fault_is_found(sound):
     assert "no_repository" not in codes()
 
 
-def test_the_command_says_so_with_its_exit_code_and_runs_as_a_job(sound):
+def test_health_command_has_exit_codes_and_runs_as_a_job(sound):
     code, said, _ = run("backup_health")
     assert (code, said.partition(":")[0]) in ((0, "OK"), (1, "WARNING"))
     job = sound.done(lifecycle.enqueue(job_type("health"), {}, sound.actor))
@@ -229,7 +229,7 @@ def test_the_command_says_so_with_its_exit_code_and_runs_as_a_job(sound):
     assert code == 2 and json.loads(said)["problems"][0]["severity"] == "critical"
 
 
-def test_a_failing_check_is_a_finding_and_the_others_run(empty_site, monkeypatch):
+def test_failing_check_is_a_finding_and_others_run(empty_site, monkeypatch):
     def breaks():
         raise OSError(5, "Input/output error")
         yield

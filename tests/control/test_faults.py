@@ -1,4 +1,4 @@
-"""Whatever dies, and whenever: each job ends in a true state, and nothing runs twice. Real workers, real kills."""
+"""Killed workers and processes: each job ends in the correct state, and nothing runs twice. Real workers, real kills."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 @contextmanager
 def busy(path: Path):
-    """Somebody is in the middle of a transaction: a backup waits for its instant meanwhile."""
+    """Another connection holds a transaction open, so that a backup waits for its cut."""
     writer = sqlite3.connect(path, isolation_level=None)
     writer.execute("BEGIN IMMEDIATE")
     try:
@@ -39,7 +39,7 @@ def descendants(pid: int) -> list[int]:
     return [found for child in children_of(pid) for found in (child, *descendants(child))]
 
 
-def test_a_killed_worker_in_mid_backup_leaves_a_job_that_is_tried_again_and_a_clean_repository(yard):
+def test_backup_of_a_killed_worker_is_retried_and_the_repository_is_clean(yard):
     with busy(settings.REFSERVER_DATABASE):
         job = yard.begun(submit.back_up(yard.site.actor, backup="full", only=["sqlite"]))
         until(lambda: len(descendants(pid_of(job.child))) >= 1)  # holder and packer
@@ -57,7 +57,7 @@ def test_a_killed_worker_in_mid_backup_leaves_a_job_that_is_tried_again_and_a_cl
     assert not [backup for backup in yard.site.repository.backups() if backup.manifest.job == str(job.pk)]
 
 
-def test_everything_killed_in_mid_backup_is_cleared_by_whoever_looks_next(yard):
+def test_backup_whose_processes_were_all_killed_is_reconciled(yard):
     with busy(settings.REFSERVER_DATABASE):
         job = yard.begun(submit.back_up(yard.site.actor, backup="full", only=["sqlite"]))
         until(lambda: any(yard.site.repository.staging.iterdir()) if yard.site.repository.staging.exists() else False)
@@ -68,20 +68,20 @@ def test_everything_killed_in_mid_backup_is_cleared_by_whoever_looks_next(yard):
     lifecycle.cancel(Job.objects.get(again_after=job), yard.site.actor)
 
 
-def test_a_task_that_is_delivered_many_times_is_done_once(yard):
+def test_task_delivered_many_times_runs_once(yard):
     job = yard.ask(seconds=0.5)
     for _ in range(5):
         queue.wake(HOST)
     last = OrmQ.objects.order_by("-pk").first()
-    if last is not None:  # the very same message again, as after Django-Q's `retry`
+    if last is not None:  # the same message again, as after Django-Q's `retry`
         OrmQ.objects.bulk_create([OrmQ(key=last.key, payload=last.payload, lock=timezone.now()) for _ in range(10)])
     assert yard.ended(job).state == Job.State.SUCCEEDED
     until(lambda: not OrmQ.objects.filter(lock__lte=timezone.now()).exists())
     assert yard.runs(job) == 1
 
 
-def test_killed_idle_workers_are_replaced_with_pipes_that_work(yard):
-    """One of them has the queue's lock in hand while it waits: nobody else could read from it any more."""
+def test_killed_idle_workers_are_replaced_with_working_pipes(yard):
+    """One of them holds the queue's lock while it waits; when killed, it would block all others."""
     for _ in range(2):
         old = yard.workers()
         for pid in old:
@@ -91,7 +91,7 @@ def test_killed_idle_workers_are_replaced_with_pipes_that_work(yard):
         assert not set(old) & set(yard.workers())
 
 
-def test_one_killed_worker_takes_no_running_job_with_it(yard):
+def test_killed_worker_does_not_end_jobs_of_others(yard):
     job = yard.begun(yard.ask(seconds=3.0))
     for pid in yard.workers():
         if pid != pid_of(job.worker):
@@ -103,9 +103,9 @@ def test_one_killed_worker_takes_no_running_job_with_it(yard):
     assert yard.runs(job) == 1
 
 
-def test_a_killed_guard_leaves_nobody_behind_but_a_job_that_finishes(yard):
+def test_killed_guard_leaves_only_a_job_that_finishes(yard):
     job = yard.begun(yard.ask(seconds=3.0))
-    waiting = [yard.ask(seconds=3.0) for _ in range(2)]  # one of them runs beside it
+    waiting = [yard.ask(seconds=3.0) for _ in range(2)]  # one of them runs at the same time
     worker, guard = pid_of(job.worker), yard.guard.pid
     kill(guard)
     yard.guard.wait()
@@ -116,12 +116,12 @@ def test_a_killed_guard_leaves_nobody_behind_but_a_job_that_finishes(yard):
         assert yard.ended(each).state == Job.State.SUCCEEDED
         assert yard.runs(each) == 1
     job.refresh_from_db()
-    assert pid_of(job.worker) == worker  # by the worker that had begun it
+    assert pid_of(job.worker) == worker  # by the worker that began it
     until(lambda: not processes.identity(worker), 5)
     assert len(yard.workers()) == ALL
 
 
-def test_a_machine_that_was_switched_off_finds_its_jobs_again(yard):
+def test_jobs_of_a_previous_boot_are_reconciled(yard):
     yard.stop()
     lost = yard.ask(seconds=0.1)
     waiting = yard.ask(seconds=0.1)
@@ -136,12 +136,12 @@ def test_a_machine_that_was_switched_off_finds_its_jobs_again(yard):
     assert (yard.runs(lost), yard.runs(waiting), yard.runs(again)) == (0, 1, 1)
 
 
-def test_a_locked_control_database_stops_no_work_and_loses_no_line(yard):
+def test_locked_control_database_stops_no_work_and_loses_no_line(yard):
     job = yard.begun(yard.ask(seconds=3.0, lines=200))
     lock = sqlite3.connect(settings.REFSERVER_CONTROL_DATABASE, isolation_level=None)
     lock.execute("BEGIN IMMEDIATE")
     began = time.monotonic()
-    until(lambda: not processes.of_job(str(job.pk)), 15)  # it ends while nobody can write that it did
+    until(lambda: not processes.of_job(str(job.pk)), 15)  # it ends while its end cannot be saved
     time.sleep(max(0.0, 6.0 - (time.monotonic() - began)))  # the settings of these workers wait for 2 s
     lock.close()
     assert yard.ended(job).state == Job.State.SUCCEEDED
@@ -152,7 +152,7 @@ def test_a_locked_control_database_stops_no_work_and_loses_no_line(yard):
     assert yard.runs(job) == 1
 
 
-def test_a_restore_in_place_whose_worker_is_killed_is_asked_to_end_and_leaves_all_as_it_was(yard):
+def test_restore_in_place_of_a_killed_worker_gets_sigterm_and_changes_nothing(yard):
     database = Path(settings.REFSERVER_DATABASE)
     made = yard.ended(submit.back_up(yard.site.actor, backup="full", only=["sqlite"], verify="none"))
     with sqlite3.connect(database) as writer:
@@ -173,5 +173,5 @@ def test_a_restore_in_place_whose_worker_is_killed_is_asked_to_end_and_leaves_al
     reader.close()
 
 
-def test_the_audit_is_whole_after_all_of_this(yard):
+def test_audit_is_intact_after_all_faults(yard):
     assert audit.verify_chain()[1] is None

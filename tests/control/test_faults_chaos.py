@@ -1,4 +1,4 @@
-"""A hundred disturbances: kills of everything, cancellations, repeated deliveries, locks. Then the books must balance."""
+"""A hundred random disturbances: kills, cancellations, repeated deliveries, locks. Afterwards every job is accounted for."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GUARD_DIES_AT = (33, 66, 99)
 
 
 class Chaos:
-    """What is done to a yard, by chance; each is named for the message of a failure."""
+    """Random disturbances of a yard; each returns a description for the message of a failure."""
 
     def __init__(self, yard, seed: int) -> None:
         self.yard = yard
@@ -33,7 +33,7 @@ class Chaos:
         self.asked: list[Job] = []
 
     def ask(self) -> None:
-        """Keep some jobs waiting or running. A second try need not wait."""
+        """Keep some jobs waiting or running. Further attempts need not wait."""
         Job.objects.filter(state=Job.State.QUEUED, not_before__gt=timezone.now()).update(not_before=timezone.now())
         while Job.objects.exclude(state__in=Job.ENDED).count() < 6:
             if self.chance.random() < 0.5:
@@ -64,7 +64,7 @@ class Chaos:
             kill(self.chance.choice(found))
 
     def cancel(self) -> None:
-        """One that runs, seldom one that waits."""
+        """A running job, rarely a queued one."""
         states = [Job.State.RUNNING] if self.chance.random() < 0.8 else [Job.State.QUEUED]
         if job := Job.objects.filter(state__in=states).order_by("?").first():
             lifecycle.cancel(job, self.yard.site.actor)
@@ -81,7 +81,7 @@ class Chaos:
 
 
 @pytest.mark.slow
-def test_after_a_hundred_disturbances_every_job_is_in_a_true_state_and_nothing_ran_twice(module_yard):
+def test_a_hundred_disturbances_leave_correct_states_and_nothing_ran_twice(module_yard):
     yard = module_yard
     yard.start()
     seed = random.randrange(1 << 32)
@@ -115,7 +115,7 @@ def balance(yard) -> None:
         if job.kind == "backup":
             assert bool(job.backup_id) == bool(made), (job, job.error, made)
             assert made or job.state != Job.State.SUCCEEDED, job
-            assert not (made and hasattr(job, "tried_again")), f"{job} was made, and tried again"
+            assert not (made and hasattr(job, "tried_again")), f"{job} was made, and retried"
         else:
             assert yard.runs(job) <= 1, job
             assert yard.runs(job) == 1 or job.state != Job.State.SUCCEEDED, job

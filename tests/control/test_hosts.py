@@ -67,7 +67,7 @@ class Host:
 
 
 class Control:
-    """The control database, looked at from outside."""
+    """The control database, through a connection of this test."""
 
     def __init__(self, folder: str, name: str) -> None:
         import psycopg
@@ -124,7 +124,7 @@ def hosts(postgres: str, redis_server: RedisServer, empty_places, tmp_path_facto
         yield north, south, control
 
 
-def test_a_job_goes_to_the_host_that_holds_the_data_and_to_no_other(hosts):
+def test_job_goes_only_to_the_host_with_the_data(hosts):
     north, south, control = hosts
     asked = {north.python(ASK, "backup", name, '{"only": ["sqlite"], "verify": "none"}'): name for name in ("south", "north")}
     for job in asked:
@@ -132,20 +132,20 @@ def test_a_job_goes_to_the_host_that_holds_the_data_and_to_no_other(hosts):
     for host in (north, south):
         [manifest] = (host.places.root / "backups" / "backups").glob("*/*/manifest.json")
         assert asked[json.loads(manifest.read_text())["job"]] == host.name
-    until(lambda: [host.said().count("Back up") for host in (north, south)] == [1, 1])  # each said by its own worker
+    until(lambda: [host.said().count("Back up") for host in (north, south)] == [1, 1])  # each logged by its own worker
 
 
-def test_each_host_has_its_tick_and_gives_its_sign_of_life(hosts):
+def test_each_host_has_its_tick_and_heartbeat(hosts):
     *_, control = hosts
     ticks = control.rows("SELECT cluster FROM django_q_schedule WHERE func = 'backups.worker.tasks.tick' ORDER BY cluster")
     assert ticks == [("north",), ("south",)]
     assert control.rows("SELECT host FROM backups_worker ORDER BY host") == [("north",), ("south",)]
 
 
-def test_claiming_is_exclusive_on_postgresql_too(hosts):
+def test_claiming_is_exclusive_on_postgresql(hosts):
     """Two transactions that count at the same time see neither's claim: an advisory lock makes them take turns."""
     north, _, control = hosts
-    environment = north.environment | {"REFSERVER_HOST": "test-host"}  # a host of no workers
+    environment = north.environment | {"REFSERVER_HOST": "test-host"}  # a host without workers
     many = "\n".join(line for line in ASK.splitlines() if not line.startswith(("kind,", "job =", "print")))
     north.python(
         many
@@ -160,7 +160,7 @@ for number in range(12):
     control.rows("UPDATE backups_job SET state = 'cancelled' WHERE host = 'test-host' AND state = 'queued' RETURNING id")
 
 
-def test_the_audit_cannot_be_changed_and_its_chain_holds_under_many_writers(hosts):
+def test_audit_is_append_only_and_intact_under_many_writers(hosts):
     import psycopg
 
     north, south, control = hosts
@@ -177,7 +177,7 @@ def test_the_audit_cannot_be_changed_and_its_chain_holds_under_many_writers(host
             control.rows(change)
 
 
-def test_a_killed_worker_s_job_is_found_again_although_redis_forgot_it(hosts):
+def test_job_of_a_killed_worker_is_found_without_redis(hosts):
     north, _, control = hosts
     job = north.python(ASK, "chore", "north", '{"seconds": 30}')
     until(lambda: control.rows("SELECT child FROM backups_job WHERE id = %s AND child <> ''", job))
@@ -188,10 +188,10 @@ def test_a_killed_worker_s_job_is_found_again_although_redis_forgot_it(hosts):
     control.rows("UPDATE backups_job SET state = 'cancelled' WHERE id = %s RETURNING id", again)
 
 
-def test_redis_may_go_away_and_come_back(hosts, redis_server):
+def test_redis_outage_loses_no_job(hosts, redis_server):
     north, _, control = hosts
     redis_server.stop()
-    job = north.python(ASK, "chore", "north", "{}")  # the job is there, its bell is not
+    job = north.python(ASK, "chore", "north", "{}")  # the job is queued, its message is lost
     until(lambda: "Redis cannot be reached" in north.said(), 20)
     assert control.state(job) == "queued"
     redis_server.start()
@@ -200,7 +200,7 @@ def test_redis_may_go_away_and_come_back(hosts, redis_server):
     assert control.ended(job) == "succeeded"
 
 
-def test_passwords_are_seen_nowhere(hosts):
+def test_passwords_appear_nowhere(hosts):
     north, south, _ = hosts
     show = "from django.core.management import call_command as call\nfrom django.conf import settings\n"
     shown = north.python(show + "call('locations')\nprint(settings.BACKUPS, settings.Q_CLUSTER['redis']['url'])")

@@ -1,4 +1,4 @@
-"""The index says what the repository holds, however it changed."""
+"""The index equals the repository, however that changed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def rows() -> list[tuple[object, ...]]:
     return list(IndexedBackup.objects.order_by("backup_id").values_list(*fields))
 
 
-def test_it_is_made_anew_from_the_repository_alone(site):
+def test_index_is_rebuilt_from_the_repository_alone(site):
     full = site.done(submit.back_up(site.actor, backup="full", note="kept"))
     site.done(submit.back_up(site.actor, backup="incremental"))
     holds.hold(site.actor, full.backup_id, "for the auditor")
@@ -25,7 +25,7 @@ def test_it_is_made_anew_from_the_repository_alone(site):
     assert index.refresh("main") == index.Change(found=2, read=0, forgotten=0)
 
 
-def test_what_others_do_to_the_repository_is_seen(site):
+def test_changes_by_others_are_noticed(site):
     first = site.done(submit.back_up(site.actor, backup="full")).backup_id
     second = site.done(submit.back_up(site.actor, backup="full")).backup_id
     manage = site.places.python("-m", "backups.engine", "hold", first, "--repo", site.repository.folder, "--note", "mine")
@@ -35,7 +35,7 @@ def test_what_others_do_to_the_repository_is_seen(site):
     assert (IndexedBackup.objects.get().held, IndexedBackup.objects.get().hold_note) == (True, "mine")
 
 
-def test_a_backup_whose_manifest_is_broken_is_shown_as_damaged(site):
+def test_backup_with_broken_manifest_is_damaged(site):
     made = site.done(submit.back_up(site.actor, backup="full")).backup_id
     (site.repository.backup_folder("default", made) / "manifest.json").write_text("{")
     index.refresh("main", everything=True)

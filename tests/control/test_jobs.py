@@ -1,4 +1,4 @@
-"""A job from the wish to its true end."""
+"""A job from its request to its end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from backups.models import AuditEntry, IndexedBackup, Job
 from refserver.library.models import Paper
 
 
-def test_a_backup_is_made_proven_and_indexed(site):
+def test_backup_is_made_verified_and_indexed(site):
     job = submit.back_up(site.actor, backup="full", note="by hand")
     assert job.state == Job.State.QUEUED
     job = site.done(job)
@@ -26,7 +26,7 @@ def test_a_backup_is_made_proven_and_indexed(site):
     assert actions == ["backup.requested", "backup.succeeded"]
 
 
-def test_one_writer_a_repository_and_the_others_wait(site):
+def test_one_writer_per_repository_and_others_wait(site):
     first = submit.back_up(site.actor, backup="full")
     second = submit.back_up(site.actor, backup="full")
     reader = submit.verify(site.actor, everything=True)
@@ -37,13 +37,13 @@ def test_one_writer_a_repository_and_the_others_wait(site):
     assert lifecycle.claim("test-host", "me") == second
 
 
-def test_a_job_of_another_host_is_left_alone(site):
+def test_job_of_another_host_is_not_claimed(site):
     job = submit.back_up(site.actor, backup="full")
     Job.objects.filter(pk=job.pk).update(host="elsewhere")
     assert site.work() == 0
 
 
-def test_wrong_arguments_are_refused_before_anything_is_queued(site):
+def test_invalid_arguments_are_refused_before_queueing(site):
     with pytest.raises(UsageError, match=r"backup: .*'full'"):
         submit.back_up(site.actor, backup="complete")
     with pytest.raises(UsageError, match="none of the stores"):
@@ -51,11 +51,11 @@ def test_wrong_arguments_are_refused_before_anything_is_queued(site):
     assert not Job.objects.exists() and not AuditEntry.objects.exists()
 
 
-def test_what_failed_for_a_passing_reason_is_tried_again(site):
+def test_transient_failure_is_retried(site):
     site.repository.folder.joinpath("repository.json").rename(site.places.root / "aside.json")
     job = site.done(submit.back_up(site.actor, backup="full"))
     assert (job.state, job.error["code"]) == (Job.State.FAILED, "no_repository")
-    assert not hasattr(job, "tried_again")  # a second try would not mend that
+    assert not hasattr(job, "tried_again")  # another attempt would fail too
     Job.objects.filter(pk=job.pk).update(state=Job.State.RUNNING, claim="x")
     job.refresh_from_db()
     assert lifecycle.end(job, Job.State.FAILED, error={"code": "source_busy", "message": "locked"})
@@ -65,7 +65,7 @@ def test_what_failed_for_a_passing_reason_is_tried_again(site):
     assert lifecycle.claim("test-host", "me") is None  # not yet
 
 
-def test_a_worker_that_lost_its_claim_changes_nothing(site):
+def test_worker_that_lost_its_claim_changes_nothing(site):
     job = submit.back_up(site.actor, backup="full")
     mine = lifecycle.claim("test-host", "me")
     Job.objects.filter(pk=job.pk).update(claim="somebody else")
@@ -75,14 +75,14 @@ def test_a_worker_that_lost_its_claim_changes_nothing(site):
     assert (job.state, job.phase) == (Job.State.RUNNING, "")
 
 
-def test_a_backup_of_one_store_goes_to_a_set_of_its_own(site):
+def test_backup_of_one_store_goes_to_its_own_set(site):
     job = site.done(submit.back_up(site.actor, backup="full", only=["sqlite"]))
     assert job.state == Job.State.SUCCEEDED, job.error
     row = IndexedBackup.objects.get()
     assert row.set == "default-sqlite" and [source["kind"] for source in row.sources] == ["sqlite"]
 
 
-def test_a_restore_in_place_wants_the_id_and_leaves_the_control_database_alone(site):
+def test_restore_in_place_needs_the_id_and_spares_the_control_database(site):
     made = site.done(submit.back_up(site.actor, set="control"))
     with pytest.raises(RestoreRefused, match="not the id of the backup"):
         submit.restore_in_place(site.actor, backup_id=made.backup_id, typed="yes")
@@ -91,7 +91,7 @@ def test_a_restore_in_place_wants_the_id_and_leaves_the_control_database_alone(s
     assert Job.objects.count() == 1
 
 
-def test_damage_found_by_a_job_is_told(site):
+def test_damage_found_by_a_job_is_reported(site):
     made = site.done(submit.back_up(site.actor, backup="full"))
     data = site.repository.backup_folder("default", made.backup_id) / "data.tar.zst"
     content = bytearray(data.read_bytes())
@@ -103,7 +103,7 @@ def test_damage_found_by_a_job_is_told(site):
     assert IndexedBackup.objects.get().verification == "damaged"
 
 
-def test_a_restore_in_place_brings_back_both_stores_and_keeps_the_jobs(site):
+def test_restore_in_place_restores_both_stores_and_keeps_the_jobs(site):
     made = site.done(submit.back_up(site.actor, backup="full"))
     title = Paper.objects.order_by("pk").first().title
     Paper.objects.update(title="changed")
@@ -115,9 +115,12 @@ def test_a_restore_in_place_brings_back_both_stores_and_keeps_the_jobs(site):
     assert Job.objects.count() == 2 and audit.verify_chain()[1] is None
 
 
-def test_a_backup_of_some_stores_is_restored_store_by_store(site):
+def test_backup_of_some_stores_is_restored_store_by_store(site):
     made = site.done(submit.back_up(site.actor, backup="full", only=["sqlite"]))
     whole = site.done(submit.restore_in_place(site.actor, backup_id=made.backup_id, typed=made.backup_id))
-    assert (whole.state, whole.error["code"]) == (Job.State.FAILED, "restore_refused")  # the others would be of another time
+    assert (whole.state, whole.error["code"]) == (
+        Job.State.FAILED,
+        "restore_refused",
+    )  # the other stores would be of another time
     store = site.done(submit.restore_in_place(site.actor, backup_id=made.backup_id, typed=made.backup_id, only="sqlite"))
     assert store.state == Job.State.SUCCEEDED, store.error

@@ -1,4 +1,4 @@
-"""Log lines that a program reads."""
+"""Log lines for programs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def line(**values: object) -> dict[str, object]:
     return json.loads(text)
 
 
-def test_a_line_is_one_json_object_with_its_job():
+def test_each_line_is_a_json_object_with_its_job():
     assert line()["message"] == "one\ntwo" and "job" not in line()
     with about("a1"):
         with about("b2"):
@@ -25,7 +25,7 @@ def test_a_line_is_one_json_object_with_its_job():
         assert line()["job"] == "a1"
 
 
-def test_errors_and_extras_are_told_and_objects_are_not_dumped():
+def test_errors_and_extra_values_are_logged_but_not_objects():
     try:
         raise ValueError("broken")
     except ValueError as problem:
@@ -33,7 +33,7 @@ def test_errors_and_extras_are_told_and_objects_are_not_dumped():
     assert "ValueError: broken" in str(found["error"]) and found["backup"] == "x" and "request" not in found
 
 
-def test_what_a_worker_logs_of_a_job_names_it(site, caplog):
+def test_worker_log_names_the_job(site, caplog):
     caplog.handler.addFilter(JobFilter())
     with caplog.at_level(logging.INFO, logger="backups.jobs.runner"):
         job = site.done(submit.back_up(site.actor, backup="snapshot"))

@@ -1,4 +1,4 @@
-"""Plans as YAML: there and back, all that is wrong told at once, and nothing changed by a file that is wrong."""
+"""Plans as YAML: the round trip, every problem reported at once, and no change by an invalid file."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def problems(text: str) -> list[str]:
     return caught.value.details["problems"]
 
 
-def test_what_is_written_is_read_back(empty_site):
+def test_written_plans_are_read_back(empty_site):
     defaults.install()
     editing.pause_plan(empty_site.actor, Plan.objects.get(name="daily-full"))
     editing.change_plan(empty_site.actor, Plan.objects.get(name="hourly-health"), alert_to=["ops@example.org"], host="one")
@@ -58,7 +58,7 @@ LINE = TEXT.map(lambda text: "".join(letter for letter in text if letter >= " " 
 
 
 @given(st.lists(st.tuples(LINE, TEXT), min_size=1, max_size=4))
-def test_any_text_survives_the_way_through_a_file(texts):
+def test_any_text_survives_a_round_trip(texts):
     plans = [
         Plan(name=f"p{number}", title=title, kind="backup", arguments={"note": note}, cron="0 3 * * *")
         for number, (title, note) in enumerate(texts)
@@ -67,7 +67,7 @@ def test_any_text_survives_the_way_through_a_file(texts):
     assert [(entry.title, entry.arguments["note"]) for entry in back] == texts
 
 
-def test_all_that_is_wrong_is_told_at_once_with_its_line(empty_site):
+def test_every_problem_is_reported_with_its_line(empty_site):
     text = GOOD + (
         "  - name: one\n"
         "    kind: backup\n"
@@ -129,19 +129,19 @@ def test_all_that_is_wrong_is_told_at_once_with_its_line(empty_site):
         ("\x00", ""),
     ],
 )
-def test_what_is_no_file_of_plans_is_refused(text, line):
+def test_other_files_are_refused(text, line):
     assert any(found.startswith(line) for found in problems(text)), problems(text)
 
 
 @given(st.text(max_size=200))
-def test_any_text_is_read_or_refused_and_nothing_else(text):
+def test_any_text_is_read_or_refused(text):
     try:
         yaml_files.read(text)
     except UsageError as problem:
         assert problem.details["problems"]
 
 
-def test_a_small_file_cannot_mean_a_huge_one():
+def test_small_file_cannot_expand_to_a_huge_one():
     bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         f"{new}: &{new} [{','.join(['*' + old] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
     )
@@ -149,7 +149,7 @@ def test_a_small_file_cannot_mean_a_huge_one():
     assert "longer than" in problems("#" * (yaml_files.LONGEST_FILE + 1))[0]
 
 
-def test_nothing_changes_when_a_file_is_wrong_or_fails_half_way(empty_site, monkeypatch):
+def test_nothing_changes_when_a_file_is_invalid_or_fails_half_way(empty_site, monkeypatch):
     defaults.install()
     before = list(Plan.objects.values())
     entries = AuditEntry.objects.count()
@@ -168,7 +168,7 @@ def test_nothing_changes_when_a_file_is_wrong_or_fails_half_way(empty_site, monk
     assert list(Plan.objects.values()) == before and AuditEntry.objects.count() == entries
 
 
-def test_a_file_is_compared_taken_over_and_audited(empty_site):
+def test_file_is_compared_imported_and_audited(empty_site):
     defaults.install()
     entries = yaml_files.read(GOOD)
     assert {change.name: change.what for change in yaml_files.compare(entries)} == {
@@ -186,12 +186,12 @@ def test_a_file_is_compared_taken_over_and_audited(empty_site):
     assert imported.after["nightly"] == "added" and imported.after["daily-full"] == "removed"
     assert AuditEntry.objects.filter(action="plan.made", target="plan:nightly").count() == 1
     assert AuditEntry.objects.filter(action="plan.changed", target="plan:weekly-drill").count() == 1
-    assert "daily-full" not in defaults.install(), "what was removed stays away"
+    assert "daily-full" not in defaults.install(), "removed plans are not added again"
     assert "daily-full" in defaults.install(again=True)
 
 
 def manage(*arguments: object) -> tuple[int, str, str]:
-    """A command in this process: exit code, standard output, complaint."""
+    """Run a command in this process: exit code, standard output, error message."""
     said = io.StringIO()
     try:
         call_command(*map(str, arguments), stdout=said)
@@ -200,7 +200,7 @@ def manage(*arguments: object) -> tuple[int, str, str]:
     return 0, said.getvalue(), ""
 
 
-def test_the_commands(empty_site, tmp_path):
+def test_export_and_import_commands(empty_site, tmp_path):
     defaults.install()
     code, exported, _ = manage("export_plans", "daily-full")
     assert code == 0 and exported.startswith("# Plans") and "name: daily-full" in exported

@@ -21,7 +21,7 @@ from backups.engine.types import Hold
 from backups.jobs import heartbeat, submit
 from backups.jobs.arguments import PruneArguments
 from backups.models import AuditEntry, IndexedBackup, Job, Plan
-from backups.plans import defaults, editing, retention_preview, yaml_files
+from backups.plans import defaults, editing, retention_preview, scheduling, yaml_files
 
 PLANS = "/admin/backup/plans/"
 FORM = {"cron": "0 3 * * *", "time_zone": "UTC", "attempts": "3", "limit_minutes": "60", "alert_after": "1", "do": "save"}
@@ -43,7 +43,7 @@ def test_list_summary(root, empty_site):
     page = text_of(root.get(PLANS))
     assert "plans enabled. Next: Hourly" in page and "Every day at 03:00 UTC" in page
     plan = Plan.objects.get(name="daily-full")
-    job = editing.run_plan(empty_site.actor, plan)
+    job = scheduling.run(plan, empty_site.actor)
     Job.objects.filter(pk=job.pk).update(state=Job.State.FAILED, error={"message": "The disk is full."})
     page = text_of(root.get(PLANS))
     assert "The last job of Daily full failed." in page and "The disk is full." in page

@@ -1,4 +1,4 @@
-"""What a restore would change is told truly, whatever state the live stores are in, and nothing is left behind."""
+"""The preview of a restore is correct in any state of the live stores, and leaves no files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def looked(site, backup_id, **arguments) -> dict:
     assert job.state == Job.State.SUCCEEDED, job.error
     assert not any(site.repository.scratch.iterdir())
     told = json.dumps(job.result) + "".join(job.log.values_list("line", flat=True))
-    assert not any(name in told for name in HASHES), "no hash of a password is ever told"
+    assert not any(name in told for name in HASHES), "no password hash is shown"
     return job.result
 
 
@@ -47,7 +47,7 @@ def table(result, name):
 
 @pytest.fixture
 def people(site):
-    """Accounts of then, and a backup of them."""
+    """Some accounts, and a backup of them."""
     mallory = site.person("mallory", superuser=True)
     olga = site.person("olga", "operator", "restorer")
     olga.user_permissions.add(Permission.objects.get(codename="add_user"))
@@ -89,7 +89,7 @@ def test_rows_vectors_and_files_before_and_after(site):
     assert Paper.objects.count() == papers - 3, "nothing was changed"
 
 
-def test_accounts_and_rights_that_would_come_back_are_named(site, people):
+def test_restored_accounts_and_permissions_are_listed(site, people):
     change_people()
     told = looked(site, people[0])["accounts"]
     assert [(one["name"], one["superuser"], one["can_sign_in"]) for one in told["appear"]] == [("mallory", True, True)]
@@ -103,7 +103,7 @@ def test_accounts_and_rights_that_would_come_back_are_named(site, people):
     assert told["counts"] == {"appear": 1, "vanish": 1, "change": 2, "groups": 0, "gives": 3, "gives_groups": 0}
 
 
-def test_what_came_back_is_in_the_jobs_result_and_in_the_audit(site, people):
+def test_restored_accounts_are_in_the_result_and_the_audit(site, people):
     change_people()
     Group.objects.get(name="operator").permissions.clear()
     backup_id = people[0]
@@ -117,7 +117,7 @@ def test_what_came_back_is_in_the_jobs_result_and_in_the_audit(site, people):
     assert entry.after["change"]["olga"] == ["password", "groups", "permissions"]
     assert entry.after["backup"] == backup_id
     assert not any(name in json.dumps(entry.after) for name in HASHES)
-    assert Group.objects.get(name="operator").permissions.filter(codename="create_backup").exists(), "groups are made anew"
+    assert Group.objects.get(name="operator").permissions.filter(codename="create_backup").exists(), "groups are remade"
     assert User.objects.get(username="olga").check_password("correct-horse-battery-staple")
 
 
@@ -137,7 +137,7 @@ def test_differences_of_schema_and_migrations(site):
 
 
 @pytest.mark.parametrize("state", ["broken", "missing"])
-def test_live_stores_that_cannot_be_read_are_told_of(site, people, state):
+def test_unreadable_live_stores_are_reported(site, people, state):
     connections["default"].close()
     database, chroma = site.places.settings["REFSERVER_DATABASE"], site.places.chroma / "chroma.sqlite3"
     for path in (database, chroma):
@@ -146,7 +146,7 @@ def test_live_stores_that_cannot_be_read_are_told_of(site, people, state):
         if state == "missing":
             path.unlink()
         else:
-            path.write_bytes(b"this is no database" * 1000)
+            path.write_bytes(b"this is not a database" * 1000)
     result = looked(site, people[0])
     store = result["sqlite"][0]
     assert store["live"] == state and store["why"] and store["rows_before"] is None and store["rows_after"] > 100
@@ -159,7 +159,7 @@ def test_live_stores_that_cannot_be_read_are_told_of(site, people, state):
     assert "as a file" in result["in_place"]["targets"][0]["how"]
 
 
-def test_a_database_that_breaks_half_way_through_is_told_of(site):
+def test_database_that_breaks_half_way_is_reported(site):
     made = backed_up(site)
     connections["default"].close()
     path = site.places.settings["REFSERVER_DATABASE"]
@@ -177,7 +177,7 @@ def test_a_database_that_breaks_half_way_through_is_told_of(site):
     assert table(result, "auth_permission")["before"] > 0 and table(result, "library_paper")["after"] > 0
 
 
-def test_part_of_a_backup_and_a_backup_of_a_part(site):
+def test_part_of_a_backup_and_partial_backup(site):
     whole = backed_up(site)
     result = looked(site, whole, only="chroma:chroma")
     assert result["sqlite"] == [] and result["files"] == [] and result["accounts"] is None
@@ -188,7 +188,7 @@ def test_part_of_a_backup_and_a_backup_of_a_part(site):
     assert looked(site, part, only="sqlite")["in_place"]["possible"]
 
 
-def test_the_live_stores_of_another_application_are_not_opened(site):
+def test_live_stores_of_another_application_are_not_opened(site):
     database = site.places.settings["REFSERVER_DATABASE"]
     made = site.places.python(
         *("-m", "backups.engine", "create", "--repo", site.repository.folder, "--set", "other"),
@@ -201,7 +201,7 @@ def test_the_live_stores_of_another_application_are_not_opened(site):
     assert result["accounts"] is None
 
 
-def test_a_damaged_backup_is_an_error_with_a_way_out(site):
+def test_damaged_backup_is_an_error_with_a_hint(site):
     made = backed_up(site)
     data = site.repository.backup_folder("default", made) / "data.tar.zst"
     content = bytearray(data.read_bytes())
@@ -225,14 +225,14 @@ def started(site, backup_id, **environment):
     )
 
 
-def test_killed_in_the_middle_it_leaves_nothing(site):
+def test_killed_preview_leaves_no_files(site):
     made = backed_up(site)
     child = started(site, made, REFBACKUP_FAULT="restore-write:kill")
     child.communicate(timeout=30)
     assert child.returncode == -signal.SIGKILL
     deadline = time.monotonic() + 10
     while any(site.repository.scratch.iterdir()):
-        assert time.monotonic() < deadline, "the guard did not clear up"
+        assert time.monotonic() < deadline, "the guard did not remove the folder"
         time.sleep(0.05)
 
 
@@ -253,13 +253,13 @@ def test_counting_a_huge_table_can_be_cancelled(site):
     began = time.monotonic()
     answer, _ = child.communicate(timeout=30)
     assert time.monotonic() - began < 2.0
-    if child.returncode != 0:  # it may have been done by then
+    if child.returncode != 0:  # it may have finished by then
         assert child.returncode == 9 and json.loads(answer)["error"]["code"] == "cancelled"
     assert not any(site.repository.scratch.iterdir())
     assert not os.path.exists(f"/proc/{child.pid}")
 
 
-def test_many_accounts_are_compared_by_their_rights_alone(site, monkeypatch):
+def test_of_many_accounts_only_those_with_permissions_are_compared(site, monkeypatch):
     monkeypatch.setattr(accounts, "MOST_READ", 3)
     for name in ("a", "b", "c", "d"):
         User.objects.create_user(name, password="same-password")
@@ -270,7 +270,7 @@ def test_many_accounts_are_compared_by_their_rights_alone(site, monkeypatch):
     assert found.total == 6 and found.by_name.keys() == {"staff", "in-group"} and not found.whole
 
 
-def test_what_a_second_factor_is_worth_is_told():
+def test_change_of_second_factor_is_reported():
     old = accounts.Accounts(total=1, by_name={"a": accounts.Account(name="a", number="1", second_factor=True)}, groups={})
     new = accounts.Accounts(total=1, by_name={"a": accounts.Account(name="a", number="1")}, groups={})
     assert account_changes.compare(old, new)["change"][0]["changes"] == [
@@ -280,7 +280,7 @@ def test_what_a_second_factor_is_worth_is_told():
     assert "password" not in repr(accounts.Account(name="a", number="1", password="fingerprint"))
 
 
-def test_the_answer_for_people(site):
+def test_preview_as_text(site):
     made = backed_up(site)
     catalogue.remove(list(Paper.objects.order_by("pk")[:1]))
     done = site.places.manage("preview_restore", "latest", "--progress", "none")

@@ -1,4 +1,4 @@
-"""The queue is a bell: what rings it, what it may lose, and that claiming stays exclusive under real concurrency."""
+"""The queue only wakes workers: when it does, what it may lose, and exclusive claims under real concurrency."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from django_q.scheduler import scheduler
 
 from backups import checks
 from backups.engine.runtime.environment import Environment
-from backups.jobs import database_broker, lifecycle, queue, submit
+from backups.jobs import database_broker, lifecycle, queue
 from backups.jobs.types import job_type
 from backups.models import Job, JobLog, Worker
 from backups.worker import tasks
@@ -63,7 +63,7 @@ def ask(site, kind: str = "chore") -> Job:
 
 
 def claim_in(processes: int, environment: dict[str, str], *more: str) -> list[list]:
-    """What that many processes claim when they all begin at the same time."""
+    """The claims of that many processes that begin at the same time."""
     begin = str(time.time() + 2.5)
     command = [sys.executable, "-c", f"import django; django.setup()\n{CLAIM}", begin, *more]
     started = [
@@ -76,7 +76,7 @@ def claim_in(processes: int, environment: dict[str, str], *more: str) -> list[li
 
 
 def check_claims(found: list[list], at_once: int) -> list[str]:
-    """The ids that were claimed, after a look at the rules: nothing twice, no more at once, one writer."""
+    """The claimed ids, after checking the rules: none twice, not too many at once, one writer."""
     ids = [item for claimed in found for item in claimed if isinstance(item, str)]
     assert len(ids) == len(set(ids)), "a job was claimed twice"
     for running, writing in (item for claimed in found for item in claimed if isinstance(item, list)):
@@ -84,24 +84,24 @@ def check_claims(found: list[list], at_once: int) -> list[str]:
     return ids
 
 
-def test_many_processes_that_claim_at_once_keep_to_the_number_and_to_one_writer(chores):
+def test_concurrent_claims_respect_the_limit_and_one_writer(chores):
     from tests.control.conftest import environment_of
 
     environment = environment_of(chores.places) | {"DJANGO_SETTINGS_MODULE": "tests.control.chore_settings"}
     for number in range(10):
         ask(chores, "writing_chore" if number % 2 else "chore")
     ids = check_claims(claim_in(3, environment, "end"), at_once=2)
-    assert len(ids) >= 8  # a writer may be left when all had stopped looking
+    assert len(ids) >= 8  # a writer may be left when all processes have stopped claiming
     Job.objects.filter(state="queued").delete()
     for _ in range(4):
         ask(chores)
     assert len(check_claims(claim_in(3, environment), at_once=2)) == 2
 
 
-# Bells
+# Waking workers
 
 
-def test_a_bell_rings_when_the_transaction_is_committed_and_not_before(chores):
+def test_workers_are_woken_after_commit(chores):
     with pytest.raises(ZeroDivisionError), transaction.atomic(using="control"):
         ask(chores)
         assert not OrmQ.objects.exists()
@@ -113,7 +113,7 @@ def test_a_bell_rings_when_the_transaction_is_committed_and_not_before(chores):
     assert OrmQ.objects.get().key == HOST
 
 
-def test_a_queue_that_cannot_be_reached_loses_no_job(chores, monkeypatch, caplog):
+def test_unreachable_queue_loses_no_job(chores, monkeypatch, caplog):
     monkeypatch.setattr(
         "backups.jobs.queue.async_task", lambda *_, **__: (_ for _ in ()).throw(ConnectionError("Redis is away"))
     )
@@ -121,10 +121,10 @@ def test_a_queue_that_cannot_be_reached_loses_no_job(chores, monkeypatch, caplog
     assert job.state == Job.State.QUEUED and not OrmQ.objects.exists()
     monkeypatch.undo()
     tasks.tick(HOST)
-    assert OrmQ.objects.filter(key=HOST).count() == 1  # the next minute rings
+    assert OrmQ.objects.filter(key=HOST).count() == 1  # the next tick wakes a worker
 
 
-def test_ringing_inside_a_transaction_of_the_application_loses_nothing_of_it(chores):
+def test_waking_inside_an_application_transaction_keeps_its_writes(chores):
     """Django-Q's own broker closes the connection in the middle of it."""
     with transaction.atomic(using="default"):
         get_user_model().objects.create_user("inside", password=None)
@@ -133,7 +133,7 @@ def test_ringing_inside_a_transaction_of_the_application_loses_nothing_of_it(cho
     assert OrmQ.objects.count() == 1
 
 
-def test_a_schedule_fires_once_whatever_database_the_application_writes_to(chores, monkeypatch):
+def test_schedule_fires_once_whatever_database_the_application_uses(chores, monkeypatch):
     monkeypatch.setattr("django_q.conf.Conf.CLUSTER_NAME", HOST)
     assert queue.install_tick(HOST) and not queue.install_tick(HOST)
     Schedule.objects.update(next_run=timezone.now() - timedelta(hours=5))  # nothing ran for hours
@@ -143,20 +143,20 @@ def test_a_schedule_fires_once_whatever_database_the_application_writes_to(chore
     assert timezone.now() < Schedule.objects.get().next_run <= timezone.now() + timedelta(minutes=1)
 
 
-def test_each_host_has_its_tick_and_leaves_the_other_s_alone(chores, monkeypatch):
+def test_each_host_runs_only_its_own_tick(chores, monkeypatch):
     for host in (HOST, "other"):
         queue.install_tick(host)
     Schedule.objects.update(next_run=timezone.now() - timedelta(hours=5))
     monkeypatch.setattr("django_q.conf.Conf.CLUSTER_NAME", HOST)
     scheduler(database_broker.DatabaseBroker(HOST))
     assert [row.key for row in OrmQ.objects.all()] == [HOST]
-    tasks.tick("other")  # should it come here after all
+    tasks.tick("other")  # if it is delivered here by mistake
     assert not Worker.objects.exists()
     tasks.tick(HOST)
     assert Worker.objects.get().host == HOST
 
 
-def test_a_tick_does_the_rest_when_one_thing_fails(chores, monkeypatch, caplog):
+def test_tick_continues_after_a_failed_step(chores, monkeypatch, caplog):
     waiting = ask(chores)
     OrmQ.objects.all().delete()
     monkeypatch.setattr(tasks, "reconcile", lambda host: (_ for _ in ()).throw(OSError("the disk is gone")))
@@ -168,7 +168,7 @@ def test_a_tick_does_the_rest_when_one_thing_fails(chores, monkeypatch, caplog):
         tasks.tick(HOST)
 
 
-def test_what_dead_workers_had_taken_is_forgotten_and_what_waits_is_not(chores):
+def test_only_messages_taken_by_dead_workers_are_forgotten(chores):
     now = timezone.now()
     retry = timedelta(seconds=database_broker.Conf.RETRY)
     for name, lock in {
@@ -182,7 +182,7 @@ def test_what_dead_workers_had_taken_is_forgotten_and_what_waits_is_not(chores):
     assert set(OrmQ.objects.values_list("payload", flat=True)) == {"waits", "asked meanwhile", "just taken"}
 
 
-def test_what_has_outlived_its_time_goes(chores):
+def test_records_past_retention_are_removed(chores):
     old, new = ask(chores), ask(chores)
     long_ago = timezone.now() - timedelta(days=500)
     Job.objects.filter(pk=old.pk).update(state="succeeded", finished=long_ago)
@@ -192,7 +192,7 @@ def test_what_has_outlived_its_time_goes(chores):
     assert Job.objects.get() == new and new.log.count() == 1 and not Task.objects.exists()
 
 
-def test_a_locked_database_is_asked_again_by_whoever_looks_for_jobs(chores, monkeypatch, caplog):
+def test_locked_database_is_retried_by_workers_and_broker(chores, monkeypatch, caplog):
     from django.db import OperationalError
 
     ask(chores)
@@ -208,7 +208,7 @@ def env(**values: str) -> Environment:
     return Environment(values, Path("/project"))
 
 
-def test_the_control_database_is_a_file_or_an_address_and_the_password_stays_out_of_sight(tmp_path):
+def test_control_database_is_a_file_or_a_url_and_its_password_is_hidden(tmp_path):
     described, where = databases.control_database(env(C=str(tmp_path / "c.sqlite3")), "C", "x")
     assert where == tmp_path / "c.sqlite3" and described["OPTIONS"]["transaction_mode"] == "IMMEDIATE"
     described, where = databases.control_database(
@@ -229,7 +229,7 @@ def test_the_control_database_is_a_file_or_an_address_and_the_password_stays_out
     assert (described["HOST"], described["PASSWORD"], where) == ("/run/pg", "from a file", given["C"])
 
 
-def test_the_queue_is_the_database_or_redis(tmp_path):
+def test_queue_is_the_database_or_redis(tmp_path):
     assert databases._broker(env(), "Q")["orm"] == "control"
     found = databases._broker(env(Q="redis://:secret@redis.example:6380/2"), "Q")
     assert found["redis"] == {"url": "redis://redis.example:6380/2", "password": "secret"}
@@ -245,7 +245,7 @@ def test_the_queue_is_the_database_or_redis(tmp_path):
         ({"Q": "amqp://user:secret@host"}, r"Q: .* is not supported"),
     ],
 )
-def test_what_is_neither_is_said_without_the_password(values, what):
+def test_invalid_url_is_reported_without_the_password(values, what):
     reader = env(**values)
     databases.control_database(reader, "C", "x.sqlite3") if "C" in values else databases._broker(reader, "Q")
     [problem] = reader.problems
@@ -262,7 +262,7 @@ def test_what_is_neither_is_said_without_the_password(values, what):
         ({"cluster_name": "elsewhere"}, "backups.E007"),
     ],
 )
-def test_a_queue_that_would_lose_or_repeat_jobs_is_an_error_of_the_settings(chores, change, code):
+def test_queue_settings_that_lose_or_repeat_jobs_are_errors(chores, change, code):
     from django.conf import settings
 
     right = {**settings.Q_CLUSTER, "cluster_name": HOST}
@@ -272,18 +272,18 @@ def test_a_queue_that_would_lose_or_repeat_jobs_is_an_error_of_the_settings(chor
         assert [found.id for found in checks.queue(None)] == [code]
 
 
-def test_no_command_is_preceded_by_warnings_that_only_a_deployment_needs():
+def test_deployment_warnings_do_not_precede_other_commands():
     assert "backups.W003" not in {found.id for found in run_checks()}
 
 
-def test_the_pages_of_the_queue_are_not_in_the_admin():
+def test_queue_pages_are_not_in_the_admin():
     from django.contrib import admin
 
     assert not [model for model in admin.site._registry if model._meta.app_label == "django_q"]
 
 
-def test_jobs_are_claimed_by_threads_of_nobody_else(chores):
-    """The claim of one is seen by all at once: what is claimed here is not there any more."""
+def test_each_job_is_claimed_by_one_thread(chores):
+    """Each thread has a connection of its own, through which it sees the claims of the others."""
     ask(chores)
     found = []
 
@@ -297,4 +297,4 @@ def test_jobs_are_claimed_by_threads_of_nobody_else(chores):
     for thread in threads:
         thread.join()
     assert len([job for job in found if job is not None]) == 1
-    assert submit.cancel(chores.actor, next(job for job in found if job)).cancel_asked
+    assert lifecycle.cancel(next(job for job in found if job), chores.actor).cancel_asked

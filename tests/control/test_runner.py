@@ -1,4 +1,4 @@
-"""What a job's row tells while it runs, how it is ended, and what it leaves."""
+"""A job's row while it runs, how the job is stopped, and what it leaves on disk."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MB = 1_000_000
 
 @pytest.fixture
 def chores(empty_site):
-    """A site that knows the chores, to work on in this process."""
+    """A site with the job types of `chores`, whose jobs run in this process."""
     Path(settings.BACKUPS["RUN_FOLDER"]).mkdir(exist_ok=True)
     with override_settings(BACKUPS={**settings.BACKUPS, "KINDS": KINDS}):
         yield empty_site
@@ -53,12 +53,12 @@ def grown(folder: Path, size: int) -> None:
             large.write(os.urandom(8 * MB))
 
 
-# Told while it runs
+# Progress
 
 
 @pytest.mark.slow
-def test_all_that_a_backup_does_is_told_at_least_every_second(chores):
-    for size in (480, 1500, 4000):  # a fast machine is given more, until there is something to watch
+def test_backup_reports_progress_at_least_every_second(chores):
+    for size in (480, 1500, 4000):  # a fast machine stores more, so that it takes a while
         grown(settings.REFSERVER_FILES, size * MB)
         job, running = watched(chores)
         if running[-1][0] - running[0][0] > 2.5:
@@ -74,7 +74,7 @@ def test_all_that_a_backup_does_is_told_at_least_every_second(chores):
 
 
 def watched(chores) -> tuple[Job, list[tuple[float, Job]]]:
-    """A backup of the files, and its row as it was ten times a second while it ran."""
+    """A backup of the files, and its row ten times a second while it ran."""
     job = submit.back_up(chores.actor, backup="full", only=["files"], verify="hashes")
     seen: list[tuple[float, Job]] = []
     stop = threading.Event()
@@ -97,25 +97,25 @@ def watched(chores) -> tuple[Job, list[tuple[float, Job]]]:
     return job, [(moment, row) for moment, row in seen if row.state == Job.State.RUNNING]
 
 
-def test_what_no_database_can_hold_is_written_as_what_it_can_hold(chores):
+def test_values_that_databases_refuse_are_replaced(chores):
     job = chores.done(ask(chores, odd=True))
     assert job.state == Job.State.SUCCEEDED, job.error
     assert job.result == {"name": "nul \ufffd and half ?", "number": None}
     assert any("nul \ufffd and half" in line for line in job.log.values_list("line", flat=True))
 
 
-def test_lines_beyond_the_most_are_counted_and_not_kept(chores, monkeypatch):
+def test_log_lines_over_the_limit_are_dropped(chores, monkeypatch):
     monkeypatch.setattr(child_output, "MOST_LINES", 50)
     job = chores.done(ask(chores, lines=500))
     lines = list(job.log.values_list("line", flat=True))
     assert job.state == Job.State.SUCCEEDED and len(lines) == 50 and lines[-1].startswith("The log is full at 50 lines")
 
 
-# Ended on request
+# Stopped on request
 
 
 @pytest.mark.parametrize("how", [{}, {"stubborn": True, "grandchild": True}])
-def test_cancel_ends_a_job_and_its_children_within_two_seconds(yard, how):
+def test_cancel_ends_job_and_children_within_two_seconds(yard, how):
     job = yard.begun(yard.ask(seconds=50.0, **how))
     time.sleep(0.3)
     began = time.monotonic()
@@ -129,7 +129,7 @@ def test_cancel_ends_a_job_and_its_children_within_two_seconds(yard, how):
 
 
 @pytest.mark.slow
-def test_cancel_leaves_nothing_of_a_backup_a_verification_and_a_restore(yard):
+def test_cancel_leaves_no_files_of_backup_verification_and_restore(yard):
     grown(settings.REFSERVER_FILES, 400 * MB)
     site = yard.site
     backup = yard.ended(submit.back_up(site.actor, backup="full", only=["files"], verify="none"))
@@ -140,7 +140,7 @@ def test_cancel_leaves_nothing_of_a_backup_a_verification_and_a_restore(yard):
         lambda: submit.restore_to_folder(site.actor, backup_id=backup.backup_id, folder="back"),
     ):
         job = yard.begun(ask())
-        until(lambda: not yard.clean(), 10)  # there is something half-made
+        until(lambda: not yard.clean(), 10)  # it has partial files
         began = time.monotonic()
         lifecycle.cancel(job, site.actor)
         yard.ended(job, 10)
@@ -152,7 +152,7 @@ def test_cancel_leaves_nothing_of_a_backup_a_verification_and_a_restore(yard):
     (Path(settings.REFSERVER_FILES) / "large.bin").unlink()
 
 
-def test_what_a_killed_restore_left_is_cleared_and_another_restore_to_the_same_place_is_not_touched(empty_site):
+def test_leftovers_of_killed_restore_are_removed_but_not_those_of_another_restore(empty_site):
     made = empty_site.done(submit.back_up(empty_site.actor, backup="full", only=["sqlite"], verify="none"))
     job = submit.restore_to_folder(empty_site.actor, backup_id=made.backup_id, folder="back")
     other = submit.restore_to_folder(empty_site.actor, backup_id=made.backup_id, folder="back")
@@ -160,7 +160,7 @@ def test_what_a_killed_restore_left_is_cleared_and_another_restore_to_the_same_p
     partial = empty_site.places.root / "restored" / ".back.abc123.partial"
     partial.mkdir(parents=True)
     leftovers.clear(job)
-    assert partial.exists()  # it may be the other's
+    assert partial.exists()  # it may be that of the other restore
     other.refresh_from_db()
     lifecycle.end(other, Job.State.FAILED)
     assert reconcile(HOST) == [job]
@@ -168,7 +168,7 @@ def test_what_a_killed_restore_left_is_cleared_and_another_restore_to_the_same_p
     assert job.state == Job.State.INTERRUPTED and not partial.exists()
 
 
-def test_a_restored_folder_counts_although_nobody_told_its_end(empty_site):
+def test_restored_folder_counts_as_success_without_a_reported_end(empty_site):
     made = empty_site.done(submit.back_up(empty_site.actor, backup="full", only=["sqlite"], verify="none"))
     job = submit.restore_to_folder(empty_site.actor, backup_id=made.backup_id, folder="back")
     assert lifecycle.claim(HOST, "gone:1:1") == job
@@ -179,8 +179,8 @@ def test_a_restored_folder_counts_although_nobody_told_its_end(empty_site):
     assert (job.state, job.result["to"]) == (Job.State.SUCCEEDED, str(empty_site.places.root / "restored" / "back"))
 
 
-def test_a_restore_in_place_whose_worker_died_is_completed_by_the_reconciler(empty_site):
-    """The worker dies between the end of its process and the end of the job: the groups and the audit must not miss it."""
+def test_reconciler_completes_restore_in_place_of_dead_worker(empty_site):
+    """The worker dies between the end of its process and that of the job; groups and audit must still be completed."""
     empty_site.person("mallory", superuser=True)
     made = empty_site.done(submit.back_up(empty_site.actor, backup="full", only=["sqlite"], verify="none"))
     User.objects.get(username="mallory").delete()
@@ -206,11 +206,11 @@ def test_a_restore_in_place_whose_worker_died_is_completed_by_the_reconciler(emp
     entry = AuditEntry.objects.get(action="restore_in_place.accounts")
     assert (entry.target, entry.who, entry.after["backup"]) == (f"job:{job.pk}", empty_site.actor.name, made.backup_id)
     assert entry.after["appear"] == ["mallory"] and entry.after["counts"]["appear"] == 1
-    assert IndexedBackup.objects.filter(safety=True).exists(), "the index knows the safety backup"
+    assert IndexedBackup.objects.filter(safety=True).exists(), "the safety backup is in the index"
     assert not list(Path(settings.BACKUPS["RUN_FOLDER"]).glob("accounts-*"))
 
 
-def test_remembered_accounts_are_private_and_removed_when_the_job_is_given_up(empty_site):
+def test_remembered_accounts_are_private_and_removed_when_job_is_given_up(empty_site):
     made = empty_site.done(submit.back_up(empty_site.actor, backup="full", only=["sqlite"], verify="none"))
     submit.restore_in_place(empty_site.actor, backup_id=made.backup_id, typed=made.backup_id, only="sqlite")
     job = lifecycle.claim(HOST, "gone:1:1")
@@ -226,7 +226,7 @@ def test_remembered_accounts_are_private_and_removed_when_the_job_is_given_up(em
     assert not kept.exists() and not partial.exists()
 
 
-def test_accounts_that_nobody_remembered_are_reported_as_not_compared(empty_site):
+def test_unknown_accounts_are_reported_as_not_compared(empty_site):
     made = empty_site.done(submit.back_up(empty_site.actor, backup="full", only=["sqlite"], verify="none"))
     job = submit.restore_in_place(empty_site.actor, backup_id=made.backup_id, typed=made.backup_id, only="sqlite")
     assert lifecycle.claim(HOST, "gone:1:1") == job
@@ -234,7 +234,7 @@ def test_accounts_that_nobody_remembered_are_reported_as_not_compared(empty_site
     assert AuditEntry.objects.get(action="restore_in_place.accounts").after == {"backup": made.backup_id, "compared": False}
 
 
-def test_a_time_limit_ends_a_job_with_all_its_children(chores):
+def test_time_limit_ends_job_and_children(chores):
     began = time.monotonic()
     job = chores.done(ask(chores, limit=1, seconds=50.0, stubborn=True, grandchild=True))
     assert time.monotonic() - began < 5
@@ -243,12 +243,12 @@ def test_a_time_limit_ends_a_job_with_all_its_children(chores):
     assert not processes.of_job(str(job.pk)) and not hasattr(job, "tried_again")
 
 
-def test_what_must_not_be_killed_is_asked_only_and_counts_when_it_finishes(chores):
+def test_unkillable_job_only_gets_sigterm_and_may_succeed(chores):
     job = chores.done(ask(chores, "sacred_chore", limit=1, seconds=3.5, stubborn=True))
     assert job.state == Job.State.SUCCEEDED and job.took.total_seconds() > 3.4
 
 
-def test_cancelling_a_job_of_a_host_that_is_gone_gives_it_up(chores):
+def test_cancelling_a_job_of_a_silent_host_gives_it_up(chores):
     job = ask(chores)
     assert lifecycle.claim(HOST, "gone:1:1") == job
     assert lifecycle.cancel(job, chores.actor).state == Job.State.RUNNING
@@ -257,7 +257,7 @@ def test_cancelling_a_job_of_a_host_that_is_gone_gives_it_up(chores):
     assert (job.state, job.error["code"]) == (Job.State.INTERRUPTED, "interrupted")
 
 
-def test_a_job_that_was_cancelled_before_its_worker_died_is_cancelled(chores):
+def test_job_cancelled_before_its_worker_died_is_cancelled(chores):
     job = ask(chores)
     assert lifecycle.claim(HOST, "gone:1:1") == job
     lifecycle.cancel(job, chores.actor)
@@ -269,7 +269,7 @@ def test_a_job_that_was_cancelled_before_its_worker_died_is_cancelled(chores):
 # Processes that die
 
 
-def test_a_backup_that_died_after_it_was_published_counts_and_is_proven_later(empty_site, monkeypatch):
+def test_backup_published_by_a_dead_process_counts_and_is_verified_later(empty_site, monkeypatch):
     monkeypatch.setenv("REFBACKUP_FAULT", "published:kill")
     job = submit.back_up(empty_site.actor, backup="full", only=["sqlite"])
     assert lifecycle.claim(HOST, processes.current()) == job
@@ -285,7 +285,7 @@ def test_a_backup_that_died_after_it_was_published_counts_and_is_proven_later(em
 
 
 @pytest.mark.parametrize("step", ["publish:kill", "write:kill", "sync:full"])
-def test_a_backup_that_fails_at_a_step_is_tried_again_where_that_may_help_and_leaves_nothing(empty_site, monkeypatch, step):
+def test_backup_that_fails_at_a_step_leaves_no_files_and_is_retried_if_useful(empty_site, monkeypatch, step):
     monkeypatch.setenv("REFBACKUP_FAULT", step)
     job = empty_site.done(submit.back_up(empty_site.actor, backup="full", only=["sqlite"]))
     assert (job.state, job.error["code"]) == (Job.State.FAILED, "no_space" if step == "sync:full" else "no_answer")
@@ -297,7 +297,7 @@ def left_in(repository: Repository) -> list[Path]:
     return [*repository.staging.glob("*"), *repository.scratch.glob("*")]
 
 
-def test_the_end_is_offered_again_to_a_database_that_does_not_take_it(chores, monkeypatch):
+def test_saving_the_end_is_retried(chores, monkeypatch):
     job = ask(chores, lines=3)
     refusals = iter([True, True])
     real = lifecycle.end
@@ -316,7 +316,7 @@ def test_the_end_is_offered_again_to_a_database_that_does_not_take_it(chores, mo
     assert JobLog.objects.filter(line="line 0").count() == 1
 
 
-def test_a_worker_whose_process_is_killed_by_somebody_else_says_so(yard):
+def test_process_killed_from_outside_is_reported(yard):
     job = yard.begun(yard.ask(seconds=30.0))
     kill(pid_of(job.child))
     yard.ended(job)

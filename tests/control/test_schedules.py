@@ -1,4 +1,4 @@
-"""When plans are due: clocks that change, jump or stand still, hosts that look at the same time, plans that are wrong."""
+"""When plans are due: changes and jumps of clocks, concurrent hosts, invalid plans."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ EACH, HOWE = "0 * * * *", "Australia/Lord_Howe"
 @pytest.mark.parametrize(
     ("zone", "after", "expected"),
     [
-        # left out: due when the hour ends, once
+        # skipped: due when the hour ends, once
         ("Europe/Berlin", "2026-03-28T12:00", ["03-29 03:00+0200", "03-30 02:30+0200"]),
         ("America/New_York", "2026-03-07T12:00", ["03-08 03:00-0400", "03-09 02:30-0400"]),
         ("Australia/Lord_Howe", "2026-10-03T12:00", ["10-04 02:30+1100", "10-05 02:30+1100"]),
-        # comes twice: due the first time, once
+        # repeated: due the first time, once
         ("Europe/Berlin", "2026-10-24T12:00", ["10-25 02:30+0200", "10-26 02:30+0100"]),
         ("America/New_York", "2026-10-31T12:00", ["11-01 02:30-0500", "11-02 02:30-0500"]),
         ("Australia/Lord_Howe", "2026-04-04T12:00", ["04-05 02:30+1030", "04-06 02:30+1030"]),
@@ -60,7 +60,7 @@ def test_half_past_two_when_clocks_change(zone, after, expected):
         ("30 1 * * *", "America/New_York", "2026-10-31T12:00", ["11-01 01:30-0400", "11-02 01:30-0500"]),
         ("45 1 * * *", "Australia/Lord_Howe", "2026-04-04T12:00", ["04-05 01:45+1100", "04-06 01:45+1030"]),
         ("15 2 * * *", "Australia/Lord_Howe", "2026-10-03T12:00", ["10-04 02:30+1100", "10-05 02:15+1100"]),
-        # an interval goes on through the hour that comes twice, and skips the one that is left out
+        # an interval goes on through the repeated hour, and skips the skipped one
         (EACH, "Europe/Berlin", "2026-10-25T01:30", ["10-25 02:00+0200", "10-25 02:00+0100", "10-25 03:00+0100"]),
         (EACH, "Europe/Berlin", "2026-03-29T00:30", ["03-29 01:00+0100", "03-29 03:00+0200", "03-29 04:00+0200"]),
         (EACH, HOWE, "2026-04-05T00:30", ["04-05 01:00+1100", "04-05 02:00+1030", "04-05 03:00+1030"]),
@@ -76,7 +76,7 @@ def test_half_past_two_when_clocks_change(zone, after, expected):
             "2026-04-05T00:30",
             ["04-05 01:00+1100", "04-05 01:30+1100", "04-05 01:30+1030"],
         ),
-        ("0 12 30 12 *", "Pacific/Apia", "2011-12-01T00:00", ["12-31 00:00+1400", "12-30 12:00+1400"]),  # a day left out
+        ("0 12 30 12 *", "Pacific/Apia", "2011-12-01T00:00", ["12-31 00:00+1400", "12-30 12:00+1400"]),  # a skipped day
         ("0 0 29 2 *", "UTC", "2026-01-01T00:00", ["02-29 00:00+0000", "02-29 00:00+0000"]),
         ("0 0 1 1 *", "Asia/Kathmandu", "2026-06-01T00:00", ["01-01 00:00+0545"]),
     ],
@@ -95,7 +95,7 @@ CRONS = st.sampled_from(
 ZONES = st.sampled_from(
     ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu", "Africa/Casablanca"]
 )
-# Around the days of 2026 on which one of those zones changes its clocks, and anywhere
+# Around the clock changes of those zones in 2026, and anywhere
 MOMENTS = st.one_of(
     st.sampled_from(["2026-03-08", "2026-03-29", "2026-04-05", "2026-10-04", "2026-10-25", "2026-11-01"]).flatmap(
         lambda day: st.integers(-30 * 60, 30 * 60).map(lambda minutes: utc(day) + timedelta(minutes=minutes))
@@ -105,7 +105,7 @@ MOMENTS = st.one_of(
 
 
 @given(CRONS, ZONES, MOMENTS)
-def test_slots_are_in_order_after_the_moment_and_the_same_from_wherever_one_starts(cron, zone, moment):
+def test_slots_are_ordered_and_do_not_depend_on_the_start(cron, zone, moment):
     times = cron_times.slots_after(cron, zone, moment, 6)
     assert times[0] > moment and all(one < two for one, two in pairwise(times))
     for index, time in enumerate(times[:5]):
@@ -114,13 +114,13 @@ def test_slots_are_in_order_after_the_moment_and_the_same_from_wherever_one_star
 
 
 @given(CRONS, ZONES, MOMENTS, st.integers(0, 40), st.integers(0, 90))
-def test_the_latest_slot_is_the_last_of_those_that_passed(cron, zone, after, hours, minutes):
+def test_latest_slot_is_the_last_one_that_passed(cron, zone, after, hours, minutes):
     until = after + timedelta(hours=hours, minutes=minutes)
     passed = [time for time in cron_times.slots_after(cron, zone, after, 150) if time <= until]
     assert cron_times.latest_slot(cron, zone, after, until) == (passed[-1] if passed else None)
 
 
-def test_a_downtime_of_years_is_looked_back_over_at_once():
+def test_downtime_of_years_is_searched_quickly():
     began = timezone.now()
     assert cron_times.latest_slot("* * * * *", "Europe/Berlin", utc("2010-01-01"), utc("2026-01-01")) == utc("2026-01-01")
     assert cron_times.latest_slot("0 0 29 2 *", "UTC", utc("1990-01-01"), utc("2026-01-01")) == utc("2024-02-29")
@@ -140,7 +140,7 @@ def test_a_downtime_of_years_is_looked_back_over_at_once():
         ("0 3 * * *", "../../etc/passwd", "there is no time zone"),
     ],
 )
-def test_what_is_no_time_is_said(cron, zone, why):
+def test_invalid_cron_expressions_are_explained(cron, zone, why):
     assert why in cron_times.check(cron, zone)
     with pytest.raises(ValueError, match=why.split("'")[0]):
         cron_times.slots_after(cron, zone, utc("2026-01-01"), 1)
@@ -165,11 +165,11 @@ def test_what_is_no_time_is_said(cron, zone, why):
         ("0 9-17 * * 1-5", "Every hour, between 09:00 and 17:59, Monday through Friday"),
     ],
 )
-def test_plain_words(cron, words):
+def test_cron_in_words(cron, words):
     assert cron_times.in_words(cron) == words
 
 
-def test_every_default_plan_can_be_said_and_comes():
+def test_every_default_plan_has_words_and_due_times():
     for default in defaults.DEFAULTS:
         assert cron_times.check(default.cron, "UTC") == "" and cron_times.in_words(default.cron)
 
@@ -193,20 +193,20 @@ def due(moment: str, host: str = HOST) -> list[datetime]:
     return [job.slot for job in jobs]
 
 
-def test_a_slot_is_served_once(plan):
+def test_slot_is_served_once(plan):
     assert due("2026-05-04T12:59") == []
     assert due("2026-05-04T13:00") == [utc("2026-05-04T13:00")]
     assert due("2026-05-04T13:00:59") == [] and due("2026-05-04T13:59") == []
     assert due("2026-05-04T14:00:03") == [utc("2026-05-04T14:00")]
 
 
-def test_what_was_missed_runs_once_not_many_times(plan):
+def test_missed_slots_run_once(plan):
     assert due("2026-05-09T07:30") == [utc("2026-05-09T07:00")]
     assert due("2026-05-09T07:31") == []
     assert Job.objects.count() == 1
 
 
-def test_a_paused_plan_rests_and_passes_over_what_was_due(plan, empty_site):
+def test_paused_plan_skips_its_slots(plan, empty_site):
     editing.pause_plan(empty_site.actor, plan)
     assert due("2026-05-04T15:00") == []
     editing.resume_plan(empty_site.actor, plan)
@@ -220,33 +220,33 @@ def test_a_paused_plan_rests_and_passes_over_what_was_due(plan, empty_site):
     ]
 
 
-def test_a_slot_is_passed_over_while_the_job_before_still_runs(plan):
+def test_slot_is_skipped_while_the_previous_job_runs(plan):
     (job,) = scheduling.queue_due(HOST, utc("2026-05-04T13:00"))
     assert scheduling.queue_due(HOST, utc("2026-05-04T14:00")) == []
     Job.objects.filter(pk=job.pk).update(state=Job.State.SUCCEEDED)
-    assert scheduling.queue_due(HOST, utc("2026-05-04T14:01")) == [], "passed over is passed over"
+    assert scheduling.queue_due(HOST, utc("2026-05-04T14:01")) == [], "a skipped slot is not served later"
     assert due("2026-05-04T15:00") == [utc("2026-05-04T15:00")]
 
 
-def test_a_clock_that_jumps_ahead_and_is_put_back(plan):
+def test_clock_that_jumps_ahead_and_is_set_back(plan):
     assert due("2026-05-05T13:00") == [utc("2026-05-05T13:00")]  # a day ahead
-    assert due("2026-05-04T13:00:30") == []  # put back: noticed
+    assert due("2026-05-04T13:00:30") == []  # set back: noticed
     assert due("2026-05-04T14:00") == [utc("2026-05-04T14:00")], "the hours in between are served"
     assert due("2026-05-05T12:00") == [utc("2026-05-05T12:00")]
-    assert due("2026-05-05T13:00") == [], "that one was served when the clock was wrong"
+    assert due("2026-05-05T13:00") == [], "it was served while the clock was wrong"
     assert due("2026-05-05T14:00") == [utc("2026-05-05T14:00")]
     slots = list(Job.objects.values_list("slot", flat=True))
     assert len(slots) == len(set(slots))
 
 
-def test_a_clock_that_is_a_little_behind_is_no_jump(plan):
+def test_clock_slightly_behind_is_not_a_jump(plan):
     assert due("2026-05-04T13:00") == [utc("2026-05-04T13:00")]
     assert due("2026-05-04T12:58") == [] and due("2026-05-04T13:01") == []
     assert served(plan) == utc("2026-05-04T13:00")
 
 
 @pytest.mark.parametrize("day", ["2026-03-29", "2026-10-25"])
-def test_a_daily_plan_runs_once_on_a_day_on_which_clocks_change(empty_site, day):
+def test_daily_plan_runs_once_on_days_of_clock_changes(empty_site, day):
     start = utc(f"{day}T00:00") - timedelta(hours=4)
     Plan.objects.create(name="night", kind="health", cron="30 2 * * *", time_zone="Europe/Berlin", served=start)
     for minute in range(0, 12 * 60, 5):
@@ -254,7 +254,7 @@ def test_a_daily_plan_runs_once_on_a_day_on_which_clocks_change(empty_site, day)
     assert Job.objects.count() == 1
 
 
-def test_a_plan_that_is_wrong_holds_up_no_other(plan, caplog):
+def test_invalid_plan_does_not_stop_others(plan, caplog):
     since = utc("2026-05-04T12:10")
     Plan.objects.create(name="a-cron", kind="health", cron="99 * * * *", served=since)
     Plan.objects.create(name="a-zone", kind="health", cron=EACH, time_zone="Nowhere", served=since)
@@ -263,13 +263,13 @@ def test_a_plan_that_is_wrong_holds_up_no_other(plan, caplog):
     for minute in range(3):
         due(f"2026-05-04T13:0{minute}")
     assert [job.plan.name for job in Job.objects.all()] == ["hourly"]
-    assert caplog.text.count("Plan a-cron is never due") == 1, "told once, not every minute"
+    assert caplog.text.count("Plan a-cron is never due") == 1, "logged once, not every minute"
     refused = AuditEntry.objects.filter(action="plan.refused").order_by("target")
     assert [entry.target for entry in refused] == ["plan:b-kind", "plan:c-arguments"], "once a slot"
     assert "no_such_kind" in refused[0].after["error"]
 
 
-def test_a_plan_of_another_host_is_left_alone(plan):
+def test_plan_of_another_host_is_not_queued(plan):
     Plan.objects.update(host="elsewhere")
     assert due("2026-05-04T13:00") == []
     assert due("2026-05-04T13:01", "elsewhere") == [utc("2026-05-04T13:00")]
@@ -288,7 +288,7 @@ print(json.dumps([job.plan.name for job in jobs]))
 """
 
 
-def test_two_hosts_that_look_at_the_same_time_serve_each_slot_once(empty_site):
+def test_two_hosts_serve_each_slot_once(empty_site):
     names = [f"plan-{number}" for number in range(10)]
     for name in names:
         Plan.objects.create(name=name, kind="health", cron="*/30 * * * *", served=utc("2026-05-04T12:40"))
@@ -315,10 +315,10 @@ def test_two_hosts_that_look_at_the_same_time_serve_each_slot_once(empty_site):
     assert Job.objects.count() == 10 and Job.objects.values("plan", "slot").distinct().count() == 10
 
 
-# Plans out of the box
+# Default plans
 
 
-def test_the_default_plans_are_made_once_and_stay_as_somebody_made_them(empty_site):
+def test_default_plans_are_made_once_and_keep_changes(empty_site):
     made = defaults.install()
     there = set(Plan.objects.values_list("name", flat=True))
     assert there == {
@@ -335,7 +335,7 @@ def test_the_default_plans_are_made_once_and_stay_as_somebody_made_them(empty_si
         assert types.job_type(plan.kind).parse(plan.arguments)
 
 
-def test_a_check_that_is_not_installed_gets_no_plan_until_it_is(empty_site, settings, monkeypatch):
+def test_consistency_plan_is_made_once_its_job_type_exists(empty_site, settings, monkeypatch):
     defaults.install()
     known = types.job_types()
     if "check_consistency" not in known:
@@ -344,7 +344,7 @@ def test_a_check_that_is_not_installed_gets_no_plan_until_it_is(empty_site, sett
         assert defaults.install() == ["daily-consistency"]
 
 
-def test_a_sunday_of_default_plans_runs_in_an_order_that_makes_sense(empty_site):
+def test_order_of_default_plans_on_a_sunday(empty_site):
     defaults.install()
     monday = utc("2026-05-11T00:05")
     Plan.objects.update(served=utc("2026-05-10T00:05"))
@@ -355,11 +355,13 @@ def test_a_sunday_of_default_plans_runs_in_an_order_that_makes_sense(empty_site)
         queued = Job.objects.filter(pk__in=[job.pk for job in scheduling.queue_due(HOST, moment)])
         order += [(f"{moment:%H:%M}", job.plan.name) for job in queued.order_by("created")]
         queued.update(state=Job.State.SUCCEEDED)
-    assert [name for time, name in order if time == "03:00"] == ["daily-full", "hourly-incremental"], "the full one goes first"
+    assert [name for time, name in order if time == "03:00"] == ["daily-full", "hourly-incremental"], (
+        "the full backup is queued first"
+    )
     assert [time for time, name in order if name == "weekly-full"] == ["23:30"]
     assert [time for time, name in order if name == "hourly-incremental" and time >= "23"][:1] == ["23:00"]
     assert sum(name == "hourly-incremental" for _, name in order) == 24
     busy = [time for time, name in order if name in ("daily-prune", "weekly-drill", "weekly-audit")]
     assert len(set(busy)) == 3 and all(not time.endswith(":00") for time in busy)
     writers = [time for time, name in order if name in ("daily-full", "weekly-full", "daily-control", "daily-prune")]
-    assert len(writers) == len(set(writers)), "no two fulls at the same minute"
+    assert len(writers) == len(set(writers)), "no two writers in the same minute"

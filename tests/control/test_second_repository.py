@@ -1,4 +1,4 @@
-"""A second repository: named by a setting, backed up to by a plan, counted by readiness."""
+"""A second repository: named by a setting, used by a plan, counted by readiness."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def copy_of(moment: datetime) -> readiness.Item:
     return next(item for item in found.items if item.code == "second_copy")
 
 
-def test_its_plans_are_made_only_where_there_is_one(site):
+def test_plans_of_the_second_repository_need_it(site):
     assert "daily-second" not in defaults.install()
     named = settings_of(site.places)
     folder = site.places.root / "elsewhere"

@@ -1,4 +1,4 @@
-"""Signing in: guesses are slowed down, a second factor is asked for, and the audit tells of all of it."""
+"""Signing in: throttled guesses, the second factor, and their audit."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def sign(name: str, password: str, *, address: str = "192.0.2.7", client: Client
 
 
 def later(seconds: float) -> None:
-    """Move the clock: what was counted is that much older."""
+    """Make the recorded attempts *seconds* older."""
     AccessAttempt.objects.update(attempt_time=F("attempt_time") - timedelta(seconds=seconds))
 
 
@@ -53,11 +53,11 @@ def actions() -> list[str]:
         (10**6, 3600),
     ],
 )
-def test_the_wait_grows_up_to_an_hour(failures, seconds):
+def test_wait_grows_up_to_an_hour(failures, seconds):
     assert login_throttling.wait_after(failures) == timedelta(seconds=seconds)
 
 
-def test_five_wrong_passwords_slow_down_and_say_how_long(empty_site):
+def test_after_five_wrong_passwords_the_wait_is_shown(empty_site):
     empty_site.person("ada", superuser=True)
     for _ in range(4):
         _, answer = sign("ada", "wrong")
@@ -66,14 +66,14 @@ def test_five_wrong_passwords_slow_down_and_say_how_long(empty_site):
     assert answer.status_code == 429 and answer.headers["Retry-After"] == "30"
     assert "looked at in 30 s" in answer.content.decode()
     _, answer = sign("ada", PASSWORD)
-    assert answer.status_code == 429, "the right one is not looked at either"
+    assert answer.status_code == 429, "the correct password is not checked either"
     later(29)
     assert sign("ada", PASSWORD)[1].status_code == 429
     later(2)
     assert sign("ada", "wrong")[1].headers["Retry-After"] == "60", "the next wait is longer"
     later(61)
     assert sign("ada", PASSWORD)[1].status_code == 302
-    assert not AccessAttempt.objects.exists(), "the count starts anew"
+    assert not AccessAttempt.objects.exists(), "the count is reset"
     assert actions() == [
         *["account.refused"] * 5,
         "account.slowed",
@@ -96,7 +96,7 @@ def test_only_that_account_at_that_address_waits(empty_site):
     assert sign("ada", PASSWORD)[1].status_code == 429
 
 
-def test_trying_many_accounts_from_one_address_slows_down_too(empty_site, monkeypatch):
+def test_trying_many_accounts_from_one_address_is_throttled(empty_site, monkeypatch):
     monkeypatch.setattr(login_throttling, "FREE_OF_ADDRESS", 8)
     empty_site.person("ada", superuser=True)
     for number in range(8):
@@ -107,7 +107,7 @@ def test_trying_many_accounts_from_one_address_slows_down_too(empty_site, monkey
     assert sign("ada", PASSWORD)[1].status_code == 302
 
 
-def test_a_wrong_password_is_forgotten_after_a_day(empty_site):
+def test_wrong_password_is_forgotten_after_a_day(empty_site):
     empty_site.person("ada", superuser=True)
     for _ in range(4):
         sign("ada", "wrong")
@@ -116,7 +116,7 @@ def test_a_wrong_password_is_forgotten_after_a_day(empty_site):
     assert AccessAttempt.objects.get().failures_since_start == 1
 
 
-def test_nothing_that_was_posted_is_kept(empty_site):
+def test_posted_values_are_not_stored(empty_site):
     empty_site.person("ada", superuser=True)
     sign("ada", "only-i-know-this")
     for attempt in AccessAttempt.objects.values():
@@ -124,7 +124,7 @@ def test_nothing_that_was_posted_is_kept(empty_site):
     assert all("only-i-know-this" not in str(entry) for entry in AuditEntry.objects.values())
 
 
-def test_the_password_asked_for_again_is_slowed_down_the_same(empty_site):
+def test_password_confirmation_is_throttled_too(empty_site):
     user = empty_site.person("ada", superuser=True)
 
     def ask(password: str) -> str:
@@ -149,14 +149,14 @@ def test_the_password_asked_for_again_is_slowed_down_the_same(empty_site):
         ("[2001:db8::1]", "2001:db8::1"),
     ],
 )
-def test_only_what_the_proxy_added_is_believed(header, address):
+def test_only_the_address_added_by_the_proxy_is_used(header, address):
     seen = []
     request = RequestFactory().get("/", headers={"x-forwarded-for": header} if header else {})
     ClientAddress(lambda request: seen.append(sign_in.address_of(request)))(request)
     assert seen == [address]
 
 
-def test_without_a_proxy_the_header_means_nothing(empty_site):
+def test_without_a_proxy_the_header_is_ignored(empty_site):
     empty_site.person("ada", superuser=True)
     for number in range(6):
         Client().post(LOGIN, {"username": "ada", "password": "x"}, headers={"x-forwarded-for": f"203.0.113.{number}"})
@@ -177,7 +177,7 @@ def enrol(client: Client, name: str) -> tuple[TOTPDevice, list[str]]:
     answer = client.post(MINE, {"do": "confirm", "password": PASSWORD, "code": code_of(device)})
     assert answer.status_code == 200
     codes = list(answer.context["codes"])
-    TOTPDevice.objects.update(last_t=-1)  # the same half minute may give its code again in a test
+    TOTPDevice.objects.update(last_t=-1)  # allow the same code again within its half minute
     device.refresh_from_db()
     return device, codes
 
@@ -206,10 +206,10 @@ def test_enrolling_shows_picture_key_and_codes_once(empty_site):
     from django_otp.plugins.otp_static.models import StaticToken
 
     kept = set(StaticToken.objects.values_list("token", flat=True))
-    assert len(kept) == 10 and not kept & {code.replace("-", "") for code in codes}, "a hash of each is kept, not the code"
+    assert len(kept) == 10 and not kept & {code.replace("-", "") for code in codes}, "only hashes are stored"
 
 
-def test_signing_in_asks_for_the_code_and_lets_nothing_else_happen(empty_site):
+def test_signing_in_needs_the_code_before_anything_else(empty_site):
     device, _ = enrol(empty_site.client("ada", superuser=True), "ada")
     client, answer = sign("ada", PASSWORD, after="/admin/backup/jobs/")
     assert answer.status_code == 302
@@ -221,7 +221,7 @@ def test_signing_in_asks_for_the_code_and_lets_nothing_else_happen(empty_site):
     assert program.status_code == 403 and program.json()["code"] == "second_factor"
     live = client.get("/admin/backup/jobs/", headers={"hx-request": "true"})
     assert live.headers["HX-Redirect"] == CODE
-    assert client.get(MINE).headers["Location"] == CODE, "it cannot be taken away without a code"
+    assert client.get(MINE).headers["Location"] == CODE, "it cannot be removed without a code"
     assert client.post(MINE, {"do": "remove", "password": PASSWORD}).status_code == 302
     assert second_factor.device_of(device.user) is not None
     assert client.get("/healthz").status_code == 200
@@ -233,21 +233,21 @@ def test_signing_in_asks_for_the_code_and_lets_nothing_else_happen(empty_site):
     assert "second_factor.accepted" in actions()
 
 
-def test_a_code_counts_once_and_wrong_ones_slow_down(empty_site):
+def test_code_works_once_and_wrong_codes_are_throttled(empty_site):
     device, _ = enrol(empty_site.client("ada", superuser=True), "ada")
     good = code_of(device)
     client, _ = sign("ada", PASSWORD)
     assert client.post(CODE, {"code": good}).status_code == 302
     other, _ = sign("ada", PASSWORD)
-    assert other.post(CODE, {"code": good}).status_code == 403, "it was used"
+    assert other.post(CODE, {"code": good}).status_code == 403, "it has been used"
     answer = other.post(CODE, {"code": code_of(device, 1)})
-    assert "Try again in 1 s" in answer.content.decode(), "the right one comes too early"
+    assert "Try again in 1 s" in answer.content.decode(), "the correct code comes too early"
     TOTPDevice.objects.update(throttling_failure_timestamp=F("throttling_failure_timestamp") - timedelta(seconds=2))
     assert other.post(CODE, {"code": code_of(device, 1)}).status_code == 302
     assert actions().count("second_factor.refused") == 1
 
 
-def test_a_recovery_code_works_once(empty_site):
+def test_recovery_code_works_once(empty_site):
     _, codes = enrol(empty_site.client("ada", superuser=True), "ada")
     client, _ = sign("ada", PASSWORD)
     answer = client.post(CODE, {"code": codes[3].upper()}, follow=True)
@@ -256,14 +256,14 @@ def test_a_recovery_code_works_once(empty_site):
     assert other.post(CODE, {"code": codes[3]}).status_code == 403
     renewed = client.post(MINE, {"do": "renew", "password": PASSWORD})
     assert len(renewed.context["codes"]) == 10
-    assert client.get("/admin/").status_code == 200, "the session that a code made strong stays so"
+    assert client.get("/admin/").status_code == 200, "a strong session stays strong"
     from django_otp.plugins.otp_static.models import StaticDevice
 
     StaticDevice.objects.update(throttling_failure_count=0, throttling_failure_timestamp=None)
-    assert other.post(CODE, {"code": codes[4]}).status_code == 403, "the old ones are gone"
+    assert other.post(CODE, {"code": codes[4]}).status_code == 403, "the old codes no longer work"
 
 
-def test_an_older_session_is_asked_too_once_a_device_is_there(empty_site):
+def test_older_sessions_need_the_code_after_enrolling(empty_site):
     empty_site.person("ada", superuser=True)
     old, _ = sign("ada", PASSWORD)
     assert old.get("/admin/").status_code == 200
@@ -272,7 +272,7 @@ def test_an_older_session_is_asked_too_once_a_device_is_there(empty_site):
     assert old.get("/admin/", headers={"accept": "text/html"}).headers["Location"].startswith(CODE)
 
 
-def test_taking_it_away_wants_the_password(empty_site):
+def test_removing_the_second_factor_needs_the_password(empty_site):
     client = empty_site.client("ada", superuser=True)
     device, _ = enrol(client, "ada")
     assert client.post(MINE, {"do": "remove", "password": "wrong"}).status_code == 403
@@ -283,7 +283,7 @@ def test_taking_it_away_wants_the_password(empty_site):
     assert "second_factor.removed" in actions()
 
 
-def test_where_it_is_required_an_account_without_one_may_only_enrol(empty_site, settings):
+def test_where_required_an_account_without_device_can_only_enrol(empty_site, settings):
     settings.BACKUPS_SECOND_FACTOR = "required"
     empty_site.person("ada", superuser=True)
     client, _ = sign("ada", PASSWORD)
@@ -294,7 +294,7 @@ def test_where_it_is_required_an_account_without_one_may_only_enrol(empty_site, 
     assert client.get("/admin/backup/jobs/").status_code == 200
 
 
-def test_nobody_is_sent_to_another_site(empty_site):
+def test_redirects_stay_on_this_site(empty_site):
     device, _ = enrol(empty_site.client("ada", superuser=True), "ada")
     for wanted in ("https://evil.example/", "//evil.example/", "javascript:alert(1)"):
         client, _ = sign("ada", PASSWORD)
@@ -302,7 +302,7 @@ def test_nobody_is_sent_to_another_site(empty_site):
         assert client.post(CODE, {"code": code_of(device), "next": wanted}).headers["Location"] == "/admin/"
 
 
-def test_a_lost_phone_is_answered_on_the_command_line(empty_site):
+def test_command_removes_the_second_factor_of_a_lost_phone(empty_site):
     device, _ = enrol(empty_site.client("ada", superuser=True), "ada")
     done = empty_site.places.manage("remove_second_factor", "ada")
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Tokens: made with an end, shown once, seen and revoked by whom it concerns."""
+"""Tokens: issued with an expiry, shown once, listed and revoked by those with the permission."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def make(client, **values):
     return client.post(TOKENS, {"name": "ci", "scopes": ["read", "backup"], "days": "90", **values})
 
 
-def test_a_token_is_made_with_an_end_and_its_secret_is_shown_once(empty_site):
+def test_token_expires_and_its_secret_is_shown_once(empty_site):
     client = empty_site.client("olga", "operator")
     answer = make(client)
     secret = answer.context["issued"].secret
@@ -44,26 +44,26 @@ def test_a_token_is_made_with_an_end_and_its_secret_is_shown_once(empty_site):
         ({"days": "9999"}, "not one of the available choices"),
     ],
 )
-def test_what_is_wrong_is_said_and_no_token_made(empty_site, values, complaint):
+def test_invalid_form_makes_no_token(empty_site, values, complaint):
     answer = make(empty_site.client("olga", "operator"), **values)
     assert answer.status_code == 400 and complaint in answer.content.decode()
     assert not ApiToken.objects.exists()
 
 
-def test_one_without_an_end_takes_a_second_thought(empty_site):
+def test_token_without_expiry_needs_confirmation(empty_site):
     client = empty_site.client("olga", "operator")
     make(client, days="0", forever="on")
     assert ApiToken.objects.get().expires is None
     assert "1 never expires" in client.get(TOKENS).content.decode().replace(",", "")
 
 
-def test_a_scope_that_would_open_nothing_is_marked(empty_site):
+def test_scope_without_effect_is_marked(empty_site):
     page = empty_site.client("olga", "operator").get(TOKENS).content.decode()
     assert 'value="restore" disabled' in page and 'value="backup" disabled' not in page
     assert set(EXPLAINED) == set(permissions.SCOPES)
 
 
-def test_own_tokens_are_seen_and_revoked_those_of_others_only_by_who_may(empty_site):
+def test_tokens_of_others_need_permissions_to_see_and_revoke(empty_site):
     olga, ben = empty_site.client("olga", "operator"), empty_site.client("ben", "operator")
     make(olga, name="of-olga")
     make(ben, name="of-ben")
@@ -80,7 +80,7 @@ def test_own_tokens_are_seen_and_revoked_those_of_others_only_by_who_may(empty_s
     assert [entry.who for entry in AuditEntry.objects.filter(action="token.revoked").order_by("number")] == ["ben", "root"]
 
 
-def test_an_account_made_anew_with_the_same_number_does_not_own_the_token(empty_site):
+def test_new_account_with_the_same_key_does_not_own_the_token(empty_site):
     client = empty_site.client("olga", "operator")
     secret = make(client).context["issued"].secret
     ApiToken.objects.update(username="somebody-before")
@@ -88,5 +88,5 @@ def test_an_account_made_anew_with_the_same_number_does_not_own_the_token(empty_
     assert tokens.owner_of(secret, "") is None
 
 
-def test_a_viewer_has_no_such_page(empty_site):
+def test_viewer_cannot_open_the_page(empty_site):
     assert empty_site.client("vera", "viewer").get(TOKENS).status_code == 403

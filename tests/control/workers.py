@@ -1,4 +1,4 @@
-"""Real workers as processes, and what it takes to disturb them."""
+"""Real worker processes, and ways to disturb them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MANAGE = [sys.executable, str(ROOT / "manage.py")]
 
 
 def until(what: Callable[[], Any], within: float = 20.0, why: str | Callable[[], str] = "") -> Any:
-    """What *what* returns as soon as it is true. Fails after *within* seconds."""
+    """The first true result of *what*. Fails after *within* seconds."""
     deadline = time.monotonic() + within
     while not (found := what()):
         if time.monotonic() > deadline:
@@ -86,19 +86,19 @@ class Yard:
         self.log = self.site.places.root / "workers.log"
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Start workers unless they run; returns their guard."""
+        """Start workers unless they run. Returns their guard."""
         if self.guard is None or self.guard.poll() is not None:
             before = self.said().count("workers are ready")
             with self.log.open("ab") as log:
                 command = [*MANAGE, "qcluster"]
                 self.guard = subprocess.Popen(command, env=self.environment, cwd=ROOT, stdout=log, stderr=log)
             until(lambda: self.said().count("workers are ready") > before, 60, self.said)
-            # At the start everything is replaced at most once; the workers of this test are those that stay
+            # At the start everything is replaced at most once; the workers that stay are those of this test
             until(lambda: len(children_of(self.guard.pid)) == ALL, 20)
         return self.guard
 
     def stop(self) -> None:
-        """Stop the workers, the running jobs as well, and see that nothing is left."""
+        """Stop the workers and the running jobs, and check that no process is left."""
         if self.guard is not None and self.guard.poll() is None:
             self.guard.terminate()
             time.sleep(0.4)
@@ -117,7 +117,7 @@ class Yard:
         return self.log.read_text() if self.log.exists() else ""
 
     def workers(self) -> list[int]:
-        """All that the guard has started: workers, monitor and pusher."""
+        """The processes that the guard has started: workers, monitor and pusher."""
         assert self.guard is not None
         return children_of(self.guard.pid)
 
@@ -125,19 +125,19 @@ class Yard:
         return lifecycle.enqueue(job_type(kind), arguments, self.site.actor)
 
     def begun(self, job: Job) -> Job:
-        """*job* when its process works."""
+        """*job* once its process runs."""
         until(lambda: Job.objects.filter(pk=job.pk, state="running").exclude(child="").exists(), 20, self.said)
         job.refresh_from_db()
         return job
 
     def ended(self, job: Job, within: float = 30.0) -> Job:
-        """*job* when it has ended."""
+        """*job* once it has ended."""
         until(lambda: Job.objects.filter(pk=job.pk, state__in=Job.ENDED).exists(), within, self.said)
         job.refresh_from_db()
         return job
 
     def retried(self, job: Job) -> Job:
-        """The second try of *job*, which may run at once."""
+        """The second attempt of *job*, which may run at once."""
         again = Job.objects.get(again_after=job)
         Job.objects.filter(pk=again.pk).update(not_before=job.created)
         queue.wake(HOST)
@@ -148,7 +148,7 @@ class Yard:
         return marks().read_text().split().count(str(job.pk)) if marks().exists() else 0
 
     def clean(self) -> bool:
-        """Whether nothing half-made is in the repository, nor beside the restored folders."""
+        """Whether there are no partial files in the repository or next to the restored folders."""
         repository = self.site.repository
         left = [*repository.staging.glob("*"), *repository.scratch.glob("*")]
         left += Path(settings.BACKUPS["RESTORE_FOLDER"]).glob(".*.partial")
@@ -188,7 +188,7 @@ def module_yard(empty_places, tmp_path_factory, django_db_blocker) -> Iterator[Y
 
 @pytest.fixture
 def yard(module_yard: Yard) -> Yard:
-    """A site of the module's tests in common, with workers that run. Each test leaves it with no job."""
+    """A site with running workers for all tests of a module. Each test leaves it without jobs."""
     module_yard.start()
     for job in Job.objects.exclude(state__in=Job.ENDED):
         lifecycle.cancel(job, module_yard.site.actor)

@@ -123,7 +123,6 @@ def _restore_databases(comparison: Comparison, records: tuple[SourceRecord, ...]
 
 
 def _possible_in_place(comparison: Comparison, sources: Sequence[Source] | None, only: str | None) -> dict[str, Any]:
-    """Whether a restore in place is possible, and how each store would be exchanged."""
     if sources is None:
         why = f"The set {comparison.backup.manifest.set} is not one of this project: its live stores are not known here."
         return {"possible": False, "why": why, "hint": "Restore it into a folder.", "targets": []}

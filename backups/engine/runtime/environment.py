@@ -172,7 +172,6 @@ class Environment:
         return path
 
     def names(self, name: str, default: str) -> list[str]:
-        """A list, separated by commas or spaces."""
         self.asked.add(name)
         value = self.values.get(name, default)
         return [member for member in _SEPARATORS.split(value) if member]

@@ -19,13 +19,11 @@ class Command(BaseCommand):
     help = "Verify the hash chain of the audit and report the first broken entry."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Add ``--known`` and ``--json``."""
         what = "head printed by an earlier run: detects a truncated or rebuilt chain"
         parser.add_argument("--known", type=_head, metavar="NUMBER:HASH", help=what)
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Verify, and print the head to keep elsewhere."""
         found = audit.verify_and_record(audit.at_the_shell(), options["known"])
         broken = found["broken"]
         head = "{number}:{hash}".format(**found["head"])

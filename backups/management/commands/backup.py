@@ -9,4 +9,3 @@ class Command(EngineCommand):
     """Back up the project's stores at one instant."""
 
     verb = "create"
-    kind = "backup"

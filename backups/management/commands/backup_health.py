@@ -20,11 +20,9 @@ class Command(BaseCommand):
     help = "Check repository, backups, worker, jobs, plans and audit. Exit code 0 fine, 1 warning, 2 critical."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Add ``--json``."""
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Run the checks and print the findings, worst first."""
         found = health.run_checks(timezone.now())
         if options["json"]:
             self.stdout.write(json.dumps(found.as_json()))

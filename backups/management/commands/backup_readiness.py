@@ -17,11 +17,9 @@ class Command(BaseCommand):
     help = "Score how ready this site is for a recovery, and suggest a fix for each gap."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Add ``--json``."""
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Print the score and its items, the largest loss first."""
         found = readiness.now()
         if options["json"]:
             self.stdout.write(json.dumps(found.as_json()))

@@ -24,7 +24,6 @@ class Command(BaseCommand):
     help = "Create a token of the REST API and print its secret once. A token can never do more than its account."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Add account, scopes and lifetime."""
         parser.add_argument("user", help="name of the account")
         parser.add_argument("--scope", action="append", required=True, choices=[*SCOPES], help="scope; repeatable")
         parser.add_argument("--days", type=int, default=90, metavar="N", help="days of validity (default: 90; 0: unlimited)")
@@ -32,7 +31,6 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Create it. Raises `CommandError` if the account does not exist."""
         if not 0 <= options["days"] <= 36_500:
             raise CommandError("--days must be from 0 to 36500. No token was created.")
         users = get_user_model()._default_manager

@@ -9,4 +9,3 @@ class Command(EngineCommand):
     """Test a restore and record the result."""
 
     verb = "drill"
-    kind = "drill"

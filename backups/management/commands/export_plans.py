@@ -17,11 +17,9 @@ class Command(BaseCommand):
     help = "Write the plans as YAML to standard output."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Add names of plans."""
         parser.add_argument("name", nargs="*", help="names of plans (default: all)")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Write them. Raises `CommandError` for unknown names."""
         plans = Plan.objects.all()
         if options["name"]:
             plans = plans.filter(name__in=options["name"])

@@ -21,14 +21,12 @@ class Command(BaseCommand):
     help = "Create and change plans to match a YAML file. Other plans stay."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Add the file, and what to do with it."""
         parser.add_argument("file", help="file written by export_plans; - for standard input")
         parser.add_argument("--dry-run", action="store_true", help="print what would change")
         parser.add_argument("--replace", action="store_true", help="remove plans that are not in the file")
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Apply the file and print the changes."""
         try:
             entries = yaml_files.read(_text(options["file"]))
             if options["dry_run"]:

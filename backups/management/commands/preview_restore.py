@@ -27,7 +27,6 @@ class Command(BaseCommand):
     requires_system_checks: tuple[str, ...] = ()  # it must work when the application does not
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Add the backup and the form of the output."""
         parser.add_argument("id", help="id, unique prefix, latest, latest:full or @2026-11-20T10:00Z")
         parser.add_argument("--repository", default="", help="name in BACKUPS (default: the first)")
         parser.add_argument("--set", default=None, metavar="NAME", help="for latest and @TIME (default: the first set)")
@@ -38,7 +37,6 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Print the preview."""
         try:
             outcome = cli.perform(Namespace(run=_preview, **options), read_settings(environment()))
         except EngineError as problem:
@@ -62,7 +60,6 @@ def _preview(call: Call) -> Outcome:
 
 
 def _text(answer: dict[str, Any]) -> str:
-    """A line for each change."""
     seconds = answer["seconds"]["estimate"]
     takes = f", takes about {progress.duration(seconds)}" if seconds is not None else ""
     lines = [f"{answer['id']}, made {progress.duration(answer['age_seconds'])} ago{takes}. Nothing was changed."]

@@ -9,4 +9,3 @@ class Command(EngineCommand):
     """Remove backups that no retention rule keeps."""
 
     verb = "prune"
-    kind = "prune"

@@ -18,9 +18,7 @@ class Command(BaseCommand):
     help = "Run the workers of this host until Ctrl-C or SIGTERM. Running jobs are finished; a second signal interrupts them."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Add ``--workers``."""
         parser.add_argument("--workers", type=int, help="number of workers (default: that of Q_CLUSTER)")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Run the workers."""
         WorkerPool(options["workers"]).run()

@@ -20,13 +20,11 @@ class Command(BaseCommand):
     help = "Rebuild the index of backups from the repositories."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Add what to read, and ``--json``."""
         parser.add_argument("--repository", default="", help="name in BACKUPS (default: all)")
         parser.add_argument("--changed", action="store_true", help="read only what changed since the last run")
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Rebuild, and print the counts."""
         names = [options["repository"]] if options["repository"] else list(configuration().repositories)
         try:
             done = {name: index.refresh(name, everything=not options["changed"]) for name in names}

@@ -17,11 +17,9 @@ class Command(BaseCommand):
     help = "Remove the second factor of an account whose device and recovery codes are lost."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Add the account."""
         parser.add_argument("user", help="name of the account")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Remove it. Raises `CommandError` if there is none."""
         users = get_user_model()
         user = users._default_manager.filter(**{users.USERNAME_FIELD: options["user"]}).first()
         if user is None:

@@ -9,4 +9,3 @@ class Command(EngineCommand):
     """Restore a backup, into a folder or in place."""
 
     verb = "restore"
-    kind = "restore"

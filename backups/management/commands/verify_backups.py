@@ -9,4 +9,3 @@ class Command(EngineCommand):
     """Verify backups."""
 
     verb = "verify"
-    kind = "verify"
