@@ -60,7 +60,6 @@ class Frame:
         return decorate
 
     def render(self, request: HttpRequest, template: str, title: str, context: dict[str, Any]) -> HttpResponse:
-        """A whole page."""
         full = {**admin.site.each_context(request), "title": title, **context}
         return render_template(request, template, full)
 
@@ -81,7 +80,6 @@ class Frame:
 
 
 def frame() -> Frame:
-    """The project's frame."""
     path = option("FRAME")
     return import_string(path)() if path else Frame()
 

@@ -70,7 +70,6 @@ class Child:
         """When to start it next, on the monotonic clock; None while it is running."""
 
     def start(self) -> None:
-        """Start the program now."""
         self._started = monotonic()
         self._beat = (self._last_beat(), self._started)
         self.start_at = None
@@ -130,7 +129,6 @@ class Child:
         return self._process is None
 
     def kill(self) -> None:
-        """Kill it."""
         if self._process is not None:
             self._say(f"{self.program.name} did not stop within {self.program.stop_within:g} s; killing it")
             self._process.kill()

@@ -32,16 +32,8 @@ class Plan:
     snapshot: bool
 
     def as_json(self) -> dict[str, Any]:
-        return {
-            "check": self.check.pk,
-            "repairs": len(self.findings),
-            "actions": self.actions,
-            "kinds": self.kinds,
-            "asks": self.asks,
-            "left": self.left,
-            "critical": self.critical,
-            "snapshot": self.snapshot,
-        }
+        same = ("actions", "kinds", "asks", "left", "critical", "snapshot")
+        return {"check": self.check.pk, "repairs": len(self.findings)} | {name: getattr(self, name) for name in same}
 
 
 def plan_repair(check: Check, *, only_safe: bool = True, kinds: Collection[str] = (), findings: Collection[int] = ()) -> Plan:

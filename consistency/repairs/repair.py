@@ -17,15 +17,7 @@ from consistency.engine.stores import OpenStores
 from consistency.models import Check, Finding, Repair, Step
 from consistency.repairs import journal
 from consistency.repairs.plan import Plan, unfinished
-from consistency.repairs.steps import (
-    batches,
-    project_writer,
-    read_facts,
-    repair_lock,
-    save_outcome,
-    unfinished_error,
-    write_vectors,
-)
+from consistency.repairs.steps import batches, project_writer, read_facts, refuse_unfinished, repair_lock, save_outcome
 from consistency.repairs.undo import put_back_all
 from consistency.resolution import alias_of
 
@@ -80,9 +72,7 @@ def _refuse(plan: Plan, *, attended: bool) -> None:
         raise RepairRefused("A backup is never changed.", hint="Check the live stores, and repair those findings.")
     if plan.check.state != Check.State.DONE:
         raise RepairRefused(f"Check {plan.check.pk} is not done.", hint="Complete a check first.")
-    other = unfinished().first()
-    if other is not None:
-        raise unfinished_error(other)
+    refuse_unfinished(unfinished())
     if not attended and plan.critical:
         raise RepairRefused(
             f"The check has {plan.critical} critical findings, so nothing is repaired automatically.",
@@ -134,7 +124,8 @@ def _apply(sides: OpenStores, steps: Sequence[Step], writer: Writer) -> None:
             continue
         _plan_step(sides, step, seen, delete, write, rows)
     Step.objects.bulk_update(steps, ["state", "note", "before", "after", "changed"])
-    write_vectors(sides, writer, delete, write)
+    if delete or write:
+        writer.apply(sides.mapping.collection, delete=delete, write=list(write.values()))
     with connections[alias_of(sides.mapping.name)].cursor() as cursor:
         for rowid in rows:
             cursor.execute(f"DELETE FROM {name(sides.mapping.table)} WHERE rowid = %s", [rowid])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from django.db.models import QuerySet
 
 from backups.engine.runtime import locks
 from backups.engine.runtime.context import Phase
-from consistency.declaration import VectorRecord, Writer, declared
+from consistency.declaration import Writer, declared
 from consistency.engine.context import Context
 from consistency.engine.errors import RepairRefused
 from consistency.engine.examine import Facts
@@ -43,12 +43,14 @@ def project_writer() -> Writer:
     return make()
 
 
-def unfinished_error(other: Repair) -> RepairRefused:
-    """The refusal while repair *other* is unfinished."""
-    return RepairRefused(
-        f"Repair {other.pk} is unfinished ({other.state}).",
-        hint=f"Resume it with `manage.py check_consistency --resume`, or undo it with `--undo {other.pk}`.",
-    )
+def refuse_unfinished(repairs: QuerySet[Repair]) -> None:
+    """Raise `RepairRefused` if there is one of these unfinished *repairs*."""
+    other = repairs.first()
+    if other is not None:
+        raise RepairRefused(
+            f"Repair {other.pk} is unfinished ({other.state}).",
+            hint=f"Resume it with `manage.py check_consistency --resume`, or undo it with `--undo {other.pk}`.",
+        )
 
 
 def batches(steps: QuerySet[Step], ctx: Context, phase: Phase) -> Iterator[tuple[OpenStores, list[Step]]]:
@@ -69,12 +71,6 @@ def read_facts(sides: OpenStores, steps: Sequence[Step]) -> dict[str, Facts]:
     with reading(str(sides.database)):
         sides.catch_up(ids)
         return {facts.id: facts for facts in sides.facts(ids)}
-
-
-def write_vectors(sides: OpenStores, writer: Writer, delete: Sequence[str], write: Mapping[str, VectorRecord]) -> None:
-    """Change the mapping's collection, if there is anything to change."""
-    if delete or write:
-        writer.apply(sides.mapping.collection, delete=delete, write=list(write.values()))
 
 
 def save_outcome(steps: Sequence[Step]) -> None:

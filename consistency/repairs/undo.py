@@ -19,15 +19,7 @@ from consistency.engine.stores import OpenStores
 from consistency.models import Finding, Repair, Step
 from consistency.repairs import journal
 from consistency.repairs.plan import unfinished
-from consistency.repairs.steps import (
-    batches,
-    project_writer,
-    read_facts,
-    repair_lock,
-    save_outcome,
-    unfinished_error,
-    write_vectors,
-)
+from consistency.repairs.steps import batches, project_writer, read_facts, refuse_unfinished, repair_lock, save_outcome
 from consistency.resolution import alias_of
 
 
@@ -47,9 +39,7 @@ def undo(made: Repair, *, actor: str = "", ctx: Context | None = None) -> Repair
         made.refresh_from_db()
         if made.state == Repair.State.UNDONE:
             raise RepairRefused(f"Repair {made.pk} is already undone.")
-        other = unfinished().exclude(pk=made.pk).first()
-        if other is not None:
-            raise unfinished_error(other)
+        refuse_unfinished(unfinished().exclude(pk=made.pk))
         made.state, made.undone_by = Repair.State.UNDOING, actor or made.undone_by
         made.save()
         made.steps.filter(state=Step.State.PLANNED).update(
@@ -111,7 +101,8 @@ def _put_back(sides: OpenStores, steps: Sequence[Step], writer: Writer) -> None:
             if before is not None:
                 write[step.record] = before
     Step.objects.bulk_update(steps, ["state", "note", "changed"])
-    write_vectors(sides, writer, delete, write)
+    if delete or write:
+        writer.apply(sides.mapping.collection, delete=delete, write=list(write.values()))
     with connections[alias_of(sides.mapping.name)].cursor() as cursor:
         for values in rows:
             places = ", ".join(["%s"] * len(values))

@@ -69,7 +69,6 @@ def kind_about(kind: str) -> str:
 
 @register.filter
 def repair_words(repair: str) -> str:
-    """A repair in words."""
     return labels.REPAIRS.get(repair, repair)
 
 

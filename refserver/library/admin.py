@@ -25,8 +25,6 @@ else:
 
 
 class MetadataInline(MetadataInlineBase):
-    """Further facts about a paper."""
-
     model = Metadata
     extra = 0
 
@@ -107,7 +105,6 @@ class VectorAdmin(VectorAdminBase):
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """No: vectors are computed."""
         return False
 
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:
@@ -124,16 +121,12 @@ class VectorAdmin(VectorAdminBase):
 
 @admin.register(Embedding)
 class EmbeddingAdmin(VectorAdmin):
-    """The vectors of papers."""
-
     list_display = ("paper", "model", "dimension")
     search_fields = ("paper__title",)
 
 
 @admin.register(PageEmbedding)
 class PageEmbeddingAdmin(VectorAdmin):
-    """The pages and their vectors."""
-
     list_display = ("paper", "page", "model", "dimension")
     search_fields = ("paper__title", "text")
 

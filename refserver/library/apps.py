@@ -6,12 +6,9 @@ from django.apps import AppConfig
 
 
 class LibraryConfig(AppConfig):
-    """The reference library."""
-
     name = "refserver.library"
     label = "library"
     verbose_name = "Library"
 
     def ready(self) -> None:
-        """Register the project's system checks."""
         from refserver import checks  # noqa: F401

@@ -37,8 +37,6 @@ class EmbeddingUnavailable(Exception):
 
 
 class Embedder(Protocol):
-    """The interface of an embedding."""
-
     model: str
     dimension: int
 
@@ -59,7 +57,6 @@ class HashedWords:
     dimension = 384
 
     def embed(self, texts: Sequence[str]) -> Matrix:
-        """One unit vector for each text."""
         matrix = np.zeros((len(texts), self.dimension), dtype=np.float32)
         for row, text in enumerate(texts):
             for word, count in Counter(_words(text)).items():
@@ -104,7 +101,6 @@ class ChromaMiniLM:
         self._function = function
 
     def embed(self, texts: Sequence[str]) -> Matrix:
-        """One unit vector for each text."""
         if not texts:
             return np.zeros((0, self.dimension), dtype=np.float32)
         return np.asarray(self._function(list(texts)), dtype=np.float32)

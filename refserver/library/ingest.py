@@ -14,8 +14,6 @@ from refserver.library.documents import Unreadable
 
 
 class Outcome(StrEnum):
-    """The outcome for one file."""
-
     ADDED = "added"
     DUPLICATE = "duplicate"
     SKIPPED = "skipped"

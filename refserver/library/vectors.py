@@ -124,7 +124,6 @@ class VectorStore:
         return found
 
     def count(self, name: CollectionName) -> int:
-        """The number of records in the collection."""
         with self._reading(name) as collection:
             return 0 if collection is None else int(collection.count())
 

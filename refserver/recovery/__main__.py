@@ -34,7 +34,6 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser() -> argparse.ArgumentParser:
-    """The arguments."""
     arguments = _Parser(
         prog=f"scripts/{NAME}",
         description="Restore the data from a backup: preview, confirm, stop RefServer, make a safety backup, restore, check, "

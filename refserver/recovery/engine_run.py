@@ -54,7 +54,6 @@ class EngineRun:
         self._interruption = interruption
 
     def restore(self, backup_id: str, *arguments: str) -> EngineResult:
-        """Run ``refbackup restore`` with *arguments*."""
         repository = str(self._locations.repository)
         command = [sys.executable, "-P", "-m", "backups.engine", "restore", backup_id, "--repo", repository]
         command += ["--json", "--progress", "lines", *arguments]

@@ -67,8 +67,6 @@ class Service(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SystemdUnit:
-    """The systemd unit."""
-
     name: str = UNIT
 
     @property
@@ -189,7 +187,6 @@ class ServeProcess:
 
 
 def running(locations: Locations) -> list[Service]:
-    """The services that are running."""
     found: list[Service] = []
     if any(f"ActiveState={state}" in unit_properties("ActiveState") for state in _ACTIVE):
         found.append(SystemdUnit())

@@ -12,7 +12,6 @@ class CollectedFiles(CompressedManifestStaticFilesStorage):  # type: ignore[misc
     """
 
     def stored_name(self, name: str) -> str:
-        """Return the hashed name of *name*, or *name* when it was not collected."""
         try:
             return str(super().stored_name(name))
         except ValueError:

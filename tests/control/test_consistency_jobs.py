@@ -102,7 +102,7 @@ def test_the_daily_plan_repairs_safe_findings_unless_any_is_critical(joined_site
         "orphaned_chromadb",
         "count_mismatch",
     }
-    with pytest.raises(UsageError, match="not done by a plan"):
+    with pytest.raises(UsageError, match="undo_repair cannot be planned"):
         editing.make_plan(joined_site.actor, "x", kind="undo_repair", cron="0 3 * * *", arguments={"repair": 1})
 
 
@@ -132,4 +132,4 @@ def test_a_proof_records_findings_without_damaging_the_backup(joined_site):
     assert proof.ok and told["status"] == 5
     assert (told["answer"]["kinds"], told["answer"]["left_out"]) == (PLANTED, [])
     page = joined_site.client("eve", "viewer").get(f"/admin/backup/backups/{backup.id}/").content.decode()
-    assert "Sound" in page and "It was so in the source" in page and "Metadata mismatch 1" in page
+    assert "Sound" in page and "The source had these findings at the cut" in page and "Metadata mismatch 1" in page

@@ -106,7 +106,6 @@ class Command(BaseCommand):
         return (0 if check.verdict == State.CONSISTENT else FINDINGS), answer, text
 
     def _check(self, options: dict[str, Any], ctx: Context) -> Check:
-        """A new check, or the one that was named."""
         if options["of"] is None:
             return run_check(actor=options["actor"], ctx=ctx)
         check = Check.objects.filter(pk=options["of"]).first()
