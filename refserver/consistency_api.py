@@ -10,19 +10,19 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from django.db.models import Model
 from django.urls import URLPattern, path
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 
 import backups.api.urls as _urls  # registers the converter used below
 from backups.api.authentication import actor
-from backups.api.job_operation import job_operation
+from backups.api.jobs import job_operation
 from backups.api.operation import Operation
 from backups.api.paging import Page, PageQuery, page
 from backups.api.permissions import require
 from backups.api.problems import Refused
 from backups.api.resource import resource
-from backups.api.schemas.base import RequestModel, ResponseModel, Text
+from backups.api.schemas import RequestModel, ResponseModel, Text
 from backups.models import Job
 from consistency.engine.errors import ConsistencyError
 from consistency.engine.findings import Cause, FindingKind, Severity, State
@@ -61,13 +61,13 @@ class CheckSchema(ResponseModel, title="ConsistencyCheck"):
     id: int
     source: str
     state: str
-    verdict: State | None
-    by: str
+    verdict: Annotated[State | None, BeforeValidator(lambda verdict: verdict or None)]
+    by: Annotated[str, Field(validation_alias="actor")]
     started: datetime
     ended: datetime | None
     seconds: float
     records: int
-    findings: int
+    findings: Annotated[int, Field(validation_alias="findings_count")]
     in_flight: int
     kinds: dict[str, int]
     severities: dict[str, int]
@@ -142,50 +142,15 @@ class RepairSchema(ResponseModel, title="MadeRepair"):
     """A repair. `steps` counts its records by state; `snapshot` is the backup made before it."""
 
     id: int
-    check: int
+    check: Annotated[int, Field(validation_alias="of_check_id")]
     state: str
-    by: str
+    by: Annotated[str, Field(validation_alias="actor")]
     snapshot: str
     started: datetime
     ended: datetime | None
     undone: datetime | None
     undone_by: str
-    steps: dict[str, int]
-
-
-def _check_schema(row: Check) -> CheckSchema:
-    return CheckSchema(
-        id=row.pk,
-        source=row.source,
-        state=row.state,
-        verdict=State(row.verdict) if row.verdict else None,
-        by=row.actor,
-        started=row.started,
-        ended=row.ended,
-        seconds=row.seconds,
-        records=row.records,
-        findings=row.findings_count,
-        in_flight=row.in_flight,
-        kinds=row.kinds,
-        severities=row.severities,
-        mappings=row.mappings,
-        error=row.error,
-    )
-
-
-def _repair_schema(row: Repair) -> RepairSchema:
-    return RepairSchema(
-        id=row.pk,
-        check=row.of_check_id,
-        state=row.state,
-        by=row.actor,
-        snapshot=row.snapshot,
-        started=row.started,
-        ended=row.ended,
-        undone=row.undone,
-        undone_by=row.undone_by,
-        steps=row.counts(),
-    )
+    steps: Annotated[dict[str, int], Field(validation_alias="counts"), BeforeValidator(lambda counts: counts())]
 
 
 def _find(model: type[M], number: int) -> M:
@@ -208,7 +173,7 @@ def _check_or_latest(number: int | None) -> Check:
 @Operation("consistency.view_check", query=CheckQuery, responses={200: Page[CheckSchema]})
 def list_checks(request: Request, *, query: CheckQuery) -> Page[CheckSchema]:
     """List checks, newest first."""
-    return page(request, query, query.matching(Check.objects.all()), ("pk",), _check_schema)
+    return page(request, query, query.matching(Check.objects.all()), ("pk",), CheckSchema.model_validate)
 
 
 @job_operation(
@@ -231,7 +196,7 @@ def start_check(request: Request, *, body: NewCheck) -> Job:
 @Operation("consistency.view_check", responses={200: CheckSchema})
 def show_check(request: Request, number: int) -> CheckSchema:
     """Show a check with its verdict and the number of findings of each kind."""
-    return _check_schema(_find(Check, number))
+    return CheckSchema.model_validate(_find(Check, number))
 
 
 @Operation("consistency.view_check", query=FindingQuery, responses={200: Page[FindingSchema]}, problems=(404,))
@@ -250,7 +215,7 @@ def show_issue(request: Request, number: int) -> FindingDetails:
 @Operation("consistency.view_check", query=PageQuery, responses={200: Page[RepairSchema]})
 def list_repairs(request: Request, *, query: PageQuery) -> Page[RepairSchema]:
     """List repairs, newest first."""
-    return page(request, query, Repair.objects.all(), ("pk",), _repair_schema)
+    return page(request, query, Repair.objects.all(), ("pk",), RepairSchema.model_validate)
 
 
 @Operation("consistency.view_check", body=RepairRequest, responses={200: RepairPlan}, problems=(404, 409))
@@ -297,7 +262,7 @@ def _plan(body: RepairRequest, check: Check) -> RepairPlan:
 @Operation("consistency.view_check", responses={200: RepairSchema})
 def show_repair(request: Request, number: int) -> RepairSchema:
     """Show a repair and its progress."""
-    return _repair_schema(_find(Repair, number))
+    return RepairSchema.model_validate(_find(Repair, number))
 
 
 @job_operation("consistency.repair_finding", problems=(409, 503))

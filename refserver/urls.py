@@ -9,8 +9,8 @@ from django.views.generic import RedirectView
 
 from backups.admin.accounts import change_password
 from backups.api import legacy
-from backups.api.probes import readyz
 from backups.api.resource import resource
+from backups.api.status import readyz
 from backups.identity.sign_in import SignInForm
 from backups.monitoring.metrics import metrics
 from refserver import consistency_api

@@ -22,24 +22,20 @@ class Audited:
     """Mixin for the admin of accounts and groups. Django's own log is in the database that a restore replaces."""
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
-        """Record the state before the change."""
         if change:
             request.audited_before = _rights(type(obj)._default_manager.get(pk=obj.pk))  # type: ignore[attr-defined]
         super().save_model(request, obj, form, change)  # type: ignore[misc]
 
     def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
-        """Write to Django's own log and to the audit log."""
         _record(request, "added", obj, after=_rights(obj))
         return super().log_addition(request, obj, message)  # type: ignore[misc]
 
     def log_change(self, request: HttpRequest, obj: Any, message: Any) -> Any:
-        """Write to Django's own log and to the audit log."""
         before = getattr(request, "audited_before", None)
         _record(request, "changed", obj, before=before, after={"fields": _fields(message), **_rights(obj)})
         return super().log_change(request, obj, message)  # type: ignore[misc]
 
     def log_deletions(self, request: HttpRequest, queryset: Iterable[Any]) -> Any:
-        """Write to Django's own log and to the audit log."""
         for obj in queryset:
             _record(request, "deleted", obj, before=_rights(obj))
         return super().log_deletions(request, queryset)  # type: ignore[misc]
@@ -82,7 +78,6 @@ class _PasswordForm(AdminPasswordChangeForm):
     request: HttpRequest
 
     def clean_old_password(self) -> str:
-        """The old password. Raises ``ValidationError`` if it is wrong."""
         given = str(self.cleaned_data["old_password"])
         problem = password_problem(self.request, given)
         if problem:

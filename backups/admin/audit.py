@@ -15,7 +15,6 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
-from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 
 from backups.identity import audit
@@ -25,7 +24,7 @@ from backups.jobs import lifecycle
 from backups.jobs.types import AUDIT
 from backups.models import AuditEntry, Job
 
-from .frame import page, render, say
+from .frame import address_of, page, render, say
 
 _COLUMNS = (
     *("number", "time", "who", "who_id", "via", "token", "address", "action", "target"),
@@ -79,7 +78,7 @@ def overview(request: HttpRequest) -> HttpResponse:
     verified = audit.verified()
     context = {
         "form": form,
-        "rows": [(entry, sides(entry), _address(entry.target)) for entry in found.entries],
+        "rows": [(entry, sides(entry), address_of(entry.target)) for entry in found.entries],
         "found": found,
         "parameters": urlencode(parameters),
         "older": urlencode({**parameters, "below": found.below}) if found.below else "",
@@ -136,17 +135,6 @@ def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return json.dumps(value, ensure_ascii=False)
-
-
-def _address(target: str) -> str:
-    """The page of an entry's target, if it has one."""
-    what, _, name = target.partition(":")
-    try:
-        if what in ("backup", "job", "plan"):
-            return reverse(f"backups:{what}", args=[name])
-    except NoReverseMatch:
-        pass
-    return ""
 
 
 def _midnight(day: date) -> datetime:

@@ -8,7 +8,7 @@ from typing import Any
 
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect, JsonResponse
 from django.shortcuts import render as render_template
-from django.urls import NoReverseMatch, reverse
+from django.urls import reverse
 from django.utils import timezone
 
 from backups.conf import configuration
@@ -20,7 +20,7 @@ from backups.monitoring.verdict import Success, verdict
 from backups.templatetags.backups_jobs import TONES, job_title, kind_title
 
 from . import running, timeline
-from .frame import page, render, say
+from .frame import address_of, page, render, say
 
 _NEXT = 5
 _EVENTS = 6
@@ -113,7 +113,6 @@ class DayBar:
 
     @property
     def top(self) -> float:
-        """The top of the bar of successful backups."""
         return round(100 - self.done, 1)
 
     @property
@@ -157,15 +156,12 @@ _WORDS = {
     "backup.released": "Backup released",
     "job.cancelled": "Queued job cancelled",
     "job.cancel_asked": "Job cancellation requested",
+    "plan.made": "Plan added",
+    "plan.removed": "Plan deleted",
     "plan.paused": "Plan paused",
     "plan.resumed": "Plan resumed",
 }
-_ENDS = {
-    Job.State.SUCCEEDED: "succeeded",
-    Job.State.FAILED: "failed",
-    Job.State.CANCELLED: "cancelled",
-    Job.State.INTERRUPTED: "interrupted",
-}
+_ENDS = {Job.State.SUCCEEDED, Job.State.FAILED, Job.State.CANCELLED, Job.State.INTERRUPTED}
 
 
 def _events(request: HttpRequest) -> list[Event]:
@@ -180,7 +176,7 @@ def _events(request: HttpRequest) -> list[Event]:
             continue
         text, tone = _WORDS.get(action, f"{subject.replace('_', ' ').capitalize()} {what.replace('_', ' ')}"), ""
         if what in _ENDS:
-            text, tone = f"{kind_title(subject)}: {_ENDS[Job.State(what)]}", TONES[Job.State(what)]
+            text, tone = f"{kind_title(subject)}: {Job.State(what).label.lower()}", TONES[Job.State(what)]
             error = (after or {}).get("error") if isinstance(after, dict) else None
             text += f". {str(error).split('. ')[0].rstrip('.')}" if error and what == Job.State.FAILED else ""
         last = events[-1] if events else None
@@ -189,19 +185,8 @@ def _events(request: HttpRequest) -> list[Event]:
             continue
         if len(events) == _EVENTS:
             break
-        events.append(Event(time=time, text=text, who=who, tone=tone, address=_target(target)))
+        events.append(Event(time=time, text=text, who=who, tone=tone, address=address_of(target)))
     return events
-
-
-_PAGES = {"job": "backups:job", "backup": "backups:backup", "plan": "backups:plan"}
-
-
-def _target(target: str) -> str:
-    kind, _, name = target.partition(":")
-    try:
-        return reverse(_PAGES[kind], args=[name])
-    except (KeyError, NoReverseMatch):
-        return ""
 
 
 _AREAS = {"job": "backups:jobs", "backup": "backups:backups", "plan": "backups:plans"}

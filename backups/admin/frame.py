@@ -60,8 +60,8 @@ TABS = (
 )
 
 
-def page(permission: str, *, methods: tuple[str, ...] = ("GET",)) -> Callable[[View], View]:
-    """Guard a view: staff only, with *permission*, one of *methods*, CSRF protection, never cached.
+def page(permission: str = "", *, methods: tuple[str, ...] = ("GET",)) -> Callable[[View], View]:
+    """Guard a view: staff only, with *permission* if it is given, one of *methods*, CSRF protection, never cached.
 
     Which groups have a permission is in `backups.identity.permissions`. An `EngineError` becomes a page with its hint.
     """
@@ -73,7 +73,7 @@ def page(permission: str, *, methods: tuple[str, ...] = ("GET",)) -> Callable[[V
                 return redirect_to_login(request.get_full_path(), reverse("admin:login"))
             if request.method not in (*methods, *(("HEAD",) if "GET" in methods else ())):
                 return HttpResponseNotAllowed(methods)
-            if not request.user.has_perm(permission):
+            if permission and not request.user.has_perm(permission):
                 raise PermissionDenied
             if _holds_nul(request, kwargs):
                 problem = UsageError("The request contains a NUL character.", hint="Nothing was changed.")
@@ -121,6 +121,20 @@ def say(request: HttpRequest, text: str, *, level: int = messages.SUCCESS) -> No
 def say_queued(request: HttpRequest, what: str, job: Job) -> None:
     """Show that *job* was queued, with a link to it."""
     say(request, format_html('{}: <a href="{}">show the job</a>.', what, job.get_absolute_url()))
+
+
+def count_of(number: int, noun: str) -> str:
+    """A number with its noun: ``1 backup``, ``2,000 backups``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def address_of(target: str) -> str:
+    """The page of the target of an audit entry, such as ``job:ID``; empty if it has none."""
+    kind, _, name = target.partition(":")
+    try:
+        return reverse(f"backups:{kind}", args=[name]) if kind in ("backup", "job", "plan") else ""
+    except NoReverseMatch:
+        return ""
 
 
 def return_address(request: HttpRequest, otherwise: str) -> str:

@@ -59,7 +59,6 @@ class JobFilter(Filter):
 
     @classmethod
     def of(cls, given: QueryDict) -> JobFilter:
-        """Read the address; unknown values are left out."""
         return cls(
             state=chosen(given, "state", Job.State.values),
             kind=given.get("kind", "")[:40],
@@ -144,7 +143,6 @@ class LogFilter(Filter):
 
     @classmethod
     def of(cls, given: QueryDict) -> LogFilter:
-        """Read the address; an unknown level is left out."""
         return cls(level=chosen(given, "level", _FROM), text=given.get("q", "").strip()[:200])
 
 
@@ -165,10 +163,14 @@ _FROM = {
 }
 
 
+def _find(job_id: uuid.UUID) -> Job:
+    return get_object_or_404(Job.objects.select_related("plan", "again_after", "tried_again"), pk=job_id)
+
+
 @page("backups.view_job")
 def job(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
     """One job: state, phases, result and log."""
-    found = get_object_or_404(Job.objects.select_related("plan", "again_after", "tried_again"), pk=job_id)
+    found = _find(job_id)
     context = _context(request, found)
     return render(request, "backups/job.html", job_title(found), context)
 
@@ -176,7 +178,7 @@ def job(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
 @page("backups.view_job")
 def live(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
     """The changing parts of a running job, polled every second; the whole page when its state changes."""
-    found = get_object_or_404(Job.objects.select_related("plan", "again_after", "tried_again"), pk=job_id)
+    found = _find(job_id)
     if request.GET.get("state") != found.state:
         answer = render_template(request, "backups/job_body.html", _context(request, found))
         answer.headers["HX-Retarget"], answer.headers["HX-Reswap"] = "#job", "outerHTML"
@@ -195,7 +197,7 @@ def live(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
 @page("backups.view_job")
 def download(request: HttpRequest, job_id: uuid.UUID) -> HttpResponseBase:
     """The whole log as text, streamed."""
-    found = get_object_or_404(Job.objects.select_related("plan", "again_after", "tried_again"), pk=job_id)
+    found = _find(job_id)
     answer = StreamingHttpResponse(_text(found), content_type="text/plain; charset=utf-8")
     answer.headers["Content-Disposition"] = f'attachment; filename="{found.kind}-{found.pk}.log"'
     return answer
@@ -204,8 +206,7 @@ def download(request: HttpRequest, job_id: uuid.UUID) -> HttpResponseBase:
 @page("backups.cancel_job", methods=("POST",))
 def cancel(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
     """Cancel a job, and return to the page of the form."""
-    found = get_object_or_404(Job.objects.select_related("plan", "again_after", "tried_again"), pk=job_id)
-    found = lifecycle.cancel(found, actor_of(request))
+    found = lifecycle.cancel(_find(job_id), actor_of(request))
     if found.state == Job.State.CANCELLED:
         say(request, f"{job_title(found)}: cancelled before it started.")
     elif found.state == Job.State.RUNNING:
@@ -218,7 +219,7 @@ def cancel(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
 @page("backups.view_job", methods=("POST",))
 def again(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
     """Queue a job like this one, and go to it."""
-    found = get_object_or_404(Job.objects.select_related("plan", "again_after", "tried_again"), pk=job_id)
+    found = _find(job_id)
     if not may_run_again(request, found):
         raise PermissionDenied
     fresh = submit.run_again(actor_of(request), found)

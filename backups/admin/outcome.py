@@ -12,18 +12,13 @@ from django.utils import timezone
 
 from backups.engine.progress import duration, human_bytes
 from backups.jobs.types import job_types
-from backups.models import Job
+from backups.models import IndexedBackup, Job
 from backups.monitoring.conditions.workers import is_silent
 from backups.monitoring.gathering import worker_beat
 from backups.templatetags.backups_format import ago
 from backups.templatetags.backups_jobs import TONES, job_title, phase_label
 
-_PROOFS = {
-    "restore": "restore-tested",
-    "hashes": "verified by hashes",
-    "none": "not verified",
-    "damaged": "damaged",
-}
+from .frame import count_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +86,7 @@ def _done(job: Job) -> str:
 
 
 def _backup(found: dict[str, Any]) -> str:
-    proof = _PROOFS.get(str(found.get("verification")), "not proven")
+    proof = IndexedBackup.Verification(found.get("verification") or "none").label.lower()
     pause = max((float(value) for value in found["pause_ms"].values()), default=0.0)
     size = f"{human_bytes(found['bytes_source'])}, stored in {human_bytes(found['bytes_stored'])}"
     return f"{size}, {proof}. Writers were paused for {duration(pause / 1000)}."
@@ -100,7 +95,7 @@ def _backup(found: dict[str, Any]) -> str:
 def _verified(found: dict[str, Any]) -> str:
     results = found["results"]
     depth = "restore-tested" if all(one["depth"] == "restore" for one in results) else "verified by hashes"
-    return f"{_count(len(results), 'backup')} sound, {depth}."
+    return f"{count_of(len(results), 'backup')} sound, {depth}."
 
 
 def _restored(found: dict[str, Any]) -> str:
@@ -112,13 +107,13 @@ def _restored(found: dict[str, Any]) -> str:
 def _pruned(found: dict[str, Any]) -> str:
     removed, kept = len(found["removed"]), len(found["kept"])
     would = "would be removed" if found.get("dry_run") else "removed"
-    return f"{_count(removed, 'backup') if removed else 'No backups'} {would}, {kept} kept."
+    return f"{count_of(removed, 'backup') if removed else 'No backups'} {would}, {kept} kept."
 
 
 def _indexed(found: dict[str, Any]) -> str:
     read = sum(one["read"] for one in found["repositories"].values())
     found_backups = sum(one["found"] for one in found["repositories"].values())
-    return f"{_count(found_backups, 'backup')} in the repository, {read} read."
+    return f"{count_of(found_backups, 'backup')} in the repository, {read} read."
 
 
 _SENTENCES = {
@@ -130,10 +125,6 @@ _SENTENCES = {
     "prune": _pruned,
     "reindex": _indexed,
 }
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 # The result, rendered
@@ -195,7 +186,7 @@ def _stores(checks: dict[str, Any]) -> Iterable[Store]:
         kind, _, rest = name.partition("/")
         if isinstance(found.get("tables"), dict):
             broken = found.get("foreign_key_check") or 0
-            text = f"integrity check: {found.get('integrity_check', 'not run')}, {_count(int(broken), 'broken foreign key')}"
+            text = f"integrity check: {found.get('integrity_check', 'not run')}, {count_of(int(broken), 'broken foreign key')}"
             yield Store(name=rest, kind=kind, checks=text, counts=tuple(sorted(found["tables"].items())))
         elif isinstance(found.get("collections"), dict):
             counts = tuple((key, int(value.get("count", 0))) for key, value in sorted(found["collections"].items()))

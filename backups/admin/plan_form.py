@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any, ClassVar
 from zoneinfo import available_timezones
 
@@ -25,10 +26,15 @@ _PROOFS = [
 
 
 class PlanForm(forms.Form):
-    """The fields of every plan. ``ABOUT`` names the fields that become arguments of the job."""
+    """The fields of every plan; ``ABOUT`` names the ones that become arguments of the job.
 
-    ABOUT: ClassVar[tuple[str, ...]] = ()
+    This class itself is for job types whose only argument is the repository.
+    """
 
+    ABOUT: ClassVar[tuple[str, ...]] = ("repository",)
+
+    set = forms.CharField(required=False, label="Set")
+    repository = forms.CharField(required=False)
     name = forms.CharField(
         max_length=64, help_text="Letters, digits, dots, dashes and underscores. It cannot be changed later."
     )
@@ -66,22 +72,21 @@ class PlanForm(forms.Form):
         config = configuration()
         if plan is not None:
             self.fields["name"].disabled = True
+        for name in ("set", "repository"):
+            if name not in self.ABOUT:
+                del self.fields[name]
         if "repository" in self.fields:
             if len(config.repositories) > 1:
-                names = [(name, name) for name in config.repositories]
                 self.fields["repository"] = forms.ChoiceField(
-                    choices=[("", f"{config.default_repository} (default)"), *names[1:]], required=False
+                    choices=_choices(config.default_repository, config.repositories), required=False
                 )
             else:
                 del self.fields["repository"]
         if "set" in self.fields:
             self.fields["set"] = forms.ChoiceField(
-                choices=[
-                    ("", f"{config.default_set} (default)"),
-                    *((name, name) for name in config.sets if name != config.default_set),
-                ],
+                choices=_choices(config.default_set, config.sets),
                 required=False,
-                label=self.fields["set"].label or "Set",
+                label=self.fields["set"].label,
                 help_text="The stores that are backed up together.",
             )
 
@@ -119,7 +124,6 @@ class PlanForm(forms.Form):
         return found
 
     def about(self) -> list[forms.BoundField]:
-        """The fields of the job's arguments, in order."""
         return [self[name] for name in self.ABOUT if name in self.fields]
 
     def _from_plan(self, plan: Plan) -> dict[str, Any]:
@@ -131,7 +135,6 @@ class PlanForm(forms.Form):
         )
 
     def from_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Values of the fields of ``ABOUT``."""
         return {name: value for name, value in arguments.items() if name in self.ABOUT}
 
 
@@ -140,7 +143,6 @@ class BackupForm(PlanForm):
 
     ABOUT = ("set", "backup", "only", "verify", "note", "repository")
 
-    set = forms.CharField(required=False)
     backup = forms.ChoiceField(
         label="Kind of backup",
         choices=[
@@ -159,7 +161,6 @@ class BackupForm(PlanForm):
     )
     verify = forms.ChoiceField(label="Verify", choices=_PROOFS, required=False)
     note = forms.CharField(max_length=500, required=False, help_text="Stored with each backup.")
-    repository = forms.CharField(required=False)
 
 
 class VerifyForm(PlanForm):
@@ -167,19 +168,14 @@ class VerifyForm(PlanForm):
 
     ABOUT = ("set", "everything", "depth", "repository")
 
-    set = forms.CharField(required=False)
     everything = forms.BooleanField(required=False, label="All backups, not only the newest")
     depth = forms.ChoiceField(label="Method", choices=[("hashes", "Hashes"), ("restore", "Restore test")])
-    repository = forms.CharField(required=False)
 
 
 class DrillForm(PlanForm):
     """A plan that drills."""
 
     ABOUT = ("set", "repository")
-
-    set = forms.CharField(required=False)
-    repository = forms.CharField(required=False)
 
 
 class PruneForm(PlanForm):
@@ -190,7 +186,6 @@ class PruneForm(PlanForm):
 
     every_set = forms.BooleanField(required=False, label="Apply these rules to every set", initial=True)
     set = forms.CharField(required=False, label="Or only to this set")
-    repository = forms.CharField(required=False)
     keep_last = forms.IntegerField(min_value=0, max_value=100_000, required=False, label="Newest")
     keep_hourly = forms.IntegerField(min_value=0, max_value=100_000, required=False, label="Hourly")
     keep_daily = forms.IntegerField(min_value=0, max_value=100_000, required=False, label="Daily", initial=7)
@@ -207,7 +202,6 @@ class PruneForm(PlanForm):
         return [self[name] for name in ("every_set", "set", "repository") if name in self.fields]
 
     def rules(self) -> list[forms.BoundField]:
-        """The fields of retention."""
         return [self[name] for name in self.RULES]
 
     def arguments(self) -> dict[str, Any]:
@@ -215,14 +209,6 @@ class PruneForm(PlanForm):
         kept = super().arguments()
         kept["verified_floor"] = self.cleaned_data["verified_floor"]
         return kept
-
-
-class PlainForm(PlanForm):
-    """A plan of a job type without arguments besides the repository."""
-
-    ABOUT = ("repository",)
-
-    repository = forms.CharField(required=False)
 
 
 class JsonForm(PlanForm):
@@ -239,7 +225,6 @@ class JsonForm(PlanForm):
     )
 
     def clean_arguments_text(self) -> dict[str, Any]:
-        """The object."""
         try:
             found = json.loads(self.cleaned_data["arguments_text"] or "{}")
         except (ValueError, RecursionError) as problem:
@@ -249,16 +234,19 @@ class JsonForm(PlanForm):
         return found
 
     def arguments(self) -> dict[str, Any]:
-        """The object as it was entered."""
         return dict(self.cleaned_data["arguments_text"])
 
     def about(self) -> list[forms.BoundField]:
-        """The one field."""
         return [self["arguments_text"]]
 
     def from_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """The object as text."""
         return {"arguments_text": json.dumps(arguments, indent=2, ensure_ascii=False)}
+
+
+def _choices(default: str, names: Iterable[str]) -> list[tuple[str, str]]:
+    """The names to choose from; an empty value stands for the default."""
+    label = default if default == "default" else f"{default} (default)"
+    return [("", label), *((name, name) for name in names if name != default)]
 
 
 _FORMS: dict[str, type[PlanForm]] = {"backup": BackupForm, "verify": VerifyForm, "drill": DrillForm, "prune": PruneForm}
@@ -268,7 +256,7 @@ def form_of(kind: JobType[Any]) -> type[PlanForm]:
     """The form class for a job type."""
     if kind.name in _FORMS:
         return _FORMS[kind.name]
-    return PlainForm if kind.arguments is CommandArguments and not issubclass(kind.arguments, OfSet) else JsonForm
+    return PlanForm if kind.arguments is CommandArguments and not issubclass(kind.arguments, OfSet) else JsonForm
 
 
 def zones() -> list[str]:

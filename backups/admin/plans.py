@@ -20,14 +20,13 @@ from backups.conf import configuration
 from backups.engine.errors import UsageError
 from backups.identity.sign_in import actor_of
 from backups.jobs.arguments import PruneArguments
-from backups.jobs.job_type import JobType
 from backups.jobs.types import PRUNE, job_type, job_types
 from backups.models import Job, Plan, Worker
 from backups.monitoring.conditions.workers import is_silent
 from backups.plans import cron as schedules
 from backups.plans import editing, retention_preview, scheduling, yaml_files
 
-from .frame import page, render, say
+from .frame import page, render, require, say
 from .plan_form import PlanForm, PruneForm, form_of, zones
 
 SHOWN_TIMES = 5
@@ -103,7 +102,7 @@ def new(request: HttpRequest) -> HttpResponse:
     kind = job_type(name)
     if not kind.planned:
         raise Http404
-    _require(request, kind)
+    require(request, kind.permission)
     form = form_of(kind)(request.POST or None, kind=kind)
     if request.method == "POST" and request.POST.get("do") == "save" and form.is_valid():
         plan = editing.make_plan(actor_of(request), form.cleaned_data["name"], **form.values())
@@ -162,7 +161,7 @@ def delete(request: HttpRequest, name: str) -> HttpResponse:
     plan = get_object_or_404(Plan, name=name)
     kind = job_types().get(plan.kind)
     if kind is not None:
-        _require(request, kind)
+        require(request, kind.permission)
     if request.method == "POST":
         editing.remove_plan(actor_of(request), plan)
         say(request, f"Plan {plan} deleted. Its jobs and backups are kept.")
@@ -203,7 +202,6 @@ class ImportForm(forms.Form):
     replace = forms.BooleanField(required=False)
 
     def content(self) -> str:
-        """The text. Raises `UsageError`."""
         given = self.cleaned_data.get("file")
         if given is None:
             return str(self.cleaned_data.get("text") or "").replace("\r\n", "\n")
@@ -262,12 +260,6 @@ def _retention(given: Any) -> retention_preview.Preview:
         return retention_preview.Preview(
             problem="The rules are not valid yet: enter whole numbers, and a duration such as 14d."
         )
-
-
-def _require(request: HttpRequest, kind: JobType[Any]) -> None:
-    """Raises ``PermissionDenied`` unless the account may run such jobs itself."""
-    if not request.user.has_perm(kind.permission):
-        raise PermissionDenied
 
 
 def _where(plan: Plan) -> str:

@@ -37,7 +37,6 @@ class Bar:
 
     @property
     def top(self) -> float:
-        """The top of the bar."""
         return round(100 - self.height, 2)
 
 

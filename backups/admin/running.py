@@ -46,7 +46,6 @@ class Live:
 
     @property
     def phase(self) -> str:
-        """The label of the current phase."""
         return phase_label(self.job.phase) if self.job.phase else ""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from base64 import b32encode
 from collections.abc import Callable
 from typing import Any
@@ -10,14 +9,10 @@ from urllib.parse import urlencode
 
 import segno
 from django.contrib import admin, messages
-from django.contrib.auth.views import redirect_to_login
-from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
-from django.http.response import HttpResponseBase
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils.safestring import SafeString, mark_safe
-from django.views.decorators.cache import never_cache
-from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.debug import sensitive_post_parameters
 from django_otp.plugins.otp_static.models import StaticDevice
 from django_otp.plugins.otp_totp.models import TOTPDevice
@@ -25,7 +20,7 @@ from django_otp.plugins.otp_totp.models import TOTPDevice
 from backups.identity import second_factor
 from backups.identity.sign_in import actor_of, password_problem
 
-from .frame import View, render, return_address, say
+from .frame import View, page, render, return_address, say
 
 # The admin's own pages for these models would show keys and codes to administrators of accounts.
 for model in (TOTPDevice, StaticDevice):
@@ -35,17 +30,8 @@ for model in (TOTPDevice, StaticDevice):
 
 def _own(view: View) -> View:
     """A page about the signed-in account, also for a session without the second factor yet."""
-
-    @functools.wraps(view)
-    def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        if not admin.site.has_permission(request):
-            return redirect_to_login(request.get_full_path(), reverse("admin:login"))
-        if request.method not in ("GET", "HEAD", "POST"):
-            return HttpResponseNotAllowed(("GET", "POST"))
-        return view(request, *args, **kwargs)
-
     kept_secret: Callable[[View], View] = sensitive_post_parameters("password", "code")
-    return kept_secret(never_cache(csrf_protect(guarded)))
+    return kept_secret(page(methods=("GET", "POST"))(view))
 
 
 @_own

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -106,7 +106,6 @@ class Timeline:
 
     @property
     def count(self) -> int:
-        """The number of backups shown."""
         return sum(lane.count for lane in self.lanes)
 
 
@@ -171,7 +170,8 @@ def _point(groups: list[_Group], begin: datetime, chosen: Range) -> Point:
     moment = timezone.localtime(leading.newest if leading.count == 1 else newest)
     when = f"{moment:%a %d %b %H:%M}"
     if count == 1:
-        title = f"{leading.kind.capitalize()}, {when}, {stored}, {_proof(leading.verification)}"
+        proof = IndexedBackup.Verification(leading.verification).label.lower()
+        title = f"{leading.kind.capitalize()}, {when}, {stored}, {proof}"
         address = reverse("backups:backup", args=[leading.id])
     else:
         parts = {
@@ -188,11 +188,6 @@ def _point(groups: list[_Group], begin: datetime, chosen: Range) -> Point:
             address = f"{reverse('backups:backups')}?{urlencode(span)}"
     x = min(100.0, max(0.0, (newest - begin) / chosen.length * 100))
     return Point(x=round(x, 2), state=leading.state, count=count, title=title, address=address)
-
-
-def _proof(verification: str) -> str:
-    words = {"restore": "restore-tested", "hashes": "verified by hashes", "damaged": "damaged"}
-    return words.get(verification, "not verified")
 
 
 def _param(moment: datetime) -> str:
@@ -219,20 +214,12 @@ def _ticks(begin: datetime, now: datetime, chosen: Range) -> Iterator[Tick]:
 # Figures over time
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
-    """Backups of a minute, hour or day: largest source (bytes), bytes stored, longest duration (s) and longest pause (ms)."""
+def figures(chosen: Range, now: datetime, *, daily: bool = False) -> list[dict[str, Any]]:
+    """The figures of backups in a range by minute, hour or day (UTC), oldest first.
 
-    time: datetime
-    count: int
-    source: int
-    stored: int
-    seconds: float
-    pause: float
-
-
-def figures(chosen: Range, now: datetime, *, daily: bool = False) -> list[Figures]:
-    """The figures of a range, oldest first, by minute, hour or day (UTC)."""
+    Each has its ``time``, ``count``, largest ``source`` (bytes), bytes ``stored``, longest duration in ``seconds`` and longest
+    ``pause`` (ms).
+    """
     rows = (
         _within(now - chosen.length, _DAY if daily else chosen.precision)
         .values_list("slot")
@@ -246,27 +233,26 @@ def figures(chosen: Range, now: datetime, *, daily: bool = False) -> list[Figure
         .order_by("slot")
     )
     return [
-        Figures(
-            time=_moment(slot),
-            count=count,
-            source=int(source or 0),
-            stored=int(stored or 0),
-            seconds=float(longest or 0),
-            pause=float(pause or 0),
-        )
+        {
+            "time": _moment(slot),
+            "count": count,
+            "source": int(source or 0),
+            "stored": int(stored or 0),  # PostgreSQL adds up to a Decimal
+            "seconds": float(longest or 0),
+            "pause": float(pause or 0),
+        }
         for slot, count, source, stored, longest, pause in rows
     ]
 
 
-def columns(found: Iterable[Figures]) -> dict[str, list[Any]]:
+def columns(found: list[dict[str, Any]]) -> dict[str, list[Any]]:
     """The figures as uPlot reads them: one list per figure; times in seconds since 1970."""
-    listed = list(found)
     return {
-        "time": [round(one.time.timestamp()) for one in listed],
-        "source": [one.source for one in listed],
-        "stored": [one.stored for one in listed],
-        "seconds": [round(one.seconds, 3) for one in listed],
-        "pause": [round(one.pause, 3) for one in listed],
+        "time": [round(one["time"].timestamp()) for one in found],
+        "source": [one["source"] for one in found],
+        "stored": [one["stored"] for one in found],
+        "seconds": [round(one["seconds"], 3) for one in found],
+        "pause": [round(one["pause"], 3) for one in found],
     }
 
 

@@ -60,7 +60,6 @@ class NewToken(forms.Form):
     )
 
     def clean(self) -> dict[str, Any]:
-        """Require a confirmation for a token that never expires."""
         found = super().clean() or self.cleaned_data
         if found.get("days") == 0 and not found.get("forever"):
             self.add_error("days", "Choose an expiry, or confirm below that the token never expires.")

@@ -6,12 +6,11 @@ from django.urls import URLPattern, path
 
 from . import audit, dashboard, jobs, plans, readiness, second_factor, tokens
 from .alerts import channels, rules, subscription
-from .alerts import detail as alert
 from .alerts import overview as alerts
 from .backups import delete
 from .backups import detail as backup
 from .backups import list as backups
-from .restore import changes, choose_backup, choose_target, confirm, report
+from .restore import report, steps
 
 app_name = "backups"
 urlpatterns: list[URLPattern] = [
@@ -25,11 +24,11 @@ urlpatterns: list[URLPattern] = [
     path("backups/<str:backup_id>/", backup.backup, name="backup"),
     path("backups/<str:backup_id>/do/", backup.act, name="backup_act"),
     path("backups/<str:backup_id>/<str:name>", backup.download, name="download"),
-    path("restore/", choose_backup.choose_backup, name="restore"),
-    path("restore/what/", choose_target.choose_target, name="restore_what"),
-    path("restore/changes/", changes.changes, name="restore_changes"),
-    path("restore/look/<uuid:job_id>/", changes.preview, name="restore_look"),
-    path("restore/confirm/", confirm.confirm, name="restore_confirm"),
+    path("restore/", steps.choose_backup, name="restore"),
+    path("restore/what/", steps.choose_target, name="restore_what"),
+    path("restore/changes/", steps.changes, name="restore_changes"),
+    path("restore/look/<uuid:job_id>/", steps.preview, name="restore_look"),
+    path("restore/confirm/", steps.confirm, name="restore_confirm"),
     path("restore/report/<uuid:job_id>/", report.report, name="restore_report"),
     path("restore/report/<uuid:job_id>/live/", report.report_live, name="restore_report_live"),
     path("jobs/", jobs.overview, name="jobs"),
@@ -61,8 +60,8 @@ urlpatterns: list[URLPattern] = [
     path("alerts/channels/<int:pk>/test/", channels.channel_test, name="alert_channel_test"),
     path("alerts/channels/<int:pk>/key/", channels.channel_key, name="alert_channel_key"),
     path("alerts/channels/<int:pk>/remove/", channels.channel_remove, name="alert_channel_remove"),
-    path("alerts/<uuid:alert_id>/", alert.alert, name="alert"),
-    path("alerts/<uuid:alert_id>/acknowledge/", alert.acknowledge, name="alert_acknowledge"),
+    path("alerts/<uuid:alert_id>/", alerts.alert, name="alert"),
+    path("alerts/<uuid:alert_id>/acknowledge/", alerts.acknowledge, name="alert_acknowledge"),
     path("tokens/", tokens.overview, name="tokens"),
     path("tokens/<int:token_id>/revoke/", tokens.revoke, name="token_revoke"),
     path("audit/", audit.overview, name="audit"),

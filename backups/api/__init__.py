@@ -2,16 +2,16 @@
 
 ================  ===========================================================================================
 `urls`            every address with its operations
-`operation`       what an operation declares: permission, schemas, errors; `job_operation`: one that queues a job
+`operation`       what an operation declares: permission, JSON, errors; `jobs.job_operation`: one that queues a job
 `resource`        the view behind every address
 `authentication`  tokens and the admin's session; then `throttling`, `permissions`
 `request_data`    reads and validates query and body
-`schemas`         the JSON of requests and responses
+`schemas`         base classes and field types of the JSON
 `paging`          lists in pages
 `idempotency`     ``Idempotency-Key``
 `problems`        errors as ``application/problem+json`` (RFC 9457)
 `openapi`         the OpenAPI description, which `reference` serves
 `legacy`          the addresses of legacy clients
-other modules     the operations of one subject each
+other modules     one subject each: its JSON, then its operations
 ================  ===========================================================================================
 """

@@ -47,7 +47,6 @@ class Bearer(BaseAuthentication):
         return owner
 
     def authenticate_header(self, request: Request) -> str:
-        """``WWW-Authenticate`` of responses with 401."""
         return REALM
 
 
@@ -71,7 +70,6 @@ class AdminSession(SessionAuthentication):
         return user, None
 
     def enforce_csrf(self, request: Request) -> None:
-        """Raises `Refused` for a change without the CSRF token."""
         try:
             super().enforce_csrf(request)
         except PermissionDenied as problem:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from datetime import datetime
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from django.http import HttpResponseBase
+from django.urls import reverse
+from pydantic import Field
 from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 
@@ -13,12 +19,151 @@ from backups.jobs.types import job_type
 from backups.models import Job
 
 from .authentication import actor
-from .job_operation import job_operation
-from .operation import Operation, reply
-from .paging import Page, page
+from .operation import Handler, Operation, reply
+from .paging import Page, PageQuery, page
 from .permissions import require
 from .problems import Refused
-from .schemas.jobs import JobQuery, JobSchema, Log, LogLine, LogQuery, job_schema
+from .schemas import Moment, RequestModel, ResponseModel, Text
+
+State = Literal["queued", "running", "succeeded", "failed", "cancelled", "interrupted"]
+Level = Literal["info", "warning", "error"]
+
+
+class JobQuery(PageQuery):
+    """Filters of the list of jobs."""
+
+    lookups = {"schedule": "plan__name", "backup": "backup_id", "since": "created__gte", "until": "created__lte"}  # noqa: RUF012
+
+    state: Annotated[State | None, Field(description="Jobs in one state.")] = None
+    kind: Annotated[Text, Field(description="Jobs of one type, such as `backup` or `restore_in_place`.")] = ""
+    schedule: Annotated[Text, Field(description="Jobs of one plan, by its name.")] = ""
+    repository: Annotated[Text, Field(description="Jobs on one repository.")] = ""
+    set: Annotated[Text, Field(description="Jobs on one set.")] = ""
+    backup: Annotated[Text, Field(description="Jobs that made or concern one backup, by its id.")] = ""
+    by: Annotated[Text, Field(description="Jobs queued by one account or plan.")] = ""
+    since: Annotated[Moment | None, Field(description="Queued at this time or later.")] = None
+    until: Annotated[Moment | None, Field(description="Queued at this time or earlier.")] = None
+
+
+class Progress(ResponseModel):
+    """Progress of a job's current phase; `fraction` is from 0 to 1, null while the total is unknown."""
+
+    phase: str
+    done: int
+    total: int | None
+    fraction: float | None
+    rate: float
+    seconds_left: float | None
+
+
+class JobSchema(ResponseModel, title="Job"):
+    """A job."""
+
+    id: UUID
+    kind: str
+    arguments: dict[str, Any]
+    note: str
+    state: State
+    created: datetime
+    started: datetime | None
+    finished: datetime | None
+    seconds: float | None
+    via: str
+    by: str
+    schedule: str | None
+    host: str
+    repository: str
+    set: str
+    attempt: int
+    attempts: int
+    again_after: UUID | None
+    cancel_asked: datetime | None
+    progress: Progress
+    backup_id: str | None
+    result: dict[str, Any] | None
+    error: dict[str, Any] | None
+
+
+class LogQuery(RequestModel):
+    """Filters of a job's log."""
+
+    after: Annotated[
+        int, Field(ge=0, le=(1 << 63) - 1, description="Lines after this line id: `last` of the previous response.")
+    ] = 0
+    level: Annotated[Level | None, Field(description="Lines of one level.")] = None
+    text: Annotated[Text, Field(description="Lines that contain this text, ignoring case.")] = ""
+    limit: Annotated[int, Field(ge=1, le=2000, description="Maximum number of lines.")] = 500
+
+
+class LogLine(ResponseModel):
+    """A line of a job's log."""
+
+    id: int
+    time: datetime
+    level: Level
+    line: str
+
+
+class Log(ResponseModel):
+    """Lines of a job's log, oldest first. Repeat with `after=last` until `ended` is true and no lines are returned."""
+
+    lines: list[LogLine]
+    last: int
+    ended: bool
+
+
+def job_schema(row: Job) -> JobSchema:
+    """A job. Fetch its plan with it (``select_related("plan")``)."""
+    progress = {name: getattr(row, name) for name in ("phase", "done", "total", "fraction", "rate")} | {
+        "seconds_left": row.left
+    }
+    return JobSchema(
+        **{name: getattr(row, name) for name in _SAME_NAMES},
+        seconds=row.took.total_seconds() if row.took else None,
+        schedule=row.plan.name if row.plan else None,
+        again_after=row.again_after_id,
+        progress=Progress(**progress),
+        backup_id=row.backup_id or None,
+    )
+
+
+_SAME_NAMES = (
+    *("id", "kind", "arguments", "note", "state", "created", "started", "finished", "via", "by", "host", "repository", "set"),
+    *("attempt", "attempts", "cancel_asked", "result", "error"),
+)
+
+
+def job_operation(
+    permission: str,
+    *,
+    name: str = "",
+    needs: str = "",
+    query: Any = None,
+    body: Any = None,
+    problems: tuple[int, ...] = (503,),
+    idempotency_key: bool = True,
+) -> Callable[[Callable[..., Job]], Handler]:
+    """An `Operation` whose function returns the job that it queued."""
+
+    def decorate(function: Callable[..., Job]) -> Handler:
+        @functools.wraps(function)
+        def respond(request: Request, **arguments: Any) -> HttpResponseBase:
+            job = function(request, **arguments)
+            return reply(job_schema(job), 202, location=reverse("backups-api:job", args=[job.pk]))
+
+        return Operation(
+            permission,
+            name=name,
+            needs=needs,
+            query=query,
+            body=body,
+            responses={202: JobSchema},
+            problems=problems,
+            idempotency_key=idempotency_key,
+            headers={202: ("Location",)},
+        )(respond)
+
+    return decorate
 
 
 def _find_job(job_id: UUID) -> Job:

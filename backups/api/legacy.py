@@ -13,16 +13,24 @@ from __future__ import annotations
 from django.urls import URLPattern, path
 from rest_framework.request import Request
 
+from backups.jobs.arguments import BackupId
 from backups.models import Job
 
-from .backups import create_backup, find_backup, list_backups, submit_restore
-from .job_operation import job_operation
+from .backups import RestoreRequest, create_backup, find_backup, list_backups, submit_restore
+from .jobs import job_operation
 from .operation import renamed
 from .resource import resource
-from .schemas.backups import LegacyRestoreRequest
+from .schemas import RequestModel
 from .status import show_status
 
 TAG = "Earlier clients"
+
+
+class LegacyRestoreRequest(RequestModel, title="EarlierRestore"):
+    """A restore as legacy clients send it: the backup's id and the target."""
+
+    backup_id: BackupId
+    restore: RestoreRequest
 
 
 @job_operation("backups.restore_backup", name="earlier_restore", body=LegacyRestoreRequest, problems=(404, 409, 503))

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class PageQuery(BaseModel):
-    """The parameters of every list. Those that a subclass adds are filters."""
+    """The parameters of every list. The fields of a subclass are filters."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     lookups: ClassVar[Mapping[str, str]] = {}
@@ -51,7 +51,6 @@ class Page(BaseModel, Generic[T]):
 
     @classmethod
     def model_parametrized_name(cls, params: tuple[Any, ...]) -> str:
-        """Its name in the OpenAPI description."""
         return f"{params[0].model_config.get('title', params[0].__name__)}Page"
 
 

@@ -3,27 +3,81 @@
 from __future__ import annotations
 
 import shutil
+from datetime import datetime
+from typing import Annotated, Literal
 
-from django.db.models import Count, Max, Sum
+from django.db import models
+from pydantic import Field, StringConstraints
 from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 
 from backups.conf import configuration
 from backups.engine.errors import EngineError, UsageError
 from backups.jobs import submit
+from backups.jobs.arguments import Count, Name
 from backups.models import IndexedBackup, Job
 
 from .authentication import actor
-from .job_operation import job_operation
+from .backups import VerifyRequest
+from .jobs import job_operation
 from .operation import Operation
-from .schemas.repositories import (
-    PruneRequest,
-    RepositoryDetails,
-    RepositoryList,
-    RepositorySchema,
-    SetSummary,
-    VerifySetRequest,
-)
+from .schemas import RequestModel, ResponseModel
+
+
+class RepositorySchema(ResponseModel, title="Repository"):
+    """A repository and its disk. `problem` says why it cannot be used; unknown sizes are null."""
+
+    name: str
+    default: bool
+    usable: bool
+    problem: str
+    free: int | None
+    size: int | None
+
+
+class RepositoryList(ResponseModel):
+    """All repositories, the default one first."""
+
+    items: list[RepositorySchema]
+
+
+class SetSummary(ResponseModel):
+    """The backups of one set in a repository."""
+
+    name: str
+    backups: int
+    bytes_stored: int
+    newest: datetime | None
+
+
+class RepositoryDetails(RepositorySchema, title="WholeRepository"):
+    """A repository with its contents as recorded in the index."""
+
+    sets: list[SetSummary]
+    bytes_stored: int
+
+
+class VerifySetRequest(VerifyRequest, title="SetProving"):
+    """The backups of a repository to verify."""
+
+    set: Name | Literal[""] = ""
+    everything: Annotated[bool, Field(description="All backups of the set, or only its newest.")] = False
+
+
+class PruneRequest(RequestModel, title="Pruning"):
+    """Retention rules, at least one. `dry_run` only reports the backups that would be deleted."""
+
+    set: Name | Literal[""] = ""
+    every_set: bool = False
+    keep_last: Count = 0
+    keep_hourly: Count = 0
+    keep_daily: Count = 0
+    keep_weekly: Count = 0
+    keep_monthly: Count = 0
+    keep_yearly: Count = 0
+    keep_within: Annotated[str, StringConstraints(pattern=r"^(\d+[hdwmy])*$", max_length=40)] = ""
+    verified_floor: Count = 2
+    dry_run: bool = False
 
 
 def _schema(name: str) -> RepositorySchema:
@@ -66,7 +120,7 @@ def show_repository(request: Request, name: str) -> RepositoryDetails:
     """Show a repository with its sets, their size, and the free disk space."""
     repository = _schema(_checked(name))
     rows = IndexedBackup.objects.filter(repository=name).order_by().values("set")
-    counted = rows.annotate(backups=Count("pk"), stored=Sum("bytes_stored"), newest=Max("time"))
+    counted = rows.annotate(backups=models.Count("pk"), stored=models.Sum("bytes_stored"), newest=models.Max("time"))
     sets = [
         SetSummary(name=row["set"], backups=row["backups"], bytes_stored=row["stored"] or 0, newest=row["newest"])
         for row in sorted(counted, key=lambda row: row["set"])

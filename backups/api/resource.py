@@ -36,7 +36,6 @@ class Resource(APIView):
     """The heading of its operations in the OpenAPI description."""
 
     def get_exception_handler(self) -> Callable[..., Response]:
-        """Problems (RFC 9457)."""
         return problems.answer
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
@@ -49,7 +48,6 @@ class Resource(APIView):
         self.check_permissions(request)
 
     def get_throttles(self) -> list[BaseThrottle]:
-        """The rates of this address."""
         return [rate() for rate in self.throttle_classes]
 
     def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
@@ -63,11 +61,9 @@ class OneRepresentation(BaseContentNegotiation):
     """Ignores ``Accept``, for addresses with a single representation."""
 
     def select_parser(self, request: Request, parsers: Any) -> Any:
-        """The first parser."""
         return parsers[0]
 
     def select_renderer(self, request: Request, renderers: Any, format_suffix: str | None = None) -> Any:
-        """The first renderer, and its media type."""
         return renderers[0], renderers[0].media_type
 
 

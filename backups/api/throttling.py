@@ -27,7 +27,6 @@ class Rate(SimpleRateThrottle):
     default = ""
 
     def get_rate(self) -> str | None:
-        """The configured rate, or the default."""
         configured: dict[str, Any] = api_settings.DEFAULT_THROTTLE_RATES or {}
         rate: str | None = configured.get(str(self.scope), self.default)
         return rate
@@ -56,7 +55,6 @@ class ChangesRate(Rate):
     default = "120/minute"
 
     def subject(self, request: Request) -> str:
-        """The caller; empty for a request that only reads."""
         return "" if request.method in ("GET", "HEAD") else caller(request)
 
 
@@ -67,7 +65,6 @@ class AnonymousRate(Rate):
     default = "60/minute"
 
     def subject(self, request: Request) -> str:
-        """The client's address; empty for an authenticated request."""
         return "" if caller(request) else address_of(request._request)
 
 
@@ -92,7 +89,6 @@ class BadTokens(Rate):
             )
 
     def subject(self, request: Request) -> str:
-        """The client's address."""
         return address_of(request._request)
 
 

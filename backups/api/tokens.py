@@ -2,26 +2,75 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Annotated, Any
 
 from django.contrib.auth.models import AbstractUser
 from django.db.models import Q
 from django.http import HttpResponseBase
 from django.urls import reverse
 from django.utils import timezone
+from pydantic import AfterValidator, Field, StringConstraints
 from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 
 from backups.identity import tokens
+from backups.identity.permissions import SCOPES
 from backups.models import ApiToken
 
 from .authentication import actor, token_of
 from .operation import Operation, reply
-from .paging import Page, page
+from .paging import Page, PageQuery, page
 from .permissions import allowed, require
 from .problems import Refused
-from .schemas.tokens import IssuedToken, NewToken, TokenQuery, TokenSchema
+from .schemas import RequestModel, ResponseModel
+
+
+def _check_scope(name: str) -> str:
+    if name not in SCOPES:
+        raise ValueError(f"unknown scope; choose from {', '.join(SCOPES)}")
+    return name
+
+
+Scope = Annotated[str, AfterValidator(_check_scope), Field(json_schema_extra={"enum": [*SCOPES]})]
+
+
+class TokenQuery(PageQuery):
+    """Filters of the list of tokens."""
+
+    everybody: Annotated[bool, Field(description="Tokens of all accounts; needs the permission `backups.view_token`.")] = False
+    usable: Annotated[bool | None, Field(description="Usable tokens, or revoked and expired ones.")] = None
+
+
+class TokenSchema(ResponseModel, title="Token"):
+    """A token. Its secret is not stored; `hint` is how it begins."""
+
+    id: int
+    name: str
+    username: str
+    hint: str
+    scopes: list[str]
+    created: datetime
+    expires: datetime | None
+    revoked: datetime | None
+    used: datetime | None
+    used_from: str | None
+    usable: bool
+
+
+class IssuedToken(TokenSchema, title="IssuedToken"):
+    """A new token with its secret, which is sent only once: null when the response is repeated (`Idempotency-Key`)."""
+
+    secret: str | None
+
+
+class NewToken(RequestModel):
+    """A token to create for your own account."""
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=120)]
+    scopes: Annotated[list[Scope], Field(min_length=1, max_length=len(SCOPES))]
+    days: Annotated[int | None, Field(ge=1, le=3650, description="Days until it expires; null for never.")] = 90
+
 
 VIEW, ISSUE, REVOKE = "backups.view_token", "backups.issue_token", "backups.revoke_token"
 _NEEDS = "Needs the permission `backups.issue_token` (scope `tokens`); tokens of other accounts also need "

@@ -20,7 +20,7 @@ SignedIn = Callable[..., Page]
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    """Where the system's Chromium is; CI has it, and skips nothing."""
+    """The path of the system's Chromium. CI has it, so nothing is skipped there."""
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if found is None:
         pytest.skip("no Chromium is installed: apt-get install chromium")
@@ -29,27 +29,27 @@ def chromium() -> str:
 
 @pytest.fixture(scope="session")
 def served_site(sample_places: Places, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A site with web server and worker, shared by all tests: leave nothing running, and count on nothing that is not yours."""
+    """A site with web server and worker, shared by all tests: leave nothing running, and rely only on your own objects."""
     with serving.serve(sample_places, tmp_path_factory.mktemp("served") / "site") as site:
         yield site
 
 
 @pytest.fixture
 def browser(chromium: str) -> Iterator[Browser]:
-    """A browser of the test's own."""
+    """A new browser for each test."""
     with serving.browser(chromium) as opened:
         yield opened
 
 
 @pytest.fixture(scope="session")
 def cookies() -> dict[tuple[str, str], list]:
-    """Of who has signed in already: a test that is not about signing in need not do it again."""
+    """The cookies of each account that has signed in, so that other tests need not sign in again."""
     return {}
 
 
 @pytest.fixture
 def signed_in(browser: Browser, served_site: Served, cookies: dict) -> SignedIn:
-    """``signed_in(width=1200, dark=False, scripts=True, site=…, name="admin")``: a new page, watched, of who is signed in."""
+    """``signed_in(width=1200, dark=False, scripts=True, site=…, name="admin")``: a new watched page of a signed-in account."""
 
     def make(
         *,

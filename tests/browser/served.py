@@ -1,4 +1,4 @@
-"""A whole site as people meet it: the sample library, a repository, web server and worker; and what a clean page is."""
+"""A whole site for browser tests: the sample library, a repository, web server and worker; and the check of a clean page."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SERIOUS = ("serious", "critical")
 
 @dataclass(frozen=True)
 class Served:
-    """A site that is served: where, and what it works on. ``admin`` with `PASSWORD` may do everything."""
+    """A served site: its address and its files. ``admin`` with `PASSWORD` has every permission."""
 
     address: str
     places: Places
@@ -38,11 +38,11 @@ class Served:
         return {**environment_of(self.places), "REFSERVER_ADMIN_PASSWORD": PASSWORD, "REFSERVER_OPEN_LIBRARY": "no"}
 
     def manage(self, *arguments: str) -> str:
-        """Run a management command of the site; its standard output."""
+        """The standard output of a management command of the site."""
         return self._run("manage.py", *arguments)
 
     def script(self, code: str) -> str:
-        """Run Python code in a process of its own with Django set up; what it printed."""
+        """The output of Python code that runs in its own process with Django set up."""
         return self._run("-W", "ignore", "-c", f"import django; django.setup()\n{code}").strip()
 
     def _run(self, *arguments: str) -> str:
@@ -117,7 +117,7 @@ def browser(chromium: str) -> Iterator[Browser]:
 
 
 def watched(page: Page, address: str) -> Page:
-    """Keep in ``page.console_messages`` what its console says, and requests to anywhere but *address*."""
+    """Record in ``page.console_messages`` console messages, and requests to other sites than *address*."""
     messages: list[str] = []
     page.console_messages = messages  # type: ignore[attr-defined]
     page.on("console", lambda message: messages.append(f"{message.type}: {message.text}"))
@@ -128,7 +128,7 @@ def watched(page: Page, address: str) -> Page:
 
 
 def sign_in(page: Page, address: str, path: str = "/admin/backup/", name: str = "admin", password: str = PASSWORD) -> None:
-    """Through the form, as a person does."""
+    """Sign in through the form."""
     page.goto(f"{address}/admin/login/?next={path}")
     page.fill("#id_username", name)
     page.fill("#id_password", password)
@@ -137,7 +137,7 @@ def sign_in(page: Page, address: str, path: str = "/admin/backup/", name: str = 
 
 
 def assert_clean(page: Page) -> None:
-    """The console is silent, nothing was refused or asked of another host, axe finds nothing serious, nothing overflows."""
+    """Check that the console is empty, no other host was used, axe finds nothing serious, and nothing overflows."""
     found = [one for one in Axe().run(page).response["violations"] if one["impact"] in SERIOUS]
     problems = [f"{one['id']}: {one['help']}: {[node['html'][:200] for node in one['nodes'][:3]]}" for one in found]
     assert not problems, f"{page.url}: " + "\n".join(problems)

@@ -1,4 +1,4 @@
-"""Alerts as people meet them: a channel is made and tested, an alert acknowledged, a monitor called."""
+"""Alerts in a browser: add and test a channel, acknowledge an alert, call a monitor."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_channel_is_added_and_tested(signed_in, served_site, assert_clean, width
         page.get_by_label("Time zone").fill("Europe/Berlin")
         page.get_by_role("button", name="Save").click()
         expect(page.locator("#id_target_error")).to_contain_text("It must begin with https:// or http://.")
-        page.console_messages.clear()  # a form that is refused is answered with 400, and the console says so
+        page.console_messages.clear()  # the browser logs the 400 of the refused form
         page.get_by_label("Address").fill(web.url())
         page.get_by_role("button", name="Save").click()
         expect(page.locator(".rb-verdict")).to_contain_text("Not tested.")

@@ -1,4 +1,4 @@
-"""The page of the REST interface in a real Chromium: nothing from elsewhere, nothing refused by the policy, and it works."""
+"""The Swagger page in Chromium: it works, loads nothing from other sites, and violates no policy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.library.places import ROOT, Places
 
 PASSWORD = "correct-horse-battery"
 SWAGGERS_OWN = {"nested-interactive", "label", "select-name", "scrollable-region-focusable"}
-"""How Swagger UI builds its blocks and forms; the description itself is there as JSON for whoever cannot use them."""
+"""How Swagger UI builds its blocks and forms; the description itself is also available as JSON."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Are we safe, and what happened? From an empty site to a proven backup, watched, and one that is cancelled half-way."""
+"""The overview in a browser: from an empty site to a proven backup, and a running backup that is cancelled."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BIG = 700 << 20
 
 @pytest.fixture(scope="module")
 def fresh_site(sample_places, tmp_path_factory):
-    """A site of this module's own, on which nothing has been done."""
+    """An unused site for this module."""
     with serving.serve(sample_places, tmp_path_factory.mktemp("fresh") / "site") as site:
         yield site
 
@@ -44,7 +44,7 @@ def test_first_backup(signed_in, fresh_site, assert_clean):
 
     back_up(page, "Full", "before the upgrade")
     expect(page.locator("#active article").first).to_contain_text("Full backup")
-    # Nobody reloads: the card goes when the job ends, and the verdict changes by itself
+    # Without a reload, the card disappears when the job ends, and the verdict changes
     expect(page.locator(".rb-verdict.good")).to_contain_text("Newest proven backup", timeout=30_000)
     expect(page.locator("#active article")).to_have_count(0)
     expect(page.locator("#announced")).to_contain_text("Protected.")
@@ -54,7 +54,7 @@ def test_first_backup(signed_in, fresh_site, assert_clean):
 
     page.locator(".rb-timeline a.point").focus()
     assert page.evaluate("document.activeElement.getAttribute('aria-label')").startswith("Full, ")
-    page.get_by_role("link", name="Back up: succeeded").click()
+    page.get_by_role("link", name="Back up: done").click()
     expect(page.locator("#job-summary")).to_contain_text("restore-tested")
     expect(page.locator(".rb-phases tbody th")).to_contain_text(["Cut", "Store", "Restore"])
     expect(page.locator("#log-lines")).to_contain_text("writers were held up")
@@ -94,7 +94,7 @@ def test_running_backup_is_cancelled(signed_in, fresh_site, assert_clean):
         assert_clean(page)
         asked = time.monotonic()
         page.get_by_role("button", name="Cancel", exact=True).click()
-        # The page that the button came from is live: it tells the end by itself
+        # The page with the button is live: it shows the end without a reload
         expect(page.locator("#job-summary")).to_contain_text("Cancelled: Cancelled by admin", timeout=10_000)
         assert time.monotonic() - asked < 6
         expect(page.get_by_role("button", name="Run again")).to_be_visible()

@@ -1,4 +1,4 @@
-"""The library as a person meets it: sign in, search, read, with nothing refused by the Content-Security-Policy."""
+"""The library in a browser: sign in, search and read without violations of the Content-Security-Policy."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def answers(port: int) -> bool:
 
 @contextmanager
 def browsing(chromium: str, width: int, messages: list[str]) -> Iterator[Page]:
-    """A page of a new browser; what its console says goes to *messages*."""
+    """A page of a new browser; its console messages are added to *messages*."""
     os.environ.pop("DJANGO_ALLOW_ASYNC_UNSAFE", None)
     flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
     with sync_playwright() as playwright:

@@ -1,4 +1,4 @@
-"""Plans, tokens, the audit and the second factor as people meet them: live previews, and the same without scripts."""
+"""Plans, tokens, the audit and the second factor in a browser: live previews, and the same without scripts."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_second_factor_enrolment_and_sign_in(served_site, browser, assert_clean)
     page.get_by_label("Six-digit code").fill("123456" if code() != "123456" else "654321")
     page.get_by_role("button", name="Confirm").click()
     expect(page.get_by_role("alert")).to_contain_text("That code is wrong")
-    page.console_messages.clear()  # the browser tells of the answer's status
+    page.console_messages.clear()  # the browser logs the status of the response
     time.sleep(1.1)  # a wrong code makes the next one wait for a second
     page.get_by_label("Your password").fill(PASSWORD)
     page.get_by_label("Six-digit code").fill(code())

@@ -1,4 +1,4 @@
-"""Bringing something back as a person does it: from the list to the report, there and back, on a phone and in the dark."""
+"""Restore in a browser: from the list to the report and back, on a phone and in dark mode."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _PAPERS = "from refserver.library.models import Paper\nprint(Paper.objects.count
 
 @pytest.fixture(scope="module")
 def changed_site(sample_places, tmp_path_factory):
-    """A site of this module's own with a backup, whose live state was changed since; and the backup's id."""
+    """A site for this module with a backup and later changes of the live data; and the backup's id."""
     with serving.serve(sample_places, tmp_path_factory.mktemp("changed") / "site") as site:
         backup_id = site.script(_WAIT.format(job=site.script(_THEN).splitlines()[-1])).splitlines()[-1]
         site.script(_SINCE)
@@ -106,7 +106,7 @@ def test_restore_in_place_through_all_steps(signed_in, changed_site, assert_clea
     choose(page, site.address, backup_id, "in_place")
     page.get_by_role("button", name="Next: preview changes").click()
 
-    # What will change appears by itself, the accounts first
+    # The changes appear without a reload, the accounts first
     look = page.locator("#look")
     expect(look.locator(".rb-verdict.warn")).to_contain_text("restored", timeout=30_000)
     expect(page).to_have_url(re.compile("look="))
@@ -115,7 +115,7 @@ def test_restore_in_place_through_all_steps(signed_in, changed_site, assert_clea
     expect(look.locator("tr", has_text="library_paper").first).to_contain_text("+3")
     assert_clean(page)
 
-    # Back through the steps and the browser's history: nothing is lost, nothing is done twice
+    # Back through the steps and the browser's history: the selection is kept, and no second preview is made
     page.get_by_label("Steps of a restore").get_by_role("link", name="Stores and target").click()
     expect(page.locator("input[value=in_place]")).to_be_checked()
     page.get_by_label("Steps of a restore").get_by_role("link", name="Backup").click()
@@ -143,7 +143,7 @@ def test_restore_in_place_through_all_steps(signed_in, changed_site, assert_clea
     page.get_by_label("Password of").fill(PASSWORD)
     confirm.click()
 
-    # Nobody reloads: the card becomes the report, in the same session
+    # The card becomes the report without a reload, in the same session
     expect(page.get_by_role("heading", name="Restore report")).to_be_visible(timeout=60_000)
     expect(page.locator(".rb-verdict.good")).to_contain_text("Restored: the live data is that of")
     expect(page.locator(".accounts")).to_contain_text("mallory")
@@ -151,7 +151,7 @@ def test_restore_in_place_through_all_steps(signed_in, changed_site, assert_clea
     assert_clean(page)
     assert site.script(_PAPERS) == "65"
 
-    # And back to what was there
+    # Undo: restore the safety backup
     page.get_by_role("link", name="Restore the safety backup…").click()
     expect(page.locator(".rb-verdict")).to_contain_text("It holds the live data before an earlier restore")
     expect(page.locator("input[value=in_place]")).to_be_checked()
@@ -161,18 +161,18 @@ def test_restore_in_place_through_all_steps(signed_in, changed_site, assert_clea
 def test_every_step_in_dark_mode_and_on_a_phone(signed_in, changed_site, assert_clean, width, dark):
     site, backup_id = changed_site
     page = signed_in(site=site, width=width, dark=dark)
-    wish = f"backup={backup_id}&target=in_place"
+    chosen = f"backup={backup_id}&target=in_place"
     for path in (
         "backups/",
         f"backups/{backup_id}/",
         f"backups/delete/?id={backup_id}",
         "restore/?at=2099-01-01T00:00",
-        f"restore/what/?{wish}",
-        f"restore/confirm/?{wish}",
+        f"restore/what/?{chosen}",
+        f"restore/confirm/?{chosen}",
     ):
         page.goto(f"{site.address}/admin/backup/{path}")
         assert_clean(page)
-    page.goto(f"{site.address}/admin/backup/restore/changes/?{wish}")
+    page.goto(f"{site.address}/admin/backup/restore/changes/?{chosen}")
     expect(page.locator("#look .rb-verdict")).to_be_visible(timeout=30_000)
     assert_clean(page)
 

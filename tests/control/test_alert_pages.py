@@ -1,4 +1,4 @@
-"""The pages of alerts: who may what, what they say, and what they never show."""
+"""The pages of alerts: permissions, content, and secrets that are never shown."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def test_running_a_job_again_requires_the_permission_of_its_type(empty_site):
     assert problem(send(reader, path), 403, "scope")["scopes"] == ["backup"]
     restore = Job.objects.create(kind="restore_in_place", host="test-host", state=Job.State.FAILED)
     restorer = bearer(empty_site, "dan", "restorer")
-    assert "steps again" in problem(send(restorer, f"{JOBS}/{restore.pk}/again"), 409, "restore_refused")["hint"]
+    assert "a new restore" in problem(send(restorer, f"{JOBS}/{restore.pk}/again"), 409, "restore_refused")["hint"]
 
 
 def test_jobs_are_filtered(empty_site):

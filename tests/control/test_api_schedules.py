@@ -84,7 +84,7 @@ def test_plan_requires_the_permission_of_its_job_type(empty_site):
     problem(send(operator, f"{SCHEDULES}/prune", {"arguments": {"keep_last": 2}}, "PATCH"), 403, "not_allowed")
     problem(send(operator, f"{SCHEDULES}/prune", {"kind": "health", "arguments": {}}, "PATCH"), 403, "not_allowed")
     restore = {**NIGHTLY, "name": "r", "kind": "restore_in_place", "arguments": {"backup_id": "20260101T000000Z-full-abcdef"}}
-    assert "a person asks for it" in problem(send(admin, SCHEDULES, restore), 400, "usage")["detail"]
+    assert "must be requested each time" in problem(send(admin, SCHEDULES, restore), 400, "usage")["detail"]
 
 
 def test_default_plans_are_listed_in_words(empty_site):

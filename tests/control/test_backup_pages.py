@@ -1,4 +1,4 @@
-"""What do I have? The list, one backup, what is done with them, and downloads that go on where they stopped."""
+"""The pages of backups: the list, one backup, the actions on them, and resumed downloads."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LIST = "/admin/backup/backups/"
 
 @pytest.fixture
 def line(site):
-    """A full backup and two incrementals on it, by the command: not proven."""
+    """An unverified full backup and two incrementals on it, made by the command."""
     made = []
     for kind in ("full", "incremental", "incremental"):
         job = site.done(submit.back_up(site.actor, backup=kind, verify="none", note=f"{kind} of a line"))
@@ -35,7 +35,7 @@ def line(site):
 
 
 def indexed(**values) -> IndexedBackup:
-    """A row of the index alone, for pages that read nothing else."""
+    """A row of the index without files, for pages that read only the index."""
     moment = values.pop("time", timezone.now())
     kind = values.setdefault("kind", "full")
     backup_id = values.pop("backup_id", f"{moment:%Y%m%dT%H%M%SZ}-{kind}-{uuid.uuid4().hex[:6]}")
@@ -83,7 +83,7 @@ def test_list_filters(empty_site):
 def test_list_pages_in_both_directions(empty_site):
     moment = timezone.now()
     for number in range(130):
-        indexed(time=moment - timedelta(minutes=number // 3), kind="full")  # three of each instant
+        indexed(time=moment - timedelta(minutes=number // 3), kind="full")  # three at each instant
     client = empty_site.client("ann", "viewer")
     wanted = list(IndexedBackup.objects.order_by("-time", "-backup_id").values_list("backup_id", flat=True))
 
@@ -129,7 +129,7 @@ def test_100_000_backups_are_listed_from_indexes(empty_site):
 
 
 def _seconds(client, path, query) -> float:
-    """Of this process's own time: other work on the machine does not count."""
+    """Measures the CPU time of this process, so that other work on the machine does not count."""
     began = time.process_time()
     client.get(path, query)
     return time.process_time() - began
@@ -189,7 +189,7 @@ def test_needed_and_held_backups_cannot_be_deleted(site, line):
     holds.hold(site.actor, middle, "for the auditor")
     page = client.get(f"{LIST}delete/", {"id": line}).content.decode()
     assert "1 backup," in page and "It is held: for the auditor" in page
-    assert "1 backup still needs it" in page  # the full one
+    assert page.count("1 backup still needs it") == 1  # the full one; the last, which needs the held one, is deleted
     assert client.post(f"{LIST}delete/", {"id": line}).status_code == 302
     site.work()
     assert set(IndexedBackup.objects.values_list("backup_id", flat=True)) == {full, middle}

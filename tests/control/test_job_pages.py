@@ -1,4 +1,4 @@
-"""The pages of jobs: the list, one job with its result and log, and what may be asked for there."""
+"""The pages of jobs: the list, one job with its result and log, cancelling and running again."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_result_without_template_is_shown_as_json(site):
     job = made(kind="thumbnails", result={"drawn": 12})
     page = html(site.client("vera", "viewer"), job.get_absolute_url())
     assert "thumbnails" in page and "&quot;drawn&quot;: 12" in page and "Run again" not in page
-    older = made(kind="backup", result={"id": "x"})  # less than the template wants
+    older = made(kind="backup", result={"id": "x"})  # lacks values that the template needs
     assert "Result as JSON" in html(site.client("vic", "viewer"), older.get_absolute_url())
 
 
@@ -129,7 +129,7 @@ def test_attempts_are_linked(site):
     client = site.client("vera", "viewer")
     assert str(second.pk) in html(client, first.get_absolute_url())
     page = html(client, second.get_absolute_url())
-    assert str(first.pk) in page and "Waiting:</strong> the worker has not started yet" in page  # none has given a sign of life
+    assert str(first.pk) in page and "Waiting:</strong> the worker has not started yet" in page  # no heartbeat yet
     site.work()
     assert "for attempt 2 of 3, in 2 min" in html(client, second.get_absolute_url())
 

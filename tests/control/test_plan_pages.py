@@ -1,4 +1,4 @@
-"""The pages of plans: what is due and what became of it, forms that say what is wrong, previews that touch nothing."""
+"""The pages of plans: times and jobs, forms with their errors, and previews that change nothing."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_permissions(root, empty_site):
         (viewer, f"{PLANS}daily-full/"),
         (viewer, f"{PLANS}-/new/?kind=health"),
         (viewer, f"{PLANS}-/import/"),
-        (operator, f"{PLANS}daily-prune/"),  # who may not delete backups makes no plan that does
+        (operator, f"{PLANS}daily-prune/"),  # an account that cannot delete backups cannot add a plan that does
         (operator, f"{PLANS}daily-prune/delete/"),
         (operator, f"{PLANS}-/new/?kind=prune"),
     ):

@@ -1,4 +1,4 @@
-"""Bring something back: the steps as addresses that lose nothing, what is refused, and what the report tells."""
+"""The pages of a restore: steps that keep the selection, refusals, and the report."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def made(site) -> str:
 
 
 def link(page: str, text: str) -> str:
-    """Where the link with *text* leads."""
+    """The address of the link with *text*."""
     found = re.search(rf'href="([^"]+)"[^>]*>[^<]*{text}', page)
     assert found, f"no link {text!r}"
     return unescape(found[1])
@@ -84,7 +84,7 @@ def test_steps_keep_the_selection(site):
     site.work()
     page = text_of(client.get(started.url))
     assert "Nothing would change" in page and "the same as now, with the same permissions" in page
-    again = text_of(client.get(answer.url))  # without the number of the look: the fresh one is shown, none is begun
+    again = text_of(client.get(answer.url))  # without the preview's id: the latest preview is shown, and no new one is started
     assert "Nothing would change" in again and Job.objects.filter(kind="preview").count() == 1
     assert "Replace the live data" in text_of(client.get(link(page, "Next: confirm")))
 
@@ -107,22 +107,22 @@ def test_preview_shows_accounts_first(site):
 
 def test_in_place_requires_id_and_password(site, made):
     client = site.client("rita", "restorer")
-    wish = {"backup": made, "target": "in_place"}
+    chosen = {"backup": made, "target": "in_place"}
     confirm = f"{STEPS}confirm/"
-    page = text_of(client.get(confirm, wish))
+    page = text_of(client.get(confirm, chosen))
     assert "There is no preview of the changes" in page and made in page
-    wrong_id = client.post(confirm, {**wish, "typed": made[:-1], "password": PASSWORD})
+    wrong_id = client.post(confirm, {**chosen, "typed": made[:-1], "password": PASSWORD})
     assert "That is not the id of this backup" in text_of(wrong_id)
     assert not AccessAttempt.objects.exists(), "the password was not even tried"
-    wrong_password = client.post(confirm, {**wish, "typed": made, "password": "guess"})
+    wrong_password = client.post(confirm, {**chosen, "typed": made, "password": "guess"})
     assert "That is not your password" in text_of(wrong_password) and f'value="{made}"' in text_of(wrong_password)
     assert "guess" not in text_of(wrong_password).replace("guesses", "")
     assert AuditEntry.objects.filter(action="account.refused", who="rita").count() == 1
     assert AccessAttempt.objects.get().failures_since_start == 1
     for _ in range(5):
-        answer = client.post(confirm, {**wish, "typed": made, "password": "guess"})
+        answer = client.post(confirm, {**chosen, "typed": made, "password": "guess"})
     assert answer.status_code == 429
-    slowed = client.post(confirm, {**wish, "typed": made, "password": PASSWORD})
+    slowed = client.post(confirm, {**chosen, "typed": made, "password": PASSWORD})
     assert slowed.status_code == 429 and not Job.objects.filter(kind="restore_in_place").exists()
 
 
@@ -148,7 +148,7 @@ def test_restore_in_place_and_report(site):
     assert f"refbackup restore {safety} --in-place" in page and safety in link(page, "Restore the safety backup")
     assert "integrity check ok" in page and "65 vectors" in page and "What changed" in page
     assert Paper.objects.count() == 65
-    # and back again, by the way that the report names
+    # undone with the safety backup that the report names
     page = text_of(client.get(link(page, "Restore the safety backup")))
     assert "It holds the live data before an earlier restore" in page and re.search(r'value="in_place" checked', page)
     client.post(f"{STEPS}confirm/", {"backup": safety, "target": "in_place", "typed": safety, "password": PASSWORD})
@@ -183,16 +183,16 @@ def test_into_a_folder(site, made):
         (site.places.root / "restored" / "taken" / "file").touch()
         page = text_of(client.get(f"{STEPS}what/", {"backup": made, "folder": name, "go": "1"}))
         assert why in page
-    wish = {"backup": made, "only": "files:documents", "folder": "there"}
-    assert client.get(f"{STEPS}what/", {**wish, "go": "1"}).status_code == 302
-    page = text_of(client.get(f"{STEPS}confirm/", wish))
+    chosen = {"backup": made, "only": "files:documents", "folder": "there"}
+    assert client.get(f"{STEPS}what/", {**chosen, "go": "1"}).status_code == 302
+    page = text_of(client.get(f"{STEPS}confirm/", chosen))
     assert "The live data is not touched" in page and "password" not in page.split("<form", 2)[-1]
-    answer = client.post(f"{STEPS}confirm/", wish)
+    answer = client.post(f"{STEPS}confirm/", chosen)
     site.work()
     page = text_of(client.get(answer.url))
     assert "Restored into" in page and "restored/there" in page and "How to undo this restore" not in page
     assert len(list((site.places.root / "restored" / "there" / "files" / "documents").rglob("*.*"))) == 65
-    assert "already" in text_of(client.get(client.get(f"{STEPS}confirm/", wish).url))
+    assert "already" in text_of(client.get(client.get(f"{STEPS}confirm/", chosen).url))
 
 
 def test_control_database_is_not_restored_in_place(site):
@@ -200,10 +200,10 @@ def test_control_database_is_not_restored_in_place(site):
     client = site.client("rita", "restorer")
     page = text_of(client.get(f"{STEPS}what/", {"backup": made}))
     assert "holds the control database" in page and 'value="in_place" disabled' in page
-    wish = {"backup": made, "target": "in_place"}
-    assert client.get(f"{STEPS}changes/", wish).url.endswith("go=1")
-    assert "holds what controls" in text_of(client.get(f"{STEPS}what/", {**wish, "go": "1"}))
-    assert client.post(f"{STEPS}confirm/", {**wish, "typed": made, "password": PASSWORD}).status_code == 302
+    chosen = {"backup": made, "target": "in_place"}
+    assert client.get(f"{STEPS}changes/", chosen).url.endswith("go=1")
+    assert "holds what controls" in text_of(client.get(f"{STEPS}what/", {**chosen, "go": "1"}))
+    assert client.post(f"{STEPS}confirm/", {**chosen, "typed": made, "password": PASSWORD}).status_code == 302
     assert not Job.objects.filter(kind="restore_in_place").exists()
     assert client.get(f"{STEPS}what/", {"backup": made, "folder": "control", "go": "1"}).status_code == 302
 

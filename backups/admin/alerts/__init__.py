@@ -1,1 +1,1 @@
-"""Alerts: `overview`, one alert (`detail`), `rules`, `channels`, and the own `subscription`."""
+"""Alerts: the `overview` and each alert, `rules`, `channels`, and the own `subscription`."""

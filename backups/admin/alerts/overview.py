@@ -1,33 +1,31 @@
-"""All alerts on one page: what fires now, the channels, the rules, and the history."""
+"""Alerts: all on one page with the channels, the rules and the history; and one alert, which can be acknowledged."""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from django.db.models import OuterRef, Q, QuerySet, Subquery
-from django.http import HttpRequest, HttpResponse, QueryDict
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
+from django.shortcuts import get_object_or_404
+from django.urls import reverse
 from django.utils import timezone
 
 from backups.alerts import services
 from backups.alerts.evaluation import accepts
+from backups.identity.sign_in import actor_of
 from backups.models import Alert, AlertChannel, AlertDelivery, AlertLook, AlertRule, AlertSubscription, Severity
 from backups.models.listing import Filter, Keyset, chosen
 from backups.monitoring.conditions import conditions, workers
 
-from ..frame import page, render
+from ..frame import count_of, page, render, say
 
 PAGE = 25
-
-
 DAYS = 30
-
-
 _ORDER = {severity: place for place, severity in enumerate(Severity.values)}
-
-
 TONES = {Severity.INFO: "busy", Severity.WARNING: "warn", Severity.CRITICAL: "bad"}
 """Severity of a firing alert -> class in the style sheet."""
 
@@ -85,7 +83,6 @@ class AlertFilter(Filter):
 
     @classmethod
     def of(cls, given: QueryDict) -> AlertFilter:
-        """Read the address; unknown values are left out."""
         return cls(
             rule=given.get("rule", "")[:64],
             severity=chosen(given, "severity", Severity.values),
@@ -94,7 +91,6 @@ class AlertFilter(Filter):
         )
 
     def rows(self) -> QuerySet[Alert]:
-        """The alerts that match."""
         rows = Alert.objects.filter(fired__isnull=False)
         if self.rule:
             rows = rows.filter(rule=self.rule)
@@ -144,7 +140,7 @@ def _sentence(firing: Sequence[Alert], rules: Sequence[RuleLine], channels: Sequ
     sending = [line for line in channels if line.channel.enabled and line.channel.kind != AlertChannel.Kind.PING]
     if firing:
         worst = firing[0]
-        many = f"{_count(len(firing), 'alert')} firing."
+        many = f"{count_of(len(firing), 'alert')} firing."
         unsent = "" if sending else " No messages are sent: add a channel."
         return Sentence(tone=TONES[Severity(worst.severity)], text=f"{many} {worst.text}", more=f"{worst.todo}{unsent}")
     looked = AlertLook.objects.filter(host="").values_list("at", flat=True).first()
@@ -159,13 +155,9 @@ def _sentence(firing: Sequence[Alert], rules: Sequence[RuleLine], channels: Sequ
             tone="warn", text="No alerts, but no messages would be sent.", more="Add a channel below, and send a test."
         )
     untested = [line.channel.name for line in sending if not line.channel.tested_ok]
-    counts = f"{_count(enabled, 'rule')} enabled, {_count(len(sending), 'channel')}."
+    counts = f"{count_of(enabled, 'rule')} enabled, {count_of(len(sending), 'channel')}."
     more = f"Not tested successfully: {', '.join(untested)}." if untested else ""
     return Sentence(tone="warn" if untested else "good", text=f"No alerts. {counts}", more=more)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _bars(now: datetime) -> list[Bar]:
@@ -182,7 +174,7 @@ def _bars(now: datetime) -> list[Bar]:
         height = max(2, round(48 * len(found) / most)) if found else 2
         worst = max(found, key=_ORDER.__getitem__, default="")
         tone = TONES[Severity(worst)] if worst else "none"
-        bars.append(Bar(x=place * 10, y=50 - height, height=height, tone=tone, title=f"{day}: {_count(len(found), 'alert')}"))
+        bars.append(Bar(x=place * 10, y=50 - height, height=height, tone=tone, title=f"{day}: {count_of(len(found), 'alert')}"))
     return bars
 
 
@@ -241,3 +233,34 @@ def _channel_line(channel: AlertChannel) -> ChannelLine:
     if channel.quiet_from and channel.quiet_until:
         receives += f"; quiet {channel.quiet_from:%H:%M} to {channel.quiet_until:%H:%M} {channel.time_zone}"
     return ChannelLine(channel=channel, target=services.masked(channel), receives=receives, last=last)
+
+
+@page("backups.view_alert")
+def alert(request: HttpRequest, alert_id: uuid.UUID) -> HttpResponse:
+    """One alert and its messages."""
+    found = get_object_or_404(Alert, pk=alert_id, fired__isnull=False)
+    context = {
+        "alert": found,
+        "tone": TONES[Severity(found.severity)],
+        "deliveries": found.deliveries.order_by("id")[:200],
+        "rule": AlertRule.objects.filter(name=found.rule).first(),
+        "may_acknowledge": request.user.has_perm("backups.acknowledge_alert"),
+        "may_change": request.user.has_perm("backups.change_alert"),
+    }
+    return render(request, "backups/alert.html", str(found), context)
+
+
+@page("backups.acknowledge_alert", methods=("POST",))
+def acknowledge(request: HttpRequest, alert_id: uuid.UUID) -> HttpResponse:
+    """Acknowledge an alert, which stops further messages and escalation."""
+    found = services.acknowledge(
+        actor_of(request), get_object_or_404(Alert, pk=alert_id, fired__isnull=False), request.POST.get("note", "")
+    )
+    if found.resolved is not None:
+        say(request, f"{found}: already resolved.")
+    elif found.acknowledged_by != request.user.get_username():
+        say(request, f"{found}: already acknowledged by {found.acknowledged_by}.")
+    else:
+        say(request, f"{found}: acknowledged. No more messages are sent until it is resolved.")
+    back = reverse("backups:alerts") if request.POST.get("back") == "list" else found.get_absolute_url()
+    return HttpResponseRedirect(back)

@@ -49,6 +49,7 @@ class RuleForm(ModelForm):
             channels, "Channels", "If none is selected: all channels whose minimum severity matches."
         )
         self.fields["escalate_to"] = multiple_choice(channels, "Escalates to", "")
+        self.initial["threshold"] = f"{self.instance.threshold:g}"
         if self.instance.pk:
             del self.fields["kind"]
             condition = services.condition_of(self.instance)
@@ -57,7 +58,6 @@ class RuleForm(ModelForm):
             elif condition is not None:
                 self.fields["threshold"].label = f"Threshold ({condition.unit})"
                 self.fields["threshold"].help_text = ""
-                self.initial["threshold"] = f"{self.instance.threshold:g}"
         else:
             choices = [
                 (one.name, f"{one.title}{f' ({one.unit}; default {one.default:g})' if one.unit else ''}")
@@ -67,7 +67,6 @@ class RuleForm(ModelForm):
             self.fields["threshold"].help_text = "In the unit of the condition."
 
     def clean(self) -> dict[str, Any] | None:
-        """Check that escalation has a channel."""
         values = super().clean() or {}
         if values.get("escalate_minutes") and not values.get("escalate_to"):
             self.add_error("escalate_to", "Select the channels to escalate to.")

@@ -30,7 +30,6 @@ class SubscriptionForm(QuietHoursForm):
         )
 
     def clean(self) -> dict[str, Any] | None:
-        """Check that quiet hours have a beginning and an end."""
         values = super().clean() or {}
         if not self.errors:
             hours = AlertSubscription(**{name: value for name, value in values.items() if name != "rules"})

@@ -15,8 +15,8 @@ from backups.identity.sign_in import actor_of
 from backups.jobs import submit
 from backups.models import IndexedBackup
 
-from ..frame import page, render, return_address, say, say_queued
-from .selection import count_backups, selected
+from ..frame import count_of, page, render, return_address, say, say_queued
+from .selection import selected
 
 
 @dataclass(slots=True)
@@ -42,7 +42,9 @@ def deletions(rows: list[IndexedBackup]) -> list[Deletion]:
             continue
         deletion = found[row.backup_id]
         deletion.needed_by = blocking
-        deletion.why = deletion.why or f"{count_backups(len(blocking))} still {'needs' if len(blocking) == 1 else 'need'} it."
+        deletion.why = (
+            deletion.why or f"{count_of(len(blocking), 'backup')} still {'needs' if len(blocking) == 1 else 'need'} it."
+        )
         staying.add(row.backup_id)
     return [found[row.backup_id] for row in rows]
 
@@ -64,7 +66,7 @@ def delete(request: HttpRequest) -> HttpResponse:
         for repository in sorted({row.repository for row in going}):
             ids = [row.backup_id for row in going if row.repository == repository]
             job = submit.delete(actor_of(request), ids, repository=repository)
-            say_queued(request, f"Deletion of {count_backups(len(ids))} queued", job)
+            say_queued(request, f"Deletion of {count_of(len(ids), 'backup')} queued", job)
         return HttpResponseRedirect(reverse("backups:backups"))
     context = {
         "going": going,

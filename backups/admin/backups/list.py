@@ -18,13 +18,11 @@ from backups.jobs import submit
 from backups.models import IndexedBackup
 from backups.models.listing import Part, minute_of
 
-from ..frame import page, render, require, return_address, say, say_queued
+from ..frame import count_of, page, render, require, return_address, say, say_queued
 from .selection import (
     BACKUPS,
     MARKS,
-    PROOFS,
     BackupFilter,
-    count_backups,
     page_of_backups,
     permissions_of,
     selected,
@@ -56,7 +54,7 @@ def overview(request: HttpRequest) -> HttpResponse:
         "newest": newest,
         "damaged": damaged,
         "kinds": IndexedBackup.Kind.choices,
-        "proofs": PROOFS.items(),
+        "proofs": IndexedBackup.Verification.choices,
         "marks": MARKS.items(),
         "sets": sorted({*configuration().sets, *(name for name, _ in recent), *([wanted.set] if wanted.set else [])}),
         "hosts": sorted({host for _, host in recent if host}),
@@ -97,7 +95,7 @@ def act_on_selected(request: HttpRequest) -> HttpResponse:
         for repository in sorted({row.repository for row in rows}):
             ids = [row.backup_id for row in rows if row.repository == repository]
             job = submit.verify(actor_of(request), backup_ids=ids, depth=depth.value, repository=repository)
-            say_queued(request, f"Verification of {count_backups(len(ids))} queued", job)
+            say_queued(request, f"Verification of {count_of(len(ids), 'backup')} queued", job)
     elif what == "hold":
         require(request, "backups.hold_backup")
         _hold_all(request, rows)
@@ -116,6 +114,6 @@ def _hold_all(request: HttpRequest, rows: list[IndexedBackup]) -> None:
         except EngineError as problem:
             refused.append(f"{row.backup_id}: {problem.message}")
     if held:
-        say(request, f"{count_backups(held)} held{f': {note}' if note else ''}.")
+        say(request, f"{count_of(held, 'backup')} held{f': {note}' if note else ''}.")
     if refused:
         say(request, "Not held: " + "; ".join(refused), level=messages.WARNING)

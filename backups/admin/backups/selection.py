@@ -14,12 +14,6 @@ from backups.models import IndexedBackup, Job
 from backups.models.listing import Filter, Keyset, Part, chosen, moment_of
 
 PER_PAGE = 50
-PROOFS = {
-    "restore": "Restore-tested",
-    "hashes": "Verified by hashes",
-    "none": "Not verified",
-    "damaged": "Damaged",
-}
 MARKS = {"held": "Held", "safety": "Safety backup", "free": "Neither"}
 _MOST_SELECTED = 200
 _MOST_WORDS = 8
@@ -43,7 +37,7 @@ class BackupFilter(Filter):
     def of(cls, given: Mapping[str, str]) -> tuple[BackupFilter, list[str]]:
         """Read the parameters of an address. Returns the filter, and a sentence for each invalid parameter."""
         problems = []
-        for name, known in (("kind", IndexedBackup.Kind.values), ("proof", PROOFS), ("mark", MARKS)):
+        for name, known in (("kind", IndexedBackup.Kind.values), ("proof", IndexedBackup.Verification.values), ("mark", MARKS)):
             if given.get(name) and not chosen(given, name, known):
                 problems.append(f"There is no {name} {given[name]!r}.")
         for name in ("since", "until"):
@@ -52,7 +46,7 @@ class BackupFilter(Filter):
         return cls(
             text=given.get("q", "").strip()[:200],
             kind=chosen(given, "kind", IndexedBackup.Kind.values),
-            proof=chosen(given, "proof", PROOFS),
+            proof=chosen(given, "proof", IndexedBackup.Verification.values),
             mark=chosen(given, "mark", MARKS),
             set=given.get("set", "")[:64],
             host=given.get("host", "").strip()[:255],
@@ -62,7 +56,6 @@ class BackupFilter(Filter):
         ), problems
 
     def rows(self) -> QuerySet[IndexedBackup]:
-        """The backups that match."""
         found = IndexedBackup.objects.all()
         names = list(configuration().repositories)
         if self.repository:
@@ -119,8 +112,3 @@ def selected(ids: list[str]) -> list[IndexedBackup]:
     """The backups with these ids, newest first; unknown ids are left out."""
     known = IndexedBackup.objects.filter(repository__in=list(configuration().repositories), backup_id__in=ids[:_MOST_SELECTED])
     return sorted(known.order_by(), key=lambda row: (row.time, row.backup_id), reverse=True)
-
-
-def count_backups(number: int) -> str:
-    """``1 backup``, ``2 backups``."""
-    return f"{number:,} backup{'' if number == 1 else 's'}"

@@ -62,7 +62,6 @@ class RestoreSelection(Filter):
 
     @property
     def what(self) -> str:
-        """The selected stores in words."""
         if not self.only:
             return "all stores"
         kind, _, name = self.only.partition(":")
@@ -93,7 +92,6 @@ class RestoreTarget:
 
     @property
     def stores(self) -> list[dict[str, Any]]:
-        """The stores in the backup, to choose from."""
         return [
             {
                 "value": f"{one['kind']}:{one['name']}",

@@ -1,4 +1,8 @@
-"""Base classes and field types of all schemas."""
+"""Base classes and field types of the JSON. Times are ISO 8601 in UTC, sizes bytes, durations seconds.
+
+A class is published in the OpenAPI description under its ``title``, or under its own name if it has none. Titles keep the
+published names when a class is renamed.
+"""
 
 from __future__ import annotations
 
