@@ -3,12 +3,11 @@
 ::
 
     python docs/generate.py             write them
-    python docs/generate.py --check     change nothing; status 1 and the names of the documents that are behind
+    python docs/generate.py --check     change nothing; status 1 and the names of outdated documents
     python docs/generate.py --example   make a new worked example in reference/format.md
 
 Generated parts lie between ``<!-- generated: WHAT -->`` and ``<!-- end -->``: help texts of the command, and the table of
-errors. The worked example of the format is made once and then kept, for it stands for the backups that people have: make a
-new one only together with a new version of the format.
+errors. The worked example represents existing backups: make a new one only for a new version of the format.
 """
 
 from __future__ import annotations
@@ -41,25 +40,25 @@ EXAMPLE = re.compile(r"(<!-- example: (?P<what>\S+) -->\n```\w*\n).*?(\n```)", r
 
 
 def main() -> int:
-    """Write or check, as the arguments say."""
+    """Write or check the documents."""
     parser = argparse.ArgumentParser(description="Keep the generated parts of the documents current.")
-    parser.add_argument("--check", action="store_true", help="change nothing; status 1 when a document is behind")
+    parser.add_argument("--check", action="store_true", help="change nothing; status 1 if a document is outdated")
     parser.add_argument("--example", action="store_true", help="make a new worked example of the format")
     arguments = parser.parse_args()
     if arguments.example:
         _write_example(DOCS / "reference" / "format.md")
         return 0
-    behind = []
+    outdated = []
     for page in sorted(DOCS.rglob("*.md")):
         before = page.read_text(encoding="utf-8")
         after = GENERATED.sub(lambda found: found[1] + generated(found["what"]) + "\n" + found[3], before)
         if _words(before) != _words(after):
-            behind.append(page.relative_to(DOCS).as_posix())
+            outdated.append(page.relative_to(DOCS).as_posix())
             if not arguments.check:
                 page.write_text(after, encoding="utf-8")
-    if behind:
-        sys.stdout.write(("Behind: " if arguments.check else "Written: ") + ", ".join(behind) + "\n")
-    return int(arguments.check and bool(behind))
+    if outdated:
+        sys.stdout.write(("Outdated: " if arguments.check else "Written: ") + ", ".join(outdated) + "\n")
+    return int(arguments.check and bool(outdated))
 
 
 def _words(text: str) -> list[str]:
@@ -86,13 +85,13 @@ def _help(command: str) -> str:
 
 
 def _errors() -> str:
-    """The tree of errors as a table; what each means stands in the module's docstring."""
+    """The tree of errors as a table; the module's docstring gives their meanings."""
     line = re.compile(r"^\W*(\w+) {2,}(\w+) +(\d+)(?: {2,}(.+))?$", re.MULTILINE)
     meanings = {found[1]: found[4] or "anything else" for found in line.finditer(errors.__doc__ or "")}
     rows = ["| exit | `code` | what happened | hint |", "| --- | --- | --- | --- |"]
     for kind in sorted(errors.tree(), key=lambda kind: kind.exit_code):
         if kind.__module__ != errors.__name__:
-            continue  # a refinement that bears its parent's code
+            continue  # a refinement with its parent's code
         rows.append(f"| {kind.exit_code} | `{kind.code}` | {meanings[kind.__name__]} | {kind.default_hint} |")
     return "\n".join(rows)
 
@@ -125,7 +124,7 @@ def _example(folder: Path) -> Iterator[tuple[str, str]]:
     live.mkdir()
     for name, content in (("old.txt", "To be deleted.\n"), ("poem.txt", POEM), ("todo.txt", "Test a restore.\n")):
         (live / name).write_text(content)
-    time.sleep(3)  # only a time stamp that lies some seconds back is trusted
+    time.sleep(3)  # only a time stamp that is some seconds old is trusted
     tokens = (f"{number:06x}" for number in count(0xA1B2C3, 0x1111))
     ctx = Context(token=lambda: next(tokens))
     repository = initialise(folder / "repository", ctx.now())
@@ -140,7 +139,7 @@ def _example(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def _anonymise(repository: Repository, backup: str) -> None:
-    """Put neutral words where the manifest names this machine."""
+    """Replace host and path of this machine in the manifest."""
     folder = repository.backup_folder("default", backup)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["host"] = "example"
@@ -162,7 +161,7 @@ def _described(folder: Path, kind: str) -> Iterator[tuple[str, str]]:
 
 
 def _fields_of_archive(archive: bytes, table: bytes) -> Iterator[tuple[bytes, str]]:
-    """The archive's frames one after the other, skippable ones with their two header fields apart."""
+    """The archive's frames in order; for skippable ones the two header fields first."""
     _, _, _, backups, frames, _, _ = struct.unpack_from("<8s6I", table)
     at = 32
     for _ in range(backups):
@@ -193,7 +192,7 @@ def _length_of_frame(content: bytes) -> int:
 
 
 def _fields_of_table(table: bytes) -> Iterator[tuple[bytes, str]]:
-    """The table field by field, with what each says."""
+    """The table's fields, each with its meaning."""
     at = 0
 
     def take(layout: str, what: str) -> tuple[bytes, str]:

@@ -225,7 +225,7 @@ def test_a_read_only_database_is_refused(bench: Bench, stores: Stores, tmp_path:
         timeout=60,
     )
     if not ended.stdout:
-        pytest.skip(f"this machine lets no test mount read-only in a namespace of its own: {ended.stderr.strip()}")
+        pytest.skip(f"this machine does not allow read-only mounts in a namespace: {ended.stderr.strip()}")
     assert ended.returncode == 6, ended
     error = json.loads(ended.stdout)["error"]
     assert "is not writable" in error["message"]

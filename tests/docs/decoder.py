@@ -1,7 +1,7 @@
 """A reader of version 1 of the format, written from ``docs/reference/format.md`` alone: it imports nothing of the engine.
 
-``read_backup(set_folder, id)`` gives the files of a backup as path → content. It serves the test of the document, and as an
-example for whoever needs a reader of his own.
+``read_backup(set_folder, id)`` gives the files of a backup as path → content. It tests the document, and is an example
+for another reader.
 """
 
 from __future__ import annotations

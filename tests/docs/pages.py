@@ -5,13 +5,13 @@ A block may have a marker, an HTML comment on the line before it:
 ==================== ==============================================================================
 marker               the test
 ==================== ==============================================================================
-``run``              runs the shell block; all of a document's run in one shell, in one folder
-``run, any status``  the same, and a command that fails does not end it
-``file: NAME``       writes the block into that file before it goes on
-``example: NAME``    takes it as a part of the worked example of the format
+``run``              runs the shell block; all blocks of a document run in one shell and one folder
+``run, any status``  the same, but a command that fails does not stop it
+``file: NAME``       writes the block into that file, then continues
+``example: NAME``    is a part of the worked example of the format
 ==================== ==============================================================================
 
-A comment ``<!-- setup`` ... ``-->`` is shell that is run as well and that readers do not see.
+A comment ``<!-- setup`` ... ``-->`` is shell that runs too but is hidden from readers.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _PARTS = re.compile(
 
 
 def documents() -> list[Path]:
-    """Every Markdown document: those beside the code, and those in ``docs/``."""
+    """All Markdown documents of the root and of ``docs/``."""
     return [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def name(page: Path) -> str:
-    """How tests call a document."""
+    """The path of a document from the root."""
     return page.relative_to(ROOT).as_posix()
 
 

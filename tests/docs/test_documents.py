@@ -1,4 +1,4 @@
-"""The documents are true where a program can tell: links, names, JSON, help texts, paths."""
+"""Checks links, names, JSON, help texts and paths in the documents."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def test_the_page_cache_of_the_archives_is_dropped_first(clone: Clone) -> None:
     assert all(map(remembered, files))
     forget_cached(repository, repository.find("latest", None))
     if any(map(remembered, files)):
-        pytest.skip("this machine's file system keeps files cached whatever it is told")
+        pytest.skip("this machine's file system does not drop cached files")
     assert not any(map(remembered, files))
 
 

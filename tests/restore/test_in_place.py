@@ -599,7 +599,7 @@ def test_invalid_targets(scene: Scene, tmp_path: Path, monkeypatch: pytest.Monke
     assert refused.value.hint
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="this machine runs the tests without root, who alone can set owners")
+@pytest.mark.skipif(os.geteuid() != 0, reason="this machine runs the tests without root, and only root can set owners")
 def test_root_preserves_the_owner_of_a_store(scene: Scene) -> None:
     for path in [scene.live.chroma, *scene.live.chroma.rglob("*")]:
         os.chown(path, 65534, 65534)

@@ -129,7 +129,7 @@ def test_a_mount_point_is_refused_before_anything_is_written(history: History, m
         restore_to(history.repository, history.backup(0), Path("target"), context())
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="this machine runs the tests without root, who alone can change the user")
+@pytest.mark.skipif(os.geteuid() != 0, reason="this machine runs the tests without root, and only root can change the user")
 def test_restore_and_verify_with_read_only_access_to_the_repository(history: History, mine: History) -> None:
     """A repository on media that cannot be written to."""
     folder = Path("/tmp") / f"refbackup-test-{os.getpid()}"  # noqa: S108 - pytest's own folders are closed to others
