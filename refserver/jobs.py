@@ -39,7 +39,7 @@ class CheckArguments(Arguments):
 
 
 class RepairArguments(Arguments):
-    """The findings of ``of_check``, optionally limited to kinds or findings; ``all`` includes those that need confirmation."""
+    """The findings of ``of_check``, optionally limited to kinds or findings; ``all`` includes those needing confirmation."""
 
     of_check: Number
     scope: Literal["safe", "all"] = "safe"

@@ -97,7 +97,7 @@ def _named(job: Job) -> set[str]:
 
 
 def _update(name: str, repository: Repository, places: list[tuple[str, str]], gone: list[str]) -> None:
-    """Read the backups at *places* (set, id) into the index, and remove the rows of those that are gone."""
+    """Read the backups at *places* (set, id) into the index, and remove the rows of the backups in *gone*."""
     for start in range(0, len(places), _BATCH):
         rows = list(_rows(name, repository, places[start : start + _BATCH]))
         with transaction.atomic(using=configuration().database):

@@ -39,7 +39,7 @@ def compare(before: Accounts | None, after: Accounts | None) -> dict[str, Any]:
          "groups": [{"name", "appears", "vanishes", "gains": [...], "loses": [...]}],
          "counts": {"appear", "vanish", "change", "groups", "gives", "gives_groups"}}
 
-    ``gives``: the change gives somebody access that they did not have before. None counts as empty.
+    ``gives``: the change gives an account access that it did not have before. None counts as empty.
     """
     nobody = Accounts(total=0, by_name={}, groups={})
     old, new = before or nobody, after or nobody

@@ -39,7 +39,7 @@ def issue(user: AbstractUser, name: str, scopes: Iterable[str], expires: datetim
     unknown = [scope for scope in chosen if scope not in SCOPES]
     if unknown or not chosen:
         wrong = f", not {', '.join(unknown)}." if unknown else "."
-        raise UsageError(f"Choose scopes among {', '.join(SCOPES)}{wrong}", hint="No token was issued.")
+        raise UsageError(f"Choose scopes among {', '.join(SCOPES)}{wrong}", hint="No token was created.")
     secret = "rsb_" + secrets.token_urlsafe(SECRET_BYTES)
     token = ApiToken.objects.create(
         name=name,

@@ -192,7 +192,7 @@ def test_command_names_the_first_broken_link(entries):
     with tampering() as cursor:
         cursor.execute("UPDATE backups_auditentry SET who = 'eve' WHERE number = 2")
     code, _, said = run("--known", noted)
-    assert code == 5 and "Entry 2: it is not what was written. The 1 entries before it are intact." in said
+    assert code == 5 and "Entry 2: it is not what was written. Intact entries before it: 1." in said
     code, said, _ = run("--json")
     told = json.loads(said)
     assert code == 5 and told["broken"] == {"number": 2, "why": "it is not what was written"} and not told["ok"]

@@ -8,7 +8,7 @@ import string
 
 import pytest
 from django.core.management import CommandError, call_command
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backups.engine.errors import UsageError
@@ -57,6 +57,7 @@ LINE = TEXT.map(lambda text: "".join(letter for letter in text if letter >= " " 
 """A title has no line breaks and no other control characters."""
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(LINE, TEXT), min_size=1, max_size=4))
 def test_any_text_survives_a_round_trip(texts):
     plans = [
@@ -133,6 +134,7 @@ def test_other_files_are_refused(text, line):
     assert any(found.startswith(line) for found in problems(text)), problems(text)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_any_text_is_read_or_refused(text):
     try:

@@ -64,7 +64,7 @@ def test_after_five_wrong_passwords_the_wait_is_shown(empty_site):
         assert answer.status_code == 200 and "correct username and password" in answer.content.decode()
     _, answer = sign("ada", "wrong")
     assert answer.status_code == 429 and answer.headers["Retry-After"] == "30"
-    assert "Wait 30 s, then try again" in answer.content.decode()
+    assert "Wait 30 s, then try again." in answer.content.decode()
     _, answer = sign("ada", PASSWORD)
     assert answer.status_code == 429, "the correct password is not checked either"
     later(29)
@@ -134,8 +134,8 @@ def test_password_confirmation_is_throttled_too(empty_site):
 
     assert ask(PASSWORD) == ""
     assert [ask("wrong") for _ in range(4)] == ["That is not your password. Nothing was done."] * 4
-    assert "Wait 30 s" in ask("wrong")
-    assert "Wait 30 s" in ask(PASSWORD)
+    assert "Wait 30 s, then try again." in ask("wrong")
+    assert "Wait 30 s, then try again." in ask(PASSWORD)
     later(31)
     assert ask(PASSWORD) == "" and not AccessAttempt.objects.exists()
 

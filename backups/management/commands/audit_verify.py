@@ -33,9 +33,7 @@ class Command(BaseCommand):
             )
             self.stdout.write(json.dumps({"ok": broken is None, **found, "problems": problems}))
         elif broken:
-            self.stderr.write(
-                f"Entry {broken['number']}: {broken['why']}. The {found['entries']:,} entries before it are intact."
-            )
+            self.stderr.write(f"Entry {broken['number']}: {broken['why']}. Intact entries before it: {found['entries']:,}.")
             self.stderr.write("  -> An earlier backup of the control database has the original entry.")
         else:
             self.stdout.write(f"{found['entries']:,} entries, all intact.")
