@@ -6,6 +6,8 @@ from django.apps import AppConfig
 
 
 class ConsistencyConfig(AppConfig):
+    """Checks of rows against vectors."""
+
     name = "consistency"
     label = "consistency"
     verbose_name = "Consistency"

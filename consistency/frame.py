@@ -80,6 +80,7 @@ class Frame:
 
 
 def frame() -> Frame:
+    """The frame that ``CONSISTENCY["FRAME"]`` names, or the plain admin."""
     path = option("FRAME")
     return import_string(path)() if path else Frame()
 

@@ -69,6 +69,7 @@ def kind_about(kind: str) -> str:
 
 @register.filter
 def repair_words(repair: str) -> str:
+    """What a repair does, such as ``delete the vector``."""
     return labels.REPAIRS.get(repair, repair)
 
 

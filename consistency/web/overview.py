@@ -57,6 +57,7 @@ def running(request: HttpRequest) -> HttpResponse:
 
 @page("consistency.run_check", methods=("POST",))
 def check_now(request: HttpRequest) -> HttpResponse:
+    """Queue a check of the live stores."""
     return queue_work(request, Work(do="check"), "Check queued.", reverse("consistency:overview"))
 
 

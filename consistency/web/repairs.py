@@ -51,6 +51,7 @@ def plan(request: HttpRequest, number: int) -> HttpResponse:
 
 @page("consistency.view_check")
 def repair(request: HttpRequest, number: int) -> HttpResponse:
+    """One repair and its journal."""
     shown = object_or_404(Repair.objects.select_related("of_check"), number)
     counts = shown.counts()
     pages = paginate(request, shown.steps.defer("before", "after").select_related("finding").order_by("pk"))
@@ -67,6 +68,7 @@ def repair(request: HttpRequest, number: int) -> HttpResponse:
 
 @page("consistency.repair_finding", methods=("POST",))
 def undo(request: HttpRequest, number: int) -> HttpResponse:
+    """Queue the undoing of a repair."""
     shown = object_or_404(Repair.objects.all(), number)
     back = reverse("consistency:repair", args=[shown.pk])
     if shown.state == Repair.State.UNDONE:
@@ -77,6 +79,7 @@ def undo(request: HttpRequest, number: int) -> HttpResponse:
 
 @page("consistency.repair_finding", methods=("POST",))
 def resume(request: HttpRequest) -> HttpResponse:
+    """Queue the resuming of the interrupted repair."""
     return queue_work(request, Work(do="resume"), "Resuming the repair is queued.", reverse("consistency:overview"))
 
 

@@ -6,6 +6,8 @@ from django.apps import AppConfig
 
 
 class LibraryConfig(AppConfig):
+    """The reference library."""
+
     name = "refserver.library"
     label = "library"
     verbose_name = "Library"

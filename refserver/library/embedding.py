@@ -37,6 +37,8 @@ class EmbeddingUnavailable(Exception):
 
 
 class Embedder(Protocol):
+    """Turns texts into vectors of one model."""
+
     model: str
     dimension: int
 

@@ -73,6 +73,7 @@ def home(request: HttpRequest) -> HttpResponse:
 @require_safe
 @for_readers
 def paper(request: HttpRequest, pk: int) -> HttpResponse:
+    """One paper with its facts and pages."""
     found = get_object_or_404(Paper, pk=pk)
     context = {
         "paper": found,

@@ -34,6 +34,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser() -> argparse.ArgumentParser:
+    """The parser of the script's arguments; a wrong one raises `UsageError`."""
     arguments = _Parser(
         prog=f"scripts/{NAME}",
         description="Restore the data from a backup: preview, confirm, stop RefServer, make a safety backup, restore, check, "

@@ -67,6 +67,8 @@ class Service(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SystemdUnit:
+    """The systemd unit ``refserver``."""
+
     name: str = UNIT
 
     @property
@@ -187,6 +189,7 @@ class ServeProcess:
 
 
 def running(locations: Locations) -> list[Service]:
+    """The services that run now and can be stopped."""
     found: list[Service] = []
     if any(f"ActiveState={state}" in unit_properties("ActiveState") for state in _ACTIVE):
         found.append(SystemdUnit())
