@@ -196,10 +196,10 @@ def _begin(
     reasons = []
     for parent in parents:
         owner = f"{moment}-{BackupKind.INCREMENTAL}-{token}"
-        answer = cut.packer.ask("begin", owner=owner, parent=parent.id, **where)
-        if answer["usable"]:
+        problem = cut.packer.ask("begin", owner=owner, parent=parent.id, **where)
+        if problem is None:
             return parent, ""
-        ctx.log(f"{parent.id} cannot be the parent: {answer['why']}")
+        ctx.log(f"{parent.id} cannot be the parent: {problem}")
         reasons.append(f"{parent.id} is damaged")
     kind = BackupKind.FULL if request.kind is BackupKind.INCREMENTAL else request.kind
     cut.packer.ask("begin", owner=f"{moment}-{kind}-{token}", parent=None, **where)
@@ -227,14 +227,14 @@ def _pack(
         cut.copy_pinned(instant)
     before = {record.prefix: record for record in parent.manifest.sources} if parent is not None else {}
     requests = [pack_request(source, sources, instant, cut, repository) for source in sources]
-    known = parent.manifest.data if parent is not None else None
+    table = parent.manifest.data if parent is not None else None
     with ctx.phase("create", "store", sum(size_of(source) for source in sources)) as phase:
         watch = LogWatch([source.path for source in sources if source.kind is SourceKind.SQLITE], ctx)
         cut.packer.begin(
             "pack",
             sources=requests,
-            partial_bytes=known.partial_bytes if known else 0,
-            whole_bytes=known.whole_bytes if known else 0,
+            partial_bytes=table.partial_bytes if table else 0,
+            whole_bytes=table.whole_bytes if table else 0,
         )
         digests = {
             source.prefix: _digest(cut, source, instant, before.get(source.prefix), watch)
@@ -268,13 +268,13 @@ def _digest(
     """The digests of the collections of a Chroma directory, read from the copy, or those of the parent if nothing changed."""
     if before is not None and not instant.changed[source.prefix]:
         return before.collections
-    known = {item.id: item for item in before.collections} if before is not None else {}
+    parents = {item.id: item for item in before.collections} if before is not None else {}
     answer = cut.holder.ask(
         "digest",
         timeout=STEP_TIMEOUT,
         check=watch.check,
         directory=str(cut.staged(source)),
-        known={item.id: _known(item) for item in known.values()},
+        parents={item.id: _parent_digest(item) for item in parents.values()},
     )
     if "problem" in answer:
         return Problem(
@@ -287,7 +287,7 @@ def _digest(
     collections = []
     for item in answer["collections"]:
         digest = item.pop("digest")
-        old = known[item["id"]].digest if item["id"] in known else None
+        old = parents[item["id"]].digest if item["id"] in parents else None
         if digest is None:
             assert old is not None
             collections.append(Collection(**item, digest=old))
@@ -298,7 +298,7 @@ def _digest(
     return tuple(collections)
 
 
-def _known(collection: Collection) -> dict[str, Any]:
+def _parent_digest(collection: Collection) -> dict[str, Any]:
     """The fields of `chroma_files.digests.ParentDigest`."""
     digest = collection.digest.model_dump(include={"count", "indexed_count", "indexed", "records"})
     return {"metadata_at": collection.metadata_at, "vector_at": collection.vector_at, **digest}

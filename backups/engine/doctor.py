@@ -79,33 +79,33 @@ def has_wal_reset_bug(version: tuple[int, ...]) -> bool:
 
 def diagnose(repository: Path | None, sources: tuple[Source, ...], ctx: Context) -> Diagnosis:
     """Check the version of SQLite, each of *sources*, and the *repository* (None: not given)."""
-    found = Diagnosis()
-    _check_versions(found)
+    report = Diagnosis()
+    _check_versions(report)
     for source in sources:
         ctx.check()
         if not source.path.exists():
             advice = "Correct the path, or restore the newest good backup: refbackup restore latest --in-place."
-            found.add("problem", str(source.path), "does not exist", advice)
+            report.add("problem", str(source.path), "does not exist", advice)
         elif source.kind is SourceKind.SQLITE:
-            _check_sqlite(source.path, found)
+            _check_sqlite(source.path, report)
         elif source.kind is SourceKind.CHROMA:
-            _check_chroma(source.path, found)
+            _check_chroma(source.path, report)
         else:
-            found.add("ok", str(source.path), "a folder of files")
+            report.add("ok", str(source.path), "a folder of files")
     if not sources:
-        found.add("note", "sources", "none given", "Give --sqlite, --chroma and --files, or set them in .env.")
+        report.add("note", "sources", "none given", "Give --sqlite, --chroma and --files, or set them in .env.")
     for left in leftovers([source.path for source in sources]):
-        _report_leftover(left, found)
+        _report_leftover(left, report)
     if repository is None:
-        found.add("note", "repository", "none given", "Give --repo or set BACKUP_REPOSITORY.")
+        report.add("note", "repository", "none given", "Give --repo or set BACKUP_REPOSITORY.")
     else:
-        _check_repository(repository, found)
-    return found
+        _check_repository(repository, report)
+    return report
 
 
-def _check_versions(found: Diagnosis) -> None:
+def _check_versions(report: Diagnosis) -> None:
     if has_wal_reset_bug(sqlite3.sqlite_version_info):
-        found.add(
+        report.add(
             "warning",
             "SQLite",
             f"{sqlite3.sqlite_version} has the WAL-reset bug: a checkpoint on a timer may lose commits of other connections",
@@ -113,10 +113,10 @@ def _check_versions(found: Diagnosis) -> None:
             "Verify with --depth restore, which runs integrity_check.",
         )
     else:
-        found.add("ok", "SQLite", sqlite3.sqlite_version)
+        report.add("ok", "SQLite", sqlite3.sqlite_version)
 
 
-def _check_sqlite(path: Path, found: Diagnosis) -> None:
+def _check_sqlite(path: Path, report: Diagnosis) -> None:
     try:
         database = connect(path, timeout=5)
         try:
@@ -126,19 +126,19 @@ def _check_sqlite(path: Path, found: Diagnosis) -> None:
             database.close()
     except sqlite3.DatabaseError as problem:
         if not os.access(path, os.R_OK | os.W_OK):
-            found.add("problem", str(path), "this user cannot read and write it", "Run as the application's user.")
+            report.add("problem", str(path), "this user cannot read and write it", "Run as the application's user.")
             return
-        found.add("problem", str(path), f"SQLite cannot read it: {problem}", "Restore it from the newest good backup.")
+        report.add("problem", str(path), f"SQLite cannot read it: {problem}", "Restore it from the newest good backup.")
         return
     if state != "ok":
-        found.add("problem", str(path), f"damaged: {state}", "Restore it from the newest good backup.")
+        report.add("problem", str(path), f"damaged: {state}", "Restore it from the newest good backup.")
         return
     size = path.stat().st_size
     log = path.with_name(path.name + "-wal")
     log_size = log.stat().st_size if log.exists() else 0
-    found.add("ok", str(path), f"{human_bytes(size)}, journal mode {mode}, log {human_bytes(log_size)}")
+    report.add("ok", str(path), f"{human_bytes(size)}, journal mode {mode}, log {human_bytes(log_size)}")
     if mode != "wal":
-        found.add(
+        report.add(
             "warning",
             str(path),
             "in rollback-journal mode: a backup copies it, and writers may have to wait meanwhile",
@@ -146,19 +146,19 @@ def _check_sqlite(path: Path, found: Diagnosis) -> None:
         )
     if log_size > max(size, 256 << 20):
         holders = owners(path)
-        found.add(
+        report.add(
             "warning",
             str(path),
             f"its log is larger than the database: a reader blocks checkpoints ({holders or 'no process has it open'})",
             "End long-running read transactions.",
         )
-    _check_space(path.parent, found, "databases grow while a backup reads them")
+    _check_space(path.parent, report, "databases grow while a backup reads them")
 
 
-def _check_chroma(directory: Path, found: Diagnosis) -> None:
+def _check_chroma(directory: Path, report: Diagnosis) -> None:
     database_file = directory / DATABASE
     if not database_file.is_file():
-        found.add("problem", str(directory), f"contains no {DATABASE}", "Give the directory that Chroma uses.")
+        report.add("problem", str(directory), f"contains no {DATABASE}", "Give the directory that Chroma uses.")
         return
     try:
         database = connect(database_file, mode="ro", timeout=5)
@@ -169,23 +169,23 @@ def _check_chroma(directory: Path, found: Diagnosis) -> None:
         finally:
             database.close()
     except (EngineError, sqlite3.DatabaseError) as problem:
-        found.add("problem", str(directory), f"{problem}", getattr(problem, "hint", "Restore the newest good backup."))
+        report.add("problem", str(directory), f"{problem}", getattr(problem, "hint", "Restore the newest good backup."))
         return
     for collection in listed:
         try:
             count = check_structure(directory / collection.vector_segment)
-            found.add("ok", f"{directory} {collection.name}", f"{count} vectors indexed, {collection.space}")
+            report.add("ok", f"{directory} {collection.name}", f"{count} vectors indexed, {collection.space}")
         except BrokenIndex as problem:
-            found.add(
+            report.add(
                 "warning",
                 f"{directory} {collection.name}",
                 f"{problem.file}: {problem}",
                 "Normal during a write. If it persists, a writer was killed: restore the newest good backup.",
             )
-    found.add("ok", str(directory), f"tables {version}, journal mode {mode}, {len(listed)} collections")
+    report.add("ok", str(directory), f"tables {version}, journal mode {mode}, {len(listed)} collections")
     if not Gate(directory).exists():
         holders = owners(database_file)
-        found.add(
+        report.add(
             "note",
             str(directory),
             "no application uses the gate, so it must be closed for a restore in place"
@@ -194,11 +194,11 @@ def _check_chroma(directory: Path, found: Diagnosis) -> None:
         )
 
 
-def _check_repository(folder: Path, found: Diagnosis) -> None:
+def _check_repository(folder: Path, report: Diagnosis) -> None:
     try:
         repository = open_repository(folder)
     except EngineError as problem:
-        found.add("problem", str(folder), problem.message, problem.hint)
+        report.add("problem", str(folder), problem.message, problem.hint)
         return
     scanned = repository.scan()
     broken = [item.id for item in scanned if isinstance(item, Unreadable) and item.problem.code != RepositoryTooNew.code]
@@ -208,35 +208,35 @@ def _check_repository(folder: Path, found: Diagnosis) -> None:
     kept = [item.id for item in unsound if item.manifest.safety]
     proven = [item for item in scanned if not isinstance(item, Unreadable) and item.verified_at and not item.damaged]
     stored = sum(item.manifest.bytes_stored for item in scanned if not isinstance(item, Unreadable))
-    found.add("ok", str(folder), f"{len(scanned)} backups, {human_bytes(stored)}, {len(proven)} verified")
+    report.add("ok", str(folder), f"{len(scanned)} backups, {human_bytes(stored)}, {len(proven)} verified")
     if broken or damaged:
         named = ", ".join((broken + damaged)[:5])
-        found.add("problem", str(folder), f"damaged: {named}", "Make a new full backup, then delete the damaged ones.")
+        report.add("problem", str(folder), f"damaged: {named}", "Make a new full backup, then delete the damaged ones.")
     if newer:
-        found.add("problem", str(folder), f"written by a newer version: {', '.join(newer[:5])}", "Upgrade refbackup.")
+        report.add("problem", str(folder), f"written by a newer version: {', '.join(newer[:5])}", "Upgrade refbackup.")
     if kept:
-        found.add(
+        report.add(
             "note",
             str(folder),
             f"safety backups of damaged stores: {', '.join(kept[:5])}",
             "Release and delete them when they are no longer needed.",
         )
     if not proven:
-        found.add("warning", str(folder), "no backup is verified", "Run refbackup verify latest --depth restore.")
+        report.add("warning", str(folder), "no backup is verified", "Run refbackup verify latest --depth restore.")
     if not os.access(folder, os.W_OK):
-        found.add("problem", str(folder), "this user cannot write to it", "Correct owner and mode.")
-    _check_leftovers(repository, found)
-    _check_space(folder, found, "backups need room")
+        report.add("problem", str(folder), "this user cannot write to it", "Correct owner and mode.")
+    _check_leftovers(repository, report)
+    _check_space(folder, report, "backups need room")
 
 
-def _check_leftovers(repository: Repository, found: Diagnosis) -> None:
+def _check_leftovers(repository: Repository, report: Diagnosis) -> None:
     for place, what in (
         (repository.staging, "an interrupted backup"),
         (repository.scratch, "an interrupted verification"),
     ):
         left = [item.name for item in place.iterdir()] if place.is_dir() else []
         if left:
-            found.add(
+            report.add(
                 "note",
                 str(place),
                 f"{len(left)} folders of {what}, or of a running one",
@@ -244,7 +244,7 @@ def _check_leftovers(repository: Repository, found: Diagnosis) -> None:
             )
     trash = [item.name for item in repository.trash.iterdir()] if repository.trash.is_dir() else []
     if trash:
-        found.add(
+        report.add(
             "note",
             str(repository.trash),
             f"{len(trash)} deleted backups",
@@ -252,10 +252,10 @@ def _check_leftovers(repository: Repository, found: Diagnosis) -> None:
         )
 
 
-def _report_leftover(left: dict[str, Any], found: Diagnosis) -> None:
+def _report_leftover(left: dict[str, Any], report: Diagnosis) -> None:
     if left["phase"] == "exchanging":
         safety = left.get("safety_backup") or "none"
-        found.add(
+        report.add(
             "problem",
             left["folder"],
             f"a restore of {left['backup']} was interrupted in the exchange: each of {', '.join(left['targets'])} may be old "
@@ -263,10 +263,10 @@ def _report_leftover(left: dict[str, Any], found: Diagnosis) -> None:
             f"Run the restore of {left['backup']} again, or restore {safety} in place; then remove the folder.",
         )
     else:
-        found.add("note", left["folder"], "left by a restore that did not change anything", "Remove it.")
+        report.add("note", left["folder"], "left by a restore that did not change anything", "Remove it.")
 
 
-def _check_space(folder: Path, found: Diagnosis, why: str) -> None:
+def _check_space(folder: Path, report: Diagnosis, why: str) -> None:
     usage = shutil.disk_usage(folder)
     level: Level = "warning" if usage.free < _LOW_SPACE else "ok"
-    found.add(level, f"disk of {folder}", f"{human_bytes(usage.free)} free; {why}", "Free space." if level != "ok" else "")
+    report.add(level, f"disk of {folder}", f"{human_bytes(usage.free)} free; {why}", "Free space." if level != "ok" else "")

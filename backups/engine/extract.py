@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +16,7 @@ from .archive.table import Entry, EntryType, FrameRef, Tree
 from .errors import DamageFound
 from .runtime.context import Phase
 from .runtime.durable import WRITEBACK_BYTES, begin_writeback, reach
+from .runtime.threads import pool, run_ahead
 
 _UNIT: Final = 4
 _AHEAD: Final = 32
@@ -59,21 +59,21 @@ def extract(
             place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             place.symlink_to(entry.target)
     opened: list[_OpenFile] = []
+
+    def units() -> Iterator[Callable[[], int]]:
+        for entry in chosen:
+            if entry.kind is EntryType.FILE:
+                opened[:] = [file for file in opened if not file.closed]
+                file = _OpenFile(target / entry.path, entry, sync, lost)
+                opened.append(file)
+                for first in range(0, file.units * _UNIT, _UNIT):
+                    refs = [tree.ref(packed) for packed in entry.blocks[first : first + _UNIT]]
+                    yield partial(_write_unit, archives, file, first, refs)
+
     try:
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-            pending: deque[Future[int]] = deque()
-            try:
-                for entry in chosen:
-                    if entry.kind is EntryType.FILE:
-                        opened.append(_OpenFile(target / entry.path, entry, sync, lost))
-                        _write_file(archives, tree, entry, opened[-1], threads, pending, phase)
-                        opened = [file for file in opened if not file.closed]
-                while pending:
-                    phase.advance(pending.popleft().result())
-            except BaseException:
-                for left in pending:
-                    left.cancel()
-                raise
+        with pool() as threads:
+            for written in run_ahead(threads, units(), _AHEAD):
+                phase.advance(written)
     finally:
         for file in opened:
             file.close()
@@ -83,22 +83,6 @@ def extract(
         place.chmod(entry.mode & 0o777)
         os.utime(place, ns=(entry.mtime_ns, entry.mtime_ns))
     return sum(entry.size for entry in chosen)
-
-
-def _write_file(
-    archives: Archives,
-    tree: Tree,
-    entry: Entry,
-    file: _OpenFile,
-    threads: ThreadPoolExecutor,
-    pending: deque[Future[int]],
-    phase: Phase,
-) -> None:
-    for first in range(0, file.units * _UNIT, _UNIT):
-        refs = [FrameRef(tree.backups[packed >> 32], packed & 0xFFFFFFFF) for packed in entry.blocks[first : first + _UNIT]]
-        pending.append(threads.submit(_write_unit, archives, file, first, refs))
-        if len(pending) >= _AHEAD:
-            phase.advance(pending.popleft().result())
 
 
 def _write_unit(archives: Archives, file: _OpenFile, first: int, refs: list[FrameRef]) -> int:

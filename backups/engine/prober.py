@@ -46,9 +46,8 @@ class Prober:
             database.set_progress_handler(self._beat, 2_000_000)
             try:
                 database.execute("PRAGMA cache_size = -65536")
-                database.execute(
-                    "PRAGMA mmap_size = 1099511627776"
-                )  # makes the check three times as fast; acceptable in a child process
+                # three times as fast; a mapped file may crash the process, which is acceptable in a child
+                database.execute("PRAGMA mmap_size = 1099511627776")
                 found = [str(row[0]) for row in database.execute("PRAGMA integrity_check(20)")]
                 broken_keys = sum(1 for _ in database.execute("PRAGMA foreign_key_check"))
                 tables = _row_counts(database)
@@ -68,13 +67,8 @@ class Prober:
         collections = {}
         for item in found:
             assert isinstance(item, CollectionDigest)
-            collections[item.collection.id] = {
-                "name": item.collection.name,
-                "count": item.count,
-                "indexed": item.indexed,
-                "recent": item.recent,
-                "records": item.records,
-            }
+            fields = {name: getattr(item, name) for name in ("count", "indexed", "recent", "records")}
+            collections[item.collection.id] = {"name": item.collection.name, **fields}
         return {"collections": collections}
 
     def chroma(self, directory: str) -> dict[str, Any]:

@@ -8,12 +8,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import itertools
 import os
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from .application_check import NO_CHECK, ApplicationCheck
@@ -29,9 +28,12 @@ from .repository.folder import Repository
 from .runtime import durable
 from .runtime.context import Context, Phase
 from .runtime.space import need_space
+from .runtime.threads import pool, run_ahead
 from .types import Backup, Depth, Problem, Proof
 
 _PIECE = 1 << 20
+_BATCH, _AHEAD = 8, 16
+"""Blocks that a thread checks at once, and batches that are worked on ahead."""
 
 
 class Checked:
@@ -184,29 +186,15 @@ def _check_blocks(
         )
         with (
             ctx.phase("verify", "blocks", sum(_raw(archives, ref) or 0 for ref in refs)) as phase,
-            ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads,
+            pool() as threads,
         ):
-            pending: deque[Future[_Bad]] = deque()
+            batches = (refs[first : first + _BATCH] for first in range(0, len(refs), _BATCH))
+            tasks = (partial(_check_batch, archives, batch, checked, phase) for batch in batches)
             bad: _Bad = {}
-            try:
-                for batch in _batches(refs, 8):
-                    pending.append(threads.submit(_check_batch, archives, batch, checked, phase))
-                    if len(pending) > 16:
-                        bad |= pending.popleft().result()
-                while pending:
-                    bad |= pending.popleft().result()
-            except BaseException:
-                for left in pending:
-                    left.cancel()
-                raise
+            for found in run_ahead(threads, tasks, _AHEAD):
+                bad |= found
             findings.bytes += phase.done
         _name_blocks(archives, tree, bad, findings)
-
-
-def _batches(refs: list[FrameRef], size: int) -> Iterator[list[FrameRef]]:
-    iterator = iter(refs)
-    while batch := list(itertools.islice(iterator, size)):
-        yield batch
 
 
 _Bad = dict[FrameRef, tuple[str, Spot]]

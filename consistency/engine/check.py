@@ -7,6 +7,7 @@ examined one by one (`suspects`). Nothing is written to either store, and a cras
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -14,7 +15,6 @@ from typing import Any
 
 from backups.engine.chroma_files.records import count_records
 
-from .balance import Balance
 from .compare import compare
 from .context import Context
 from .errors import StoreBusy
@@ -94,7 +94,7 @@ def check(description: Description, stores: Stores, ctx: Context, report: Callab
 
 def _check_mapping(mapping: Mapping, stores: Stores, ctx: Context, report: Callable[[Finding], None]) -> Sums:
     sums = Sums()
-    balance = Balance(mapping)
+    balance = _Balance(mapping)
 
     def count_and_report(item: Finding) -> None:
         balance.add(item)
@@ -154,3 +154,50 @@ def _of_key(item: BrokenKey) -> Finding:
         sqlite={"table": item.table, "row": item.rowid, item.column: value},
         fingerprint=f"{item.column} {value}",
     )
+
+
+class _Balance:
+    """How many more rows than vectors a mapping has, in total and for each parent, according to its findings."""
+
+    def __init__(self, mapping: Mapping) -> None:
+        self._mapping = mapping
+        self._of_parent: Counter[Any] = Counter()
+        self._total = 0
+
+    def add(self, item: Finding) -> None:
+        if item.severity is Severity.INFO:
+            return  # in flight
+        if item.kind in (FindingKind.ORPHANED_SQLITE, FindingKind.ORPHANED_CHROMADB):
+            if item.sqlite is None or item.chroma is None:  # only one side has it
+                self._total += 1 if item.kind is FindingKind.ORPHANED_SQLITE else -1
+            return
+        more = {FindingKind.MISSING_IN_CHROMADB: 1, FindingKind.MISSING_IN_SQLITE: -1}.get(item.kind, 0)
+        self._total += more
+        parent = self._mapping.parent
+        if more and parent is not None and parent.counted and item.parent is not None:
+            self._of_parent[item.parent] += more
+
+    def findings(self) -> Iterator[Finding]:
+        """A finding for each parent whose numbers differ, and one for the totals."""
+        parent = self._mapping.parent
+        for key, more in sorted(self._of_parent.items(), key=lambda pair: str(pair[0])):
+            if more and parent is not None:
+                yield self._finding(f"{parent.name}:{key}", key, f"{_surplus(more)} of {parent.name} {key}.", more)
+        if self._total:
+            yield self._finding("", None, f"{_surplus(self._total)} in total.", self._total)
+
+    def _finding(self, record: str, parent: Any, message: str, more: int) -> Finding:
+        return finding(
+            FindingKind.COUNT_MISMATCH,
+            mapping=self._mapping.name,
+            record=record,
+            parent=parent,
+            message=message,
+            fingerprint=str(more),
+            sqlite={"more": more} if more > 0 else None,
+            chroma={"more": -more} if more < 0 else None,
+        )
+
+
+def _surplus(more: int) -> str:
+    return f"There are {abs(more)} more {'rows than vectors' if more > 0 else 'vectors than rows'}"

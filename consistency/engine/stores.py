@@ -28,7 +28,7 @@ class Stores:
     """SQLite files and Chroma directories, by the names that the mappings use.
 
     *at_rest*: nobody writes to them. *instant*: the time of their contents; None for live stores, whose time is now. *settle*:
-    seconds between two looks at live stores. *patience*: seconds to wait for writers of SQLite at a second look.
+    seconds between two examinations of live stores. *patience*: seconds to wait for writers of SQLite at the second.
     *under_way*: returns the ids of a mapping that the application itself will complete. *renew*: updates records of a
     collection in directories that are copies of what a server holds.
     """

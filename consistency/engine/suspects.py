@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -74,7 +74,7 @@ class Suspects:
     def _look(self, ids: Sequence[str], sides: OpenStores, stores: Stores, ctx: Context, *, first: bool) -> int:
         """Examine *ids* once more and forget the ones decided; return how many."""
         found: dict[str, list[Finding]] = {identifier: [] for identifier in ids}
-        with _undisturbed() if first else _writers_held(sides, stores, ctx) as quiet:
+        with nullcontext(False) if first else _writers_held(sides, stores, ctx) as quiet:
             if not first and stores.renew is not None:
                 sides.catch_up(ids)
             for item in sides.examine(ids, stores.instant or datetime.now(UTC)):
@@ -108,13 +108,8 @@ class Suspects:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[bool]:
-    yield False
-
-
-@contextmanager
 def _writers_held(sides: OpenStores, stores: Stores, ctx: Context) -> Iterator[bool]:
-    """Hold up writers of SQLite, with Chroma's vectors read up to now. False where the lock could not be had in time."""
+    """Hold up writers of SQLite, with Chroma's vectors read up to now. False if the lock stayed taken."""
     for attempt in range(LOOKS):
         ctx.check()
         with held(sides.database, stores.patience) as locked:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import struct
@@ -87,7 +86,7 @@ def read_manifest(folder: Path) -> bytes:
 
 
 class BlockDamaged(DamageFound):
-    """A stored frame is not what was written; the message names its archive and offset."""
+    """A stored frame was changed or lost; the message names its archive and offset."""
 
     def __init__(self, message: str, *, backup: str, offset: int) -> None:
         super().__init__(f"{message} (archive of {backup}, byte {offset})", id=backup, offset=offset)
@@ -219,7 +218,7 @@ class Archives:
         except OSError as problem:
             raise from_os_error(problem, f"Reading {where.path}") from problem
         if len(stored) != where.table_bytes or digest(stored).hex() != where.table_blake3:
-            raise BlockDamaged("The table is not the one that was written", backup=backup, offset=where.table_offset)
+            raise BlockDamaged("The table was changed after it was written", backup=backup, offset=where.table_offset)
         return unpack(backup, decompress_table(backup, stored), check_path)
 
 
@@ -306,13 +305,3 @@ def _decompresses(frames: bytes) -> bool:
         except zstandard.ZstdError:
             return False
     return True
-
-
-def file_sha256(path: Path, advance: Callable[[int], None] = lambda amount: None) -> str:
-    """The SHA-256 of a file in hex, read in pieces of 1 MiB."""
-    total = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            total.update(piece)
-            advance(len(piece))
-    return total.hexdigest()

@@ -153,10 +153,13 @@ class Tree:
             self.backups.append(backup)
         return found
 
+    def ref(self, packed: int) -> FrameRef:
+        """The frame that a packed reference names."""
+        return FrameRef(self.backups[packed >> 32], packed & 0xFFFFFFFF)
+
     def refs(self, entry: Entry) -> Iterator[FrameRef]:
         """The frames of *entry*'s blocks in order."""
-        for packed in entry.blocks:
-            yield FrameRef(self.backups[packed >> 32], packed & 0xFFFFFFFF)
+        return map(self.ref, entry.blocks)
 
     def copy(self) -> Tree:
         """A tree that may be changed without touching this one; block lists are shared until they are replaced."""
@@ -221,7 +224,7 @@ class TableWriter:
         for block, packed in enumerate(entry.blocks):
             if block < len(inherited) and inherited[block] == packed:
                 continue
-            ref = FrameRef(tree.backups[packed >> 32], packed & 0xFFFFFFFF)
+            ref = tree.ref(packed)
             ordinal = self._ordinal(ref.backup)
             last = runs[-1] if runs else None
             if last is not None and last[2] == ordinal and last[0] + last[1] == block and last[3] + last[1] == ref.frame:
@@ -360,14 +363,14 @@ def _unpack_entry(cursor: _Cursor, check_path: Callable[[str], None]) -> tuple[E
     check_path(path)
     kind, mode, mtime_ns, size, inode, ctime_ns, trusted = cursor.unpack(_ENTRY)
     try:
-        known = EntryType(kind)
+        entry_type = EntryType(kind)
     except ValueError:
         raise DamageFound(f"A table says that {path!r} is of the unknown kind {kind}.") from None
     target = cursor.text()
     (count,) = cursor.unpack(_COUNT)
     runs = [cursor.unpack(_RUN) for _ in range(count)]
     identity = Identity(inode=inode, ctime_ns=ctime_ns, trusted=bool(trusted))
-    entry = Entry(path=path, kind=known, mode=mode, mtime_ns=mtime_ns, size=size, identity=identity, target=target)
+    entry = Entry(path=path, kind=entry_type, mode=mode, mtime_ns=mtime_ns, size=size, identity=identity, target=target)
     return entry, runs
 
 

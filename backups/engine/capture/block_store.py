@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import threading
 from array import array
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from ..archive.blocks import BLOCK, MAX_DEPTH, compress, compress_delta, digest
@@ -16,6 +16,7 @@ from ..archive.reader import Archives
 from ..archive.table import Entry, EntryType, FrameRef, Tree
 from ..archive.writer import ArchiveWriter
 from ..errors import EngineError
+from ..runtime.threads import run_ahead
 
 _UNIT: Final = 4
 """Blocks that a thread reads and hashes at once."""
@@ -67,8 +68,8 @@ class BlockStore:
         for path, entry in parent.entries.items():
             if path.startswith(prefix + "/") and path not in present:
                 for packed in entry.blocks:
-                    backup = parent.backups[packed >> 32]
-                    self._moved[self._archives.frames(backup).digest(packed & 0xFFFFFFFF)] = packed
+                    ref = parent.ref(packed)
+                    self._moved[self._archives.frames(ref.backup).digest(ref.frame)] = packed
 
     def store(self, descriptor: int, entry: Entry, before: Entry | None) -> None:
         """Read the ``entry.size`` bytes of *descriptor*, store new blocks in order, and fill ``entry.blocks``.
@@ -85,13 +86,8 @@ class BlockStore:
                     entry.blocks.append(self._own << 32 | number)
 
     def _units(self, descriptor: int, size: int, prior: array[int]) -> Iterator[list[_Block]]:
-        ahead: deque[Future[list[_Block]]] = deque()
-        for first in range(0, -(-size // BLOCK), _UNIT):
-            ahead.append(self._threads.submit(self._unit, descriptor, first, size, prior))
-            if len(ahead) >= _AHEAD:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+        units = (partial(self._unit, descriptor, first, size, prior) for first in range(0, -(-size // BLOCK), _UNIT))
+        return run_ahead(self._threads, units, _AHEAD)
 
     def _unit(self, descriptor: int, first: int, size: int, prior: array[int]) -> list[_Block]:
         start = first * BLOCK
@@ -128,7 +124,8 @@ class BlockStore:
 
     def _stored_digest(self, packed: int) -> bytes:
         assert self._archives is not None
-        return self._archives.frames(self._tree.backups[packed >> 32]).digest(packed & 0xFFFFFFFF)
+        ref = self._tree.ref(packed)
+        return self._archives.frames(ref.backup).digest(ref.frame)
 
     def _delta(self, content: memoryview, prior: int) -> tuple[bytes, FrameRef, int] | None:
         """*content* as a delta of the block *prior*, with its base and depth; None where a plain frame is smaller.
@@ -136,7 +133,7 @@ class BlockStore:
         Where the chain would grow too deep, the base is the plain frame at its root.
         """
         assert self._archives is not None
-        ref = FrameRef(self._tree.backups[prior >> 32], prior & 0xFFFFFFFF)
+        ref = self._tree.ref(prior)
         try:
             depth = self._archives.frame(ref).depth
             if depth >= MAX_DEPTH:

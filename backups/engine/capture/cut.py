@@ -15,6 +15,7 @@ from typing import Any
 from ..runtime.child import Child
 from ..runtime.context import Context
 from ..types import Pause, Source, SourceKind
+from .sqlite import Pinned
 
 HOLDER = "backups.engine.capture.holder"
 PACKER = "backups.engine.capture.packer"
@@ -22,17 +23,7 @@ REFRESH_TIMEOUT = 60.0
 """Seconds that Chroma may stay locked while its changes are copied; after that the cut fails."""
 
 STEP_TIMEOUT = 900.0
-"""Seconds without a message after which a child is taken to hang."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pin:
-    """How a SQLite database was pinned: ``pinned``, ``online`` or ``raw``, why not ``pinned``, and the bytes of its log."""
-
-    method: str
-    reason: str
-    log_bytes: int
-    not_a_database: bool = False
+"""Seconds without a message after which a child counts as hanging."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +32,7 @@ class Instant:
 
     time: datetime
     attempts: int
-    pins: dict[str, Pin]
+    pins: dict[str, Pinned]
     broken: dict[str, str]
     versions: dict[str, str]
     pause: dict[tuple[SourceKind, str], float]
@@ -90,7 +81,7 @@ class Cut:
         sqlite = [source for source in sources if source.kind is SourceKind.SQLITE]
         chroma = [source for source in sources if source.kind is SourceKind.CHROMA]
         self.packer.begin("stage", directories=[[s.prefix, str(s.path), str(self.staged(s))] for s in chroma])
-        opened = self._ask(
+        versions = self._ask(
             self.holder,
             "open",
             sqlite=[[s.name, str(s.path), str(self.staged(s))] for s in sqlite],
@@ -105,9 +96,9 @@ class Cut:
         return Instant(
             time=datetime.fromisoformat(locked["time"]),
             attempts=locked["attempts"],
-            pins={name: Pin(*pin) for name, pin in locked["pins"].items()},
+            pins={name: Pinned(*pin) for name, pin in locked["pins"].items()},
             broken=locked["broken"],
-            versions={name: state["version"] for name, state in opened["chroma"].items()},
+            versions=versions,
             pause={(SourceKind(kind), name): ms for kind, names in paused.items() for name, ms in names.items()},
             changed=changed,
         )

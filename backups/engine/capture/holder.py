@@ -5,16 +5,15 @@ Requests, in the order in which `cut.py` sends them:
 ======== ==================================================================================== =========================
 do       does                                                                                 answer
 ======== ==================================================================================== =========================
-open     connects; copies databases that cannot be pinned                                     state of each source
+open     connects; copies databases that cannot be pinned                                     versions of Chroma's tables
 lock     takes all locks, pins SQLite and lets its writers continue; Chroma stays locked      time, pins, attempts
 unlock   lets Chroma's writers continue                                                       pauses in milliseconds
 copy     copies the databases that could not be pinned in place                               -
 digest   reads a staged Chroma directory                                                      digests of collections
-undo     releases all locks, for another attempt                                              -
 release  ends everything                                                                      -
 ======== ==================================================================================== =========================
 
-Lock order (capture.md, "Both at one instant"): every SQLite database, then the gate and ``chroma.sqlite3`` of every Chroma
+Lock order (``docs/explanation/the-cut.md``): every SQLite database, then the gate and ``chroma.sqlite3`` of every Chroma
 directory, each in the order of their real paths. An application that writes to Chroma inside a SQLite transaction waits for
 SQLite before it holds Chroma, so the opposite order could deadlock with it. Every wait is bounded.
 """
@@ -203,7 +202,7 @@ class Holder:
         self._directories: list[Directory] = []
         self._pins: dict[str, Pinned] = {}
 
-    def open(self, sqlite: list[list[str]], chroma: list[list[str]]) -> dict[str, Any]:
+    def open(self, sqlite: list[list[str]], chroma: list[list[str]]) -> dict[str, str]:
         for name, path, staged in sqlite:
             self._databases.append(Database(name, Path(path), Path(staged)))
         for name, path in chroma:
@@ -215,10 +214,7 @@ class Holder:
             database.copy_beforehand(self._step)
         for directory in self._directories:
             directory.connect()
-        return {
-            "sqlite": {item.name: {"wal": item.wal, "broken": item.broken} for item in self._databases},
-            "chroma": {item.name: {"version": item.version, "broken": item.broken} for item in self._directories},
-        }
+        return {item.name: item.version for item in self._directories}
 
     def lock(self, within: float) -> dict[str, Any]:
         """Try for *within* seconds. Raises `SourceBusy`, naming the processes that may hold the lock."""
@@ -230,7 +226,7 @@ class Holder:
             refusal = self._try(deadline, last=attempts >= PIN_TRIES)
             if refusal is None:
                 break
-            self.undo()
+            self._undo()
             if time.monotonic() > deadline and not any(item.is_abandoned() for item in self._directories):
                 raise refusal()
             time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
@@ -278,7 +274,7 @@ class Holder:
             "chroma": {item.name: item.held_ms for item in self._directories},
         }
 
-    def undo(self) -> None:
+    def _undo(self) -> None:
         for database in self._databases:
             database.unlock()
             database.unpin()
@@ -296,16 +292,16 @@ class Holder:
         for directory in self._directories:
             directory.release()
 
-    def digest(self, directory: str, known: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    def digest(self, directory: str, parents: dict[str, dict[str, Any]]) -> dict[str, Any]:
         """Digests of a copy, or ``{"problem", "file", "offset"}`` when its files contradict each other.
 
-        *known* maps ids of collections to the fields of `digests.ParentDigest`.
+        *parents* maps ids of collections to the fields of `digests.ParentDigest`.
         """
         from ..chroma_files import digests  # numpy is loaded only when a Chroma directory changed
 
-        parents = {collection: digests.ParentDigest(**fields) for collection, fields in known.items()}
         try:
-            found = digests.digest_collections(Path(directory), parents)
+            known = {collection: digests.ParentDigest(**fields) for collection, fields in parents.items()}
+            found = digests.digest_collections(Path(directory), known)
         except BrokenIndex as problem:
             return {"problem": str(problem), "file": problem.file, "offset": problem.offset}
         except sqlite3.DatabaseError as problem:
@@ -333,7 +329,7 @@ def main() -> None:
     """Serve one backup."""
     server = Server()
     holder = Holder(server)
-    names = ("open", "lock", "unlock", "undo", "copy", "digest", "release")
+    names = ("open", "lock", "unlock", "copy", "digest", "release")
     server.serve({name: getattr(holder, name) for name in names}, on_end=holder.release)
 
 

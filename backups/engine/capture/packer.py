@@ -6,7 +6,7 @@ sends them:
 ======= ========================================================================= =====================================
 do      does                                                                      answer
 ======= ========================================================================= =====================================
-begin   opens the staged archive, reads the parent's tree                         whether the parent can be used
+begin   opens the staged archive, reads the parent's tree                         why the parent cannot be used
 stage   copies Chroma directories ahead of the lock                               -
 refresh the same under the lock: only what changed since                          whether anything differs from the parent
 pack    reads every source, writes the archive                                    what was written, by source
@@ -20,8 +20,7 @@ import os
 import stat
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +30,7 @@ from ..archive.writer import ArchiveWriter
 from ..chroma_files.tables import DATABASE
 from ..errors import DamageFound
 from ..runtime.child import Server
+from ..runtime.threads import pool
 from .block_store import BlockStore
 from .files import Listed, walk
 from .free_pages import blank_free_pages
@@ -64,8 +64,8 @@ class Packer:
         self._done = 0
         self._reported = 0.0
 
-    def begin(self, owner: str, folder: str, set_folder: str, parent: str | None) -> dict[str, Any]:
-        """Begin, or begin again without a parent. A damaged parent is an answer and not an error."""
+    def begin(self, owner: str, folder: str, set_folder: str, parent: str | None) -> str | None:
+        """Begin, or begin again without a parent. Returns why the parent cannot be used, or None."""
         why = None
         self._parent = None
         if parent is not None:
@@ -80,7 +80,7 @@ class Packer:
         self._parent_id = parent
         self._tree = Tree() if self._parent is None else self._parent.copy()
         self._tree.entries = {}
-        return {"usable": why is None, "why": why}
+        return why
 
     def stage(self, directories: list[list[str]]) -> None:
         for prefix, live, staged in directories:
@@ -101,7 +101,7 @@ class Packer:
         """*partial_bytes* and *whole_bytes* are those of the parent's table (`types.DataFile`)."""
         tallies: dict[str, Tally] = {}
         self._writer = ArchiveWriter(self._folder / "data.tar.zst", self._table, parent=self._parent_id)
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        with pool() as threads:
             self._blocks = BlockStore(self._writer, self._tree, self._archives, threads, self._count)
             for source in sources:
                 tally = tallies[source["prefix"]] = Tally()
@@ -110,25 +110,12 @@ class Packer:
         written = self._writer.finish(self._tree, partial)
         return {
             "data": {
-                "bytes": written.bytes,
-                "sha256": written.sha256,
-                "table_offset": written.table_offset,
-                "table_bytes": written.table_bytes,
-                "table_blake3": written.table_blake3,
+                **asdict(written),
                 "table_whole": partial is None,
                 "partial_bytes": 0 if partial is None else partial_bytes + written.table_bytes,
                 "whole_bytes": written.table_bytes if partial is None else whole_bytes,
             },
-            "sources": {
-                prefix: {
-                    "bytes": tally.bytes,
-                    "files": tally.files,
-                    "read": tally.read,
-                    "problems": tally.problems,
-                    "notes": tally.notes,
-                }
-                for prefix, tally in tallies.items()
-            },
+            "sources": {prefix: asdict(tally) for prefix, tally in tallies.items()},
         }
 
     # One method for each kind of source

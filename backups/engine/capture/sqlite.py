@@ -86,7 +86,7 @@ def begin_immediate(connection: sqlite3.Connection, path: Path, wait: float) -> 
 
 @dataclass(frozen=True, slots=True)
 class Pinned:
-    """How a database was pinned. ``log_bytes`` is the size of its write-ahead log at that instant."""
+    """How a database was pinned, why not in place, and the bytes of its log then; -1 if it is copied after the cut."""
 
     method: Method
     reason: str

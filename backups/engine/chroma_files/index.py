@@ -135,7 +135,7 @@ class Index:
 
 
 def highest_label(count: int) -> int:
-    """The highest label that is believed of an index of *count* elements, so that a damaged one takes no memory."""
+    """The highest label accepted in an index of *count* elements; a damaged one could otherwise exhaust the memory."""
     return 4 * count + 1024
 
 

@@ -1,7 +1,7 @@
 """Whether the files of a Chroma directory are at rest while ``chroma.sqlite3`` is locked.
 
 The lock alone is not enough: the HNSW files are written outside any transaction. The positions in the log show whether a
-write is under way (`tables`; the protocol is the design's, "The cut").
+write is under way (`tables`; ``docs/explanation/the-cut.md``).
 """
 
 from __future__ import annotations

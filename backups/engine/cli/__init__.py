@@ -10,7 +10,7 @@ one a command  ``create``, ``verify``, ``restore``, ...: its arguments, what it 
 ``parser``     the list of commands; imports the module of the command that was given, and no other
 ``call``       what a command gets (`Call`) and returns (`Outcome`)
 ``arguments``  arguments that several commands take
-``text``       tables and lines that several commands print
+``text``       what several commands print
 ============== ==========================================================================================
 
 A command's module has ``add_arguments(parser)`` and ``run(call)``. Users read ``docs/reference/cli.md``.

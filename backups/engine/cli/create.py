@@ -12,7 +12,7 @@ from ..progress import duration, human_bytes
 from ..types import BackupKind, Depth
 from .arguments import add_examine, add_sources
 from .call import Call, Outcome
-from .text import damage_lines, problems_of
+from .text import damage_lines, manifest_json, problems_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,13 +53,7 @@ def run(call: Call) -> Outcome:
 def _json(created: Created) -> dict[str, Any]:
     manifest = created.backup.manifest
     return {
-        "id": manifest.id,
-        "set": manifest.set,
-        "kind": manifest.kind,
-        "parent": manifest.parent,
-        "time": manifest.time.isoformat(),
-        "bytes_source": manifest.bytes_source,
-        "bytes_stored": manifest.bytes_stored,
+        **manifest_json(manifest),
         "seconds": round(created.seconds, 3),
         "pause_ms": manifest.pause_ms.model_dump(),
         "sources": [

@@ -9,7 +9,7 @@ from ..progress import human_bytes
 from ..repository.base import Unreadable
 from ..types import Backup
 from .call import Call, Outcome
-from .text import table
+from .text import manifest_json, table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,13 +41,7 @@ def listed_json(item: Backup | Unreadable) -> dict[str, Any]:
         }
     manifest = item.manifest
     return {
-        "id": manifest.id,
-        "set": manifest.set,
-        "kind": manifest.kind,
-        "parent": manifest.parent,
-        "time": manifest.time.isoformat(),
-        "bytes_source": manifest.bytes_source,
-        "bytes_stored": manifest.bytes_stored,
+        **manifest_json(manifest),
         "verified_at": item.verified_at.isoformat() if item.verified_at else None,
         "verification": item.verification,
         "hold": item.hold.note if item.hold else None,

@@ -56,7 +56,7 @@ def run(call: Call) -> Outcome:
             check=arguments.check,
             salvage=arguments.salvage,
         )
-        return Outcome(_json(restored), _text(restored), 5 if restored.lost else 0)
+        return Outcome(asdict(restored), _text(restored), 5 if restored.lost else 0)
     sources = call.sources()
     if arguments.dry_run:
         planned = plan_in_place(repository, backup, sources, only=arguments.only)
@@ -70,7 +70,7 @@ def run(call: Call) -> Outcome:
     restored = restore_in_place(
         repository, backup, sources, call.ctx, only=arguments.only, commands=commands, wait=arguments.wait
     )
-    return Outcome(_json(restored), _text(restored))
+    return Outcome(asdict(restored), _text(restored))
 
 
 def _confirm(call: Call, backup: Backup) -> None:
@@ -85,18 +85,6 @@ def _confirm(call: Call, backup: Backup) -> None:
     sys.stderr.flush()
     if sys.stdin.readline().strip() != backup.id:
         raise RestoreRefused("The id was not typed. Nothing was changed.")
-
-
-def _json(restored: Restored) -> dict[str, Any]:
-    return {
-        "id": restored.id,
-        "to": restored.to,
-        "seconds": restored.seconds,
-        "bytes": restored.bytes,
-        "checks": restored.checks,
-        "dry_run": restored.dry_run,
-        "lost": [asdict(block) for block in restored.lost],
-    }
 
 
 def _text(restored: Restored) -> str:

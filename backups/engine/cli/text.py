@@ -1,8 +1,10 @@
-"""Tables and lines that several commands print."""
+"""What several commands print."""
 
 from __future__ import annotations
 
-from ..types import Backup, Problem
+from typing import Any
+
+from ..types import Backup, Manifest, Problem
 
 
 def table(rows: list[tuple[str, ...]], right: tuple[int, ...] = ()) -> str:
@@ -14,6 +16,19 @@ def table(rows: list[tuple[str, ...]], right: tuple[int, ...] = ()) -> str:
         ).rstrip()
         for row in rows
     )
+
+
+def manifest_json(manifest: Manifest) -> dict[str, Any]:
+    """The fields of a manifest that begin a backup's JSON."""
+    return {
+        "id": manifest.id,
+        "set": manifest.set,
+        "kind": manifest.kind,
+        "parent": manifest.parent,
+        "time": manifest.time.isoformat(),
+        "bytes_source": manifest.bytes_source,
+        "bytes_stored": manifest.bytes_stored,
+    }
 
 
 def problems_of(backup: Backup) -> tuple[Problem, ...]:

@@ -56,15 +56,7 @@ def _unreadable_json(item: Unreadable, depth: Depth) -> dict[str, Any]:
 
 def proof_json(proof: Proof) -> dict[str, Any]:
     """One result in the JSON of ``verify`` and ``drill``."""
-    return {
-        "id": proof.id,
-        "ok": proof.ok,
-        "depth": proof.depth,
-        "seconds": proof.seconds,
-        "bytes": proof.bytes,
-        "problems": [problem.model_dump(mode="json") for problem in proof.problems],
-        "checks": proof.checks,
-    }
+    return proof.model_dump(mode="json", exclude={"time", "drill", "scope"})
 
 
 def proof_text(proof: Proof) -> str:

@@ -1,1 +1,1 @@
-"""Where backups live: folders and object storage, their lock, and what is kept."""
+"""Where backups are stored: manifests, proofs and holds in a folder, its locks, and retention."""

@@ -122,10 +122,10 @@ class BaseRepository(ABC):
         try:
             manifest = parse_manifest(backup_id, content)
         except RepositoryTooNew:
-            # One flipped bit makes a 1 a 3, so a later format is believed only of a manifest that is as it was written
+            # One flipped bit turns 1 into 3: a later format counts only if the manifest matches its checksum
             if self.expected_sums(set_name, backup_id)[MANIFEST] == hashlib.sha256(content).hexdigest():
                 raise
-            raise DamageFound(f"The manifest of {backup_id} is not what was written.", id=backup_id) from None
+            raise DamageFound(f"The manifest of {backup_id} was changed after it was written.", id=backup_id) from None
         if manifest.id != backup_id or manifest.set != set_name:
             raise DamageFound(
                 f"The manifest of {backup_id} in the set {set_name} is that of {manifest.id} in {manifest.set}.", id=backup_id

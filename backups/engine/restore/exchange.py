@@ -144,8 +144,8 @@ def copy_database(
     """Replace the content of the database *live* at *path* by that of *source* in one transaction.
 
     Once the database is locked for writing, with nothing committed yet, *once_locked* is called; an error that it raises rolls
-    the transaction back. If the lock cannot be had within *wait* seconds, the error that *stayed_locked* makes of the processes
-    that have the file open is raised.
+    the transaction back. If the lock cannot be acquired within *wait* seconds, raises what *stayed_locked* returns for the
+    names of the processes that have the file open.
     """
     pages = max(1, int(source.execute("PRAGMA page_count").fetchone()[0]) // 4)
     deadline = time.monotonic() + wait

@@ -6,4 +6,5 @@
 ``locks``     file locks
 ``processes`` identities of processes, and how children end
 ``space``     whether a disk has room
+``threads``   work done ahead by threads
 """
