@@ -32,40 +32,29 @@ _GOOD = "#1b7f3b"
 def about(event: str, alerts: Sequence[Alert], now: datetime) -> dict[str, Any]:
     """The message about *event* of *alerts*, which belong to one rule."""
     first = alerts[0]
-    return {
-        "version": VERSION,
-        "event": event,
-        "at": now.astimezone(UTC).isoformat(),
-        "site": site(),
-        "rule": {"name": first.rule, "title": first.title, "severity": first.severity},
-        "count": len(alerts),
-        "alerts": [_alert(alert) for alert in alerts[:MOST_ALERTS]],
-    }
+    rule = {"name": first.rule, "title": first.title, "severity": first.severity}
+    return _message(event, rule, len(alerts), [_alert(alert) for alert in alerts[:MOST_ALERTS]], now)
 
 
 def test(channel_name: str, by: str, now: datetime) -> dict[str, Any]:
     """A test message."""
-    return {
-        "version": VERSION,
-        "event": "test",
-        "at": now.astimezone(UTC).isoformat(),
-        "site": site(),
-        "rule": {"name": "test", "title": "This is a test", "severity": "info"},
-        "count": 1,
-        "alerts": [
-            {
-                "id": "00000000-0000-0000-0000-000000000000",
-                "subject": channel_name,
-                "text": f"{by} sent a test to {channel_name}. Nothing is wrong.",
-                "todo": "No action is needed.",
-                "page": _absolute("/admin/backup/alerts/"),
-                "help": "",
-                "since": now.astimezone(UTC).isoformat(),
-                "resolved": None,
-                "ended_by": "",
-            }
-        ],
+    alert = {
+        "id": "00000000-0000-0000-0000-000000000000",
+        "subject": channel_name,
+        "text": f"{by} sent a test to {channel_name}. Nothing is wrong.",
+        "todo": "No action is needed.",
+        "page": _absolute("/admin/backup/alerts/"),
+        "help": "",
+        "since": now.astimezone(UTC).isoformat(),
+        "resolved": None,
+        "ended_by": "",
     }
+    return _message("test", {"name": "test", "title": "This is a test", "severity": "info"}, 1, [alert], now)
+
+
+def _message(event: str, rule: dict[str, str], count: int, alerts: list[dict[str, Any]], now: datetime) -> dict[str, Any]:
+    at = now.astimezone(UTC).isoformat()
+    return {"version": VERSION, "event": event, "at": at, "site": site(), "rule": rule, "count": count, "alerts": alerts}
 
 
 def site() -> str:
@@ -108,14 +97,10 @@ def subject(message: dict[str, Any]) -> str:
 
 def lines(message: dict[str, Any]) -> list[str]:
     """One line for each alert of a message."""
-    listed = []
-    for alert in message["alerts"]:
-        if message["event"] == "resolved":
-            listed.append(
-                f"Resolved after {_lasted(alert)}: {alert['text']}{' ' + alert['ended_by'] if alert['ended_by'] else ''}"
-            )
-        else:
-            listed.append(alert["text"])
+    listed = [alert["text"] for alert in message["alerts"]]
+    if message["event"] == "resolved":
+        ended = [f"Resolved after {_lasted(alert)}: {alert['text']} {alert['ended_by']}" for alert in message["alerts"]]
+        listed = [line.rstrip() for line in ended]
     rest = message["count"] - len(message["alerts"])
     return [*listed, *([f"And {rest} more."] if rest > 0 else [])]
 
@@ -148,7 +133,7 @@ def _context(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def as_slack(message: dict[str, Any]) -> dict[str, Any]:
-    """For Slack's incoming webhooks and those that accept the same JSON (Mattermost, Rocket.Chat and others)."""
+    """For Slack's incoming webhooks, and others that accept the same JSON (Mattermost, Rocket.Chat)."""
     over = message["event"] == "resolved"
     attachments = []
     for alert, line in zip(message["alerts"], lines(message), strict=False):

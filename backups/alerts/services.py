@@ -69,13 +69,8 @@ def save_rule(
         rule.save()
         rule.channels.set(channels)
         rule.escalate_to.set(escalate_to)
-        audit.record(
-            actor,
-            "alert_rule.changed" if before else "alert_rule.made",
-            f"alert_rule:{rule.name}",
-            before=before,
-            after=describe_rule(rule),
-        )
+        action = "alert_rule.changed" if before else "alert_rule.made"
+        audit.record(actor, action, f"alert_rule:{rule.name}", before=before, after=describe_rule(rule))
     return rule
 
 
@@ -102,11 +97,7 @@ def remove_rule(actor: Actor, rule: AlertRule) -> None:
 def describe_rule(rule: AlertRule) -> dict[str, Any]:
     """A rule for the audit."""
     return {
-        "title": rule.title,
-        "kind": rule.kind,
-        "threshold": rule.threshold,
-        "lasting_minutes": rule.lasting_minutes,
-        "settle_minutes": rule.settle_minutes,
+        **{name: getattr(rule, name) for name in ("title", "kind", "threshold", "lasting_minutes", "settle_minutes")},
         "severity": str(rule.severity),
         "enabled": rule.enabled,
         "channels": sorted(rule.channels.values_list("name", flat=True)),
@@ -183,13 +174,8 @@ def save_channel(actor: Actor, channel: AlertChannel, plans: Collection[Plan] = 
             channel.tested_answer = ""
         channel.save()
         channel.plans.set(plans if channel.kind == Kind.PING else ())
-        audit.record(
-            actor,
-            "alert_channel.changed" if before else "alert_channel.made",
-            f"alert_channel:{channel.name}",
-            before=before,
-            after=describe_channel(channel),
-        )
+        action = "alert_channel.changed" if before else "alert_channel.made"
+        audit.record(actor, action, f"alert_channel:{channel.name}", before=before, after=describe_channel(channel))
     return channel
 
 

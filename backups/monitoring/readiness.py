@@ -27,7 +27,7 @@ from backups.models import AlertChannel, AlertDelivery, IndexedBackup
 from . import gathering
 from .conditions import Observation, observe
 from .conditions.backups import LONG_OVERDUE_TIMES_RPO
-from .conditions.repositories import FULL_SOON
+from .conditions.repositories import full_soon
 from .conditions.restores import DRILL_OVERDUE_DAYS
 from .facts import Facts
 from .verdict import Verdict, verdict
@@ -259,7 +259,7 @@ def _space(seen: _Evidence) -> Judgement:
     if not space.size:
         return State.UNTESTED, "The repository's disk cannot be read.", "Check its mount."
     if condition is not None:
-        state = State.PARTLY if condition.kind == FULL_SOON.name else State.MISSED
+        state = State.PARTLY if condition.kind == full_soon.name else State.MISSED
         return state, condition.text, condition.todo
     days = space.full_in_days
     return State.MET, "There is enough space." if days is None else f"There is space for {days:,.0f} days."

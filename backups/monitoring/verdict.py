@@ -47,7 +47,7 @@ class Space:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Success:
-    """How the backups of the last 30 days ended; those that a person cancelled do not count."""
+    """How the backups of the last 30 days ended; jobs that a person cancelled do not count."""
 
     done: int
     failed: int

@@ -6,7 +6,7 @@
     (reads)               (pure)
 
 Each threshold is a constant of the module of its subject; an alert rule may use a threshold of its own. A new condition is a
-`Condition` in the module of its subject and an entry below.
+function with `condition` in the module of its subject, and an entry below.
 """
 
 from __future__ import annotations
@@ -25,35 +25,35 @@ from .condition import Condition, Level, Observation
 __all__ = ["BUILT_IN", "CONDITIONS", "Condition", "Level", "Observation", "conditions", "observe", "present"]
 
 CONDITIONS: tuple[Condition, ...] = (
-    backups.FAILING,
-    backups.NO_PROVEN_BACKUP,
-    backups.DATED_AHEAD,
-    backups.NEWEST_DAMAGED,
-    backups.NEWEST_UNPROVEN,
-    plans.TOO_RARE,
-    plans.NO_PLAN,
-    workers.WORKER_SILENT,
-    workers.WORKER_NEVER_STARTED,
-    repositories.REPOSITORY_MISSING,
-    repositories.READ_ONLY,
+    backups.failing,
+    backups.no_proven_backup,
+    backups.dated_ahead,
+    backups.newest_damaged,
+    backups.newest_unproven,
+    plans.too_rare,
+    plans.no_plan,
+    workers.worker_silent,
+    workers.worker_never_started,
+    repositories.repository_missing,
+    repositories.read_only,
     repositories.UNREADABLE,
     repositories.SOURCE_BROKEN,
-    repositories.NEARLY_FULL,
-    repositories.FULL_SOON,
-    restores.SLOW_RESTORE,
-    restores.DRILL_FAILED,
-    restores.DRILL_OVERDUE,
-    backups.DAMAGE,
-    plans.PLAN_FAILED,
-    plans.NEVER_DUE,
-    plans.REFUSED,
-    workers.JOB_SILENT,
-    workers.JOBS_WAITING,
-    workers.JOB_SLOW,
-    workers.CLOCK_JUMPED,
-    control.AUDIT_BROKEN,
-    control.CHANNEL_FAILING,
-    control.DETECTOR_BROKEN,
+    repositories.nearly_full,
+    repositories.full_soon,
+    restores.slow_restore,
+    restores.drill_failed,
+    restores.drill_overdue,
+    backups.damage,
+    plans.plan_failed,
+    plans.never_due,
+    plans.refused,
+    workers.job_silent,
+    workers.jobs_waiting,
+    workers.job_slow,
+    workers.clock_jumped,
+    control.audit_broken,
+    control.channel_failing,
+    control.detector_broken,
 )
 """In the order in which conditions of the same severity are shown."""
 

@@ -9,7 +9,7 @@ from backups.engine.progress import duration
 from backups.models import IndexedBackup, Severity
 from backups.monitoring.facts import BackupFact, EndedJob, Facts, SetFact
 
-from .condition import Condition, Observation, of
+from .condition import Observation, condition, of
 
 NO_BACKUP = "nothing"
 """Code of the observation that a set has no backup at all."""
@@ -51,7 +51,16 @@ def _failures(one: SetFact) -> list[EndedJob]:
     return list(itertools.takewhile(counts, one.jobs))
 
 
-def _failing(facts: Facts, threshold: float) -> Iterator[Observation]:
+@condition(
+    "failing",
+    "The last backups failed",
+    todo="Read the job's log.",
+    unit="failed in a row",
+    phrase="{:g} in a row",
+    default=FAILURES_IN_A_ROW,
+    before_first_backup=True,
+)
+def failing(facts: Facts, threshold: float) -> Iterator[Observation]:
     for one in facts.sets:
         failed = _failures(one)
         if not failed:
@@ -69,7 +78,19 @@ def _failing(facts: Facts, threshold: float) -> Iterator[Observation]:
         )
 
 
-def _no_proven_backup(facts: Facts, threshold: float) -> Iterator[Observation]:
+@condition(
+    "no_proven_backup",
+    "No proven backup within the target",
+    todo="Back up now, and check why the plans did not.",
+    link="backups:dashboard",
+    unit="times the RPO",
+    phrase="older than {:g} times the RPO",
+    default=OVERDUE_TIMES_RPO,
+    severity=Severity.CRITICAL,
+    unprotected=True,
+    before_first_backup=True,
+)
+def no_proven_backup(facts: Facts, threshold: float) -> Iterator[Observation]:
     for one in facts.sets:
         which = of(one.name, facts.sets)
         if one.proven is not None:
@@ -117,7 +138,17 @@ def _newest(facts: Facts) -> Iterator[tuple[BackupFact, str, str]]:
             yield one.newest, one.name, f"The newest backup{of(one.name, facts.sets)}"
 
 
-def _dated_ahead(facts: Facts, threshold: float) -> Iterator[Observation]:
+@condition(
+    "dated_ahead",
+    "A backup is dated in the future",
+    code="clock",
+    todo="Correct this machine's clock; ages and retention are unreliable until then.",
+    link="backups:backup",
+    unit="seconds",
+    phrase="by more than {:g} seconds",
+    default=AHEAD_SECONDS,
+)
+def dated_ahead(facts: Facts, threshold: float) -> Iterator[Observation]:
     for newest, name, which in _newest(facts):
         ahead = (newest.time - facts.now).total_seconds()
         if ahead > threshold:
@@ -125,14 +156,33 @@ def _dated_ahead(facts: Facts, threshold: float) -> Iterator[Observation]:
             yield Observation(subject=name, text=text, arguments=(newest.id,))
 
 
-def _newest_damaged(facts: Facts, threshold: float) -> Iterator[Observation]:
+@condition(
+    "newest_damaged",
+    "The newest backup is damaged",
+    code="damaged",
+    todo="Make a full backup, then read what verification found.",
+    link="backups:backup",
+)
+def newest_damaged(facts: Facts, threshold: float) -> Iterator[Observation]:
     for newest, name, which in _newest(facts):
         if newest.verification == IndexedBackup.Verification.DAMAGED:
             text = f"{which} is damaged: {newest.problem or 'verification failed.'}"
             yield Observation(subject=name, text=text, arguments=(newest.id,))
 
 
-def _newest_unproven(facts: Facts, threshold: float) -> Iterator[Observation]:
+@condition(
+    "unproven",
+    "The newest backup is not proven",
+    code="newest_unproven",
+    todo="Verify it.",
+    link="backups:backup",
+    unit="minutes old",
+    phrase="{:g} minutes old",
+    default=UNPROVEN_MINUTES,
+    severity=Severity.INFO,
+)
+def newest_unproven(facts: Facts, threshold: float) -> Iterator[Observation]:
+    """Worth knowing only: `no_proven_backup` holds once the newest proven backup is too old."""
     for newest, name, which in _newest(facts):
         age = newest.age(facts.now)
         if newest.verification == IndexedBackup.Verification.NONE and age > threshold * 60:
@@ -140,7 +190,16 @@ def _newest_unproven(facts: Facts, threshold: float) -> Iterator[Observation]:
             yield Observation(subject=name, text=text, arguments=(newest.id,))
 
 
-def _damage(facts: Facts, threshold: float) -> Iterator[Observation]:
+@condition(
+    "damage",
+    "A backup is damaged",
+    code="damaged_some",
+    todo="Make a full backup, check the disk, and delete damaged backups when newer ones are proven.",
+    link="backups:backups",
+    query="proof=damaged",
+    summarize=lambda facts: _damaged_backups(facts.counts.damaged),
+)
+def damage(facts: Facts, threshold: float) -> Iterator[Observation]:
     for one in facts.damaged:
         text = f"Backup {one.id} is damaged: {one.problem or 'verification failed.'}"
         yield Observation(subject=one.id, text=text, link="backups:backup", arguments=(one.id,))
@@ -163,71 +222,3 @@ def _number(count: int) -> str:
 def _first_sentence(message: str) -> str:
     first = message.strip().split(". ")[0]
     return first if not first or first.endswith(".") else f"{first}."
-
-
-FAILING = Condition(
-    name="failing",
-    title="The last backups failed",
-    todo="Read the job's log.",
-    unit="failed in a row",
-    phrase="{:g} in a row",
-    default=FAILURES_IN_A_ROW,
-    find=_failing,
-    before_first_backup=True,
-)
-NO_PROVEN_BACKUP = Condition(
-    name="no_proven_backup",
-    title="No proven backup within the target",
-    todo="Back up now, and check why the plans did not.",
-    link="backups:dashboard",
-    unit="times the RPO",
-    phrase="older than {:g} times the RPO",
-    default=OVERDUE_TIMES_RPO,
-    find=_no_proven_backup,
-    severity=Severity.CRITICAL,
-    unprotected=True,
-    before_first_backup=True,
-)
-DATED_AHEAD = Condition(
-    name="dated_ahead",
-    code="clock",
-    title="A backup is dated in the future",
-    todo="Correct this machine's clock; ages and retention are unreliable until then.",
-    link="backups:backup",
-    unit="seconds",
-    phrase="by more than {:g} seconds",
-    default=AHEAD_SECONDS,
-    find=_dated_ahead,
-)
-NEWEST_DAMAGED = Condition(
-    name="newest_damaged",
-    code="damaged",
-    title="The newest backup is damaged",
-    todo="Make a full backup, then read what verification found.",
-    link="backups:backup",
-    find=_newest_damaged,
-)
-NEWEST_UNPROVEN = Condition(
-    name="unproven",
-    code="newest_unproven",
-    title="The newest backup is not proven",
-    todo="Verify it.",
-    link="backups:backup",
-    unit="minutes old",
-    phrase="{:g} minutes old",
-    default=UNPROVEN_MINUTES,
-    find=_newest_unproven,
-    severity=Severity.INFO,
-)
-"""Worth knowing only: `NO_PROVEN_BACKUP` holds once the newest proven backup is too old."""
-
-DAMAGE = Condition(
-    name="damage",
-    code="damaged_some",
-    title="A backup is damaged",
-    todo="Make a full backup, check the disk, and delete damaged backups when newer ones are proven.",
-    link="backups:backups",
-    query="proof=damaged",
-    find=_damage,
-    summarize=lambda facts: _damaged_backups(facts.counts.damaged),
-)

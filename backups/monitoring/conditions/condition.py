@@ -135,6 +135,11 @@ class Condition:
         )
 
 
+def condition(name: str, title: str, **entry: Any) -> Callable[[Callable[[Facts, float], Iterable[Observation]]], Condition]:
+    """Makes the decorated finder a `Condition`; *entry* are its other fields."""
+    return lambda find: Condition(name=name, title=title, find=find, **entry)
+
+
 def of(name: str, among: Iterable[object]) -> str:
     """`` of NAME`` when there are several to tell apart."""
     return f" of {name}" if len(tuple(among)) > 1 else ""

@@ -11,7 +11,7 @@ from backups.models import Severity
 from backups.monitoring.facts import Facts, PlanFact
 
 from .backups import LEAST_GRACE_SECONDS
-from .condition import Condition, Observation, of
+from .condition import Observation, condition, of
 
 FAILURES_IN_A_ROW = 1.0
 """From so many failed runs in a row on, a plan counts as failed; attempts of one run count once."""
@@ -24,13 +24,22 @@ def _backup_plans(facts: Facts, set_name: str) -> list[PlanFact]:
     return [plan for plan in facts.plans if plan.kind == BACKUP.name and plan.set == set_name]
 
 
-def _no_plan(facts: Facts, threshold: float) -> Iterator[Observation]:
+@condition(
+    "no_plan",
+    "No plan makes backups of a set",
+    code="plans",
+    todo="Add a plan, unless another scheduler starts backups.",
+    link="backups:plans",
+    severity=Severity.INFO,
+)
+def no_plan(facts: Facts, threshold: float) -> Iterator[Observation]:
     for one in facts.sets:
         if facts.plans and not _backup_plans(facts, one.name):
             yield Observation(subject=one.name, text=f"No plan makes backups{of(one.name, facts.sets)}.")
 
 
-def _too_rare(facts: Facts, threshold: float) -> Iterator[Observation]:
+@condition("plans", "Backups are not planned often enough")
+def too_rare(facts: Facts, threshold: float) -> Iterator[Observation]:
     allowed = timedelta(seconds=facts.promised_point + LEAST_GRACE_SECONDS)
     for one in facts.sets:
         plans, which = _backup_plans(facts, one.name), of(one.name, facts.sets)
@@ -55,7 +64,18 @@ def _too_rare(facts: Facts, threshold: float) -> Iterator[Observation]:
         )
 
 
-def _failed(facts: Facts, threshold: float) -> Iterator[Observation]:
+@condition(
+    "plan_failed",
+    "A scheduled job failed",
+    todo="Read the job's log.",
+    link="backups:job",
+    unit="times",
+    phrase="{:g} in a row",
+    default=FAILURES_IN_A_ROW,
+    severity=Severity.INFO,
+    check="plans",
+)
+def plan_failed(facts: Facts, threshold: float) -> Iterator[Observation]:
     for plan in facts.plans:
         if not plan.enabled or plan.failed_in_a_row < max(1.0, threshold, plan.alert_after):
             continue
@@ -70,55 +90,17 @@ def _failed(facts: Facts, threshold: float) -> Iterator[Observation]:
         )
 
 
-def _never_due(facts: Facts, threshold: float) -> Iterator[Observation]:
+@condition("plan_never_due", "A plan is never due", todo="Correct its times.", link="backups:plan", check="plans")
+def never_due(facts: Facts, threshold: float) -> Iterator[Observation]:
     for plan in facts.plans:
         if plan.cron_problem:
             text = f"The plan {plan.name} is never due: {plan.cron_problem}."
             yield Observation(subject=plan.name, text=text, arguments=(plan.name,))
 
 
-def _refused(facts: Facts, threshold: float) -> Iterator[Observation]:
+@condition("plan_refused", "A plan could not run", todo="Correct its arguments.", link="backups:plan", check="plans")
+def refused(facts: Facts, threshold: float) -> Iterator[Observation]:
     for plan in facts.plans:
         if plan.refused:
             text = f"The plan {plan.name} could not run: {plan.refused}"
             yield Observation(subject=plan.name, text=text, arguments=(plan.name,))
-
-
-NO_PLAN = Condition(
-    name="no_plan",
-    code="plans",
-    title="No plan makes backups of a set",
-    todo="Add a plan, unless another scheduler starts backups.",
-    link="backups:plans",
-    find=_no_plan,
-    severity=Severity.INFO,
-)
-TOO_RARE = Condition(name="plans", title="Backups are not planned often enough", find=_too_rare)
-PLAN_FAILED = Condition(
-    name="plan_failed",
-    title="A scheduled job failed",
-    todo="Read the job's log.",
-    link="backups:job",
-    unit="times",
-    phrase="{:g} in a row",
-    default=FAILURES_IN_A_ROW,
-    find=_failed,
-    severity=Severity.INFO,
-    check="plans",
-)
-NEVER_DUE = Condition(
-    name="plan_never_due",
-    title="A plan is never due",
-    todo="Correct its times.",
-    link="backups:plan",
-    find=_never_due,
-    check="plans",
-)
-REFUSED = Condition(
-    name="plan_refused",
-    title="A plan could not run",
-    todo="Correct its arguments.",
-    link="backups:plan",
-    find=_refused,
-    check="plans",
-)

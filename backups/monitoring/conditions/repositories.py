@@ -8,7 +8,7 @@ from backups.engine.progress import duration, human_bytes
 from backups.models import Severity
 from backups.monitoring.facts import Facts, RepositoryFact
 
-from .condition import Condition, Observation
+from .condition import Condition, Observation, condition
 
 NEARLY_FULL_PERCENT = 10.0
 """A repository is nearly full when less than this share of its disk is free."""
@@ -21,7 +21,16 @@ def _name(one: RepositoryFact, facts: Facts) -> str:
     return f"repository {one.name}" if len(facts.repositories) > 1 else "repository"
 
 
-def _missing(facts: Facts, threshold: float) -> Iterator[Observation]:
+@condition(
+    "repository_away",
+    "A repository is not available",
+    code="repository_missing",
+    todo="Mount its disk, correct its path in the settings, or create it with `refbackup init`.",
+    link="backups:dashboard",
+    severity=Severity.CRITICAL,
+    before_first_backup=True,
+)
+def repository_missing(facts: Facts, threshold: float) -> Iterator[Observation]:
     for one in facts.repositories:
         if not one.there:
             holds_newest = any(each.proven is None or each.proven.repository in ("", one.name) for each in facts.sets)
@@ -29,20 +38,50 @@ def _missing(facts: Facts, threshold: float) -> Iterator[Observation]:
             yield Observation(subject=one.name, text=text, unprotected=holds_newest or not facts.sets)
 
 
-def _read_only(facts: Facts, threshold: float) -> Iterator[Observation]:
+@condition(
+    "read_only",
+    "A repository is read-only",
+    todo="Mount it for writing, and let the worker's account write there.",
+    link="backups:dashboard",
+    severity=Severity.CRITICAL,
+    check="repositories",
+    before_first_backup=True,
+)
+def read_only(facts: Facts, threshold: float) -> Iterator[Observation]:
     for one in facts.repositories:
         if one.there and not one.writable:
             yield Observation(subject=one.name, text=f"The {_name(one, facts)} is read-only.")
 
 
-def _nearly_full(facts: Facts, threshold: float) -> Iterator[Observation]:
+@condition(
+    "space",
+    "A repository is nearly full",
+    todo="Free space, or keep fewer backups.",
+    link="backups:plans",
+    unit="% free",
+    phrase="less than {:g} % free",
+    default=NEARLY_FULL_PERCENT,
+    before_first_backup=True,
+)
+def nearly_full(facts: Facts, threshold: float) -> Iterator[Observation]:
     for one in facts.repositories:
         if one.there and one.size and one.free < one.size * threshold / 100:
             free = f"{human_bytes(one.free)} of {human_bytes(one.size)} free"
             yield Observation(subject=one.name, text=f"The disk of the {_name(one, facts)} is nearly full: {free}.")
 
 
-def _full_soon(facts: Facts, threshold: float) -> Iterator[Observation]:
+@condition(
+    "full_soon",
+    "A repository will be full soon",
+    code="space",
+    todo="Free space, or keep fewer backups.",
+    link="backups:plans",
+    unit="days",
+    phrase="within {:g} days",
+    default=FULL_SOON_DAYS,
+    before_first_backup=True,
+)
+def full_soon(facts: Facts, threshold: float) -> Iterator[Observation]:
     for one in facts.repositories:
         if one.there and one.full_in_days is not None and one.full_in_days < threshold:
             days = duration(one.full_in_days * 86_400)
@@ -55,49 +94,6 @@ def _probed(check: str, facts: Facts) -> Iterator[Observation]:
             yield Observation(code=one.code, subject=one.subject, text=one.message, todo=one.hint)
 
 
-REPOSITORY_MISSING = Condition(
-    name="repository_away",
-    code="repository_missing",
-    title="A repository is not available",
-    todo="Mount its disk, correct its path in the settings, or create it with `refbackup init`.",
-    link="backups:dashboard",
-    find=_missing,
-    severity=Severity.CRITICAL,
-    before_first_backup=True,
-)
-READ_ONLY = Condition(
-    name="read_only",
-    title="A repository is read-only",
-    todo="Mount it for writing, and let the worker's account write there.",
-    link="backups:dashboard",
-    find=_read_only,
-    severity=Severity.CRITICAL,
-    check="repositories",
-    before_first_backup=True,
-)
-NEARLY_FULL = Condition(
-    name="space",
-    title="A repository is nearly full",
-    todo="Free space, or keep fewer backups.",
-    link="backups:plans",
-    unit="% free",
-    phrase="less than {:g} % free",
-    default=NEARLY_FULL_PERCENT,
-    find=_nearly_full,
-    before_first_backup=True,
-)
-FULL_SOON = Condition(
-    name="full_soon",
-    code="space",
-    title="A repository will be full soon",
-    todo="Free space, or keep fewer backups.",
-    link="backups:plans",
-    unit="days",
-    phrase="within {:g} days",
-    default=FULL_SOON_DAYS,
-    find=_full_soon,
-    before_first_backup=True,
-)
 UNREADABLE = Condition(
     name="repository_unreadable",
     title="A repository cannot be read",

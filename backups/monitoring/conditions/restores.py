@@ -8,20 +8,35 @@ from datetime import timedelta
 from backups.engine.progress import duration
 from backups.monitoring.facts import Facts
 
-from .condition import Condition, Observation
+from .condition import Observation, condition
 
 DRILL_OVERDUE_DAYS = 8.0
 """A drill runs every week, and may be a day late."""
 
 
-def _slow(facts: Facts, threshold: float) -> Iterator[Observation]:
+@condition(
+    "slow_restore",
+    "A restore takes longer than the target",
+    todo="Use a faster disk for the repository, or raise the target (REFSERVER_PROMISED_RTO_MINUTES).",
+    link="backups:dashboard",
+)
+def slow_restore(facts: Facts, threshold: float) -> Iterator[Observation]:
     last = facts.last_restore
     if last is not None and last.seconds > facts.promised_time:
         text = f"A restore takes about {duration(last.seconds)} (target: {duration(facts.promised_time)})."
         yield Observation(subject="", text=text)
 
 
-def _overdue(facts: Facts, threshold: float) -> Iterator[Observation]:
+@condition(
+    "drill_overdue",
+    "A drill is overdue",
+    todo="Run a drill, and check its plan.",
+    link="backups:readiness",
+    unit="days",
+    phrase="none for {:g} days",
+    default=DRILL_OVERDUE_DAYS,
+)
+def drill_overdue(facts: Facts, threshold: float) -> Iterator[Observation]:
     last, possible = facts.drills.last_good, facts.drills.could_be_since
     since = last or possible
     if since is not None and facts.now - since > timedelta(days=threshold):
@@ -29,33 +44,13 @@ def _overdue(facts: Facts, threshold: float) -> Iterator[Observation]:
         yield Observation(subject="", text=ago if last else "No drill has ever been run.")
 
 
-def _failed(facts: Facts, threshold: float) -> Iterator[Observation]:
+@condition(
+    "drill_failed",
+    "The last drill failed",
+    todo="A restore may fail too. Read what it found, and make a full backup.",
+    link="backups:readiness",
+)
+def drill_failed(facts: Facts, threshold: float) -> Iterator[Observation]:
     if facts.drills.failed:
         job, text = facts.drills.failed_job, f"The last drill failed: {facts.drills.message or 'no message.'}"
         yield Observation(subject="", text=text, link="backups:job" if job else "", arguments=(job,) if job else ())
-
-
-SLOW_RESTORE = Condition(
-    name="slow_restore",
-    title="A restore takes longer than the target",
-    todo="Use a faster disk for the repository, or raise the target (REFSERVER_PROMISED_RTO_MINUTES).",
-    link="backups:dashboard",
-    find=_slow,
-)
-DRILL_OVERDUE = Condition(
-    name="drill_overdue",
-    title="A drill is overdue",
-    todo="Run a drill, and check its plan.",
-    link="backups:readiness",
-    unit="days",
-    phrase="none for {:g} days",
-    default=DRILL_OVERDUE_DAYS,
-    find=_overdue,
-)
-DRILL_FAILED = Condition(
-    name="drill_failed",
-    title="The last drill failed",
-    todo="A restore may fail too. Read what it found, and make a full backup.",
-    link="backups:readiness",
-    find=_failed,
-)

@@ -9,7 +9,7 @@ from backups.engine.progress import duration
 from backups.models import Severity
 from backups.monitoring.facts import Facts
 
-from .condition import Condition, Observation
+from .condition import Observation, condition
 
 SILENT_MINUTES = 5.0
 """A worker or job without a heartbeat for longer is silent. Workers send one every minute, running jobs twice a second."""
@@ -40,7 +40,19 @@ def is_silent(heartbeat: datetime | None, now: datetime) -> bool:
     return heartbeat is None or now - heartbeat > timedelta(minutes=SILENT_MINUTES)
 
 
-def _worker_silent(facts: Facts, threshold: float) -> Iterator[Observation]:
+@condition(
+    "worker_silent",
+    "A worker does not report",
+    code="worker",
+    todo=_START,
+    link="backups:jobs",
+    query="state=queued",
+    unit="minutes",
+    phrase="for {:g} minutes",
+    default=SILENT_MINUTES,
+    before_first_backup=True,
+)
+def worker_silent(facts: Facts, threshold: float) -> Iterator[Observation]:
     silent_hosts = set()
     for worker in facts.workers:
         silent = facts.now - worker.beat if worker.beat is not None else None
@@ -66,13 +78,32 @@ def _worker_silent(facts: Facts, threshold: float) -> Iterator[Observation]:
             )
 
 
-def _worker_never_started(facts: Facts, threshold: float) -> Iterator[Observation]:
+@condition(
+    "worker_never_started",
+    "The worker has never run",
+    code="worker",
+    todo=_START,
+    link="backups:jobs",
+    query="state=queued",
+    before_first_backup=True,
+)
+def worker_never_started(facts: Facts, threshold: float) -> Iterator[Observation]:
     if not any(worker.host == facts.host and worker.beat is not None for worker in facts.workers):
         text = f"The worker on {facts.host} has never reported; no jobs run there."
         yield Observation(subject=facts.host, text=text)
 
 
-def _clock_jumped(facts: Facts, threshold: float) -> Iterator[Observation]:
+@condition(
+    "clock_jumped",
+    "A clock jumped",
+    todo="Check its time service; ages and retention depend on the clock. Backups dated in the future are kept.",
+    link="backups:dashboard",
+    unit="seconds",
+    phrase="by more than {:g} seconds",
+    default=CLOCK_JUMP_SECONDS,
+    severity=Severity.INFO,
+)
+def clock_jumped(facts: Facts, threshold: float) -> Iterator[Observation]:
     for clock in facts.clocks:
         if clock.jumped is None or abs(facts.now - clock.jumped) >= REMEMBERED or abs(clock.jumped_by) <= threshold:
             continue
@@ -81,7 +112,18 @@ def _clock_jumped(facts: Facts, threshold: float) -> Iterator[Observation]:
         yield Observation(subject=clock.host, text=text)
 
 
-def _job_slow(facts: Facts, threshold: float) -> Iterator[Observation]:
+@condition(
+    "job_slow",
+    "A job runs far longer than usual",
+    todo="Check its phase and its log; cancel it if it hangs.",
+    link="backups:job",
+    unit="times the usual time",
+    phrase="longer than {:g} times",
+    default=SLOW_TIMES_USUAL,
+    severity=Severity.INFO,
+    check="jobs",
+)
+def job_slow(facts: Facts, threshold: float) -> Iterator[Observation]:
     for job in facts.running:
         if job.usual is not None and job.seconds > max(LEAST_SLOW_SECONDS, threshold * job.usual):
             kind = job.kind.replace("_", " ")
@@ -89,86 +131,36 @@ def _job_slow(facts: Facts, threshold: float) -> Iterator[Observation]:
             yield Observation(subject=job.id, text=text, arguments=(job.id,))
 
 
-def _job_silent(facts: Facts, threshold: float) -> Iterator[Observation]:
+@condition(
+    "stale_job",
+    "A job does not report",
+    todo="Its worker is gone or hangs; the job is closed when a worker runs on its host again.",
+    link="backups:job",
+    unit="minutes",
+    phrase="for {:g} minutes",
+    default=SILENT_MINUTES,
+    check="jobs",
+)
+def job_silent(facts: Facts, threshold: float) -> Iterator[Observation]:
     for job in facts.running:
         if job.heartbeat is not None and facts.now - job.heartbeat > timedelta(minutes=threshold):
             text = f"Job {job.kind} {job.id[:8]} has not reported since {job.heartbeat:%Y-%m-%d %H:%M} UTC."
             yield Observation(subject=job.id, text=text, arguments=(job.id,))
 
 
-def _jobs_waiting(facts: Facts, threshold: float) -> Iterator[Observation]:
-    late = sum(facts.now - due > timedelta(hours=threshold) for due in facts.waiting_since)
-    if late:
-        jobs = "1 job has" if late == 1 else f"{late:,} jobs have"
-        yield Observation(subject="", text=f"{jobs} been queued for more than {duration(threshold * 3600)}.")
-
-
-WORKER_SILENT = Condition(
-    name="worker_silent",
-    code="worker",
-    title="A worker does not report",
-    todo=_START,
-    link="backups:jobs",
-    query="state=queued",
-    unit="minutes",
-    phrase="for {:g} minutes",
-    default=SILENT_MINUTES,
-    find=_worker_silent,
-    before_first_backup=True,
-)
-WORKER_NEVER_STARTED = Condition(
-    name="worker_never_started",
-    code="worker",
-    title="The worker has never run",
-    todo=_START,
-    link="backups:jobs",
-    query="state=queued",
-    find=_worker_never_started,
-    before_first_backup=True,
-)
-CLOCK_JUMPED = Condition(
-    name="clock_jumped",
-    title="A clock jumped",
-    todo="Check its time service; ages and retention depend on the clock. Backups dated in the future are kept.",
-    link="backups:dashboard",
-    unit="seconds",
-    phrase="by more than {:g} seconds",
-    default=CLOCK_JUMP_SECONDS,
-    find=_clock_jumped,
-    severity=Severity.INFO,
-)
-JOB_SLOW = Condition(
-    name="job_slow",
-    title="A job runs far longer than usual",
-    todo="Check its phase and its log; cancel it if it hangs.",
-    link="backups:job",
-    unit="times the usual time",
-    phrase="longer than {:g} times",
-    default=SLOW_TIMES_USUAL,
-    find=_job_slow,
-    severity=Severity.INFO,
-    check="jobs",
-)
-JOB_SILENT = Condition(
-    name="stale_job",
-    title="A job does not report",
-    todo="Its worker is gone or hangs; the job is closed when a worker runs on its host again.",
-    link="backups:job",
-    unit="minutes",
-    phrase="for {:g} minutes",
-    default=SILENT_MINUTES,
-    find=_job_silent,
-    check="jobs",
-)
-JOBS_WAITING = Condition(
-    name="waiting_jobs",
-    title="Jobs wait too long",
+@condition(
+    "waiting_jobs",
+    "Jobs wait too long",
     todo="Check what is running, and whether the worker of their host runs.",
     link="backups:jobs",
     query="state=queued",
     unit="hours",
     phrase="for more than {:g} hours",
     default=WAITING_HOURS,
-    find=_jobs_waiting,
     check="jobs",
 )
+def jobs_waiting(facts: Facts, threshold: float) -> Iterator[Observation]:
+    late = sum(facts.now - due > timedelta(hours=threshold) for due in facts.waiting_since)
+    if late:
+        jobs = "1 job has" if late == 1 else f"{late:,} jobs have"
+        yield Observation(subject="", text=f"{jobs} been queued for more than {duration(threshold * 3600)}.")
