@@ -23,7 +23,7 @@ class Pruned:
 
 
 def prune(repository: Repository, set_name: str, policy: Policy, ctx: Context, *, dry_run: bool, trash: timedelta) -> Pruned:
-    """Move backups that *policy* does not keep to the trash, and delete those that were in it for longer than *trash*.
+    """Move backups that *policy* does not keep to the trash, and delete backups that were in it for longer than *trash*.
 
     Dependents go before what they depend on, so that a crash leaves only usable backups. Backups whose manifest cannot be read
     stay. Raises `UsageError` for an empty policy, `RepositoryLocked`, and `RepositoryTooNew` if there is a backup of a later
