@@ -18,6 +18,8 @@ from playwright.sync_api import Page, expect, sync_playwright
 from backups.engine.repository.folder import initialise
 from tests.library.places import ROOT, Places
 
+pytestmark = pytest.mark.slow
+
 PASSWORD = "correct-horse-battery"
 SWAGGERS_OWN = {"nested-interactive", "label", "select-name", "scrollable-region-focusable"}
 """How Swagger UI builds its blocks and forms; the description itself is also available as JSON."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 import textwrap
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.served import Served
+
+pytestmark = pytest.mark.slow
 
 TOP = "/admin/consistency/"
 PLANT = """

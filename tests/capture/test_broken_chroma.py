@@ -62,6 +62,7 @@ BREAKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", BREAKS)
 def test_a_broken_directory_is_reported_kept_and_skipped(bench: Bench, stores: Stores, broken: str) -> None:
     good = bench.create(*stores.sources).backup
@@ -85,6 +86,7 @@ def test_a_broken_directory_is_reported_kept_and_skipped(bench: Bench, stores: S
     assert following.manifest.parent == good.id, "a damaged backup is built on"
 
 
+@pytest.mark.slow
 def test_a_damaged_chroma_does_not_affect_sqlite(bench: Bench, stores: Stores) -> None:
     BREAKS["vectors cut off"](stores.segment)
     created = bench.create(*stores.sources)
@@ -94,6 +96,7 @@ def test_a_damaged_chroma_does_not_affect_sqlite(bench: Bench, stores: Stores) -
     assert (bench.restore(created.backup) / "sqlite/app.sqlite3").read_bytes() == stores.database.read_bytes()
 
 
+@pytest.mark.slow
 def test_files_touched_without_a_write_are_not_damage(bench: Bench, stores: Stores) -> None:
     """Long after the last write: the database itself is unchanged then, and still needed to check the index."""
     long_ago = time.time() - 3600
@@ -155,6 +158,7 @@ def _wait_for_a_rewrite(segment: Path) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_an_unfinished_write_of_a_dead_process_does_not_block_backups(bench: Bench, stores: Stores) -> None:
     """A record in Chroma's log alone: the writer died between its two steps."""
     good = bench.create(*stores.sources).backup
@@ -169,6 +173,7 @@ def test_an_unfinished_write_of_a_dead_process_does_not_block_backups(bench: Ben
     assert bench.latest() == good.id
 
 
+@pytest.mark.slow
 def test_a_backup_waits_for_an_unfinished_write_of_a_live_process(bench: Bench, stores: Stores) -> None:
     with Peer("tests.capture.peers", "halfway", str(stores.chroma)) as writer:
         assert writer.hear() == "ready"
@@ -179,6 +184,7 @@ def test_a_backup_waits_for_an_unfinished_write_of_a_live_process(bench: Bench, 
         assert bench.ids() == []
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_of_the_source_is_data_and_one_of_the_repository_is_damage(bench: Bench, stores: Stores) -> None:
     vectors = stores.segment / "data_level0.bin"
     header = read_header(stores.segment)
@@ -205,6 +211,7 @@ def flip(path: Path, offset: int) -> None:
         file.write(bytes([byte ^ 4]))
 
 
+@pytest.mark.slow
 def test_tables_of_a_later_chroma_are_refused(bench: Bench, stores: Stores) -> None:
     import sqlite3
 
@@ -221,6 +228,7 @@ def test_tables_of_a_later_chroma_are_refused(bench: Bench, stores: Stores) -> N
     assert bench.ids() == []
 
 
+@pytest.mark.slow
 def test_log_positions_of_grown_stores(stores: Stores) -> None:
     """The fixture is what these tests take it for: an index on disk and records in the log after it."""
     database = open_at_rest(stores.chroma)

@@ -145,6 +145,7 @@ def test_neither_backup_nor_writer_starves(bench: Bench, application: Start, pee
     check_all(bench, made, lambda folder: check_state([folder / "sqlite/app.sqlite3"], [folder / "chroma/vectors"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batches", [1, 12])
 def test_a_new_index_is_sound(bench: Bench, tmp_path: Path, batches: int) -> None:
     """Before its first resize an index keeps files for a hundred elements, however few it holds."""
@@ -159,6 +160,7 @@ def test_a_new_index_is_sound(bench: Bench, tmp_path: Path, batches: int) -> Non
     assert check_state([folder / "sqlite/app.sqlite3"], [folder / "chroma/vectors"]) == batches
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["update", "delete", "nothing"])
 def test_an_incremental_after_a_single_kind_of_change(bench: Bench, stores: Stores, what: str) -> None:
     """An index rewritten by updates or deletes alone is whole in the backup, and its digest is right."""

@@ -110,6 +110,7 @@ def test_messages_show_names_that_are_not_text(bench: Bench, folder: Path) -> No
     assert run("show", ended.json["id"], "--repo", bench.repository.folder).code == 0
 
 
+@pytest.mark.slow
 def test_other_sources_and_the_repository_inside_the_folder_are_skipped(stores: Stores, tmp_path: Path) -> None:
     from datetime import UTC, datetime
 
@@ -191,6 +192,7 @@ def test_a_file_that_keeps_changing_is_captured_and_noted(bench: Bench, folder: 
     assert (bench.restore(following) / "files/papers/busy.log").read_bytes() == busy.read_bytes()
 
 
+@pytest.mark.slow
 def test_files_that_come_and_go_while_they_are_read(bench: Bench, folder: Path) -> None:
     for number in range(300):
         (folder / f"{number:03}").write_bytes(os.urandom(20_000))

@@ -113,6 +113,7 @@ def test_a_full_disk_at_a_step(bench: Bench, stores: Stores, begun: list[str], s
     check_after(bench, stores, begun, published=step in STEPS[STEPS.index("published@1") :])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [40_000, 200_000])
 def test_a_file_size_limit_on_the_archive(bench: Bench, stores: Stores, begun: list[str], limit: int) -> None:
     """A limit of the kernel's on the size of files, as a quota is: the write itself fails."""
@@ -196,6 +197,7 @@ def test_a_signal_to_the_process_group_is_handled_by_the_parent(bench: Bench, la
     assert bench.is_clear()
 
 
+@pytest.mark.slow
 def test_cancelled_while_waiting_for_a_lock(bench: Bench, stores: Stores, peer: Start) -> None:
     peer("hold", stores.database)
     with command("create", "--repo", bench.repository.folder, "--sqlite", stores.database) as backup:
@@ -224,6 +226,7 @@ def test_children_end_with_their_parent(bench: Bench, large: Path) -> None:
     assert bench.is_clear()
 
 
+@pytest.mark.slow
 def test_folders_that_another_process_uses_are_not_debris(bench: Bench, stores: Stores) -> None:
     """A restore made for verification by a process that lives is left alone; that of a dead one is cleared."""
     bench.create(*stores.sources)
@@ -237,6 +240,7 @@ def test_folders_that_another_process_uses_are_not_debris(bench: Bench, stores: 
     shutil.rmtree(alive)
 
 
+@pytest.mark.slow
 def test_faults_can_be_injected_in_process(bench: Bench, stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error that nobody foresaw, between staging and publishing, leaves nothing either."""
 
@@ -253,6 +257,7 @@ def test_faults_can_be_injected_in_process(bench: Bench, stores: Stores, monkeyp
     assert bench.ids() == []
 
 
+@pytest.mark.slow
 def test_stopped_children_do_not_outlive_a_cancelled_command(bench: Bench, stores: Stores) -> None:
     with command("create", "--repo", bench.repository.folder, "--sqlite", stores.database) as backup:
         packer = backup.child("packer")

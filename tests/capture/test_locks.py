@@ -18,6 +18,7 @@ from tests.capture.conftest import Bench, Start, Stores, accounts, files_source,
 from tests.capture.processes import command, descendants, run, stop, until
 
 
+@pytest.mark.slow
 def test_a_caller_keeps_its_locks(bench: Bench, stores: Stores, peer: Start, tmp_path: Path) -> None:
     """The POSIX trap: closing any descriptor of a file drops all locks that the process holds on it."""
     other = peer("try")
@@ -68,6 +69,7 @@ def test_a_caller_keeps_its_lock_on_a_database_that_it_backs_up(bench: Bench, pe
     assert other.ask(f"checkpoint {path}")["free"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["sqlite", "chroma"])
 def test_a_lock_held_too_long_is_named_and_leaves_no_writer_blocked(
     bench: Bench, stores: Stores, peer: Start, which: str
@@ -94,6 +96,7 @@ def test_a_lock_held_too_long_is_named_and_leaves_no_writer_blocked(
     assert not bench.create(*stores.sources).backup.damaged
 
 
+@pytest.mark.slow
 def test_readers_of_a_locked_database_wait_for_a_commit(bench: Bench, stores: Stores, peer: Start) -> None:
     """Chroma's file is locked exclusively for the moment of each commit: that makes a backup wait, not fail."""
     holder = peer("exclusive", stores.chroma / "chroma.sqlite3")
@@ -115,6 +118,7 @@ def has_open(pid: int, path: Path) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_a_gate_that_stays_closed_is_reported(bench: Bench, stores: Stores) -> None:
     from backups.engine.gate import Gate
 
@@ -123,6 +127,7 @@ def test_a_gate_that_stays_closed_is_reported(bench: Bench, stores: Stores) -> N
     assert not bench.create(*stores.sources, within=0.5).backup.damaged
 
 
+@pytest.mark.slow
 def test_a_process_killed_while_it_holds_the_gate_leaves_it_open(bench: Bench, stores: Stores, peer: Start) -> None:
     reader = peer("shared", stores.chroma)
     stop(reader.pid)
@@ -133,6 +138,7 @@ def test_a_process_killed_while_it_holds_the_gate_leaves_it_open(bench: Bench, s
 # The repository's lock
 
 
+@pytest.mark.slow
 def test_of_two_creates_one_wins_and_the_other_names_the_winner(bench: Bench, stores: Stores) -> None:
     arguments = ("create", "--repo", bench.repository.folder, "--verify", "none", "--sqlite", stores.database)
     with command(*arguments, "--chroma", stores.chroma) as first:
@@ -149,6 +155,7 @@ def test_of_two_creates_one_wins_and_the_other_names_the_winner(bench: Bench, st
     assert len(bench.ids()) == 2
 
 
+@pytest.mark.slow
 def test_a_killed_process_holds_no_lock(bench: Bench, stores: Stores) -> None:
     with command("create", "--repo", bench.repository.folder, "--sqlite", stores.database) as first:
         stop(first.child("packer"))
@@ -175,6 +182,7 @@ def test_neither_the_reading_process_nor_the_command_has_a_connection(bench: Ben
         assert backup.end().code == 0
 
 
+@pytest.mark.slow
 def test_progress_events_are_json_lines(bench: Bench, stores: Stores) -> None:
     ended = run("create", "--repo", bench.repository.folder, "--sqlite", stores.database, "--progress", "json")
     events = [json.loads(line) for line in ended.text.splitlines()]

@@ -206,6 +206,7 @@ def test_other_page_sizes(bench: Bench, tmp_path: Path) -> None:
 READ_ONLY = 'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" || exit 77; shift; exec "$@"'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite in WAL mode", "sqlite in rollback mode", "chroma"])
 def test_a_read_only_database_is_refused(bench: Bench, stores: Stores, tmp_path: Path, kind: str) -> None:
     """SQLite takes no lock on a file that it may only read, and says nothing: a backup would not hold writers up."""

@@ -65,6 +65,7 @@ def test_an_unchanged_file_is_not_read(bench: Bench, tmp_path: Path) -> None:
     assert read_of(bench, [source], tmp_path / "3", parent.id)["files/papers"]["read"] == 300_000
 
 
+@pytest.mark.slow
 def test_unchanged_stores_are_not_read_and_still_restore(bench: Bench, stores: Stores) -> None:
     settle(stores.database, stores.chroma)
     full = bench.create(*stores.sources).backup
@@ -79,6 +80,7 @@ def test_unchanged_stores_are_not_read_and_still_restore(bench: Bench, stores: S
     assert bench.create(*stores.sources, kind="incremental", verify="restore").backup.verification == "restore"
 
 
+@pytest.mark.slow
 def test_a_change_of_one_store_leaves_the_other_unread(bench: Bench, stores: Stores) -> None:
     settle(stores.database, stores.chroma)
     bench.create(*stores.sources)
@@ -132,6 +134,7 @@ def test_a_time_stamp_is_trusted_once_its_granularity_has_passed(tmp_path: Path)
     assert not is_unchanged(None, status)
 
 
+@pytest.mark.slow
 def test_a_change_within_the_same_tick_is_seen(bench: Bench, tmp_path: Path) -> None:
     """Same size, same modification time: right after a backup the time stamps are not believed."""
     folder = tmp_path / "papers"
@@ -260,6 +263,7 @@ def test_a_file_that_disappears_while_it_is_read_leaves_no_trace(bench: Bench, t
 # Deltas
 
 
+@pytest.mark.slow
 def test_twenty_changes_of_one_block_all_restore_and_deltas_stay_shallow(bench: Bench, tmp_path: Path) -> None:
     folder = tmp_path / "papers"
     folder.mkdir()
@@ -295,6 +299,7 @@ def depth_of(bench: Bench, backup: str) -> int:
     return depth
 
 
+@pytest.mark.slow
 def test_whole_tables_are_written_at_intervals(bench: Bench, tmp_path: Path) -> None:
     """Partial tables since the last whole one never outgrow it for long, so that few are read to restore."""
     folder = tmp_path / "papers"
@@ -346,6 +351,7 @@ def test_a_damaged_block_of_the_parent_is_stored_again(bench: Bench, tmp_path: P
     assert (bench.restore(created) / "files/papers/file").read_bytes() == path.read_bytes()
 
 
+@pytest.mark.slow
 def test_snapshots_hold_sqlite_alone_and_are_never_parents(bench: Bench, stores: Stores) -> None:
     full = bench.create(*stores.sources).backup
     snapshot = bench.create(*stores.sources, kind="snapshot").backup
@@ -354,6 +360,7 @@ def test_snapshots_hold_sqlite_alone_and_are_never_parents(bench: Bench, stores:
     assert bench.create(*stores.sources, kind="incremental").backup.manifest.parent == full.id
 
 
+@pytest.mark.slow
 def test_collections_come_and_go_between_incrementals(bench: Bench, stores: Stores, tmp_path: Path) -> None:
     """A second index beside the first, then without it again."""
     bench.create(*stores.sources)

@@ -43,6 +43,8 @@ from tests.consistency.documents import document
 from tests.consistency.stores import DESCRIPTION, Home, plant
 from tests.library.places import ROOT, Places
 
+pytestmark = pytest.mark.slow
+
 QUICK = {"DECLARATION": "refserver.library.consistency.DECLARATION", "SETTLE_SECONDS": 0.05}
 
 
@@ -84,7 +86,6 @@ while True:
 """
 
 
-@pytest.mark.slow
 def test_constant_writers_cause_no_findings(sample_library: Places, settings: Any) -> None:
     """Several processes add, remove and change papers without a pause, while the index is rewritten."""
     settings.CONSISTENCY = QUICK
@@ -307,7 +308,6 @@ class Library(RuleBasedStateMachine):
         assert found == {fault for fault in self.faults if fault[1] not in under_way}
 
 
-@pytest.mark.slow
 def test_random_changes_faults_and_kills(library: Places, settings: Any) -> None:
     settings.CONSISTENCY = QUICK | {"SETTLE_SECONDS": 0.0}
     Library.places = library

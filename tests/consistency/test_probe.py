@@ -47,6 +47,7 @@ def asked(request: dict[str, Any], folder: Path) -> tuple[int, dict[str, Any]]:
     return done.returncode, json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_a_backup_is_as_consistent_as_its_source(sample_library: Places, tmp_path: Path) -> None:
     restored = tmp_path / "restored"
     repository = str(tmp_path / "repository")

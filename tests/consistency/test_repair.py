@@ -322,6 +322,7 @@ def test_silent_checks_are_marked_as_failed(sample_library: Places) -> None:
     assert silent.error is not None and silent.error["code"] == "interrupted"
 
 
+@pytest.mark.slow
 def test_the_probe_finds_what_the_check_finds(sample_library: Places) -> None:
     spoil(sample_library)
     vectors.store().close()

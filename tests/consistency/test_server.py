@@ -28,6 +28,8 @@ from refserver.library import vectors
 from tests.consistency.stores import DESCRIPTION, Home, plant, vector_of
 from tests.library.places import Places
 
+pytestmark = pytest.mark.slow
+
 
 @contextmanager
 def serving(directory: Path) -> Iterator[str]:

@@ -16,6 +16,7 @@ from tests.control.many import many
 from tests.control.rest import BACKUPS, bearer, json_of, problem, send
 
 
+@pytest.mark.slow
 def test_backup_life_cycle(site):
     client = bearer(site, "ada", superuser=True)
     asked = send(client, BACKUPS, {"kind": "full", "note": "by program"})
@@ -54,6 +55,7 @@ def test_backup_life_cycle(site):
     assert (entry.who, entry.via, entry.token, entry.address) == ("ada", "api", "ada's (rsb_" + entry.token[11:], "127.0.0.1")
 
 
+@pytest.mark.slow
 def test_unreadable_manifest_is_reported(site):
     client = bearer(site, "ada", "viewer")
     made = site.done(submit.back_up(site.actor, backup="full", verify="none"))
@@ -62,6 +64,7 @@ def test_unreadable_manifest_is_reported(site):
     assert found["manifest"] is None and "not a JSON object" in found["problem"]
 
 
+@pytest.mark.slow
 def test_verify_drill_and_preview_queue_jobs(site):
     client = bearer(site, "ada", superuser=True)
     made = site.done(submit.back_up(site.actor, backup="full", verify="none"))
@@ -76,6 +79,7 @@ def test_verify_drill_and_preview_queue_jobs(site):
     assert IndexedBackup.objects.get().verification == "restore"
 
 
+@pytest.mark.slow
 def test_restore_to_folder(site):
     client = bearer(site, "ada", "restorer")
     made = site.done(submit.back_up(site.actor, backup="full"))
@@ -88,6 +92,7 @@ def test_restore_to_folder(site):
         problem(send(client, path, {"to": "folder", "folder": wrong}), 400, "invalid")
 
 
+@pytest.mark.slow
 def test_restore_in_place_requires_id_and_password_of_a_session(site):
     made = site.done(submit.back_up(site.actor, backup="full"))
     for paper in Paper.objects.all()[:3]:
@@ -108,6 +113,7 @@ def test_restore_in_place_requires_id_and_password_of_a_session(site):
     assert Paper.objects.count() == before + 3
 
 
+@pytest.mark.slow
 def test_control_set_is_not_restored_in_place(site):
     made = site.done(submit.back_up(site.actor, set="control", backup="full", verify="none"))
     client = bearer(site, "ada", "restorer")
@@ -196,6 +202,7 @@ def test_invalid_query_is_refused(empty_site, query):
     assert found["errors"][0]["parameter"] == query.partition("=")[0]
 
 
+@pytest.mark.slow
 def test_same_backup_in_two_repositories(site, settings):
     made = site.done(submit.back_up(site.actor, backup="full", verify="none"))
     import shutil
@@ -216,6 +223,7 @@ def test_same_backup_in_two_repositories(site, settings):
     assert not IndexedBackup.objects.get(repository="main").held
 
 
+@pytest.mark.slow
 def test_lists_of_100_000_backups_take_less_than_100_ms(empty_site):
     client = bearer(empty_site, "ada", "viewer")
     many(backups=100_000)

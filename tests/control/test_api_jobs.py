@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 import uuid
 
+import pytest
+
 from backups.jobs import lifecycle, submit
 from backups.models import AuditEntry, Job, JobLog
 from tests.control.many import many
@@ -92,6 +94,7 @@ def test_jobs_are_filtered(empty_site):
     assert json_of(client.get(page["next"]), 200)["items"][0]["id"] == str(one.pk)
 
 
+@pytest.mark.slow
 def test_lists_of_100_000_jobs_and_a_million_log_lines_are_fast(empty_site):
     client = bearer(empty_site, "ada", "viewer")
     newest = uuid.UUID(many(jobs=100_000, lines=1_000_000))

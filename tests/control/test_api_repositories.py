@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from django.db import connections
 
 from backups.identity import audit
@@ -13,6 +14,7 @@ from tests.control.rest import bearer, json_of, problem, send
 REPOSITORIES = "/api/v1/repositories"
 
 
+@pytest.mark.slow
 def test_repository_shows_its_contents_and_free_space(site):
     client = bearer(site, "ada", superuser=True)
     made = site.done(submit.back_up(site.actor, backup="full", verify="none"))
@@ -25,6 +27,7 @@ def test_repository_shows_its_contents_and_free_space(site):
     problem(client.get(f"{REPOSITORIES}/other"), 404, "not_found")
 
 
+@pytest.mark.slow
 def test_rescan_verify_and_prune(site):
     client = bearer(site, "ada", superuser=True)
     for _ in range(2):
@@ -66,6 +69,7 @@ def test_missing_repository_is_reported(empty_site):
     problem(client.get(f"{path}/files/data.tar.zst"), 503, "no_repository")
 
 
+@pytest.mark.slow
 def test_locked_repository_sends_retry_after(site):
     client = bearer(site, "ada", superuser=True)
     made = site.done(submit.back_up(site.actor, backup="full", verify="none"))

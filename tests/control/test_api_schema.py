@@ -31,6 +31,8 @@ from consistency.models import Check
 from tests.control.conftest import HOST
 from tests.control.rest import bearer, json_of
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 50
 """Time limit: a busy machine sends fewer requests."""
 

@@ -27,6 +27,8 @@ from backups.models import AuditEntry, Job
 from tests.control.conftest import Site, environment_of
 from tests.docs.pages import ROOT, blocks
 
+pytestmark = pytest.mark.slow
+
 DOCUMENT = ROOT / "docs" / "how-to" / "use-the-api.md"
 LARGE = 48 << 20
 """More than the buffers of two sockets, so that the server waits for a client that stops reading."""

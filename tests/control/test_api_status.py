@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
 from django.db import connections
 from django.test import Client
 from django.utils import timezone
@@ -14,6 +15,7 @@ from tests.control.conftest import HOST, PASSWORD
 from tests.control.rest import BACKUPS, bearer, json_of, problem, send
 
 
+@pytest.mark.slow
 def test_status_and_readiness(site):
     client = bearer(site, "ada", "viewer")
     empty = json_of(client.get("/api/v1/status"), 200)
@@ -55,6 +57,7 @@ def plain_json(response, status):
     return response.json()
 
 
+@pytest.mark.slow
 def test_legacy_addresses_work(site):
     client = bearer(site, "ada", superuser=True)
     asked = send(client, "/admin/backup/trigger", {"kind": "full"}, Idempotency_Key="k")

@@ -104,6 +104,7 @@ def test_list_pages_in_both_directions(empty_site):
     assert follow("prev", follow("prev", middle)) is None
 
 
+@pytest.mark.slow
 def test_100_000_backups_are_listed_from_indexes(empty_site):
     many(backups=100_000, jobs=100_000)
     client = empty_site.client("ann", "restorer")
@@ -135,6 +136,7 @@ def _seconds(client, path, query) -> float:
     return time.process_time() - began
 
 
+@pytest.mark.slow
 def test_backup_page(site, line):
     full, middle, last = line
     client = site.client("olga", "viewer", "operator", "restorer")
@@ -151,6 +153,7 @@ def test_backup_page(site, line):
     assert "Made by" in page and ">Job</a>" in page and "writers were held up" in page
 
 
+@pytest.mark.slow
 def test_damaged_backup_shows_findings_and_alternative(site, line):
     full, middle, last = line
     data = site.repository.backup_folder("default", full) / "data.tar.zst"
@@ -167,6 +170,7 @@ def test_damaged_backup_shows_findings_and_alternative(site, line):
     assert "Also needed by" in page and f'href="{LIST}{last}/">{last}</a>' in page
 
 
+@pytest.mark.slow
 def test_backup_without_manifest_can_be_deleted(site):
     made = site.done(submit.back_up(site.actor, backup="full", verify="none")).backup_id
     (site.repository.backup_folder("default", made) / "manifest.json").write_text("{")
@@ -179,6 +183,7 @@ def test_backup_without_manifest_can_be_deleted(site):
     assert not IndexedBackup.objects.exists()
 
 
+@pytest.mark.slow
 def test_needed_and_held_backups_cannot_be_deleted(site, line):
     full, middle, last = line
     client = site.client("rita", "restorer", "operator")
@@ -202,6 +207,7 @@ def test_needed_and_held_backups_cannot_be_deleted(site, line):
     assert "There are no backups yet" in client.get(LIST).content.decode()
 
 
+@pytest.mark.slow
 def test_selected_backups_are_verified_held_and_deleted(site, line):
     client = site.client("olga", "operator", "restorer")
     answer = client.post(f"{LIST}chosen/", {"id": line, "do": "hold", "note": "quarter's end", "back": f"{LIST}?kind=full"})
@@ -216,6 +222,7 @@ def test_selected_backups_are_verified_held_and_deleted(site, line):
     assert client.post(f"{LIST}chosen/", {"id": line, "do": "format"}).status_code == 400
 
 
+@pytest.mark.slow
 def test_rights(site, line):
     full = line[0]
     asked = {
@@ -288,6 +295,7 @@ def test_interrupted_download_resumes(download, site):
     assert entries.count() == 4 and entries.order_by("number")[1].after["range"].startswith(f"bytes {half}-")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("asked", "first", "last"),
     [("bytes=0-0", 0, 0), ("bytes=5-8", 5, 8), ("bytes=-4", -4, None), ("bytes=10-99999999999999", 10, None)],
@@ -299,6 +307,7 @@ def test_ranges(download, asked, first, last):
     assert (part.status_code, body(part), part["Content-Length"]) == (206, wanted, str(len(wanted)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", ["bytes=", "bytes=-", "bytes=9-2", "bytes=0-1,4-5", "pages=0-1", "bytes=a-b", "bytes 0-1"])
 def test_invalid_range_returns_whole_file(download, asked):
     client, address, content = download

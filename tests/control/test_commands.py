@@ -68,6 +68,7 @@ def test_arguments_are_the_engines(command, verb):
     assert options(made.create_parser("manage.py", command)) == options(cli.parser_of(verb))
 
 
+@pytest.mark.slow
 def test_from_a_backup_to_a_restored_copy(site):
     code, made = told("backup", "--note", "by hand")
     assert code == 0 and made["set"] == "default" and made["verification"] == "restore"
@@ -92,6 +93,7 @@ def test_from_a_backup_to_a_restored_copy(site):
     assert actions().count("backup.succeeded") == 2 and "restore.succeeded" in actions()
 
 
+@pytest.mark.slow
 def test_restore_in_place_replaces_live_stores_and_audits_accounts(site):
     _, made = told("backup")
     site.person("mallory", superuser=True)
@@ -108,6 +110,7 @@ def test_restore_in_place_replaces_live_stores_and_audits_accounts(site):
     assert IndexedBackup.objects.filter(safety=True).count() == 1
 
 
+@pytest.mark.slow
 def test_control_database_is_not_restored_by_commands_that_use_it(site):
     code, made = told("backup", "--set", "control", "--no-verify")
     assert code == 0 and [source["name"] for source in made["sources"]] == ["control"]
@@ -134,6 +137,7 @@ def test_exit_codes_and_errors_are_the_engines(empty_site, arguments, code, erro
     assert said["error"]["hint"]
 
 
+@pytest.mark.slow
 def test_nothing_is_done_when_the_audit_cannot_be_written(site):
     from django.db import connections
 
@@ -144,6 +148,7 @@ def test_nothing_is_done_when_the_audit_cannot_be_written(site):
     assert not list(site.repository.ids("default"))
 
 
+@pytest.mark.slow
 def test_repository_can_be_given_by_name(site):
     code, made = told("backup", "--repo", "main", "--no-verify")
     assert code == 0 and IndexedBackup.objects.get().backup_id == made["id"]
@@ -174,6 +179,7 @@ def codes() -> dict[str, str]:
     return {finding.code: finding.severity.value for finding in health.run_checks(timezone.now()).findings}
 
 
+@pytest.mark.slow
 def test_each_planted_fault_is_found(sound):
     """One site for many faults, because making a site takes longer than checking it."""
     found = health.run_checks(timezone.now())
@@ -210,6 +216,7 @@ def test_each_planted_fault_is_found(sound):
     assert "no_repository" not in codes()
 
 
+@pytest.mark.slow
 def test_health_command_has_exit_codes_and_runs_as_a_job(sound):
     code, said, _ = run("backup_health")
     assert (code, said.partition(":")[0]) in ((0, "OK"), (1, "WARNING"))

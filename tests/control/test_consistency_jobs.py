@@ -22,6 +22,8 @@ from refserver.consistency_frame import queue_once
 from refserver.library.models import PageEmbedding
 from tests.control.consistency_site import ASKS, PLANTED, SAFE, joined, plant, vectors_of
 
+pytestmark = pytest.mark.slow
+
 ADA = Actor(name="ada", id="7", via=Job.Via.PAGES)
 
 

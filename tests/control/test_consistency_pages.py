@@ -64,6 +64,7 @@ def test_the_overview_before_the_first_check(joined_site):
     assert eve.get(TOP + "running/", {"seen": seen}).headers["HX-Refresh"] == "true"
 
 
+@pytest.mark.slow
 def test_findings_and_both_sides(spoiled):
     eve = spoiled.client("eve", "operator")
     page = text_of(eve.get(TOP))
@@ -86,6 +87,7 @@ def test_findings_and_both_sides(spoiled):
         text_of(eve.get(f"{TOP}findings/{finding.pk}/"))
 
 
+@pytest.mark.slow
 def test_a_repair_is_planned_queued_and_refused(spoiled):
     eve, vic = spoiled.client("eve", "operator"), spoiled.client("vic", "viewer")
     check = Check.objects.get()

@@ -16,6 +16,8 @@ from backups.jobs import lifecycle, submit
 from backups.models import IndexedBackup, Job, Worker
 from tests.control.many import many, unindexed
 
+pytestmark = pytest.mark.slow
+
 PAGE = "/admin/backup/"
 
 

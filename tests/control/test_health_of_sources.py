@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from django.utils import timezone
 
 from backups.monitoring import health
+
+pytestmark = pytest.mark.slow
 
 
 def broken() -> list[str]:

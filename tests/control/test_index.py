@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import shutil
 
+import pytest
+
 from backups.catalog import holds, index
 from backups.jobs import submit
 from backups.models import IndexedBackup, Job
+
+pytestmark = pytest.mark.slow
 
 
 def rows() -> list[tuple[object, ...]]:

@@ -16,6 +16,8 @@ from backups.jobs import lifecycle, submit
 from backups.models import Job, JobLog, Plan
 from tests.control.many import many, unindexed
 
+pytestmark = pytest.mark.slow
+
 LIST = "/admin/backup/jobs/"
 LINK = re.compile(r'href="/admin/backup/jobs/([0-9a-f-]{36})/"')
 

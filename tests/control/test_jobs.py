@@ -11,6 +11,7 @@ from backups.models import AuditEntry, IndexedBackup, Job
 from refserver.library.models import Paper
 
 
+@pytest.mark.slow
 def test_backup_is_made_verified_and_indexed(site):
     job = submit.back_up(site.actor, backup="full", note="by hand")
     assert job.state == Job.State.QUEUED
@@ -91,6 +92,7 @@ def test_restore_in_place_needs_the_id_and_spares_the_control_database(site):
     assert Job.objects.count() == 1
 
 
+@pytest.mark.slow
 def test_damage_found_by_a_job_is_reported(site):
     made = site.done(submit.back_up(site.actor, backup="full"))
     data = site.repository.backup_folder("default", made.backup_id) / "data.tar.zst"
@@ -103,6 +105,7 @@ def test_damage_found_by_a_job_is_reported(site):
     assert IndexedBackup.objects.get().verification == "damaged"
 
 
+@pytest.mark.slow
 def test_restore_in_place_restores_both_stores_and_keeps_the_jobs(site):
     made = site.done(submit.back_up(site.actor, backup="full"))
     title = Paper.objects.order_by("pk").first().title
@@ -115,6 +118,7 @@ def test_restore_in_place_restores_both_stores_and_keeps_the_jobs(site):
     assert Job.objects.count() == 2 and audit.verify_chain()[1] is None
 
 
+@pytest.mark.slow
 def test_backup_of_some_stores_is_restored_store_by_store(site):
     made = site.done(submit.back_up(site.actor, backup="full", only=["sqlite"]))
     whole = site.done(submit.restore_in_place(site.actor, backup_id=made.backup_id, typed=made.backup_id))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 
+import pytest
+
 from backups.jobs import submit
 from backups.jobs.logs import JobFilter, JsonFormatter, about
 
@@ -33,6 +35,7 @@ def test_errors_and_extra_values_are_logged_but_not_objects():
     assert "ValueError: broken" in str(found["error"]) and found["backup"] == "x" and "request" not in found
 
 
+@pytest.mark.slow
 def test_worker_log_names_the_job(site, caplog):
     caplog.handler.addFilter(JobFilter())
     with caplog.at_level(logging.INFO, logger="backups.jobs.runner"):

@@ -17,6 +17,8 @@ from consistency.models import Check
 from tests.control.consistency_site import joined
 from tests.docs.pages import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def read(client: Client, **headers: str) -> dict[str, list[tuple[dict[str, str], float]]]:
     answer = client.get("/metrics", **headers)

@@ -222,6 +222,7 @@ POLICIES = [
 ]
 
 
+@pytest.mark.slow
 def test_retention_preview_agrees_with_engine(site):
     """On a real repository with fulls, incrementals, holds, proofs and a deleted parent's place."""
     for kind in ("full", "incremental", "full", "incremental", "snapshot"):

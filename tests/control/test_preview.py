@@ -67,6 +67,7 @@ def change_people() -> None:
     User.objects.create_user("newcomer", password="new-password")
 
 
+@pytest.mark.slow
 def test_rows_vectors_and_files_before_and_after(site):
     made = backed_up(site, verify="restore")
     papers = Paper.objects.count()
@@ -89,6 +90,7 @@ def test_rows_vectors_and_files_before_and_after(site):
     assert Paper.objects.count() == papers - 3, "nothing was changed"
 
 
+@pytest.mark.slow
 def test_restored_accounts_and_permissions_are_listed(site, people):
     change_people()
     told = looked(site, people[0])["accounts"]
@@ -103,6 +105,7 @@ def test_restored_accounts_and_permissions_are_listed(site, people):
     assert told["counts"] == {"appear": 1, "vanish": 1, "change": 2, "groups": 0, "gives": 3, "gives_groups": 0}
 
 
+@pytest.mark.slow
 def test_restored_accounts_are_in_the_result_and_the_audit(site, people):
     change_people()
     Group.objects.get(name="operator").permissions.clear()
@@ -121,6 +124,7 @@ def test_restored_accounts_are_in_the_result_and_the_audit(site, people):
     assert User.objects.get(username="olga").check_password("correct-horse-battery-staple")
 
 
+@pytest.mark.slow
 def test_differences_of_schema_and_migrations(site):
     made = backed_up(site)
     with connections["default"].cursor() as cursor:
@@ -136,6 +140,7 @@ def test_differences_of_schema_and_migrations(site):
     assert (row["before"], row["after"], row["differs"]) == (2, None, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", ["broken", "missing"])
 def test_unreadable_live_stores_are_reported(site, people, state):
     connections["default"].close()
@@ -159,6 +164,7 @@ def test_unreadable_live_stores_are_reported(site, people, state):
     assert "as a file" in result["in_place"]["targets"][0]["how"]
 
 
+@pytest.mark.slow
 def test_database_that_breaks_half_way_is_reported(site):
     made = backed_up(site)
     connections["default"].close()
@@ -177,6 +183,7 @@ def test_database_that_breaks_half_way_is_reported(site):
     assert table(result, "auth_permission")["before"] > 0 and table(result, "library_paper")["after"] > 0
 
 
+@pytest.mark.slow
 def test_part_of_a_backup_and_partial_backup(site):
     whole = backed_up(site)
     result = looked(site, whole, only="chroma:chroma")
@@ -188,6 +195,7 @@ def test_part_of_a_backup_and_partial_backup(site):
     assert looked(site, part, only="sqlite")["in_place"]["possible"]
 
 
+@pytest.mark.slow
 def test_live_stores_of_another_application_are_not_opened(site):
     database = site.places.settings["REFSERVER_DATABASE"]
     made = site.places.python(
@@ -201,6 +209,7 @@ def test_live_stores_of_another_application_are_not_opened(site):
     assert result["accounts"] is None
 
 
+@pytest.mark.slow
 def test_damaged_backup_is_an_error_with_a_hint(site):
     made = backed_up(site)
     data = site.repository.backup_folder("default", made) / "data.tar.zst"
@@ -225,6 +234,7 @@ def started(site, backup_id, **environment):
     )
 
 
+@pytest.mark.slow
 def test_killed_preview_leaves_no_files(site):
     made = backed_up(site)
     child = started(site, made, REFBACKUP_FAULT="restore-write:kill")
@@ -236,6 +246,7 @@ def test_killed_preview_leaves_no_files(site):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_counting_a_huge_table_can_be_cancelled(site):
     with connections["default"].cursor() as cursor:
         cursor.execute("CREATE TABLE huge (filler TEXT)")
@@ -259,6 +270,7 @@ def test_counting_a_huge_table_can_be_cancelled(site):
     assert not os.path.exists(f"/proc/{child.pid}")
 
 
+@pytest.mark.slow
 def test_of_many_accounts_only_those_with_permissions_are_compared(site, monkeypatch):
     monkeypatch.setattr(accounts, "MOST_READ", 3)
     for name in ("a", "b", "c", "d"):
@@ -280,6 +292,7 @@ def test_change_of_second_factor_is_reported():
     assert "password" not in repr(accounts.Account(name="a", number="1", password="fingerprint"))
 
 
+@pytest.mark.slow
 def test_preview_as_text(site):
     made = backed_up(site)
     catalogue.remove(list(Paper.objects.order_by("pk")[:1]))

@@ -132,6 +132,7 @@ def test_a_high_score_does_not_hide_that_no_restore_was_tested():
     assert found.sentence == "Recovery not confirmed: no drill has been run."
 
 
+@pytest.mark.slow
 def test_the_score_rises_with_each_thing_done(site):
     def score() -> int:
         output = io.StringIO()
@@ -169,6 +170,7 @@ def test_the_score_rises_with_each_thing_done(site):
     assert bare < backed_up < drilled < planned < score()
 
 
+@pytest.mark.slow
 def test_the_page_shows_the_score_and_starts_a_drill(site):
     site.done(submit.back_up(site.actor, backup="full"))
     viewer = site.client("viewer", "viewer")

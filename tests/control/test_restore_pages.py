@@ -63,6 +63,7 @@ def test_point_in_time_finds_newest_sound_backup(empty_site):
     assert "is not a point in time" in text_of(client.get(STEPS, {"at": "then"}))
 
 
+@pytest.mark.slow
 def test_steps_keep_the_selection(site):
     client = site.client("rita", "restorer")
     made = site.done(submit.back_up(site.actor, backup="full", verify="none")).backup_id
@@ -89,6 +90,7 @@ def test_steps_keep_the_selection(site):
     assert "Replace the live data" in text_of(client.get(link(page, "Next: confirm")))
 
 
+@pytest.mark.slow
 def test_preview_shows_accounts_first(site):
     site.person("mallory", superuser=True)
     made = site.done(submit.back_up(site.actor, backup="full", verify="none")).backup_id
@@ -105,6 +107,7 @@ def test_preview_shows_accounts_first(site):
     assert "The live data will not change" in page and "Your account" not in page
 
 
+@pytest.mark.slow
 def test_in_place_requires_id_and_password(site, made):
     client = site.client("rita", "restorer")
     chosen = {"backup": made, "target": "in_place"}
@@ -126,6 +129,7 @@ def test_in_place_requires_id_and_password(site, made):
     assert slowed.status_code == 429 and not Job.objects.filter(kind="restore_in_place").exists()
 
 
+@pytest.mark.slow
 def test_restore_in_place_and_report(site):
     site.person("mallory", superuser=True)
     client = site.client("rita", "restorer")
@@ -156,6 +160,7 @@ def test_restore_in_place_and_report(site):
     assert Paper.objects.count() == 62 and not User.objects.filter(username="mallory").exists()
 
 
+@pytest.mark.slow
 def test_user_missing_from_restored_data_gets_an_explanation(site, made):
     client = site.client("rita", "restorer")  # made after the backup
     session = client.session.session_key
@@ -173,6 +178,7 @@ def test_user_missing_from_restored_data_gets_an_explanation(site, made):
     assert "rita" in report and "created after the backup was made" in report
 
 
+@pytest.mark.slow
 def test_into_a_folder(site, made):
     client = site.client("rita", "restorer")
     page = text_of(client.get(f"{STEPS}what/", {"backup": made}))
@@ -195,6 +201,7 @@ def test_into_a_folder(site, made):
     assert "already" in text_of(client.get(client.get(f"{STEPS}confirm/", chosen).url))
 
 
+@pytest.mark.slow
 def test_control_database_is_not_restored_in_place(site):
     made = site.done(submit.back_up(site.actor, backup="full", set="control", verify="none")).backup_id
     client = site.client("rita", "restorer")
@@ -208,6 +215,7 @@ def test_control_database_is_not_restored_in_place(site):
     assert client.get(f"{STEPS}what/", {"backup": made, "folder": "control", "go": "1"}).status_code == 302
 
 
+@pytest.mark.slow
 def test_report_of_refused_restore(site, made):
     data = site.repository.backup_folder("default", made) / "data.tar.zst"
     content = bytearray(data.read_bytes())
@@ -222,6 +230,7 @@ def test_report_of_refused_restore(site, made):
     assert Paper.objects.count() == 65
 
 
+@pytest.mark.slow
 def test_restore_pages_require_permission(site, made):
     for name, wanted in (("viewer", 403), ("operator", 403), ("restorer", 200)):
         client = site.client(name, name)

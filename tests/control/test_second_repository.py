@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import pytest
 from django.test import override_settings
 from django.utils import timezone
 
@@ -13,6 +14,8 @@ from backups.monitoring import readiness
 from backups.monitoring.gathering import gather
 from backups.plans import defaults, scheduling
 from tests.control.conftest import settings_of
+
+pytestmark = pytest.mark.slow
 
 
 def copy_of(moment: datetime) -> readiness.Item:

@@ -237,6 +237,7 @@ def test_two_sets_are_named_and_the_worse_one_decides():
     assert found.recovery_point.seconds == 5 * 3600
 
 
+@pytest.mark.slow
 def test_a_real_site_from_nothing_to_protected_to_damaged(site):
     found = status.now()
     assert [reason.code for reason in found.reasons] == ["nothing", "worker"]
@@ -254,6 +255,7 @@ def test_a_real_site_from_nothing_to_protected_to_damaged(site):
     assert "repository_missing" in [reason.code for reason in status.now().reasons]
 
 
+@pytest.mark.slow
 def test_a_new_installation_on_an_old_repository_has_no_overdue_drill(site):
     Worker.objects.create(host="test-host")
     site.done(submit.back_up(site.actor, backup="full"))
@@ -273,6 +275,7 @@ def test_safety_backups_and_snapshots_do_not_protect_a_set(site):
     assert status.now().reasons[0].code == "nothing"
 
 
+@pytest.mark.slow
 def test_a_plan_with_an_invalid_time_does_not_count(site):
     Worker.objects.create(host="test-host")
     site.done(submit.back_up(site.actor, backup="full"))
@@ -288,6 +291,7 @@ def test_the_heartbeat_file_counts_before_the_first_row(site):
     assert "worker" in [reason.code for reason in status.now().reasons]
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_backups_are_read_by_index(empty_site):
     many(backups=100_000, jobs=100_000)
     with CaptureQueriesContext(

@@ -15,6 +15,8 @@ import pytest
 
 from tests.docs.pages import ROOT, Block, blocks, documents, name
 
+pytestmark = pytest.mark.slow
+
 NEEDED = ("bash", "sqlite3", "zstd", "tar", "sha256sum")
 SETTINGS = re.compile(r"(BACKUP|REFSERVER|CHROMA|DJANGO)_")
 Done = subprocess.CompletedProcess[str]

@@ -31,12 +31,14 @@ def test_an_empty_library_says_what_to_do(library, client: Client):
         assert "manage.py ingest" in page and "manage.py load_sample" in page
 
 
+@pytest.mark.slow
 def test_the_list_is_paged(sample_library, client: Client):
     first = client.get("/").content.decode()
     assert first.count("<h3>") == 20 and "Page 1 of" in first
     assert client.get("/?page=99").content.decode().count("<h3>") > 0
 
 
+@pytest.mark.slow
 def test_results_show_similarity_and_link_to_the_page(sample_library, client: Client):
     page = client.get("/", {"q": "attention <b>"}).content.decode()
     assert "Attention Is All You Need" in page
@@ -44,10 +46,12 @@ def test_results_show_similarity_and_link_to_the_page(sample_library, client: Cl
     assert "<b>" not in page and "attention &lt;b&gt;" in page
 
 
+@pytest.mark.slow
 def test_no_results_say_what_to_try(sample_library, client: Client):
     assert "Try other or more words" in client.get("/?q=%F0%9F%90%8B").content.decode()
 
 
+@pytest.mark.slow
 def test_a_paper_shows_its_facts_and_its_original(sample_library, client: Client):
     paper = Paper.objects.get(title="Quicksort")
     page = client.get(paper.get_absolute_url()).content.decode()
@@ -61,6 +65,7 @@ def test_a_paper_shows_its_facts_and_its_original(sample_library, client: Client
     assert "the original is missing" in client.get(paper.get_absolute_url()).content.decode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("address", ["/", "/?q=dna", "/papers/1/", "/admin/login/", "/nowhere", "/healthz"])
 def test_every_page_loads_only_from_this_server(sample_library, client: Client, address):
     response = client.get(address)
@@ -83,6 +88,7 @@ def test_health_needs_no_database(library, client: Client, django_db_blocker):
         assert client.get("/healthz").json() == {"status": "alive"}
 
 
+@pytest.mark.slow
 def test_a_closed_library_requires_sign_in(sample_library, client: Client, admin, settings):
     settings.REFSERVER_OPEN_LIBRARY = False  # the default
     assert client.get("/?q=dna")["Location"] == "/admin/login/?next=/%3Fq%3Ddna"
@@ -103,6 +109,7 @@ def form_of(paper: Paper, **changes: str) -> dict[str, str]:
     return form | changes
 
 
+@pytest.mark.slow
 def test_a_title_edited_in_the_admin_reaches_chroma(admin):
     paper = Paper.objects.get(title="Quicksort")
     response = admin.post(f"/admin/library/paper/{paper.pk}/change/", form_of(paper, title="Sorting quickly"))
@@ -113,6 +120,7 @@ def test_a_title_edited_in_the_admin_reaches_chroma(admin):
     assert record.vector @ HashedWords().embed(["Sorting quickly"])[0] > 0.3
 
 
+@pytest.mark.slow
 def test_the_admin_reports_a_restore_that_uses_the_vectors(admin, sample_library, monkeypatch):
     monkeypatch.setattr(vectors, "GATE_TIMEOUT", 0.05)
     paper = Paper.objects.get(title="Quicksort")
@@ -125,6 +133,7 @@ def test_the_admin_reports_a_restore_that_uses_the_vectors(admin, sample_library
     assert_equal_stores()
 
 
+@pytest.mark.slow
 def test_an_invalid_form_changes_nothing(admin):
     paper = Paper.objects.get(title="Quicksort")
     response = admin.post(f"/admin/library/paper/{paper.pk}/change/", form_of(paper, title="", year="12"))
@@ -132,6 +141,7 @@ def test_an_invalid_form_changes_nothing(admin):
     assert_equal_stores()
 
 
+@pytest.mark.slow
 def test_papers_deleted_in_the_admin_are_gone_everywhere(admin):
     first, second, third = Paper.objects.order_by("pk")[:3]
     assert admin.get(f"/admin/library/paper/{first.pk}/delete/").status_code == 200
@@ -143,6 +153,7 @@ def test_papers_deleted_in_the_admin_are_gone_everywhere(admin):
     assert_equal_stores()
 
 
+@pytest.mark.slow
 def test_vectors_are_read_only(admin):
     for model in ("embedding", "pageembedding", "metadata"):
         assert admin.get(f"/admin/library/{model}/").status_code == 200

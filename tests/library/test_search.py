@@ -15,6 +15,7 @@ from refserver.library.sample import sample_documents
 from refserver.library.search import search, snippet
 
 
+@pytest.mark.slow
 def test_the_sample_is_complete_and_loads_once(sample_library):
     documents = list(sample_documents())
     assert len(documents) >= 60
@@ -34,6 +35,7 @@ def test_the_sample_is_not_mixed_with_other_papers(library, tmp_path):
     assert Paper.objects.count() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("query", "title"),
     [
@@ -54,17 +56,20 @@ def test_the_expected_paper_is_found_first(sample_library, query, title):
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
 
 
+@pytest.mark.slow
 def test_a_paper_finds_itself(sample_library):
     page = Paper.objects.get(title__startswith="The Chemical Basis").pages.get()
     best = search(page.text, 1)[0]
     assert (best.id, best.score) == (f"page-{page.pk}", pytest.approx(1, abs=1e-4))
 
 
+@pytest.mark.slow
 def test_a_vector_without_a_row_is_ignored(sample_library):
     Paper.objects.filter(title__startswith="Attention").delete()  # rows only, as a broken restore might leave it
     assert all(not hit.paper.title.startswith("Attention") for hit in search("attention", 20))
 
 
+@pytest.mark.slow
 def test_api_answers_by_similarity(sample_library, client: Client):
     response = client.get("/api/search", {"q": "structure of DNA", "limit": "3"})
     assert response.status_code == 200
@@ -100,6 +105,7 @@ def test_api_accepts_get_only(library, client: Client):
     assert client.post("/api/search").status_code == 405
 
 
+@pytest.mark.slow
 def test_search_reports_a_restore_that_uses_the_vectors(sample_library, client: Client, monkeypatch):
     monkeypatch.setattr(vectors, "GATE_TIMEOUT", 0.05)
     held, done = threading.Event(), threading.Event()
@@ -124,6 +130,7 @@ def test_search_reports_a_restore_that_uses_the_vectors(sample_library, client: 
     assert client.get("/api/search?q=dna").status_code == 200
 
 
+@pytest.mark.slow
 def test_vectors_of_another_model_are_not_compared(sample_library, client: Client):
     Embedding.objects.filter(pk=Embedding.objects.first().pk).update(model="older")
     response = client.get("/api/search?q=dna")

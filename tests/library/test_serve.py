@@ -156,6 +156,7 @@ def fetch(address: str) -> bytes:
     raise AssertionError(f"{address} did not answer")
 
 
+@pytest.mark.slow
 def test_serve_starts_answers_and_stops(sample_library: Places):
     port = free_port()
     sample_library.manage("collectstatic", "--no-input", "--verbosity", "0")

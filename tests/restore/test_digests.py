@@ -162,6 +162,7 @@ def test_digests_match_after_any_sequence_of_calls(tmp_path: Path, prober: Child
     assert indexed > 3 and logged > 3, "both the index and the log were used"
 
 
+@pytest.mark.slow
 def test_ids_added_and_deleted_around_a_sync(tmp_path: Path, prober: Child) -> None:
     """Deleted before, after and across a sync, added again, updated before they exist."""
     with Chroma(tmp_path / "chroma") as chroma:
@@ -189,6 +190,7 @@ def test_ids_added_and_deleted_around_a_sync(tmp_path: Path, prober: Child) -> N
         assert check(copy, prober)["col"] == {"count": 1, "searched": 1}
 
 
+@pytest.mark.slow
 def test_an_emptied_and_partly_refilled_index(tmp_path: Path, prober: Child) -> None:
     """Its files keep the size that they once had, and the client begins a new index in them."""
     for rounds in range(3):
@@ -211,6 +213,7 @@ def test_an_emptied_and_partly_refilled_index(tmp_path: Path, prober: Child) -> 
             chroma.call("col", "delete", ids=["few"])
 
 
+@pytest.mark.slow
 def test_collections_of_one_name_in_several_databases_and_tenants(tmp_path: Path, prober: Child) -> None:
     with Chroma(tmp_path / "chroma") as chroma:
         chroma.create("same")
@@ -252,6 +255,7 @@ def test_a_sync_threshold_lowered_below_the_log(tmp_path: Path, prober: Child) -
         check(copy, prober)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", ["l2", "ip", "cosine"])
 @pytest.mark.parametrize("threshold", [5, 1000])
 def test_vectors_at_the_edges_of_float32(tmp_path: Path, prober: Child, space: str, threshold: int) -> None:
@@ -284,6 +288,7 @@ def test_empty_and_missing_collections(tmp_path: Path, prober: Child) -> None:
     assert {name: found["count"] for name, found in opened.items()} == {"never": 0, "emptied": 0}
 
 
+@pytest.mark.slow
 def test_more_records_than_one_call_returns(tmp_path: Path, prober: Child) -> None:
     with Chroma(tmp_path / "chroma") as chroma:
         chroma.create("many", threshold=1000)
@@ -327,6 +332,7 @@ def store(tmp_path_factory) -> Path:
     return place
 
 
+@pytest.mark.slow
 def test_a_change_of_any_indexed_vector_is_found(store: Path, tmp_path: Path, prober: Child) -> None:
     copy = Path(shutil.copytree(store, tmp_path / "copy"))
     good = digests(copy)
@@ -383,6 +389,7 @@ def test_any_change_of_a_row_is_found(store: Path, tmp_path: Path, statement: st
     assert changed == set(part.split())
 
 
+@pytest.mark.slow
 def test_a_client_that_returns_wrong_records_is_found(store: Path, tmp_path: Path, prober: Child) -> None:
     """The log says one thing, the metadata another: only the client's answers show it."""
     import sqlite3

@@ -146,6 +146,7 @@ def end(child: subprocess.Popen[str]) -> str:
     return said.strip()
 
 
+@pytest.mark.slow
 def test_writers_and_readers_see_either_old_or_new_rows_without_errors(scene: Scene) -> None:
     before = ",".join(sorted(tags_of(scene.live.database)))
     assert before == "change-1,change-2,change-3,first,later"
@@ -228,6 +229,7 @@ def test_another_page_size_or_journal_mode(scene: Scene, mode: str, page_size: i
     assert scene.rows() == scene.restored("sqlite")
 
 
+@pytest.mark.slow
 def test_a_database_of_a_single_page_is_restored_and_put_back(scene: Scene, tmp_path: Path) -> None:
     empty = tmp_path / "empty.sqlite3"
     with closing(sqlite3.connect(empty)) as database:
@@ -245,6 +247,7 @@ def test_a_database_of_a_single_page_is_restored_and_put_back(scene: Scene, tmp_
         assert database.execute("SELECT count(*) FROM sqlite_schema").fetchone() == (0,)
 
 
+@pytest.mark.slow
 def test_a_missing_store_is_put_in_place(scene: Scene) -> None:
     shutil.rmtree(scene.live.folder)
     scene.live.folder.mkdir()
@@ -306,6 +309,7 @@ def some_vectors(chroma: Chroma) -> Any:
     return chroma.all("indexed"), chroma.all("logged")
 
 
+@pytest.mark.slow
 def test_chroma_is_exchanged_under_the_gate_of_a_running_client(scene: Scene, tmp_path: Path) -> None:
     expected = Path(shutil.copytree(scene.history.expected(0) / "chroma/vectors", tmp_path / "expected"))
     with Chroma(scene.live.chroma, gate=True) as client, Chroma(expected) as reference:
@@ -322,6 +326,7 @@ def test_chroma_is_exchanged_under_the_gate_of_a_running_client(scene: Scene, tm
         assert "new" in again.all("indexed") and "later" not in again.all("indexed")
 
 
+@pytest.mark.slow
 def test_chroma_open_without_the_gate_is_not_replaced(scene: Scene) -> None:
     with Chroma(scene.live.chroma) as client:
         before = some_vectors(client)
@@ -335,6 +340,7 @@ def test_chroma_open_without_the_gate_is_not_replaced(scene: Scene) -> None:
     assert scene.now("chroma") == scene.restored("chroma")
 
 
+@pytest.mark.slow
 def test_chroma_without_the_gate_is_exchanged_between_stop_and_start(scene: Scene, tmp_path: Path) -> None:
     with Chroma(scene.live.chroma) as client:
         some_vectors(client)
@@ -347,6 +353,7 @@ def test_chroma_without_the_gate_is_exchanged_between_stop_and_start(scene: Scen
     assert scene.now("chroma") == scene.restored("chroma")
 
 
+@pytest.mark.slow
 def test_all_stores_at_once(scene: Scene) -> None:
     restored = scene.restore(only=None)
     for kind in ("sqlite", "chroma", "files"):
@@ -356,6 +363,7 @@ def test_all_stores_at_once(scene: Scene) -> None:
     assert verified(scene.repository, scene.safety(), "hashes").ok
 
 
+@pytest.mark.slow
 def test_a_gate_that_stays_closed_changes_nothing(scene: Scene) -> None:
     before = [scene.now(kind) for kind in ("sqlite", "chroma", "files")]
     with Gate(scene.live.chroma).shared(), pytest.raises(EngineError) as refused:
@@ -407,6 +415,7 @@ def state_unchanged(scene: Scene) -> Iterator[None]:
     assert scene.leftovers() == []
 
 
+@pytest.mark.slow
 def test_a_failing_check_command_rolls_back(scene: Scene) -> None:
     with Chroma(scene.live.chroma, gate=True) as client:
         vectors = some_vectors(client)
@@ -432,6 +441,7 @@ def test_a_check_that_fails_after_a_write_does_not_roll_back(scene: Scene) -> No
     assert scene.rows() == scene.restored("sqlite"), "the restored data stays, and what was written to it"
 
 
+@pytest.mark.slow
 def test_a_roll_back_does_not_lose_a_write_to_chroma(scene: Scene) -> None:
     with Chroma(scene.live.chroma, gate=True) as client:
         some_vectors(client)
@@ -457,6 +467,7 @@ def test_a_roll_back_waits_for_a_writer_and_gives_up_in_time(scene: Scene, tmp_p
     assert scene.rows() == scene.restored("sqlite")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["in-place-locked", "in-place-folder", "in-place-database", "in-place-exchanged"])
 def test_a_full_disk_at_any_step_rolls_back(scene: Scene, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     def full() -> None:
@@ -467,6 +478,7 @@ def test_a_full_disk_at_any_step_rolls_back(scene: Scene, monkeypatch: pytest.Mo
         scene.restore(only=None)
 
 
+@pytest.mark.slow
 def test_a_signal_handler_that_raises_rolls_back(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop() -> None:
         raise KeyboardInterrupt
@@ -599,6 +611,7 @@ def test_invalid_targets(scene: Scene, tmp_path: Path, monkeypatch: pytest.Monke
     assert refused.value.hint
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="this machine runs the tests without root, and only root can set owners")
 def test_root_preserves_the_owner_of_a_store(scene: Scene) -> None:
     for path in [scene.live.chroma, *scene.live.chroma.rglob("*")]:
@@ -654,6 +667,7 @@ def test_a_crash_leaves_each_store_old_or_new_and_a_second_restore_completes_it(
     assert scene.repository.find("latest", None).id == scene.history.ids[3]
 
 
+@pytest.mark.slow
 def test_a_crash_while_a_broken_file_is_replaced(scene: Scene, tmp_path: Path) -> None:
     scene.live.database.write_bytes(GARBAGE)
     command = ["restore", scene.backup.id, "--in-place", "--yes", "--only=sqlite", *scene.live.arguments[:1]]
