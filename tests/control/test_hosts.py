@@ -195,7 +195,7 @@ def test_redis_outage_loses_no_job(hosts, redis_server):
     until(lambda: "Redis cannot be reached" in north.said(), 20)
     assert control.state(job) == "queued"
     redis_server.start()
-    until(lambda: "Redis is back" in north.said(), 20)
+    until(lambda: "Redis can be reached again" in north.said(), 20)
     north.python("import sys\nfrom backups.jobs import queue\nqueue.wake('north')")  # as the next minute's tick does
     assert control.ended(job) == "succeeded"
 
