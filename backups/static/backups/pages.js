@@ -16,6 +16,9 @@
     const html = (event.detail.xhr.getResponseHeader("Content-Type") || "").startsWith("text/html");
     if (event.detail.xhr.status >= 400 && html) { event.detail.shouldSwap = true; event.detail.isError = false; }
   });
+  // On a narrow screen, scroll the navigation to the current page.
+  const current = document.querySelector(".rb-tabs [aria-current]");
+  if (current) current.closest("ul").scrollLeft = current.offsetLeft - 80;
   // Close menus with Escape or a click elsewhere.
   document.addEventListener("click", function (event) {
     document.querySelectorAll("details.rb-menu[open]").forEach((menu) => { if (!menu.contains(event.target)) menu.open = false; });
