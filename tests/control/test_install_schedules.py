@@ -1,0 +1,14 @@
+"""`manage.py install_schedules`, which scripts/serve.sh counts."""
+
+from __future__ import annotations
+
+import json
+
+from django.core.management import call_command
+
+
+def test_json_names_what_was_added(empty_site, capsys):
+    call_command("install_schedules", "--json")
+    assert "daily-full" in json.loads(capsys.readouterr().out)["made"]
+    call_command("install_schedules", "--json")
+    assert json.loads(capsys.readouterr().out) == {"made": []}
