@@ -45,8 +45,8 @@ def read_of(bench: Bench, sources: list[dict[str, Any]], folder: Path, parent: s
     folder.mkdir()
     reader = Packer(Quiet())
     set_folder = str(bench.repository.backup_folder("default", ""))
-    answer = reader.begin("20300101T000000Z-incremental-000000", str(folder), set_folder, parent)
-    assert answer["usable"]
+    problem = reader.begin("20300101T000000Z-incremental-000000", str(folder), set_folder, parent)
+    assert problem is None
     return reader.pack(sources, 0, 1 << 40)["sources"]
 
 
