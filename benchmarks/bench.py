@@ -27,7 +27,8 @@ class Settings:
     """How much to measure.
 
     ``runs`` are the rounds of refbackup and the limit, ``peer_runs`` those of the peers. Without ``all_peers``, peers are left
-    out of scenarios whose goals do not compare with them. ``growth`` is the smallest scale of the growth scenario.
+    out of scenarios whose goals do not compare with them. ``growth`` is the smallest scale of the growth scenario,
+    which draws its chart to ``plot``.
     """
 
     scale: float = 1.0
@@ -39,6 +40,7 @@ class Settings:
     pauses: int = 40
     growth: float = 0.0625
     growth_runs: int = 3
+    plot: Path = Path(__file__).with_name("results") / "growth.svg"
     with_peers: bool = True
     all_peers: bool = True
 

@@ -15,6 +15,7 @@ from .changes import change_rows, writing
 from .contestants import NAME, Ours, report, start_up
 from .data import prepare
 from .measure import CommandFailed, Cost, in_child, median, percentile, progress, run, size_of
+from .plot import Chart, svg
 from .report import Row, milliseconds, seconds, size
 
 
@@ -164,7 +165,7 @@ def _sizes(values: Mapping[str, int]) -> str:
 
 
 def growth(bench: Bench) -> Iterator[Row]:
-    """Time and memory at 1, 4 and 16 times a small base, both stores together."""
+    """Time and memory at 1, 4 and 16 times a small base, both stores together; draws `Settings.plot`."""
     megabytes: list[float] = []
     times: dict[str, list[float]] = {}
     peaks: dict[str, list[float]] = {}
@@ -179,6 +180,15 @@ def growth(bench: Bench) -> Iterator[Row]:
             for name, cost in _each_command(folder, sources, watch_memory=True).items():
                 if cost.memory:
                     peaks.setdefault(name, []).append(max(cost.memory.own, 1) / MEGABYTE)
+    charts = [Chart(title="time", unit="s", positions=megabytes, lines=times)]
+    if peaks:
+        charts.append(Chart(title="memory", unit="MB", positions=megabytes, lines=peaks))
+    plot = bench.settings.plot
+    plot.parent.mkdir(parents=True, exist_ok=True)
+    plot.write_text(
+        svg(charts, "MB", "Source data of both stores; the dashed line grows in proportion to it."), encoding="utf-8"
+    )
+    progress(f"plot: {plot}")
     yield Row(
         name="growth",
         work=f"time at {' / '.join(size(value * MEGABYTE) for value in megabytes)}",
