@@ -154,7 +154,7 @@ class Policy:
 class Decision:
     """What happens to one backup, with at least one reason, each a short sentence for people.
 
-    ``rules`` are those that keep it; none for a backup that is removed.
+    ``rules`` keep it; a backup that is removed has none.
     """
 
     id: str
