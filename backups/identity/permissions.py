@@ -89,12 +89,16 @@ def _after_migration(sender: AppConfig, using: str, **_: Any) -> None:
 
 
 def make_groups() -> None:
-    """Create the groups and add missing permissions, except those of apps that are not installed."""
+    """Create the groups and add missing permissions, except those of apps that are not installed.
+
+    When nothing is missing, nothing is written: a writer that holds the database does not delay this.
+    """
     if not apps.is_installed("django.contrib.auth"):
         return
     for name, wanted in GROUPS.items():
         group, _ = Group.objects.get_or_create(name=name)
-        for full in wanted:
-            app, _, codename = full.partition(".")
-            for permission in Permission.objects.filter(content_type__app_label=app, codename=codename):
-                group.permissions.add(permission)
+        present = {
+            f"{app}.{codename}" for app, codename in group.permissions.values_list("content_type__app_label", "codename")
+        }
+        for app, _, codename in (full.partition(".") for full in wanted if full not in present):
+            group.permissions.add(*Permission.objects.filter(content_type__app_label=app, codename=codename))

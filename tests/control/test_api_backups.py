@@ -119,7 +119,8 @@ def test_control_set_is_not_restored_in_place(site):
     client = bearer(site, "ada", "restorer")
     body = {"to": "in_place", "confirm": made.backup_id}
     assert (
-        "what controls" in problem(send(client, f"{BACKUPS}/{made.backup_id}/restore", body), 409, "restore_refused")["detail"]
+        "holds the control database"
+        in problem(send(client, f"{BACKUPS}/{made.backup_id}/restore", body), 409, "restore_refused")["detail"]
     )
 
 

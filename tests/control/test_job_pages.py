@@ -131,7 +131,7 @@ def test_attempts_are_linked(site):
     client = site.client("vera", "viewer")
     assert str(second.pk) in html(client, first.get_absolute_url())
     page = html(client, second.get_absolute_url())
-    assert str(first.pk) in page and "Waiting:</strong> the worker has not started yet" in page  # no heartbeat yet
+    assert str(first.pk) in page and "Queued:</strong> the worker has not started yet" in page  # no heartbeat yet
     site.work()
     assert "for attempt 2 of 3, in 2 min" in html(client, second.get_absolute_url())
 

@@ -209,7 +209,7 @@ def test_control_database_is_not_restored_in_place(site):
     assert "holds the control database" in page and 'value="in_place" disabled' in page
     chosen = {"backup": made, "target": "in_place"}
     assert client.get(f"{STEPS}changes/", chosen).url.endswith("go=1")
-    assert "holds what controls" in text_of(client.get(f"{STEPS}what/", {**chosen, "go": "1"}))
+    assert "holds the control database" in text_of(client.get(f"{STEPS}what/", {**chosen, "go": "1"}))
     assert client.post(f"{STEPS}confirm/", {**chosen, "typed": made, "password": PASSWORD}).status_code == 302
     assert not Job.objects.filter(kind="restore_in_place").exists()
     assert client.get(f"{STEPS}what/", {"backup": made, "folder": "control", "go": "1"}).status_code == 302
