@@ -231,7 +231,7 @@ def _proven(seen: _Evidence) -> Judgement:
     if not recent:
         return State.UNTESTED, "No backup was made in the last 30 days.", "Back up now."
     share = proven / recent
-    text = f"{proven:,} of the {recent:,} backups of the last 30 days are proven ({share * 100:.0f} %)."
+    text = f"{proven:,} of {recent:,} backups of the last 30 days are proven ({share * 100:.0f} %)."
     if share >= ENOUGH_PROVEN:
         return State.MET, text
     return State.PARTLY if share >= 0.5 else State.MISSED, text, "Verify the others."
