@@ -48,6 +48,7 @@ def loaded() -> dict[str, dict]:
 
 
 @pytest.mark.parametrize("module", ENGINE)
+@pytest.mark.slow
 def test_engine_module_loads_without_django_and_chroma(module, loaded):
     assert not loaded[module]["error"], loaded[module]["error"]
     assert not {"django_q", "chromadb", "refserver"} & set(loaded[module]["loaded"])

@@ -85,6 +85,7 @@ def still_reads(mine: History, number: int, frame: int) -> bool:
 
 
 @pytest.mark.parametrize("number", range(4))
+@pytest.mark.slow
 def test_a_flipped_bit_in_a_block_is_located_and_affected_backups_are_named(mine: History, number: int) -> None:
     blocks, _ = extents(mine, number)
     assert len(blocks) >= (15, 5, 4, 3)[number]
@@ -118,6 +119,7 @@ def test_a_flipped_bit_in_a_block_is_located_and_affected_backups_are_named(mine
 
 
 @pytest.mark.parametrize("number", range(4))
+@pytest.mark.slow
 def test_a_flipped_bit_between_blocks_is_located_and_affects_no_other_backup(mine: History, number: int) -> None:
     blocks, table = extents(mine, number)
     path = mine.place(number) / DATA
@@ -201,6 +203,7 @@ def test_verify_all_names_every_damaged_backup(mine: History, capsys: Any) -> No
 # Manifests, checksums and what is written later
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_a_manifest_is_reported_as_damage(mine: History, capsys: Any) -> None:
     path = mine.place(2) / "manifest.json"
     size = path.stat().st_size
@@ -222,6 +225,7 @@ def test_a_flipped_bit_in_a_manifest_is_reported_as_damage(mine: History, capsys
                 assert named["problems"][0]["file"] == "manifest.json"
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_the_checksums_is_damage(mine: History, capsys: Any) -> None:
     path = mine.place(3) / "SHA256SUMS"
     for offset in range(path.stat().st_size):
@@ -237,6 +241,7 @@ def test_a_flipped_bit_in_the_checksums_is_damage(mine: History, capsys: Any) ->
                     Path("target").rename(f"target-{offset}")
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_a_proof_or_hold_breaks_nothing_and_the_hold_stays(mine: History, capsys: Any) -> None:
     backup = mine.backup(1)
     mine.repository.set_hold(backup, Hold(time=datetime(2026, 1, 1, tzinfo=UTC), note="for the auditor"))
@@ -317,6 +322,7 @@ def test_an_archive_truncated_at_any_length_is_found(mine: History, capsys: Any,
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "SHA256SUMS"])
+@pytest.mark.slow
 def test_small_files_truncated_at_any_length_are_damage(mine: History, capsys: Any, name: str) -> None:
     path = mine.place(1) / name
     content = path.read_bytes()

@@ -57,6 +57,7 @@ def scan(path: Path, content: bytes) -> list[Any]:
     return list(id_table.scan(path))
 
 
+@pytest.mark.slow
 def test_the_scanner_agrees_with_pickle(segment: Path) -> None:
     """The reference is Python's own, on a file that is known to be good."""
     content = (segment / "index_metadata.pickle").read_bytes()
@@ -180,6 +181,7 @@ def test_a_missing_file_is_broken(copy: Path, name: str) -> None:
         assert not survive(copy)
 
 
+@pytest.mark.slow
 def test_bits_flipped_in_a_real_id_table(copy: Path) -> None:
     path = copy / "index_metadata.pickle"
     content = path.read_bytes()
@@ -212,6 +214,7 @@ HUGE = [0, 1, 7, 8, 100, 1 << 20, 1 << 31, 1 << 40, (1 << 64) - 1]
 
 
 @pytest.mark.parametrize("field", range(14))
+@pytest.mark.slow
 def test_a_header_with_one_number_changed(copy: Path, field: int) -> None:
     path = copy / "header.bin"
     good = HEADER.unpack(path.read_bytes())

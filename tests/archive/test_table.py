@@ -391,6 +391,7 @@ def test_a_partial_table_cannot_use_blocks_that_its_parent_lacks(empty: Any) -> 
             archives.tree(an_id(1))
 
 
+@pytest.mark.slow
 def test_one_long_run_is_read_fast_and_many_are_refused(empty: Any) -> None:
     """Runs are 16 bytes each, and could name any number of blocks each."""
     many = [{"path": f"files/x/{n}", "size": 1 << 43, "runs": [(0, 1 << 25, 1, 0)]} for n in range(50)]
@@ -401,6 +402,7 @@ def test_one_long_run_is_read_fast_and_many_are_refused(empty: Any) -> None:
     assert time.monotonic() - began < 20
 
 
+@pytest.mark.slow
 def test_a_table_truncated_anywhere_is_damage(history: History) -> None:
     content = table_bytes(history, 0)
     for length in [*range(400), *range(400, len(content), 97)]:
@@ -409,6 +411,7 @@ def test_a_table_truncated_anywhere_is_damage(history: History) -> None:
 
 
 @pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.slow
 def test_a_flipped_bit_in_a_table_is_damage_or_another_table(history: History, empty: Any, number: int) -> None:
     """Nothing but `DamageFound` comes out, whatever is read; the archive's own checksum sees every flip before this."""
     content = table_bytes(history, number)

@@ -141,6 +141,7 @@ def test_a_file_size_limit_on_a_copy_through_sqlite(bench: Bench, tmp_path: Path
 
 @pytest.mark.parametrize("module", ["holder", "packer"])
 @pytest.mark.parametrize("moment", ["at the start", "while storing"])
+@pytest.mark.slow
 def test_a_killed_child(bench: Bench, large: Path, module: str, moment: str) -> None:
     with command("create", "--repo", bench.repository.folder, "--verify", "none", "--sqlite", large) as backup:
         packer = storing(bench, backup) if moment == "while storing" else backup.child("packer")
@@ -161,6 +162,7 @@ def test_a_killed_child(bench: Bench, large: Path, module: str, moment: str) -> 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("whole_group", [False, True])
+@pytest.mark.slow
 def test_cancelled_by_a_signal(bench: Bench, large: Path, number: int, whole_group: bool) -> None:
     """One process gets it, or all of its group, as with Ctrl-C on a terminal and from service managers."""
     with command(

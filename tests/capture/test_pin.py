@@ -62,6 +62,7 @@ def test_the_sum_is_conserved_in_thirty_pins_under_two_writers(bench: Bench, pee
         writer.end()
 
 
+@pytest.mark.slow
 def test_writes_during_the_reading_are_not_in_the_backup(bench: Bench, large: Path) -> None:
     """The packer is stopped in the middle of the file; no checkpoint reaches the rest of it until the backup has ended."""
     database = sqlite3.connect(large, isolation_level=None, timeout=0)
@@ -269,6 +270,7 @@ def damage_a_page(path: Path) -> None:
         file.write(os.urandom(4096))
 
 
+@pytest.mark.slow
 def test_a_corrupt_page_is_found_named_and_skipped(bench: Bench, tmp_path: Path) -> None:
     path = accounts(tmp_path / "app.sqlite3", padding=1000)
     good = bench.create(sqlite_source(path), verify="restore").backup
@@ -290,6 +292,7 @@ def test_a_corrupt_page_is_found_named_and_skipped(bench: Bench, tmp_path: Path)
 
 
 @pytest.mark.parametrize("size", [50, 100, 2048, 4096])
+@pytest.mark.slow
 def test_a_truncated_database(bench: Bench, tmp_path: Path, size: int) -> None:
     """However little is left of a database, the backup is either refused or known as damaged; nothing hangs or crashes."""
     path = accounts(tmp_path / "app.sqlite3", padding=200)

@@ -50,6 +50,7 @@ def read_of(bench: Bench, sources: list[dict[str, Any]], folder: Path, parent: s
     return reader.pack(sources, 0, 1 << 40)["sources"]
 
 
+@pytest.mark.slow
 def test_an_unchanged_file_is_not_read(bench: Bench, tmp_path: Path) -> None:
     folder = tmp_path / "papers"
     folder.mkdir()
@@ -92,6 +93,7 @@ def test_a_change_of_one_store_leaves_the_other_unread(bench: Bench, stores: Sto
     assert [record.method for record in backup.manifest.sources] == ["pinned", "unchanged"]
 
 
+@pytest.mark.slow
 def test_a_change_in_the_log_alone_is_detected(bench: Bench, tmp_path: Path) -> None:
     """The database file itself has not been touched, and yet it is not what it was."""
     path = accounts(tmp_path / "app.sqlite3")
@@ -151,6 +153,7 @@ def test_a_change_within_the_same_tick_is_seen(bench: Bench, tmp_path: Path) -> 
         assert (bench.restore(backup) / "files/papers/file").read_bytes() == b"other", round_
 
 
+@pytest.mark.slow
 def test_a_modification_time_that_is_set_back_is_seen(bench: Bench, tmp_path: Path) -> None:
     """Long after the backup: size and modification time are equal, the time of the inode's change is not."""
     folder = tmp_path / "papers"
@@ -168,6 +171,7 @@ def test_a_modification_time_that_is_set_back_is_seen(bench: Bench, tmp_path: Pa
     assert (bench.restore(backup) / "files/papers/file").read_bytes() == b"other"
 
 
+@pytest.mark.slow
 def test_a_file_replaced_by_one_with_the_same_times_is_seen(bench: Bench, tmp_path: Path) -> None:
     folder = tmp_path / "papers"
     folder.mkdir()

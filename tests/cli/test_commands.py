@@ -132,6 +132,7 @@ def test_every_command_from_init_to_an_empty_trash(tmp_path: Path, database: Pat
     assert len(pruned["emptied"]) == 2 and not [*(tmp_path / "repo/trash").iterdir()]
 
 
+@pytest.mark.slow
 def test_verify_and_drill_print_the_same_json(mine: History, run: Run) -> None:
     repo = ["--repo", mine.repository.folder]
     for command in (["verify", "--all"], ["verify", mine.ids[0], mine.ids[2]], ["drill", mine.ids[0]], ["verify"]):
@@ -374,6 +375,7 @@ def test_a_locked_repository_exits_with_7(mine: History, database: Path, run: Ru
 
 
 @pytest.mark.parametrize("step", ["archive-write", "archive-sync", "write", "publish"])
+@pytest.mark.slow
 def test_a_full_disk_exits_with_8_and_does_not_change_the_repository(
     mine: History, tmp_path: Path, database: Path, step: str
 ) -> None:
@@ -435,6 +437,7 @@ def test_every_argument_has_a_help_text() -> None:
 # Progress, settings, confirmation
 
 
+@pytest.mark.slow
 def test_progress_as_json_lines(repo: Path, database: Path, tmp_path: Path) -> None:
     done = refbackup("create", f"--sqlite={database}", f"--repo={repo}", "--progress=json", "--json", cwd=tmp_path)
     assert done.code == 0
@@ -453,6 +456,7 @@ def test_progress_as_json_lines(repo: Path, database: Path, tmp_path: Path) -> N
     assert quiet.code == 0 and quiet.err == "" and ID.match(quiet.out)
 
 
+@pytest.mark.slow
 def test_the_environment_overrides_the_nearest_env_file(tmp_path: Path, database: Path) -> None:
     (tmp_path / ".env").write_text("BACKUP_REPOSITORY=repo\nREFSERVER_DATABASE=app.sqlite3\nBACKUP_VERIFY_FULL=none\n")
     below = tmp_path / "a/b"
@@ -528,6 +532,7 @@ def test_without_a_terminal_a_restore_in_place_needs_yes(mine: History, database
 
 
 @pytest.mark.parametrize("typed", ["the id", "yes", "y", "", "a prefix"])
+@pytest.mark.slow
 def test_on_a_terminal_the_id_confirms_a_restore_in_place(mine: History, database: Path, tmp_path: Path, typed: str) -> None:
     before = rows_of(database)
     master, slave = pty.openpty()

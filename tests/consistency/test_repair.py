@@ -100,6 +100,7 @@ def open_kinds(check: Check) -> set[str]:
     return {item.kind for item in check.findings.all()}
 
 
+@pytest.mark.slow
 def test_safe_repairs_are_applied_and_undone(sample_library: Places) -> None:
     spoil(sample_library)
     before = everything()

@@ -456,6 +456,7 @@ def test_removing_a_rule_resolves_its_alerts(empty_site, web, monkeypatch, clock
 # Detectors on real facts
 
 
+@pytest.mark.slow
 def test_the_default_rules_fire_on_a_real_site(empty_site, clock):
     made = install()
     assert sum(name.startswith("alert ") for name in made) == len(DEFAULTS) and not install()
@@ -573,6 +574,7 @@ def test_hosts_take_turns(empty_site, clock):
 # Dead man's switches
 
 
+@pytest.mark.slow
 def test_a_real_job_calls_its_switch_at_start_success_and_failure(empty_site, web):
     site = empty_site
     install()

@@ -141,6 +141,7 @@ ALLOWED = {200, 201, 202, 204, 404}
 
 
 @pytest.mark.parametrize("route", sorted(TABLE))
+@pytest.mark.slow
 def test_groups_and_scopes(made, route):
     groups, scopes = TABLE[route]
     anonymous = ask(Client(), route, made, 1)

@@ -186,6 +186,7 @@ def test_no_spelling_of_an_address_leads_a_webhook_to_a_metadata_service(host):
 # A hostile database
 
 
+@pytest.mark.slow
 def test_names_in_a_hostile_database_hide_no_change(empty_site):
     script, quoted = "<script>alert(1)</script>", 'a"; DROP TABLE library_paper; --'
     with contextlib.closing(sqlite3.connect(empty_site.places.settings["REFSERVER_DATABASE"])) as live:

@@ -163,6 +163,7 @@ for number in range(40):
 """
 
 
+@pytest.mark.slow
 def test_writers_in_several_processes_make_one_chain(empty_site):
     import subprocess
     import sys
@@ -249,6 +250,7 @@ def test_page_needs_its_permission(entries, empty_site):
     assert empty_site.client("nobody").get("/admin/backup/audit/").status_code == 403
 
 
+@pytest.mark.slow
 def test_verifying_is_a_job(entries, empty_site):
     client = empty_site.client("vera", "viewer")
     answer = client.post("/admin/backup/audit/verify/")
@@ -289,6 +291,7 @@ FROM n
 """
 
 
+@pytest.mark.slow
 def test_page_time_does_not_depend_on_the_number_of_entries(empty_site):
     with connections["control"].cursor() as cursor:
         cursor.execute(MANY)

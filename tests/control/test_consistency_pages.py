@@ -144,6 +144,7 @@ def test_permissions_of_each_page(joined_site):
         assert viewer.get(TOP + page).status_code == 404
 
 
+@pytest.mark.slow
 def test_many_findings_are_paged(joined_site, django_assert_max_num_queries):
     count = 12_000
     check = Check.objects.create(

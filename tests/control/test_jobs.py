@@ -27,6 +27,7 @@ def test_backup_is_made_verified_and_indexed(site):
     assert actions == ["backup.requested", "backup.succeeded"]
 
 
+@pytest.mark.slow
 def test_one_writer_per_repository_and_others_wait(site):
     first = submit.back_up(site.actor, backup="full")
     second = submit.back_up(site.actor, backup="full")

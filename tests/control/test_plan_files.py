@@ -59,6 +59,7 @@ LINE = TEXT.map(lambda text: "".join(letter for letter in text if letter >= " " 
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(LINE, TEXT), min_size=1, max_size=4))
+@pytest.mark.slow
 def test_any_text_survives_a_round_trip(texts):
     plans = [
         Plan(name=f"p{number}", title=title, kind="backup", arguments={"note": note}, cron="0 3 * * *")

@@ -84,6 +84,7 @@ def check_claims(found: list[list], at_once: int) -> list[str]:
     return ids
 
 
+@pytest.mark.slow
 def test_concurrent_claims_respect_the_limit_and_one_writer(chores):
     from tests.control.conftest import environment_of
 

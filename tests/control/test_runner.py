@@ -115,6 +115,7 @@ def test_log_lines_over_the_limit_are_dropped(chores, monkeypatch):
 
 
 @pytest.mark.parametrize("how", [{}, {"stubborn": True, "grandchild": True}])
+@pytest.mark.slow
 def test_cancel_ends_job_and_children_within_two_seconds(yard, how):
     job = yard.begun(yard.ask(seconds=50.0, **how))
     time.sleep(0.3)
@@ -179,6 +180,7 @@ def test_restored_folder_counts_as_success_without_a_reported_end(empty_site):
     assert (job.state, job.result["to"]) == (Job.State.SUCCEEDED, str(empty_site.places.root / "restored" / "back"))
 
 
+@pytest.mark.slow
 def test_reconciler_completes_restore_in_place_of_dead_worker(empty_site):
     """The worker dies between the end of its process and that of the job; groups and audit must still be completed."""
     empty_site.person("mallory", superuser=True)
@@ -234,6 +236,7 @@ def test_unknown_accounts_are_reported_as_not_compared(empty_site):
     assert AuditEntry.objects.get(action="restore_in_place.accounts").after == {"backup": made.backup_id, "compared": False}
 
 
+@pytest.mark.slow
 def test_time_limit_ends_job_and_children(chores):
     began = time.monotonic()
     job = chores.done(ask(chores, limit=1, seconds=50.0, stubborn=True, grandchild=True))
@@ -243,6 +246,7 @@ def test_time_limit_ends_job_and_children(chores):
     assert not processes.of_job(str(job.pk)) and not hasattr(job, "tried_again")
 
 
+@pytest.mark.slow
 def test_unkillable_job_only_gets_sigterm_and_may_succeed(chores):
     job = chores.done(ask(chores, "sacred_chore", limit=1, seconds=3.5, stubborn=True))
     assert job.state == Job.State.SUCCEEDED and job.took.total_seconds() > 3.4
@@ -269,6 +273,7 @@ def test_job_cancelled_before_its_worker_died_is_cancelled(chores):
 # Processes that die
 
 
+@pytest.mark.slow
 def test_backup_published_by_a_dead_process_counts_and_is_verified_later(empty_site, monkeypatch):
     monkeypatch.setenv("REFBACKUP_FAULT", "published:kill")
     job = submit.back_up(empty_site.actor, backup="full", only=["sqlite"])
@@ -285,6 +290,7 @@ def test_backup_published_by_a_dead_process_counts_and_is_verified_later(empty_s
 
 
 @pytest.mark.parametrize("step", ["publish:kill", "write:kill", "sync:full"])
+@pytest.mark.slow
 def test_backup_that_fails_at_a_step_leaves_no_files_and_is_retried_if_useful(empty_site, monkeypatch, step):
     monkeypatch.setenv("REFBACKUP_FAULT", step)
     job = empty_site.done(submit.back_up(empty_site.actor, backup="full", only=["sqlite"]))
@@ -297,6 +303,7 @@ def left_in(repository: Repository) -> list[Path]:
     return [*repository.staging.glob("*"), *repository.scratch.glob("*")]
 
 
+@pytest.mark.slow
 def test_saving_the_end_is_retried(chores, monkeypatch):
     job = ask(chores, lines=3)
     refusals = iter([True, True])

@@ -193,6 +193,7 @@ def due(moment: str, host: str = HOST) -> list[datetime]:
     return [job.slot for job in jobs]
 
 
+@pytest.mark.slow
 def test_slot_is_served_once(plan):
     assert due("2026-05-04T12:59") == []
     assert due("2026-05-04T13:00") == [utc("2026-05-04T13:00")]
@@ -288,6 +289,7 @@ print(json.dumps([job.plan.name for job in jobs]))
 """
 
 
+@pytest.mark.slow
 def test_two_hosts_serve_each_slot_once(empty_site):
     names = [f"plan-{number}" for number in range(10)]
     for name in names:

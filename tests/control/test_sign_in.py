@@ -302,6 +302,7 @@ def test_redirects_stay_on_this_site(empty_site):
         assert client.post(CODE, {"code": code_of(device), "next": wanted}).headers["Location"] == "/admin/"
 
 
+@pytest.mark.slow
 def test_command_removes_the_second_factor_of_a_lost_phone(empty_site):
     device, _ = enrol(empty_site.client("ada", superuser=True), "ada")
     done = empty_site.places.manage("remove_second_factor", "ada")

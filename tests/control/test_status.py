@@ -268,6 +268,7 @@ def test_a_new_installation_on_an_old_repository_has_no_overdue_drill(site):
     assert status.now().level is Level.PROTECTED
 
 
+@pytest.mark.slow
 def test_safety_backups_and_snapshots_do_not_protect_a_set(site):
     row = {"repository": "main", "set": "default", "kind": "snapshot", "finished": timezone.now(), "time": timezone.now()}
     IndexedBackup.objects.create(backup_id="20261121T030000Z-snapshot-3f9c2a", safety=True, verification="restore", **row)

@@ -187,6 +187,7 @@ def answers(planted: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.slow
 def test_the_json_in_the_reference_is_that_of_the_command(command: str, answers: dict[str, dict[str, Any]]) -> None:
     example = shown(command)
     if command == "drill":

@@ -133,6 +133,7 @@ def test_sha256sum_tar_and_zstd_read_the_full_backup(example: Example, tmp_path:
     assert described(found) == promised()["full"]
 
 
+@pytest.mark.slow
 def test_the_reader_reads_what_the_engine_writes_today(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The document also fits backups larger than a block, and deltas on deltas."""
     monkeypatch.chdir(tmp_path)

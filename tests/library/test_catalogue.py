@@ -130,6 +130,7 @@ def test_a_change_inside_a_transaction_is_refused(library):
     assert store().count(PAPERS) == 0
 
 
+@pytest.mark.slow
 def test_an_exchanged_store_is_seen_at_once_in_all_processes(library):
     """As a restore does it: under the gate, the directory is renamed aside and another takes its place."""
     catalogue.add(document("first"))
@@ -154,6 +155,7 @@ def test_an_exchanged_store_is_seen_at_once_in_all_processes(library):
     aside.close()
 
 
+@pytest.mark.slow
 def test_another_open_process_sees_the_writes(library):
     code = """
 import sys
@@ -201,6 +203,7 @@ def test_threads_read_and_write_at_the_same_time(library):
     assert_equal_stores()
 
 
+@pytest.mark.slow
 def test_processes_write_and_search_at_the_same_time(library, tmp_path):
     folders = []
     for who in "ab":
@@ -222,6 +225,7 @@ def test_processes_write_and_search_at_the_same_time(library, tmp_path):
     assert_equal_stores()
 
 
+@pytest.mark.slow
 def test_a_fork_opens_its_own_client(library):
     catalogue.add(document())
     code = """
@@ -238,6 +242,7 @@ assert store().count("papers") == 1
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_no_network_connection_is_opened(library):
     code = """
 import sys

@@ -130,6 +130,7 @@ def test_unknown_settings_are_a_system_check_warning(settings):
     ]
 
 
+@pytest.mark.slow
 def test_an_unknown_setting_stops_no_command(library):
     stray = library.environment | {"REFSERVER_POTR": "1"}
     result = subprocess.run(

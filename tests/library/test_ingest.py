@@ -32,6 +32,7 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_a_folder_is_read_and_every_file_reported(library, folder):
     result = library.manage("ingest", folder, folder / "no-such.txt", "--json")
     assert result.returncode == 1
@@ -57,6 +58,7 @@ def test_a_folder_is_read_and_every_file_reported(library, folder):
     assert [(hit.paper.title, hit.page) for hit in search("dive", 5)] == [("On Whales", 2)]
 
 
+@pytest.mark.slow
 def test_success_is_exit_code_0_and_a_second_run_finds_duplicates(library, folder):
     for outcome in ("added", "duplicate"):
         result = library.manage("ingest", folder / "whales.pdf")
@@ -64,6 +66,7 @@ def test_success_is_exit_code_0_and_a_second_run_finds_duplicates(library, folde
     assert (Paper.objects.count(), PageEmbedding.objects.count()) == (1, 2)
 
 
+@pytest.mark.slow
 def test_a_missing_model_is_a_clear_error(library, folder, tmp_path):
     (tmp_path / "home").mkdir()
     environment = {"REFSERVER_EMBEDDING": "chroma", "HOME": str(tmp_path / "home")}

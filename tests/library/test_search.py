@@ -28,6 +28,7 @@ def test_the_sample_is_complete_and_loads_once(sample_library):
     assert "0 papers added" in sample_library.manage("load_sample").stdout
 
 
+@pytest.mark.slow
 def test_the_sample_is_not_mixed_with_other_papers(library, tmp_path):
     (tmp_path / "a.md").write_text("# Mine")
     library.manage("ingest", tmp_path / "a.md")

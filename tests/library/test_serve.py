@@ -175,6 +175,7 @@ def test_serve_starts_answers_and_stops(sample_library: Places):
         assert process.wait(20) == 0
 
 
+@pytest.mark.slow
 def test_a_port_in_use_is_reported_at_once(library: Places):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -184,12 +185,14 @@ def test_a_port_in_use_is_reported_at_once(library: Places):
     assert "another program uses it" in result.stderr and "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_an_administrator_is_created_once(library: Places):
     first, second = library.manage("make_admin"), library.manage("make_admin")
     assert "shown only once" in first.stdout
     assert second.stdout.split() == ["Administrator", "admin", "(existing)"]
 
 
+@pytest.mark.slow
 def test_locations_can_be_evaluated_by_a_shell(library: Places):
     lines = library.manage("locations", "--shell").stdout
     shown = subprocess.run(["sh", "-c", f'{lines}\necho "$CHROMA_PATH"'], capture_output=True, text=True, check=True)

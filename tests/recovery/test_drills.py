@@ -20,6 +20,7 @@ def drill(clone: Clone, *arguments: str) -> tuple[int, dict]:
     return done.returncode, json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_a_drill_probes_the_application_and_records_time_and_age(clone: Clone) -> None:
     probe = (
         'bash -c \'sqlite3 "$REFSERVER_DATABASE" "SELECT count(*) FROM library_paper" && ls $REFSERVER_FILES | wc -l'
@@ -36,6 +37,7 @@ def test_a_drill_probes_the_application_and_records_time_and_age(clone: Clone) -
     assert not list((clone.repository / "scratch").iterdir())
 
 
+@pytest.mark.slow
 def test_a_probe_that_fails_fails_the_drill_and_not_the_backup(clone: Clone) -> None:
     (clone.root / ".env").write_text("BACKUP_DRILL_COMMAND=bash -c 'echo no; exit 7'\n")
     code, answer = drill(clone)

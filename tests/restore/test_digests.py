@@ -230,6 +230,7 @@ def test_collections_of_one_name_in_several_databases_and_tenants(tmp_path: Path
     assert all(found == {"count": 1, "searched": 1} for found in opened.values())
 
 
+@pytest.mark.slow
 def test_a_badly_connected_index_is_not_damage(tmp_path: Path, prober: Child) -> None:
     """Few links and most elements deleted: Chroma may find fewer neighbours than requested, and then fails."""
     chosen = random.Random(5)
@@ -243,6 +244,7 @@ def test_a_badly_connected_index_is_not_damage(tmp_path: Path, prober: Child) ->
         check(copied(tmp_path / "chroma", tmp_path), prober)
 
 
+@pytest.mark.slow
 def test_a_sync_threshold_lowered_below_the_log(tmp_path: Path, prober: Child) -> None:
     """The client rewrites the index as soon as it opens such a store."""
     with Chroma(tmp_path / "chroma") as chroma:
@@ -375,6 +377,7 @@ def test_a_change_of_any_indexed_vector_is_found(store: Path, tmp_path: Path, pr
         ("UPDATE embeddings_queue SET id = 'n1' WHERE seq_id = (SELECT max(seq_id) FROM embeddings_queue)", "recent"),
     ],
 )
+@pytest.mark.slow
 def test_any_change_of_a_row_is_found(store: Path, tmp_path: Path, statement: str, part: str) -> None:
     import sqlite3
     from contextlib import closing

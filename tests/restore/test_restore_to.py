@@ -47,6 +47,7 @@ def test_every_backup_is_restored_byte_for_byte_with_modes_and_times(history: Hi
     assert restored.checks["files"] == sum(1 for what in tree_of(tmp_path / "target").values() if what[0] == "file")
 
 
+@pytest.mark.slow
 def test_a_restored_chroma_answers_and_takes_new_records(history: History, tmp_path: Path) -> None:
     restore_to(history.repository, history.backup(3), tmp_path / "target", context())
     shutil.copytree(history.expected(3) / "chroma/vectors", tmp_path / "reference")
@@ -130,6 +131,7 @@ def test_a_mount_point_is_refused_before_anything_is_written(history: History, m
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="this machine runs the tests without root, and only root can change the user")
+@pytest.mark.slow
 def test_restore_and_verify_with_read_only_access_to_the_repository(history: History, mine: History) -> None:
     """A repository on media that cannot be written to."""
     folder = Path("/tmp") / f"refbackup-test-{os.getpid()}"  # noqa: S108 - pytest's own folders are closed to others
@@ -181,6 +183,7 @@ def test_a_dry_run_writes_nothing_and_reports_the_same(history: History, tmp_pat
         restore_to(history.repository, history.backup(1), tmp_path / "target", context(), dry_run=True)
 
 
+@pytest.mark.slow
 def test_a_checked_restore_does_not_change_the_stores(history: History, tmp_path: Path) -> None:
     restored = restore_to(history.repository, history.backup(3), tmp_path / "target", context(), check=True)
     assert restored.checks["sqlite/app.sqlite3"] == {
@@ -197,6 +200,7 @@ def test_a_checked_restore_does_not_change_the_stores(history: History, tmp_path
 
 
 @pytest.mark.parametrize("step", ["restore-write", "restore-write@9", "publish"])
+@pytest.mark.slow
 def test_a_kill_leaves_no_target(history: History, tmp_path: Path, step: str) -> None:
     restore = ["restore", history.ids[3], "--to=target", f"--repo={history.repository.folder}"]
     done = refbackup(*restore, cwd=tmp_path, REFBACKUP_FAULT=f"{step}:kill")

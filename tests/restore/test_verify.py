@@ -38,6 +38,7 @@ def run(capsys: Any, *arguments: object) -> tuple[int, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("number", [0, 3])
+@pytest.mark.slow
 def test_a_sound_backup_gets_a_proof_and_is_not_changed(mine: History, capsys: Any, number: int) -> None:
     before = {
         path: what for path, what in tree_of(mine.repository.folder).items() if path.startswith("backups") and what[0] == "file"
@@ -56,6 +57,7 @@ def test_a_sound_backup_gets_a_proof_and_is_not_changed(mine: History, capsys: A
 
 
 @pytest.mark.parametrize("digest", ["count", "indexed", "recent", "records"])
+@pytest.mark.slow
 def test_a_collection_that_differs_from_the_source_is_found(mine: History, capsys: Any, digest: str) -> None:
     def change(manifest: dict[str, Any]) -> None:
         (chroma,) = (source for source in manifest["sources"] if source["kind"] == "chroma")
@@ -77,6 +79,7 @@ def test_a_collection_that_differs_from_the_source_is_found(mine: History, capsy
 
 
 @pytest.mark.parametrize(("change", "side"), [("missing", "backup"), ("another", "manifest")])
+@pytest.mark.slow
 def test_a_collection_that_only_backup_or_manifest_has_is_found(mine: History, change: str, side: str) -> None:
     def rewrite(manifest: dict[str, Any]) -> None:
         (chroma,) = (source for source in manifest["sources"] if source["kind"] == "chroma")
@@ -114,6 +117,7 @@ def test_damaged_pages_of_the_source_are_attributed_to_it(mine: History, tmp_pat
     assert proof is not None and proof.blames_source
 
 
+@pytest.mark.slow
 def test_a_chroma_that_its_client_cannot_open_is_found(mine: History, tmp_path: Path) -> None:
     """All its files can be read and fit each other; the client refuses tables that were changed behind its back."""
     directory = tmp_path / "vectors"
@@ -149,6 +153,7 @@ def test_a_cancelled_verification_or_one_without_space_records_no_proof(mine: Hi
     assert mine.backup(0).proofs == () and not [*(mine.repository.folder / "scratch").glob("*")]
 
 
+@pytest.mark.slow
 def test_a_drill_is_recorded_with_its_timings(mine: History, capsys: Any) -> None:
     code, answer = run(capsys, "drill", mine.ids[1], "--repo", mine.repository.folder)
     assert code == 0 and answer["results"][0]["checks"]["restore_seconds"] > 0
