@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
+from .left_out import LONGEST_PATTERN, MOST_LEFT_OUT, MOST_PATTERNS, LeftOut
 from .names import BACKUP_ID, NAME, printable
 
 Name = Annotated[str, StringConstraints(pattern=rf"^{NAME.pattern}$")]
@@ -23,6 +24,7 @@ Size = Annotated[int, Field(ge=0, le=1 << 62)]
 LONGEST_NOTE = 4096
 Printable = Annotated[str, BeforeValidator(lambda text: printable(text) if isinstance(text, str) else text)]
 Short = Annotated[str, StringConstraints(max_length=LONGEST_NOTE)]
+Pattern = Annotated[str, StringConstraints(max_length=LONGEST_PATTERN)]
 
 
 class BackupKind(StrEnum):
@@ -107,6 +109,8 @@ class SourceRecord(_Stored):
     ``method``: ``pinned`` (read in place while it could not change), ``online`` (SQLite's online backup API), ``cut``
     (Chroma, copied under its lock), ``walked`` (files), ``raw`` (bytes of a broken store), ``unchanged`` (not read).
     ``same_instant`` is false for a large database in rollback-journal mode that was written to: it is copied after the cut.
+    ``left_out`` has what a folder of files contains and the backup does not, ``exclude`` the patterns it was captured with;
+    `left_out.Outside` combines the two.
     """
 
     kind: SourceKind
@@ -120,6 +124,13 @@ class SourceRecord(_Stored):
     version: str | None = None
     collections: tuple[Collection, ...] = ()
     problems: tuple[Problem, ...] = ()
+    left_out: Annotated[tuple[LeftOut, ...], Field(max_length=MOST_LEFT_OUT)] = ()
+    exclude: Annotated[tuple[Pattern, ...], Field(max_length=MOST_PATTERNS)] = ()
+
+    @property
+    def missing(self) -> tuple[LeftOut, ...]:
+        """What belongs into the backup and is not in it."""
+        return tuple(item for item in self.left_out if item.reason.is_loss)
 
     @property
     def prefix(self) -> str:
@@ -182,6 +193,11 @@ class Manifest(_Stored):
     def problems(self) -> tuple[Problem, ...]:
         """Damage of the sources found at capture; a backup with any is damaged."""
         return tuple(problem for source in self.sources for problem in source.problems)
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether something that belongs into the backup is missing from it (`SourceRecord.missing`)."""
+        return any(source.missing for source in self.sources)
 
 
 class Proof(_Stored):
