@@ -106,7 +106,10 @@ class RepositoryLocked(EngineError):
 class NoSpace(EngineError):
     code = "no_space"
     exit_code = 8
-    default_hint = "Free space, or run `refbackup prune`. The repository is as it was before this run."
+    default_hint = (
+        "Free space: `refbackup prune --empty-trash` deletes what is in the trash, `refbackup delete` and `refbackup prune` "
+        "move backups there; none of them needs free space. The repository is as it was before this run."
+    )
 
 
 class Cancelled(EngineError):
@@ -153,10 +156,14 @@ def from_json(error: dict[str, Any]) -> EngineError:
     return classes.get(error["code"], EngineError)(error["message"], hint=error["hint"], **rest)
 
 
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Error numbers of a full disk, or of a quota or limit that is reached."""
+
+
 def from_os_error(problem: OSError, doing: str) -> EngineError:
     """The `EngineError` for an ``OSError`` that occurred while *doing* something."""
     message = f"{doing}: {problem.strerror or problem}" + (f" ({problem.filename})" if problem.filename else "")
-    if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if problem.errno in NO_SPACE:
         return NoSpace(message)
     if problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return PermissionMissing(message)

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from .errors import UsageError, from_os_error
 from .repository.base import Unreadable
 from .repository.folder import Repository
-from .repository.retention import Candidate, Decision, Policy, PolicyError, decide, removal_order
+from .repository.retention import Candidate, Decision, EmptyPolicyError, Policy, decide, removal_order
 from .runtime.context import Context
 from .types import Backup
 
@@ -25,9 +25,9 @@ class Pruned:
 def prune(repository: Repository, set_name: str, policy: Policy, ctx: Context, *, dry_run: bool, trash: timedelta) -> Pruned:
     """Move backups that *policy* does not keep to the trash, and delete backups that were in it for longer than *trash*.
 
-    Dependents go before what they depend on, so that a crash leaves only usable backups. Backups whose manifest cannot be read
-    stay. Raises `UsageError` for an empty policy, `RepositoryLocked`, and `RepositoryTooNew` if there is a backup of a later
-    format, because it may need any other.
+    It needs no free space, and empties the trash first. Dependents go before what they depend on, so that a crash leaves only
+    usable backups. Backups whose manifest cannot be read stay. Raises `UsageError` for an empty policy, `RepositoryLocked`, and
+    `RepositoryTooNew` if there is a backup of a later format, because it may need any other.
     """
     now = ctx.now()
     try:
@@ -35,22 +35,39 @@ def prune(repository: Repository, set_name: str, policy: Policy, ctx: Context, *
             return Pruned(decisions=_decide(repository, set_name, policy, ctx), emptied=(), dry_run=True)
         with repository.writing("prune", now), repository.removing():
             decisions = _decide(repository, set_name, policy, ctx)
+            emptied = repository.empty_trash(now, trash)
             for backup_id in removal_order(candidates(repository.backups(set_name)), decisions):
                 ctx.check()
                 repository.remove(set_name, backup_id, now)
                 ctx.log(f"Removed {backup_id}")
-            emptied = repository.empty_trash(now, trash)
+            emptied += repository.empty_trash(now, trash)
     except OSError as problem:
         raise from_os_error(problem, "Pruning") from problem
     return Pruned(decisions=decisions, emptied=tuple(emptied), dry_run=False)
 
 
-def _decide(repository: Repository, set_name: str, policy: Policy, ctx: Context) -> tuple[Decision, ...]:
-    repository.refuse_newer(set_name)
+def empty_trash(repository: Repository, ctx: Context, *, dry_run: bool) -> list[str]:
+    """Delete everything in the trash, and return its names. Needs no free space. Raises `RepositoryLocked`."""
+    now = ctx.now()
     try:
-        return decide(candidates(repository.backups(set_name)), policy, ctx.now())
-    except PolicyError as problem:
-        raise UsageError(f"{str(problem).capitalize()}.", hint="For example: --keep-daily 7 --keep-weekly 4.") from None
+        if dry_run:
+            return repository.in_trash(now, timedelta(0))
+        with repository.writing("prune", now), repository.removing():
+            return repository.empty_trash(now, timedelta(0))
+    except OSError as problem:
+        raise from_os_error(problem, "Emptying the trash") from problem
+
+
+def _decide(repository: Repository, set_name: str, policy: Policy, ctx: Context) -> tuple[Decision, ...]:
+    refuse_empty(policy)
+    repository.refuse_newer(set_name)
+    return decide(candidates(repository.backups(set_name)), policy, ctx.now())
+
+
+def refuse_empty(policy: Policy) -> None:
+    """Raise `UsageError` for a policy without a rule."""
+    if policy.is_empty:
+        raise UsageError(f"{str(EmptyPolicyError()).capitalize()}.", hint="For example: --keep-daily 7 --keep-weekly 4.")
 
 
 def candidates(backups: list[Backup]) -> list[Candidate]:

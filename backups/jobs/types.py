@@ -22,6 +22,7 @@ from .arguments import (
     CommandArguments,
     DeleteArguments,
     DrillArguments,
+    OfSet,
     PruneArguments,
     RestoreArguments,
     RestoreInPlaceArguments,
@@ -53,15 +54,24 @@ def _sources(set_name: str, only: Sequence[str] = ()) -> list[str]:
     return chosen
 
 
+def _set_of(arguments: OfSet) -> str:
+    """The set of a job that reads backups. Raises `BackupNotFound` for one that is neither configured nor in the index."""
+    repository, name = arguments.target(configuration())
+    known = configuration().sets
+    if name and name not in known and not IndexedBackup.objects.filter(repository=repository, set=name).exists():
+        raise BackupNotFound(f"The set {name} has no backup.", hint=f"Nothing was queued. Sets: {', '.join(known)}.")
+    return name
+
+
 def _verify(arguments: VerifyArguments, job: str) -> list[str]:
-    _, name = arguments.target(configuration())
+    name = _set_of(arguments)
     which = list(arguments.backup_ids) or (["--all", "--set", name] if arguments.everything else ["latest", "--set", name])
     more = examination(name) if arguments.depth == "restore" else []
     return engine("verify", arguments, *which, "--depth", arguments.depth, *more)
 
 
 def _drill(arguments: DrillArguments, job: str) -> list[str]:
-    _, name = arguments.target(configuration())
+    name = _set_of(arguments)
     which = [arguments.backup_id, *(["--set", name] if arguments.backup_id == "latest" else [])]
     return engine("drill", arguments, *which, *examination(name))
 
@@ -91,7 +101,7 @@ def _preview(arguments: RestoreInPlaceArguments, job: str) -> list[str]:
 
 
 def _prune(arguments: PruneArguments, job: str) -> list[str]:
-    more = ["--all-sets"] if arguments.every_set else ["--set", arguments.target(configuration())[1]]
+    more = ["--all-sets"] if arguments.every_set else ["--set", _set_of(arguments)]
     for period in ("last", "hourly", "daily", "weekly", "monthly", "yearly"):
         number = getattr(arguments, f"keep_{period}")
         more += [f"--keep-{period}", str(number)] if number else []

@@ -206,7 +206,7 @@ def test_sets_are_independent(repo: Path, database: Path, run: Run) -> None:
     assert run("show", made["other"], "--set", "default", "--repo", repo)[0] == 4
     run("prune", "--keep-last=1", "--set=other", "--repo", repo)
     assert len(run("list", "--repo", repo)[1]["backups"]) == 2
-    assert run("list", "--set=nobody", "--repo", repo) == (0, {"backups": []})
+    assert run("list", "--set=nobody", "--repo", repo)[0] == 4
     for wrong in ("../default", "", "a/b", ".hidden", "x" * 65):
         for command in (["list"], ["show", "latest"], ["create", "--sqlite", database], ["prune", "--keep-last=1"]):
             if wrong:
@@ -560,3 +560,26 @@ def test_holds_are_stored_in_the_repository(mine: History, run: Run) -> None:
     assert [item["hold"] for item in answer["backups"]] == [None, None, None, ""]
     _, planned = run("prune", "--keep-last=1", "--dry-run", "--verified-floor=0", "--repo", mine.repository.folder)
     assert mine.ids[0] in {item["id"] for item in planned["kept"]}
+
+
+# Nothing to check
+
+
+def test_nothing_to_check_exits_with_4(repo: Path, database: Path, run: Run) -> None:
+    to = ["--repo", repo]
+    for command in (
+        ["verify"], ["verify", "--all"], ["verify", "--all-sets"], ["drill"], ["prune", "--keep-last=1"],
+        ["prune", "--keep-last=1", "--all-sets"], ["prune", "--keep-last=1", "--dry-run"],
+    ):  # fmt: skip
+        code, answer = run(*command, *to)
+        assert (code, answer["error"]["code"]) == (4, "no_backup"), command
+    assert run("list", *to) == (0, {"backups": []})
+    assert run("prune", "--empty-trash", *to)[0] == 0, "that the trash is empty was checked"
+    assert run("create", "--sqlite", database, "--no-verify", *to)[0] == 0
+    for command in (["verify", "--all"], ["verify"], ["drill"], ["prune", "--keep-last=1"], ["list"], ["show", "latest"]):
+        code, answer = run(*command, "--set=typo", *to)
+        assert (code, answer["error"]["code"]) == (4, "no_backup"), command
+        assert "typo" in answer["error"]["message"] and "default" in answer["error"]["hint"]
+        assert run(*command, *to)[0] == 0, command
+    assert len(run("verify", "--all-sets", *to)[1]["results"]) == 1
+    assert run("verify", "--all", "--all-sets", "--set=default", *to)[0] == 2

@@ -49,6 +49,14 @@ def test_rescan_verify_and_prune(site):
         problem(send(client, f"{REPOSITORIES}/other/{verb}", {"keep_last": 1} if verb == "prune" else None), 404, "not_found")
 
 
+def test_an_unknown_set_is_refused(empty_site):
+    client = bearer(empty_site, "ada", superuser=True)
+    for verb, body in (("verify", {"everything": True}), ("verify", {}), ("prune", {"keep_last": 1})):
+        answer = problem(send(client, f"{REPOSITORIES}/main/{verb}", body | {"set": "typo"}), 404, "no_backup")
+        assert "typo" in answer["detail"] and "default" in answer["hint"]
+    assert not Job.objects.exists()
+
+
 def test_missing_repository_is_reported(empty_site):
     client = bearer(empty_site, "ada", superuser=True)
     empty_site.repository.folder.rename(empty_site.places.root / "away")

@@ -127,6 +127,9 @@ def test_control_database_is_not_restored_by_commands_that_use_it(site):
         (("restore", "latest"), 2, "usage"),
         (("backup", "--kind", "half"), 2, "usage"),
         (("prune_backups",), 2, "usage"),
+        (("prune_backups", "--keep-last", 1), 4, "no_backup"),
+        (("verify_backups", "--all"), 4, "no_backup"),
+        (("verify_backups", "--all", "--set", "typo"), 4, "no_backup"),
         (("drill", "--no-such-thing"), 2, "usage"),
     ],
 )

@@ -51,7 +51,9 @@ class Call:
         return check_set_name(self.arguments.set) if self.arguments.set else None
 
     def set_or_all(self) -> str | None:
-        """``--set`` or ``default``; None for ``--all-sets``."""
+        """``--set`` or ``default``; None for ``--all-sets``. Raises `UsageError` for both."""
+        if self.arguments.set and self.arguments.all_sets:
+            raise UsageError("Give --set or --all-sets, not both.")
         return None if self.arguments.all_sets else check_set_name(self.arguments.set or "default")
 
     def sources(self) -> tuple[Source, ...]:

@@ -18,8 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(call: Call) -> Outcome:
-    """List the backups; unreadable ones too."""
-    items = call.repository().scan(call.set_or_all())
+    """List the backups; unreadable ones too. Exit code 4 for a given set that has none."""
+    repository = call.repository()
+    set_name = call.set_or_all()
+    if call.arguments.set:
+        repository.require_backups(set_name)
+    items = repository.scan(set_name)
     return Outcome({"backups": [listed_json(item) for item in items]}, listed_text(items))
 
 

@@ -6,7 +6,7 @@ import argparse
 from datetime import timedelta
 
 from ..errors import UsageError
-from ..prune import prune
+from ..prune import empty_trash, prune, refuse_empty
 from ..repository.retention import Decision, Policy, PolicyError, parse_duration
 from .call import Call, Outcome
 from .text import table
@@ -26,12 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep-within", metavar="14d", help="keep backups at most this much older than the newest")
     parser.add_argument("--verified-floor", type=int, default=2, metavar="N", help="never remove the newest N verified backups")
     parser.add_argument("--all-sets", action="store_true", help="apply the rules to every set")
-    parser.add_argument("--empty-trash", action="store_true", help="delete the backups in the trash now")
+    parser.add_argument("--empty-trash", action="store_true", help="delete the backups in the trash now; needs no rule")
     parser.add_argument("--dry-run", action="store_true", help="print what would be removed, and why")
 
 
 def run(call: Call) -> Outcome:
-    """Prune."""
+    """Prune; exit code 4 if there is no backup. With ``--empty-trash`` and no rule, only the trash is emptied."""
     arguments = call.arguments
     try:
         policy = Policy(
@@ -41,9 +41,16 @@ def run(call: Call) -> Outcome:
         )
     except PolicyError as problem:
         raise UsageError(f"{problem}.") from None
+    if not arguments.empty_trash:
+        refuse_empty(policy)
     repository = call.repository()
     trash = timedelta(hours=0.0 if arguments.empty_trash else call.settings.trash_hours)
     set_name = call.set_or_all()
+    if arguments.empty_trash and policy.is_empty:
+        emptied = empty_trash(repository, call.ctx, dry_run=arguments.dry_run)
+        answer = {"kept": [], "removed": [], "dry_run": arguments.dry_run, "emptied": emptied}
+        return Outcome(answer, _emptied_text(emptied, arguments.dry_run))
+    repository.require_backups(set_name)
     results = [
         prune(repository, name, policy, call.ctx, dry_run=arguments.dry_run, trash=trash)
         for name in ([set_name] if set_name else repository.sets())
@@ -56,6 +63,12 @@ def run(call: Call) -> Outcome:
     emptied = [name for result in results for name in result.emptied]
     answer = {"kept": decided[True], "removed": decided[False], "dry_run": arguments.dry_run, "emptied": emptied}
     return Outcome(answer, _text(decisions, arguments.dry_run))
+
+
+def _emptied_text(emptied: list[str], dry_run: bool) -> str:
+    if not emptied:
+        return "The trash is empty."
+    return "\n".join([f"{'Would be deleted' if dry_run else 'Deleted'} from the trash:", *emptied])
 
 
 def _text(decisions: list[Decision], dry_run: bool) -> str:

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The backups, and how deep to look."""
     parser.add_argument("id", nargs="*", metavar="ID", help="default: latest")
     parser.add_argument("--all", action="store_true", help="every backup of the set")
-    parser.add_argument("--all-sets", action="store_true", help="with --all: every backup of every set")
+    parser.add_argument("--all-sets", action="store_true", help="every backup of every set")
     parser.add_argument(
         "--depth", choices=[*Depth], default=Depth.HASHES.value, help="read and check every byte, or restore and check"
     )
@@ -27,15 +27,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(call: Call) -> Outcome:
-    """Verify; exit code 5 if a backup is damaged or unreadable."""
+    """Verify; exit code 4 if there is no backup, 5 if one is damaged or unreadable."""
     repository = call.repository()
     arguments = call.arguments
     depth = Depth(arguments.depth)
-    if arguments.all and arguments.id:
+    every = arguments.all or arguments.all_sets
+    if every and arguments.id:
         raise UsageError("Give ids or --all, not both.")
     unreadable: list[Unreadable] = []
-    if arguments.all:
-        scanned = repository.scan(call.set_or_all())
+    if every:
+        set_name = call.set_or_all()
+        repository.require_backups(set_name)
+        scanned = repository.scan(set_name)
         backups = [item for item in scanned if isinstance(item, Backup)]
         unreadable = [item for item in scanned if isinstance(item, Unreadable)]
     else:
@@ -46,7 +49,7 @@ def run(call: Call) -> Outcome:
     results = [proof_json(proof) for proof in proofs] + [_unreadable_json(item, depth) for item in unreadable]
     lines = [proof_text(proof) for proof in proofs]
     lines += [f"{item.id}: DAMAGED\n  manifest: {item.problem.message}" for item in unreadable]
-    return Outcome({"ok": ok, "results": results}, "\n".join(lines) or "There is no backup to verify.", 0 if ok else 5)
+    return Outcome({"ok": ok, "results": results}, "\n".join(lines), 0 if ok else 5)
 
 
 def _unreadable_json(item: Unreadable, depth: Depth) -> dict[str, Any]:

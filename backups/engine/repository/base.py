@@ -107,8 +107,12 @@ class BaseRepository(ABC):
         """Move a backup into the trash, in one step, without checking whether it is needed."""
 
     @abstractmethod
+    def in_trash(self, now: datetime, grace: timedelta) -> list[str]:
+        """The names of what was removed at least *grace* ago; everything in the trash for none."""
+
+    @abstractmethod
     def empty_trash(self, now: datetime, grace: timedelta) -> list[str]:
-        """Free what was removed longer than *grace* ago, and return its names."""
+        """Free what `in_trash` names, and return its names."""
 
     @abstractmethod
     def clear_debris(self) -> list[str]:
@@ -144,6 +148,15 @@ class BaseRepository(ABC):
     def newest_first(self, set_name: str) -> Iterator[Backup]:
         """The readable backups of a set; each is read when the iterator reaches it."""
         return (item for item in self._scan_set(set_name) if isinstance(item, Backup))
+
+    def require_backups(self, set_name: str | None) -> None:
+        """Raise `BackupNotFound` when a set, or with None the whole repository, holds nothing: then nothing can be checked."""
+        sets = [name for name in self.sets() if self.ids(name)]
+        if set_name is None and not sets:
+            raise BackupNotFound("The repository holds no backup.", hint="Create the first with `refbackup create`.")
+        if set_name is not None and set_name not in sets:
+            hint = f"Sets with backups: {', '.join(sets)}." if sets else "The repository holds no backup."
+            raise BackupNotFound(f"The set {set_name} has no backup.", hint=hint)
 
     def refuse_newer(self, set_name: str) -> None:
         """Raise `RepositoryTooNew` when a set holds a backup of a later format, whose needs are unknown to this version."""
@@ -210,6 +223,7 @@ class BaseRepository(ABC):
             if backup.manifest.safety:
                 continue  # a safety backup is restored by its own id only
             return backup
+        self.require_backups(set_name)
         when = f" at or before {before.isoformat()}" if before else ""
         raise BackupNotFound(f"The set {set_name} has no undamaged {kind or 'full or incremental'} backup{when}.")
 

@@ -169,14 +169,16 @@ class Repository(BaseRepository):
         durable.make_folder(self.trash)
         durable.publish(self.backup_folder(set_name, backup_id), self.trash / f"{stamp(now)}.{set_name}.{backup_id}")
 
-    def empty_trash(self, now: datetime, grace: timedelta) -> list[str]:
-        emptied = []
+    def in_trash(self, now: datetime, grace: timedelta) -> list[str]:
+        names = sorted(left.name for left in self.trash.iterdir()) if self.trash.is_dir() else []
         oldest = stamp(now - grace)
-        for left in sorted(self.trash.iterdir()) if self.trash.is_dir() else []:
-            if left.name.split(".", 1)[0] <= oldest:
-                durable.remove_tree(left)
-                emptied.append(left.name)
-        return emptied
+        return [name for name in names if not grace or name.split(".", 1)[0] <= oldest]
+
+    def empty_trash(self, now: datetime, grace: timedelta) -> list[str]:
+        names = self.in_trash(now, grace)
+        for name in names:
+            durable.remove_tree(self.trash / name)
+        return names
 
 
 def _in_use(folder: Path) -> bool:
@@ -193,7 +195,8 @@ def initialise(folder: Path, now: datetime) -> Repository:
         if folder.exists() and any(folder.iterdir()):
             raise UsageError(f"{folder} is not empty.", hint="Choose a new or empty folder. Nothing was changed.")
         durable.make_folder(folder)
-        durable.make_folder(folder / "backups")
+        for name in ("backups", "trash"):  # deleting must not need space for a new folder
+            durable.make_folder(folder / name)
         about = {"format": FORMAT, "id": str(uuid.uuid4()), "created": now.isoformat(timespec="seconds")}
         durable.write_file(folder / "repository.json", json.dumps(about).encode() + b"\n")
     except OSError as problem:

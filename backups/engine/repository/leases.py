@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import RepositoryLocked
+from ..errors import NO_SPACE, RepositoryLocked
 from ..runtime import locks
 
 
@@ -32,9 +32,18 @@ def writing(folder: Path, what: str, since: str, wait: float = 0.0) -> Iterator[
     with locks.exclusive(path, wait) as acquired:
         if not acquired:
             raise RepositoryLocked(f"The repository {folder} is being written to by {_writer(path)}.")
-        path.write_text(json.dumps({"what": what, "pid": os.getpid(), "host": socket.gethostname(), "since": since}))
+        _label(path, json.dumps({"what": what, "pid": os.getpid(), "host": socket.gethostname(), "since": since}))
         yield
-        path.write_text("")
+        _label(path, "")
+
+
+def _label(path: Path, text: str) -> None:
+    """Say in the locked file who holds it. On a full disk nobody learns it: what frees space must not need any."""
+    try:
+        path.write_text(text)
+    except OSError as problem:
+        if problem.errno not in NO_SPACE:
+            raise
 
 
 def _writer(path: Path) -> str:

@@ -1,0 +1,87 @@
+"""A repository on a disk without a free byte: what frees space works there."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.restore.stores import ROOT, clean_environment
+
+MOUNTED = 'mount -t tmpfs -o size=8m tmpfs "$1" || exit 77; shift; exec "$@"'
+
+SCRIPT = """
+import contextlib, io, json, os, shutil, sqlite3, sys
+from pathlib import Path
+from backups.engine.cli import main
+
+disk = Path(sys.argv[1])
+repo, database = disk / "repo", disk.parent / "app.sqlite3"
+with contextlib.closing(sqlite3.connect(database)) as made:
+    made.execute("CREATE TABLE note (body TEXT)")
+    made.execute("INSERT INTO note VALUES (?)", [os.urandom(200_000).hex()])
+    made.commit()
+
+def run(*words):
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        code = main([*map(str, words), "--json", "--progress=none", f"--repo={repo}"])
+    return code, json.loads(out.getvalue())
+
+assert run("init")[0] == 0
+ids = [run("create", f"--sqlite={database}", "--no-verify")[1]["id"] for _ in range(4)]
+assert run("hold", ids[0])[0] == 0
+
+def on_full_disk(*words):
+    with contextlib.suppress(OSError), open(disk / "filler", "ab", buffering=0) as filler:
+        while True:
+            filler.write(b"x" * 4096)
+    assert shutil.disk_usage(disk).free == 0
+    return run(*words)
+
+seen = {}
+seen["create"] = on_full_disk("create", f"--sqlite={database}", "--no-verify")
+seen["release"] = on_full_disk("release", ids[0])
+seen["delete"] = on_full_disk("delete", ids[0])
+seen["prune"] = on_full_disk("prune", "--keep-last=1", "--verified-floor=0")
+seen["emptied"] = on_full_disk("prune", "--empty-trash")
+seen["then"] = shutil.disk_usage(disk).free
+seen["again"] = run("create", f"--sqlite={database}", "--no-verify")
+seen["left"] = sorted(p.name for p in (repo / "backups/default").iterdir())
+seen["ids"] = ids
+print(json.dumps(seen))
+"""
+
+
+def test_what_frees_space_works_with_no_byte_free(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", MOUNTED, "sh", disk, sys.executable, "-c", SCRIPT, disk],
+        cwd=ROOT,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if not done.stdout and done.returncode != 1:
+        pytest.skip(f"this machine does not allow mounts in a namespace: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    ids = seen["ids"]
+    code, answer = seen["create"]
+    assert (code, answer["error"]["code"]) == (8, "no_space")
+    assert "prune --empty-trash" in answer["error"]["hint"]
+    assert seen["release"][0] == 0
+    assert seen["delete"] == [0, {"id": ids[0], "deleted": True}]
+    code, pruned = seen["prune"]
+    assert code == 0 and {item["id"] for item in pruned["removed"]} == set(ids[1:3])
+    code, emptied = seen["emptied"]
+    assert code == 0 and {name.rpartition(".")[2] for name in emptied["emptied"]} == set(ids[:3])
+    assert seen["then"] > 0
+    assert seen["again"][0] == 0
+    assert seen["left"] == [ids[3], seen["again"][1]["id"]]
