@@ -1,7 +1,5 @@
 """System checks of the project's settings, each with an id and a hint."""
 
-from __future__ import annotations
-
 import sqlite3
 from typing import Any
 

@@ -27,8 +27,6 @@
     }
 """
 
-from __future__ import annotations
-
 import functools
 import socket
 from collections.abc import Mapping

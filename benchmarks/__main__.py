@@ -1,7 +1,5 @@
 """``python -m benchmarks``: makes the data, measures, prints the table. See README.md here."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -1,7 +1,5 @@
 """Changes the data between two backups, and writes to it during backups. Run the functions through `measure.in_child`."""
 
-from __future__ import annotations
-
 import multiprocessing
 import sqlite3
 import time

@@ -1,7 +1,5 @@
 """Scenarios that compare `refbackup` with its peers on one source. Each yields lines of the table and can run alone."""
 
-from __future__ import annotations
-
 import shutil
 import time
 from collections.abc import Iterator

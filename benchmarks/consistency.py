@@ -4,8 +4,6 @@ Chroma's client takes a minute to write 60,000 records. So the client creates th
 own file formats, with an index without links, because a check does not follow them.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -3,8 +3,6 @@
 The others copy the SQLite file as it is, so the benchmarks empty the WAL into it first.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

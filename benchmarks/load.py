@@ -1,7 +1,5 @@
 """Scenarios that measure what `refbackup` costs an application and its machine. Each yields lines of the table."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 import time

@@ -1,7 +1,5 @@
 """Draws line charts with logarithmic axes as SVG."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

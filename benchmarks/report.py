@@ -1,7 +1,5 @@
 """Renders results as a Markdown table with goals, and as JSON."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 

@@ -4,8 +4,6 @@ Rows of this app live in a database that no restore replaces; the stores that ar
 a process of its own (`manage.py check_consistency`), for the reason that `consistency.engine.check.check` gives.
 """
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from dataclasses import replace

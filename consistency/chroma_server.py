@@ -5,8 +5,6 @@ A server is reached through its API alone, so all records are fetched, a page at
 question are fetched again.
 """
 
-from __future__ import annotations
-
 import json
 import sqlite3
 import tempfile
@@ -62,7 +60,8 @@ class ServerCopy:
 
     def open(self, names: Collection[str]) -> None:
         """Create the collections, without records. Names that the server does not have are left out."""
-        on_server = {collection.name: collection for collection in _all_collections(self._client)}
+        starts = range(0, self._client.count_collections(), 100)
+        on_server = {one.name: one for start in starts for one in self._client.list_collections(limit=100, offset=start)}
         self._database.execute("INSERT INTO databases VALUES ('d', 'default_database', 'default_tenant')")
         for number, name in enumerate(sorted(set(names) & on_server.keys())):
             collection = self._collections[name] = on_server[name]
@@ -193,11 +192,6 @@ def _connect(address: str) -> Any:
         )
     except (OSError, ValueError) as problem:
         raise StoreUnreadable(f"Chroma at {address} cannot be reached: {problem}.", hint="Is the server running?") from None
-
-
-def _all_collections(client: Any) -> Iterator[Any]:
-    for start in range(0, client.count_collections(), 100):
-        yield from client.list_collections(limit=100, offset=start)
 
 
 def _read(collection: Any, **which: Any) -> dict[str, tuple[bytes, str | None, dict[str, Any]]]:

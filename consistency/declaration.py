@@ -27,8 +27,6 @@ The setting ``CONSISTENCY`` names a `Declaration`::
 `consistency.resolution` turns it into tables and columns; the check itself needs neither Django's models nor its connections.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field

@@ -5,8 +5,6 @@ that connects them; a project may also replace the template ``consistency/base.h
 the plain admin and name the command to run.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Opens the stores that the project works with now."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace

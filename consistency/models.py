@@ -1,7 +1,5 @@
 """Checks, their findings, and the journal of repairs, in a database that no restore of the application replaces."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from django.db import models

@@ -15,8 +15,6 @@ The answer is that of `Outcome.as_json` with ``"listed"``: the first *limit* fin
 exact in any case. A failure is ``{"error": {"code", "message", "hint"}}``.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from collections import Counter

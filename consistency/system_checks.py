@@ -16,8 +16,6 @@ W002          rows may share an id: no unique constraint
 ============= ==================================================================
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 

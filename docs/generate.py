@@ -10,8 +10,6 @@ Generated parts lie between ``<!-- generated: WHAT -->`` and ``<!-- end -->``: h
 errors. The worked example represents existing backups: make a new one only for a new version of the format.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

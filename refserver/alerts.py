@@ -3,8 +3,6 @@
 It is here because the apps `backups` and `consistency` do not import each other.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime

@@ -3,8 +3,6 @@
 The routes belong to the project: the consistency app does not depend on the tokens, jobs and API of backups.
 """
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
 

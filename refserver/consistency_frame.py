@@ -1,7 +1,5 @@
 """Shows the consistency pages in the frame of the backup pages, and queues their work as jobs (``CONSISTENCY["FRAME"]``)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

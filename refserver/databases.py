@@ -1,7 +1,5 @@
 """The control database and the job queue, each from one setting: local files for one host, servers for several."""
 
-from __future__ import annotations
-
 import importlib.util
 import socket
 from pathlib import Path

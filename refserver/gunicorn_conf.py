@@ -1,7 +1,5 @@
 """Gunicorn's settings; `manage.py serve` adds the address and the threads."""
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

@@ -4,8 +4,6 @@ The two apps do not know each other. Here a command of one becomes a job of the 
 proofs check the consistency of restored stores.
 """
 
-from __future__ import annotations
-
 import json
 import shlex
 import subprocess
@@ -18,9 +16,8 @@ from pydantic import Field
 from backups.conf import configuration
 from backups.engine.types import SourceKind
 from backups.jobs.arguments import Arguments, BackupArguments
-from backups.jobs.commands import management
 from backups.jobs.job_type import JobType
-from backups.jobs.types import job_type
+from backups.jobs.types import job_type, management
 from backups.models import Job
 from consistency.engine.errors import ConsistencyError, RepairRefused
 from consistency.engine.findings import FindingKind
@@ -60,22 +57,10 @@ def _command(job: str, *more: str) -> list[str]:
     return management("check_consistency", "--json", "--progress", "json", "--exit-zero", *actor, *more)
 
 
-def _check(arguments: CheckArguments, job: str) -> list[str]:
-    return _command(job, *(["--repair", "safe", "--unattended"] if arguments.repair else []))
-
-
 def _repair(arguments: RepairArguments, job: str) -> list[str]:
     kinds = [word for kind in arguments.kinds for word in ("--kind", str(kind))]
     findings = [word for number in arguments.findings for word in ("--finding", str(number))]
     return _command(job, "--repair", arguments.scope, "--of", str(arguments.of_check), *kinds, *findings)
-
-
-def _undo(arguments: OfRepair, job: str) -> list[str]:
-    return _command(job, "--undo", str(arguments.repair))
-
-
-def _resume(arguments: Arguments, job: str) -> list[str]:
-    return _command(job, "--resume")
 
 
 def _summary(result: dict[str, Any]) -> str:
@@ -103,41 +88,30 @@ def _repair_summary(repair: dict[str, Any]) -> str:
 
 
 _SHOWN: dict[str, Any] = {"sentence": _summary, "template": "consistency/outcome.html"}
+_REPAIRS: dict[str, Any] = {**_SHOWN, "permission": "consistency.repair_finding", "planned": False}
 CHECK = JobType(
     name="check_consistency",
     title="Check consistency",
     arguments=CheckArguments,
-    command=_check,
+    command=lambda arguments, job: _command(job, *(["--repair", "safe", "--unattended"] if arguments.repair else [])),
     attempts=2,
     permission="consistency.run_check",
     **_SHOWN,
 )
-REPAIR = JobType(
-    name="repair_consistency",
-    title="Repair findings",
-    arguments=RepairArguments,
-    command=_repair,
-    permission="consistency.repair_finding",
-    planned=False,
-    **_SHOWN,
-)
+REPAIR = JobType(name="repair_consistency", title="Repair findings", arguments=RepairArguments, command=_repair, **_REPAIRS)
 UNDO = JobType(
     name="undo_repair",
     title="Undo repair",
     arguments=OfRepair,
-    command=_undo,
-    permission="consistency.repair_finding",
-    planned=False,
-    **_SHOWN,
+    command=lambda arguments, job: _command(job, "--undo", str(arguments.repair)),
+    **_REPAIRS,
 )
 RESUME = JobType(
     name="resume_repair",
     title="Resume repair",
     arguments=Arguments,
-    command=_resume,
-    permission="consistency.repair_finding",
-    planned=False,
-    **_SHOWN,
+    command=lambda arguments, job: _command(job, "--resume"),
+    **_REPAIRS,
 )
 
 

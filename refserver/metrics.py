@@ -1,7 +1,5 @@
 """The project's own metrics (``BACKUPS["METRICS"]``): the last consistency check and its findings."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from prometheus_client.core import GaugeMetricFamily, Metric

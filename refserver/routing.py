@@ -4,8 +4,6 @@
 the job queue, and the tables of the apps that run the backups.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from django.db.models import Model

@@ -3,8 +3,6 @@
 Settings that differ between machines come from the environment or `.env`; `.env.example` lists them.
 """
 
-from __future__ import annotations
-
 from datetime import timedelta
 from pathlib import Path
 from typing import Any

@@ -6,8 +6,6 @@ otherwise reach the child's worker processes and kill a running job. The child s
 The loop is single-threaded. Signals wake it up and are handled in the loop, not in the signal handler.
 """
 
-from __future__ import annotations
-
 import os
 import select
 import signal
@@ -89,10 +87,9 @@ class Child:
         ran = monotonic() - self._started
         if ran >= _HEALTHY_AFTER:
             self._pause = _FIRST_PAUSE
-        self._say(
-            f"{self.program.name} (pid {self._process.pid}) ended unexpectedly after {ran:.1f} s, "
-            f"{_ending(code)}; restarting in {self._pause:g} s"
-        )
+        how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+        ended = f"{self.program.name} (pid {self._process.pid}) ended unexpectedly after {ran:.1f} s"
+        self._say(f"{ended}, {how}; restarting in {self._pause:g} s")
         self._process = None
         self.start_at = monotonic() + self._pause
         self._pause = min(self._pause * 2, _LONGEST_PAUSE)
@@ -228,7 +225,3 @@ def _signals() -> Iterator[Wait]:
             signal.set_wakeup_fd(descriptor)
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def _ending(code: int) -> str:
-    return f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"

@@ -1,7 +1,5 @@
 """The addresses of the site."""
 
-from __future__ import annotations
-
 from django.contrib import admin
 from django.templatetags.static import static
 from django.urls import URLPattern, URLResolver, include, path

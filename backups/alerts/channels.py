@@ -1,7 +1,5 @@
 """Delivers a message to a channel, an account or a mail address."""
 
-from __future__ import annotations
-
 import json
 from datetime import datetime
 from typing import Any
@@ -38,7 +36,8 @@ def send(channel: AlertChannel, delivery: AlertDelivery, now: datetime) -> Answe
     if channel.kind == AlertChannel.Kind.MAIL:
         return mail.send(mail.addresses(channel.target), message, uid)
     if channel.kind == AlertChannel.Kind.SLACK:
-        return _post(channel.target, messages.as_slack(message))
+        content = json.dumps(messages.as_slack(message), ensure_ascii=False).encode("utf-8")
+        return http.post(channel.target, content, _headers("application/json"))
     if channel.kind == AlertChannel.Kind.PING:
         return _ping(channel.target, delivery)
     body = json.dumps({**message, "delivery": uid}, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
@@ -67,11 +66,6 @@ def _ping(target: str, delivery: AlertDelivery) -> Answer:
     event = "success" if delivery.event == "test" else delivery.event
     body = str(message.get("text") or f"Test of {messages.site()}")[:1000].encode("utf-8")
     return http.post(ping_address(target, event, message.get("run", "")), body, _headers("text/plain; charset=utf-8"))
-
-
-def _post(address: str, body: dict[str, Any]) -> Answer:
-    content = json.dumps(body, ensure_ascii=False).encode("utf-8")
-    return http.post(address, content, _headers("application/json"))
 
 
 def _headers(content_type: str, more: dict[str, str] | None = None) -> dict[str, str]:

@@ -4,8 +4,6 @@ A condition that is only worth knowing, or that leads to another rule's alert (`
 one, because no other critical alert follows from it: the job that verifies the audit fails once a week, which is a warning.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from django.utils.text import slugify
@@ -18,7 +16,7 @@ from backups.monitoring.conditions.plans import FAILURES_AT_RISK
 HARDLY_ANY_SPACE_PERCENT = 3.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Default:
     """A rule of a new installation. Without a title or a threshold it takes the condition's.
 
@@ -36,45 +34,29 @@ class Default:
     severity: Severity = Severity.WARNING
 
 
-DEFAULTS: tuple[Default, ...] = (
-    Default(name="plan-failed", kind="plan_failed"),
-    Default(
-        name="plan-failed-thrice",
-        kind="plan_failed",
-        title="A scheduled job failed three times in a row",
-        threshold=FAILURES_AT_RISK,
-        severity=Severity.CRITICAL,
-    ),
-    Default(name="no-proven-backup", kind="no_proven_backup", lasting=15),
-    Default(
-        name="no-proven-backup-for-long",
-        kind="no_proven_backup",
-        title="No proven backup for three times the target",
-        threshold=LONG_OVERDUE_TIMES_RPO,
-        lasting=15,
-        severity=Severity.CRITICAL,
-    ),
-    Default(name="last-backup-unproven", kind="unproven"),
-    Default(name="damage-found", kind="damage", severity=Severity.CRITICAL),
-    Default(name="worker-silent", kind="worker_silent", severity=Severity.CRITICAL),
-    Default(name="job-slow", kind="job_slow"),
-    Default(name="repository-away", kind="repository_away", lasting=2, severity=Severity.CRITICAL),
-    Default(name="space-low", kind="space", lasting=10, settle=30),
-    Default(
-        name="space-nearly-gone",
-        kind="space",
-        title="A repository has hardly any space",
-        threshold=HARDLY_ANY_SPACE_PERCENT,
-        settle=30,
-        severity=Severity.CRITICAL,
-    ),
-    Default(name="full-soon", kind="full_soon", lasting=60, settle=360),
-    Default(name="drill-overdue", kind="drill_overdue", lasting=60),
-    Default(name="drill-failed", kind="drill_failed", severity=Severity.CRITICAL),
-    Default(name="audit-broken", kind="audit_broken", severity=Severity.CRITICAL),
-    Default(name="clock-jumped", kind="clock_jumped"),
-    Default(name="channel-unheard", kind="channel_unheard"),
-    Default(name="detector-broken", kind="detector_broken", lasting=5),
+_CRITICAL = Severity.CRITICAL
+_FAILED = "A scheduled job failed three times in a row"
+_LATE = "No proven backup for three times the target"
+_FULL = "A repository has hardly any space"
+DEFAULTS = (
+    Default("plan-failed", "plan_failed"),
+    Default("plan-failed-thrice", "plan_failed", _FAILED, FAILURES_AT_RISK, severity=_CRITICAL),
+    Default("no-proven-backup", "no_proven_backup", lasting=15),
+    Default("no-proven-backup-for-long", "no_proven_backup", _LATE, LONG_OVERDUE_TIMES_RPO, lasting=15, severity=_CRITICAL),
+    Default("last-backup-unproven", "unproven"),
+    Default("damage-found", "damage", severity=_CRITICAL),
+    Default("worker-silent", "worker_silent", severity=_CRITICAL),
+    Default("job-slow", "job_slow"),
+    Default("repository-away", "repository_away", lasting=2, severity=_CRITICAL),
+    Default("space-low", "space", lasting=10, settle=30),
+    Default("space-nearly-gone", "space", _FULL, HARDLY_ANY_SPACE_PERCENT, settle=30, severity=_CRITICAL),
+    Default("full-soon", "full_soon", lasting=60, settle=360),
+    Default("drill-overdue", "drill_overdue", lasting=60),
+    Default("drill-failed", "drill_failed", severity=_CRITICAL),
+    Default("audit-broken", "audit_broken", severity=_CRITICAL),
+    Default("clock-jumped", "clock_jumped"),
+    Default("channel-unheard", "channel_unheard"),
+    Default("detector-broken", "detector_broken", lasting=5),
 )
 
 REPORTED_BY = {
@@ -108,7 +90,7 @@ def install() -> list[str]:
     made = []
     known = conditions()
     further = [
-        Default(name=slugify(one.name.replace("_", "-")), kind=one.name, severity=Severity(one.severity))
+        Default(slugify(one.name.replace("_", "-")), one.name, severity=Severity(one.severity))
         for one in known.values()
         if one.name not in BUILT_IN
     ]

@@ -1,7 +1,5 @@
 """Evaluates the alert rules every minute: reads the facts, decides, and puts notifications into the outbox."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections import defaultdict

@@ -11,21 +11,20 @@ A person who may change alerts chooses an address that this server then calls. T
 - 10 seconds from name resolution to the answer.
 """
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import ipaddress
 import socket
 import ssl
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from typing import TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from backups.conf import configuration
-
-from .deadline import within
 
 LONGEST = 10.0
 """Seconds for a whole request."""
@@ -40,6 +39,7 @@ _METADATA = frozenset(
 )
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +164,27 @@ def post(address: str, body: bytes, headers: Mapping[str, str]) -> Answer:
     return Answer(ok=answer.ok, status=answer.status, text=without_secret(answer.text, address), retry_after=answer.retry_after)
 
 
+def within(seconds: float, call: Callable[[], T], abort: Callable[[], None]) -> T:
+    """Return or raise what *call* does. After *seconds*, call *abort*, which must end it, and raise `TimeoutError`.
+
+    Socket timeouts bound each step only, so a receiver that sends a byte now and then never exceeds them, and resolving
+    a name has no timeout. *call* runs in a thread and must not use the database.
+    """
+    answer: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(call())
+        except BaseException as raised:  # noqa: BLE001  # raised by the caller's thread
+            answer.set_exception(raised)
+
+    threading.Thread(target=run, name="outgoing", daemon=True).start()
+    if not wait([answer], seconds).done:
+        abort()
+        raise TimeoutError(f"No answer within {seconds:g} s.")
+    return answer.result()
+
+
 def _exchange(
     parts: SplitResult, body: bytes, headers: Mapping[str, str], seconds: float, opened: list[socket.socket]
 ) -> Answer:
@@ -186,6 +207,7 @@ def _exchange(
         )
         response = connection.getresponse()
         text = _plain(response.read(_READ))
+        wanted = response.headers.get("Retry-After", "")
         if 300 <= response.status < 400:
             where = urlsplit(response.headers.get("Location", "")).hostname or "another place"
             text = f"It redirects to {where}; redirects are not followed. Enter the final address."
@@ -193,7 +215,7 @@ def _exchange(
             ok=200 <= response.status < 300,
             status=response.status,
             text=text or response.reason,
-            retry_after=_seconds(response.headers.get("Retry-After", "")),
+            retry_after=float(wanted) if wanted.isdecimal() and len(wanted) < 7 else None,
         )
 
 
@@ -236,7 +258,3 @@ def without_secret(text: str, address: str) -> str:
     for part in sorted({part for part in secret if len(part.strip("/")) >= 6}, key=len, reverse=True):
         text = text.replace(part, "…")
     return text
-
-
-def _seconds(header: str) -> float | None:
-    return float(header) if header.isdecimal() and len(header) < 7 else None

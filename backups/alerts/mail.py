@@ -1,7 +1,5 @@
 """Sends mail by Django's settings (``EMAIL_*``), with a time limit, and returns the server's answer."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import smtplib
@@ -16,8 +14,7 @@ from django.core.mail.backends.smtp import EmailBackend
 from django.core.validators import EmailValidator
 
 from . import messages
-from .deadline import within
-from .http import Answer
+from .http import Answer, within
 
 SMTP = "django.core.mail.backends.smtp.EmailBackend"
 LONGEST = 25.0

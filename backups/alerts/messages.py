@@ -3,8 +3,6 @@
 One message covers all alerts of a rule in one evaluation, so that a failing disk does not send a hundred.
 """
 
-from __future__ import annotations
-
 import html
 from collections.abc import Sequence
 from datetime import UTC, datetime

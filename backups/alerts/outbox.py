@@ -4,8 +4,6 @@ A delivery is claimed by a conditional update, so two workers never send it at t
 again: every message is sent at least once, and twice only if the sender died after the receiver had it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import secrets

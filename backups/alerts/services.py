@@ -3,8 +3,6 @@
 Permissions are checked by the caller. Invalid input raises `engine.errors.UsageError`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable
 from typing import Any
 from zoneinfo import available_timezones

@@ -4,8 +4,6 @@ HMAC-SHA256 over ``ID.TIMESTAMP.BODY``. The id is the same at each attempt of on
 duplicates; the timestamp is that of the attempt, so that a replayed request can be refused by its age.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 import hashlib

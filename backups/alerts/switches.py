@@ -4,8 +4,6 @@ The calls follow the convention of healthchecks.io: the address itself after a s
 otherwise, and the run in ``rid``. They are written in the transaction that changes the job's state.
 """
 
-from __future__ import annotations
-
 from datetime import datetime, timedelta
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The Django-Q task that delivers messages: on its own, so that a receiver that hangs blocks neither the tick nor jobs."""
 
-from __future__ import annotations
-
 from backups.conf import configuration
 
 from . import outbox

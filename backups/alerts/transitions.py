@@ -3,8 +3,6 @@
 Pure: reads no database and no clock. Called twice with the same values it decides the same, and nobody is notified twice.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, time, timedelta

@@ -1,7 +1,5 @@
 """The audit: list its entries, and verify its hash chain."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Annotated, Any
 

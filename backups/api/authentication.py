@@ -1,7 +1,5 @@
 """Authenticates a request: by a bearer token, or by the admin's session in a browser."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

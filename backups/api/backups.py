@@ -1,7 +1,5 @@
 """Backups: list, make, verify, preview, restore, hold, download and delete them."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -168,7 +166,7 @@ RestoreRequest = Annotated[RestoreToFolder | RestoreInPlace, Field(discriminator
 
 def backup_schema(row: IndexedBackup) -> BackupSchema:
     """A backup of the index."""
-    return BackupSchema.model_validate(_values(row))
+    return BackupSchema.of(row, **_values(row))
 
 
 def backup_details(
@@ -181,23 +179,16 @@ def backup_details(
 ) -> BackupDetails:
     """A backup with its manifest and *proofs*, or with the *problem* that kept them from being read."""
     values = _values(row) | {"manifest": manifest, "proof_history": proofs or [], "lineage": lineage}
-    return BackupDetails.model_validate(values | ({"problem": problem} if problem else {}))
+    return BackupDetails.of(row, **values, problem=problem or row.problem)
 
 
 def _values(row: IndexedBackup) -> dict[str, Any]:
     return {
-        **{name: getattr(row, name) for name in _SAME_NAMES},
         "parent": row.parent_id or None,
         "pause_ms": {"sqlite": row.pause_sqlite, "chroma": row.pause_chroma},
         "proof": row.verification,
         "job": row.job or None,
     }
-
-
-_SAME_NAMES = (
-    *("backup_id", "repository", "set", "kind", "time", "finished", "host", "note", "bytes_source", "bytes_stored", "seconds"),
-    *("verified_at", "proofs", "restore_seconds", "held", "hold_note", "safety", "sources", "problem"),
-)
 
 
 _LONGEST_CHAIN = 1000

@@ -7,8 +7,6 @@
 The key of a refused request is deleted: the corrected request may use it. Keys are kept for a day.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -82,7 +80,10 @@ def _execute(row: IdempotencyKey, respond: Callable[[], HttpResponseBase]) -> Ht
             response = respond()
             assert isinstance(response, Response)
             headers = {name: response.headers[name] for name in _STORED_HEADERS if name in response.headers}
-            if not own.update(status=response.status_code, body=_without_secrets(response.data), headers=headers):
+            body: Any = response.data
+            if isinstance(body, dict):
+                body = {name: None if name in SECRETS else value for name, value in body.items()}
+            if not own.update(status=response.status_code, body=body, headers=headers):
                 raise _in_use()  # another request took the key over: roll back this one
     except BaseException:
         own.delete()
@@ -105,7 +106,3 @@ def _fingerprint(request: Request) -> str:
     parts = (str(request.method), request.get_full_path(), request.user.get_username())
     text = b"\0".join([*(part.encode("utf-8", "surrogatepass") for part in parts), request._request.body])
     return salted_hmac("backups.api.idempotency", text, algorithm="sha256").hexdigest()
-
-
-def _without_secrets(data: Any) -> Any:
-    return {name: None if name in SECRETS else value for name, value in data.items()} if isinstance(data, dict) else data

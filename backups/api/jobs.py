@@ -1,7 +1,5 @@
 """Jobs: list them, follow one, cancel it, run it again."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from datetime import datetime
@@ -20,10 +18,10 @@ from backups.models import Job
 
 from .authentication import actor
 from .operation import Handler, Operation, reply
-from .paging import Page, PageQuery, page
+from .paging import FilterQuery, Page, PageQuery, page
 from .permissions import require
 from .problems import Refused
-from .schemas import Moment, RequestModel, ResponseModel, Text
+from .schemas import Moment, ResponseModel, Text
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled", "interrupted"]
 Level = Literal["info", "warning", "error"]
@@ -84,8 +82,10 @@ class JobSchema(ResponseModel, title="Job"):
     error: dict[str, Any] | None
 
 
-class LogQuery(RequestModel):
+class LogQuery(FilterQuery):
     """Filters of a job's log."""
+
+    lookups = {"after": "id__gt", "text": "line__icontains"}  # noqa: RUF012
 
     after: Annotated[
         int, Field(ge=0, le=(1 << 63) - 1, description="Lines after this line id: `last` of the previous response.")
@@ -114,23 +114,14 @@ class Log(ResponseModel):
 
 def job_schema(row: Job) -> JobSchema:
     """A job. Fetch its plan with it (``select_related("plan")``)."""
-    progress = {name: getattr(row, name) for name in ("phase", "done", "total", "fraction", "rate")} | {
-        "seconds_left": row.left
-    }
-    return JobSchema(
-        **{name: getattr(row, name) for name in _SAME_NAMES},
+    return JobSchema.of(
+        row,
         seconds=row.took.total_seconds() if row.took else None,
         schedule=row.plan.name if row.plan else None,
         again_after=row.again_after_id,
-        progress=Progress(**progress),
+        progress=Progress.of(row, seconds_left=row.left),
         backup_id=row.backup_id or None,
     )
-
-
-_SAME_NAMES = (
-    *("id", "kind", "arguments", "note", "state", "created", "started", "finished", "via", "by", "host", "repository", "set"),
-    *("attempt", "attempts", "cancel_asked", "result", "error"),
-)
 
 
 def job_operation(
@@ -222,10 +213,5 @@ def read_job_log(request: Request, job_id: UUID, *, query: LogQuery) -> Log:
     are returned.
     """
     row = _find_job(job_id)  # before the lines: a finished job writes no more
-    rows = row.log.filter(id__gt=query.after)
-    if query.level:
-        rows = rows.filter(level=query.level)
-    if query.text:
-        rows = rows.filter(line__icontains=query.text)
-    lines = [LogLine.model_validate(line) for line in rows.order_by("id")[: query.limit]]
+    lines = [LogLine.model_validate(line) for line in query.matching(row.log.order_by("id"))[: query.limit]]
     return Log(lines=lines, last=lines[-1].id if lines else query.after, ended=row.has_ended)

@@ -8,8 +8,6 @@
 =================================  ===============================
 """
 
-from __future__ import annotations
-
 from django.urls import URLPattern, path
 from rest_framework.request import Request
 

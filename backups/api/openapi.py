@@ -1,7 +1,5 @@
 """The OpenAPI description of a route, generated from its `Operation`. Views of other apps are described by drf-spectacular."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

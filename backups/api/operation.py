@@ -7,8 +7,6 @@
 Imports no REST framework view: `permissions`, which the project's ``REST_FRAMEWORK`` setting names, depends on it.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace

@@ -1,7 +1,5 @@
 """Pages of REST lists: `backups.models.listing` with an opaque cursor, the base64 of the last row's keys as JSON."""
 
-from __future__ import annotations
-
 import base64
 import binascii
 import json
@@ -11,23 +9,33 @@ from typing import Annotated, Any, ClassVar, Generic, TypeVar
 from urllib.parse import urlencode
 
 from django.db.models import Model, QuerySet
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, Field, StringConstraints
 from rest_framework.request import Request
 
 from backups.models.listing import Cursor, Keyset
 
 from .problems import Refused
+from .schemas import RequestModel
 
 M = TypeVar("M", bound=Model)
 T = TypeVar("T")
 
 
-class PageQuery(BaseModel):
-    """The parameters of every list. The fields of a subclass are filters."""
+class FilterQuery(RequestModel):
+    """The parameters of a list. The fields of a subclass are filters."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     lookups: ClassVar[Mapping[str, str]] = {}
-    """The Django lookup of each filter that is not named like its field; empty for a filter that `matching` skips."""
+    """The Django lookup of each filter that is not named like its field; empty for a field that `matching` skips."""
+
+    def matching(self, rows: QuerySet[M]) -> QuerySet[M]:
+        """The *rows* that match all filters; null and empty text match every row."""
+        filters = type(self).model_fields.keys() - PageQuery.model_fields.keys()
+        values = {self.lookups.get(name, name): getattr(self, name) for name in filters}
+        return rows.filter(**{lookup: value for lookup, value in values.items() if lookup and value not in (None, "")})
+
+
+class PageQuery(FilterQuery):
+    """The parameters of a list in pages."""
 
     limit: Annotated[int, Field(ge=1, le=500, description="Maximum number of items.")] = 50
     cursor: Annotated[
@@ -35,12 +43,6 @@ class PageQuery(BaseModel):
         StringConstraints(max_length=400, pattern=r"^[A-Za-z0-9_=-]*$"),
         Field(description="From `next` of the previous page."),
     ] = ""
-
-    def matching(self, rows: QuerySet[M]) -> QuerySet[M]:
-        """The *rows* that match all filters; null and empty text match every row."""
-        filters = type(self).model_fields.keys() - PageQuery.model_fields.keys()
-        values = {self.lookups.get(name, name): getattr(self, name) for name in filters}
-        return rows.filter(**{lookup: value for lookup, value in values.items() if lookup and value not in (None, "")})
 
 
 class Page(BaseModel, Generic[T]):

@@ -1,7 +1,5 @@
 """Plans: list, create, change, run, pause and delete them. The addresses call them schedules."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
@@ -24,6 +22,7 @@ from backups.plans.cron import in_words, slots_after
 from .authentication import actor
 from .jobs import State, job_operation
 from .operation import Operation, reply
+from .paging import FilterQuery
 from .permissions import require
 from .schemas import RequestModel, ResponseModel, Text
 
@@ -40,7 +39,7 @@ Failures = Annotated[int, Field(ge=1, le=1000)]
 _CRON_FIELDS = "Minute, hour, day of month, month, day of week: `0 3 * * *`."
 
 
-class PlanQuery(RequestModel):
+class PlanQuery(FilterQuery):
     """Filters of the list of plans."""
 
     kind: Annotated[Text, Field(description="Plans with one job type.")] = ""
@@ -125,19 +124,6 @@ class CronTimes(ResponseModel, title="Times"):
     next: list[datetime]
 
 
-def plan_schema(plan: Plan, in_words: str, next_times: list[datetime], last: Job | None) -> PlanSchema:
-    """A plan with its cron expression *in_words*, its *next_times*, and its *last* job."""
-    values: dict[str, Any] = {name: getattr(plan, name) for name in _SAME_NAMES}
-    values |= {"last_job": last.pk, "last_state": last.state} if last else {"last_job": None, "last_state": None}
-    return PlanSchema(**values, in_words=in_words, next=next_times)
-
-
-_SAME_NAMES = (
-    *("name", "title", "kind", "arguments", "cron", "time_zone", "enabled", "paused_by", "host", "attempts", "limit_minutes"),
-    *("alert_to", "alert_after", "builtin"),
-)
-
-
 _TIMES_SHOWN = 5
 
 
@@ -155,18 +141,14 @@ def _schema(plan: Plan) -> PlanSchema:
         times = slots_after(plan.cron, plan.time_zone, timezone.now(), _TIMES_SHOWN) if plan.enabled else []
     except ValueError as problem:
         words, times = str(problem), []
-    return plan_schema(plan, words, times, last)
+    job = {"last_job": last.pk if last else None, "last_state": last.state if last else None}
+    return PlanSchema.of(plan, in_words=words, next=times, **job)
 
 
 @Operation("backups.view_plan", query=PlanQuery, responses={200: PlanList})
 def list_schedules(request: Request, *, query: PlanQuery) -> PlanList:
     """List plans by name, with their next times and the state of their last job."""
-    rows = Plan.objects.all()
-    if query.kind:
-        rows = rows.filter(kind=query.kind)
-    if query.enabled is not None:
-        rows = rows.filter(enabled=query.enabled)
-    return PlanList(items=[_schema(row) for row in rows.order_by("name")])
+    return PlanList(items=[_schema(row) for row in query.matching(Plan.objects.order_by("name"))])
 
 
 @Operation(

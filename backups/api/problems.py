@@ -3,8 +3,6 @@
 ``code`` is stable, and the same as on the command line; ``type`` is the same as a URI. Further members depend on the code.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from typing import Any

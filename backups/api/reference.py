@@ -1,7 +1,5 @@
 """The OpenAPI document, and a page to read and try it that loads nothing from other sites."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

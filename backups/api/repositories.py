@@ -1,7 +1,5 @@
 """Repositories: list, show, rescan, verify and prune them."""
 
-from __future__ import annotations
-
 import shutil
 from datetime import datetime
 from typing import Annotated, Literal

@@ -1,7 +1,5 @@
 """Reading and validating the query and the JSON body of a request. Every fault is a `Refused` with 4xx."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 
@@ -9,6 +7,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from rest_framework.exceptions import UnsupportedMediaType
 from rest_framework.parsers import JSONParser
 from rest_framework.request import Request
+
+from backups.jobs.job_type import contains_nul
 
 from .problems import Refused
 
@@ -38,7 +38,7 @@ def read_body(request: Request, body: TypeAdapter[Any]) -> Any:
     try:
         # Pydantic's parser accepts NaN and Infinity where any value is allowed
         value = json.loads(content, parse_constant=_refuse_constant)
-        if b"\\u0000" in content and _contains_nul(value):
+        if b"\\u0000" in content and contains_nul(value):
             raise _nul_character()
     except (ValueError, RecursionError) as problem:
         raise Refused(400, "json", f"The body is not valid JSON: {problem}. Nothing was done.") from None
@@ -59,13 +59,6 @@ def _invalid(faults: list[dict[str, str]]) -> Refused:
     return Refused(
         400, "invalid", f"{text}. Nothing was done.", "Correct the request and send it again.", more={"errors": faults}
     )
-
-
-def _contains_nul(value: Any) -> bool:
-    """Whether any string of a JSON value, keys included, contains NUL."""
-    if isinstance(value, dict):
-        return any(map(_contains_nul, (*value, *value.values())))
-    return any(map(_contains_nul, value)) if isinstance(value, list) else isinstance(value, str) and "\0" in value
 
 
 def _nul_character() -> Refused:

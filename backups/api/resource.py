@@ -1,7 +1,5 @@
 """The view behind every address of this interface."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -4,10 +4,8 @@ A class is published in the OpenAPI description under its ``title``, or under it
 published names when a class is renamed.
 """
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, StringConstraints
 
@@ -42,3 +40,9 @@ class ResponseModel(BaseModel):
     """A response body, which may be read from a model instance."""
 
     model_config = ConfigDict(from_attributes=True, frozen=True)
+
+    @classmethod
+    def of(cls, row: object, **values: Any) -> Self:
+        """The fields in *values* from there, all others from the attributes of *row*."""
+        names = {str(field.validation_alias or name) for name, field in cls.model_fields.items() if name not in values}
+        return cls.model_validate({name: getattr(row, name) for name in names} | values)

@@ -1,7 +1,5 @@
 """Status, readiness, and ``GET /readyz``: the probe of load balancers, without login."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """API tokens: list, create, show and revoke them."""
 
-from __future__ import annotations
-
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 

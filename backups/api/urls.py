@@ -12,8 +12,6 @@ method:
 ``permissions = {"GET": "consistency.view_check", "POST": "consistency.run_check"}``.
 """
 
-from __future__ import annotations
-
 from django.urls import URLPattern, path, re_path, register_converter
 from django.urls.converters import IntConverter, StringConverter
 

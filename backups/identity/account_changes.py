@@ -5,8 +5,6 @@ because it had leaked. The differences are shown before a restore and recorded a
 is reported.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -12,8 +12,6 @@ four, up to an hour. No account is locked permanently, and other addresses do no
 waits too. A correct password resets the count, and so does a day without a wrong one.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from datetime import datetime, timedelta

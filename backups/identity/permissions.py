@@ -4,8 +4,6 @@ Groups and permissions are Django's own, in the database of the accounts. They a
 database, and again after a restore, which may have removed them. Permissions that an administrator adds to a group are kept.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from django.apps import AppConfig, apps

@@ -7,8 +7,6 @@ only sign out, give its code or enrol: `Gate` refuses every other page and the A
 Devices are in the database of the accounts, and are restored with it. Only a hash of each recovery code is stored.
 """
 
-from __future__ import annotations
-
 import hashlib
 import secrets
 from base64 import b32encode
@@ -38,7 +36,11 @@ OPEN = frozenset(
 )
 """URL names that a session that is not strong can access."""
 
-ISSUER = "RefServer"
+_TOTP, _STATIC, _TOKEN = "otp_totp.TOTPDevice", "otp_static.StaticDevice", "otp_static.StaticToken"
+
+
+def _rows(model: str) -> Any:
+    return apps.get_model(model)._default_manager  # only here: the apps may not be installed
 
 
 def required() -> bool:
@@ -58,32 +60,24 @@ def session_is_strong(request: HttpRequest) -> bool:
 
 def device_of(user: AbstractBaseUser) -> Any:
     """The confirmed authenticator app of an account (a ``TOTPDevice``), or None."""
-    from django_otp.plugins.otp_totp.models import TOTPDevice
-
-    return TOTPDevice.objects.filter(user=user, confirmed=True).order_by("pk").first()
+    return _rows(_TOTP).filter(user=user, confirmed=True).order_by("pk").first()
 
 
 def pending_of(user: AbstractBaseUser) -> Any:
     """The device of an account that is not yet confirmed, or None."""
-    from django_otp.plugins.otp_totp.models import TOTPDevice
-
-    return TOTPDevice.objects.filter(user=user, confirmed=False).order_by("-pk").first()
+    return _rows(_TOTP).filter(user=user, confirmed=False).order_by("-pk").first()
 
 
 def codes_left(user: AbstractBaseUser) -> int:
     """The number of unused recovery codes of an account."""
-    from django_otp.plugins.otp_static.models import StaticToken
-
-    return int(StaticToken.objects.filter(device__user=user).count())
+    return int(_rows(_TOKEN).filter(device__user=user).count())
 
 
 def begin(request: HttpRequest) -> Any:
     """Create an unconfirmed device with a new key; replaces an earlier unconfirmed one."""
-    from django_otp.plugins.otp_totp.models import TOTPDevice
-
     user: Any = request.user
-    TOTPDevice.objects.filter(user=user, confirmed=False).delete()
-    return TOTPDevice.objects.create(user=user, name="Authenticator app", confirmed=False)
+    _rows(_TOTP).filter(user=user, confirmed=False).delete()
+    return _rows(_TOTP).create(user=user, name="Authenticator app", confirmed=False)
 
 
 def confirm(request: HttpRequest, code: str) -> tuple[str, ...]:
@@ -114,13 +108,10 @@ def renew_codes(request: HttpRequest) -> tuple[str, ...]:
 
 def remove(user: AbstractBaseUser, actor: audit.Actor) -> bool:
     """Remove an account's device and recovery codes. False when it had no device."""
-    from django_otp.plugins.otp_static.models import StaticDevice
-    from django_otp.plugins.otp_totp.models import TOTPDevice
-
     had = device_of(user) is not None
-    with transaction.atomic(using=router.db_for_write(TOTPDevice)):
-        TOTPDevice.objects.filter(user=user).delete()
-        StaticDevice.objects.filter(user=user).delete()
+    with transaction.atomic(using=router.db_for_write(_rows(_TOTP).model)):
+        _rows(_TOTP).filter(user=user).delete()
+        _rows(_STATIC).filter(user=user).delete()
     if had:
         audit.record(actor, "second_factor.removed", f"account:{user.get_username()}")
     return had
@@ -204,21 +195,17 @@ def _strengthen_session(request: HttpRequest, device: Any) -> None:
 
 
 def _static_of(user: AbstractBaseUser) -> Any:
-    from django_otp.plugins.otp_static.models import StaticDevice
-
-    return StaticDevice.objects.filter(user=user, confirmed=True).order_by("pk").first()
+    return _rows(_STATIC).filter(user=user, confirmed=True).order_by("pk").first()
 
 
 def _make_codes(user: AbstractBaseUser) -> tuple[str, ...]:
     """Ten codes of 80 random bits; 64 bits of each hash are stored, as the column has 16 characters."""
-    from django_otp.plugins.otp_static.models import StaticDevice, StaticToken
-
     codes = tuple(b32encode(secrets.token_bytes(10)).decode("ascii").lower() for _ in range(CODES))
-    with transaction.atomic(using=router.db_for_write(StaticDevice)):
+    with transaction.atomic(using=router.db_for_write(_rows(_STATIC).model)):
         # Keep the device, so that sessions bound to it stay strong
-        device = _static_of(user) or StaticDevice.objects.create(user=user, name="Recovery codes")
+        device = _static_of(user) or _rows(_STATIC).create(user=user, name="Recovery codes")
         device.token_set.all().delete()
-        StaticToken.objects.bulk_create(StaticToken(device=device, token=_code_hash(code)) for code in codes)
+        _rows(_TOKEN).bulk_create(_rows(_TOKEN).model(device=device, token=_code_hash(code)) for code in codes)
     return tuple("-".join(code[start : start + 4] for start in range(0, 16, 4)) for code in codes)
 
 

@@ -1,7 +1,5 @@
 """Signing in: the form, confirming the password, and the audit of both."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from django.apps import apps

@@ -1,7 +1,5 @@
 """Tokens of the API: issue, revoke, and find the account of a secret."""
 
-from __future__ import annotations
-
 import hashlib
 import secrets
 from collections.abc import Iterable, Sequence

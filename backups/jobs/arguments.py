@@ -1,7 +1,5 @@
 """Arguments of job types, as pages, REST and plans give them; each model refuses unknown names."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints

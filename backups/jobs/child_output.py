@@ -1,7 +1,5 @@
 """What a job's process writes: its answer on standard output, progress and log lines on standard error."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

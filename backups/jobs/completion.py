@@ -1,7 +1,5 @@
 """The work before and after a job's command. The worker, the reconciler and management commands call the same functions."""
 
-from __future__ import annotations
-
 import functools
 import logging
 

@@ -1,7 +1,5 @@
 """Django-Q's database broker, limited to its own database (the alternative is `redis_broker`)."""
 
-from __future__ import annotations
-
 import logging
 import time
 from datetime import datetime, timedelta

@@ -3,8 +3,6 @@
 The supervisor restarts a queue that has stopped working, so it must be able to read the heartbeat without the database.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 from pathlib import Path

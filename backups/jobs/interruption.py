@@ -1,7 +1,5 @@
 """Requests to stop, from the worker pool to its workers and the jobs in them."""
 
-from __future__ import annotations
-
 import contextlib
 import enum
 import signal

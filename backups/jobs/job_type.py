@@ -1,7 +1,5 @@
 """What a job type is: its arguments, its command, and what happens before and after the work."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -75,7 +73,7 @@ class JobType(Generic[A]):
 
     def parse(self, values: dict[str, Any]) -> A:
         """The arguments in *values*. Raises one `UsageError` that names every problem."""
-        if _contains_nul(values):
+        if contains_nul(values):
             raise UsageError(f"{self.title}: arguments must not contain NUL characters.", hint="Nothing was queued.")
         try:
             return self.arguments.model_validate(values)
@@ -86,10 +84,10 @@ class JobType(Generic[A]):
             ) from None
 
 
-def _contains_nul(value: Any) -> bool:
+def contains_nul(value: Any) -> bool:
     """Whether a string in *value* contains NUL: it would end a process's argument, and PostgreSQL refuses it in JSON."""
     if isinstance(value, str):
         return "\0" in value
     if isinstance(value, dict):
-        return any(map(_contains_nul, (*value, *value.values())))
-    return isinstance(value, list | tuple) and any(map(_contains_nul, value))
+        return any(map(contains_nul, (*value, *value.values())))
+    return isinstance(value, list | tuple) and any(map(contains_nul, value))

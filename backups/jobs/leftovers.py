@@ -4,8 +4,6 @@ The process may have been killed, or the machine switched off. A backup names it
 complete or not at all.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 from datetime import timedelta

@@ -5,8 +5,6 @@ was taken for dead can never both go on. The signals are sent inside the transac
 write with it or not at all; an exception of a receiver rolls the change back.
 """
 
-from __future__ import annotations
-
 import secrets
 import zlib
 from datetime import datetime, timedelta

@@ -1,7 +1,5 @@
 """The queue only wakes workers, which then look for jobs in the control database. Lost or repeated messages do no harm."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from django.db import transaction

@@ -1,7 +1,5 @@
 """End jobs whose worker is gone; `leftovers` says what such a job made."""
 
-from __future__ import annotations
-
 import secrets
 import time
 from typing import Any

@@ -4,8 +4,6 @@
 which may be logged. Needs the extra ``hosts``.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from typing import Any

@@ -4,8 +4,6 @@ A job's are also kept in a file, which only this user may read, so that the reco
 during the restore.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ A worker reads no live file and holds no lock of a source; its child does the wo
 child to stop (`processes.end_with_parent`), and the reconciler ends the job.
 """
 
-from __future__ import annotations
-
 import enum
 import logging
 import math

@@ -4,8 +4,6 @@ Callers check permissions first (`permissions.may`). Each function records the r
 `engine.errors.EngineError` with a hint.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

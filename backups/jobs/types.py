@@ -4,12 +4,13 @@ The work is done by the same commands that people type, each in a process of its
 reliable, and keeps live files out of the process that answers requests.
 """
 
-from __future__ import annotations
-
 import functools
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.utils.module_loading import import_string
 
 from backups.conf import configuration
@@ -18,6 +19,7 @@ from backups.models import IndexedBackup
 
 from . import restored_accounts
 from .arguments import (
+    Arguments,
     BackupArguments,
     CommandArguments,
     DeleteArguments,
@@ -28,8 +30,35 @@ from .arguments import (
     RestoreInPlaceArguments,
     VerifyArguments,
 )
-from .commands import engine, examination, management
 from .job_type import JobType
+
+
+def engine(verb: str, arguments: Arguments, *more: str) -> list[str]:
+    """``refbackup VERB`` on the repository in *arguments*. Raises `UsageError` for an unknown repository."""
+    config = configuration()
+    repository = config.repositories.get(arguments.repository or config.default_repository)
+    if repository is None:
+        raise UsageError(
+            f"There is no repository {arguments.repository!r}.", hint=f"Known repositories: {', '.join(config.repositories)}."
+        )
+    return [
+        *(sys.executable, "-m", "backups.engine", verb, "--repo", str(repository)),
+        *("--json", "--progress", "json"),
+        *more,
+    ]
+
+
+def management(command: str, *more: str) -> list[str]:
+    """``manage.py COMMAND`` of the project."""
+    return [sys.executable, str(Path(settings.BASE_DIR) / "manage.py"), command, *more]
+
+
+def examination(set_name: str) -> list[str]:
+    """The engine's ``--examine`` option with the command that ``BACKUPS["EXAMINE"]`` gives for a set; empty without one."""
+    path = configuration().examine
+    command: str = import_string(path)(set_name) if path else ""
+    return ["--examine", command] if command else []
+
 
 # The command of each type, from its arguments and the job's id, which is "" when the arguments are only checked
 
@@ -123,14 +152,8 @@ VERIFY = JobType(
 DRILL = JobType(
     name="drill", title="Drill", arguments=DrillArguments, command=_drill, attempts=2, permission="backups.verify_backup"
 )
-RESTORE = JobType(
-    name="restore",
-    title="Restore into a folder",
-    arguments=RestoreArguments,
-    command=_restore,
-    permission="backups.restore_backup",
-    planned=False,
-)
+_RESTORES: dict[str, Any] = {"permission": "backups.restore_backup", "planned": False}
+RESTORE = JobType(name="restore", title="Restore into a folder", arguments=RestoreArguments, command=_restore, **_RESTORES)
 RESTORE_IN_PLACE = JobType(
     name="restore_in_place",
     title="Restore in place",
@@ -138,19 +161,11 @@ RESTORE_IN_PLACE = JobType(
     command=_restore_in_place,
     writes=True,
     killable=False,
-    permission="backups.restore_backup",
-    planned=False,
     prepare=restored_accounts.remember,
     complete=restored_accounts.audit_changes,
+    **_RESTORES,
 )
-PREVIEW = JobType(
-    name="preview",
-    title="Preview restore",
-    arguments=RestoreInPlaceArguments,
-    command=_preview,
-    permission="backups.restore_backup",
-    planned=False,
-)
+PREVIEW = JobType(name="preview", title="Preview restore", arguments=RestoreInPlaceArguments, command=_preview, **_RESTORES)
 DELETE = JobType(
     name="delete",
     title="Delete",
@@ -169,28 +184,15 @@ PRUNE = JobType(
     attempts=2,
     permission="backups.delete_backup",
 )
-REINDEX = JobType(
-    name="reindex",
-    title="Rescan repository",
-    arguments=CommandArguments,
-    command=lambda arguments, job: management("reindex_backups", "--json"),
-    attempts=2,
-)
-HEALTH = JobType(
-    name="health",
-    title="Health check",
-    arguments=CommandArguments,
-    command=lambda arguments, job: management("backup_health", "--json"),
-    attempts=2,
-    permission="backups.view_backup",
-)
-AUDIT = JobType(
-    name="audit_verify",
-    title="Verify the audit",
-    arguments=CommandArguments,
-    command=lambda arguments, job: management("audit_verify", "--json"),
-    permission="backups.view_audit",
-)
+
+
+def _of_command(command: str, **values: Any) -> JobType[CommandArguments]:
+    return JobType(arguments=CommandArguments, command=lambda arguments, job: management(command, "--json"), **values)
+
+
+REINDEX = _of_command("reindex_backups", name="reindex", title="Rescan repository", attempts=2)
+HEALTH = _of_command("backup_health", name="health", title="Health check", attempts=2, permission="backups.view_backup")
+AUDIT = _of_command("audit_verify", name="audit_verify", title="Verify the audit", permission="backups.view_audit")
 
 _BUILT_IN: tuple[JobType[Any], ...] = (
     *(BACKUP, VERIFY, DRILL, RESTORE, RESTORE_IN_PLACE, PREVIEW),

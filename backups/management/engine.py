@@ -3,8 +3,6 @@
 Arguments, JSON and exit codes are the same; the audit and the index are kept up to date.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from dataclasses import replace
@@ -22,7 +20,7 @@ from backups.engine.errors import EngineError, RestoreRefused, UsageError
 from backups.engine.names import BACKUP_ID
 from backups.engine.repository.folder import open_repository
 from backups.identity import audit
-from backups.jobs import commands, types
+from backups.jobs import types
 from backups.jobs.job_type import Work
 
 _NOT_AUDITED = frozenset(
@@ -123,7 +121,7 @@ class EngineCommand(BaseCommand):
             else ()
         )
         settings = read_settings(environment())
-        examine = settings.examine_command or " ".join(commands.examination(config.whole_set(set_name))[1:])
+        examine = settings.examine_command or " ".join(types.examination(config.whole_set(set_name))[1:])
         return replace(settings, repository=Path(arguments.repo), sources=sources, examine_command=examine)
 
     def _refuse_kept_apart(self, config: Configuration, set_name: str) -> None:

@@ -1,7 +1,5 @@
 """Tokens of the API, and the stored answers to requests with an idempotency key."""
 
-from __future__ import annotations
-
 from django.db import models
 from django.utils import timezone
 

@@ -1,7 +1,5 @@
 """Alerts: channels, rules, subscriptions, alerts, and deliveries (`backups.alerts`)."""
 
-from __future__ import annotations
-
 import uuid
 
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator

@@ -1,7 +1,5 @@
 """The audit: who did what, from where, with the state before and after."""
 
-from __future__ import annotations
-
 from django.db import models
 
 

@@ -1,7 +1,5 @@
 """The index of backups, rebuilt from the repositories at any time (`backups.catalog.index`)."""
 
-from __future__ import annotations
-
 from django.db import models
 from django.urls import reverse
 

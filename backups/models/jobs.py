@@ -1,7 +1,5 @@
 """Jobs, their log lines, and the workers that run them."""
 
-from __future__ import annotations
-
 import uuid
 from datetime import timedelta
 

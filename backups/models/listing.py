@@ -4,8 +4,6 @@ A page of a list begins after the last row of the page before it, found through 
 however far down it is, and rows that are added or removed meanwhile neither repeat nor skip others.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Container, Mapping, Sequence
@@ -130,8 +128,10 @@ class Filter:
     def parameters(self) -> dict[str, str]:
         """The parameters of an address that give this filter again, without empty ones. Times are in the reader's zone."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        written = {"q" if name == "text" else name: _parameter(value) for name, value in values.items()}
-        return {name: value for name, value in written.items() if value}
+        written = {
+            name: minute_of(value) if isinstance(value, datetime) else str(value or "") for name, value in values.items()
+        }
+        return {"q" if name == "text" else name: value for name, value in written.items() if value}
 
     def as_query(self, **more: str) -> str:
         """The query string of this filter and of *more*, without empty parameters."""
@@ -144,10 +144,6 @@ class Filter:
 
     def changed(self, **changes: Any) -> Self:
         return dataclasses.replace(self, **changes)
-
-
-def _parameter(value: Any) -> str:
-    return minute_of(value) if isinstance(value, datetime) else str(value or "")
 
 
 def chosen(given: Mapping[str, str], name: str, values: Container[str]) -> str:

@@ -1,7 +1,5 @@
 """Plans: jobs that are queued at given times."""
 
-from __future__ import annotations
-
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
 from django.urls import reverse

@@ -9,8 +9,6 @@ The expression is matched by CronSim on the wall clock without a zone. CronSim w
 after a change that is not by a full hour, or not at one (Lord Howe each April, Casey 2021, Pyongyang 2018).
 """
 
-from __future__ import annotations
-
 import functools
 import heapq
 import itertools
@@ -109,9 +107,7 @@ def in_words(cron: str) -> str:
     return words.replace("At 0 minutes past the hour", "Every hour").replace("Every hour, every hour", "Every hour")
 
 
-@functools.cache
-def _zones() -> frozenset[str]:
-    return frozenset(available_timezones())
+_zones = functools.cache(available_timezones)
 
 
 def _zone(name: str) -> ZoneInfo:

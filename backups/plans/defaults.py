@@ -9,8 +9,6 @@ Why these times (UTC):
 - Prunes and drills run between the full hours, at different times: a prune waits for readers.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -23,7 +21,7 @@ from backups.jobs.types import job_types
 from backups.models import AuditEntry, Plan
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Default:
     """A plan as it is added; later changes by people are kept."""
 
@@ -35,62 +33,27 @@ class Default:
     attempts: int = 3
 
 
-DEFAULTS: tuple[Default, ...] = (
+_PRUNE = {"every_set": True, "keep_daily": 14, "keep_weekly": 8, "keep_monthly": 12}
+DEFAULTS = (
+    Default("hourly-incremental", "Hourly incremental", "backup", "0 * * * *", {"backup": "incremental"}),
+    Default("daily-full", "Daily full", "backup", "0 3 * * *", {"backup": "full"}),
+    Default("weekly-full", "Weekly full, kept longer", "backup", "30 23 * * 0", {"backup": "full", "note": "weekly"}),
     Default(
-        name="hourly-incremental",
-        title="Hourly incremental",
-        kind="backup",
-        cron="0 * * * *",
-        arguments={"backup": "incremental"},
+        "daily-control", "Daily full of the control database", "backup", "20 3 * * *", {"set": "control", "backup": "full"}
     ),
-    Default(name="daily-full", title="Daily full", kind="backup", cron="0 3 * * *", arguments={"backup": "full"}),
+    Default("hourly-health", "Hourly health check", "health", "10 * * * *", attempts=1),
     Default(
-        name="weekly-full",
-        title="Weekly full, kept longer",
-        kind="backup",
-        cron="30 23 * * 0",
-        arguments={"backup": "full", "note": "weekly"},
+        "daily-consistency", "Daily consistency check, with safe repairs", "check_consistency", "0 6 * * *", {"repair": "safe"}
     ),
+    Default("weekly-drill", "Weekly test restore", "drill", "30 7 * * 0", {"backup_id": "latest"}),
+    Default("daily-prune", "Daily prune", "prune", "30 5 * * *", {**_PRUNE, "keep_hourly": 48}),
     Default(
-        name="daily-control",
-        title="Daily full of the control database",
-        kind="backup",
-        cron="20 3 * * *",
-        arguments={"set": "control", "backup": "full"},
-    ),
-    Default(name="hourly-health", title="Hourly health check", kind="health", cron="10 * * * *", attempts=1),
-    Default(
-        name="daily-consistency",
-        title="Daily consistency check, with safe repairs",
-        kind="check_consistency",
-        cron="0 6 * * *",
-        arguments={"repair": "safe"},
+        "daily-second", "Daily full in the second repository", "backup", "0 4 * * *", {"repository": "second", "backup": "full"}
     ),
     Default(
-        name="weekly-drill", title="Weekly test restore", kind="drill", cron="30 7 * * 0", arguments={"backup_id": "latest"}
+        "daily-prune-second", "Daily prune of the second repository", "prune", "40 5 * * *", {"repository": "second", **_PRUNE}
     ),
-    Default(
-        name="daily-prune",
-        title="Daily prune",
-        kind="prune",
-        cron="30 5 * * *",
-        arguments={"every_set": True, "keep_hourly": 48, "keep_daily": 14, "keep_weekly": 8, "keep_monthly": 12},
-    ),
-    Default(
-        name="daily-second",
-        title="Daily full in the second repository",
-        kind="backup",
-        cron="0 4 * * *",
-        arguments={"repository": "second", "backup": "full"},
-    ),
-    Default(
-        name="daily-prune-second",
-        title="Daily prune of the second repository",
-        kind="prune",
-        cron="40 5 * * *",
-        arguments={"repository": "second", "every_set": True, "keep_daily": 14, "keep_weekly": 8, "keep_monthly": 12},
-    ),
-    Default(name="weekly-audit", title="Weekly check of the audit", kind="audit_verify", cron="40 7 * * 0", attempts=1),
+    Default("weekly-audit", "Weekly check of the audit", "audit_verify", "40 7 * * 0", attempts=1),
 )
 
 

@@ -1,7 +1,5 @@
 """Changes to plans by people: each is validated, and recorded in the audit."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from django.db import transaction

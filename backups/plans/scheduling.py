@@ -4,8 +4,6 @@ A due time of a plan is called a slot. Each slot is served by at most one job, e
 slots that passed during a downtime, only the last is served.
 """
 
-from __future__ import annotations
-
 import logging
 from datetime import datetime, timedelta
 

@@ -1,7 +1,5 @@
 """Validation of a whole plan, which reports every problem at once."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from typing import Any

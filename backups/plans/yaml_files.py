@@ -15,8 +15,6 @@
 A file is imported completely or not at all. Every problem is reported, with its line.
 """
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ A pass over everything (`compare`) compares rows with vectors, and returns the i
 examined one by one (`suspects`). Nothing is written to either store, and a crash leaves nothing behind but what *report* kept.
 """
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator

@@ -5,8 +5,6 @@ window alone. A second thread compares vectors as matrices, and metadata inside 
 returns only differences; meanwhile the next window is read.
 """
 
-from __future__ import annotations
-
 import sqlite3
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """The engine's context, with a wait that a request to stop ends, and with this package's error."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -12,8 +12,6 @@
 The second column is ``code``, the third ``exit_code``. Each error says what happened, and its hint says what to do.
 """
 
-from __future__ import annotations
-
 from backups.engine.errors import Cancelled as EngineCancelled
 from backups.engine.errors import EngineError
 

@@ -13,8 +13,6 @@
 8. Metadata or document differ: ``metadata_mismatch``, also beside 5 to 7.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace

@@ -24,8 +24,6 @@ The state is that of the worst finding: ``consistent`` with none above info, ``d
 errors, ``critical``. Safe repairs run automatically only if nothing is critical.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum

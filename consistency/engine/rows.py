@@ -3,8 +3,6 @@
 Connections are read-only. A copy that nobody writes to is opened as immutable: SQLite takes no lock and creates no file.
 """
 
-from __future__ import annotations
-
 import json
 import sqlite3
 import time

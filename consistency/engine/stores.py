@@ -1,7 +1,5 @@
 """The two stores of a mapping: where they are, and both open for reading."""
 
-from __future__ import annotations
-
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Sequence
 from collections.abc import Mapping as Names

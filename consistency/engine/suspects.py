@@ -8,8 +8,6 @@ On a copy at rest one look decides. Live stores change meanwhile, so there an id
 3. What changed in between is examined again, up to `LOOKS` times; after that it is in flight, and not a finding.
 """
 
-from __future__ import annotations
-
 import json
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """How pages write times, counts and labels."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from typing import Any
 

@@ -17,8 +17,6 @@ papers are set back to the rows in another transaction. A crash leaves a note (`
 does the same. A backup that takes SQLite's write lock therefore finds a row and its vector, or neither.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The library's declaration for the consistency app: papers and pages, where Chroma is, and how it is written."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path

@@ -10,13 +10,11 @@ summary fill the paper's fields; others are kept as metadata::
     ---
 """
 
-from __future__ import annotations
-
 import io
 import re
 import stat
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from django.conf import settings
@@ -163,12 +161,8 @@ def _pdf(file_name: str, content: bytes) -> Document:
         pages=pages,
         title=facts.get("Title") or _first_line(pages[0].text) or Path(file_name).stem,
         authors=facts.get("Author", ""),
-        metadata=_worth_keeping(facts),
+        metadata={key: value for key, value in facts.items() if value and key not in {"Title", "Author"}},
     )
-
-
-def _worth_keeping(facts: Mapping[str, str]) -> dict[str, str]:
-    return {key: value for key, value in facts.items() if value and key not in {"Title", "Author"}}
 
 
 def _tidy(text: str) -> str:

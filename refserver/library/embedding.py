@@ -4,8 +4,6 @@ An embedder returns unit vectors; the cosine of two of them is the similarity of
 vector, because vectors of different models cannot be compared.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Adds files and folders to the library, one file at a time; a failure is reported and the others continue."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ The id of a row's vector in Chroma contains the primary key: `paper-7` in the co
 collection `pages` for page embedding 31. Change mirrored rows through `catalogue`, which keeps the two stores equal.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from django.conf import settings

@@ -1,7 +1,5 @@
 """Search by similarity: compares the query's vector with those of papers and pages."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 

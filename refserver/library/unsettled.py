@@ -6,8 +6,6 @@ note still exists when the next change holds SQLite's write lock, its change was
 papers' vectors equal to the rows, and removes the note.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """The addresses of the library."""
 
-from __future__ import annotations
-
 from django.urls import path
 
 from refserver.library import views

@@ -14,8 +14,6 @@ normalised itself, which differ in the last bit from those in SQLite; with "l2" 
 bit by bit.
 """
 
-from __future__ import annotations
-
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The library's pages and its JSON API."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import wraps
 from http import HTTPStatus

@@ -1,7 +1,5 @@
 """``/healthz``: whether this process answers."""
 
-from __future__ import annotations
-
 from django.http import HttpRequest, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe

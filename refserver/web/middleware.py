@@ -1,7 +1,5 @@
 """Middleware: the client's address behind a proxy, the headers of pages, and the limit of a request's size."""
 
-from __future__ import annotations
-
 import contextlib
 import ipaddress
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Static files, compressed and named by their content, so that browsers may cache them forever."""
 
-from __future__ import annotations
-
 from whitenoise.storage import CompressedManifestStaticFilesStorage  # type: ignore[import-untyped]
 
 

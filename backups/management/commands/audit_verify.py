@@ -1,7 +1,5 @@
 """`manage.py audit_verify`: verify the hash chain of the audit."""
 
-from __future__ import annotations
-
 import json
 import re
 import sys

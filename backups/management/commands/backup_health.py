@@ -1,7 +1,5 @@
 """`manage.py backup_health`: the health checks, for monitoring."""
 
-from __future__ import annotations
-
 import json
 import sys
 from argparse import ArgumentParser

@@ -1,7 +1,5 @@
 """`manage.py backup_readiness`: how ready this site is for a recovery."""
 
-from __future__ import annotations
-
 import json
 from argparse import ArgumentParser
 from typing import Any

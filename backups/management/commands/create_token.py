@@ -1,7 +1,5 @@
 """`manage.py create_token USER`: create a token of the REST API."""
 
-from __future__ import annotations
-
 import json
 from datetime import timedelta
 from typing import Any

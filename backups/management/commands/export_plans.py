@@ -1,7 +1,5 @@
 """`manage.py export_plans`: write the plans as YAML."""
 
-from __future__ import annotations
-
 from argparse import ArgumentParser
 from typing import Any
 

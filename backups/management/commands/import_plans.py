@@ -1,7 +1,5 @@
 """`manage.py import_plans FILE`: create, change and remove plans to match a YAML file."""
 
-from __future__ import annotations
-
 import json
 import sys
 from argparse import ArgumentParser

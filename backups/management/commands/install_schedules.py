@@ -1,7 +1,5 @@
 """`manage.py install_schedules`: make the default plans and alert rules."""
 
-from __future__ import annotations
-
 import json
 from argparse import ArgumentParser
 from typing import Any

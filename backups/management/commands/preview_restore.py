@@ -1,7 +1,5 @@
 """`manage.py preview_restore`: preview what a restore in place would change."""
 
-from __future__ import annotations
-
 import sys
 from argparse import ArgumentParser, Namespace
 from typing import Any

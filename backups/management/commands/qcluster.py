@@ -1,7 +1,5 @@
 """`manage.py qcluster`: the workers of this host. It replaces Django-Q's command of the same name."""
 
-from __future__ import annotations
-
 from argparse import ArgumentParser
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`manage.py reindex_backups`: rebuild the index of backups from the repositories."""
 
-from __future__ import annotations
-
 import json
 from argparse import ArgumentParser
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """`manage.py remove_second_factor USER`: for a user who lost both the device and the recovery codes."""
 
-from __future__ import annotations
-
 from argparse import ArgumentParser
 from typing import Any
 

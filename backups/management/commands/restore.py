@@ -1,7 +1,5 @@
 """`manage.py restore`: `refbackup restore` on the project's repository and stores."""
 
-from __future__ import annotations
-
 from backups.management.engine import EngineCommand
 
 

@@ -1,7 +1,5 @@
 """`manage.py verify_backups`: `refbackup verify` on the project's repository and stores."""
 
-from __future__ import annotations
-
 from backups.management.engine import EngineCommand
 
 

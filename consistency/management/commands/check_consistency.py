@@ -1,7 +1,5 @@
 """`manage.py check_consistency`: compare rows with vectors; repair, resume and undo."""
 
-from __future__ import annotations
-
 import json
 import sys
 import time

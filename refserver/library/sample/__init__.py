@@ -1,7 +1,5 @@
 """About sixty well-known papers, with summaries written for this project, to try RefServer on."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`manage.py locations`: the paths and addresses in use, for people and for scripts."""
 
-from __future__ import annotations
-
 import json
 import shlex
 from argparse import ArgumentParser

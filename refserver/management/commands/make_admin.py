@@ -1,7 +1,5 @@
 """`manage.py make_admin`: create the first administrator."""
 
-from __future__ import annotations
-
 import secrets
 from typing import Any
 

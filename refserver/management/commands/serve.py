@@ -1,7 +1,5 @@
 """`manage.py serve`: start the web server and the workers, and keep them running."""
 
-from __future__ import annotations
-
 import errno
 import socket
 import sys

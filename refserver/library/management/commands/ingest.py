@@ -1,7 +1,5 @@
 """`manage.py ingest PATH...`: add documents to the library."""
 
-from __future__ import annotations
-
 import json
 from argparse import ArgumentParser
 from collections import Counter
@@ -46,7 +44,8 @@ class Command(BaseCommand):
 
     def _report(self, result: Result) -> None:
         note = f": {result.reason}" if result.reason else f": “{result.title}”, {result.pages} page(s)"
-        self.stderr.write(f"{result.outcome:9} {result.path}{note}", self.style.NOTICE if _bad(result) else str)
+        style = self.style.NOTICE if result.outcome is Outcome.FAILED else str
+        self.stderr.write(f"{result.outcome:9} {result.path}{note}", style)
 
     def _summarise(self, results: list[Result], seconds: float, *, as_json: bool) -> None:
         counts = Counter(result.outcome for result in results)
@@ -57,7 +56,3 @@ class Command(BaseCommand):
         else:
             parts = ", ".join(f"{counts[outcome]} {outcome}" for outcome in Outcome)
             self.stdout.write(f"{parts} in {seconds:.1f} s.")
-
-
-def _bad(result: Result) -> bool:
-    return result.outcome is Outcome.FAILED

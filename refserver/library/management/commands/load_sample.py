@@ -1,7 +1,5 @@
 """`manage.py load_sample`: fill an empty library with well-known papers."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any
 

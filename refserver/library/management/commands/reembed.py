@@ -1,7 +1,5 @@
 """`manage.py reembed`: compute the vectors again after a change of the embedding."""
 
-from __future__ import annotations
-
 from argparse import ArgumentParser
 from typing import Any
 
