@@ -6,6 +6,7 @@ write with it or not at all; an exception of a receiver rolls the change back.
 """
 
 import secrets
+import uuid
 import zlib
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,6 +17,7 @@ from django.dispatch import Signal
 from django.utils import timezone
 
 from backups.conf import configuration
+from backups.engine.errors import UsageError
 from backups.identity import audit
 from backups.identity.audit import Actor
 from backups.models import Job, JobLog, Plan, Worker
@@ -56,32 +58,47 @@ def enqueue(
     host: str = "",
     attempts: int | None = None,
     limit: int | None = None,
+    once: uuid.UUID | None = None,
 ) -> Job:
-    """Queue a job, and wake a worker once it is committed. Raises `UsageError` for invalid arguments."""
+    """Queue a job, and wake a worker once it is committed. Raises `UsageError` for invalid arguments.
+
+    *once* becomes the job's id: of any number of requests with the same one, however they overlap, the first queues the job and
+    the others get it.
+    """
     config = configuration()
     arguments = kind.parse(values)
     kind.command(arguments, "")  # refuses now what could not run later
     repository, set_name = arguments.target(config)
-    with transaction.atomic(using=config.database):
-        job = Job.objects.create(
-            kind=kind.name,
-            arguments=arguments.model_dump(mode="json"),
-            note=note[:500],
-            via=actor.via,
-            by=actor.name,
-            by_id=actor.id,
-            plan=plan,
-            slot=slot,
-            host=host or config.host,
-            repository=repository,
-            set=set_name,
-            writes=kind.writes,
-            attempts=attempts or kind.attempts,
-            limit=limit or kind.limit,
-            backup_id=str(values.get("backup_id") or ""),
-        )
-        audit.record(actor, f"{kind.name}.requested", f"job:{job.id}", after=job.arguments)
-        nudge(job.host)
+    job = Job(
+        id=once or uuid.uuid4(),
+        kind=kind.name,
+        arguments=arguments.model_dump(mode="json"),
+        note=note[:500],
+        via=actor.via,
+        by=actor.name,
+        by_id=actor.id,
+        plan=plan,
+        slot=slot,
+        host=host or config.host,
+        repository=repository,
+        set=set_name,
+        writes=kind.writes,
+        attempts=attempts or kind.attempts,
+        limit=limit or kind.limit,
+        backup_id=str(values.get("backup_id") or ""),
+    )
+    try:
+        with transaction.atomic(using=config.database):
+            job.save(force_insert=True)
+            audit.record(actor, f"{kind.name}.requested", f"job:{job.id}", after=job.arguments)
+            nudge(job.host)
+    except IntegrityError:
+        earlier = Job.objects.filter(pk=job.pk).first()
+        if earlier is None:
+            raise
+        if (earlier.kind, earlier.arguments, earlier.by_id) != (job.kind, job.arguments, job.by_id):
+            raise UsageError("This form has already been used. Nothing was queued.", hint="Load the page again.") from None
+        return earlier
     return job
 
 

@@ -4,8 +4,11 @@ Callers check permissions first (`permissions.may`). Each function records the r
 `engine.errors.EngineError` with a hint.
 """
 
+import uuid
 from collections.abc import Sequence
 from typing import Any
+
+from django.db import IntegrityError
 
 from backups.catalog.holds import indexed
 from backups.conf import configuration
@@ -37,16 +40,17 @@ def preview_restore(actor: Actor, **arguments: Any) -> Job:
     return lifecycle.enqueue(PREVIEW, arguments, actor)
 
 
-def restore_to_folder(actor: Actor, **arguments: Any) -> Job:
-    """Queue a restore below ``RESTORE_FOLDER``; *arguments* as `arguments.RestoreArguments`."""
+def restore_to_folder(actor: Actor, *, once: uuid.UUID | None = None, **arguments: Any) -> Job:
+    """Queue a restore below ``RESTORE_FOLDER``; *arguments* as `RestoreArguments`, *once* as in `lifecycle.enqueue`."""
     row = indexed(str(arguments.get("backup_id", "")), str(arguments.get("repository", "")))
-    return lifecycle.enqueue(RESTORE, {**arguments, "repository": row.repository}, actor)
+    return lifecycle.enqueue(RESTORE, {**arguments, "repository": row.repository}, actor, once=once)
 
 
-def restore_in_place(actor: Actor, *, typed: str, **arguments: Any) -> Job:
+def restore_in_place(actor: Actor, *, typed: str, once: uuid.UUID | None = None, **arguments: Any) -> Job:
     """Queue a restore over the live stores; *typed* must be the backup's id. Callers have verified the password again.
 
-    Raises `RestoreRefused` for another *typed*, and for a set that is kept apart: it holds the jobs and the audit.
+    *once* as in `lifecycle.enqueue`. Raises `RestoreRefused` for another *typed*, for a set that is kept apart (it holds the
+    jobs and the audit), and while another restore in place is queued or running on this host.
     """
     row = indexed(str(arguments.get("backup_id", "")), str(arguments.get("repository", "")))
     if typed != row.backup_id:
@@ -54,7 +58,13 @@ def restore_in_place(actor: Actor, *, typed: str, **arguments: Any) -> Job:
     why, hint = refusal_in_place(row)
     if why:
         raise RestoreRefused(why, hint=hint)
-    return lifecycle.enqueue(RESTORE_IN_PLACE, {**arguments, "repository": row.repository}, actor)
+    try:
+        return lifecycle.enqueue(RESTORE_IN_PLACE, {**arguments, "repository": row.repository}, actor, once=once)
+    except IntegrityError:  # of the constraint one_restore_in_place_a_host
+        raise RestoreRefused(
+            "Another restore in place is queued or running. Nothing was changed.",
+            hint="Wait until it has ended, or cancel it under Jobs.",
+        ) from None
 
 
 def refusal_in_place(row: IndexedBackup) -> tuple[str, str]:

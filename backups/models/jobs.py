@@ -102,6 +102,11 @@ class Job(models.Model):
                 name="one_writing_job_a_repository",
             ),
             models.UniqueConstraint(fields=["plan", "slot", "attempt"], name="a_slot_is_served_once"),
+            models.UniqueConstraint(
+                fields=["host"],
+                condition=models.Q(kind="restore_in_place", state__in=["queued", "running"]),
+                name="one_restore_in_place_a_host",
+            ),
         )
         indexes = (
             models.Index(fields=["-created", "-id"], name="job_newest"),

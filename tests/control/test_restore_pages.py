@@ -40,6 +40,18 @@ def text_of(response) -> str:
     return response.content.decode()
 
 
+def form_of(page: str) -> dict[str, str]:
+    """The hidden fields of the page's last form."""
+    fields = re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', page[page.rindex("<form") :])
+    return {name: unescape(value) for name, value in fields if name != "csrfmiddlewaretoken"}
+
+
+def confirmation(client, backup_id: str, **chosen: str) -> dict[str, str]:
+    """The confirmation of a restore in place as its page would send it, filled in."""
+    page = text_of(client.get(f"{STEPS}confirm/", {"backup": backup_id, "target": "in_place", **chosen}))
+    return {**form_of(page), "typed": backup_id, "password": PASSWORD}
+
+
 def test_point_in_time_finds_newest_sound_backup(empty_site):
     now = timezone.now()
     good = indexed(time=now - timedelta(hours=5))
@@ -137,7 +149,7 @@ def test_restore_in_place_and_report(site):
     User.objects.filter(username="mallory").delete()
     catalogue.remove(list(Paper.objects.order_by("pk")[:3]))
     site.done(submit.preview_restore(site.actor, backup_id=made))
-    answer = client.post(f"{STEPS}confirm/", {"backup": made, "target": "in_place", "typed": made, "password": PASSWORD})
+    answer = client.post(f"{STEPS}confirm/", confirmation(client, made))
     job = Job.objects.get(kind="restore_in_place")
     assert answer.url == f"{STEPS}report/{job.pk}/" and job.by == "rita"
     assert "Replacing the live data" in text_of(client.get(answer.url))
@@ -155,7 +167,7 @@ def test_restore_in_place_and_report(site):
     # undone with the safety backup that the report names
     page = text_of(client.get(link(page, "Restore the safety backup")))
     assert "It holds the live data before an earlier restore" in page and re.search(r'value="in_place" checked', page)
-    client.post(f"{STEPS}confirm/", {"backup": safety, "target": "in_place", "typed": safety, "password": PASSWORD})
+    client.post(f"{STEPS}confirm/", confirmation(client, safety))
     site.work()
     assert Paper.objects.count() == 62 and not User.objects.filter(username="mallory").exists()
 
@@ -223,7 +235,7 @@ def test_report_of_refused_restore(site, made):
         content[place] ^= 0xFF
     data.write_bytes(content)
     client = site.client("rita", "restorer")
-    answer = client.post(f"{STEPS}confirm/", {"backup": made, "target": "in_place", "typed": made, "password": PASSWORD})
+    answer = client.post(f"{STEPS}confirm/", confirmation(client, made))
     site.work()
     page = text_of(client.get(answer.url))
     assert "Failed:" in page and "Start over" in page

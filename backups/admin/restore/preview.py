@@ -15,12 +15,13 @@ from backups.models import Job
 from ..backups.selection import jobs_about
 from .selection import RestoreSelection
 
-FRESH = timedelta(minutes=15)
-"""How long the result of a preview is shown again before a new one is computed."""
+_FRESH = timedelta(minutes=15)
+_JUST_NOW = timedelta(minutes=1)
+_MOST_NAMED = 12
 
 
-def preview_of(selection: RestoreSelection) -> Job | None:
-    """The job whose id the selection names, or else a fresh one with the same arguments."""
+def preview_of(selection: RestoreSelection, state: str) -> Job | None:
+    """The job whose id the selection names, or else one with the same arguments whose live data was that of *state*."""
     previews = jobs_about(selection.backup).filter(kind=PREVIEW.name)
     named: Job | None = None
     if selection.look:
@@ -30,8 +31,18 @@ def preview_of(selection: RestoreSelection) -> Job | None:
             named = None
     if named is not None:
         return named if is_preview_of(named, selection) else None
-    fresh = previews.filter(created__gt=timezone.now() - FRESH).exclude(state__in=(Job.State.FAILED, Job.State.CANCELLED))
-    return next((job for job in fresh[:10] if is_preview_of(job, selection)), None)
+    fresh = previews.filter(created__gt=timezone.now() - _FRESH).exclude(state__in=(Job.State.FAILED, Job.State.CANCELLED))
+    return next((job for job in fresh[:10] if is_preview_of(job, selection) and not is_outdated(job, state)), None)
+
+
+def is_outdated(job: Job, state: str) -> bool:
+    """Whether the preview has ended and the live data, now *state*, was written to after it began."""
+    return job.has_ended and (job.result or {}).get("state") != state
+
+
+def is_from_just_now(job: Job) -> bool:
+    """Whether it ended within the last minute: data that is written to all the time is never in the state of its preview."""
+    return job.finished is not None and timezone.now() - job.finished < _JUST_NOW
 
 
 def is_preview_of(job: Job, selection: RestoreSelection) -> bool:
@@ -55,6 +66,8 @@ def summarize_preview(result: dict[str, Any], *, in_place: bool) -> dict[str, An
         "directories": result["chroma"],
         "folders": result["files"],
         **changed_rows,
+        "named": _named(databases)[:_MOST_NAMED],
+        "unnamed": max(0, len(_named(databases)) - _MOST_NAMED),
         "unread": unread,
         "accounts": accounts,
         "alarming": bool(accounts and (accounts["counts"]["gives"] or accounts["counts"]["gives_groups"])),
@@ -84,6 +97,20 @@ def _summarize_database(store: dict[str, Any]) -> dict[str, Any]:
     uncompared = sum(table["differs"] is None for table in store["tables"]) if readable else 0
     counts = {"gone": gone, "back": back, "changed": changed, "uncompared": uncompared}
     return {**store, "differing": differing, "same": same, **counts}
+
+
+def _named(databases: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Which rows differ, for each table and kind of difference; those with names first."""
+    found = [
+        {"table": table["name"], "what": what, "count": table["differs"][what], "names": names, "more": count - len(names)}
+        for database in databases
+        for table in database["differing"]
+        if table["differs"]
+        for what, count in table["differs"].items()
+        if count
+        for names in [table.get("names", {}).get(what, [])]
+    ]
+    return sorted(found, key=lambda one: not one["names"])
 
 
 def effect_on_current_user(request: HttpRequest, result: dict[str, Any]) -> str:

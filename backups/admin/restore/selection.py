@@ -12,9 +12,11 @@ from django.urls import reverse
 from django.utils import timezone
 
 from backups.catalog import holds
+from backups.catalog.restore_preview.state import live_state
 from backups.conf import configuration
 from backups.engine.errors import EngineError
 from backups.engine.names import NAME
+from backups.engine.types import Source
 from backups.jobs import submit
 from backups.models import IndexedBackup
 from backups.models.listing import Filter
@@ -33,7 +35,11 @@ _STORE_KINDS = {"sqlite": "SQLite", "chroma": "Chroma", "files": "Files"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreSelection(Filter):
-    """The selection so far. ``only`` is empty, a kind of store or one store; ``look`` is the id of the preview's job."""
+    """The selection so far.
+
+    ``only`` is empty, a kind of store or one store; ``look`` is the id of the preview's job; ``again`` is set once a
+    confirmation has come too late: the live data had changed since its preview.
+    """
 
     backup: str = ""
     repository: str = ""
@@ -41,6 +47,7 @@ class RestoreSelection(Filter):
     target: str = ""
     folder: str = ""
     look: str = ""
+    again: str = ""
 
     @classmethod
     def of(cls, given: Mapping[str, str]) -> RestoreSelection:
@@ -53,6 +60,7 @@ class RestoreSelection(Filter):
             target="in_place" if given.get("target") == "in_place" else "",
             folder=given.get("folder", "").strip()[:200],
             look=given.get("look", "")[:36],
+            again="1" if given.get("again") else "",
         )
 
     @property
@@ -73,7 +81,7 @@ class RestoreTarget:
     """The selected backup, the live stores that it would replace, and why it cannot be restored in place, if it cannot."""
 
     row: IndexedBackup
-    live_stores: list[dict[str, str]]
+    sources: tuple[Source, ...]
     refusal: str
     hint: str
 
@@ -85,10 +93,17 @@ class RestoreTarget:
             sources = configuration().live_sources(row.set)
         except EngineError:
             reason = f"The set {row.set} is not configured in this project, so its live stores are not known."
-            return cls(row, [], reason, "Restore it into a folder.")
-        live_stores = [{"name": f"{one.kind}:{one.name}", "path": str(one.path)} for one in sources]
+            return cls(row, (), reason, "Restore it into a folder.")
         refusal, hint = submit.refusal_in_place(row)
-        return cls(row, live_stores, refusal, hint)
+        return cls(row, sources, refusal, hint)
+
+    @property
+    def live_stores(self) -> list[dict[str, str]]:
+        return [{"name": f"{one.kind}:{one.name}", "path": str(one.path)} for one in self.sources]
+
+    def state(self, only: str) -> str:
+        """The state of the live stores that *only* names, as `restore_preview.live_state`."""
+        return live_state(self.sources, only)
 
     @property
     def stores(self) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
+from django.contrib import messages
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render as render_template
@@ -20,9 +21,9 @@ from backups.models import IndexedBackup, Job
 from backups.models.listing import moment_of
 
 from ..backups.selection import BACKUPS, BackupFilter, page_of_backups
-from ..frame import page
+from ..frame import page, say
 from ..running import live
-from .preview import FRESH, effect_on_current_user, preview_of, summarize_preview
+from .preview import effect_on_current_user, is_from_just_now, is_outdated, preview_of, summarize_preview
 from .selection import RestoreSelection, RestoreTarget, is_occupied, render_step
 
 _PAGE = 20
@@ -40,10 +41,12 @@ def choose_backup(request: HttpRequest) -> HttpResponse:
     set_name = request.GET.get("set", "") or configuration().default_set
     part = page_of_backups(wanted, request.GET, _PAGE)
     recent = IndexedBackup.objects.order_by("-time", "-backup_id").values_list("set", flat=True)[:500]
-    kept = {name: value for name, value in selection.parameters().items() if name not in ("repository", "look")}
+    kept = {name: value for name, value in selection.parameters().items() if name not in ("repository", "look", "again")}
     context = {
         "filter": wanted,
-        "rows": [(row, selection.as_query(backup=row.backup_id, repository=_repository(row), look="")) for row in part.rows],
+        "rows": [
+            (row, selection.as_query(backup=row.backup_id, repository=_repository(row), look="", again="")) for row in part.rows
+        ],
         "older": wanted.as_query(**kept, older=BACKUPS.write(part.older)) if part.older else "",
         "newer": wanted.as_query(**kept, newer=BACKUPS.write(part.newer)) if part.newer else "",
         "kept": kept,
@@ -97,7 +100,7 @@ def choose_target(request: HttpRequest) -> HttpResponse:
     target = RestoreTarget.of(selection)
     problems = target.problems_of(selection) if "go" in request.GET else {}
     if "go" in request.GET and not problems:
-        return HttpResponseRedirect(f"{reverse('backups:restore_changes')}?{selection.as_query(look='')}")
+        return HttpResponseRedirect(f"{reverse('backups:restore_changes')}?{selection.as_query(look='', again='')}")
     context = {
         "target": target,
         "row": target.row,
@@ -128,9 +131,7 @@ def changes(request: HttpRequest) -> HttpResponse:
     if target.problems_of(selection):
         return HttpResponseRedirect(f"{reverse('backups:restore_what')}?{selection.as_query(go='1')}")
     if request.method == "POST":
-        job = submit.preview_restore(
-            actor_of(request), backup_id=selection.backup, repository=selection.repository, only=selection.only or None
-        )
+        job = _queue_preview(request, selection)
         selection = selection.changed(look=str(job.pk))
         address = f"{reverse('backups:restore_changes')}?{selection.as_query()}"
         if not request.headers.get("HX-Request"):
@@ -139,7 +140,7 @@ def changes(request: HttpRequest) -> HttpResponse:
         response = render_template(request, "backups/restore_preview.html", context)
         response.headers["HX-Replace-Url"] = address
         return response
-    found = preview_of(selection)
+    found = preview_of(selection, target.state(selection.only))
     if found is not None:
         selection = selection.changed(look=str(found.pk))
     context = _preview_context(request, selection, target, found) | {"size": target.bytes_of(selection.only)}
@@ -173,8 +174,14 @@ def _preview_context(
     if job is not None and job.state == Job.State.SUCCEEDED and job.result:
         context |= summarize_preview(job.result, in_place=selection.in_place)
         context["own"] = effect_on_current_user(request, job.result)
-        context["old"] = job.finished is not None and timezone.now() - job.finished > FRESH
+        context["old"] = is_outdated(job, target.state(selection.only))
     return context
+
+
+def _queue_preview(request: HttpRequest, selection: RestoreSelection) -> Job:
+    return submit.preview_restore(
+        actor_of(request), backup_id=selection.backup, repository=selection.repository, only=selection.only or None
+    )
 
 
 # Step 4: the confirmation, with the id of the backup and the password
@@ -191,12 +198,20 @@ def confirm(request: HttpRequest) -> HttpResponse:
         return HttpResponseRedirect(f"{reverse('backups:restore_what')}?{selection.as_query(go='1')}")
     errors: dict[str, str] = {}
     typed = request.POST.get("typed", "").strip()
+    state = target.state(selection.only) if selection.in_place else ""
     if request.method == "POST":
         if selection.in_place:
             errors = _confirmation_errors(request, target.row, typed)
         if not errors:
+            if selection.in_place and not _confirms(request, selection, state):
+                return _show_again(request, selection)
             job = _queue(request, selection, target.row, typed)
             return HttpResponseRedirect(reverse("backups:restore_report", args=[job.pk]))
+    preview = preview_of(selection, state)
+    outdated = selection.in_place and preview is not None and preview.has_ended and is_outdated(preview, state)
+    if preview is not None and outdated and preview.result and not is_from_just_now(preview):
+        say(request, "The live data was written to after the preview, so it is made again.", level=messages.WARNING)
+        return HttpResponseRedirect(f"{reverse('backups:restore_changes')}?{selection.as_query(look='')}")
     context: dict[str, Any] = {
         "target": target,
         "row": target.row,
@@ -204,14 +219,39 @@ def confirm(request: HttpRequest) -> HttpResponse:
         "typed": typed,
         "place": None if selection.in_place else configuration().restore_folder / selection.folder,
         "size": target.bytes_of(selection.only),
+        "once": _once(request) or uuid.uuid4(),
+        "state": state,
     }
-    preview = preview_of(selection)
     if preview is not None and preview.state == Job.State.SUCCEEDED:
+        selection = selection.changed(look=str(preview.pk))
         context["preview"] = preview
         if preview.result:
             context |= summarize_preview(preview.result, in_place=selection.in_place)
-            context["own"] = effect_on_current_user(request, preview.result)
+            context |= {"own": effect_on_current_user(request, preview.result), "state": preview.result.get("state", "")}
     return render_step(request, "restore_confirm", selection, context)
+
+
+def _confirms(request: HttpRequest, selection: RestoreSelection, state: str) -> bool:
+    """Whether the confirmed state is still that of the live data, or its change has been accepted beforehand."""
+    accepted = bool(selection.again and request.POST.get("accept"))
+    return _once(request) is not None and (accepted or request.POST.get("state") == state)
+
+
+def _show_again(request: HttpRequest, selection: RestoreSelection) -> HttpResponse:
+    """Step 3 with a new preview."""
+    job = _queue_preview(request, selection)
+    text = "Nothing was restored: the live data was written to after the preview. Check again what will change, and confirm it."
+    say(request, text, level=messages.WARNING)
+    query = selection.as_query(look=str(job.pk), again="1")
+    return HttpResponseRedirect(f"{reverse('backups:restore_changes')}?{query}")
+
+
+def _once(request: HttpRequest) -> uuid.UUID | None:
+    """The id for the job in the form, so that sending the form twice queues one restore."""
+    try:
+        return uuid.UUID(request.POST.get("once", ""))
+    except ValueError:
+        return None
 
 
 def _confirmation_errors(request: HttpRequest, row: IndexedBackup, typed: str) -> dict[str, str]:
@@ -225,5 +265,5 @@ def _confirmation_errors(request: HttpRequest, row: IndexedBackup, typed: str) -
 def _queue(request: HttpRequest, selection: RestoreSelection, row: IndexedBackup, typed: str) -> Job:
     common = {"backup_id": row.backup_id, "repository": row.repository, "only": selection.only or None}
     if selection.in_place:
-        return submit.restore_in_place(actor_of(request), typed=typed, **common)
-    return submit.restore_to_folder(actor_of(request), folder=selection.folder, **common)
+        return submit.restore_in_place(actor_of(request), typed=typed, once=_once(request), **common)
+    return submit.restore_to_folder(actor_of(request), folder=selection.folder, once=_once(request), **common)

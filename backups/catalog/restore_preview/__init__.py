@@ -11,7 +11,9 @@ field      meaning
 in_place   ``possible``, ``why`` not, ``hint``, and for each target ``store, target, bytes_now, bytes_after, how``
 space      for each folder next to which stores are staged: ``place, needed, free, enough``
 seconds    ``estimate`` and the backup ``from`` which it was measured
-sqlite     for each database ``tables`` (rows ``before``, ``after``, and how they ``differ``), ``schema``, ``migrations``
+state      `live_state` of the live stores when the preview began
+sqlite     for each database ``tables`` (rows ``before``, ``after``, how they ``differ``, ``names`` of some), ``schema``,
+           ``migrations``
 chroma     for each directory ``collections`` with records ``before`` and ``after``
 files      for each folder counts and bytes, and which files ``appear``, ``vanish``, ``change``
 accounts   `account_changes.compare`; None when their database is not restored
@@ -47,6 +49,7 @@ from backups.models import IndexedBackup
 
 from .databases import compare_accounts, compare_database
 from .live import Comparison
+from .state import live_state
 from .stores import compare_chroma, compare_files
 
 
@@ -62,6 +65,7 @@ def preview(
     records = select(backup, only)
     scratch = repository.scratch / f"{os.getpid()}.{ctx.token()}"
     live = {(source.kind, source.name): source.path for source in sources or ()}
+    state = live_state(sources or (), only)
     comparison = Comparison(repository, backup, ctx, scratch, live)
     try:
         with _guarded_scratch(scratch):
@@ -73,6 +77,7 @@ def preview(
                 "time": backup.manifest.time.isoformat(),
                 "age_seconds": round((ctx.now() - backup.manifest.time).total_seconds(), 1),
                 "only": only,
+                "state": state,
                 "damaged": backup.damaged,
                 "in_place": _possible_in_place(comparison, sources, only),
                 "space": _needed_space(comparison, records),

@@ -16,6 +16,7 @@ from backups.engine.types import SourceKind, SourceRecord
 from backups.identity import account_changes, accounts
 
 from .live import MOST_NAMES, OPEN_WAIT, Comparison, Live, allow_cancel, live_fields, open_live, open_restored
+from .names import Match, names_of
 
 MOST_ROWS = 400_000
 """Tables with more rows than this, on both sides together, are counted but not compared row by row."""
@@ -48,7 +49,7 @@ def compare_database(comparison: Comparison, record: SourceRecord) -> dict[str, 
                         before = _count(comparison, now, name)
                     except sqlite3.DatabaseError as problem:
                         live = Live(path=path, state="busy" if is_locked(problem) else "broken", why=str(problem))
-                answer["tables"].append({"name": name, "before": before, "after": after, "differs": None})
+                answer["tables"].append({"name": name, "before": before, "after": after, "differs": None, "names": {}})
                 phase.advance(1)
         if now is not None:
             assert path is not None
@@ -134,15 +135,18 @@ def _compare_rows(comparison: Comparison, record: SourceRecord, live: Path, kept
                 before, after = table["before"], table["after"]
                 if before is not None and after is not None and before + after <= MOST_ROWS:
                     try:
-                        table["differs"] = _row_differences(comparison, both, table["name"])
+                        table["differs"], table["names"] = _row_differences(comparison, both, table["name"])
                     except sqlite3.DatabaseError as problem:
                         damage = damage or f"{table['name']}: {problem}"
                 phase.advance(1)
     return damage
 
 
-def _row_differences(comparison: Comparison, both: sqlite3.Connection, name: str) -> dict[str, int] | None:
-    """``{"gone", "back", "changed"}`` of a table; None when the primary keys differ, or after `MOST_SECONDS`.
+def _row_differences(
+    comparison: Comparison, both: sqlite3.Connection, name: str
+) -> tuple[dict[str, int] | None, dict[str, list[str]]]:
+    """``{"gone", "back", "changed"}`` of a table, and names of such rows; None when the primary keys differ, or after
+    `MOST_SECONDS`.
 
     Raises ``sqlite3.DatabaseError`` for a damaged table.
     """
@@ -151,7 +155,7 @@ def _row_differences(comparison: Comparison, both: sqlite3.Connection, name: str
         common = [column for column in columns[0] if column in columns[1]]
         key = [column for column, position in columns[0].items() if position]
         if key != [column for column, position in columns[1].items() if position]:
-            return None
+            return None, {}
         join = " AND ".join(f"a.{quoted(column)} = b.{quoted(column)}" for column in key) or "a.rowid = b.rowid"
         unlike = " OR ".join(f"a.{quoted(column)} IS NOT b.{quoted(column)}" for column in common if column not in key) or "0"
         place = f"main.{quoted(name)} AS a JOIN kept.{quoted(name)} AS b ON {join}"
@@ -163,8 +167,13 @@ def _row_differences(comparison: Comparison, both: sqlite3.Connection, name: str
         comparison.ctx.check()
         if primary_code(problem) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR):
             raise
-        return None
-    return {"gone": before - matched, "back": after - matched, "changed": changed}
+        return None, {}
+    counts = {"gone": before - matched, "back": after - matched, "changed": changed}
+    try:
+        return counts, names_of(both, Match(table=name, columns=common, key=key, join=join, unlike=unlike), counts)
+    except sqlite3.DatabaseError:  # out of time, or damaged in a part that the counts did not read: they hold without names
+        comparison.ctx.check()
+        return counts, {}
 
 
 def _table_columns(connection: sqlite3.Connection, schema: str, name: str) -> dict[str, int]:
