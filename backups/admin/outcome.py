@@ -187,6 +187,7 @@ def _stores(checks: dict[str, Any]) -> Iterable[Store]:
         if isinstance(found.get("tables"), dict):
             broken = found.get("foreign_key_check") or 0
             text = f"integrity check: {found.get('integrity_check', 'not run')}, {count_of(int(broken), 'broken foreign key')}"
+            text = "; ".join([text, *found.get("findings", [])])
             yield Store(name=rest, kind=kind, checks=text, counts=tuple(sorted(found["tables"].items())))
         elif isinstance(found.get("collections"), dict):
             counts = tuple((key, int(value.get("count", 0))) for key, value in sorted(found["collections"].items()))

@@ -57,13 +57,19 @@ def _check_sqlite(record: SourceRecord, path: Path, findings: Findings, ctx: Con
         phase.reach(record.bytes)
     if answer is None:
         return
-    for message in answer["integrity"]:
+    for message in answer["damage"]:
         findings.add("sqlite_integrity", message, source=record.name, file=record.prefix)
     findings.checks[record.prefix] = {
-        "integrity_check": "ok" if not answer["integrity"] else "failed",
-        "foreign_key_check": answer["foreign_keys"],
-        "tables": answer["tables"],
+        "integrity_check": "failed" if answer["damage"] else "partial" if answer["partial"] else "ok",
+        "foreign_key_check": answer["broken_keys"],
+        "tables": answer["rows"],
+        **_notes(answer),
     }
+
+
+def _notes(answer: dict[str, Any]) -> dict[str, Any]:
+    """What SQLite's checks found that is no damage, for the results of the checks."""
+    return {"findings": answer["findings"]} if answer["findings"] else {}
 
 
 def _check_chroma(record: SourceRecord, directory: Path, findings: Findings, ctx: Context) -> None:

@@ -21,6 +21,7 @@ from .repository.folder import Repository, open_repository
 from .restore.stage import leftovers
 from .runtime.context import Context
 from .runtime.sqlite import connect
+from .runtime.sqlite_check import check_pages
 from .types import Source, SourceKind
 
 Level = Literal["ok", "note", "warning", "problem"]
@@ -121,7 +122,7 @@ def _check_sqlite(path: Path, report: Diagnosis) -> None:
         database = connect(path, timeout=5)
         try:
             mode = str(database.execute("PRAGMA journal_mode").fetchone()[0])
-            state = str(database.execute("PRAGMA quick_check(1)").fetchone()[0])
+            damage = check_pages(database, thorough=False).damage
         finally:
             database.close()
     except sqlite3.DatabaseError as problem:
@@ -130,8 +131,8 @@ def _check_sqlite(path: Path, report: Diagnosis) -> None:
             return
         report.add("problem", str(path), f"SQLite cannot read it: {problem}", "Restore it from the newest good backup.")
         return
-    if state != "ok":
-        report.add("problem", str(path), f"damaged: {state}", "Restore it from the newest good backup.")
+    if damage:
+        report.add("problem", str(path), f"damaged: {damage[0]}", "Restore it from the newest good backup.")
         return
     size = path.stat().st_size
     log = path.with_name(path.name + "-wal")

@@ -6,7 +6,7 @@ works on scratch copies only: a newer chromadb migrates what it opens.
 ======= =====================================================================================================
 do      answer
 ======= =====================================================================================================
-sqlite  ``{"integrity": [message...], "foreign_keys": n, "tables": {name: rows}}``
+sqlite  ``{"damage": [message...], "findings": [message...], "partial": bool, "broken_keys": n, "rows": {table: n}}``
 digests ``{"collections": {id: {"name", "count", "indexed", "recent", "records"}}}`` or ``{"problem": message}``
 chroma  ``{"collections": {name: {"count", "searched"}}, "problems": [message...], "client": version or None}``
 ======= =====================================================================================================
@@ -27,6 +27,7 @@ from .chroma_files.tables import Collection, list_collections, open_at_rest
 from .chroma_files.vectors import stored_vectors
 from .runtime.child import Server
 from .runtime.sqlite import connect
+from .runtime.sqlite_check import check_content
 
 _PAGE = 1000
 _SEARCHES = 3
@@ -48,14 +49,12 @@ class Prober:
                 database.execute("PRAGMA cache_size = -65536")
                 # three times as fast; a mapped file may crash the process, which is acceptable in a child
                 database.execute("PRAGMA mmap_size = 1099511627776")
-                found = [str(row[0]) for row in database.execute("PRAGMA integrity_check(20)")]
-                broken_keys = sum(1 for _ in database.execute("PRAGMA foreign_key_check"))
-                tables = _row_counts(database)
+                verdict = check_content(database)
             except sqlite3.DatabaseError as problem:
-                return {"integrity": [str(problem)], "foreign_keys": 0, "tables": {}}
+                return {"damage": [str(problem)], "findings": [], "partial": True, "broken_keys": 0, "rows": {}}
         finally:
             database.close()
-        return {"integrity": [] if found == ["ok"] else found, "foreign_keys": broken_keys, "tables": tables}
+        return {name: getattr(verdict, name) for name in ("damage", "findings", "partial", "broken_keys", "rows")}
 
     def digests(self, directory: str) -> dict[str, Any]:
         try:
@@ -220,19 +219,6 @@ def _differs(
     if stored_metadata != (dict(metadata) if metadata else {}):
         return "the metadata"
     return None
-
-
-def _row_counts(database: sqlite3.Connection) -> dict[str, int]:
-    """Rows per table, without virtual tables, which may need a module that is not loaded."""
-    listed = database.execute(
-        "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite!_%' ESCAPE '!'"
-        " AND sql NOT LIKE 'CREATE VIRTUAL%' ORDER BY name"
-    ).fetchall()
-    counts = {}
-    for (name,) in listed:
-        quoted = name.replace('"', '""')
-        counts[name] = int(database.execute(f'SELECT count(*) FROM "{quoted}"').fetchone()[0])
-    return counts
 
 
 def main() -> None:

@@ -143,6 +143,15 @@ def _check_keys(description: Description, stores: Stores, ctx: Context) -> Itera
 
 
 def _of_key(item: BrokenKey) -> Finding:
+    if item.problem:
+        return finding(
+            FindingKind.BROKEN_FOREIGN_KEY,
+            mapping="",
+            record=item.table,
+            severity=Severity.WARNING,
+            message=f"The foreign keys of {item.table} cannot be checked: {item.problem}.",
+            fingerprint=item.problem,
+        )
     value = scalar(item.value)
     return finding(
         FindingKind.BROKEN_FOREIGN_KEY,

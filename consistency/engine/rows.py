@@ -14,7 +14,7 @@ from typing import Any
 
 from backups.engine.chroma_files.errors import BrokenIndex
 from backups.engine.errors import SourceBroken
-from backups.engine.runtime.sqlite import is_interrupted, is_locked, uri
+from backups.engine.runtime.sqlite import is_interrupted, is_locked, primary_code, uri
 
 from .errors import Cancelled, StoreBusy, StoreUnreadable
 from .mapping import Column, Mapping, Scalar
@@ -250,13 +250,14 @@ class Rows:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokenKey:
-    """A row of *table* whose *column* refers to a missing row of *referred*."""
+    """A row of *table* whose *column* refers to a missing row of *referred*; or *problem*: why its keys cannot be checked."""
 
     table: str
     rowid: int | None
-    column: str
-    value: Scalar
-    referred: str
+    column: str = ""
+    value: Scalar = None
+    referred: str = ""
+    problem: str = ""
 
 
 def broken_keys(database: sqlite3.Connection, known: set[tuple[str, str]], table: str | None = None) -> Iterator[BrokenKey]:
@@ -271,7 +272,14 @@ def broken_keys(database: sqlite3.Connection, known: set[tuple[str, str]], table
             keys.setdefault(number, []).append((column, referred))
         if all(len(columns) == 1 and (one, columns[0][0]) in known for columns in keys.values()):
             continue
-        for _, rowid, referred, number in database.execute(f"PRAGMA foreign_key_check({name(one)})").fetchall():
+        try:
+            broken = database.execute(f"PRAGMA foreign_key_check({name(one)})").fetchall()
+        except sqlite3.OperationalError as problem:
+            if primary_code(problem) != sqlite3.SQLITE_ERROR:
+                raise
+            yield BrokenKey(table=one, rowid=None, problem=str(problem))
+            continue
+        for _, rowid, referred, number in broken:
             column = keys[number][0][0]
             if len(keys[number]) == 1 and (one, column) in known:
                 continue

@@ -91,7 +91,7 @@ class EngineRun:
             if "integrity_check" in check:
                 rows = sum(count for count in check["tables"].values() if isinstance(count, int))
                 result = f"integrity_check {check['integrity_check']}, {rows:,} rows in {len(check['tables'])} tables"
-                self._report.write(f"    {name}: {result}")
+                self._report.write(f"    {name}: {'; '.join([result, *check.get('findings', [])])}")
             elif "collections" in check:
                 counts = ", ".join(f"{title} {about['count']:,}" for title, about in check["collections"].items())
                 self._report.write(f"    {name}: opened, searched and compared; {counts}")

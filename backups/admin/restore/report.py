@@ -102,7 +102,8 @@ def _checks(checks: dict[str, Any]) -> list[dict[str, Any]]:
             broken = facts.get("foreign_key_check") or 0
             keys = f"{broken:,} broken foreign key{'' if broken == 1 else 's'}" if broken else "no broken foreign keys"
             text = f"integrity check {facts['integrity_check']}; {len(facts['tables'])} tables, {rows:,} rows; {keys}"
-            found.append({"store": store, "text": text, "good": facts["integrity_check"] == "ok"})
+            text = "; ".join([text, *facts.get("findings", [])])
+            found.append({"store": store, "text": text, "good": facts["integrity_check"] != "failed"})
         elif "collections" in facts:
             parts = [
                 f"{name}: {one['count']:,} vectors{', searched' if one.get('searched') else ''}"

@@ -12,6 +12,7 @@ from ..errors import RestoreIncomplete
 from ..gate import GateTimeout
 from ..runtime import durable
 from ..runtime.sqlite import connect
+from ..runtime.sqlite_check import check_pages
 from ..types import SourceKind
 from .exchange import OpenStores, copy_database, logs_of, swap
 from .targets import Target, databases_of, folders_of
@@ -23,11 +24,11 @@ def quick_check(targets: list[Target]) -> str | None:
         if target.record.kind is SourceKind.SQLITE:
             try:
                 with contextlib.closing(connect(target.path, timeout=10)) as live:
-                    found = str(live.execute("PRAGMA quick_check(1)").fetchone()[0])
+                    damage = check_pages(live, thorough=False).damage
             except sqlite3.DatabaseError as problem:
-                found = str(problem)
-            if found != "ok":
-                return f"{target.path} fails its check after the exchange: {found}."
+                damage = [str(problem)]
+            if damage:
+                return f"{target.path} fails its check after the exchange: {damage[0]}."
         elif not target.path.is_dir():
             return f"{target.path} is missing after the exchange."
     return None

@@ -88,7 +88,15 @@ def _fit_page_size(target: Target) -> None:
             mode = str(staged.execute("PRAGMA journal_mode").fetchone()[0])
             staged.execute("PRAGMA journal_mode = DELETE")
             staged.execute(f"PRAGMA page_size = {wanted}")
-            staged.execute("VACUUM")
+            staged.execute("PRAGMA writable_schema = RESET")  # VACUUM would drop what SQLite cannot parse
+            try:
+                staged.execute("VACUUM")
+            except sqlite3.DatabaseError as problem:
+                raise RestoreRefused(
+                    f"{target.path} has another page size than its backup, and SQLite cannot convert it here: {problem}.",
+                    hint="Stop the application and move the database aside with its -wal and -shm: then it is restored as a "
+                    "file. Nothing was changed.",
+                ) from None
             staged.execute(f"PRAGMA journal_mode = {mode}")
 
 

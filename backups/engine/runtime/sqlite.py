@@ -13,8 +13,15 @@ def uri(path: Path, *, mode: str = "ro", immutable: bool = False) -> str:
 
 
 def connect(path: Path, *, mode: str = "rw", timeout: float = 0.0) -> sqlite3.Connection:
-    """A connection in autocommit mode to an existing file; *timeout* in seconds for locks."""
-    return sqlite3.connect(uri(path, mode=mode), uri=True, timeout=timeout, isolation_level=None, check_same_thread=False)
+    """A connection in autocommit mode to an existing file; *timeout* in seconds for locks.
+
+    A table, view, index or trigger whose definition this SQLite cannot parse is left out, where SQLite would by default refuse
+    the whole database (https://www.sqlite.org/pragma.html#pragma_writable_schema), and names need not be UTF-8.
+    """
+    database = sqlite3.connect(uri(path, mode=mode), uri=True, timeout=timeout, isolation_level=None, check_same_thread=False)
+    database.execute("PRAGMA writable_schema = ON")
+    database.text_factory = lambda text: text.decode("utf-8", "backslashreplace")
+    return database
 
 
 def quoted(name: str) -> str:

@@ -1,0 +1,182 @@
+"""SQLite's checks: what the application brings, or a constraint that rows break, is a finding; broken pages are damage."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from backups.engine.create import Request, create_backup
+from backups.engine.repository.folder import initialise
+from backups.engine.restore.in_place import restore_in_place
+from backups.engine.runtime.context import Context
+from backups.engine.runtime.sqlite import connect
+from backups.engine.runtime.sqlite_check import Verdict, check_content, check_pages
+from backups.engine.types import Depth, Source, SourceKind
+
+
+def define(database: sqlite3.Connection, kind: str, name: str, table: str, root: int, statement: str) -> None:
+    """Store a definition as a newer SQLite would."""
+    database.execute("PRAGMA writable_schema = ON")
+    row = (kind, name, table, root, statement)
+    database.execute("INSERT INTO sqlite_schema VALUES (?, ?, ?, ?, ?)", row)
+    database.execute("PRAGMA writable_schema = OFF")
+
+
+def mismatch(database: sqlite3.Connection) -> None:
+    database.executescript(
+        "CREATE TABLE author (id TEXT PRIMARY KEY, nick TEXT); INSERT INTO author VALUES ('a', 'n');"
+        "CREATE TABLE book (id INTEGER PRIMARY KEY, nick TEXT REFERENCES author (nick)); INSERT INTO book VALUES (1, 'n');"
+        "CREATE TABLE copy (book INTEGER REFERENCES book (id)); INSERT INTO copy VALUES (1), (7);"
+    )
+
+
+def collation(database: sqlite3.Connection) -> None:
+    database.create_collation("LOCALIZED", lambda one, other: (one.lower() > other.lower()) - (one.lower() < other.lower()))
+    database.executescript(
+        "CREATE TABLE channel (id INTEGER PRIMARY KEY, name TEXT COLLATE LOCALIZED); CREATE INDEX by_name ON channel (name);"
+        "INSERT INTO channel (name) VALUES ('b'), ('A');"
+        "CREATE TABLE word (text TEXT COLLATE LOCALIZED PRIMARY KEY) WITHOUT ROWID; INSERT INTO word VALUES ('b'), ('A');"
+    )
+
+
+def function(database: sqlite3.Connection) -> None:
+    database.create_function("REGEXP", 2, lambda pattern, text: True, deterministic=True)
+    database.create_function("folded", 1, lambda text: text, deterministic=True)
+    database.executescript(
+        "CREATE TABLE page (t TEXT CHECK (t REGEXP '^[a-z]')); INSERT INTO page VALUES ('x');"
+        "CREATE TABLE tag (t TEXT); CREATE INDEX by_folded ON tag (folded(t)); INSERT INTO tag VALUES ('x'), ('y');"
+    )
+
+
+def nulls(database: sqlite3.Connection) -> None:
+    database.executescript(
+        "CREATE TABLE issue (a, notes); INSERT INTO issue VALUES (1, NULL), (2, NULL); PRAGMA writable_schema = ON;"
+        "UPDATE sqlite_schema SET sql = 'CREATE TABLE issue (a CHECK (a > 1), notes NOT NULL)' WHERE name = 'issue';"
+        "PRAGMA writable_schema = OFF;"
+    )
+
+
+def latin(database: sqlite3.Connection) -> None:
+    database.executescript(
+        "CREATE TABLE cafe (x); INSERT INTO cafe VALUES (1); PRAGMA writable_schema = ON;"
+        "UPDATE sqlite_schema SET name = CAST(x'636166e9' AS TEXT), tbl_name = CAST(x'636166e9' AS TEXT),"
+        " sql = CAST(x'435245415445205441424c4520636166e9202878' AS TEXT) || ')' WHERE name = 'cafe';"
+        "PRAGMA writable_schema = OFF;"
+    )
+
+
+def newer_view(database: sqlite3.Connection) -> None:
+    define(database, "view", "listed", "listed", 0, "CREATE VIEW listed AS SELECT group_concat(a ORDER BY BY a) FROM thing")
+
+
+def newer_trigger(database: sqlite3.Connection) -> None:
+    statement = "CREATE TRIGGER changed AFTER NEWLY INSERT ON thing BEGIN SELECT 1; END"
+    define(database, "trigger", "changed", "thing", 0, statement)
+
+
+def newer_index(database: sqlite3.Connection) -> None:
+    database.execute("CREATE INDEX by_a ON thing (a)")
+    database.execute("PRAGMA writable_schema = ON")
+    database.execute("UPDATE sqlite_schema SET sql = 'CREATE INDEX by_a ON thing USING new (a)' WHERE name = 'by_a'")
+
+
+def unknown_parts(database: sqlite3.Connection) -> None:
+    """A view of a function, and a generated column, that only the application has."""
+    database.execute("CREATE VIEW dressed AS SELECT dress(a) FROM thing")
+    database.create_function("dress", 1, lambda text: text, deterministic=True)
+    database.execute("CREATE TABLE dress (a, b AS (dress(a)) STORED NOT NULL)")
+    database.execute("INSERT INTO dress VALUES (1)")
+
+
+SOUND: dict[Callable[[sqlite3.Connection], None], list[str]] = {
+    mismatch: ["The foreign keys of book cannot be checked here"],
+    collation: ["The content of channel cannot be checked here", "The content of word cannot be checked here"],
+    function: ["The content of page cannot be checked here", "The content of tag cannot be checked here"],
+    nulls: ["CHECK constraint failed in issue", "NULL value in issue.notes (2 times)"],
+    latin: ["The rows of caf\\xe9 cannot be checked here"],
+    newer_view: ["The view listed is not understood"],
+    newer_trigger: ["A trigger cannot be checked here"],
+    newer_index: ["The index by_a is not understood"],
+    unknown_parts: [],
+}
+"""How a database is made, and how its findings begin, sorted."""
+
+
+def made(path: Path, *makers: Callable[[sqlite3.Connection], None]) -> Path:
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.executescript("CREATE TABLE thing (a); INSERT INTO thing VALUES (1), (2); CREATE TABLE empty (a);")
+        for maker in makers:
+            maker(database)
+            database.commit()
+    return path
+
+
+def checked(path: Path) -> Verdict:
+    with closing(connect(path)) as database:
+        return check_content(database)
+
+
+@pytest.mark.parametrize("maker", SOUND, ids=lambda maker: maker.__name__)
+def test_what_cannot_be_checked_here_is_a_finding(tmp_path: Path, maker: Callable[[sqlite3.Connection], None]) -> None:
+    path = made(tmp_path / "app.sqlite3", maker)
+    verdict = checked(path)
+    assert verdict.damage == []
+    wanted = SOUND[maker]
+    assert len(verdict.findings) == len(wanted), verdict.findings
+    assert all(found.startswith(begin) for found, begin in zip(sorted(verdict.findings), wanted, strict=True))
+    assert verdict.partial == bool(wanted and maker is not nulls)
+    assert verdict.rows["thing"] == 2
+    with closing(connect(path)) as database:
+        assert check_pages(database, thorough=False).damage == []
+
+
+def test_the_keys_of_other_tables_are_counted(tmp_path: Path) -> None:
+    assert checked(made(tmp_path / "app.sqlite3", mismatch)).broken_keys == 1
+
+
+def test_such_a_database_is_backed_up_proven_and_restored_in_place(tmp_path: Path) -> None:
+    path = made(tmp_path / "app.sqlite3", *SOUND)
+    source = Source(kind=SourceKind.SQLITE, name="app", path=path)
+    repository = initialise(tmp_path / "repo", Context().now())
+    backup = create_backup(repository, Request(sources=(source,), verify=Depth.RESTORE), Context()).backup
+    assert backup.verification == "restore" and backup.manifest.sources[0].method == "pinned"
+    assert repository.find("latest", None).id == backup.id
+    assert backup.proof is not None
+    check = backup.proof.checks["sqlite/app.sqlite3"]
+    assert check["integrity_check"] == "partial" and "NULL value in issue.notes (2 times)" in check["findings"]
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA writable_schema = ON")
+        database.execute("DELETE FROM thing")
+        database.commit()
+    restore_in_place(repository, backup, (source,), Context())
+    with closing(connect(path)) as database:
+        assert database.execute("SELECT count(*) FROM thing").fetchone() == (2,)
+        assert database.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'listed'").fetchone() == (1,)
+
+
+def test_a_broken_page_is_damage_whatever_else_cannot_be_checked(tmp_path: Path) -> None:
+    path = made(tmp_path / "app.sqlite3", collation, mismatch)
+    with closing(sqlite3.connect(path)) as database:
+        database.create_collation("LOCALIZED", lambda one, other: 0)
+        (root,) = database.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'by_name'").fetchone()
+    with path.open("r+b") as file:
+        file.seek((root - 1) * 4096)
+        file.write(b"\xa5" * 100)
+    assert checked(path).damage
+    with closing(connect(path)) as database:
+        assert check_pages(database, thorough=False).damage
+
+
+def test_a_table_whose_definition_cannot_be_read_is_damage(tmp_path: Path) -> None:
+    path = made(tmp_path / "app.sqlite3")
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA writable_schema = ON")
+        database.execute("UPDATE sqlite_schema SET sql = 'CREATE TABLE thing (a, <' WHERE name = 'thing'")
+        database.commit()
+    (message,) = checked(path).damage
+    assert message.startswith("The table thing is not understood")
