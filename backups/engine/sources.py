@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from .capture.cut import Cut, Instant
 from .errors import NoSpace, SourceBroken, UsageError
 from .names import printable
 from .repository.folder import Repository
+from .runtime import folders
 from .runtime.context import Context
 from .types import Collection, Problem, Source, SourceKind, SourceRecord
 
@@ -64,14 +66,7 @@ def size_of(source: Source) -> int:
     """The approximate bytes of a source, for progress."""
     if source.kind is SourceKind.SQLITE:
         return source.path.stat().st_size
-    total = 0
-    for folder, _, names in os.walk(source.path):
-        for name in names:
-            try:
-                total += os.lstat(Path(folder, name)).st_size
-            except OSError:
-                continue
-    return total
+    return sum(status.st_size for _, status in folders.below(source.path) if not stat.S_ISDIR(status.st_mode))
 
 
 class LogWatch:

@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import os
 import shutil
+import stat
 import time
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
@@ -22,6 +23,7 @@ from django.db.models.functions import Cast, Substr
 from django.utils import timezone
 
 from backups.conf import Configuration, configuration
+from backups.engine.runtime import folders
 from backups.engine.types import SourceKind
 from backups.identity import audit
 from backups.jobs.heartbeat import heartbeat_file
@@ -389,8 +391,8 @@ def _source_bytes(config: Configuration) -> int:
             if source.kind is SourceKind.SQLITE:
                 total += source.path.stat().st_size
                 continue
-            for file in source.path.rglob("*"):
-                total += file.stat().st_size if file.is_file() else 0
+            for _, status in folders.below(source.path):
+                total += status.st_size if stat.S_ISREG(status.st_mode) else 0
                 if time.monotonic() > until:
                     return total
         except OSError:

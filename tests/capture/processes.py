@@ -34,6 +34,11 @@ def environment(**more: str) -> dict[str, str]:
     return clean | {"PYTHONPATH": str(ROOT)} | more
 
 
+def ordinary() -> list[str]:
+    """Words before a command that take from root what an ordinary user may not do to files; none for an ordinary user."""
+    return ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+
+
 class Peer:
     """A child of the test that says one line at a time and ends when its standard input does."""
 

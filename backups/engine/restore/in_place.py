@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import stat
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from ..chroma_files.tables import DATABASE
 from ..create import Request, create_backup
 from ..errors import Cancelled, EngineError, NoSpace, RestoreIncomplete, RestoreRefused, RestoreUndone, from_os_error
 from ..repository.folder import Repository
-from ..runtime import durable
+from ..runtime import durable, folders
 from ..runtime.context import Context
 from ..types import Backup, BackupKind, Depth, Hold, Source, SourceKind
 from .commands import NO_COMMANDS, Commands
@@ -211,4 +212,4 @@ def _bytes_at(path: Path) -> int | None:
         return None
     if path.is_file():
         return path.stat().st_size
-    return sum(place.lstat().st_size for place in path.rglob("*") if not place.is_dir())
+    return sum(status.st_size for _, status in folders.below(path) if not stat.S_ISDIR(status.st_mode))

@@ -3,6 +3,7 @@
 ``child``     child processes that answer requests
 ``context``   what a use case gets from its caller: time, progress, log, cancellation
 ``durable``   writes that survive a crash
+``folders``   folders of any depth
 ``locks``     file locks
 ``processes`` identities of processes, and how children end
 ``space``     whether a disk has room

@@ -12,11 +12,13 @@ import ctypes
 import errno
 import os
 import secrets
-import shutil
 import signal
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from . import folders
 
 _SYNC_FILE_RANGE = getattr(ctypes.CDLL(None), "sync_file_range", None)
 _SYNC_FILE_RANGE_WRITE = 2
@@ -115,9 +117,13 @@ def _staged(path: Path, content: bytes, mode: int) -> Iterator[Path]:
 
 
 def sync_tree_folders(folder: Path) -> None:
-    """Make the entries of *folder* and all folders in it durable, deepest first. Files must be synced already."""
-    for where, _, _ in os.walk(folder, topdown=False):
-        sync_folder(Path(where))
+    """Make the entries of *folder* and all folders in it durable. Files must be synced already."""
+    sync_folder(folder)
+    with folders.opened(folder) as root:
+        for path, status in folders.below(folder):
+            if stat.S_ISDIR(status.st_mode):
+                with folders.opened(path, root) as descriptor:
+                    os.fsync(descriptor)
 
 
 def publish(staged: Path, target: Path) -> None:
@@ -134,8 +140,8 @@ def publish(staged: Path, target: Path) -> None:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove *folder* with its content. It may be missing; raises ``OSError`` for any other failure."""
+    """Remove *folder* with its content. It may be missing; raises ``OSError`` for any other failure (`folders.remove`)."""
     if folder.is_symlink() or folder.is_file():
         folder.unlink()
     elif folder.exists():
-        shutil.rmtree(folder)
+        folders.remove(folder)

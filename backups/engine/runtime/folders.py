@@ -1,0 +1,115 @@
+"""Folders of any depth, walked without recursion and through descriptors.
+
+A path longer than ``PATH_MAX`` (4,096 bytes, path_resolution(7)) is no path to a system call, but a file so deep exists all the
+same: it is reached from the descriptor of a folder above it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+LONGEST_PATH: Final = 4095
+"""The most bytes of a path in a system call."""
+
+_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_STEP: Final = 500
+"""Characters in one step towards a folder; each takes at most four bytes."""
+
+
+@contextmanager
+def opened(path: str | Path, root: int | None = None) -> Iterator[int]:
+    """A descriptor of the folder *path*, which starts at the descriptor *root*. No component after *root* may be a link."""
+    if root is None:
+        descriptor = os.open(path, _FLAGS & ~os.O_NOFOLLOW)
+    else:
+        descriptor = os.dup(root)
+        left = str(path)
+        while left:
+            step = left if len(left) <= _STEP else left[: left.rindex("/", 0, _STEP)]
+            left = left[len(step) + 1 :]
+            above = descriptor
+            try:
+                descriptor = os.open(step, _FLAGS, dir_fd=above)
+            finally:
+                os.close(above)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def below(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Everything below *folder*, each folder before its content: relative path and status. Skips what cannot be read."""
+    with opened(folder) as root:
+        pending = [""]
+        while pending:
+            path = pending.pop()
+            try:
+                with opened(path, root) as descriptor:
+                    entries = sorted(os.scandir(descriptor), key=lambda entry: entry.name)
+                    found = [(f"{path}/{entry.name}" if path else entry.name, _status(entry)) for entry in entries]
+            except OSError:
+                continue
+            for inside, status in found:
+                if status is not None:
+                    yield inside, status
+            pending.extend(inside for inside, status in reversed(found) if status is not None and stat.S_ISDIR(status.st_mode))
+
+
+def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
+    try:
+        return entry.stat(follow_symlinks=False)
+    except OSError:
+        return None
+
+
+def remove(folder: Path) -> None:
+    """Remove *folder* with its content; it must be a folder.
+
+    Folders that their owner may not write to are made writable first. Raises ``OSError``, also for a mount point: what is
+    mounted below *folder* stays as it is.
+    """
+    _make_writable(str(folder), None)
+    with opened(folder) as root:
+        mount = _mount(root)
+        pending, emptied, moved = [""], [], 0
+        while pending:
+            path = pending.pop()
+            emptied.append(path)
+            if path:
+                _make_writable(path, root)
+            with opened(path, root) as descriptor:
+                if _mount(descriptor) != mount:
+                    raise OSError(errno.EBUSY, "a file system is mounted there; it was not touched", f"{folder}/{path}")
+                for entry in list(os.scandir(descriptor)):
+                    if not entry.is_dir(follow_symlinks=False):
+                        os.unlink(entry.name, dir_fd=descriptor)
+                        continue
+                    inside = f"{path}/{entry.name}" if path else entry.name
+                    if len(inside) > _STEP:  # out of the reach of rmdir below, or a long way for it
+                        moved += 1
+                        inside = f".deep-{moved}"
+                        os.chmod(entry.name, 0o700, dir_fd=descriptor)
+                        os.rename(entry.name, inside, src_dir_fd=descriptor, dst_dir_fd=root)
+                    pending.append(inside)
+        for path in reversed(emptied[1:]):
+            os.rmdir(path, dir_fd=root)
+    folder.rmdir()
+
+
+def _make_writable(path: str, root: int | None) -> None:
+    status = os.stat(path, dir_fd=root, follow_symlinks=False)
+    if stat.S_ISDIR(status.st_mode) and stat.S_IMODE(status.st_mode) & 0o700 != 0o700 and status.st_uid == os.geteuid():
+        os.chmod(path, 0o700, dir_fd=root)
+
+
+def _mount(descriptor: int) -> str:
+    """The number of the mount that a descriptor is on (proc(5), ``fdinfo``): a bind mount has the device of its source."""
+    with Path(f"/proc/self/fdinfo/{descriptor}").open(encoding="ascii") as file:
+        return next((line for line in file if line.startswith("mnt_id:")), "")

@@ -1,0 +1,71 @@
+"""Folders of any depth, of any mode, and with something mounted in them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from backups.engine.runtime import durable, folders
+from tests.capture.processes import ROOT, ordinary
+
+
+def nest(folder: Path, depth: int, name: str = "d") -> None:
+    """A chain of *depth* folders below *folder*, with a file in the last."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir(name, dir_fd=descriptor)
+        below = os.open(name, os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = below
+    os.close(os.open("file", os.O_WRONLY | os.O_CREAT, dir_fd=descriptor))
+    os.close(descriptor)
+
+
+def test_a_tree_deeper_than_any_path(tmp_path: Path) -> None:
+    nest(tmp_path, 30, "x" * 250)
+    nest(tmp_path, 1100)
+    found = [path for path, _ in folders.below(tmp_path)]
+    assert max(path.count("/") for path in found) == 1100
+    assert len(found) == 1132
+    made = tmp_path.parent / "removed"
+    tmp_path.rename(made)
+    tmp_path.mkdir()
+    durable.remove_tree(made)
+    assert not made.exists()
+
+
+def test_an_ordinary_user_removes_folders_that_are_read_only(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    (made / "a/b/c").mkdir(parents=True)
+    (made / "a/b/c/file").touch()
+    (made / "a/link").symlink_to("/etc")
+    for path, mode in (("a/b/c", 0), ("a/b", 0o500), ("a", 0o400), (".", 0o500)):
+        (made / path).chmod(mode)
+    code = "import sys, pathlib; from backups.engine.runtime import durable; durable.remove_tree(pathlib.Path(sys.argv[1]))"
+    subprocess.run([*ordinary(), sys.executable, "-c", code, made], cwd=ROOT, check=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_mounted_below_is_not_removed(tmp_path: Path) -> None:
+    for path in ("kept", "removed/deep/mounted"):
+        (tmp_path / path).mkdir(parents=True)
+    (tmp_path / "kept/file").write_text("kept")
+    code = (
+        "import sys, pathlib, subprocess; from backups.engine.runtime import durable\n"
+        "kept, removed = map(pathlib.Path, sys.argv[1:])\n"
+        "if subprocess.run(['mount', '--bind', kept, removed / 'deep/mounted']).returncode: sys.exit(77)\n"
+        "try: durable.remove_tree(removed)\n"
+        "except OSError as problem: print(problem)\n"
+    )
+    ended = subprocess.run(
+        ["unshare", "--mount", sys.executable, "-c", code, tmp_path / "kept", tmp_path / "removed"],
+        capture_output=True, text=True, check=False, cwd=ROOT,
+    )  # fmt: skip
+    if ended.returncode in (1, 77):
+        pytest.skip("this machine does not let the tests mount")
+    assert "a file system is mounted there" in ended.stdout, ended
+    assert (tmp_path / "kept/file").read_text() == "kept"
