@@ -119,7 +119,6 @@ def _rows(name: str, repository: Repository, places: list[tuple[str, str]]) -> I
 
 def _row(name: str, backup: Backup, seen: str) -> IndexedBackup:
     manifest = backup.manifest
-    problems = [*manifest.problems, *(backup.failure.problems if backup.failure else ())]
     restored = [proof for proof in backup.proofs if proof.ok and proof.depth is Depth.RESTORE]
     drill = next((proof for proof in reversed(backup.proofs) if proof.drill), None)
     return IndexedBackup(
@@ -158,7 +157,7 @@ def _row(name: str, backup: Backup, seen: str) -> IndexedBackup:
         drill_ok=drill.ok if drill else None,
         drill_seconds=drill.seconds if drill else None,
         job=manifest.job,
-        problem=problems[0].message if problems else "",
+        problem=backup.problems[0].message if backup.problems else "",
         seen=seen,
     )
 

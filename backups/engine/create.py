@@ -20,6 +20,7 @@ from .capture.cut import STEP_TIMEOUT, Cut, Instant
 from .errors import EngineError, SourceBroken, UsageError, from_os_error
 from .repository.base import STAMP, stamp
 from .repository.folder import Repository
+from .repository.soundness import SOURCE_SUSPECT
 from .runtime import durable
 from .runtime.context import Context
 from .sources import LogWatch, check_sources, pack_request, record_of, size_of
@@ -108,7 +109,8 @@ def create_backup(repository: Repository, request: Request, ctx: Context) -> Cre
         raise from_os_error(problem, "Making the backup") from problem
     if request.verify is not None:
         try:
-            proof = verify_backup(repository, backup, request.verify, ctx, written_only=True, application=request.application)
+            depth = _depth(repository, backup, request.verify, ctx)
+            proof = verify_backup(repository, backup, depth, ctx, written_only=True, application=request.application)
         except EngineError as problem:
             raise type(problem)(
                 f"{backup.id} is published, but it could not be verified: {problem.message}",
@@ -117,6 +119,16 @@ def create_backup(repository: Repository, request: Request, ctx: Context) -> Cre
             ) from problem
         backup = Backup(manifest=backup.manifest, proofs=(proof,))
     return Created(backup=backup, reason=reason, seconds=time.monotonic() - began)
+
+
+def _depth(repository: Repository, backup: Backup, wanted: Depth, ctx: Context) -> Depth:
+    """*wanted*, or a restore when an earlier one found a source damaged: hashes cannot tell whether it is sound again."""
+    inherited = repository.load(backup.manifest.set, backup.id).inherited
+    suspect = next((problem for problem in inherited if problem.code == SOURCE_SUSPECT), None)
+    if suspect is None or wanted is Depth.RESTORE:
+        return wanted
+    ctx.log(f"Verified by a restore, because {suspect.message}")
+    return Depth.RESTORE
 
 
 def _create(repository: Repository, request: Request, ctx: Context) -> tuple[Backup, str]:

@@ -243,11 +243,16 @@ class Hold(_Stored):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backup:
-    """A published backup: its manifest, its proofs (oldest first) and its hold."""
+    """A published backup: its manifest, its proofs (oldest first) and its hold.
+
+    ``inherited`` are problems that neither manifest nor proofs tell (`repository.soundness`): files that it needs are gone, or
+    a source was damaged before.
+    """
 
     manifest: Manifest
     proofs: tuple[Proof, ...] = ()
     hold: Hold | None = None
+    inherited: tuple[Problem, ...] = ()
 
     @property
     def id(self) -> str:
@@ -271,8 +276,14 @@ class Backup:
 
     @property
     def damaged(self) -> bool:
-        """Whether the source was damaged at capture, or there is a `failure`."""
-        return bool(self.manifest.problems) or self.failure is not None
+        """Whether the source was damaged at capture, or there is a `failure` or an inherited problem."""
+        return bool(self.manifest.problems or self.inherited) or self.failure is not None
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Why it is damaged: the problems found at capture, those of the `failure`, and the inherited ones."""
+        failed = self.failure.problems if self.failure is not None else ()
+        return tuple(dict.fromkeys((*self.manifest.problems, *failed, *self.inherited)))
 
     @property
     def verified_at(self) -> datetime | None:

@@ -104,7 +104,7 @@ def verify_backup(
             scope="written" if written_only and depth is Depth.HASHES else "needed",
         )
         try:
-            repository.record_proof(backup, proof)
+            _record(repository, backup.manifest.set, proof)
         except OSError as problem:
             if problem.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise
@@ -114,11 +114,52 @@ def verify_backup(
     return proof
 
 
-def record_failure(repository: Repository, backup: Backup, depth: Depth, problems: list[Problem], ctx: Context) -> None:
-    """Record damage that a restore found, so that ``latest`` skips the backup. Does nothing if the repository is read-only."""
+def record_failure(
+    repository: Repository,
+    backup: Backup,
+    depth: Depth,
+    problems: list[Problem],
+    ctx: Context,
+    *,
+    damage: DamageFound | None = None,
+) -> None:
+    """Record damage that a restore found, so that ``latest`` skips the backup. Does nothing if the repository is read-only.
+
+    The backups that share the damaged place which *damage* names are marked too.
+    """
+    if damage is not None:
+        findings = Findings(problems=problems, spots=dict.fromkeys(problems, _spot(damage, backup.id)))
+        problems = _with_others(repository, backup, findings)
     proof = Proof(id=backup.id, time=ctx.now(), ok=False, depth=depth, seconds=0.0, bytes=0, problems=tuple(problems))
     with contextlib.suppress(OSError):
-        repository.record_proof(backup, proof)
+        _record(repository, backup.manifest.set, proof)
+
+
+def _record(repository: Repository, set_name: str, proof: Proof) -> None:
+    """Record a proof and, for each backup that shares what it found damaged, a failed one that names it in ``checks``.
+
+    So no backup looks sound whose data is known to be damaged, and a later success of that backup lifts the mark.
+    """
+    repository.record_proof(set_name, proof)
+    for other in sorted({other for problem in proof.problems for other in problem.also_in}):
+        shared = tuple(
+            problem.model_copy(update={"also_in": tuple(one for one in (proof.id, *problem.also_in) if one != other)})
+            for problem in proof.problems
+            if other in problem.also_in
+        )
+        repository.record_proof(
+            set_name,
+            Proof(
+                id=other,
+                time=proof.time,
+                ok=False,
+                depth=Depth.HASHES,
+                seconds=0.0,
+                bytes=0,
+                problems=shared,
+                checks={"found_in": proof.id},
+            ),
+        )
 
 
 def verify_many(
@@ -311,8 +352,11 @@ def _check_restore(
                 with ctx.phase("verify", "restore", backup.manifest.bytes_source) as phase:
                     findings.bytes += extract(archives, tree, scratch, phase, sync=drill)
             except DamageFound as damage:
-                spot = _spot(damage, backup.id)
-                findings.add("block", damage.message, spot, file=DATA, offset=spot[1])
+                # The first damaged block ends a restore: find the others, and with them all backups that share one
+                _check_blocks(repository, backup, findings, ctx, Checked(), written_only=False)
+                if not findings.problems:
+                    spot = _spot(damage, backup.id)
+                    findings.add("block", damage.message, spot, file=DATA, offset=spot[1])
                 return
         findings.checks["restore_seconds"] = round(time.monotonic() - began, 3)
         check_stores(backup, scratch, findings, ctx)

@@ -12,7 +12,7 @@ from ..progress import duration, human_bytes
 from ..types import BackupKind, Depth
 from .arguments import add_examine, add_sources
 from .call import Call, Outcome
-from .text import damage_lines, manifest_json, problems_of
+from .text import damage_lines, manifest_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +61,7 @@ def _json(created: Created) -> dict[str, Any]:
             for record in manifest.sources
         ],
         "verification": created.backup.verification,
-        "problems": [problem.model_dump(mode="json") for problem in problems_of(created.backup)],
+        "problems": [problem.model_dump(mode="json") for problem in created.backup.problems],
         "reason": created.reason,
         "note": manifest.note,
         "log": list(manifest.log),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..types import Backup, Manifest, Problem
+from ..types import Backup, Manifest
 
 
 def table(rows: list[tuple[str, ...]], right: tuple[int, ...] = ()) -> str:
@@ -31,14 +31,6 @@ def manifest_json(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def problems_of(backup: Backup) -> tuple[Problem, ...]:
-    """The problems found when *backup* was captured, and those of its newest standing failure."""
-    problems = backup.manifest.problems
-    if backup.failure is not None:
-        problems += tuple(problem for problem in backup.failure.problems if problem not in problems)
-    return problems
-
-
 def damage_lines(backup: Backup) -> list[str]:
-    """A line for each of `problems_of`."""
-    return [f"  DAMAGED {problem.source or ''}: {problem.message}" for problem in problems_of(backup)]
+    """A line for each problem of *backup*."""
+    return [f"  DAMAGED {problem.source or ''}: {problem.message}" for problem in backup.problems]

@@ -12,7 +12,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from ..errors import BackupInUse, BackupNotFound, DamageFound, EngineError, RepositoryTooNew, UsageError
 from ..names import BACKUP_ID
 from ..types import Backup, BackupKind, Hold, Manifest, Problem, Proof
+from .soundness import Soundness
 
 FORMAT = 1
 STAMP = "%Y%m%dT%H%M%SZ"
@@ -75,8 +76,16 @@ class BaseRepository(ABC):
         """The hold on a backup. One that cannot be read still holds."""
 
     @abstractmethod
-    def record_proof(self, backup: Backup, proof: Proof) -> None:
-        """Keep the result of a verification beside the backup."""
+    def was_restored(self, set_name: str, backup_id: str) -> bool:
+        """Whether a backup was ever restored to test it, whatever the result. Reads no proof."""
+
+    @abstractmethod
+    def archive_bytes(self, set_name: str, backup_id: str) -> int | None:
+        """The size of a backup's archive; None if it is missing."""
+
+    @abstractmethod
+    def record_proof(self, set_name: str, proof: Proof) -> None:
+        """Keep the result of a verification beside the backup of its id."""
 
     @abstractmethod
     def set_hold(self, backup: Backup, hold: Hold | None) -> None:
@@ -120,8 +129,13 @@ class BaseRepository(ABC):
 
     # Finding and loading
 
-    def load(self, set_name: str, backup_id: str) -> Backup:
-        """Read a backup's manifest, proofs and hold. Raises `BackupNotFound`, `DamageFound`, `RepositoryTooNew`."""
+    def load(self, set_name: str, backup_id: str, soundness: Soundness | None = None) -> Backup:
+        """Read a backup, and judge what it inherits. Raises `BackupNotFound`, `DamageFound`, `RepositoryTooNew`."""
+        backup = self.read(set_name, backup_id)
+        return replace(backup, inherited=(soundness or Soundness(self, set_name)).inherited(backup))
+
+    def read(self, set_name: str, backup_id: str) -> Backup:
+        """Read a backup's manifest, proofs and hold, without what it inherits. Raises as `load`."""
         content = self.read_manifest(set_name, backup_id)
         try:
             manifest = parse_manifest(backup_id, content)
@@ -165,9 +179,10 @@ class BaseRepository(ABC):
                 raise RepositoryTooNew(item.problem.message)
 
     def _scan_set(self, set_name: str) -> Iterator[Backup | Unreadable]:
+        soundness = Soundness(self, set_name)
         for backup_id in self.ids(set_name):
             try:
-                yield self.load(set_name, backup_id)
+                yield self.load(set_name, backup_id, soundness)
             except BackupNotFound:
                 continue  # deleted since the set was listed
             except (DamageFound, RepositoryTooNew) as refused:
@@ -209,11 +224,12 @@ class BaseRepository(ABC):
         raise BackupNotFound(f"There is no backup {backup_id}.")
 
     def _newest(self, set_name: str, *, before: datetime | None, kind: str | None) -> Backup:
+        soundness = Soundness(self, set_name)
         for backup_id in self.ids(set_name):
             if kind and f"-{kind}-" not in backup_id:
                 continue
             try:
-                backup = self.load(set_name, backup_id)
+                backup = self.load(set_name, backup_id, soundness)
             except EngineError:
                 continue
             if backup.damaged or (before is not None and backup.manifest.time > before):

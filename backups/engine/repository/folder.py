@@ -30,7 +30,7 @@ from ..archive.reader import read_manifest
 from ..errors import BackupNotFound, DamageFound, RepositoryMissing, RepositoryTooNew, UsageError, from_os_error
 from ..names import BACKUP_ID, NAME
 from ..runtime import durable
-from ..types import Backup, Hold, Manifest, Proof
+from ..types import Backup, Depth, Hold, Manifest, Proof
 from . import leases
 from .base import DATA, FORMAT, MANIFEST, SUMS, BaseRepository, stamp
 
@@ -113,6 +113,20 @@ class Repository(BaseRepository):
                 proofs.append(proof)
         return tuple(proofs)
 
+    def was_restored(self, set_name: str, backup_id: str) -> bool:
+        try:
+            names = os.scandir(self.backup_folder(set_name, backup_id) / "proofs")
+        except OSError:
+            return False
+        with names:
+            return any(entry.name.endswith(f"-{Depth.RESTORE}.json") for entry in names)
+
+    def archive_bytes(self, set_name: str, backup_id: str) -> int | None:
+        try:
+            return (self.backup_folder(set_name, backup_id) / DATA).stat().st_size
+        except OSError:
+            return None
+
     def hold(self, set_name: str, backup_id: str) -> Hold | None:
         try:
             return Hold.model_validate_json((self.backup_folder(set_name, backup_id) / "hold.json").read_bytes())
@@ -123,8 +137,8 @@ class Repository(BaseRepository):
 
     # Recording
 
-    def record_proof(self, backup: Backup, proof: Proof) -> None:
-        folder = self.backup_folder(backup.manifest.set, backup.id) / "proofs"
+    def record_proof(self, set_name: str, proof: Proof) -> None:
+        folder = self.backup_folder(set_name, proof.id) / "proofs"
         durable.make_folder(folder)
         name = f"{stamp(proof.time)}-{proof.time.microsecond:06d}-{proof.depth}.json"
         durable.write_file(folder / name, proof.model_dump_json(exclude_defaults=True).encode())

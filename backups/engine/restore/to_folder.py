@@ -152,7 +152,10 @@ def restore_to(
             durable.publish(staged, place)
     except DamageFound as damage:
         problem = Problem(code="restore", message=damage.message, file=DATA, offset=damage.details.get("offset"))
-        record_failure(repository, backup, Depth.RESTORE if "problems" in damage.details else Depth.HASHES, [problem], ctx)
+        if "problems" in damage.details:
+            record_failure(repository, backup, Depth.RESTORE, [problem], ctx)
+        else:
+            record_failure(repository, backup, Depth.HASHES, [problem], ctx, damage=damage)
         raise
     except OSError as problem:
         raise from_os_error(problem, f"Restoring into {target}") from problem

@@ -1,0 +1,135 @@
+"""What a backup's manifest and proofs do not tell: whether the files that it needs exist, and whether its sources were sound.
+
+Damage of a block that several backups share is not here: `verify` records it in the proofs of each of them.
+"""
+
+import json
+from typing import TYPE_CHECKING
+
+from ..errors import EngineError
+from ..names import BACKUP_ID
+from ..types import SOURCE_PROBLEMS, Backup, Depth, Manifest, Problem
+
+if TYPE_CHECKING:
+    from .base import BaseRepository
+
+SOURCE_SUSPECT = "source_suspect"
+"""Code of the problem that a source was damaged in an earlier backup, and no test restore has shown since that it is sound."""
+
+_Link = tuple[str | None, Problem | None]
+"""A backup's parent, and what is wrong with its files."""
+
+
+class Soundness:
+    """Judges the backups of one set; reads each manifest and each folder of proofs once. Use one for each operation."""
+
+    def __init__(self, repository: "BaseRepository", set_name: str) -> None:
+        self._repository = repository
+        self._set = set_name
+        self._ids: list[str] | None = None
+        self._links: dict[str, _Link] = {}
+        self._chains: dict[str, Problem | None] = {}
+        self._tested: dict[str, Backup | None] = {}
+
+    def inherited(self, backup: Backup) -> tuple[Problem, ...]:
+        """The problems of a backup whose manifest and proofs were read."""
+        found = self._of_files(backup.id)
+        return (*([found] if found is not None else []), *self._of_sources(backup))
+
+    def _of_files(self, backup_id: str) -> Problem | None:
+        """What is wrong with the files that a backup needs, seen from it: first its own, then those of its ancestors."""
+        chain: dict[str, None] = {}
+        here: str | None = backup_id
+        problem: Problem | None = None
+        while here is not None and here not in self._chains and here not in chain:
+            parent, problem = self._link(here)
+            if problem is not None:
+                self._chains[here] = problem
+                break
+            chain[here] = None
+            here = parent
+        if here in self._chains and problem is None:
+            problem = self._chains[here]
+        for one in chain:
+            self._chains[one] = problem
+        if problem is None or self._link(backup_id)[1] is not None:
+            return problem
+        return problem.model_copy(update={"message": f"A backup that it needs is damaged: {problem.message}"})
+
+    def _link(self, backup_id: str) -> _Link:
+        if backup_id not in self._links:
+            self._links[backup_id] = self._read_link(backup_id)
+        return self._links[backup_id]
+
+    def _read_link(self, backup_id: str) -> _Link:
+        try:
+            about = json.loads(self._repository.read_manifest(self._set, backup_id))
+            parent, expected = about.get("parent"), about["data"]["bytes"]
+            if parent is not None and not BACKUP_ID.fullmatch(parent):
+                raise ValueError
+        except EngineError as problem:
+            return None, Problem(code="missing_file", message=problem.message)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return None, Problem(code="manifest", message=f"The manifest of {backup_id} cannot be read.")
+        found = self._repository.archive_bytes(self._set, backup_id)
+        if found is None:
+            return parent, Problem(code="missing_file", message=f"The archive of {backup_id} is missing.")
+        if found != expected:
+            message = f"The archive of {backup_id} has {found} bytes instead of {expected}."
+            return parent, Problem(code="archive_size", message=message)
+        return parent, None
+
+    def _of_sources(self, backup: Backup) -> list[Problem]:
+        """Sources that the last test restore before *backup* found damaged, unless it was tested itself."""
+        if self._is_tested(backup):
+            return []
+        blamed = self._last_tested_before(backup.id)
+        if blamed is None or blamed.failure is None:
+            return []
+        found = []
+        for problem in blamed.failure.problems:
+            if problem.code in SOURCE_PROBLEMS and _holds(backup.manifest, problem.source):
+                message = (
+                    f"{problem.source or 'A source'} was damaged in {blamed.id}, and no test restore has succeeded since: "
+                    f"{problem.message}"
+                )
+                found.append(Problem(code=SOURCE_SUSPECT, source=problem.source, message=message))
+        return found[:1]
+
+    def _last_tested_before(self, backup_id: str) -> Backup | None:
+        """The newest backup before *backup_id* that was restored to test it, safety backups excepted."""
+        if self._ids is None:
+            self._ids = self._repository.ids(self._set)
+        passed = []
+        found: Backup | None = None
+        for older in (one for one in self._ids if one < backup_id):
+            if older in self._tested:
+                found = self._tested[older]
+                break
+            passed.append(older)
+            found = self._tested_backup(older)
+            if found is not None:
+                break
+        for one in passed:
+            self._tested[one] = found
+        return found
+
+    def _tested_backup(self, backup_id: str) -> Backup | None:
+        if not self._repository.was_restored(self._set, backup_id):
+            return None
+        try:
+            backup = self._repository.read(self._set, backup_id)
+        except EngineError:
+            return None
+        return backup if self._is_tested(backup) and not backup.manifest.safety else None
+
+    @staticmethod
+    def _is_tested(backup: Backup) -> bool:
+        """Whether a restore has shown that its sources are sound, or that they are not."""
+        if backup.failure is not None:
+            return any(problem.code in SOURCE_PROBLEMS for problem in backup.failure.problems)
+        return any(proof.ok and proof.depth is Depth.RESTORE for proof in backup.proofs)
+
+
+def _holds(manifest: Manifest, source: str | None) -> bool:
+    return source is None or any(source in (record.name, record.prefix) for record in manifest.sources)
