@@ -1,8 +1,10 @@
 """The id table of an HNSW index, ``index_metadata.pickle``: which id has which label. Nothing in it is ever executed.
 
-The file is a pickled dictionary; two of its members, ``id_to_label`` and ``label_to_id``, are dictionaries too. The scanner
-knows the opcodes for dict, str, int, float, bool and None (https://docs.python.org/3/library/pickletools.html) and refuses
-every other, so that an object that would run code when it is loaded is only looked at.
+The file is a pickled dictionary; two of its members, ``id_to_label`` and ``label_to_id``, are dictionaries too. Before 1.0
+Chroma pickled an object of the class `_CLASS` with these attributes, and such a table stays until its index is next written.
+The scanner knows the opcodes for dict, str, int, float, bool, None and that one class
+(https://docs.python.org/3/library/pickletools.html) and refuses every other, so that an object that would run code when it is
+loaded is only looked at.
 """
 
 from __future__ import annotations
@@ -27,6 +29,11 @@ _U32 = struct.Struct("<I")
 _I32 = struct.Struct("<i")
 _SKIPPED = {0x94: 0, 0x71: 1, 0x72: 4, 0x80: 1, 0x95: 8}
 """MEMOIZE, BINPUT, LONG_BINPUT, PROTO and FRAME, each with the length of its argument."""
+
+_OF_OBJECT = (0x93, 0x29, 0x81, 0x62)
+"""STACK_GLOBAL, EMPTY_TUPLE, NEWOBJ and BUILD: around the dictionary of an object's attributes."""
+
+_CLASS = ["chromadb.segment.impl.vector.local_persistent_hnsw", "PersistentData"]
 
 
 def labels(folder: Path, count: int | None = None) -> Iterator[tuple[str, int]]:
@@ -60,6 +67,7 @@ def total_added(folder: Path) -> int:
 def scan(pickle: Path, piece: int = _PIECE) -> Iterator[Item]:
     """Every scalar of a pickled dictionary of scalars and of dictionaries of scalars, in the file's order.
 
+    A text that the file refers back to is None, unless it is the name of a member: memory does not grow with the table.
     The file is read, *piece* bytes at a time, and not mapped: Chroma truncates it before it rewrites it, and a mapping would
     then end the process with SIGBUS. Raises `BrokenIndex`.
     """
@@ -83,6 +91,10 @@ def _scan(read: Callable[[int], bytes]) -> Iterator[Item]:
     have_key = False
     depth = 0
     between = False  # after EMPTY_DICT or SETITEMS: a MARK says that more items of the same dictionary follow
+    names: list[str] = []  # the texts before the root, which name the class of an object
+    memo: dict[int, str] = {}
+    memoized = 0
+    last = ""
     while True:
         if len(content) - at < _MARGIN and not ended:
             piece = read(0)
@@ -153,7 +165,21 @@ def _scan(read: Callable[[int], bytes]) -> Iterator[Item]:
             between = True
             continue
         elif op in _SKIPPED:
+            if op == 0x94:
+                if depth < 2 and last:
+                    memo[memoized] = last
+                memoized += 1
             at += _SKIPPED[op]
+            continue
+        elif op == 0x68:  # BINGET
+            value = memo.get(content[at])
+            at += 1
+        elif op == 0x6A:  # LONG_BINGET
+            value = memo.get(_U32.unpack_from(content, at)[0])
+            at += 4
+        elif op in _OF_OBJECT and not depth:
+            if names != _CLASS:
+                raise BrokenIndex(f"the id table is an object of {'.'.join(names) or 'no class'}", PICKLE, base + start)
             continue
         elif op == 0x2E:  # STOP
             if depth:
@@ -161,8 +187,12 @@ def _scan(read: Callable[[int], bytes]) -> Iterator[Item]:
             return
         else:
             raise BrokenIndex(f"the id table holds the opcode {op:#04x}, which Chroma does not write", PICKLE, base + start)
+        last = value if isinstance(value, str) else ""
         if not depth:
-            raise BrokenIndex("the id table is not a dictionary", PICKLE, base + start)
+            if not isinstance(value, str) or len(names) == len(_CLASS):
+                raise BrokenIndex("the id table is not a dictionary", PICKLE, base + start)
+            names.append(value)
+            continue
         if have_key:
             have_key = False
             yield member, key, value

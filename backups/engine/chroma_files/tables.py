@@ -22,6 +22,10 @@ DATABASE = "chroma.sqlite3"
 SUPPORTED = {"sysdb": 10, "metadb": 6, "embeddings_queue": 2}
 """The newest migration of each group of Chroma's tables that this reader was tested with (chromadb 1.0 to 1.5)."""
 
+_FIRST_METADB = 5
+"""The migration of ``metadb`` that chromadb 1.0 added: a directory that has a lower number is one that 0.x works with."""
+
+DEFAULT_SPACE = "l2"
 DEFAULT_SYNC_THRESHOLD = 1000
 HNSW_TYPE = "urn:chroma:segment/vector/hnsw-local-persisted"
 ADD, UPDATE, UPSERT, DELETE = range(4)
@@ -56,8 +60,8 @@ def open_at_rest(directory: Path) -> sqlite3.Connection:
 def check_supported(directory: Path, database: sqlite3.Connection) -> str:
     """The versions of the tables as text, such as ``embeddings_queue:2 metadb:6 sysdb:10``.
 
-    Raises `NotChroma`, `SourceBroken` for tables of a later Chroma, and ``sqlite3.OperationalError`` for a database that is
-    locked or a query that was interrupted.
+    Raises `NotChroma`, `SourceBroken` for tables of a later Chroma or of 0.x, and ``sqlite3.OperationalError`` for a database
+    that is locked or a query that was interrupted.
     """
     try:
         versions = dict(database.execute("SELECT dir, max(version) FROM migrations GROUP BY dir"))
@@ -73,6 +77,11 @@ def check_supported(directory: Path, database: sqlite3.Connection) -> str:
         raise SourceBroken(
             f"{directory} was written by a newer Chroma than this version supports: {', '.join(newer)}.",
             hint="Upgrade refbackup; it cannot prove copies of tables that it does not know.",
+        )
+    if versions.get("metadb", _FIRST_METADB) < _FIRST_METADB:
+        raise SourceBroken(
+            f"{directory} was written by chromadb 0.x, which keeps its files in another way.",
+            hint="Upgrade the application to chromadb 1.0 or later: opening the directory once with it migrates it.",
         )
     return " ".join(f"{group}:{version}" for group, version in sorted(versions.items()))
 
@@ -117,18 +126,25 @@ def _collections(database: sqlite3.Connection, clause: str, *arguments: str) -> 
 
 
 def _settings(database: sqlite3.Connection, collection: str, schema: str | None, config: str | None) -> tuple[str, int]:
-    """The distance and the sync threshold of a collection, from wherever its version of Chroma keeps them."""
+    """The distance and the sync threshold of a collection, from wherever its version of Chroma keeps them.
+
+    From 1.3 on that is ``schema_str``; 1.0 to 1.2 wrote ``config_json_str``, as ``{"vector_index": {"hnsw": ...}}``; 0.x wrote
+    keys of the collection's metadata, which Chroma still prefers to a configuration of defaults. Later versions leave them.
+    """
     declared: dict[str, Any] = {}
     if schema:
         index = json.loads(schema).get("keys", {}).get("#embedding", {}).get("float_list", {}).get("vector_index", {})
         declared = index.get("config") or {}
-    configured = (json.loads(config).get("hnsw") or {}) if config else {}
+    configured: dict[str, Any] = json.loads(config) if config else {}
+    configured = configured.get("vector_index", configured).get("hnsw") or {}
+    if (configured.get("space"), configured.get("sync_threshold")) == (DEFAULT_SPACE, DEFAULT_SYNC_THRESHOLD):
+        configured = {}
     legacy = dict(
         database.execute(
             "SELECT key, coalesce(str_value, int_value) FROM collection_metadata WHERE collection_id = ?", (collection,)
         )
     )
-    space = declared.get("space") or configured.get("space") or legacy.get("hnsw:space") or "l2"
+    space = declared.get("space") or configured.get("space") or legacy.get("hnsw:space") or DEFAULT_SPACE
     hnsw = declared.get("hnsw") or configured
     threshold = hnsw.get("sync_threshold") or legacy.get("hnsw:sync_threshold") or DEFAULT_SYNC_THRESHOLD
     return str(space), int(threshold)
