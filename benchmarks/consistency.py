@@ -115,8 +115,6 @@ def prepare(count: int) -> Path:
 
 
 def _request(folder: Path) -> dict[str, object]:
-    """The request of `consistency.probe` for the data in *folder*."""
-
     def column(name: str, kind: str, table: int = 0) -> dict[str, object]:
         return {"name": name, "type": kind, "table": table}
 
@@ -155,7 +153,6 @@ def _request(folder: Path) -> dict[str, object]:
 
 
 def _build(folder: Path, count: int) -> None:
-    """Write *count* pages into SQLite and into the files of a Chroma directory."""
     import chromadb
     import numpy
 

@@ -116,7 +116,6 @@ def pauses(bench: Bench) -> Iterator[Row]:
 
 
 def _backups_under_load(bench: Bench, ours: Ours, sources: Mapping[str, Path], written: Iterable[str]) -> _Pauses:
-    """Back up all *sources* again and again while the stores *written* have writers."""
     pauses = _Pauses()
     with ExitStack() as stack:
         pauses.commits = {store: stack.enter_context(writing(store, sources[store])) for store in written}

@@ -148,7 +148,7 @@ def run(
         try:
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
             seconds = time.perf_counter() - start
-            read = _bytes_read(process.pid)
+            read = _proc(process.pid, "io").get("rchar")
         except BaseException:
             process.terminate()
             process.wait()
@@ -185,12 +185,12 @@ def progress(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _bytes_read(pid: int) -> int | None:
+def _proc(pid: int, name: str) -> dict[str, int]:
     try:
-        lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/{name}").read_text().splitlines()
     except OSError:
-        return None
-    return next((int(line.split()[1]) for line in lines if line.startswith("rchar:")), None)
+        return {}
+    return {key: int(value.split()[0]) for key, value in (line.split(":", 1) for line in lines if ": " in line)}
 
 
 class _MemoryWatcher:
@@ -213,15 +213,14 @@ class _MemoryWatcher:
         while not self._done.wait(_SAMPLE_SECONDS):
             own = mapped = 0
             for pid in _family(self._pid):
-                shares = _proportional_shares(pid)
+                shares = _proc(pid, "smaps_rollup")  # memory that n processes share counts 1/n in each
                 own += shares.get("Pss_Anon", 0) + shares.get("Pss_Shmem", 0)
                 mapped += shares.get("Pss", 0)
-            self._own = max(self._own, own)
-            self._mapped = max(self._mapped, mapped)
+            self._own = max(self._own, own * 1024)
+            self._mapped = max(self._mapped, mapped * 1024)
 
 
 def _family(pid: int) -> list[int]:
-    """The process and all its living descendants."""
     family = [pid]
     for parent in family:
         try:
@@ -230,12 +229,3 @@ def _family(pid: int) -> list[int]:
         except OSError:
             continue
     return family
-
-
-def _proportional_shares(pid: int) -> dict[str, int]:
-    """The ``Pss`` values of a process in bytes: memory that n processes share counts 1/n in each."""
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return {}
-    return {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss")}

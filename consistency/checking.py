@@ -61,27 +61,16 @@ def run_check(*, actor: str = "", ctx: Context | None = None) -> Check:
         raise
     sums = outcome.as_json()
     copied = ("seconds", "records", "in_flight", "kinds", "severities", "mappings")
-    _end(
-        check,
-        Check.State.DONE,
-        verdict=sums["state"],
-        findings_count=sums["findings"],
-        **{name: sums[name] for name in copied},
-    )
+    values = {name: sums[name] for name in copied}
+    _end(check, Check.State.DONE, verdict=sums["state"], findings_count=sums["findings"], **values)
     return check
 
 
 def fail_silent_checks() -> int:
     """Mark running checks without a heartbeat for `SILENT` as failed. Returns how many."""
-    return Check.objects.filter(state=Check.State.RUNNING, heard__lt=timezone.now() - SILENT).update(
-        state=Check.State.FAILED,
-        ended=timezone.now(),
-        error={
-            "code": "interrupted",
-            "message": "The check was interrupted.",
-            "hint": "Run it again. Nothing was changed.",
-        },
-    )
+    silent = Check.objects.filter(state=Check.State.RUNNING, heard__lt=timezone.now() - SILENT)
+    error = {"code": "interrupted", "message": "The check was interrupted.", "hint": "Run it again. Nothing was changed."}
+    return silent.update(state=Check.State.FAILED, ended=timezone.now(), error=error)
 
 
 def latest_live_check() -> Check | None:

@@ -195,7 +195,6 @@ def _connect(address: str) -> Any:
 
 
 def _read(collection: Any, **which: Any) -> dict[str, tuple[bytes, str | None, dict[str, Any]]]:
-    """One page of records: id to vector, document, metadata."""
     answer = collection.get(include=["embeddings", "documents", "metadatas"], **which)
     columns = (answer["ids"], answer["embeddings"], answer["documents"], answer["metadatas"])
     return {
@@ -205,7 +204,6 @@ def _read(collection: Any, **which: Any) -> dict[str, tuple[bytes, str | None, d
 
 
 def _rows(document: str | None, metadata: dict[str, Any]) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """The rows of Chroma's tables for a document and metadata: table, values."""
     if document is not None:
         yield "embedding_metadata", (DOCUMENT, document, None, None, None)
     for key, value in metadata.items():

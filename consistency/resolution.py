@@ -185,7 +185,6 @@ class _Resolver:
         )
 
     def _column(self, path: str, *, times: bool = False) -> Column | None:
-        """The column at the end of *path*; adds the joins to it."""
         model, table, walked = self._model, 0, tuple[str, ...]()
         assert model is not None
         *steps, last = path.split("__")

@@ -86,7 +86,6 @@ def _warnings(declaration: Declaration, *, broken: bool) -> Iterator[CheckMessag
 
 
 def _is_unique(mirror: Mirror) -> bool:
-    """Whether the fields in the id are unique, alone or together."""
     options = apps.get_model(mirror.model)._meta
     fields = {
         one.name for one in options.concrete_fields if f"{{{one.name}}}" in mirror.id or f"{{{one.attname}}}" in mirror.id

@@ -1,7 +1,5 @@
 """The addresses of the pages: ``path("admin/consistency/", include("consistency.urls"))``, before the admin's own."""
 
-from __future__ import annotations
-
 from django.urls import URLPattern, path
 
 from consistency.web import checks, findings, overview, repairs

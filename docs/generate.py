@@ -137,7 +137,6 @@ def _example(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def _anonymise(repository: Repository, backup: str) -> None:
-    """Replace host and path of this machine in the manifest."""
     folder = repository.backup_folder("default", backup)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["host"] = "example"
@@ -190,7 +189,6 @@ def _length_of_frame(content: bytes) -> int:
 
 
 def _fields_of_table(table: bytes) -> Iterator[tuple[bytes, str]]:
-    """The table's fields, each with its meaning."""
     at = 0
 
     def take(layout: str, what: str) -> tuple[bytes, str]:

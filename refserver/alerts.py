@@ -4,7 +4,6 @@ It is here because the apps `backups` and `consistency` do not import each other
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
 
 from backups.monitoring.conditions import Condition, Observation
@@ -13,38 +12,27 @@ from consistency.engine.findings import Severity
 from consistency.models import Check
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LastCheck:
-    """The last check of the live stores that ended: its error, or its findings by kind."""
-
-    failed: str = ""
-    findings: int = 0
-    kinds: tuple[tuple[str, int], ...] = ()
-
-
-def last_check(now: datetime) -> LastCheck | None:
-    """The last check; None if none has ended."""
+def last_check(now: datetime) -> Check | None:
+    """The last check of the live stores that ended; None if none has."""
     ended = Check.objects.filter(source=Check.LIVE, state__in=(Check.State.DONE, Check.State.FAILED))
-    check = ended.order_by("-started").first()
-    if check is None:
-        return None
-    if check.state == Check.State.FAILED:
-        return LastCheck(failed=str((check.error or {}).get("message") or "no message."))
-    serious = sum(count for severity, count in check.severities.items() if severity != Severity.INFO)
-    return LastCheck(findings=serious, kinds=tuple(sorted(check.kinds.items(), key=lambda item: -item[1])))
+    return ended.order_by("-started").first()
 
 
 def _find(facts: Facts, threshold: float) -> Iterator[Observation]:
-    last: LastCheck | None = facts.more["consistency"]
+    last: Check | None = facts.more["consistency"]
     if last is None:
         return
-    todo = "Review the findings, and plan a repair."
-    if last.failed:
-        yield Observation(subject="check", text=f"The last consistency check failed: {last.failed}", todo="Run it again.")
-    elif last.findings > threshold:
-        kinds = ", ".join(f"{kind.replace('_', ' ')} {count:,}" for kind, count in last.kinds[:5])
-        many = "1 finding" if last.findings == 1 else f"{last.findings:,} findings"
+    if last.state == Check.State.FAILED:
+        why = (last.error or {}).get("message") or "no message."
+        yield Observation(subject="check", text=f"The last consistency check failed: {why}", todo="Run it again.")
+        return
+    serious = sum(count for severity, count in last.severities.items() if severity != Severity.INFO)
+    if serious > threshold:
+        worst = sorted(last.kinds.items(), key=lambda item: -item[1])[:5]
+        kinds = ", ".join(f"{kind.replace('_', ' ')} {count:,}" for kind, count in worst)
+        many = "1 finding" if serious == 1 else f"{serious:,} findings"
         text = f"SQLite and Chroma disagree: {many} ({kinds})."
+        todo = "Review the findings, and plan a repair."
         yield Observation(subject="stores", text=text, todo=todo, link="consistency:overview")
 
 

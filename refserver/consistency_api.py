@@ -159,7 +159,6 @@ def _find(model: type[M], number: int) -> M:
 
 
 def _check_or_latest(number: int | None) -> Check:
-    """The check with that number, or the latest finished check of the live stores. Raises `NotFound`."""
     if number is not None:
         return _find(Check, number)
     row = Check.objects.filter(source=Check.LIVE, state=Check.State.DONE).order_by("-started", "-pk").first()

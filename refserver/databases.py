@@ -71,7 +71,6 @@ def control_database(env: Environment, name: str, default: str) -> tuple[dict[st
 
 
 def _broker(env: Environment, name: str) -> dict[str, Any]:
-    """Django-Q's broker for ``database`` (the control database) or ``redis://host:port/number``."""
     given = env.text(name, "database")
     password = env.secret(f"{name}_PASSWORD")
     if given == "database":

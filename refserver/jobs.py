@@ -51,7 +51,6 @@ class OfRepair(Arguments):
 
 
 def _command(job: str, *more: str) -> list[str]:
-    """The app's command, on behalf of the actor of the job."""
     name = Job.objects.filter(pk=job).values_list("by", flat=True).first() if job else None
     actor = [f"--actor={name}"] if name else []
     return management("check_consistency", "--json", "--progress", "json", "--exit-zero", *actor, *more)
@@ -64,7 +63,6 @@ def _repair(arguments: RepairArguments, job: str) -> list[str]:
 
 
 def _summary(result: dict[str, Any]) -> str:
-    """The result of a check or a repair in a sentence."""
     repair = result.get("repair")
     if repair is not None:
         return _repair_summary(repair) + (f" Checked again: {_check_summary(result['again'])}" if "again" in result else "")

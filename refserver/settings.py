@@ -144,9 +144,9 @@ INSTALLED_APPS = [
     "axes",
 ]
 MIDDLEWARE = [
-    *(["refserver.web.middleware.ClientAddress"] if _BEHIND_PROXY else []),
-    "refserver.web.middleware.PageHeaders",
-    "refserver.web.middleware.RequestSizeLimit",
+    *(["refserver.web.ClientAddress"] if _BEHIND_PROXY else []),
+    "refserver.web.PageHeaders",
+    "refserver.web.RequestSizeLimit",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -184,13 +184,8 @@ DATABASE_ROUTERS = ["refserver.routing.ControlRouter"]
 
 # --- Security -----------------------------------------------------------------------------------------------
 AUTH_PASSWORD_VALIDATORS = [
-    {"NAME": f"django.contrib.auth.password_validation.{name}"}
-    for name in (
-        "UserAttributeSimilarityValidator",
-        "MinimumLengthValidator",
-        "CommonPasswordValidator",
-        "NumericPasswordValidator",
-    )
+    {"NAME": f"django.contrib.auth.password_validation.{name}Validator"}
+    for name in ("UserAttributeSimilarity", "MinimumLength", "CommonPassword", "NumericPassword")
 ]
 # Wrong passwords are throttled (backups.identity.login_throttling); axes only counts, the audit keeps the rest.
 AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
@@ -226,7 +221,7 @@ USE_TZ = True
 STATIC_URL = "/static/"
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
-    "staticfiles": {"BACKEND": "refserver.web.static_files.CollectedFiles"},
+    "staticfiles": {"BACKEND": "refserver.web.CollectedFiles"},
 }
 
 # --- The REST interface -------------------------------------------------------------------------------------
@@ -234,11 +229,7 @@ STORAGES = {
 REST_FRAMEWORK: dict[str, Any] = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["backups.api.authentication.Bearer", "backups.api.authentication.AdminSession"],
     "DEFAULT_PERMISSION_CLASSES": ["backups.api.permissions.Permitted"],
-    "DEFAULT_THROTTLE_CLASSES": [
-        "backups.api.throttling.AnonymousRate",
-        "backups.api.throttling.CallerRate",
-        "backups.api.throttling.ChangesRate",
-    ],
+    "DEFAULT_THROTTLE_CLASSES": [f"backups.api.throttling.{name}Rate" for name in ("Anonymous", "Caller", "Changes")],
     "DEFAULT_THROTTLE_RATES": {},  # names and defaults: backups.api.throttling
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
@@ -246,6 +237,10 @@ REST_FRAMEWORK: dict[str, Any] = {
     "EXCEPTION_HANDLER": "backups.api.problems.answer",
     "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
 }
+_TAGS = (
+    *("Status", "Backups", "Jobs", "Schedules", "Repositories", "Consistency", "Audit", "Tokens", "Reference"),
+    "Earlier clients",
+)
 SPECTACULAR_SETTINGS: dict[str, Any] = {
     "TITLE": "RefServer Backups",
     "DESCRIPTION": "Create, verify and restore backups that capture SQLite and ChromaDB at the same instant.",
@@ -254,21 +249,7 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
     "SCHEMA_PATH_PREFIX": "/api/v1",
     "SERVE_INCLUDE_SCHEMA": False,
     "POSTPROCESSING_HOOKS": [],
-    "TAGS": [
-        {"name": name}
-        for name in (
-            "Status",
-            "Backups",
-            "Jobs",
-            "Schedules",
-            "Repositories",
-            "Consistency",
-            "Audit",
-            "Tokens",
-            "Reference",
-            "Earlier clients",
-        )
-    ],
+    "TAGS": [{"name": name} for name in _TAGS],
 }
 CACHES = {
     # Counts requests, for throttling. Several web processes must share one, such as django.core.cache.backends.redis.

@@ -164,7 +164,6 @@ def hold(pid_file: Path) -> IO[str]:
 
 
 def _run(children: Sequence[Child], wait: Wait) -> int:
-    """Keep *children* running until a stop signal; return it."""
     while True:
         for child in children:
             child.check_heartbeat()

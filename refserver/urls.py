@@ -12,7 +12,7 @@ from backups.api.status import readyz
 from backups.identity.sign_in import SignInForm
 from backups.monitoring.metrics import metrics
 from refserver import consistency_api
-from refserver.web import health
+from refserver.web import alive
 
 admin.site.site_header = admin.site.site_title = "RefServer"
 admin.site.index_title = "Administration"
@@ -27,7 +27,7 @@ class FavouriteIcon(RedirectView):
 
 
 urlpatterns: list[URLPattern | URLResolver] = [
-    path("healthz", health.alive, name="healthz"),
+    path("healthz", alive, name="healthz"),
     path("metrics", metrics, name="metrics"),
     path("favicon.ico", FavouriteIcon.as_view(), name="favicon"),
     path("readyz", resource("Status", get=readyz), name="readyz"),

@@ -220,7 +220,6 @@ def _exchange(
 
 
 def _connect(host: str, port: int, seconds: float, opened: list[socket.socket]) -> socket.socket:
-    """Connect to the first address of *host* that answers; all of them must be allowed."""
     resolved = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     for *_, place in resolved:
         _check_address(ipaddress.ip_address(str(place[0]).partition("%")[0]), host)

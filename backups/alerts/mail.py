@@ -38,12 +38,10 @@ class _Recording(smtplib.SMTP):
         super().__init__(*args, **kwargs)
 
     def data(self, msg: Any) -> tuple[int, bytes]:
-        """Send the message's content, and keep the server's answer."""
         self.answer = super().data(msg)
         return self.answer
 
     def sendmail(self, *args: Any, **kwargs: Any) -> dict[str, tuple[int, bytes]]:
-        """Send, and keep the refused addresses."""
         self.refused = super().sendmail(*args, **kwargs)
         return self.refused
 

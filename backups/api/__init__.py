@@ -2,10 +2,9 @@
 
 ================  ===========================================================================================
 `urls`            every address with its operations
-`operation`       what an operation declares: permission, JSON, errors; `jobs.job_operation`: one that queues a job
+`operation`       what an operation declares and reads: permission, JSON, errors; `jobs.job_operation`: one that queues a job
 `resource`        the view behind every address
 `authentication`  tokens and the admin's session; then `throttling`, `permissions`
-`request_data`    reads and validates query and body
 `schemas`         base classes and field types of the JSON
 `paging`          lists in pages
 `idempotency`     ``Idempotency-Key``

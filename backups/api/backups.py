@@ -169,19 +169,6 @@ def backup_schema(row: IndexedBackup) -> BackupSchema:
     return BackupSchema.of(row, **_values(row))
 
 
-def backup_details(
-    row: IndexedBackup,
-    lineage: Lineage,
-    *,
-    manifest: dict[str, Any] | None = None,
-    proofs: list[dict[str, Any]] | None = None,
-    problem: str = "",
-) -> BackupDetails:
-    """A backup with its manifest and *proofs*, or with the *problem* that kept them from being read."""
-    values = _values(row) | {"manifest": manifest, "proof_history": proofs or [], "lineage": lineage}
-    return BackupDetails.of(row, **values, problem=problem or row.problem)
-
-
 def _values(row: IndexedBackup) -> dict[str, Any]:
     return {
         "parent": row.parent_id or None,
@@ -225,28 +212,22 @@ def create_backup(request: Request, *, body: NewBackup) -> Job:
 
     When the job has succeeded, its `backup_id` names the backup.
     """
-    return submit.back_up(
-        actor(request),
-        backup=body.kind,
-        set=body.set,
-        repository=body.repository,
-        only=list(body.only),
-        note=body.note,
-        verify=body.verify,
-    )
+    values = body.model_dump()
+    return submit.back_up(actor(request), backup=values.pop("kind"), **values)
 
 
 @Operation("backups.view_backup", query=RepositoryQuery, responses={200: BackupDetails}, problems=(503,))
 def show_backup(request: Request, backup_id: str, *, query: RepositoryQuery) -> BackupDetails:
     """Show a backup with its manifest, proofs and lineage."""
     row = find_backup(backup_id, query.repository)
-    lineage = _lineage(row)
+    values = _values(row) | {"lineage": _lineage(row), "manifest": None, "proof_history": []}
     try:
         _, stored = holds.stored(row)
     except EngineError as problem:
-        return backup_details(row, lineage, problem=problem.message)
-    proofs = [proof.model_dump(mode="json") for proof in stored.proofs]
-    return backup_details(row, lineage, manifest=stored.manifest.model_dump(mode="json"), proofs=proofs)
+        return BackupDetails.of(row, **values, problem=problem.message or row.problem)
+    values |= {"manifest": stored.manifest.model_dump(mode="json")}
+    values |= {"proof_history": [proof.model_dump(mode="json") for proof in stored.proofs]}
+    return BackupDetails.of(row, **values)
 
 
 def _lineage(row: IndexedBackup) -> Lineage:
@@ -318,14 +299,8 @@ def submit_restore(request: Request, row: IndexedBackup, body: RestoreToFolder |
             raise Refused(
                 409, "target_occupied", f"The folder {body.folder} already exists. Nothing was done.", "Choose another name."
             )
-        return submit.restore_to_folder(
-            actor(request),
-            backup_id=row.backup_id,
-            repository=row.repository,
-            only=body.only,
-            folder=body.folder,
-            check=body.check,
-        )
+        values = body.model_dump(exclude={"to"})
+        return submit.restore_to_folder(actor(request), backup_id=row.backup_id, repository=row.repository, **values)
     if body.confirm != row.backup_id:
         raise RestoreRefused("`confirm` is not the id of the backup. Nothing was changed.", hint="Send the full id.")
     if token_of(request) is None:

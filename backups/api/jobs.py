@@ -124,17 +124,10 @@ def job_schema(row: Job) -> JobSchema:
     )
 
 
-def job_operation(
-    permission: str,
-    *,
-    name: str = "",
-    needs: str = "",
-    query: Any = None,
-    body: Any = None,
-    problems: tuple[int, ...] = (503,),
-    idempotency_key: bool = True,
-) -> Callable[[Callable[..., Job]], Handler]:
-    """An `Operation` whose function returns the job that it queued."""
+def job_operation(permission: str, **declared: Any) -> Callable[[Callable[..., Job]], Handler]:
+    """An `Operation` whose function returns the job that it queued; *declared* adds to its declaration."""
+    queued: dict[str, Any] = {"responses": {202: JobSchema}, "headers": {202: ("Location",)}, "idempotency_key": True}
+    operation = Operation(permission, **{"problems": (503,), **queued, **declared})
 
     def decorate(function: Callable[..., Job]) -> Handler:
         @functools.wraps(function)
@@ -142,17 +135,7 @@ def job_operation(
             job = function(request, **arguments)
             return reply(job_schema(job), 202, location=reverse("backups-api:job", args=[job.pk]))
 
-        return Operation(
-            permission,
-            name=name,
-            needs=needs,
-            query=query,
-            body=body,
-            responses={202: JobSchema},
-            problems=problems,
-            idempotency_key=idempotency_key,
-            headers={202: ("Location",)},
-        )(respond)
+        return operation(respond)
 
     return decorate
 

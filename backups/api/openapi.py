@@ -192,7 +192,6 @@ def _is_required(body: Any) -> bool:
 
 
 def _response(registry: Any, status: int, content: Any, headers: tuple[str, ...]) -> dict[str, Any]:
-    """A successful response; *content* is a model, a mapping of media types to schemas, or None."""
     described: dict[str, Any] = {"description": _DESCRIPTIONS[status]}
     if isinstance(content, dict):
         described["content"] = {media_type: {"schema": schema} for media_type, schema in content.items()}
@@ -222,7 +221,6 @@ def _component(registry: Any, model: Any, mode: Any) -> dict[str, Any]:
 
 
 def _inline(registry: Any, model: Any, mode: Any) -> dict[str, Any]:
-    """The schema of *model*; the models that it contains are added to the components."""
     schema: dict[str, Any] = TypeAdapter(model).json_schema(ref_template=_COMPONENTS + "{model}", mode=mode)
     parts = schema.pop("$defs", {})
     references = {_COMPONENTS + name: _COMPONENTS + part["title"] for name, part in parts.items()}

@@ -12,7 +12,7 @@ from rest_framework.request import Request
 from backups.conf import configuration
 from backups.engine.errors import EngineError, UsageError
 from backups.jobs import submit
-from backups.jobs.arguments import Count, Name
+from backups.jobs.arguments import Name, Retention
 from backups.models import IndexedBackup, Job
 
 from .authentication import actor
@@ -62,20 +62,11 @@ class VerifySetRequest(VerifyRequest, title="SetProving"):
     everything: Annotated[bool, Field(description="All backups of the set, or only its newest.")] = False
 
 
-class PruneRequest(RequestModel, title="Pruning"):
+class PruneRequest(Retention, RequestModel, title="Pruning"):
     """Retention rules, at least one. `dry_run` only reports the backups that would be deleted."""
 
     set: Name | Literal[""] = ""
-    every_set: bool = False
-    keep_last: Count = 0
-    keep_hourly: Count = 0
-    keep_daily: Count = 0
-    keep_weekly: Count = 0
-    keep_monthly: Count = 0
-    keep_yearly: Count = 0
     keep_within: Annotated[str, StringConstraints(pattern=r"^(\d+[hdwmy])*$", max_length=40)] = ""
-    verified_floor: Count = 2
-    dry_run: bool = False
 
 
 def _schema(name: str) -> RepositorySchema:
@@ -100,7 +91,6 @@ def _schema(name: str) -> RepositorySchema:
 
 
 def _checked(name: str) -> str:
-    """*name*, if it is a repository. Raises `NotFound`."""
     names = configuration().repositories
     if name not in names:
         raise NotFound(f"There is no repository {name!r}. Repositories: {', '.join(names)}.")

@@ -15,7 +15,6 @@ from rest_framework.views import APIView
 from . import problems
 from .authentication import AdminSession, Bearer
 from .openapi import Describer
-from .operation import Handler
 from .permissions import Permitted
 from .throttling import AnonymousRate, CallerRate, ChangesRate
 
@@ -65,17 +64,8 @@ class OneRepresentation(BaseContentNegotiation):
         return renderers[0], renderers[0].media_type
 
 
-def resource(
-    tag: str,
-    *,
-    get: Handler | None = None,
-    post: Handler | None = None,
-    patch: Handler | None = None,
-    delete: Handler | None = None,
-    **attributes: Any,
-) -> Callable[..., HttpResponseBase]:
-    """A view with these operations under the heading *tag*; *attributes* replace those of `Resource`."""
-    handlers = {"get": get, "post": post, "patch": patch, "delete": delete}
-    methods = {name: staticmethod(handler) for name, handler in handlers.items() if handler is not None}
-    view: type[Resource] = type("Resource", (Resource,), {"tag": tag, **methods, **attributes})
+def resource(tag: str, **attributes: Any) -> Callable[..., HttpResponseBase]:
+    """A view under the heading *tag*; *attributes* are its operations (``get``, ``post`` …) and replace those of `Resource`."""
+    methods = {name: staticmethod(attributes[name]) for name in attributes.keys() & set(Resource.http_method_names)}
+    view: type[Resource] = type("Resource", (Resource,), {"tag": tag, **attributes, **methods})
     return view.as_view()

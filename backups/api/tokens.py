@@ -79,7 +79,6 @@ def _own(request: Request) -> Q:
 
 
 def _find_token(request: Request, token_id: int, permission: str) -> ApiToken:
-    """A token of the caller, or with *permission* of any account. Raises `NotFound`."""
     rows = ApiToken.objects.filter(pk=token_id)
     row = (rows if allowed(request, permission) else rows.filter(_own(request))).first()
     if row is None:

@@ -21,25 +21,14 @@ from . import audit, backups, jobs, plans, reference, repositories, status, toke
 from .resource import OneRepresentation, resource
 from .throttling import AnonymousRate, AuditVerifyRate, CallerRate
 
-
-class _BackupId(StringConverter):
-    regex = "latest|" + BACKUP_ID.pattern.replace("(", "(?:")
-
-
-class _Name(StringConverter):
-    regex = NAME.pattern
-
-
-class _FileName(StringConverter):
-    regex = r"data\.tar\.zst|manifest\.json|SHA256SUMS"
-
-
-class _Number(IntConverter):
-    regex = "[0-9]{1,15}"
-
-
-for _converter, _name in ((_BackupId, "backup_id"), (_Name, "rb_name"), (_FileName, "rb_file"), (_Number, "rb_number")):
-    register_converter(_converter, _name)
+_CONVERTERS = (
+    ("backup_id", StringConverter, "latest|" + BACKUP_ID.pattern.replace("(", "(?:")),
+    ("rb_name", StringConverter, NAME.pattern),
+    ("rb_file", StringConverter, r"data\.tar\.zst|manifest\.json|SHA256SUMS"),
+    ("rb_number", IntConverter, "[0-9]{1,15}"),
+)
+for _name, _base, _regex in _CONVERTERS:
+    register_converter(type("Converter", (_base,), {"regex": _regex}), _name)
 
 _BACKUP, _JOB = "backups/<backup_id:backup_id>", "jobs/<uuid:job_id>"
 _PLAN, _REPOSITORY = "schedules/<rb_name:name>", "repositories/<rb_name:name>"

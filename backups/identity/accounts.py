@@ -4,12 +4,10 @@ The copy may be the live database, or a file that a backup holds: it may be dama
 never leave this module; an `Account` has a fingerprint of its hash, keyed with ``SECRET_KEY``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
 from django.apps import apps
 from django.contrib.auth import get_user_model
@@ -17,6 +15,7 @@ from django.contrib.auth.hashers import UNUSABLE_PASSWORD_PREFIX
 from django.core.exceptions import FieldDoesNotExist
 from django.db import DatabaseError, connections, router
 from django.utils.crypto import salted_hmac
+from pydantic import TypeAdapter
 
 from backups.engine.runtime.sqlite import quoted
 
@@ -75,14 +74,9 @@ class Accounts:
         return asdict(self)
 
     @classmethod
-    def load(cls, dumped: dict[str, Any]) -> Accounts:
-        """The accounts that `dump` returned. Raises ``KeyError`` and ``TypeError`` for anything else."""
-        by_name = {}
-        for name, values in dumped["by_name"].items():
-            lists: dict[str, Any] = {key: tuple(values[key]) for key in ("groups", "permissions")}
-            by_name[name] = Account(**{**values, **lists})
-        groups = {name: tuple(permissions) for name, permissions in dumped["groups"].items()}
-        return cls(total=dumped["total"], by_name=by_name, groups=groups)
+    def load(cls, dumped: dict[str, Any]) -> Self:
+        """The accounts that `dump` returned. Raises ``ValueError`` for anything else."""
+        return TypeAdapter(cls).validate_python(dumped)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +207,6 @@ def read_live() -> Accounts | None:
 
 
 def _permission_names(query: Query) -> dict[str, str]:
-    """Permissions by primary key, as ``app.codename``."""
     labels = {str(key): str(app) for key, app in _rows(query, "django_content_type", ("id", "app_label"))}
     listed = _rows(query, "auth_permission", ("id", "content_type_id", "codename"))
     return {str(key): f"{labels.get(str(kind), '?')}.{codename}" for key, kind, codename in listed}

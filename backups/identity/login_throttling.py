@@ -117,7 +117,6 @@ class Handler(AxesDatabaseHandler):  # type: ignore[misc]  # axes has no types
 
 
 def _until(attempts: Any, rule: Callable[[int], timedelta]) -> datetime | None:
-    """When the wait after *attempts* is over; None when there is none."""
     total = attempts.aggregate(failures=Sum("failures_since_start"), last=Max("attempt_time"))
     wait = rule(total["failures"] or 0)
     return total["last"] + wait if wait else None

@@ -189,7 +189,6 @@ def refuse(request: HttpRequest) -> HttpResponse:
 
 
 def _strengthen_session(request: HttpRequest, device: Any) -> None:
-    """Bind the session to the device, with a new session key."""
     django_otp.login(request, device)
     request.session.cycle_key()
 

@@ -1,5 +1,6 @@
 """Signing in: the form, confirming the password, and the audit of both."""
 
+from importlib import import_module
 from typing import Any
 
 from django.apps import apps
@@ -28,15 +29,6 @@ def actor_of(request: HttpRequest, via: Job.Via = Job.Via.PAGES) -> Actor:
     return Actor(name=user.get_username(), id=str(user.pk or ""), via=via, address=address_of(request))
 
 
-def seconds_to_wait(request: HttpRequest, username: str) -> int:
-    """Seconds until the next password for *username* from the address of *request* is checked; 0 without axes."""
-    if not apps.is_installed("axes"):
-        return 0
-    from .login_throttling import seconds_left
-
-    return seconds_left(username, address_of(request), timezone.now())
-
-
 def password_problem(request: HttpRequest, password: str) -> str:
     """Check the password of the signed-in account. Returns an error message, or "" for the correct password.
 
@@ -45,10 +37,8 @@ def password_problem(request: HttpRequest, password: str) -> str:
     username = request.user.get_username()
     user = authenticate(request=request, username=username, password=password)
     if user is not None and user.pk == request.user.pk:
-        if apps.is_installed("axes"):
-            from .login_throttling import forget
-
-            forget(username, address_of(request))
+        if throttling := _throttling():
+            throttling.forget(username, address_of(request))
         return ""
     return _wait_sentence(request, username) or "That is not your password. Nothing was done."
 
@@ -61,13 +51,14 @@ class SignInForm(AdminAuthenticationForm):
         return ValidationError(sentence, code="wait") if sentence else super().get_invalid_login_error()
 
 
-def _wait_sentence(request: HttpRequest, username: str) -> str:
-    seconds = seconds_to_wait(request, username)
-    if not seconds:
-        return ""
-    from .login_throttling import sentence
+def _throttling() -> Any:
+    return import_module("backups.identity.login_throttling") if apps.is_installed("axes") else None
 
-    return sentence(seconds)
+
+def _wait_sentence(request: HttpRequest, username: str) -> str:
+    throttling = _throttling()
+    seconds = throttling.seconds_left(username, address_of(request), timezone.now()) if throttling else 0
+    return str(throttling.sentence(seconds)) if seconds else ""
 
 
 @receiver(user_logged_in)

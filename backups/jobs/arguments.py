@@ -81,7 +81,7 @@ class DeleteArguments(Arguments):
     backup_ids: Annotated[tuple[BackupId, ...], Field(min_length=1, max_length=500)]
 
 
-class PruneArguments(OfSet):
+class Retention(BaseModel):
     """Retention rules (`engine.repository.retention`); at least one."""
 
     every_set: bool = False
@@ -94,6 +94,10 @@ class PruneArguments(OfSet):
     keep_within: Annotated[str, StringConstraints(pattern=r"^(\d+[hdwmy])*$")] = ""
     verified_floor: Count = 2
     dry_run: bool = False
+
+
+class PruneArguments(Retention, OfSet):
+    """A prune of one set, or with ``every_set`` of all."""
 
     def target(self, config: Configuration) -> tuple[str, str]:
         repository, name = super().target(config)

@@ -75,7 +75,6 @@ def _restored_folder(job: Job) -> dict[str, Any] | None:
 
 
 def _clear_partial(job: Job) -> None:
-    """Remove the folder being restored, unless another restore to the same place runs."""
     same = {"arguments__folder": job.arguments["folder"], "kind": RESTORE.name, "state": Job.State.RUNNING}
     if Job.objects.filter(**same).exclude(pk=job.pk).exists():
         return

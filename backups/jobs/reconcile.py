@@ -25,7 +25,6 @@ def reconcile(host: str) -> list[Job]:
 
 
 def _is_over(job: Job) -> bool:
-    """Whether all processes of the job have ended; kills the others, where the type allows it."""
     deadline = time.monotonic() + _ENDS_WITHIN
     while processes.of_job(str(job.pk)):
         if time.monotonic() > deadline:

@@ -182,7 +182,6 @@ def _write(job: Job, output: ChildOutput, wait_ms: int) -> bool:
 
 
 def _conclude(job: Job, status: int, output: ChildOutput, reason: StopReason | None, work: Work) -> Job:
-    """Save the final state, found from the exit status, the answer, and what the process left."""
     answer = output.answer()
     error: dict[str, Any] | None = (answer or {}).get("error")
     result = answer if answer is not None and error is None else None
@@ -230,7 +229,6 @@ def _what_remains(made: dict[str, Any] | None) -> str:
 
 
 def _unanswered(status: int, result: dict[str, Any] | None) -> dict[str, Any]:
-    """The error of a command that ended with findings, or without an answer."""
     if result is not None:
         problems = [problem for item in result.get("results", [result]) for problem in item.get("problems", [])]
         first = problems[0]["message"] if problems else f"The command exited with status {status}."

@@ -5,7 +5,7 @@ Callers check permissions first (`permissions.may`). Each function records the r
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from django.db import IntegrityError
@@ -17,6 +17,7 @@ from backups.identity.audit import Actor
 from backups.models import IndexedBackup, Job
 
 from . import lifecycle
+from .job_type import JobType
 from .types import BACKUP, DELETE, DRILL, PREVIEW, PRUNE, REINDEX, RESTORE, RESTORE_IN_PLACE, VERIFY
 
 
@@ -25,19 +26,13 @@ def back_up(actor: Actor, **arguments: Any) -> Job:
     return lifecycle.enqueue(BACKUP, arguments, actor, note=str(arguments.get("note", "")))
 
 
-def verify(actor: Actor, **arguments: Any) -> Job:
-    """Queue a verification; *arguments* as `arguments.VerifyArguments`."""
-    return lifecycle.enqueue(VERIFY, arguments, actor)
+def _request(kind: JobType[Any]) -> Callable[..., Job]:
+    return lambda actor, **arguments: lifecycle.enqueue(kind, arguments, actor)
 
 
-def drill(actor: Actor, **arguments: Any) -> Job:
-    """Queue a test restore; *arguments* as `arguments.DrillArguments`."""
-    return lifecycle.enqueue(DRILL, arguments, actor)
-
-
-def preview_restore(actor: Actor, **arguments: Any) -> Job:
-    """Queue a preview of a restore in place; *arguments* as `arguments.RestoreInPlaceArguments`."""
-    return lifecycle.enqueue(PREVIEW, arguments, actor)
+verify, drill, preview_restore = _request(VERIFY), _request(DRILL), _request(PREVIEW)
+prune, reindex = _request(PRUNE), _request(REINDEX)
+"""Queue a job of one type for an actor; arguments as in `jobs.arguments`."""
 
 
 def restore_to_folder(actor: Actor, *, once: uuid.UUID | None = None, **arguments: Any) -> Job:
@@ -85,16 +80,6 @@ def delete(actor: Actor, backup_ids: Sequence[str], *, repository: str = "") -> 
         if row.held:
             raise UsageError(f"Backup {backup_id} is held: {row.hold_note or 'no reason given'}.", hint="Release it first.")
     return lifecycle.enqueue(DELETE, {"backup_ids": list(backup_ids), "repository": repository}, actor)
-
-
-def prune(actor: Actor, **arguments: Any) -> Job:
-    """Queue a prune; *arguments* as `arguments.PruneArguments`."""
-    return lifecycle.enqueue(PRUNE, arguments, actor)
-
-
-def reindex(actor: Actor, *, repository: str = "") -> Job:
-    """Queue a rescan of the repository."""
-    return lifecycle.enqueue(REINDEX, {"repository": repository}, actor)
 
 
 def run_again(actor: Actor, job: Job) -> Job:

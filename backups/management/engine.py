@@ -103,7 +103,6 @@ class EngineCommand(BaseCommand):
         return cli.fail(problem, arguments.json, self._name())
 
     def _settings(self, arguments: argparse.Namespace) -> Settings:
-        """The engine's settings with the project's repository and stores; sets them in *arguments* too."""
         config = configuration()
         arguments.repo = str(config.repositories.get(arguments.repo or config.default_repository, arguments.repo))
         wanted = getattr(arguments, "id", None)

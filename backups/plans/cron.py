@@ -58,7 +58,6 @@ def _due_times(wall: Iterator[datetime], place: ZoneInfo, interval: bool, after:
 
 
 def _end_of_gap(before: datetime, after: datetime, place: ZoneInfo) -> datetime:
-    """The instant between *before* and *after*, in UTC, at which clocks went forward."""
     offset = before.astimezone(place).utcoffset()
     while after - before > timedelta(seconds=1):
         middle = (before + (after - before) / 2).replace(microsecond=0)

@@ -22,15 +22,7 @@ MOST = 3_000
 
 _RULES = ("hourly", "daily", "weekly", "monthly", "yearly")
 _FIELDS = (
-    "backup_id",
-    "time",
-    "kind",
-    "parent_id",
-    "held",
-    "hold_note",
-    "verification",
-    "verified_at",
-    "safety",
+    *("backup_id", "time", "kind", "parent_id", "held", "hold_note", "verification", "verified_at", "safety"),
     "bytes_stored",
 )
 

@@ -232,7 +232,6 @@ def _walk(node: yaml.Node, where: Where, lines: dict[Where, int]) -> Iterator[tu
 
 
 def _about(entry: Entry, where: Where) -> Iterator[tuple[Where, str]]:
-    """The problems of a plan beyond the types of its values."""
     try:
         check(Plan(name=entry.name, **entry.values()))
     except UsageError as problem:

@@ -1,7 +1,5 @@
 """How pages write sizes, durations, times, counts and differences."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 
 from django import template

@@ -1,7 +1,5 @@
 """Titles and states of jobs."""
 
-from __future__ import annotations
-
 from django import template
 
 from backups.engine.errors import UsageError

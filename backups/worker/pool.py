@@ -13,8 +13,6 @@ brokers are Django-Q's. ::
 On the first SIGTERM or SIGINT, running jobs finish and no other starts; the second interrupts them, as if cancelled.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import logging

@@ -1,7 +1,5 @@
 """The functions that Django-Q calls, `work` and `tick`. Both may be called at any time, twice, and at the same time."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from backups.engine.chroma_files.records import count_records
@@ -61,10 +61,7 @@ class Outcome:
             "severities": dict(sorted(self.tally.severities.items())),
             "in_flight": self.tally.severities[Severity.INFO],
             "records": self.records,
-            "mappings": {
-                key: {"rows": sums.rows, "records": sums.records, "vectors": sums.vectors}
-                for key, sums in self.mappings.items()
-            },
+            "mappings": {key: asdict(sums) for key, sums in self.mappings.items()},
             "seconds": round(self.seconds, 3),
         }
 
@@ -185,7 +182,6 @@ class _Balance:
             self._of_parent[item.parent] += more
 
     def findings(self) -> Iterator[Finding]:
-        """A finding for each parent whose numbers differ, and one for the totals."""
         parent = self._mapping.parent
         for key, more in sorted(self._of_parent.items(), key=lambda pair: str(pair[0])):
             if more and parent is not None:

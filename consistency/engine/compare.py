@@ -22,7 +22,7 @@ from backups.engine.chroma_files.tables import Collection
 from backups.engine.chroma_files.vectors import Vectors
 
 from .mapping import Field, Mapping
-from .rows import Rows, RowTuple, document_expression, expression, joins, literal, name, orphan_expression, tables
+from .rows import Rows, RowTuple, document_expression, expression, joins, literal, orphan_expression, tables
 
 _WINDOW_BYTES = 12 << 20
 _FEWEST, _MOST = 128, 4096
@@ -135,6 +135,10 @@ class Compared:
     suspects: list[str]
 
 
+_Pair = tuple[RowTuple, int, int]
+"""A row, the number of its record, and the place of its vector."""
+
+
 def compare(
     mapping: Mapping, rows: Rows, records: sqlite3.Connection, metadata: sqlite3.Connection, vectors: Vectors
 ) -> Iterator[Compared]:
@@ -150,14 +154,28 @@ def compare(
         Sorted(record_pages(records, collection, size) if collection else iter(())),
         Sorted(fetched(vectors.stream(), size)),
     ]
-    contents = _Contents(mapping, vectors, MetadataQuery(metadata, mapping), dimension)
+    query = MetadataQuery(metadata, mapping)
+    tolerance = tolerance_of(mapping, collection)
+
+    def differing(pairs: list[_Pair]) -> list[str]:
+        """On the other thread: the ids of pairs whose vectors or metadata are not certainly equal."""
+        ours = np.frombuffer(b"".join([row[2] for row, _, _ in pairs]), "<f4").reshape(len(pairs), dimension)
+        theirs, failed, odd = vectors.read([place for _, _, place in pairs], dimension)
+        wrong = ~_alike(ours, theirs, tolerance) | ~_usable(ours)
+        wrong[[*failed, *odd]] = True
+        found = [pairs[number][0][0] for number in np.flatnonzero(wrong)]
+        if query.needed:
+            ids = {record: row[0] for row, record, _ in pairs}
+            found += [ids[record] for record in query.differing([(record, row[1]) for row, record, _ in pairs])]
+        return found
+
     comparing: Future[list[str]] | None = None
     with ThreadPoolExecutor(max_workers=1) as other:
         for held_rows, held_records, held_vectors in windows(streams, size):
             suspects, pairs = _paired(held_rows, held_records, held_vectors, dimension)
             if comparing is not None:
                 suspects += comparing.result()
-            comparing = other.submit(contents.differing, pairs) if pairs else None
+            comparing = other.submit(differing, pairs) if pairs else None
             yield Compared(
                 rows=len(held_rows),
                 records=len(held_records),
@@ -166,10 +184,6 @@ def compare(
             )
         if comparing is not None:
             yield Compared(rows=0, records=0, vectors=0, suspects=comparing.result())
-
-
-_Pair = tuple[RowTuple, int, int]
-"""A row, the number of its record, and the place of its vector."""
 
 
 def _paired(
@@ -187,28 +201,6 @@ def _paired(
     if len(known) < len(pairs):  # several rows with one id
         pairs, known = [], set()
     return [identifier for identifier in chain(map(_first, held_rows), records, places) if identifier not in known], pairs
-
-
-class _Contents:
-    """Compares vectors and metadata of pairs, on the other thread."""
-
-    def __init__(self, mapping: Mapping, vectors: Vectors, query: MetadataQuery, dimension: int) -> None:
-        self._vectors = vectors
-        self._query = query
-        self._dimension = dimension
-        self._tolerance = tolerance_of(mapping, vectors.collection)
-
-    def differing(self, pairs: list[_Pair]) -> list[str]:
-        """The ids of pairs that are not certainly equal."""
-        ours = np.frombuffer(b"".join([row[2] for row, _, _ in pairs]), "<f4").reshape(len(pairs), self._dimension)
-        theirs, failed, odd = self._vectors.read([place for _, _, place in pairs], self._dimension)
-        wrong = ~_alike(ours, theirs, self._tolerance) | ~_usable(ours)
-        wrong[[*failed, *odd]] = True
-        found = [pairs[number][0][0] for number in np.flatnonzero(wrong)]
-        if self._query.needed:
-            ids = {record: row[0] for row, record, _ in pairs}
-            found += [ids[record] for record in self._query.differing([(record, row[1]) for row, record, _ in pairs])]
-        return found
 
 
 def tolerance_of(mapping: Mapping, collection: Collection | None) -> float:
@@ -240,8 +232,3 @@ def differs(ours: bytes, theirs: bytes, tolerance: float) -> bool:
     """Whether two vectors of one dimension differ."""
     pair = [np.frombuffer(vector, "<f4").reshape(1, -1) for vector in (ours, theirs)]
     return not bool(_alike(pair[0], pair[1], tolerance)[0])
-
-
-def attach(database: sqlite3.Connection, uri: str) -> None:
-    """Make Chroma's database known as ``chroma`` on a connection to the application's."""
-    database.execute(f"ATTACH {literal(uri)} AS {name('chroma')}")

@@ -167,7 +167,6 @@ def _compared(
 def _mismatch(
     mapping: Mapping, collection: Collection | None, row: Row, record: Record, about: dict[str, Any]
 ) -> Iterable[Finding]:
-    """The vectors themselves: dimension, model, values."""
     names, said, cause = [], [], Cause.UNKNOWN
     assert record.vector is not None
     if len(record.vector) != len(row.vector):
@@ -198,7 +197,6 @@ def _mismatch(
 def _unusable(
     mapping: Mapping, collection: Collection | None, row: Row, record: Record | None, about: dict[str, Any]
 ) -> Iterable[Finding]:
-    """What is wrong with the row's own vector."""
     fault = _fault(collection, row)
     if fault:
         kind, what = fault
@@ -209,7 +207,6 @@ def _unusable(
 
 
 def _fault(collection: Collection | None, row: Row) -> tuple[FindingKind, str] | None:
-    """Why the row's vector is unusable, or None."""
     length, rest = divmod(len(row.vector), 4)
     if rest or not length:
         return FindingKind.WRONG_DIMENSION, f"{len(row.vector)} bytes, which is not a whole number of values"
@@ -273,7 +270,6 @@ def _instant(text: str | None) -> datetime | None:
 
 
 def _of_row(row: Row | None) -> dict[str, Any] | None:
-    """A row as a finding shows it."""
     if row is None:
         return None
     shown: dict[str, Any] = {"row": row.rowid, **row.values, "vector": _shown(row.vector)}
@@ -321,7 +317,6 @@ def _plain(value: Any) -> Any:
 
 
 def _shown(vector: bytes) -> dict[str, Any]:
-    """A summary of a vector: dimension, length, hash and first values."""
     values = unpacked(vector)
     with np.errstate(over="ignore", invalid="ignore"):
         length = float(np.linalg.norm(values.astype(np.float64)))

@@ -12,13 +12,12 @@ from pathlib import Path
 from backups.engine.chroma_files.tables import DATABASE, check_supported, find_collection
 from backups.engine.chroma_files.vectors import Vectors
 
-from .compare import attach
 from .context import Context
 from .errors import Mistake
 from .examine import Facts, classify, gather
 from .findings import Finding
 from .mapping import Mapping
-from .rows import Rows, address, connect, reading
+from .rows import Rows, address, connect, literal, reading
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,18 +58,18 @@ class OpenStores:
     metadata: sqlite3.Connection
     records: sqlite3.Connection
     vectors: Vectors
-    under_way: Callable[[str], Collection[str]] | None
-    renew: Callable[[str, Sequence[str]], None] | None
+    stores: Stores
 
     def catch_up(self, ids: Sequence[str]) -> None:
         """Read what was written since, to *ids* at least."""
-        if self.renew is not None:
-            self.renew(self.mapping.collection, ids)
+        if self.stores.renew is not None:
+            self.stores.renew(self.mapping.collection, ids)
         self.vectors.refresh()
 
     def facts(self, ids: Sequence[str]) -> list[Facts]:
         """What both stores hold of *ids* as of the last `catch_up`."""
-        return gather(self.rows, self.vectors, ids, self.under_way(self.mapping.name) if self.under_way else ())
+        under_way = self.stores.under_way
+        return gather(self.rows, self.vectors, ids, under_way(self.mapping.name) if under_way else ())
 
     def examine(self, ids: Sequence[str], instant: datetime | None) -> Iterator[Finding]:
         """What is wrong with *ids*."""
@@ -100,7 +99,7 @@ def open_stores(mapping: Mapping, stores: Stores, ctx: Context) -> Iterator[Open
         rows = stack.enter_context(closing(connect(database, at_rest=stores.at_rest, check=ctx.check)))
         metadata = stack.enter_context(closing(connect(database, at_rest=stores.at_rest, check=ctx.check)))
         if uri:
-            attach(metadata, uri)
+            metadata.execute(f"ATTACH {literal(uri)} AS chroma")
         find = partial(find_collection, chroma, mapping.collection)
         vectors = stack.enter_context(
             closing(Vectors(directory, chroma, find, at_rest=stores.at_rest, check=ctx.check, wait=ctx.wait))
@@ -112,8 +111,7 @@ def open_stores(mapping: Mapping, stores: Stores, ctx: Context) -> Iterator[Open
             metadata=metadata,
             records=chroma,
             vectors=vectors,
-            under_way=stores.under_way,
-            renew=stores.renew,
+            stores=stores,
         )
 
 

@@ -8,17 +8,11 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from backups.engine.runtime.wording import duration
 from consistency.web import labels
 
 register = template.Library()
-
-_UNITS = (
-    (0.9995, 0.001, "ms"),
-    (60.0, 1.0, "s"),
-    (3600.0, 60.0, "min"),
-    (2 * 86_400.0, 3600.0, "h"),
-    (1000 * 86_400.0, 86_400.0, "days"),
-)
+register.filter("duration", duration)
 
 
 @register.simple_tag
@@ -32,19 +26,6 @@ def moment(time: datetime | None, style: str = "full") -> SafeString | str:
     ago = "just now" if seconds < 1 else f"{duration(seconds)} ago"
     shown = ago if style == "ago" else f"{local:%Y-%m-%d %H:%M}"
     return format_html('<time datetime="{}" title="{}">{}</time>', time.astimezone(UTC).isoformat(), hover, shown)
-
-
-@register.filter
-def duration(seconds: float) -> str:
-    """*seconds*, not negative, in one unit: ``240 ms``, ``1.2 s``, ``3 min``. Same rule as `backups.engine.progress`."""
-    if not seconds:
-        return "0 s"
-    for limit, size, unit in _UNITS:
-        if seconds < limit:
-            value = seconds / size
-            text = f"{value:.1f}" if value < 9.95 else f"{value:.0f}"
-            return f"{text.removesuffix('.0')} {unit}"
-    return f"{seconds / (365 * 86_400):.0f} years"
 
 
 @register.filter

@@ -61,7 +61,6 @@ class PaperAdmin(PaperAdminBase):
         return self._changing(request, super().changelist_view, *args, **kwargs)
 
     def _changing(self, request: HttpRequest, view: Callable[..., HttpResponse], *args: Any, **kwargs: Any) -> HttpResponse:
-        """Call *view*, for a POST inside a `change`."""
         if request.method != "POST":
             return view(request, *args, **kwargs)
         try:

@@ -204,7 +204,6 @@ def embed_again(paper: Paper, *, pages: bool = True) -> None:
 
 
 def _embedded_text(paper: Paper) -> str:
-    """The text that a paper's own vector is computed from."""
     return "\n\n".join(part for part in (paper.title, paper.authors, paper.summary) if part)
 
 
@@ -215,7 +214,6 @@ def _ids_of(papers: Sequence[int] | set[int]) -> Ids:
 
 
 def _edit(ids: Ids) -> Edit:
-    """The edit that makes Chroma's records *ids* equal to the rows."""
     records = {PAPERS: _paper_records(_keys(ids[PAPERS])), PAGES: _page_records(_keys(ids[PAGES]))}
     edit = Edit()
     for name, present in records.items():

@@ -45,6 +45,7 @@ def _under_way(mirror: str) -> Collection[str]:
 
 
 _SHARED_METADATA = {"paper_id": "paper_id", "title": "paper__title", "file_name": "paper__file_name"}
+_SHARED: dict[str, Any] = {"dimension": "dimension", "embedding_model": "model", "parent": "paper", "parent_key": "paper_id"}
 
 DECLARATION = Declaration(
     mirrors=(
@@ -53,24 +54,18 @@ DECLARATION = Declaration(
             model="library.Embedding",
             collection=PAPERS,
             id="paper-{paper_id}",
-            dimension="dimension",
-            embedding_model="model",
             metadata=_SHARED_METADATA,
             document=("paper__title", "paper__summary"),
-            parent="paper",
-            parent_key="paper_id",
+            **_SHARED,
         ),
         Mirror(
             name=PAGES,
             model="library.PageEmbedding",
             collection=PAGES,
             id="page-{pk}",
-            dimension="dimension",
-            embedding_model="model",
             metadata={**_SHARED_METADATA, "page": "page"},
             document=("text",),
-            parent="paper",
-            parent_key="paper_id",
+            **_SHARED,
         ),
     ),
     chroma=lambda: Path(settings.CHROMA_PATH),

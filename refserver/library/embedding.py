@@ -85,12 +85,7 @@ class ChromaMiniLM:
         folder = function.DOWNLOAD_PATH / function.EXTRACTED_FOLDER_NAME
         # The files that Chroma checks for; if one is missing, it downloads the archive.
         needed = (
-            "config.json",
-            "model.onnx",
-            "special_tokens_map.json",
-            "tokenizer_config.json",
-            "tokenizer.json",
-            "vocab.txt",
+            *("config.json", "model.onnx", "special_tokens_map.json", "tokenizer_config.json", "tokenizer.json", "vocab.txt"),
         )
         missing = [name for name in needed if not (folder / name).is_file()]
         if missing:

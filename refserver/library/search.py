@@ -4,7 +4,6 @@ import re
 from dataclasses import dataclass
 
 from refserver.library import embedding
-from refserver.library.embedding import Embedder
 from refserver.library.models import Embedding, PageEmbedding, Paper
 from refserver.library.vectors import PAGES, PAPERS, store
 
@@ -48,7 +47,9 @@ def search(query: str, limit: int) -> list[Hit]:
     ignored. Raises `OtherModel`, `EmbeddingUnavailable`, and `GateTimeout` while a restore exchanges the vectors.
     """
     embedder = embedding.configured()
-    _require_same_model(embedder)
+    other = Embedding.objects.exclude(model=embedder.model).values_list("model", flat=True).first()
+    if other is not None:
+        raise OtherModel(other, embedder.model)
     vector = embedder.embed([query])[0]
     reach = min(4 * limit, 100)  # several pages of one paper may be near
     whole = {_key(m.id): m.similarity for m in store().nearest(PAPERS, vector, reach)}
@@ -74,14 +75,7 @@ def snippet(text: str, query: str) -> str:
     return ("… " if start else "") + flat[start:end] + (" …" if end < len(flat) else "")
 
 
-def _require_same_model(embedder: Embedder) -> None:
-    other = Embedding.objects.exclude(model=embedder.model).values_list("model", flat=True).first()
-    if other is not None:
-        raise OtherModel(other, embedder.model)
-
-
 def _best_pages(similarities: dict[int, float]) -> dict[int, tuple[float, PageEmbedding]]:
-    """Each paper's most similar page, with the similarity."""
     best: dict[int, tuple[float, PageEmbedding]] = {}
     for page in PageEmbedding.objects.filter(pk__in=similarities).defer("vector").order_by("pk"):
         similarity = similarities[page.pk]
@@ -103,7 +97,6 @@ def _hit(paper: Paper, score: float, best: tuple[float, PageEmbedding] | None, q
 
 
 def _body(text: str, title: str) -> str:
-    """*text* without the marks of Markdown headings, and without the title at its beginning."""
     plain = _HEADING.sub("", text).lstrip()
     return plain.removeprefix(title) or plain
 

@@ -111,12 +111,7 @@ def api_search(request: HttpRequest) -> JsonResponse:
 
 def problem(error: Refused) -> JsonResponse:
     """*error* as a problem of RFC 9457."""
-    body = {
-        "type": "about:blank",
-        "title": error.status.phrase,
-        "status": error.status,
-        "detail": error.detail,
-    }
+    body = {"type": "about:blank", "title": error.status.phrase, "status": error.status, "detail": error.detail}
     response = JsonResponse(body, status=error.status, content_type="application/problem+json")
     if error.status is HTTPStatus.SERVICE_UNAVAILABLE:
         response["Retry-After"] = _RETRY_AFTER

@@ -10,11 +10,9 @@ from django.core.management import call_command
 from django.test import override_settings
 from django.utils import timezone
 
-from backups.engine import progress
 from backups.models import Job
 from consistency.engine.findings import FindingKind
 from consistency.models import Check, Finding, Repair, Step
-from consistency.templatetags import consistency_format
 from consistency.web.labels import KINDS
 from refserver.jobs import REPAIR
 from tests.control.consistency_site import joined, plant
@@ -183,11 +181,6 @@ def test_many_findings_are_paged(joined_site, django_assert_max_num_queries):
 
 def test_every_kind_has_a_label():
     assert set(KINDS) == {*FindingKind}
-
-
-@pytest.mark.parametrize("seconds", [0, 0.0042, 0.24, 0.9996, 1, 8.14, 59.97, 90, 3599, 9000, 2 * 86_400, 4e7, 1e9])
-def test_durations_follow_the_rule_of_the_engine(seconds):
-    assert consistency_format.duration(seconds) == progress.duration(seconds)
 
 
 def test_without_a_frame_the_pages_use_the_plain_admin(joined_site):

@@ -13,7 +13,7 @@ from django_otp.plugins.otp_totp.models import TOTPDevice
 
 from backups.identity import login_throttling, second_factor, sign_in
 from backups.models import AuditEntry
-from refserver.web.middleware import ClientAddress
+from refserver.web import ClientAddress
 from tests.control.conftest import PASSWORD
 
 LOGIN, MINE, CODE = "/admin/login/", "/admin/backup/second-factor/", "/admin/backup/second-factor/code/"

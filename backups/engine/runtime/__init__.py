@@ -8,4 +8,5 @@
 ``processes`` identities of processes, and how children end
 ``space``     whether a disk has room
 ``threads``   work done ahead by threads
+``wording``   numbers for people
 """

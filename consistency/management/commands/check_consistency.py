@@ -22,6 +22,7 @@ from consistency.repairs.undo import undo
 FINDINGS = 5
 """The exit code if there are findings."""
 _LISTED = 20
+_COPIED = ("kinds", "severities", "in_flight", "records", "mappings", "seconds")
 
 
 class Command(BaseCommand):
@@ -122,12 +123,7 @@ class Command(BaseCommand):
             "id": check.pk,
             "state": check.verdict,
             "findings": check.findings_count,
-            "kinds": check.kinds,
-            "severities": check.severities,
-            "in_flight": check.in_flight,
-            "records": check.records,
-            "mappings": check.mappings,
-            "seconds": check.seconds,
+            **{name: getattr(check, name) for name in _COPIED},
             "new": new_findings(check).count(),
         }
 

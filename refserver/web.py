@@ -1,10 +1,13 @@
-"""Middleware: the client's address behind a proxy, the headers of pages, and the limit of a request's size."""
+"""The site's own middleware, static files and health check."""
 
 import contextlib
 import ipaddress
 from collections.abc import Callable
 
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
+from whitenoise.storage import CompressedManifestStaticFilesStorage  # type: ignore[import-untyped]
 
 from backups.api import problems
 
@@ -79,3 +82,23 @@ class RequestSizeLimit:
         if request.path.startswith("/api/"):
             return problems.plain(413, "too_large", detail)
         return HttpResponse(f"{detail}\n", status=413, content_type="text/plain; charset=utf-8")
+
+
+class CollectedFiles(CompressedManifestStaticFilesStorage):  # type: ignore[misc]  # whitenoise has no types
+    """Whitenoise's storage: static files are compressed, and named by their content, so that browsers may cache them forever.
+
+    A file that was not collected keeps its plain name: a page must not fail because a style sheet is missing.
+    """
+
+    def stored_name(self, name: str) -> str:
+        try:
+            return str(super().stored_name(name))
+        except ValueError:
+            return name
+
+
+@require_safe
+@never_cache
+def alive(request: HttpRequest) -> JsonResponse:
+    """Answer 200 without using a database: a restore that locks them must not restart the web server."""
+    return JsonResponse({"status": "alive"})
