@@ -11,6 +11,7 @@ recovery     one recovery: preview, confirmation, lock, restore, summary
 preview      what a restore would replace and do
 engine_run   runs the engine's restore as a child process
 in_place     restores over the live stores, and moves aside what cannot be backed up
+waiting      the wait for their end, which interrupts running jobs after a while
 interruption a signal to stop, obeyed where it is safe
 check        ``scripts/check_backups.sh``: is there a fresh, sound backup?
 ============ =======================================================================

@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -27,14 +28,13 @@ from backups.engine.types import Source, SourceKind
 from .interruption import Interruption
 from .locations import UNIT, Locations, unit_properties
 from .report import Report
-
-STOP_SECONDS = 16 * 60.0
-"""How long stopping may take: a running job may be finished first (``TimeoutStopSec`` of the unit is 15 minutes)."""
+from .waiting import STOP_SECONDS, wait_for_end
 
 START_SECONDS = 60.0
 """How long the web server may take to answer."""
 
 Check = Callable[[], None]
+Say = Callable[[str], None]
 _ACTIVE = frozenset({"active", "activating", "reloading", "refreshing"})
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (named to be shown as what can be opened)
 
@@ -52,8 +52,8 @@ class Service(Protocol):
     def title(self) -> str:
         """Its name in messages."""
 
-    def stop(self, check: Check) -> None:
-        """Stop it, within `STOP_SECONDS`. *check* is called while waiting and may raise.
+    def stop(self, check: Check, say: Say) -> None:
+        """Stop it, within `waiting.STOP_SECONDS`; *say* is told what it waits for. *check* is called meanwhile and may raise.
 
         Raises `SourceBusy` or `PermissionMissing` when it still runs.
         """
@@ -75,27 +75,51 @@ class SystemdUnit:
     def title(self) -> str:
         return f"the systemd unit {self.name}"
 
-    def stop(self, check: Check) -> None:
-        self._systemctl("stop", SourceBusy)
+    def stop(self, check: Check, say: Say) -> None:
+        main = [line.removeprefix("MainPID=") for line in unit_properties("MainPID") if line.startswith("MainPID=")]
+        with tempfile.TemporaryFile("w+") as said:
+            with subprocess.Popen(self._command("stop"), stdin=subprocess.DEVNULL, stdout=said, stderr=said) as stop:
+                try:
+                    ended = wait_for_end(
+                        int(main[0]) if main and main[0].isdigit() else 0,
+                        lambda: stop.poll() is None,
+                        self._interrupt,
+                        check,
+                        say,
+                    )
+                finally:
+                    stop.kill()  # systemd goes on stopping the unit
+            said.seek(0)
+            problem = "" if stop.returncode == 0 else said.read().strip() or f"exit code {stop.returncode}"
+        if not ended or problem:
+            raise self._failed("stop", SourceBusy, problem if ended else f"it did not stop within {STOP_SECONDS:g} s")
 
     def start(self) -> str:
-        self._systemctl("start", NotStarted)
+        try:
+            done = subprocess.run(self._command("start"), capture_output=True, text=True, timeout=START_SECONDS, check=False)
+            problem = done.stderr.strip() if done.returncode else ""
+        except (OSError, subprocess.TimeoutExpired) as failed:
+            problem = str(failed)
+        if problem:
+            raise self._failed("start", NotStarted, problem)
         return f"systemctl status {self.name}"
 
     def as_json(self) -> dict[str, Any]:
         return {"unit": self.name}
 
-    def _systemctl(self, verb: str, error: type[EngineError]) -> None:
-        command = ["systemctl", "--no-ask-password", verb, self.name]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=STOP_SECONDS, check=False)
-            problem = done.stderr.strip() if done.returncode else ""
-        except (OSError, subprocess.TimeoutExpired) as failed:
-            problem = str(failed)
-        if problem:
-            raise error(
-                f"systemctl {verb} {self.name} failed: {problem}", hint=f"Run it yourself: sudo systemctl {verb} {self.name}"
-            )
+    def _interrupt(self) -> None:
+        """Send a second stop signal, to the supervisor only: `systemctl stop` would wait for the running jobs."""
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            command = self._command("kill", "--kill-who=main", "--signal=SIGTERM")
+            subprocess.run(command, capture_output=True, timeout=10, check=False)
+
+    def _command(self, verb: str, *options: str) -> list[str]:
+        return ["systemctl", "--no-ask-password", verb, *options, self.name]
+
+    def _failed(self, verb: str, error: type[EngineError], problem: str) -> EngineError:
+        return error(
+            f"systemctl {verb} {self.name} failed: {problem}", hint=f"Run it yourself: sudo systemctl {verb} {self.name}"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,25 +139,31 @@ class ServeProcess:
     def title(self) -> str:
         return f"manage.py serve (process {self.pid})"
 
-    def stop(self, check: Check) -> None:
+    def stop(self, check: Check, say: Say) -> None:
+        self._signal()
+        ended = wait_for_end(
+            self.pid,
+            lambda: _locked(Path(self.pid_file)) and Path("/proc", str(self.pid)).exists(),
+            self._signal,
+            check,
+            say,
+        )
+        if not ended:
+            raise SourceBusy(
+                f"{self.title} did not stop within {STOP_SECONDS:g} s.",
+                hint=f"Find out why (ps -p {self.pid}), stop it, and run this again. Nothing was changed.",
+            )
+
+    def _signal(self) -> None:
         try:
             os.kill(self.pid, signal.SIGTERM)
         except ProcessLookupError:
-            return
+            pass
         except PermissionError:
             raise PermissionMissing(
                 f"{self.title} belongs to another user and was not stopped.",
                 hint="Run this as that user or as root. Nothing was changed.",
             ) from None
-        deadline = time.monotonic() + STOP_SECONDS
-        while _locked(Path(self.pid_file)) and Path("/proc", str(self.pid)).exists():
-            if time.monotonic() > deadline:
-                raise SourceBusy(
-                    f"{self.title} did not stop within {STOP_SECONDS:g} s.",
-                    hint=f"Find out why (ps -p {self.pid}), stop it, and run this again. Nothing was changed.",
-                )
-            check()
-            time.sleep(0.05)
 
     def start(self) -> str:
         log = Path(self.pid_file).with_name("serve.log")
@@ -290,6 +320,10 @@ def stopped(
     if left:
         names = ", ".join(service.title for service in left)
         report.write(f"An earlier recovery did not finish and left {names} stopped: it will be started, too.")
+
+    def say(text: str) -> None:
+        report.write(f"    {text}")
+
     to_start = [*left]
     _save(file, [*to_stop, *left])
     failed: EngineError | None = None
@@ -298,9 +332,9 @@ def stopped(
             report.step(f"Stopping {service.title}")
             to_start.insert(0, service)
             try:
-                service.stop(interruption.check)
+                service.stop(interruption.check, say)
             except Cancelled:  # it is stopping already: wait, or it would not be started again
-                service.stop(lambda: None)
+                service.stop(lambda: None, say)
                 raise
         yield
     finally:
