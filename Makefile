@@ -1,7 +1,7 @@
 # `make` lists the targets. CI runs `check`.
 PYTHON := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help install serve check lint types imports test quick bench bench-short audit lock clean
+.PHONY: help install serve check lint types imports test soak quick bench bench-short audit lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -29,6 +29,9 @@ test: ## The whole suite, with coverage of the engine
 
 quick: install ## The tests not marked slow, in under two minutes on two cores
 	$(PYTHON) -m pytest -m "not slow" -q -n auto --maxprocesses 4 --dist loadfile
+
+soak: install ## Backups under writers and random kills, four times as long as in the suite
+	$(PYTHON) -m pytest -q --soak 4 tests/capture/test_cut.py tests/capture/test_pin.py tests/control/test_faults_chaos.py
 
 bench: ## Measure against the installed peers (long)
 	$(PYTHON) -m benchmarks

@@ -1,4 +1,4 @@
-"""Lets CI insist that no program is missing: with ``--all-programs`` a skipped test fails the run.
+"""Options of the whole suite: ``--all-programs`` lets a skipped test fail the run, as in CI; ``--soak`` lengthens long tests.
 
 A test that needs a program names the package to install in its reason. A reason that starts with "this machine" (its kernel,
 file system or user does not allow the test) never fails a run.
@@ -9,10 +9,35 @@ from __future__ import annotations
 import pytest
 
 MACHINE = "this machine"
+MEASURED = ("archive", "capture", "cli", "engine", "restore")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all-programs", action="store_true", help="fail if a test is skipped because a program is missing")
+    parser.addoption(
+        "--only", choices=["measured", "rest"], help="the tests that coverage of the engine is measured in, or the rest"
+    )
+    parser.addoption("--soak", type=int, default=1, help="multiply the rounds of tests that fight writers and kills")
+
+
+@pytest.fixture
+def soak(request: pytest.FixtureRequest) -> int:
+    """How many times its usual rounds a test runs."""
+    rounds: int = request.config.getoption("--soak")
+    return rounds
+
+
+def is_measured(item: pytest.Item) -> bool:
+    """Whether coverage is measured in a test. Fights with writers are left out: it would slow them down."""
+    suite = item.path.relative_to(item.config.rootpath / "tests").parts[0]
+    return suite in MEASURED and not (suite == "capture" and item.get_closest_marker("slow"))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    only = config.getoption("--only")
+    left = [item for item in items if only and is_measured(item) != (only == "measured")]
+    config.hook.pytest_deselected(items=left)
+    items[:] = [item for item in items if item not in set(left)]
 
 
 def missing_programs(config: pytest.Config) -> list[str]:

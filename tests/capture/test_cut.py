@@ -44,13 +44,13 @@ def check_all(
 
 
 @pytest.mark.slow
-def test_a_hundred_backups_under_constant_writes(bench: Bench, application: Start, peer: Start, tmp_path: Path) -> None:
+def test_backups_under_constant_writes(bench: Bench, application: Start, peer: Start, tmp_path: Path, soak: int) -> None:
     database, chroma = tmp_path / "app.sqlite3", tmp_path / "chroma"
     writer = application([database], [chroma], churn=True)
 
-    made = backups_in_a_row(bench, (sqlite_source(database), chroma_source(chroma)), 100)
+    made = backups_in_a_row(bench, (sqlite_source(database), chroma_source(chroma)), 30 * soak, full_every=20)
 
-    assert writer.end()["batches"] > 100
+    assert writer.end()["batches"] > 30 * soak
     check_all(
         bench, made, lambda folder: check_state([folder / "sqlite/app.sqlite3"], [folder / "chroma/vectors"]), client=peer
     )

@@ -40,12 +40,12 @@ def captured(bench: Bench, path: Path, **options: str) -> tuple[str, Path]:
 
 
 @pytest.mark.slow
-def test_the_sum_is_conserved_in_thirty_pins_under_two_writers(bench: Bench, peer: Start, tmp_path: Path) -> None:
+def test_the_sum_is_conserved_in_thirty_pins_under_two_writers(bench: Bench, peer: Start, tmp_path: Path, soak: int) -> None:
     path = accounts(tmp_path / "app.sqlite3", padding=500)
     writers = [peer("transfer", path, seed) for seed in "ab"]
     seen, methods = [], []
 
-    for number in range(30):
+    for number in range(30 * soak):
         created = bench.create(sqlite_source(path), kind="incremental" if number else "full")
         methods.append(created.backup.manifest.sources[0].method)
         assert created.backup.manifest.pause_ms.sqlite < 1000

@@ -20,7 +20,7 @@ from tests.control.workers import ALL, children_of, kill, module_yard, pid_of, r
 __all__ = ["module_yard"]
 
 DISTURBANCES = 100
-GUARD_DIES_AT = (33, 66, 99)
+GUARD_DIES_EVERY = 33
 
 
 class Chaos:
@@ -81,16 +81,16 @@ class Chaos:
 
 
 @pytest.mark.slow
-def test_a_hundred_disturbances_leave_correct_states_and_nothing_ran_twice(module_yard):
+def test_a_hundred_disturbances_leave_correct_states_and_nothing_ran_twice(module_yard, soak):
     yard = module_yard
     yard.start()
     seed = random.randrange(1 << 32)
     chaos = Chaos(yard, seed)
     print("seed", seed)
-    for number in range(DISTURBANCES):
+    for number in range(1, DISTURBANCES * soak + 1):
         chaos.ask()
         time.sleep(chaos.chance.uniform(0.05, 0.45))
-        if number in GUARD_DIES_AT:
+        if number % GUARD_DIES_EVERY == 0:
             kill(yard.guard.pid)
             yard.guard.wait()
             yard.start()
