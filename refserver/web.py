@@ -5,6 +5,7 @@ import ipaddress
 from collections.abc import Callable
 
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.urls import Resolver404, resolve
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 from whitenoise.storage import CompressedManifestStaticFilesStorage  # type: ignore[import-untyped]
@@ -62,6 +63,36 @@ class PageHeaders:
         response.headers.setdefault("Content-Security-Policy", CONTENT_SECURITY_POLICY)
         response.headers.setdefault("Permissions-Policy", PERMISSIONS_POLICY)
         return response
+
+
+class EitherSlash:
+    """Serves every address with and without a trailing slash.
+
+    The pages of the admin end in a slash, the addresses of the API do not. Where a slash is missing Django redirects a GET; the
+    redirect of a POST would lose its body. Addresses that only the catch-alls below ``admin/`` and ``api/v1/`` match count as
+    unknown.
+    """
+
+    _CATCH_ALLS = frozenset({"catch_all_view", "not_found"})
+
+    def __init__(self, get_response: View) -> None:
+        self._get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        path = request.path_info
+        redirected = not path.endswith("/") and request.method in ("GET", "HEAD")
+        if not redirected and not self._is_known(path):
+            other = path[:-1] if path.endswith("/") else f"{path}/"
+            if self._is_known(other):
+                request.path = request.path.removesuffix(path) + other
+                request.path_info = other
+        return self._get_response(request)
+
+    def _is_known(self, path: str) -> bool:
+        try:
+            return resolve(path).func.__name__ not in self._CATCH_ALLS
+        except Resolver404:
+            return False
 
 
 class RequestSizeLimit:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from django.urls import URLPattern, path
+import re
+
+from django.urls import URLPattern, path, register_converter
+from django.urls.converters import StringConverter
+
+from backups.engine.repository.base import DATA, MANIFEST, SUMS
 
 from . import audit, dashboard, jobs, plans, readiness, second_factor, tokens
 from .alerts import channels, rules, subscription
@@ -11,6 +16,18 @@ from .backups import delete
 from .backups import detail as backup
 from .backups import list as backups
 from .restore import report, steps
+
+
+class _FileName(StringConverter):
+    regex = "|".join(re.escape(name) for name in (DATA, MANIFEST, SUMS))
+
+
+class _Switch(StringConverter):
+    regex = "pause|resume|run"
+
+
+register_converter(_FileName, "rb_download")
+register_converter(_Switch, "rb_switch")
 
 app_name = "backups"
 urlpatterns: list[URLPattern] = [
@@ -23,7 +40,7 @@ urlpatterns: list[URLPattern] = [
     path("backups/delete/", delete.delete, name="delete"),
     path("backups/<str:backup_id>/", backup.backup, name="backup"),
     path("backups/<str:backup_id>/do/", backup.act, name="backup_act"),
-    path("backups/<str:backup_id>/<str:name>", backup.download, name="download"),
+    path("backups/<str:backup_id>/<rb_download:name>", backup.download, name="download"),
     path("restore/", steps.choose_backup, name="restore"),
     path("restore/what/", steps.choose_target, name="restore_what"),
     path("restore/changes/", steps.changes, name="restore_changes"),
@@ -46,7 +63,7 @@ urlpatterns: list[URLPattern] = [
     path("plans/-/retention/", plans.retention, name="plan_retention"),
     path("plans/<str:name>/", plans.one, name="plan"),
     path("plans/<str:name>/delete/", plans.delete, name="plan_delete"),
-    path("plans/<str:name>/<str:what>/", plans.switch, name="plan_switch"),
+    path("plans/<str:name>/<rb_switch:what>/", plans.switch, name="plan_switch"),
     path("readiness/", readiness.overview, name="readiness"),
     path("readiness/drill/", readiness.drill, name="drill"),
     path("alerts/", alerts.overview, name="alerts"),

@@ -317,7 +317,14 @@ def test_nothing_changes_by_get_or_without_csrf_token(empty_site):
 def test_viewer_can_change_only_their_own_settings(empty_site):
     viewer, nobody = empty_site.client("ada", "viewer"), empty_site.client("bob")
     own = ("/alerts/mine/", "/second-factor/", "/second-factor/code/", "/audit/verify/")
-    values = {"str:backup_id": BACKUP, "str:name": "p", "str:what": "run", "str:kind": "mail", "str:form": "csv"}
+    values = {
+        "str:backup_id": BACKUP,
+        "str:name": "p",
+        "rb_switch:what": "run",
+        "rb_download:name": "SHA256SUMS",
+        "str:kind": "mail",
+        "str:form": "csv",
+    }
     Plan.objects.create(name="p", kind="prune", cron="0 3 * * *", arguments={"keep_last": 1})
     AlertRule.objects.create(name="p", title="p", kind="disk")
     Job.objects.create(id=uuid.UUID(int=1), kind="backup", host="h", state=Job.State.FAILED)

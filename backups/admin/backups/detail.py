@@ -10,12 +10,13 @@ from django.utils import timezone
 
 from backups.catalog import downloads, holds
 from backups.catalog.lineage import draw, lineage, shares
-from backups.engine.errors import EngineError, UsageError
+from backups.engine.errors import BackupNotFound, EngineError, UsageError
+from backups.engine.names import BACKUP_ID
 from backups.engine.repository.base import DATA, MANIFEST, SUMS
 from backups.engine.types import Backup, Depth, Proof, SourceKind, SourceRecord
 from backups.identity.sign_in import actor_of
 from backups.jobs import submit, types
-from backups.models import IndexedBackup, Job
+from backups.models import AuditEntry, IndexedBackup, Job
 
 from ..frame import page, render, require, say, say_queued
 from .delete import deletions
@@ -27,7 +28,10 @@ _MOST_TABLES = 200
 @page("backups.view_backup")
 def backup(request: HttpRequest, backup_id: str) -> HttpResponse:
     """One backup."""
-    row = holds.indexed(backup_id, request.GET.get("repository", ""))
+    try:
+        row = holds.indexed(backup_id, request.GET.get("repository", ""))
+    except BackupNotFound:
+        return _gone(request, backup_id)
     family = lineage(row)
     stored: Backup | None = None
     unreadable: EngineError | None = None
@@ -62,6 +66,14 @@ def backup(request: HttpRequest, backup_id: str) -> HttpResponse:
         "saved": 1 - row.bytes_stored / row.bytes_source if row.bytes_source else None,
     }
     return render(request, "backups/backup.html", "Backup", context)
+
+
+def _gone(request: HttpRequest, backup_id: str) -> HttpResponse:
+    """What is known of a backup that jobs and reports still name. Raises `BackupNotFound` if none does."""
+    jobs = list(jobs_about(backup_id)[:12]) if BACKUP_ID.fullmatch(backup_id) else []
+    if not jobs and not AuditEntry.objects.filter(target=f"backup:{backup_id}").exists():
+        raise BackupNotFound(f"There is no backup {backup_id}.", hint="See the list of backups.")
+    return render(request, "backups/backup_gone.html", "Backup", {"backup_id": backup_id, "jobs": jobs}, status=410)
 
 
 def _job(number: str) -> Job | None:

@@ -79,7 +79,7 @@ def _report_context(job: Job) -> dict[str, Any]:
         "result": result,
         "checks": _checks(checks),
         "safety": safety,
-        "back_query": RestoreSelection(backup=safety, only=only, target="in_place").as_query() if safety else "",
+        "back_query": RestoreSelection(backup=safety, only=only, target="in_place").as_query() if _exists(job, safety) else "",
         "again_query": selection.as_query(folder="" if in_place else str(job.arguments.get("folder", ""))),
         "accounts": result.get("accounts"),
         "preview": preview,
@@ -89,6 +89,10 @@ def _report_context(job: Job) -> dict[str, Any]:
         "age": (job.created - row.time) if row else None,
         "next_page": reverse("backups:restore_report", args=[job.pk]),
     }
+
+
+def _exists(job: Job, backup_id: str) -> bool:
+    return IndexedBackup.objects.filter(repository=job.repository, backup_id=backup_id).exists()
 
 
 def _checks(checks: dict[str, Any]) -> list[dict[str, Any]]:
