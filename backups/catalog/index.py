@@ -148,6 +148,7 @@ def _row(name: str, backup: Backup, seen: str) -> IndexedBackup:
                 "bytes": record.bytes,
                 "files": record.files,
                 "method": record.method,
+                "missing": sum(max(item.count, 1) for item in record.missing),
             }
             for record in manifest.sources
         ],

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dotenv import find_dotenv
 
 from .errors import UsageError
-from .names import NAME
+from .left_out import MOST_PATTERNS, wrong_pattern
+from .names import NAME, printable
 from .runtime.environment import Environment, UnknownSetting
 from .types import LONGEST_NOTE, Depth, Source, SourceKind
 
@@ -31,6 +33,8 @@ ENGINE_SETTINGS = frozenset(
         "BACKUP_CHECK_COMMAND",
         "BACKUP_DRILL_COMMAND",
         "BACKUP_EXAMINE_COMMAND",
+        "BACKUP_EXCLUDE",
+        "BACKUP_REREAD_HOURS",
         *SOURCE_SETTINGS.values(),
     }
 )
@@ -38,6 +42,9 @@ ENGINE_SETTINGS = frozenset(
 
 _PROJECT_SETTINGS = frozenset({"BACKUP_SECOND_REPOSITORY"})
 """Further names with the engine's prefix, which a Django project reads."""
+
+REREAD_HOURS = 24.0
+"""How long incrementals trust the times of files, if no setting says otherwise."""
 
 _MOST_HOURS = 100_000
 _PATHS = ("BACKUP_REPOSITORY", *SOURCE_SETTINGS.values())
@@ -57,6 +64,8 @@ class Settings:
     check_command: str
     drill_command: str
     examine_command: str
+    exclude: tuple[str, ...]
+    reread_hours: float
     unknown: tuple[UnknownSetting, ...] = ()
 
 
@@ -93,6 +102,11 @@ def read_settings(env: Environment) -> Settings:
                 sources.append(parse_source(kind, given))
             except UsageError as problem:
                 env.problem(name, problem.message.rstrip("."), "write [NAME=]PATH")
+    exclude = tuple(filter(None, env.text("BACKUP_EXCLUDE", "").split(os.pathsep)))
+    try:
+        check_patterns(exclude)
+    except UsageError as problem:
+        env.problem("BACKUP_EXCLUDE", problem.message.rstrip("."), "separate patterns by colons")
     repository = env.text("BACKUP_REPOSITORY", "")
     settings = Settings(
         repository=Path(repository) if repository else None,
@@ -105,6 +119,8 @@ def read_settings(env: Environment) -> Settings:
         check_command=env.text("BACKUP_CHECK_COMMAND", ""),
         drill_command=env.text("BACKUP_DRILL_COMMAND", ""),
         examine_command=env.text("BACKUP_EXAMINE_COMMAND", ""),
+        exclude=exclude,
+        reread_hours=env.hours("BACKUP_REREAD_HOURS", REREAD_HOURS, most=_MOST_HOURS),
         unknown=env.unknown(ENGINE_SETTINGS | _PROJECT_SETTINGS, prefixes=("BACKUP_", "REFBACKUP_")),
     )
     env.check()
@@ -135,6 +151,16 @@ def parse_source(kind: SourceKind, given: str) -> Source:
             hint="Name it yourself: NAME=PATH.",
         )
     return Source(kind=kind, name=name, path=place)
+
+
+def check_patterns(patterns: Sequence[str]) -> tuple[str, ...]:
+    """*patterns*, if files can be excluded by them. Raises `UsageError`."""
+    for pattern in patterns:
+        if wrong := wrong_pattern(pattern):
+            raise UsageError(f"{printable(pattern)!r} cannot exclude files: {wrong}.")
+    if len(patterns) > MOST_PATTERNS:
+        raise UsageError(f"At most {MOST_PATTERNS} patterns can exclude files.")
+    return tuple(patterns)
 
 
 def check_note(note: str) -> str:

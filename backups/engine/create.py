@@ -17,6 +17,7 @@ from typing import Any
 from .. import __version__
 from .application_check import NO_CHECK, ApplicationCheck
 from .capture.cut import STEP_TIMEOUT, Cut, Instant
+from .config import REREAD_HOURS
 from .errors import EngineError, SourceBroken, UsageError, from_os_error
 from .repository.base import STAMP, stamp
 from .repository.folder import Repository
@@ -42,13 +43,20 @@ from .verify import verify_backup
 TORN_TRIES = 3
 """Attempts at a cut before a Chroma directory whose copy is inconsistent counts as broken."""
 
+MOST_LINES = 1000
+"""Lines of the log that a manifest keeps."""
+
 _PARENT_TRIES = 3
 """Backups, newest first, that are tried as the parent before the backup becomes full."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What to back up and how. ``wait`` and ``within`` limit the wait for the repository's lock and for a cut, in seconds."""
+    """What to back up and how. ``wait`` and ``within`` limit the wait for the repository's lock and for a cut, in seconds.
+
+    ``exclude`` has patterns (`left_out.Patterns`) of what is left out of folders of files. When the last backup that read every
+    file is older than ``reread_hours``, an incremental reads those too whose times did not change.
+    """
 
     sources: tuple[Source, ...]
     set: str = "default"
@@ -59,6 +67,8 @@ class Request:
     within: float = 30.0
     safety: bool = False
     job: str = ""
+    exclude: tuple[str, ...] = ()
+    reread_hours: float = REREAD_HOURS
     application: ApplicationCheck = NO_CHECK
 
 
@@ -78,6 +88,7 @@ class _Packed:
     instant: Instant
     data: DataFile
     sources: tuple[SourceRecord, ...]
+    read_all: bool
     torn: list[str] = field(default_factory=list)
 
 
@@ -208,7 +219,7 @@ def _begin(
     reasons = []
     for parent in parents:
         owner = f"{moment}-{BackupKind.INCREMENTAL}-{token}"
-        problem = cut.packer.ask("begin", owner=owner, parent=parent.id, **where)
+        problem = cut.packer.ask("begin", owner=owner, parent=parent.id, reread=_reads_all(parent, request, ctx), **where)
         if problem is None:
             return parent, ""
         ctx.log(f"{parent.id} cannot be the parent: {problem}")
@@ -220,6 +231,12 @@ def _begin(
     reason = "; ".join(reasons) or f"the set {request.set} has no undamaged full or incremental backup yet"
     ctx.log(f"The incremental becomes a full backup: {reason}")
     return None, reason
+
+
+def _reads_all(parent: Backup, request: Request, ctx: Context) -> bool:
+    """Whether an incremental on *parent* reads every file, because times were trusted for long enough."""
+    last = parent.manifest.read_all
+    return last is None or ctx.now() - last >= timedelta(hours=request.reread_hours)
 
 
 def _pack(
@@ -238,7 +255,7 @@ def _pack(
         _log_cut(instant, ctx)
         cut.copy_pinned(instant)
     before = {record.prefix: record for record in parent.manifest.sources} if parent is not None else {}
-    requests = [pack_request(source, sources, instant, cut, repository) for source in sources]
+    requests = [pack_request(source, sources, instant, cut, repository, request.exclude) for source in sources]
     table = parent.manifest.data if parent is not None else None
     with ctx.phase("create", "store", sum(size_of(source) for source in sources)) as phase:
         watch = LogWatch([source.path for source in sources if source.kind is SourceKind.SQLITE], ctx)
@@ -256,8 +273,10 @@ def _pack(
         answer = cut.packer.finish(timeout=STEP_TIMEOUT, on_event=lambda event: phase.reach(event["bytes"]), check=watch.check)
         cut.holder.ask("release", timeout=STEP_TIMEOUT, check=ctx.check)
     torn = [found.message for found in digests.values() if isinstance(found, Problem)]
-    records = tuple(record_of(source, instant, answer["sources"][source.prefix], digests, ctx) for source in sources)
-    return _Packed(instant, DataFile.model_validate(answer["data"]), records, torn)
+    records = tuple(
+        record_of(source, instant, answer["sources"][source.prefix], digests, request.exclude, ctx) for source in sources
+    )
+    return _Packed(instant, DataFile.model_validate(answer["data"]), records, answer["read_all"], torn)
 
 
 def _refuse_unknown_files(repository: Repository, request: Request, sources: list[Source], instant: Instant) -> None:
@@ -322,12 +341,14 @@ def _manifest(
     for record in packed.sources:
         for problem in record.problems:
             ctx.log(f"DAMAGED {record.prefix}: {problem.message}")
+    left = len(ctx.lines) - MOST_LINES
     return Manifest(
         id=backup_id,
         set=request.set,
         kind=kind,
         parent=parent.id if parent is not None else None,
         time=packed.instant.time,
+        read_all=packed.instant.time if packed.read_all or parent is None else parent.manifest.read_all,
         finished=ctx.now(),
         host=os.uname().nodename,
         engine=__version__,
@@ -339,7 +360,7 @@ def _manifest(
         data=packed.data,
         safety=request.safety,
         job=request.job,
-        log=tuple(ctx.lines),
+        log=(*ctx.lines[:MOST_LINES], *([f"and {left:,} lines more"] if left > 0 else [])),
     )
 
 

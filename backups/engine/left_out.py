@@ -1,4 +1,7 @@
-"""What a backup of a folder does not hold, and why: ``left_out`` and ``exclude`` of a source in the manifest."""
+"""What a backup of a folder does not hold, and why: ``left_out`` and ``exclude`` of a source in the manifest.
+
+Child processes import this without `types`, for a quick start.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,7 @@ import re
 from collections.abc import Iterable
 from enum import StrEnum
 from fnmatch import translate
-from typing import Annotated, Final
-
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from typing import Any, Final, Protocol
 
 from .names import printable
 
@@ -54,37 +55,10 @@ _WORDS = {
 }
 
 
-class LeftOut(BaseModel):
-    """Something in a folder that its backup does not hold, with everything below it.
+def bounded(found: Iterable[tuple[str, Absence, str]], most: int = MOST_LEFT_OUT) -> list[dict[str, Any]]:
+    """At most *most* entries, as the fields of `types.LeftOut`, for what was *found*.
 
-    ``path`` is relative to the folder, for people; if it is not UTF-8, ``raw`` has its bytes as hexadecimal digits. With a
-    ``count`` above 0, ``path`` is a folder in which so many are left out, and other parts of it may be in the backup.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    path: str
-    raw: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{2})*$")] = ""
-    reason: Absence
-    detail: str = ""
-    count: Annotated[int, Field(ge=0)] = 0
-
-    @property
-    def name(self) -> str:
-        """The path as the operating system takes it; "" is the folder itself."""
-        return os.fsdecode(bytes.fromhex(self.raw)) if self.raw else self.path
-
-    @property
-    def message(self) -> str:
-        """A sentence for people, without its full stop."""
-        why = self.reason.words + (f": {self.detail}" if self.detail else "")
-        if self.count:
-            return f"{self.count:,} of what is in {self.path or 'the folder'} is left out, the first because {why}"
-        return f"{self.path or '.'} is left out: {why}"
-
-
-def bounded(found: Iterable[tuple[str, Absence, str]], most: int = MOST_LEFT_OUT) -> list[LeftOut]:
-    """At most *most* entries for what was *found*: path as the operating system gives it, reason, and its message.
+    That is the path as the operating system gives it, the reason, and the operating system's message.
 
     If there are more, the deepest are counted by the folders that they are in; such an entry has the reason of its first loss,
     or else its first reason.
@@ -108,10 +82,15 @@ def _depth(path: str) -> int:
     return path.count("/") + 1 if path else 0
 
 
-def _entry(path: str, reason: Absence, detail: str, count: int) -> LeftOut:
+def _entry(path: str, reason: Absence, detail: str, count: int) -> dict[str, Any]:
     shown = printable(path)
     raw = "" if shown == path else os.fsencode(path).hex()
-    return LeftOut(path=shown, raw=raw, reason=reason, detail=printable(detail), count=count)
+    return {"path": shown, "raw": raw, "reason": reason.value, "detail": printable(detail), "count": count}
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
 
 
 class Outside:
@@ -120,7 +99,7 @@ class Outside:
     That is whatever *left_out* names, and whatever matches a pattern of *exclude*, now or at the time of the backup.
     """
 
-    def __init__(self, left_out: Iterable[LeftOut], exclude: Iterable[str]) -> None:
+    def __init__(self, left_out: Iterable[_Named], exclude: Iterable[str]) -> None:
         self._names = frozenset(item.name for item in left_out)
         self._excluded = Patterns(exclude)
 
@@ -148,7 +127,7 @@ class Patterns:
         self._patterns = [_parse(pattern) for pattern in patterns]
 
     def __call__(self, path: str, *, is_folder: bool) -> bool:
-        """Whether a pattern matches *path* itself; the caller leaves out what is below a folder that matches."""
+        """Whether a pattern matches *path* itself; the caller leaves out the content of a folder that matches."""
         if not self._patterns:
             return False
         parts = path.split("/")

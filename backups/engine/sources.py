@@ -15,10 +15,13 @@ from .names import printable
 from .repository.folder import Repository
 from .runtime import folders
 from .runtime.context import Context
-from .types import Collection, Problem, Source, SourceKind, SourceRecord
+from .types import Collection, LeftOut, Problem, Source, SourceKind, SourceRecord
 
 _LEAST_FREE = 128 << 20
 """Bytes that the growing log of a pinned database must leave free on its disk."""
+
+_MOST_LOGGED = 100
+"""Lines in the log about what a source does not hold."""
 
 
 def check_sources(sources: tuple[Source, ...], repository: Repository) -> None:
@@ -39,6 +42,8 @@ def check_sources(sources: tuple[Source, ...], repository: Repository) -> None:
             missing.append(f"{source.path}: {wrong}")
         if source.kind is SourceKind.CHROMA and _inside(repository.folder, source.path):
             problems.append(f"the repository lies inside the Chroma directory {source.path}")
+        if _inside(source.path, repository.folder):
+            problems.append(f"{source.path} lies inside the repository")
     if problems:
         raise UsageError("; ".join(problems) + ".")
     if missing:
@@ -95,8 +100,10 @@ class LogWatch:
                 )
 
 
-def pack_request(source: Source, sources: list[Source], instant: Instant, cut: Cut, repository: Repository) -> dict[str, Any]:
-    """The packer's request for a source."""
+def pack_request(
+    source: Source, sources: list[Source], instant: Instant, cut: Cut, repository: Repository, exclude: tuple[str, ...]
+) -> dict[str, Any]:
+    """The packer's request for a source; *exclude* are patterns for folders of files."""
     packed: dict[str, Any] = {"kind": str(source.kind), "prefix": source.prefix}
     if source.kind is SourceKind.SQLITE:
         pin = instant.pins[source.name]
@@ -108,7 +115,8 @@ def pack_request(source: Source, sources: list[Source], instant: Instant, cut: C
     else:
         others = [other.path for other in sources if other is not source]
         beside = [path.with_name(path.name + suffix) for path in others for suffix in ("-wal", "-shm", "-journal", ".gate")]
-        packed |= {"path": str(source.path), "exclude": [str(path) for path in [*others, *beside, repository.folder]]}
+        elsewhere = [str(path) for path in [*others, *beside, repository.folder]]
+        packed |= {"path": str(source.path), "elsewhere": elsewhere, "exclude": exclude}
     return packed
 
 
@@ -117,15 +125,17 @@ def record_of(
     instant: Instant,
     tally: dict[str, Any],
     digests: dict[str, tuple[Collection, ...] | Problem],
+    exclude: tuple[str, ...],
     ctx: Context,
 ) -> SourceRecord:
     """The manifest's record of a source."""
-    for note in tally["notes"]:
+    absent = [LeftOut.model_validate(item) for item in tally["left_out"]]
+    losses_first = sorted(absent, key=lambda item: not item.reason.is_loss)
+    for note in [*(item.message for item in losses_first[:_MOST_LOGGED]), *tally["notes"]]:
         ctx.log(f"{source.prefix}: {printable(note)}")
-    problems = [
-        Problem.model_validate(problem | {"file": printable(problem["file"]), "message": printable(problem["message"])})
-        for problem in tally["problems"]
-    ]
+    if len(absent) > _MOST_LOGGED:
+        ctx.log(f"{source.prefix}: and {len(absent) - _MOST_LOGGED:,} more, which the manifest lists")
+    problems: list[Problem] = []
     method = "walked"
     collections: tuple[Collection, ...] = ()
     if source.kind is SourceKind.SQLITE:
@@ -159,5 +169,7 @@ def record_of(
             "version": instant.versions.get(source.name) if source.kind is SourceKind.CHROMA else None,
             "collections": collections,
             "problems": problems,
+            "left_out": absent,
+            "exclude": exclude if source.kind is SourceKind.FILES else (),
         }
     )

@@ -6,6 +6,7 @@ are ignored; a change that older versions must not ignore raises ``format``.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -14,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
-from .left_out import LONGEST_PATTERN, MOST_LEFT_OUT, MOST_PATTERNS, LeftOut
+from .left_out import LONGEST_PATTERN, MOST_LEFT_OUT, MOST_PATTERNS, Absence
 from .names import BACKUP_ID, NAME, printable
 
 Name = Annotated[str, StringConstraints(pattern=rf"^{NAME.pattern}$")]
@@ -103,6 +104,33 @@ class Collection(_Stored):
     digest: Digest
 
 
+class LeftOut(_Stored):
+    """Something in a folder that its backup does not hold, with everything below it.
+
+    ``path`` is relative to the folder, for people; if it is not UTF-8, ``raw`` has its bytes as hexadecimal digits. With a
+    ``count`` above 0, ``path`` is a folder in which that many are left out; other parts of it may be in the backup.
+    """
+
+    path: str
+    raw: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{2})*$")] = ""
+    reason: Absence
+    detail: str = ""
+    count: Size = 0
+
+    @property
+    def name(self) -> str:
+        """The path as the operating system takes it; "" is the folder itself."""
+        return os.fsdecode(bytes.fromhex(self.raw)) if self.raw else self.path
+
+    @property
+    def message(self) -> str:
+        """A sentence for people, without its full stop."""
+        why = self.reason.words + (f": {self.detail}" if self.detail else "")
+        if self.count:
+            return f"{self.count:,} of what is in {self.path or 'the folder'} is left out, the first because {why}"
+        return f"{self.path or '.'} is left out: {why}"
+
+
 class SourceRecord(_Stored):
     """A source as it was captured.
 
@@ -165,7 +193,8 @@ class Manifest(_Stored):
     """``manifest.json``: everything about a backup except its table.
 
     ``time`` is the instant of the cut. ``safety`` marks the safety backup of a restore in place. ``job`` is the caller's name
-    for the run, by which it finds the backup if it missed the end of the run.
+    for the run, by which it finds the backup if it missed the end of the run. ``read_all`` is the instant of the backup, this
+    one or an ancestor, that last read every file; others take files whose times did not change from their parents unread.
     """
 
     format: Literal[1] = 1
@@ -174,6 +203,7 @@ class Manifest(_Stored):
     kind: BackupKind
     parent: Id | None = None
     time: AwareDatetime
+    read_all: AwareDatetime | None = None
     finished: AwareDatetime
     host: Short = ""
     engine: Short = ""

@@ -213,7 +213,7 @@ def _conclude(job: Job, status: int, output: ChildOutput, reason: StopReason | N
 
 def _is_clean(result: dict[str, Any]) -> bool:
     """Whether an answer has no finding, for which its command would exit with another status."""
-    return bool(result.get("ok", True)) and not result.get("problems")
+    return bool(result.get("ok", True)) and not result.get("problems") and not result.get("missing")
 
 
 def _error(code: str, message: str, hint: str = "") -> dict[str, Any]:
@@ -231,6 +231,11 @@ def _what_remains(made: dict[str, Any] | None) -> str:
 def _unanswered(status: int, result: dict[str, Any] | None) -> dict[str, Any]:
     if result is not None:
         problems = [problem for item in result.get("results", [result]) for problem in item.get("problems", [])]
+        missing = result.get("missing", [])
+        if missing and not problems:
+            message = f"The backup was made, but it is incomplete: {missing[0]['message']}."
+            more = f" ({len(missing)} such findings in all)" if len(missing) > 1 else ""
+            return _error("incomplete", f"{message}{more}", "Make them readable and back up again, or exclude them.")
         first = problems[0]["message"] if problems else f"The command exited with status {status}."
         code = {5: "damaged", 6: "source_broken"}.get(status, "findings")
         more = f" ({len(problems)} findings in all)" if len(problems) > 1 else ""

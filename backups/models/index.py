@@ -72,6 +72,11 @@ class IndexedBackup(models.Model):
             models.Index(fields=["parent_id"], name="backup_by_parent", condition=~models.Q(parent_id="")),
         )
 
+    @property
+    def incomplete(self) -> bool:
+        """Whether files that belong into the backup could not be read and are not in it."""
+        return any(source.get("missing") for source in self.sources)
+
     def __str__(self) -> str:
         return self.backup_id
 

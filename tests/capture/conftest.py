@@ -89,10 +89,11 @@ class Bench:
     lines: list[str] = field(default_factory=list)
     _restored: int = 0
 
-    def create(self, *sources: Source, kind: str = "full", verify: str | None = None, within: float = 20.0) -> Created:
+    def create(self, *sources: Source, kind: str = "full", verify: str | None = None, **more: Any) -> Created:
         """Back up, in this process."""
         ctx = Context()
-        request = Request(sources=sources, kind=BackupKind(kind), verify=Depth(verify) if verify else None, within=within)
+        more = {"within": 20.0, **more}
+        request = Request(sources=sources, kind=BackupKind(kind), verify=Depth(verify) if verify else None, **more)
         try:
             return create_backup(self.repository, request, ctx)
         finally:

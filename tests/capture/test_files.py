@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from backups.engine.capture.files import devices_without_times
+from backups.engine.capture.staging import GRAIN_NS
 from tests.capture.conftest import Bench, Stores, chroma_source, files_source, sqlite_source
-from tests.capture.processes import ROOT, run
+from tests.capture.processes import ROOT, environment, ordinary, run, until
 
 
 @pytest.fixture
@@ -225,20 +231,154 @@ def test_files_that_come_and_go_while_they_are_read(bench: Bench, folder: Path) 
             assert len(path.read_bytes()) in (20_000, 21_000), "half of one state and half of another"
 
 
-def test_an_unreadable_file_is_reported(bench: Bench, folder: Path) -> None:
+def create_as_ordinary_user(bench: Bench, folder: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
+    """Exit code and answer of ``create`` for a user who may not read everything."""
+    command = [sys.executable, "-m", "backups.engine", "create", "--repo", bench.repository.folder, "--json", *arguments]
+    ended = subprocess.run(
+        [*ordinary(), *command, f"--files={folder}"], cwd=ROOT, capture_output=True, text=True, check=False, env=environment()
+    )
+    assert "Traceback" not in ended.stderr, ended.stderr
+    return ended.returncode, json.loads(ended.stdout)
+
+
+@pytest.mark.slow
+def test_what_cannot_be_read_is_missing_and_everything_else_is_there(bench: Bench, folder: Path) -> None:
     (folder / "open").write_text("open")
     (folder / "closed").write_text("closed")
     (folder / "closed").chmod(0)
-    command = [sys.executable, "-m", "backups.engine", "create", "--repo", bench.repository.folder, "--json"]
-    if os.access(folder / "closed", os.R_OK):  # root reads everything, unless that is taken from it
-        command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *command]
-    ended = subprocess.run([*command, f"--files={folder}"], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert ended.returncode == 6
-    created = json.loads(ended.stdout)
-    assert created["verification"] == "damaged"
-    assert [problem["code"] for problem in created["sources"][0]["problems"]] == ["source_unreadable"]
-    target = bench.restore(bench.repository.find(created["id"], None)) / "files/papers"
-    assert [path.name for path in target.iterdir()] == ["open"], "what can be read is kept"
+    for name in ("locked", "half"):
+        (folder / name).mkdir()
+        (folder / name / "inside").write_text("x")
+    (folder / "locked").chmod(0)
+    (folder / "half").chmod(0o600)  # its names can be listed, but nothing in it can be opened
+    code, created = create_as_ordinary_user(bench, folder, "--verify=restore")
+    assert code == 6
+    assert created["verification"] == "restore"
+    assert {item["path"]: item["reason"] for item in created["missing"]} == dict.fromkeys(
+        ["closed", "locked", "half/inside"], "unreadable"
+    )
+    assert created["missing"][0]["message"] == "closed is left out: it cannot be read: Permission denied"
+    backup = bench.repository.find("latest", None)
+    assert backup.manifest.incomplete and not backup.damaged
+    assert set(state(bench.restore(backup) / "files/papers")) == {"open", "half"}
+    shown = run("list", "--repo", bench.repository.folder)
+    assert shown.json["backups"][0]["incomplete"] is True
+    (folder / "locked").chmod(0o700)
+    (folder / "half").chmod(0o700)
+
+    again, created = create_as_ordinary_user(bench, folder, "--kind=incremental")
+    assert (again, created["parent"]) == (6, backup.id), "an incomplete backup is a parent like any other"
+    assert [item["path"] for item in created["missing"]] == ["closed"]
+    assert "locked/inside" in state(bench.restore(bench.repository.find("latest", None)) / "files/papers")
+
+
+@pytest.mark.skipif(not Path("/sys/class/net/lo/duplex").exists(), reason="this machine has no sysfs")
+def test_a_file_that_cannot_be_read_although_it_can_be_opened(bench: Bench) -> None:
+    """In sysfs reads fail, and files are shorter than their size."""
+    created = bench.create(files_source(Path("/sys/class/net/lo")), verify="restore")
+    missing = {item.path: item.detail for item in created.backup.manifest.sources[0].missing}
+    assert missing["duplex"] == "Invalid argument"
+    assert missing["mtu"] == "it ends before its size"
+    found = state(bench.restore(created.backup) / "files/papers")
+    assert "statistics" in found and "duplex" not in found
+
+
+@pytest.mark.slow
+def test_dates_of_any_year(bench: Bench, folder: Path) -> None:
+    """Tables count nanoseconds in 64 bits, which is enough for 1677 to 2262."""
+    years = {"1901": -2_177_452_800, "1969": -1, "2262": 9_214_646_400, "2300": 10_413_792_000, "2400": 13_569_465_600}
+    for name, seconds in years.items():
+        (folder / name).write_text(name)
+        os.utime(folder / name, (seconds, seconds))
+    os.utime(folder, (13_569_465_600, 13_569_465_600))
+    kept = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    for kind in ("full", "incremental"):
+        created = bench.create(files_source(folder), kind=kind, verify="restore")
+        assert not created.backup.manifest.incomplete
+        target = bench.restore(created.backup) / "files/papers"
+        assert {path.name: path.read_text() for path in target.iterdir()} == {name: name for name in years}
+        for name in ("1901", "1969", "2262"):
+            assert (target / name).stat().st_mtime_ns == kept[name]
+        assert len([line for line in bench.lines if "has a date that cannot be stored" in line]) == 2
+        assert run("files", created.backup.id, "--repo", bench.repository.folder).code == 0
+
+
+@pytest.mark.slow
+def test_a_file_written_to_through_a_mapping(bench: Bench, folder: Path) -> None:
+    """Of the stores into a page, only the first sets the file's times, until the kernel writes the page to disk."""
+    place = folder / "mapped"
+    place.write_bytes(bytes(100_000))
+    with place.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapping:
+        mapping[0:5] = b"first"
+        times = place.stat()
+        until(lambda: time.time_ns() - place.stat().st_ctime_ns > GRAIN_NS + 10**8)
+        mapping[5:11] = b"second"
+        assert place.stat() == times
+        bench.create(files_source(folder))
+        mapping[11:16] = b"third"
+        following = bench.create(files_source(folder), kind="incremental").backup
+        assert (bench.restore(following) / "files/papers/mapped").read_bytes()[:16] == b"firstsecondthird"
+
+
+@pytest.mark.slow
+def test_a_file_system_without_times(bench: Bench) -> None:
+    """On tmpfs, a store into a page never sets the file's times."""
+    shared = Path("/dev/shm")  # noqa: S108 - this file system is the subject
+    if shared.stat().st_dev not in devices_without_times():
+        pytest.skip("this machine has no tmpfs")
+    with tempfile.TemporaryDirectory(dir=shared) as made:
+        place = Path(made, "mapped")
+        place.write_bytes(bytes(100_000))
+        with place.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapping:
+            until(lambda: time.time_ns() - place.stat().st_ctime_ns > GRAIN_NS + 10**8)
+            bench.create(files_source(Path(made)))
+            mapping[0:5] = b"first"
+            following = bench.create(files_source(Path(made)), kind="incremental").backup
+        assert (bench.restore(following) / "files/papers/mapped").read_bytes()[:5] == b"first"
+
+
+@pytest.mark.slow
+def test_everything_is_read_again_after_a_time(bench: Bench, folder: Path) -> None:
+    (folder / "file").write_text("x")
+    full = bench.create(files_source(folder)).backup
+    assert full.manifest.read_all == full.manifest.time
+    trusting = bench.create(files_source(folder), kind="incremental").backup
+    assert trusting.manifest.read_all == full.manifest.time
+    reading = bench.create(files_source(folder), kind="incremental", reread_hours=0.0).backup
+    assert reading.manifest.read_all == reading.manifest.time
+    assert reading.manifest.bytes_stored < 2000
+    ended = run(
+        "create", "--repo", bench.repository.folder, f"--files=papers={folder}", "--kind=incremental",
+        more={"BACKUP_REREAD_HOURS": "0"},
+    )  # fmt: skip
+    by_setting = bench.repository.find(ended.json["id"], None).manifest
+    assert by_setting.read_all == by_setting.time
+
+
+@pytest.mark.slow
+def test_excluded_files(bench: Bench, folder: Path) -> None:
+    for name in ("kept", "cache/x", "deep/a.tmp", "deep/kept", "node/cache/y"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    arguments = ("create", "--repo", bench.repository.folder, "--files", f"papers={folder}")
+    ended = run(*arguments, "--exclude", "*.tmp", "--exclude", "/cache/", "--kind", "incremental")
+    assert ended.code == 0, ended
+    backup = bench.repository.find("latest", None)
+    assert backup.manifest.sources[0].exclude == ("*.tmp", "/cache/")
+    assert set(state(bench.restore(backup) / "files/papers")) == {
+        "kept",
+        "deep",
+        "deep/kept",
+        "node",
+        "node/cache",
+        "node/cache/y",
+    }
+    assert run(*arguments, more={"BACKUP_EXCLUDE": "deep:node"}).code == 0
+    assert set(state(bench.restore(bench.repository.find("latest", None)) / "files/papers")) == {"kept", "cache", "cache/x"}
+    refused = run(*arguments, "--exclude", "!kept")
+    assert (refused.code, refused.error["code"]) == (2, "usage")
+    refused = run(*arguments, more={"BACKUP_EXCLUDE": "a//b"})
+    assert refused.code == 2 and "BACKUP_EXCLUDE" in refused.error["message"]
 
 
 def test_a_missing_folder_makes_no_backup(bench: Bench, folder: Path) -> None:

@@ -17,7 +17,6 @@ import pytest
 from backups.engine.archive.blocks import BLOCK, MAX_DEPTH
 from backups.engine.archive.reader import Archives, locate_in
 from backups.engine.archive.table import Entry, EntryType
-from backups.engine.capture import packer as packing
 from backups.engine.capture.packer import Packer
 from backups.engine.capture.staging import GRAIN_NS, identify, is_unchanged
 from backups.engine.runtime.child import Server
@@ -40,12 +39,12 @@ class Quiet(Server):
         pass
 
 
-def read_of(bench: Bench, sources: list[dict[str, Any]], folder: Path, parent: str | None) -> dict[str, Any]:
+def read_of(bench: Bench, sources: list[dict[str, Any]], folder: Path, parent: str | None, *, reread: bool = False) -> Any:
     """Pack in this process on top of *parent*, publish nothing, and return the tallies by source."""
     folder.mkdir()
     reader = Packer(Quiet())
     set_folder = str(bench.repository.backup_folder("default", ""))
-    problem = reader.begin("20300101T000000Z-incremental-000000", str(folder), set_folder, parent)
+    problem = reader.begin("20300101T000000Z-incremental-000000", str(folder), set_folder, parent, reread=reread)
     assert problem is None
     return reader.pack(sources, 0, 1 << 40)["sources"]
 
@@ -58,10 +57,11 @@ def test_an_unchanged_file_is_not_read(bench: Bench, tmp_path: Path) -> None:
         (folder / name).write_bytes(os.urandom(300_000))
     settle(folder)
     parent = bench.create(files_source(folder)).backup
-    source = {"kind": "files", "prefix": "files/papers", "path": str(folder), "exclude": []}
+    source = {"kind": "files", "prefix": "files/papers", "path": str(folder), "elsewhere": [], "exclude": []}
 
     assert read_of(bench, [source], tmp_path / "1", parent.id)["files/papers"]["read"] == 0
     assert read_of(bench, [source], tmp_path / "2", None)["files/papers"]["read"] == 900_000
+    assert read_of(bench, [source], tmp_path / "4", parent.id, reread=True)["files/papers"]["read"] == 900_000
     (folder / "two").touch()
     assert read_of(bench, [source], tmp_path / "3", parent.id)["files/papers"]["read"] == 300_000
 
@@ -186,28 +186,6 @@ def test_a_file_replaced_by_one_with_the_same_times_is_seen(bench: Bench, tmp_pa
     assert (bench.restore(backup) / "files/papers/file").read_bytes() == b"other"
 
 
-def test_an_unreadable_file_is_a_problem_of_the_source(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The refusal is simulated: root may read everything."""
-    folder = tmp_path / "papers"
-    folder.mkdir()
-    for name in ("a", "closed", "z"):
-        (folder / name).write_text(name)
-    real = os.open
-
-    def refuse(path: Any, *more: Any, **options: Any) -> int:
-        if str(path).endswith("closed"):
-            raise PermissionError(13, "Permission denied", str(path))
-        return real(path, *more, **options)
-
-    monkeypatch.setattr(packing.os, "open", refuse)
-    source = {"kind": "files", "prefix": "files/papers", "path": str(folder), "exclude": []}
-    tally = read_of(bench, [source], tmp_path / "staged", None)["files/papers"]
-    assert [(problem["code"], problem["file"]) for problem in tally["problems"]] == [
-        ("source_unreadable", "files/papers/closed")
-    ]
-    assert tally["files"] == 2
-
-
 class Meddler(Packer):
     """A packer during whose reading of a file something happens to it."""
 
@@ -215,16 +193,18 @@ class Meddler(Packer):
         super().__init__(Quiet())
         self.happens = happens
 
-    def _changing_file(self, path: str, place: Path, tally: Any) -> None:
+    def _changing_file(self, path: str, name: str, root: int, *more: Any) -> None:
         store = self._blocks.store
+        place = Path(f"/proc/self/fd/{root}", name)
 
-        def store_and_disturb(descriptor: int, entry: Any, before: Any) -> None:
-            store(descriptor, entry, before)
-            if place.name == "target" and place.exists():
+        def store_and_disturb(descriptor: int, entry: Any, before: Any) -> bool:
+            complete = store(descriptor, entry, before)
+            if name == "target" and place.exists():
                 self.happens(place)
+            return complete
 
         with patch.object(self._blocks, "store", store_and_disturb):
-            super()._changing_file(path, place, tally)
+            super()._changing_file(path, name, root, *more)
 
 
 def append_and_remove(place: Path) -> None:
@@ -243,7 +223,12 @@ def append_and_pipe(place: Path) -> None:
     os.mkfifo(place)
 
 
-@pytest.mark.parametrize("happens", [append_and_remove, append_and_exchange, append_and_pipe])
+def append_and_make_folder(place: Path) -> None:
+    append_and_remove(place)
+    place.mkdir()
+
+
+@pytest.mark.parametrize("happens", [append_and_remove, append_and_exchange, append_and_pipe, append_and_make_folder])
 def test_a_file_that_disappears_while_it_is_read_leaves_no_trace(bench: Bench, tmp_path: Path, happens: Any) -> None:
     """What had been stored of it is cut off again, and nothing names it."""
     folder = tmp_path / "papers"
@@ -253,10 +238,14 @@ def test_a_file_that_disappears_while_it_is_read_leaves_no_trace(bench: Bench, t
     (tmp_path / "staged").mkdir()
     reader = Meddler(happens)
     reader.begin("20300101T000000Z-full-000000", str(tmp_path / "staged"), str(tmp_path), None)
-    source = {"kind": "files", "prefix": "files/papers", "path": str(folder), "exclude": []}
+    source = {"kind": "files", "prefix": "files/papers", "path": str(folder), "elsewhere": [], "exclude": []}
     tally = reader.pack([source], 0, 0)["sources"]["files/papers"]
     assert tally["files"] == 2
-    assert tally["notes"] == ["files/papers/target was deleted while the backup ran and is not in it"]
+    if happens is append_and_remove:
+        assert tally["notes"] == ["target was deleted while the backup ran and is not in it"]
+        assert not tally["left_out"]
+    else:
+        assert [(item["path"], item["reason"]) for item in tally["left_out"]] == [("target", "changed")]
     unpacked = subprocess.run(
         ["tar", "--zstd", "-tf", tmp_path / "staged/data.tar.zst"], capture_output=True, text=True, check=True
     )

@@ -102,8 +102,8 @@ def test_every_command_from_init_to_an_empty_trash(tmp_path: Path, database: Pat
     assert [item["id"] for item in listed["backups"]] == [third["id"], second["id"], full["id"]]
     for item in listed["backups"]:
         assert set(item) == {
-            "id", "set", "kind", "parent", "time", "bytes_source", "bytes_stored", "verified_at", "verification", "hold",
-            "note",
+            "id", "set", "kind", "parent", "time", "bytes_source", "bytes_stored", "verified_at", "verification",
+            "incomplete", "hold", "note",
         }  # fmt: skip
         assert datetime.fromisoformat(item["time"]).utcoffset() is not None
     assert listed["backups"][2]["note"] == "the first"

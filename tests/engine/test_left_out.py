@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import json
 import time
 
 import pytest
 
-from backups.engine.left_out import Absence, LeftOut, Outside, Patterns, bounded, wrong_pattern
+from backups.engine.left_out import Absence, Outside, Patterns, bounded, wrong_pattern
+from backups.engine.types import LeftOut
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,7 @@ def test_patterns_that_are_refused(pattern: str) -> None:
 
 def test_what_is_outside_is_kept_with_everything_below_it() -> None:
     found = bounded([("closed", Absence.UNREADABLE, ""), ("deep/pipe \udcff", Absence.SPECIAL, "")])
-    outside = Outside([LeftOut.model_validate_json(item.model_dump_json()) for item in found], ["*.tmp", "cache/"])
+    outside = Outside([LeftOut.model_validate_json(json.dumps(item)) for item in found], ["*.tmp", "cache/"])
     for path in ("closed", "closed/a/b", "deep/pipe \udcff", "new/a.tmp", "new/cache/a"):
         assert outside(path, is_folder=False), path
     for path in ("close", "deep", "deep/pipe \\xff", "new/cache"):
@@ -63,9 +64,9 @@ def test_an_unknown_reason_of_a_later_version_is_a_loss() -> None:
 def test_many_entries_are_counted_by_folder() -> None:
     many = [(f"a/{number % 7}/{number}", Absence.OUTWARD_LINK, "") for number in range(30_000)]
     lost = [("a/3/lost", Absence.UNREADABLE, "Permission denied"), ("b", Absence.SPECIAL, "")]
-    found = bounded(many + lost, 10)
+    found = [LeftOut(**item) for item in bounded(many + lost, 10)]
     assert {item.path: item.count for item in found} == {**{f"a/{n}": len(many[n::7]) + (n == 3) for n in range(7)}, "b": 0}
     assert [(item.path, item.detail) for item in found if item.reason.is_loss] == [("a/3", "Permission denied")]
-    everything = bounded([(os.fsdecode(bytes([65 + n])), Absence.SPECIAL, "") for n in range(20)], 10)
+    everything = [LeftOut(**item) for item in bounded([(chr(65 + n), Absence.SPECIAL, "") for n in range(20)], 10)]
     assert [(item.path, item.count) for item in everything] == [("", 20)]
     assert Outside(everything, [])("any", is_folder=False)

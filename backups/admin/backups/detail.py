@@ -89,6 +89,9 @@ def _verdict(row: IndexedBackup, stored: Backup | None, needs: int, unreadable: 
         return {"state": "bad", "proof": "Its manifest cannot be read.", "more": unreadable.message}
     if row.damaged:
         return {"state": "bad", "proof": "It is damaged. Do not rely on it.", "more": row.problem}
+    if row.incomplete:
+        more = "What could not be read is listed below. Everything else can be restored."
+        return {"state": "warn", "proof": "It is incomplete.", "more": more}
     if row.verification == "restore":
         proof = "It is restore-tested: it was restored, opened, and compared with the source."
         return {"state": "good", "proof": proof, "more": ""}

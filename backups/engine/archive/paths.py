@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import Final
 
 from ..errors import DamageFound
 from ..names import NAME
+
+LONGEST_PATH: Final = 4095
+"""The most bytes of a path that a backup can hold: a restore gives it to system calls (path_resolution(7))."""
 
 _KINDS = ("sqlite", "chroma", "files")
 _DATABASE = re.compile(r"(.+)\.sqlite3(-wal|-journal)?")

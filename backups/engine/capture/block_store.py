@@ -25,6 +25,10 @@ _AHEAD: Final = 8
 """Units that are worked on ahead of the one being stored."""
 
 
+class ReadFailed(OSError):
+    """What is being backed up cannot be read, as opposed to an error of the repository."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Block:
     """A hashed block: one that an archive holds already (``stored_as``, a packed reference), or one to be stored."""
@@ -59,6 +63,7 @@ class BlockStore:
         self._own = tree.ordinal(writer.table.owner)
         self._moved: dict[bytes, int] = {}
         self._buffers = threading.local()
+        self._ended_early = False
 
     def find_moved(self, parent: Tree | None, prefix: str, present: set[str]) -> None:
         """Index the blocks of *parent*'s files below *prefix* that are not *present*: they may return under another name."""
@@ -71,11 +76,13 @@ class BlockStore:
                     ref = parent.ref(packed)
                     self._moved[self._archives.frames(ref.backup).digest(ref.frame)] = packed
 
-    def store(self, descriptor: int, entry: Entry, before: Entry | None) -> None:
+    def store(self, descriptor: int, entry: Entry, before: Entry | None) -> bool:
         """Read the ``entry.size`` bytes of *descriptor*, store new blocks in order, and fill ``entry.blocks``.
 
-        *before* is the same file in the parent.
+        *before* is the same file in the parent. Returns False if the file ended before its size: zeros were stored for the
+        rest. Raises `ReadFailed`.
         """
+        self._ended_early = False
         prior = before.blocks if before is not None and before.kind is EntryType.FILE else array("Q")
         for unit in self._units(descriptor, entry.size, prior):
             for block in unit:
@@ -84,6 +91,7 @@ class BlockStore:
                 else:
                     number = self._writer.add_block(block.hashed, block.frame, block.raw, block.base, block.depth)
                     entry.blocks.append(self._own << 32 | number)
+        return not self._ended_early
 
     def _units(self, descriptor: int, size: int, prior: array[int]) -> Iterator[list[_Block]]:
         units = (partial(self._unit, descriptor, first, size, prior) for first in range(0, -(-size // BLOCK), _UNIT))
@@ -93,9 +101,17 @@ class BlockStore:
         start = first * BLOCK
         length = min(_UNIT * BLOCK, size - start)
         view = self._buffer()[:length]
-        read = os.preadv(descriptor, [view], start)
-        if read < length:
-            view[read:] = bytes(length - read)  # truncated meanwhile: the caller sees it and reads again
+        read = 0
+        while read < length:
+            try:
+                got = os.preadv(descriptor, [view[read:]], start + read)
+            except OSError as problem:
+                raise ReadFailed(problem.errno, problem.strerror) from problem
+            if not got:
+                view[read:] = bytes(length - read)
+                self._ended_early = True
+                break
+            read += got
         blocks = [
             self._block(view[at : at + BLOCK], prior[number] if number < len(prior) else None)
             for number, at in enumerate(range(0, length, BLOCK), start=first)

@@ -20,7 +20,7 @@ import os
 import stat
 import threading
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,15 +29,19 @@ from ..archive.table import Entry, EntryType, Identity, TableWriter, Tree
 from ..archive.writer import ArchiveWriter
 from ..chroma_files.tables import DATABASE
 from ..errors import DamageFound
+from ..left_out import Absence, Patterns, bounded
+from ..runtime import folders
 from ..runtime.child import Server
 from ..runtime.threads import pool
-from .block_store import BlockStore
-from .files import Listed, walk
+from .block_store import BlockStore, ReadFailed
+from .files import LeaveOut, Listed, devices_without_times, open_regular, reason_of, status_of, walk
 from .free_pages import blank_free_pages
-from .staging import DirectoryCopy, Seen, identify, is_unchanged
+from .staging import DirectoryCopy, Seen, identify, is_unchanged, storable_time
 
 _TRIES: Final = 3
 """Attempts to read a file that changes while it is read."""
+
+_MOST_NOTES: Final = 100
 
 
 @dataclass(slots=True)
@@ -47,8 +51,16 @@ class Tally:
     bytes: int = 0
     files: int = 0
     read: int = 0
-    problems: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    left_out: list[dict[str, Any]] = field(default_factory=list)
+    """Fields of `types.LeftOut`."""
+
+    def note(self, line: str) -> None:
+        """Keep *line* for the log, of many only the first."""
+        if len(self.notes) < _MOST_NOTES:
+            self.notes.append(line)
+        elif len(self.notes) == _MOST_NOTES:
+            self.notes.append("further notes about its files were left away")
 
 
 class Packer:
@@ -63,10 +75,15 @@ class Packer:
         self._counting = threading.Lock()
         self._done = 0
         self._reported = 0.0
+        self._without_times = devices_without_times()
 
-    def begin(self, owner: str, folder: str, set_folder: str, parent: str | None) -> str | None:
-        """Begin, or begin again without a parent. Returns why the parent cannot be used, or None."""
+    def begin(self, owner: str, folder: str, set_folder: str, parent: str | None, *, reread: bool = False) -> str | None:
+        """Begin, or begin again without a parent. Returns why the parent cannot be used, or None.
+
+        With *reread*, every file is read, also one that seems to be the same as in the parent.
+        """
         why = None
+        self._reread = reread
         self._parent = None
         if parent is not None:
             try:
@@ -85,7 +102,7 @@ class Packer:
     def stage(self, directories: list[list[str]]) -> None:
         for prefix, live, staged in directories:
             entries = {
-                path.removeprefix(prefix + "/"): entry
+                path.removeprefix(prefix + "/"): replace(entry, identity=Identity()) if self._reread else entry
                 for path, entry in (self._parent.entries.items() if self._parent is not None else ())
                 if path.startswith(prefix + "/")
             }
@@ -115,6 +132,7 @@ class Packer:
                 "partial_bytes": 0 if partial is None else partial_bytes + written.table_bytes,
                 "whole_bytes": written.table_bytes if partial is None else whole_bytes,
             },
+            "read_all": self._reread or self._parent is None,
             "sources": {prefix: asdict(tally) for prefix, tally in tallies.items()},
         }
 
@@ -125,124 +143,154 @@ class Packer:
         status = path.stat()
         now = time.time_ns()
         identity = identify(status, now) if live else Identity()
-        self._file(source["prefix"], path, status, identity, tally, steady=True)
+        self._steady_file(source["prefix"], path, status, identity, tally)
         for suffix in source["beside"]:  # the logs of a broken database, kept as they are
             beside = path.with_name(path.name + suffix)
             if beside.exists():
-                self._file(source["prefix"] + suffix, beside, beside.stat(), Identity(), tally, steady=False)
+                self._steady_file(source["prefix"] + suffix, beside, beside.stat(), Identity(), tally)
 
     def _pack_chroma(self, source: dict[str, Any], tally: Tally) -> None:
         prefix = source["prefix"]
         copy = self._copies[prefix]
-        self._folder_entry(prefix, copy.live.stat())
+        status = copy.live.stat()
+        self._folder_entry(prefix, status.st_mode, status.st_mtime_ns)
         if source["intact"] and any(item.path == DATABASE and item.staged for item in self._seen[prefix]):
             blank_free_pages(copy.staged / DATABASE)
         for item in self._seen[prefix]:
             path = f"{prefix}/{item.path}"
             if item.is_folder:
-                self._folder_entry(path, item.status)
+                self._folder_entry(path, item.status.st_mode, item.status.st_mtime_ns)
             else:
                 place = copy.staged / item.path
-                self._file(path, place, item.status, item.identity, tally, steady=True)
+                self._steady_file(path, place, item.status, item.identity, tally)
 
     def _pack_files(self, source: dict[str, Any], tally: Tally) -> None:
-        prefix, root = source["prefix"], Path(source["path"])
-        found = list(walk(root, [Path(path) for path in source["exclude"]], tally.notes))
-        self._blocks.find_moved(self._parent, prefix, {f"{prefix}/{item.path}" for item in found})
-        self._folder_entry(prefix, root.stat())
-        for item in found:
-            path = f"{prefix}/{item.path}"
-            if item.kind is EntryType.FOLDER:
-                self._folder_entry(path, item.status)
-            elif item.kind is EntryType.LINK:
-                self._link(path, item)
-            else:
-                self._changing_file(path, root / item.path, tally)
+        prefix, place = source["prefix"], Path(source["path"]).resolve()
+        others = (Path(path).resolve() for path in source["elsewhere"])
+        elsewhere = frozenset(str(path.relative_to(place)) for path in others if path.is_relative_to(place))
+        absent: list[tuple[str, Absence, str]] = []
+
+        def leave_out(path: str, reason: Absence, detail: str) -> None:
+            absent.append((path, reason, detail))
+
+        with folders.opened(place) as root:
+            found = list(walk(root, prefix, elsewhere, Patterns(source["exclude"]), leave_out))
+            self._blocks.find_moved(self._parent, prefix, {f"{prefix}/{item.path}" for item in found})
+            self._folder_entry(prefix, os.fstat(root).st_mode, os.fstat(root).st_mtime_ns)
+            for item in found:
+                path = f"{prefix}/{item.path}"
+                if item.mtime_ns != storable_time(item.mtime_ns):
+                    tally.note(f"{item.path} has a date that cannot be stored; the nearest one that can is stored instead")
+                if item.kind is EntryType.FOLDER:
+                    self._folder_entry(path, item.mode, item.mtime_ns)
+                elif item.kind is EntryType.LINK:
+                    self._link(path, item)
+                else:
+                    self._changing_file(path, item.path, root, tally, leave_out)
+        tally.left_out = bounded(sorted(absent))
 
     # Entries
 
-    def _folder_entry(self, path: str, status: os.stat_result) -> None:
-        entry = Entry(path=path, kind=EntryType.FOLDER, mode=stat.S_IMODE(status.st_mode), mtime_ns=status.st_mtime_ns)
+    def _folder_entry(self, path: str, mode: int, mtime_ns: int) -> None:
+        mtime_ns = storable_time(mtime_ns)
+        entry = Entry(path=path, kind=EntryType.FOLDER, mode=stat.S_IMODE(mode), mtime_ns=mtime_ns)
         self._writer.begin_member(entry)
         self._tree.entries[path] = entry
 
     def _link(self, path: str, item: Listed) -> None:
-        entry = Entry(path=path, kind=EntryType.LINK, mode=0o777, mtime_ns=item.status.st_mtime_ns, target=item.target)
+        mtime_ns = storable_time(item.mtime_ns)
+        entry = Entry(path=path, kind=EntryType.LINK, mode=0o777, mtime_ns=mtime_ns, target=item.target)
         self._writer.begin_member(entry)
         self._tree.entries[path] = entry
 
-    def _changing_file(self, path: str, place: Path, tally: Tally) -> None:
-        """Store a file that other processes may write to: again if it changed meanwhile, with a note if it kept changing."""
-        for attempt in range(_TRIES):
-            mark = self._writer.mark()
-            before = (tally.bytes, tally.files, tally.read)
-            try:
-                status = place.lstat()
-                changed = not self._file(path, place, status, identify(status, time.time_ns()), tally, steady=False)
-            except FileNotFoundError:
-                tally.bytes, tally.files, tally.read = before
-                self._writer.rewind(mark)
-                self._tree.entries.pop(path, None)  # that of an earlier attempt names frames that were cut off
-                tally.notes.append(f"{path} was deleted while the backup ran and is not in it")
-                return
-            except PermissionError as problem:
-                tally.bytes, tally.files, tally.read = before
-                self._writer.rewind(mark)
-                self._tree.entries.pop(path, None)
-                tally.problems.append(
-                    {"code": "source_unreadable", "source": path.split("/")[1], "file": path, "message": str(problem)}
-                )
-                return
-            if not changed:
-                return
-            if attempt < _TRIES - 1:
-                tally.bytes, tally.files, tally.read = before
-                self._writer.rewind(mark)
-        tally.notes.append(f"{path} was being written to; the backup may hold a state between two writes")
+    def _changing_file(self, path: str, name: str, root: int, tally: Tally, leave_out: LeaveOut) -> None:
+        """Store the file *name* in the folder *root*, which other processes may write to.
 
-    def _file(
-        self,
-        path: str,
-        place: Path,
-        status: os.stat_result,
-        identity: Identity,
-        tally: Tally,
-        *,
-        steady: bool,
-    ) -> bool:
-        """Store one file, or take it from the parent unread. False when it changed while it was read.
-
-        *status* and *identity* are those of the live file, *place* has its content. A *steady* file cannot change.
+        It is read again if it changed meanwhile, with a note if it kept changing. What cannot be read is left out.
         """
-        before = self._parent.entries.get(path) if self._parent is not None else None
-        tally.files += 1
-        if is_unchanged(before, status):
-            assert before is not None
-            self._tree.entries[path] = before
-            tally.bytes += before.size
-            self._count(before.size)
+        before = (tally.bytes, tally.files, tally.read)
+        mark = self._writer.mark()
+
+        def undo() -> None:
+            tally.bytes, tally.files, tally.read = before
+            self._writer.rewind(mark)
+            self._tree.entries.pop(path, None)  # that of an earlier attempt names frames that were cut off
+
+        for attempt in range(_TRIES):
+            if attempt:
+                undo()
+            try:
+                if self._live_file(path, name, root, tally, last=attempt == _TRIES - 1):
+                    return
+            except FileNotFoundError:
+                undo()
+                tally.note(f"{name} was deleted while the backup ran and is not in it")
+                return
+            except ReadFailed as problem:
+                undo()
+                leave_out(name, reason_of(problem), problem.strerror or "")
+                return
+        tally.note(f"{name} was being written to; the backup may hold a state between two writes")
+
+    def _live_file(self, path: str, name: str, root: int, tally: Tally, *, last: bool) -> bool:
+        """Store a file that may change; False if it did. Raises `ReadFailed`, at the *last* attempt also if it ends early."""
+        if self._is_taken(path, status_of(name, root), tally):
             return True
-        descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC) if steady else _open_regular(place)
+        descriptor = open_regular(name, root)
         try:
-            opened = os.fstat(descriptor)
-            entry = Entry(
-                path=path,
-                kind=EntryType.FILE,
-                mode=stat.S_IMODE(status.st_mode),
-                mtime_ns=status.st_mtime_ns,
-                size=opened.st_size,
-                identity=identity,
-            )
-            self._writer.begin_member(entry)
-            self._blocks.store(descriptor, entry, before)
-            self._writer.end_member(entry.size)
+            status = os.fstat(descriptor)
+            identity = identify(status, time.time_ns())
+            if status.st_dev in self._without_times:
+                identity = Identity()
+            complete = self._store(path, descriptor, status, identity, tally)
             after = os.fstat(descriptor)
         finally:
             os.close(descriptor)
+        if last and not complete:
+            raise ReadFailed(errno.ENODATA, "it ends before its size", name)
+        return complete and (status.st_size, status.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
+
+    def _steady_file(self, path: str, place: Path, status: os.stat_result, identity: Identity, tally: Tally) -> None:
+        """Store a file that cannot change, or take it from the parent unread.
+
+        *status* and *identity* are those of the live file, *place* has its content.
+        """
+        if not self._is_taken(path, status, tally):
+            descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                self._store(path, descriptor, status, identity, tally)
+            finally:
+                os.close(descriptor)
+
+    def _is_taken(self, path: str, status: os.stat_result, tally: Tally) -> bool:
+        """Take a file that did not change from the parent; False if there is none."""
+        before = self._parent.entries.get(path) if self._parent is not None else None
+        if self._reread or before is None or not is_unchanged(before, status):
+            return False
+        self._tree.entries[path] = before
+        tally.files += 1
+        tally.bytes += before.size
+        self._count(before.size)
+        return True
+
+    def _store(self, path: str, descriptor: int, status: os.stat_result, identity: Identity, tally: Tally) -> bool:
+        """Store an open file under *path*. False if it ended before its size."""
+        entry = Entry(
+            path=path,
+            kind=EntryType.FILE,
+            mode=stat.S_IMODE(status.st_mode),
+            mtime_ns=storable_time(status.st_mtime_ns),
+            size=os.fstat(descriptor).st_size,
+            identity=identity,
+        )
+        self._writer.begin_member(entry)
+        complete = self._blocks.store(descriptor, entry, self._parent.entries.get(path) if self._parent is not None else None)
+        self._writer.end_member(entry.size)
         self._tree.entries[path] = entry
+        tally.files += 1
         tally.bytes += entry.size
         tally.read += entry.size
-        return steady or (opened.st_size, opened.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
+        return complete
 
     def _count(self, amount: int) -> None:
         with self._counting:
@@ -251,20 +299,6 @@ class Packer:
             if now - self._reported > 0.1:
                 self._reported = now
                 self._server.emit("packed", bytes=self._done)
-
-
-def _open_regular(place: Path) -> int:
-    """Open a file of a folder that may change. Raises ``FileNotFoundError`` for one that became a link, a pipe or a device."""
-    try:
-        descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as problem:
-        if problem.errno in (errno.ELOOP, errno.ENXIO):
-            raise FileNotFoundError(problem.errno, os.strerror(problem.errno), str(place)) from None
-        raise
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise FileNotFoundError(errno.ENOENT, "no longer a regular file", str(place))
-    return descriptor
 
 
 def main() -> None:

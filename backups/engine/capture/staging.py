@@ -24,9 +24,18 @@ _SKIPPED = ("chroma.sqlite3-journal", "chroma.sqlite3-wal", "chroma.sqlite3-shm"
 
 
 def identify(status: os.stat_result, now_ns: int) -> Identity:
-    """The identity of a file, trusted if its last change was long enough before *now_ns*."""
+    """The identity of a file, trusted if its last change was long enough before *now_ns*, and its times can be stored."""
     settled = max(status.st_mtime_ns, status.st_ctime_ns) + GRAIN_NS < now_ns
-    return Identity(inode=status.st_ino, ctime_ns=status.st_ctime_ns, trusted=settled)
+    return Identity(
+        inode=status.st_ino,
+        ctime_ns=storable_time(status.st_ctime_ns),
+        trusted=settled and status.st_mtime_ns == storable_time(status.st_mtime_ns),
+    )
+
+
+def storable_time(nanoseconds: int) -> int:
+    """A time as a table can hold it: one before 1677 or after 2262 becomes the first or the last moment between."""
+    return max(-(1 << 63), min(nanoseconds, (1 << 63) - 1))
 
 
 def is_unchanged(entry: Entry | None, status: os.stat_result) -> bool:

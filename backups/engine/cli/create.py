@@ -6,13 +6,13 @@ import argparse
 from typing import Any
 
 from ..application_check import ApplicationCheck
-from ..config import check_note, check_set_name
+from ..config import check_note, check_patterns, check_set_name
 from ..create import Created, Request, create_backup
 from ..progress import duration, human_bytes
 from ..types import BackupKind, Depth
 from .arguments import add_examine, add_sources
 from .call import Call, Outcome
-from .text import damage_lines, manifest_json
+from .text import damage_lines, manifest_json, missing_json, missing_lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,12 +24,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verify", choices=("none", "hashes", "restore"), help="how to verify it (BACKUP_VERIFY_FULL, ...)")
     parser.add_argument("--no-verify", dest="verify", action="store_const", const="none", help="do not verify it")
     add_examine(parser)
+    parser.add_argument(
+        "--exclude", action="append", metavar="PATTERN", help="leave out of folders of files what matches (BACKUP_EXCLUDE)"
+    )
     parser.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help="wait for the repository's lock")
     parser.add_argument("--within", type=float, default=30.0, metavar="SECONDS", help="time limit for taking the cut")
 
 
 def run(call: Call) -> Outcome:
-    """Make the backup; exit code 6 if a source is damaged."""
+    """Make the backup; exit code 6 if a source is damaged, or if something is missing from the backup."""
     arguments = call.arguments
     kind = BackupKind(arguments.kind)
     depth = call.settings.verify_incremental if kind is BackupKind.INCREMENTAL else call.settings.verify_full
@@ -44,10 +47,12 @@ def run(call: Call) -> Outcome:
         wait=arguments.wait,
         within=arguments.within,
         job=check_note(arguments.job),
+        exclude=check_patterns(arguments.exclude) if arguments.exclude else call.settings.exclude,
+        reread_hours=call.settings.reread_hours,
         application=ApplicationCheck(examine=arguments.examine or call.settings.examine_command),
     )
     created = create_backup(call.repository(), request, call.ctx)
-    return Outcome(_json(created), _text(created), 6 if created.backup.damaged else 0)
+    return Outcome(_json(created), _text(created), 6 if created.backup.damaged or created.backup.manifest.incomplete else 0)
 
 
 def _json(created: Created) -> dict[str, Any]:
@@ -62,6 +67,7 @@ def _json(created: Created) -> dict[str, Any]:
         ],
         "verification": created.backup.verification,
         "problems": [problem.model_dump(mode="json") for problem in created.backup.problems],
+        "missing": missing_json(manifest),
         "reason": created.reason,
         "note": manifest.note,
         "log": list(manifest.log),
@@ -75,4 +81,4 @@ def _text(created: Created) -> str:
         f"{duration(created.seconds)}; writers paused for {manifest.pause_ms.sqlite:.1f} ms (SQLite) "
         f"and {manifest.pause_ms.chroma:.1f} ms (Chroma); proof: {created.backup.verification}"
     )
-    return "\n".join([line, *damage_lines(created.backup)])
+    return "\n".join([line, *damage_lines(created.backup), *missing_lines(manifest)])

@@ -40,6 +40,7 @@ def listed_json(item: Backup | Unreadable) -> dict[str, Any]:
             "bytes_stored": None,
             "verified_at": None,
             "verification": "damaged",
+            "incomplete": False,
             "hold": None,
             "note": item.problem.message,
         }
@@ -48,6 +49,7 @@ def listed_json(item: Backup | Unreadable) -> dict[str, Any]:
         **manifest_json(manifest),
         "verified_at": item.verified_at.isoformat() if item.verified_at else None,
         "verification": item.verification,
+        "incomplete": manifest.incomplete,
         "hold": item.hold.note if item.hold else None,
         "note": manifest.note,
     }
@@ -70,7 +72,8 @@ def listed_text(items: list[Backup | Unreadable]) -> str:
                 f"{manifest.time:%Y-%m-%d %H:%M:%S}",
                 human_bytes(manifest.bytes_source),
                 human_bytes(manifest.bytes_stored),
-                item.verification.upper() if item.damaged else item.verification,
+                (item.verification.upper() if item.damaged else item.verification)
+                + (", incomplete" if manifest.incomplete else ""),
                 "held" if item.hold else "",
                 manifest.note,
             )

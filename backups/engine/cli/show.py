@@ -10,7 +10,7 @@ from ..types import Backup
 from .arguments import add_id
 from .call import Call, Outcome
 from .list import listed_json
-from .text import damage_lines
+from .text import damage_lines, missing_lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +50,8 @@ def _text(backup: Backup) -> str:
     ]
     for record in manifest.sources:
         lines.append(f"  {record.prefix}  {human_bytes(record.bytes)}, {record.files} files, {record.method}")
+        lines += [f"    excluded: {', '.join(record.exclude)}"] if record.exclude else []
         lines += [
             f"    {item.name}: {item.digest.count} records of {item.dimension or 0} dimensions" for item in record.collections
         ]
-    return "\n".join([*lines, *damage_lines(backup), *(f"  log: {line}" for line in manifest.log)])
+    return "\n".join([*lines, *damage_lines(backup), *missing_lines(manifest), *(f"  log: {line}" for line in manifest.log)])

@@ -6,6 +6,8 @@ from typing import Any
 
 from ..types import Backup, Manifest
 
+_MOST_MISSING = 20
+
 
 def table(rows: list[tuple[str, ...]], right: tuple[int, ...] = ()) -> str:
     """*rows* as columns padded to their widest cell, those in *right* aligned to the right."""
@@ -34,3 +36,19 @@ def manifest_json(manifest: Manifest) -> dict[str, Any]:
 def damage_lines(backup: Backup) -> list[str]:
     """A line for each problem of *backup*."""
     return [f"  DAMAGED {problem.source or ''}: {problem.message}" for problem in backup.problems]
+
+
+def missing_json(manifest: Manifest) -> list[dict[str, str]]:
+    """What belongs into the backup and is not in it."""
+    return [
+        {"source": record.name, "path": item.path, "reason": item.reason.value, "message": item.message}
+        for record in manifest.sources
+        for item in record.missing
+    ]
+
+
+def missing_lines(manifest: Manifest) -> list[str]:
+    """A line for each of `missing_json`, of many only for the first."""
+    lines = [f"  MISSING {item['source']}: {item['message']}" for item in missing_json(manifest)]
+    more = [f"  MISSING and {len(lines) - _MOST_MISSING:,} more; see `refbackup show {manifest.id} --json`"]
+    return lines[:_MOST_MISSING] + (more if len(lines) > _MOST_MISSING else [])

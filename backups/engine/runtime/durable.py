@@ -20,7 +20,6 @@ from pathlib import Path
 
 from . import folders
 
-_SYNC_FILE_RANGE = getattr(ctypes.CDLL(None), "sync_file_range", None)
 _SYNC_FILE_RANGE_WRITE = 2
 WRITEBACK_BYTES = 16 << 20
 """Bytes to write between two calls of `begin_writeback`."""
@@ -53,8 +52,8 @@ def begin_writeback(descriptor: int, offset: int, length: int) -> None:
 
     Only a hint (``sync_file_range(2)``, Linux); it makes nothing durable.
     """
-    if _SYNC_FILE_RANGE is not None:
-        _SYNC_FILE_RANGE(descriptor, ctypes.c_int64(offset), ctypes.c_int64(length), _SYNC_FILE_RANGE_WRITE)
+    if folders.SYNC_FILE_RANGE is not None:
+        folders.SYNC_FILE_RANGE(descriptor, ctypes.c_int64(offset), ctypes.c_int64(length), _SYNC_FILE_RANGE_WRITE)
 
 
 def sync_folder(folder: Path) -> None:

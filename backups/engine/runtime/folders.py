@@ -1,11 +1,12 @@
 """Folders of any depth, walked without recursion and through descriptors.
 
-A path longer than ``PATH_MAX`` (4,096 bytes, path_resolution(7)) is no path to a system call, but a file so deep exists all the
+A path of ``PATH_MAX`` bytes (4,096, path_resolution(7)) is no path to a system call, but a file so deep exists all the
 same: it is reached from the descriptor of a folder above it.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import stat
@@ -14,9 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-LONGEST_PATH: Final = 4095
-"""The most bytes of a path in a system call."""
-
+SYNC_FILE_RANGE: Final = getattr(ctypes.CDLL(None), "sync_file_range", None)
+_WRITE_AND_WAIT: Final = 1 | 2 | 4
 _FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _STEP: Final = 500
 """Characters in one step towards a folder; each takes at most four bytes."""
@@ -67,6 +67,16 @@ def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
         return entry.stat(follow_symlinks=False)
     except OSError:
         return None
+
+
+def write_mapped_pages(descriptor: int) -> None:
+    """Write the pages of a file to disk that are not there yet, so that its times show the next change.
+
+    A store into a mapped page sets the file's times only if the page was clean (mmap(2)): until the kernel writes it, half a
+    minute later, further stores leave no trace. An error is ignored here: reading the file shows it, or it does not matter.
+    """
+    if SYNC_FILE_RANGE is not None:
+        SYNC_FILE_RANGE(descriptor, ctypes.c_int64(0), ctypes.c_int64(0), _WRITE_AND_WAIT)
 
 
 def remove(folder: Path) -> None:

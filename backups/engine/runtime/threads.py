@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -17,7 +17,10 @@ def pool() -> ThreadPoolExecutor:
 
 
 def run_ahead(threads: ThreadPoolExecutor, tasks: Iterable[Callable[[], T]], ahead: int) -> Iterator[T]:
-    """The results of *tasks*, in their order, while up to *ahead* of them are submitted. On an error, cancels the rest."""
+    """The results of *tasks*, in their order, while up to *ahead* of them are submitted.
+
+    On an error, cancels the rest, and waits for those that run: they use descriptors that the caller closes.
+    """
     pending: deque[Future[T]] = deque()
     try:
         for task in tasks:
@@ -27,5 +30,4 @@ def run_ahead(threads: ThreadPoolExecutor, tasks: Iterable[Callable[[], T]], ahe
         while pending:
             yield pending.popleft().result()
     finally:
-        for left in pending:
-            left.cancel()
+        wait([left for left in pending if not left.cancel()])
