@@ -3,10 +3,35 @@
 from typing import Any
 
 from django.conf import settings
-from django.core.checks import CheckMessage, Tags, Warning, register
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.core.exceptions import ImproperlyConfigured
+
+from backups.conf import configuration
+from backups.engine.unfinished import UnfinishedExchange, unfinished_exchange
+
+_FINISH_OR_UNDO = (
+    "Run scripts/disaster_recovery.sh --finish, or --undo: "
+    'DISASTER_RECOVERY.md, section "A restore was interrupted". Nothing was started.'
+)
 
 
 @register(Tags.compatibility)
 def unknown_settings(app_configs: Any, **_: Any) -> list[CheckMessage]:
     """Warn of names in the environment and in ``.env`` that look like settings and are none."""
     return [Warning(unknown.message, hint=unknown.hint, id="refserver.W001") for unknown in settings.UNKNOWN_SETTINGS]
+
+
+@register(Tags.compatibility)
+def interrupted_restores(app_configs: Any, **_: Any) -> list[CheckMessage]:
+    """Refuse to run on stores that an interrupted restore in place left of different times."""
+    return [Error(found.message, hint=_FINISH_OR_UNDO, id="refserver.E001") for found in _interrupted_restores()]
+
+
+def refuse_mixed_stores() -> None:
+    """Raise `ImproperlyConfigured` where `interrupted_restores` finds an error: servers start without system checks."""
+    for found in _interrupted_restores():
+        raise ImproperlyConfigured(f"{found.message} {_FINISH_OR_UNDO}")
+
+
+def _interrupted_restores() -> list[UnfinishedExchange]:
+    return list(filter(None, map(unfinished_exchange, configuration().sets.values())))

@@ -3,6 +3,7 @@
 #
 #   scripts/disaster_recovery.sh --look
 #   scripts/disaster_recovery.sh --list [--date DAY]
+#   scripts/disaster_recovery.sh --finish | --undo [--dry-run] [--yes] [--repo REPO]
 #   scripts/disaster_recovery.sh --latest | --backup-id ID [--only sqlite|chroma|files] [--to DIR] [--dry-run] [--yes]
 #                                [--repo REPO] [--set NAME]
 #
@@ -81,7 +82,7 @@ by_hand() {
 
 main() {
     case " $* " in
-        *" -h "* | *" --help "*) sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+        *" -h "* | *" --help "*) sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
     esac
     if ! engine_works "$root"; then
         case " $* " in

@@ -33,6 +33,7 @@ _STATUS = {
     "in_use": 409,
     "source_busy": 409,
     "restore_refused": 409,
+    "exchange_unfinished": 409,
     "no_space": 507,
 }
 

@@ -27,6 +27,7 @@ STATUS: dict[str, int] = {
     "repository_locked": 409,
     "source_busy": 409,
     "restore_refused": 409,
+    "exchange_unfinished": 409,
     "cancelled": 409,
     "no_repository": 503,
     "source_broken": 503,

@@ -38,6 +38,7 @@ from .types import (
     SourceKind,
     SourceRecord,
 )
+from .unfinished import unfinished_exchange
 from .verify import verify_backup
 
 TORN_TRIES = 3
@@ -54,6 +55,7 @@ _PARENT_TRIES = 3
 class Request:
     """What to back up and how. ``wait`` and ``within`` limit the wait for the repository's lock and for a cut, in seconds.
 
+    ``force`` also backs up stores that an interrupted restore in place left mixed; a safety backup always does.
     ``exclude`` has patterns (`left_out.Patterns`) of what is left out of folders of files. When the last backup that read every
     file is older than ``reread_hours``, an incremental reads those too whose times did not change.
     """
@@ -66,6 +68,7 @@ class Request:
     wait: float = 0.0
     within: float = 30.0
     safety: bool = False
+    force: bool = False
     job: str = ""
     exclude: tuple[str, ...] = ()
     reread_hours: float = REREAD_HOURS
@@ -108,9 +111,15 @@ def create_backup(repository: Repository, request: Request, ctx: Context) -> Cre
     Safe to call from any process: only child processes touch live stores. Raises `SourceBroken`, `SourceBusy`,
     `RepositoryLocked`, `NoSpace`, `PermissionMissing`, `Cancelled`. A source that is damaged but readable gives a backup whose
     manifest lists the problems; such a backup is never used in place of a good one.
+
+    Raises `ExchangeUnfinished` for stores that an interrupted restore in place left mixed.
     """
     began = time.monotonic()
     check_sources(request.sources, repository)
+    if not request.safety and (unfinished := unfinished_exchange(request.sources)):
+        if not request.force:
+            raise unfinished.as_error("No backup was made.")
+        ctx.log(unfinished.message)
     try:
         with repository.writing(f"create ({request.kind})", ctx.now(), request.wait):
             for left in repository.clear_debris():

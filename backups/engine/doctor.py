@@ -18,11 +18,11 @@ from .gate import Gate
 from .progress import human_bytes
 from .repository.base import Unreadable
 from .repository.folder import Repository, open_repository
-from .restore.stage import leftovers
 from .runtime.context import Context
 from .runtime.sqlite import connect
 from .runtime.sqlite_check import check_pages
 from .types import Source, SourceKind
+from .unfinished import leftovers, unfinished_exchange
 
 Level = Literal["ok", "note", "warning", "problem"]
 _LOW_SPACE = 1 << 30
@@ -95,8 +95,7 @@ def diagnose(repository: Path | None, sources: tuple[Source, ...], ctx: Context)
             report.add("ok", str(source.path), "a folder of files")
     if not sources:
         report.add("note", "sources", "none given", "Give --sqlite, --chroma and --files, or set them in .env.")
-    for left in leftovers([source.path for source in sources]):
-        _report_leftover(left, report)
+    _check_restores(sources, report)
     if repository is None:
         report.add("note", "repository", "none given", "Give --repo or set BACKUP_REPOSITORY.")
     else:
@@ -253,18 +252,16 @@ def _check_leftovers(repository: Repository, report: Diagnosis) -> None:
         )
 
 
-def _report_leftover(left: dict[str, Any], report: Diagnosis) -> None:
-    if left["phase"] == "exchanging":
-        safety = left.get("safety_backup") or "none"
-        report.add(
-            "problem",
-            left["folder"],
-            f"a restore of {left['backup']} was interrupted in the exchange: each of {', '.join(left['targets'])} may be old "
-            f"or new; the safety backup is {safety}",
-            f"Run the restore of {left['backup']} again, or restore {safety} in place; then remove the folder.",
-        )
-    else:
-        report.add("note", left["folder"], "left by a restore that did not change anything", "Remove it.")
+def _check_restores(sources: tuple[Source, ...], report: Diagnosis) -> None:
+    unfinished = unfinished_exchange(sources)
+    if unfinished is not None:
+        error = unfinished.as_error("")
+        safety = unfinished.journal.safety_backup if unfinished.journal is not None else ""
+        kept = f" The safety backup is {safety}." if safety else ""
+        report.add("problem", ", ".join(map(str, unfinished.folders)), f"{unfinished.message}{kept}", error.hint)
+    for left in leftovers([source.path for source in sources]):
+        if not left.exchanging:
+            report.add("note", str(left.folder), "left by a restore that changed nothing, or that is complete", "Remove it.")
 
 
 def _check_space(folder: Path, report: Diagnosis, why: str) -> None:

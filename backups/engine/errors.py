@@ -17,6 +17,7 @@
     ├─ BackupInUse              in_use              1   the backup is held, or other backups need it
     ├─ PermissionMissing        permission          1   the operating system denied access
     ├─ RestoreRefused           restore_refused     1   a restore stopped before it changed anything
+    ├─ ExchangeUnfinished       exchange_unfinished 1   a restore in place was interrupted in the exchange
     ├─ RestoreUndone            restore_undone      1   a check failed after the exchange; the restore was rolled back
     └─ RestoreIncomplete        restore_incomplete  1   a check failed and so did the roll-back; says where the data is
 
@@ -133,6 +134,13 @@ class RestoreRefused(EngineError):
     default_hint = "Nothing was changed."
 
 
+class ExchangeUnfinished(EngineError):
+    code = "exchange_unfinished"
+    default_hint = (
+        "Complete that restore with `refbackup restore --finish`, or bring the old data back with `refbackup restore --undo`."
+    )
+
+
 class RestoreUndone(EngineError):
     code = "restore_undone"
     default_hint = "The application has its old data. Choose another backup, or fix the check that failed."
@@ -140,7 +148,7 @@ class RestoreUndone(EngineError):
 
 class RestoreIncomplete(EngineError):
     code = "restore_incomplete"
-    default_hint = "Restore the safety backup named above with `refbackup restore ID --in-place`."
+    default_hint = "Complete the restore with `refbackup restore --finish`, or undo it with `refbackup restore --undo`."
 
 
 def tree(root: type[EngineError] = EngineError) -> list[type[EngineError]]:

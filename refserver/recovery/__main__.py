@@ -21,6 +21,7 @@ from backups.engine.types import Backup
 
 from . import services
 from .locations import DEFAULT, Locations, read_locations
+from .preview import End
 from .recovery import Recovery, Request
 from .report import Report
 
@@ -48,6 +49,8 @@ def parser() -> argparse.ArgumentParser:
     action.add_argument("--list", action="store_true", help="show the backups; changes nothing")
     action.add_argument("--latest", action="store_true", help="restore the newest backup that is not damaged")
     action.add_argument("--backup-id", metavar="ID", help="restore this backup: an id, its beginning, or @2026-11-20T10:00Z")
+    action.add_argument("--finish", action="store_true", help="complete a restore that was interrupted in the exchange")
+    action.add_argument("--undo", action="store_true", help="bring back the data from before that restore")
     arguments.add_argument(
         "--date", metavar="DAY", help="with --list: only backups of a day (2026-11-20), a month or a year, in UTC"
     )
@@ -76,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UsageError("--list and --look take only --repo and --set, and --list also --date.")
         if given.backup_id == "":
             raise UsageError("--backup-id needs an id.", hint="--list shows the ids.")
+        if (given.finish or given.undo) and (given.to or given.only or given.set):
+            raise UsageError("--finish and --undo take no --to, --only and --set: the restore's record names them.")
         locations = read_locations(repository=given.repo)
         if given.look:
             return look(locations)
@@ -83,7 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.write(listing(locations.repository, set_name or DEFAULT, given.date or "") + "\n")
             return 0
         request = Request(
-            backup="latest" if given.latest else given.backup_id,
+            backup="latest" if given.latest else given.backup_id or "",
+            end=End.FINISH if given.finish else End.UNDO if given.undo else None,
             set=set_name,
             only=given.only,
             to=given.to.absolute() if given.to else None,

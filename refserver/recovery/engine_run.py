@@ -54,9 +54,10 @@ class EngineRun:
         self._interruption = interruption
 
     def restore(self, backup_id: str, *arguments: str) -> EngineResult:
+        """Run ``refbackup restore``; without *backup_id*, the arguments are to finish or undo a restore."""
         repository = str(self._locations.repository)
-        command = [sys.executable, "-P", "-m", "backups.engine", "restore", backup_id, "--repo", repository]
-        command += ["--json", "--progress", "lines", *arguments]
+        command = [sys.executable, "-P", "-m", "backups.engine", "restore", *([backup_id] if backup_id else [])]
+        command += ["--repo", repository, "--yes", "--json", "--progress", "lines", *arguments]
         with tempfile.TemporaryFile() as output:
             child = subprocess.Popen(
                 command,

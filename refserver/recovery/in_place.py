@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
-from typing import Any
 
 from backups.engine.doctor import diagnose
 from backups.engine.errors import (
@@ -21,16 +20,15 @@ from backups.engine.errors import (
     SourceBusy,
     from_os_error,
 )
-from backups.engine.restore.stage import leftovers
-from backups.engine.restore.targets import STAGE
 from backups.engine.runtime import durable
 from backups.engine.runtime.context import Context
 from backups.engine.types import Source, SourceKind
+from backups.engine.unfinished import interrupted, leftovers
 
 from . import services
-from .engine_run import EngineRun
+from .engine_run import EngineResult, EngineRun
 from .interruption import Interruption
-from .preview import Plan
+from .preview import End, Plan
 from .report import Report
 
 _MOVE_ASIDE_FOR = frozenset({"source_broken", "permission"})
@@ -43,6 +41,7 @@ class Stores(Enum):
     OLD = "as before"
     NEW = "the backup's data"
     MIXED = "data of different times"
+    UNDONE = "as before the interrupted restore"
 
 
 class InPlaceRestore:
@@ -115,48 +114,43 @@ class InPlaceRestore:
         return made
 
     def _restore(self) -> EngineError | None:
-        """Run the restore, again if it was killed during the exchange. Returns what went wrong; sets `stores`."""
+        """Run the restore, and finish it if it was killed during the exchange. Returns what went wrong; sets `stores`."""
         paths = [source.path for source in self._plan.sources]
-        arguments = ["--in-place", "--yes", *(["--only", self._plan.only] if self._plan.only else [])]
-        for source in self._plan.sources:
-            arguments += [f"--{source.kind}", f"{source.name}={source.path}"]
-        earlier = {left["folder"] for left in leftovers(paths)}
-        result = self._engine.restore(self._plan.backup.id, *arguments)
+        stores = [f"--{source.kind}={source.name}={source.path}" for source in self._plan.sources]
+        only = ["--only", self._plan.only] if self._plan.only else []
+        if self._plan.end is not None:
+            result = self._engine.restore("", self._plan.end, *stores)
+        else:
+            result = self._engine.restore(self._plan.backup.id, "--in-place", *only, *stores)
+        if self._outcome(result) is None:
+            return None
+        unfinished = interrupted(paths)
+        if unfinished is None:
+            if self.stores is not Stores.NEW:
+                for left in leftovers(paths):  # staged, before anything was changed
+                    durable.remove_tree(left.folder)
+            killed = self._interruption.requested and result.code < 0
+            return Cancelled("Stopped. Nothing was changed.") if killed else result.error
+        self.stores = Stores.MIXED
+        if unfinished.journal is not None:
+            self.safety_backup = unfinished.journal.safety_backup
+        if result.code >= 0 or self._interruption.requested:
+            return result.error
+        self._report.write("    The restore was killed while it exchanged stores. Ending it, so that all are of one time.")
+        return self._outcome(self._engine.restore("", self._plan.end or End.FINISH, *stores))
+
+    def _outcome(self, result: EngineResult) -> EngineError | None:
+        """What went wrong, if anything. Sets `stores` if they are new."""
         error = result.error
         if error is None:
-            self._succeeded(result.answer)
-            return None
-        if isinstance(error, RestoreIncomplete):
+            self.stores = Stores.UNDONE if self._plan.end is End.UNDO else Stores.NEW
+            self.safety_backup = self.safety_backup or result.answer["checks"].get("safety_backup", "")
+            self._engine.report_checks(result.answer)
+        elif isinstance(error, RestoreIncomplete):
             self.safety_backup = self.safety_backup or str(error.details.get("safety_backup") or "")
-            self.stores = Stores.NEW if error.details.get("restored") else Stores.MIXED
-            return error
-        left = [one for one in leftovers(paths) if one["folder"] not in earlier]
-        self.safety_backup = self.safety_backup or next((one["safety_backup"] for one in left if one.get("safety_backup")), "")
-        if all(one["phase"] != "exchanging" for one in left):
-            for one in left:  # staged by this run, before it changed anything
-                durable.remove_tree(Path(one["folder"]))
-            self.stores = Stores.OLD
-            killed = self._interruption.requested and result.code < 0
-            return Cancelled("Stopped. Nothing was changed.") if killed else error
-        self.stores = Stores.MIXED
-        if self._interruption.requested:
-            return error
-        self._report.write(
-            "    The restore was killed while it exchanged stores. Restoring again, so that all are of one time."
-        )
-        again = self._engine.restore(self._plan.backup.id, *arguments)
-        if again.error is not None:
-            return again.error
-        self._succeeded(again.answer)
-        for one in left:
-            if one.get("safety_backup"):  # it holds the stores in this folder, too
-                durable.remove_tree(Path(one["folder"]))
-        return None
-
-    def _succeeded(self, answer: dict[str, Any]) -> None:
-        self.stores = Stores.NEW
-        self.safety_backup = self.safety_backup or answer["checks"].get("safety_backup", "")
-        self._engine.report_checks(answer)
+            if error.details.get("restored"):
+                self.stores = Stores.NEW
+        return error
 
     def _move_aside(self, reason: str) -> None:
         """Rename the stores that cannot be backed up; on the same disk, so that it needs no space."""
@@ -200,16 +194,12 @@ class InPlaceRestore:
         paths = [target.path for target in targets]
         problems = []
         for finding in diagnose(None, tuple(targets), Context()).findings:
-            if STAGE in finding.subject:
-                continue
             if finding.level == "problem":
                 problems.append(f"{finding.subject}: {finding.message}")
             elif finding.level == "ok" and any(finding.subject == str(path) for path in paths):
                 self._report.write(f"    {finding.subject}: {finding.message}")
         for left in leftovers(paths):
-            kept = f"; the safety backup made before it is {left['safety_backup']}" if left.get("safety_backup") else ""
-            self._report.write(f"    an earlier restore was interrupted{kept}")
-            self._report.write(f"    when all is well, remove its folder: rm -r {shlex.quote(left['folder'])}")
+            self._report.write(f"    left by an earlier restore; remove it: rm -r {shlex.quote(str(left.folder))}")
         if problems:
             raise DamageFound("; ".join(problems), hint="Restore another backup: --list shows them.")
 

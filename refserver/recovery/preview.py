@@ -8,6 +8,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 
 from backups.engine.progress import duration, human_bytes
 from backups.engine.repository.folder import Repository
@@ -21,15 +22,26 @@ from .report import Report
 from .services import Service
 
 
+class End(StrEnum):
+    """How an interrupted restore is ended; the values are options of ``refbackup restore``."""
+
+    FINISH = "--finish"
+    UNDO = "--undo"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A restore in place: *sources* are all stores of the backup's set, *targets* the ones to replace."""
+    """A restore in place: *sources* are all stores of the backup's set, *targets* the ones to replace.
+
+    With *end*, an interrupted restore is ended by it.
+    """
 
     backup: Backup
     only: str | None
     sources: Sequence[Source]
     targets: Sequence[Source]
     running: Sequence[Service]
+    end: End | None = None
 
 
 def show_backup(backup: Backup, only: str | None, locations: Locations, report: Report) -> None:

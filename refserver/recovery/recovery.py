@@ -17,13 +17,14 @@ from backups.engine.repository.folder import Repository, open_repository
 from backups.engine.restore.to_folder import select
 from backups.engine.runtime import durable, locks
 from backups.engine.types import Backup
+from backups.engine.unfinished import unfinished_exchange
 
 from . import services
 from .engine_run import EngineRun
 from .in_place import InPlaceRestore, Stores
 from .interruption import Interruption
-from .locations import Locations
-from .preview import Plan, show_backup, show_plan, show_steps
+from .locations import CONTROL, DEFAULT, Locations
+from .preview import End, Plan, show_backup, show_plan, show_steps
 from .report import Report
 
 ANSWER_SECONDS = 900.0
@@ -32,7 +33,9 @@ ANSWER_SECONDS = 900.0
 _SUMMARY = {
     Stores.OLD: "The data is OLD: as it was before this recovery.",
     Stores.NEW: "The data is NEW: the backup's.",
-    Stores.MIXED: "The stores may be MIXED, of different times: restore again before you start the application.",
+    Stores.MIXED: "The stores may be MIXED, of different times. Run this before you start the application:\n"
+    "               scripts/disaster_recovery.sh --finish    (or --undo)",
+    Stores.UNDONE: "The data is OLD: as it was before the interrupted restore.",
 }
 
 
@@ -40,7 +43,8 @@ _SUMMARY = {
 class Request:
     """What to restore, as on the command line."""
 
-    backup: str
+    backup: str = ""
+    end: End | None = None
     set: str | None = None
     only: str | None = None
     to: Path | None = None
@@ -63,15 +67,20 @@ class Recovery:
         """Restore, and return the exit code. Raises `EngineError`."""
         request, report = self._request, self._report
         repository = open_repository(self._locations.repository)
-        backup = repository.find(request.backup, request.set)
-        if request.to is not None:
-            return self._into_folder(repository, backup, request.to)
-        plan = self._plan(backup)
-        show_backup(backup, request.only, self._locations, report)
+        if request.end is not None:
+            plan = self._plan_end(repository, request.end)
+        else:
+            backup = repository.find(request.backup, request.set)
+            if request.to is not None:
+                return self._into_folder(repository, backup, request.to)
+            plan = self._plan(backup)
+        backup = plan.backup
+        show_backup(backup, plan.only, self._locations, report)
         show_plan(repository, plan, report)
         if request.dry_run:
             show_steps(plan, self._locations, report)
             return 0
+        self._refuse_mixed(plan)
         self._confirm(backup)
         with self._lock(), self._interruption.caught():
             report.keep(self._locations.recovery)
@@ -100,6 +109,39 @@ class Recovery:
             targets=[source for source in sources if (source.kind, source.name) in chosen],
             running=services.running(self._locations),
         )
+
+    def _plan_end(self, repository: Repository, end: End) -> Plan:
+        """What finishes or undoes the interrupted restore. Raises `RestoreRefused` if there is none, or its record is lost."""
+        stores = [*self._locations.stores(DEFAULT), *self._locations.stores(CONTROL)]
+        unfinished = unfinished_exchange(stores)
+        journal = unfinished.journal if unfinished is not None else None
+        if unfinished is None or journal is None:
+            raise RestoreRefused(
+                unfinished.message if unfinished is not None else "No restore was interrupted in the exchange.",
+                hint="Restore a backup of all stores with --backup-id ID. Nothing was changed."
+                if unfinished is not None
+                else "Nothing was changed.",
+            )
+        backup_id = journal.backup if end is End.FINISH else journal.safety_backup
+        if not backup_id:
+            raise RestoreRefused("No store existed before that restore: it can only be finished. Nothing was changed.")
+        self._report.write(unfinished.message)
+        return Plan(
+            backup=repository.load(journal.set, backup_id),
+            only=journal.only if end is End.FINISH else None,
+            sources=unfinished.sources,
+            targets=unfinished.sources,
+            running=services.running(self._locations),
+            end=end,
+        )
+
+    def _refuse_mixed(self, plan: Plan) -> None:
+        """Raise `ExchangeUnfinished` if the stores are mixed, unless a person chose a backup that replaces all of them."""
+        unfinished = unfinished_exchange(plan.sources)
+        if unfinished is not None and self._request.end is None and self._request.backup == "latest":
+            error = unfinished.as_error("Nothing was changed.")
+            error.hint = "Complete it with scripts/disaster_recovery.sh --finish, or bring the old data back with --undo."
+            raise error
 
     def _confirm(self, backup: Backup) -> None:
         """Have the id typed on a terminal; elsewhere ``--yes`` is needed. Raises `RestoreRefused`, `Cancelled`."""

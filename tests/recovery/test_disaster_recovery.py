@@ -47,7 +47,7 @@ FAULTS = """
 import os, sys
 from pathlib import Path
 fault = Path(__file__).with_name("fault")
-if "restore" in sys.orig_argv and "--in-place" in sys.orig_argv and fault.exists():
+if "restore" in sys.orig_argv and {"--in-place", "--finish"} & set(sys.orig_argv) and fault.exists():
     os.environ["REFBACKUP_FAULT"] = fault.read_text()
     if "lasting" not in os.environ:
         fault.unlink()
@@ -235,7 +235,7 @@ def test_a_real_server_is_stopped_and_started_as_it_was(clone: Clone) -> None:
     [
         ("restore-write:kill", 1, LIVE, "The data is OLD"),
         ("restore-write:full", 8, LIVE, "The data is OLD"),
-        ("in-place-folder:kill", 0, NEWEST, "Restoring again"),
+        ("in-place-folder:kill", 0, NEWEST, "Ending it"),
         ("in-place-exchanged:full", 1, LIVE, "The data is OLD"),
     ],
 )
@@ -270,11 +270,22 @@ def test_a_mixed_restore_leaves_the_service_stopped_for_the_next_recovery(clone:
         with pytest.raises(OSError):
             urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2)
         (clone.root / "fault").unlink()
-        done = clone.recover("--latest", "--yes")
+        started = clone.run(".venv/bin/python", "manage.py", "locations")
+        assert started.returncode == 1 and "(refserver.E001)" in started.stderr
+        assert "A restore was interrupted" in started.stderr
+        served = clone.run(".venv/bin/python", "-c", "import refserver.wsgi")
+        assert served.returncode == 1 and "--finish" in served.stderr
+        assert clone.recover("--look").returncode == 1
+        refused = clone.recover("--latest", "--yes")
+        assert refused.returncode == 1 and "--finish" in refused.stderr
+        planned = clone.recover("--undo", "--dry-run")
+        assert planned.returncode == 0 and "Nothing was changed" not in planned.stderr
+        done = clone.recover("--undo", "--yes")
         assert done.returncode == 0, done.stdout
-        assert "An earlier recovery did not finish and left" in done.stdout
+        assert "An earlier recovery did not finish and left" in done.stdout and "The data is OLD" in done.stdout
         assert answer(port) == "first"
-    assert clone.state() == NEWEST
+    assert clone.state() == LIVE
+    assert clone.recover("--finish", "--yes").returncode == 1
 
 
 @pytest.mark.parametrize(

@@ -23,10 +23,10 @@ from backups.engine.gate import Gate
 from backups.engine.restore.commands import Commands
 from backups.engine.restore.exchange import swap
 from backups.engine.restore.in_place import plan_in_place, restore_in_place
-from backups.engine.restore.targets import STAGE
 from backups.engine.restore.to_folder import Restored, restore_to
 from backups.engine.runtime import durable
 from backups.engine.types import Source, SourceKind
+from backups.engine.unfinished import STAGE
 from tests.restore.stores import (
     Chroma,
     History,

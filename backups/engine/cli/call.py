@@ -58,5 +58,6 @@ class Call:
 
     def sources(self) -> tuple[Source, ...]:
         """The sources on the command line, or those of the settings if there are none."""
-        given = tuple(parse_source(kind, value) for kind in SourceKind for value in getattr(self.arguments, str(kind)) or ())
+        named = ((kind, getattr(self.arguments, str(kind), None) or ()) for kind in SourceKind)
+        given = tuple(parse_source(kind, value) for kind, values in named for value in values)
         return given or self.settings.sources

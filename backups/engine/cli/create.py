@@ -23,6 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--job", default="", metavar="NAME", help="caller's name for this run; stored in the manifest")
     parser.add_argument("--verify", choices=("none", "hashes", "restore"), help="how to verify it (BACKUP_VERIFY_FULL, ...)")
     parser.add_argument("--no-verify", dest="verify", action="store_const", const="none", help="do not verify it")
+    parser.add_argument(
+        "--force", action="store_true", help="also back up stores that an interrupted restore left of different times"
+    )
     add_examine(parser)
     parser.add_argument(
         "--exclude", action="append", metavar="PATTERN", help="leave out of folders of files what matches (BACKUP_EXCLUDE)"
@@ -46,6 +49,7 @@ def run(call: Call) -> Outcome:
         verify=depth,
         wait=arguments.wait,
         within=arguments.within,
+        force=arguments.force,
         job=check_note(arguments.job),
         exclude=check_patterns(arguments.exclude) if arguments.exclude else call.settings.exclude,
         reread_hours=call.settings.reread_hours,

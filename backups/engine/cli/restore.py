@@ -10,10 +10,11 @@ from typing import Any
 
 from ..errors import RestoreRefused, UsageError
 from ..progress import duration, human_bytes
+from ..repository.folder import open_repository
 from ..restore.commands import Commands
-from ..restore.in_place import plan_in_place, restore_in_place
+from ..restore.in_place import finish_exchange, plan_in_place, restore_in_place
 from ..restore.to_folder import Restored, restore_to
-from ..types import Backup
+from ..unfinished import unfinished_exchange
 from .arguments import add_id, add_sources
 from .call import Call, Outcome
 from .text import table
@@ -21,10 +22,12 @@ from .text import table
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The backup, where to restore it, and the commands around a restore in place."""
-    add_id(parser)
+    add_id(parser, "")
     add_sources(parser)
     parser.add_argument("--to", metavar="DIR", help="restore into a new or empty folder")
     parser.add_argument("--in-place", action="store_true", help="replace the live stores, after a safety backup")
+    parser.add_argument("--finish", action="store_true", help="complete a restore in place that was interrupted")
+    parser.add_argument("--undo", action="store_true", help="bring back the data from before an interrupted restore in place")
     parser.add_argument("--only", metavar="KIND[:NAME]", help="restore one kind of store, or one store")
     parser.add_argument("--check", action="store_true", help="open and compare the stores before publishing them (--to)")
     parser.add_argument("--salvage", action="store_true", help="replace unreadable blocks by zeros and list them (--to)")
@@ -41,8 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(call: Call) -> Outcome:
     """Restore; exit code 5 if a salvage lost blocks."""
     arguments = call.arguments
-    if bool(arguments.to) == bool(arguments.in_place):
-        raise UsageError("Give either --to FOLDER or --in-place.")
+    chosen = [name for name in ("to", "in_place", "finish", "undo") if getattr(arguments, name)]
+    if len(chosen) != 1:
+        raise UsageError("Give either --to FOLDER, --in-place, --finish or --undo.")
+    if arguments.finish or arguments.undo:
+        return _finish(call)
+    if not arguments.id:
+        raise UsageError("Give the ID of the backup, such as latest.")
     repository = call.repository()
     backup = call.backup(repository)
     if arguments.to:
@@ -61,19 +69,52 @@ def run(call: Call) -> Outcome:
     if arguments.dry_run:
         planned = plan_in_place(repository, backup, sources, only=arguments.only)
         return Outcome(planned, _planned_text(planned))
-    _confirm(call, backup)
-    commands = Commands(
-        stop=arguments.stop_command or call.settings.stop_command,
-        start=arguments.start_command or call.settings.start_command,
-        check=arguments.check_command or call.settings.check_command,
-    )
+    _confirm(call, backup.id)
     restored = restore_in_place(
-        repository, backup, sources, call.ctx, only=arguments.only, commands=commands, wait=arguments.wait
+        repository, backup, sources, call.ctx, only=arguments.only, commands=_commands(call), wait=arguments.wait
     )
     return Outcome(asdict(restored), _text(restored))
 
 
-def _confirm(call: Call, backup: Backup) -> None:
+def _finish(call: Call) -> Outcome:
+    """Finish or undo the interrupted restore in place of the given sources."""
+    arguments = call.arguments
+    if arguments.id or arguments.only or arguments.check or arguments.salvage:
+        raise UsageError("--finish and --undo take no ID, no --only, no --check and no --salvage: the record names them.")
+    if arguments.set:
+        raise UsageError("--finish and --undo take no --set: the record names it.")
+    sources = call.sources()
+    unfinished = unfinished_exchange(sources)
+    if unfinished is None:
+        where = ", ".join(str(source.path) for source in sources) or "no source is given"
+        raise RestoreRefused(
+            f"No interrupted restore is recorded beside the sources ({where}).",
+            hint="Name its stores with --sqlite, --chroma and --files. Nothing was changed.",
+        )
+    journal = unfinished.journal
+    repository = call.repository() if journal is None or arguments.repo else open_repository(journal.repository)
+    if journal is not None:
+        backup_id = journal.safety_backup if arguments.undo else journal.backup
+        if arguments.dry_run:
+            text = f"{unfinished.message}\nDry run: {backup_id or 'nothing'} would be restored. Nothing was changed."
+            return Outcome({"dry_run": True, "id": backup_id, "message": unfinished.message}, text)
+        _confirm(call, backup_id)
+    restored = finish_exchange(
+        unfinished, repository, call.ctx, undo=arguments.undo, commands=_commands(call), wait=arguments.wait
+    )
+    return Outcome(asdict(restored), _text(restored))
+
+
+def _commands(call: Call) -> Commands:
+    arguments, settings = call.arguments, call.settings
+    return Commands(
+        stop=arguments.stop_command or settings.stop_command,
+        start=arguments.start_command or settings.start_command,
+        check=arguments.check_command or settings.check_command,
+    )
+
+
+def _confirm(call: Call, backup_id: str) -> None:
     """Ask for the backup's id on a terminal; without a terminal, require ``--yes``. Raises `RestoreRefused`."""
     if call.arguments.yes:
         return
@@ -81,9 +122,9 @@ def _confirm(call: Call, backup: Backup) -> None:
         raise RestoreRefused(
             "A restore in place replaces live data and needs confirmation, but there is no terminal.", hint="Give --yes."
         )
-    sys.stderr.write(f"This replaces live data with {backup.id}. A safety backup is made first.\nType the id to continue: ")
+    sys.stderr.write(f"This replaces live data with {backup_id}. A safety backup is made first.\nType the id to continue: ")
     sys.stderr.flush()
-    if sys.stdin.readline().strip() != backup.id:
+    if sys.stdin.readline().strip() != backup_id:
         raise RestoreRefused("The id was not typed. Nothing was changed.")
 
 

@@ -12,8 +12,12 @@ from .. import progress
 from ..config import Settings, environment, read_settings
 from ..errors import EngineError, UsageError, from_os_error
 from ..runtime.context import Context, cancel_on_signals
+from ..unfinished import unfinished_exchange
 from .call import Call, Outcome
 from .parser import build_parser
+
+_REPORT_UNFINISHED = frozenset({"create", "doctor", "restore"})
+"""Commands that say themselves that a restore was interrupted."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def perform(arguments: argparse.Namespace, settings: Settings) -> Outcome:
     """Run the command of the parsed *arguments*, with progress on standard error. Raises `EngineError`.
 
-    SIGINT and SIGTERM cancel it. Unknown settings are reported there too.
+    SIGINT and SIGTERM cancel it. Unknown settings, and an interrupted restore of the sources, are reported there too.
     """
     for unknown in settings.unknown:
         sys.stderr.write(f"Warning: {unknown.message} {unknown.hint}\n")
@@ -46,8 +50,11 @@ def perform(arguments: argparse.Namespace, settings: Settings) -> Outcome:
     show_event, log, close = progress.chosen("none" if quiet else arguments.progress)
     try:
         with cancel_on_signals() as cancelled:
-            ctx = Context(on_progress=show_event, on_log=log, should_cancel=cancelled)
-            outcome: Outcome = arguments.run(Call(arguments, settings, ctx))
+            call = Call(arguments, settings, Context(on_progress=show_event, on_log=log, should_cancel=cancelled))
+            if getattr(arguments, "command", "") not in _REPORT_UNFINISHED and (left := unfinished_exchange(call.sources())):
+                error = left.as_error("")
+                sys.stderr.write(f"Warning: {error.message} {error.hint}\n")
+            outcome: Outcome = arguments.run(call)
     except OSError as problem:
         raise from_os_error(problem, getattr(arguments, "command", "") or "Running the command") from problem
     finally:

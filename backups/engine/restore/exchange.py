@@ -220,7 +220,19 @@ def swap(left: Path, right: Path) -> None:
     code = ctypes.get_errno()
     if code not in (errno.ENOSYS, errno.EINVAL):
         raise OSError(code, os.strerror(code), str(left))
-    aside = right.with_name(right.name + ".aside")
+    aside = _aside(right)
     left.rename(aside)
     right.rename(left)
     aside.rename(right)
+
+
+def complete_swap(target: Target, folder: Path) -> None:
+    """Put back the live folder that a crash between the three steps of `swap` left in the staging folder *folder*."""
+    aside = _aside(folder / target.record.prefix)
+    if aside.exists() and not target.path.exists():
+        aside.rename(target.path)
+        durable.sync_folder(target.path.parent)
+
+
+def _aside(staged: Path) -> Path:
+    return staged.with_name(staged.name + ".aside")

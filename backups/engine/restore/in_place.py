@@ -7,7 +7,6 @@ snapshot, and writers wait. Chroma directories and folders of files are exchange
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
 import stat
 import time
@@ -23,11 +22,12 @@ from ..repository.folder import Repository
 from ..runtime import durable, folders
 from ..runtime.context import Context
 from ..types import Backup, BackupKind, Depth, Hold, Source, SourceKind
+from ..unfinished import Journal, JournalStore, UnfinishedExchange, end_journals, exclusive_restore, interrupted, write_journal
 from .commands import NO_COMMANDS, Commands
-from .exchange import OpenStores, exchange_stores
+from .exchange import OpenStores, complete_swap, exchange_stores
 from .roll_back import chroma_positions, quick_check, roll_back
-from .stage import check_staged, fit_to_live, stage, write_journal
-from .targets import Target, find_targets, refuse_nested
+from .stage import check_staged, fit_to_live, stage
+from .targets import Target, find_targets, folders_of, refuse_nested
 from .to_folder import Restored, check_manifest, select
 
 
@@ -48,33 +48,28 @@ def restore_in_place(
     ==================================================================================== ==============================
     1. Check the targets: folders, mounts, who has a Chroma directory open.              nothing
     2. Stage each replacement beside its target and check it.                            staging folders
-    3. Make a safety backup of the live stores in the same repository and set; hold it.  and that backup
-    4. Run the ``stop`` command.                                                         the same
-    5. Lock all databases, then all gates; exchange the folders; commit the databases.   each store either old or new
+    3. Run the ``stop`` command.                                                         the same
+    4. Make a safety backup of the live stores in the same repository and set; hold it.  and that backup
+    5. Record the exchange (`unfinished`). Lock all databases, then all gates; exchange  each store either old or new, and
+       the folders; commit the databases.                                                the record
     6. Check the live stores, and run the ``check`` command. If either fails, roll back. the same
-    7. Run the ``start`` command, also after an error.                                   the same
+    7. Remove the record. Run the ``start`` command, also after an error.                staging folders
     ==================================================================================== ==============================
 
-    ``doctor`` reports a restore that crashed. If a lock in step 5 takes longer than *wait* seconds, nothing is changed.
+    A crash after the record was written is finished or undone by `finish_exchange`, or by a restore of all its stores. If a
+    lock in step 5 takes longer than *wait* seconds, nothing is changed.
 
-    Raises `RestoreRefused` (nothing was changed), `RestoreUndone` (rolled back), `RestoreIncomplete` (says what is where).
+    Raises `RepositoryLocked` if another restore is running there, `ExchangeUnfinished` if one was interrupted and this one
+    would not replace all its stores, `DamageFound`, `RestoreRefused` (nothing was changed), `RestoreUndone` (rolled back),
+    `RestoreIncomplete` (says what is where).
     """
     began = time.monotonic()
     targets = find_targets(select(backup, only), sources, ctx, whole=only is None)
     refuse_nested(targets, repository, backup, sources)
-    for target in targets:
-        target.refuse_open_chroma(commands)
     try:
-        with contextlib.ExitStack() as stages:
-            for target in targets:
-                stages.callback(durable.remove_tree, target.stage)
-            size = stage(repository, backup, targets, ctx)
-            checks = check_staged(repository, backup, targets, ctx)
-            for target in targets:
-                fit_to_live(target)
-            safety = _make_safety_backup(repository, backup, targets, wait, ctx)
-            write_journal(targets, backup, phase="exchanging", safety=safety)
-            _exchange_between_commands(backup, targets, safety, commands, wait, ctx)
+        with exclusive_restore(target.path for target in targets):
+            exchange = _Exchange(repository, backup, targets, only, commands, wait, ctx)
+            size, checks = exchange.run()
     except OSError as problem:
         raise from_os_error(problem, "Restoring in place") from problem
     return Restored(
@@ -82,65 +77,207 @@ def restore_in_place(
         to=", ".join(str(target.path) for target in targets),
         seconds=round(time.monotonic() - began, 3),
         bytes=size,
-        checks={**checks, "safety_backup": safety},
+        checks=checks,
     )
 
 
-def _make_safety_backup(repository: Repository, backup: Backup, targets: list[Target], wait: float, ctx: Context) -> str:
-    """Back up the live stores, and hold that backup. Returns its id, or "" if no store exists."""
-    existing = tuple(
-        Source(kind=target.record.kind, name=target.record.name, path=target.path)
-        for target in targets
-        if (target.path / DATABASE if target.record.kind is SourceKind.CHROMA else target.path).exists()
-    )
-    if not existing:
-        ctx.log("None of the targets exists, so no safety backup is made.")
-        return ""
-    note = f"safety: before the restore of {backup.id}"
-    request = Request(
-        sources=existing,
-        set=backup.manifest.set,
-        kind=BackupKind.INCREMENTAL,
-        note=note,
-        verify=Depth.HASHES,
-        wait=60.0,
-        within=wait,
-        safety=True,
-    )
-    try:
-        created = create_backup(repository, request, replace(ctx, lines=[]))
-    except (Cancelled, NoSpace):
-        raise
-    except EngineError as problem:
+def finish_exchange(
+    exchange: UnfinishedExchange,
+    repository: Repository,
+    ctx: Context,
+    *,
+    undo: bool = False,
+    commands: Commands = NO_COMMANDS,
+    wait: float = 30.0,
+) -> Restored:
+    """Restore again what an interrupted restore in place was restoring, or, to *undo* it, its safety backup.
+
+    Both can be repeated after a crash of their own. Raises what `restore_in_place` raises, and `RestoreRefused` if the record
+    cannot be read, or if it cannot be undone.
+    """
+    journal = exchange.journal
+    if journal is None:
+        raise RestoreRefused(exchange.message, hint="Restore a backup of all stores in place. Nothing was changed.")
+    if not undo:
+        backup = repository.load(journal.set, journal.backup)
+        return restore_in_place(repository, backup, exchange.sources, ctx, only=journal.only, commands=commands, wait=wait)
+    new = [str(store.path) for store in journal.targets if not store.existed]
+    if new:
         raise RestoreRefused(
-            f"The safety backup failed: {problem.message} Nothing was changed.", hint=problem.hint, reason=problem.code
-        ) from problem
-    repository.set_hold(created.backup, Hold(time=ctx.now(), note=note))
-    ctx.log(f"Safety backup of the live data: {created.backup.id}")
-    return created.backup.id
-
-
-def _exchange_between_commands(
-    backup: Backup, targets: list[Target], safety: str, commands: Commands, wait: float, ctx: Context
-) -> None:
-    """Steps 4 to 7."""
-    try:
-        commands.run_stop(ctx)
-        _exchange_and_check(targets, commands, wait, ctx)
-    except RestoreIncomplete as problem:
-        commands.run_start(ctx)
-        where = f"The safety backup is {safety}." if safety else "There is no safety backup, because no store existed."
-        raise RestoreIncomplete(f"{problem.message} {where}", hint=problem.hint, safety_backup=safety) from problem
-    except BaseException:
-        commands.run_start(ctx)
-        raise
-    if failure := commands.run_start(ctx):
-        raise RestoreIncomplete(
-            f"{backup.id} is restored, but the application was not started: {failure}",
-            hint="Start the application yourself; the data is in place and was checked.",
-            safety_backup=safety,
-            restored=True,
+            f"The restore of {journal.backup} cannot be undone: {', '.join(new)} did not exist before it. Nothing was changed.",
+            hint="Finish it with `refbackup restore --finish`.",
         )
+    backup = repository.load(journal.set, journal.safety_backup)
+    return restore_in_place(repository, backup, exchange.sources, ctx, commands=commands, wait=wait)
+
+
+class _Exchange:
+    """One restore in place, under the lock. *wait* limits the wait for each lock, in seconds."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        backup: Backup,
+        targets: list[Target],
+        only: str | None,
+        commands: Commands,
+        wait: float,
+        ctx: Context,
+    ) -> None:
+        self._repository = repository
+        self._backup = backup
+        self._targets = targets
+        self._only = only
+        self._commands = commands
+        self._wait = wait
+        self._ctx = ctx
+        self._folders = sorted({target.stage for target in targets})
+        self._earlier = self._find_earlier()
+        self._safety = ""
+
+    def run(self) -> tuple[int, dict[str, Any]]:
+        """Returns the bytes written and the results of the checks."""
+        for target in self._targets:
+            target.refuse_open_chroma(self._commands)
+        try:
+            size = stage(self._repository, self._backup, self._targets, self._ctx)
+            checks = check_staged(self._repository, self._backup, self._targets, self._ctx)
+            self._exchange_between_commands()
+        except BaseException as problem:
+            if not _is_mixed(problem):
+                self._remove_stages(self._folders)
+            raise
+        self._remove_stages([*self._folders, *(self._earlier.folders if self._earlier else ())])
+        return size, {**checks, "safety_backup": self._safety}
+
+    def _find_earlier(self) -> UnfinishedExchange | None:
+        """An interrupted exchange of these stores, which this restore completes. Raises `ExchangeUnfinished`."""
+        paths = [target.path for target in self._targets]
+        earlier = interrupted(paths)
+        if earlier is None:
+            return None
+        covered = (
+            self._only is None if earlier.journal is None else {store.path for store in earlier.journal.targets} <= set(paths)
+        )
+        if not covered:
+            raise earlier.as_error("This restore would not replace all of them. Nothing was changed.")
+        for target in folders_of(self._targets):
+            for folder in earlier.folders:
+                complete_swap(target, folder)
+        return earlier
+
+    def _exchange_between_commands(self) -> None:
+        """Steps 3 to 7."""
+        try:
+            self._commands.run_stop(self._ctx)
+            mixed_or_live = self._make_safety_backup()
+            for target in self._targets:
+                fit_to_live(target)
+            journal = self._journal(mixed_or_live)
+            self._safety = journal.safety_backup
+            write_journal(self._folders, journal)
+            durable.reach("in-place-recorded")
+            _exchange_and_check(self._targets, self._commands, self._wait, self._ctx)
+        except RestoreIncomplete as problem:
+            if not _is_mixed(problem):
+                self._end()
+            where = (
+                f"The safety backup is {self._safety}."
+                if self._safety
+                else "No store existed before, so there is no safety backup."
+            )
+            raise type(problem)(
+                f"{problem.message} {where}", hint=problem.hint, **{**problem.details, "safety_backup": self._safety}
+            ) from problem
+        except BaseException:
+            end_journals(self._folders)
+            self._commands.run_start(self._ctx)
+            raise
+        durable.reach("in-place-checked")
+        if failure := self._end():
+            raise RestoreIncomplete(
+                f"{self._backup.id} is restored, but the application was not started: {failure}",
+                hint="Start the application yourself; the data is in place and was checked.",
+                safety_backup=self._safety,
+                restored=True,
+            )
+
+    def _end(self) -> str | None:
+        """Record that all stores are of one time, and start the application. Returns why it could not be started."""
+        end_journals([*self._folders, *(self._earlier.folders if self._earlier else ())])
+        return self._commands.run_start(self._ctx)
+
+    def _journal(self, safety: str) -> Journal:
+        """The record of this exchange. One that completes an earlier exchange keeps naming what finishes or undoes that."""
+        earlier = self._earlier.journal if self._earlier is not None else None
+        token, began = self._ctx.token(), self._ctx.now()
+        if earlier is not None and {store.path for store in earlier.targets} == {target.path for target in self._targets}:
+            safety = earlier.safety_backup
+            if self._backup.id in (earlier.backup, earlier.safety_backup):
+                return earlier.model_copy(update={"token": token, "began": began})
+        return Journal(
+            token=token,
+            began=began,
+            repository=self._repository.folder.resolve(),
+            set=self._backup.manifest.set,
+            backup=self._backup.id,
+            safety_backup=safety,
+            only=self._only,
+            targets=tuple(
+                JournalStore(
+                    kind=target.record.kind, name=target.record.name, path=target.path, existed=_can_be_backed_up(target)
+                )
+                for target in self._targets
+            ),
+        )
+
+    def _make_safety_backup(self) -> str:
+        """Back up the live stores, and hold that backup. Returns its id, or "" if no store exists."""
+        existing = tuple(
+            Source(kind=target.record.kind, name=target.record.name, path=target.path)
+            for target in self._targets
+            if _can_be_backed_up(target)
+        )
+        if not existing:
+            self._ctx.log("None of the targets exists, so no safety backup is made.")
+            return ""
+        state = "the mixed stores, " if self._earlier is not None else ""
+        note = f"safety: {state}before the restore of {self._backup.id}"
+        request = Request(
+            sources=existing,
+            set=self._backup.manifest.set,
+            kind=BackupKind.INCREMENTAL,
+            note=note,
+            verify=Depth.HASHES,
+            wait=60.0,
+            within=self._wait,
+            safety=True,
+        )
+        try:
+            created = create_backup(self._repository, request, replace(self._ctx, lines=[]))
+        except (Cancelled, NoSpace):
+            raise
+        except EngineError as problem:
+            raise RestoreRefused(
+                f"The safety backup failed: {problem.message} Nothing was changed.", hint=problem.hint, reason=problem.code
+            ) from problem
+        self._repository.set_hold(created.backup, Hold(time=self._ctx.now(), note=note))
+        self._ctx.log(f"Safety backup of the live data: {created.backup.id}")
+        return created.backup.id
+
+    @staticmethod
+    def _remove_stages(folders: list[Path]) -> None:
+        end_journals(folders)
+        for folder in folders:
+            durable.remove_tree(folder)
+
+
+def _can_be_backed_up(target: Target) -> bool:
+    return (target.path / DATABASE if target.record.kind is SourceKind.CHROMA else target.path).exists()
+
+
+def _is_mixed(problem: BaseException) -> bool:
+    return isinstance(problem, RestoreIncomplete) and bool(problem.details.get("mixed"))
 
 
 def _exchange_and_check(targets: list[Target], commands: Commands, wait: float, ctx: Context) -> None:
@@ -168,6 +305,7 @@ def _exchange_and_check(targets: list[Target], commands: Commands, wait: float, 
             raise RestoreIncomplete(
                 f"{failure} It was not rolled back, because the application has written to the restored data since.",
                 hint="Stop the application and restore the safety backup with `refbackup restore ID --in-place`.",
+                restored=True,
             )
         roll_back(targets, opened, wait)
         raise RestoreUndone(f"{failure} The restore was rolled back.")

@@ -63,7 +63,11 @@ def roll_back(targets: list[Target], opened: OpenStores, wait: float) -> None:
         except (OSError, sqlite3.Error, GateTimeout) as problem:
             failures.append(f"{target.path} ({problem})")
     if failures:
-        raise RestoreIncomplete(f"A check failed, and these stores could not be put back: {'; '.join(failures)}.")
+        raise RestoreIncomplete(
+            f"The exchange failed, and these stores could not be put back: {'; '.join(failures)}. "
+            "The stores may be of different times.",
+            mixed=True,
+        )
 
 
 def _put_database_back(target: Target, opened: OpenStores, wait: float) -> None:

@@ -1,28 +1,23 @@
-"""Stages the replacements of live stores beside them, checks them, and records in a journal how far a restore got."""
+"""Stages the replacements of live stores beside them, and checks them."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sqlite3
-from pathlib import Path
 from typing import Any
 
 from ..check_stores import Findings
 from ..errors import RestoreRefused
 from ..extract import extract
 from ..repository.folder import Repository
-from ..runtime import durable
 from ..runtime.context import Context
 from ..runtime.space import need_space
 from ..runtime.sqlite import connect
 from ..types import Backup, Depth, SourceKind
 from ..verify import record_failure
-from .targets import STAGE, Target, databases_of
+from .targets import Target, databases_of
 from .to_folder import check_untouched, plan, wanted_by
-
-_JOURNAL = "journal.json"
 
 
 def stage(repository: Repository, backup: Backup, targets: list[Target], ctx: Context) -> int:
@@ -40,7 +35,6 @@ def stage(repository: Repository, backup: Backup, targets: list[Target], ctx: Co
             with ctx.phase("restore", "stage", size) as phase:
                 for target in targets:
                     extract(archives, tree, target.stage, phase, wanted=wanted_by((target.record,)))
-    write_journal(targets, backup, phase="staged")
     return size
 
 
@@ -107,32 +101,3 @@ def _fit_owner(target: Target) -> None:
     live = (target.path if target.path.exists() else target.path.parent).stat()
     for place in [target.staged, *(target.staged.rglob("*") if target.staged.is_dir() else ())]:
         os.chown(place, live.st_uid, live.st_gid, follow_symlinks=False)
-
-
-def write_journal(targets: list[Target], backup: Backup, *, phase: str, safety: str = "") -> None:
-    """Record beside the data what is going on, so that `leftovers` can report a restore that crashed."""
-    journal = {
-        "phase": phase,
-        "backup": backup.id,
-        "safety_backup": safety,
-        "targets": [str(target.path) for target in targets],
-    }
-    for target in targets:
-        durable.write_file(target.stage / _JOURNAL, json.dumps(journal).encode())
-
-
-def leftovers(paths: list[Path]) -> list[dict[str, Any]]:
-    """What interrupted restores in place left beside *paths*.
-
-    Of each: ``folder``, ``phase`` (``staging``, ``staged`` or ``exchanging``), and, from ``staged`` on, ``backup``,
-    ``safety_backup`` and ``targets``.
-    """
-    found = []
-    for folder in sorted({path.absolute().parent for path in paths}):
-        for left in sorted(folder.glob(f"{STAGE}*")):
-            try:
-                journal = json.loads((left / _JOURNAL).read_text())
-            except (OSError, ValueError):
-                journal = {"phase": "staging"}
-            found.append({"folder": str(left), **journal})
-    return found

@@ -16,10 +16,8 @@ from ..repository.folder import Repository
 from ..runtime.context import Context
 from ..runtime.sqlite import connect, is_locked
 from ..types import Backup, Source, SourceKind, SourceRecord
+from ..unfinished import STAGE
 from .commands import Commands
-
-STAGE = ".refbackup-restore."
-"""How names of staging folders begin."""
 
 
 @dataclass(slots=True)

@@ -1,0 +1,265 @@
+"""A restore in place killed in the exchange: a record says so, nothing is backed up, and it can be finished or undone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backups.engine.doctor import diagnose
+from backups.engine.errors import ExchangeUnfinished, RepositoryLocked, RestoreIncomplete, RestoreRefused
+from backups.engine.repository.folder import initialise
+from backups.engine.restore.commands import Commands
+from backups.engine.restore.in_place import finish_exchange, restore_in_place
+from backups.engine.runtime import durable
+from backups.engine.types import Source, SourceKind
+from backups.engine.unfinished import JOURNAL, STAGE, exclusive_restore, unfinished_exchange
+from tests.restore.stores import Ran, back_up, change_rows, context, make_database, python, refbackup, rows_of, tree_of
+from tests.restore.test_in_place import LOCK, ask, run
+
+
+class Scene:
+    """Two databases and a folder, small, a backup of them, and what was changed since."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "live"
+        self.folder.mkdir()
+        self.databases = (self.folder / "app.sqlite3", self.folder / "more.sqlite3")
+        self.files = self.folder / "papers"
+        self.sources = (
+            Source(kind=SourceKind.SQLITE, name="app", path=self.databases[0]),
+            Source(kind=SourceKind.SQLITE, name="more", path=self.databases[1]),
+            Source(kind=SourceKind.FILES, name="papers", path=self.files),
+        )
+        for database in self.databases:
+            make_database(database, 20)
+        self.files.mkdir()
+        (self.files / "old.txt").write_text("old")
+        self.repository = initialise(folder / "repository", datetime.now(UTC))
+        self.backup = back_up(self.repository, self.sources)
+        self.backed_up = self.state()
+        for database in self.databases:
+            change_rows(database, "later", [1, 2, 30])
+        (self.files / "old.txt").rename(self.files / "new.txt")
+
+    @property
+    def arguments(self) -> list[str]:
+        return [f"--{source.kind}={source.name}={source.path}" for source in self.sources]
+
+    def state(self) -> Any:
+        return [*(rows_of(database) for database in self.databases), tree_of(self.files)]
+
+    def restore(self, **more: Any) -> None:
+        restore_in_place(self.repository, self.backup, self.sources, context(), **{"wait": 10.0, **more})
+
+    def stages(self) -> list[Path]:
+        return list(self.folder.glob(f"{STAGE}*"))
+
+    def safety(self) -> Any:
+        return next(item for item in self.repository.backups("default") if item.manifest.safety)
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    return Scene(tmp_path)
+
+
+def command(scene: Scene, *arguments: str, **environment: str) -> Ran:
+    return refbackup(
+        arguments[0],
+        *arguments[1:],
+        *scene.arguments,
+        f"--repo={scene.repository.folder}",
+        cwd=scene.folder,
+        **environment,
+    )
+
+
+def kill_in_exchange(scene: Scene, step: str) -> None:
+    done = command(scene, "restore", scene.backup.id, "--in-place", "--yes", REFBACKUP_FAULT=f"{step}:kill")
+    assert done.code == -signal.SIGKILL, done.err
+
+
+def clear(scene: Scene) -> None:
+    assert unfinished_exchange(scene.sources) is None
+    assert scene.stages() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "step",
+    [
+        "in-place-recorded",
+        "in-place-folder",
+        "in-place-database@1",
+        "in-place-checked",
+    ],
+)
+def test_a_killed_exchange_is_undone_and_finished_also_after_it_is_killed_again(scene: Scene, step: str) -> None:
+    before = scene.state()
+    kill_in_exchange(scene, step)
+    found = unfinished_exchange(scene.sources)
+    assert found is not None and found.journal is not None and found.journal.backup == scene.backup.id
+    assert command(scene, "restore", "--undo", "--yes", REFBACKUP_FAULT="in-place-folder:kill").code == -signal.SIGKILL
+    again = unfinished_exchange(scene.sources)
+    assert again is not None and again.journal is not None and len(again.folders) == 2
+    assert (again.journal.backup, again.journal.safety_backup) == (found.journal.backup, found.journal.safety_backup)
+    undone = command(scene, "restore", "--undo", "--yes", "--json")
+    assert undone.code == 0, undone.err
+    assert scene.state() == before
+    clear(scene)
+    kill_in_exchange(scene, step)
+    assert command(scene, "restore", "--finish", "--yes", REFBACKUP_FAULT="in-place-database:kill").code == -signal.SIGKILL
+    finished = command(scene, "restore", "--finish", "--yes", "--json")
+    assert finished.code == 0, finished.err
+    assert scene.state() == scene.backed_up
+    clear(scene)
+    safety = scene.repository.find(finished.json["checks"]["safety_backup"], "default")
+    restore_in_place(scene.repository, safety, scene.sources, context())
+    assert scene.state() == before, "the safety backup named at the end is the one of the data before it all"
+
+
+@pytest.mark.slow
+def test_while_an_exchange_is_unfinished_nothing_is_backed_up_and_every_command_says_so(scene: Scene) -> None:
+    kill_in_exchange(scene, "in-place-folder")
+    backups = scene.repository.ids("default")
+    created = command(scene, "create", "--json")
+    assert created.code == 1 and created.json["error"]["code"] == "exchange_unfinished"
+    assert "--finish" in created.err and scene.backup.id in created.err
+    assert scene.repository.ids("default") == backups
+    settings = {"BACKUP_REPOSITORY": str(scene.repository.folder), "REFSERVER_DATABASE": f"app={scene.databases[0]}"}
+    for arguments in (["list"], ["show", "latest"], ["verify", "latest"]):
+        said = refbackup(*arguments, cwd=scene.folder, **settings)
+        assert said.code == 0 and "--finish" in said.err, arguments
+    diagnosis = diagnose(scene.repository.folder, scene.sources, context())
+    (named,) = [finding for finding in diagnosis.findings if STAGE in finding.subject]
+    assert named.level == "problem" and scene.safety().id in named.message and not diagnosis.ok
+    partly = command(scene, "restore", "latest", "--in-place", "--yes", "--only=sqlite")
+    assert partly.code == 1 and "--undo" in partly.err
+    with pytest.raises(ExchangeUnfinished):
+        back_up(scene.repository, scene.sources[:1])
+    forced = command(scene, "create", "--force", "--no-verify")
+    assert forced.code == 0 and "different times" in forced.err
+    whole = command(scene, "restore", scene.backup.id, "--in-place", "--yes")
+    assert whole.code == 0 and scene.state() == scene.backed_up
+    clear(scene)
+
+
+def test_stores_beside_those_of_an_unfinished_exchange_are_not_affected(scene: Scene) -> None:
+    other = scene.folder / "other.sqlite3"
+    with closing(sqlite3.connect(other)) as database:
+        database.execute("CREATE TABLE here (x)")
+    arguments = ["restore", scene.backup.id, "--in-place", "--yes", "--only=sqlite:app", *scene.arguments[:1]]
+    arguments.append(f"--repo={scene.repository.folder}")
+    killed = refbackup(*arguments, cwd=scene.folder, REFBACKUP_FAULT="in-place-locked:kill")
+    assert killed.code == -signal.SIGKILL
+    beside = (Source(kind=SourceKind.SQLITE, name="other", path=other),)
+    assert unfinished_exchange(beside) is None and unfinished_exchange(scene.sources) is not None
+    back_up(scene.repository, beside, set="other")
+    link = scene.folder / "link.sqlite3"
+    link.symlink_to(scene.databases[0])
+    assert unfinished_exchange((Source(kind=SourceKind.SQLITE, name="app", path=link),)) is not None
+
+
+def test_a_roll_back_that_fails_keeps_the_record_and_starts_nothing(scene: Scene, tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    keep = os.open(fifo, os.O_RDWR)
+    check = (
+        "import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', sys.argv[2], sys.argv[1]], "
+        "stdin=open(sys.argv[3]), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL); child.stdout.readline(); sys.exit(1)"
+    )
+    commands = Commands(check=run(check, scene.databases[0], LOCK, fifo), start=f"touch {tmp_path}/started")
+    before = scene.state()
+    try:
+        with pytest.raises(RestoreIncomplete, match="different times") as problem:
+            scene.restore(only="sqlite:app", wait=0.5, commands=commands)
+    finally:
+        os.close(keep)
+    assert problem.value.details["safety_backup"] == scene.safety().id
+    assert not (tmp_path / "started").exists()
+    found = unfinished_exchange(scene.sources)
+    assert found is not None
+    finish_exchange(found, scene.repository, context(), undo=True)
+    assert scene.state() == before
+    clear(scene)
+
+
+def test_what_did_not_exist_cannot_be_brought_back(scene: Scene) -> None:
+    for path in scene.folder.glob("app.sqlite3*"):
+        path.unlink()
+    arguments = ["restore", scene.backup.id, "--in-place", "--yes", "--only=sqlite:app", *scene.arguments[:1]]
+    arguments.append(f"--repo={scene.repository.folder}")
+    assert refbackup(*arguments, cwd=scene.folder, REFBACKUP_FAULT="in-place-database:kill").code == -signal.SIGKILL
+    found = unfinished_exchange(scene.sources)
+    assert found is not None
+    with pytest.raises(RestoreRefused, match="did not exist"):
+        finish_exchange(found, scene.repository, context(), undo=True)
+    finish_exchange(found, scene.repository, context())
+    assert rows_of(scene.databases[0]) == scene.backed_up[0]
+    clear(scene)
+
+
+def test_a_record_that_cannot_be_read_stops_everything_but_a_whole_restore(scene: Scene) -> None:
+    stage = scene.folder / f"{STAGE}1234"
+    stage.mkdir()
+    assert unfinished_exchange(scene.sources) is None, "a restore that was still staging changed nothing"
+    (stage / JOURNAL).write_text("{")
+    found = unfinished_exchange(scene.sources)
+    assert found is not None and "cannot be read" in found.message
+    with pytest.raises(ExchangeUnfinished):
+        scene.restore(only="sqlite:app")
+    with pytest.raises(RestoreRefused):
+        finish_exchange(found, scene.repository, context())
+
+
+def test_two_restores_of_one_store_at_once(scene: Scene) -> None:
+    before = scene.state()
+    with exclusive_restore([scene.databases[0]]), pytest.raises(RepositoryLocked, match="Another restore") as refused:
+        scene.restore()
+    assert refused.value.exit_code == 7 and scene.state() == before and scene.stages() == []
+    scene.restore()
+
+
+def test_a_running_restore_is_not_an_interrupted_one(scene: Scene, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The application may be started, checked and backed up by the restore's own commands."""
+    seen = []
+    monkeypatch.setitem(
+        durable.FAULTS,
+        "in-place-recorded",
+        lambda: seen.append((scene.stages() != [], unfinished_exchange(scene.sources))),
+    )
+    marks = tmp_path / "marks"
+    probe = (
+        "import sys; from pathlib import Path; from backups.engine.types import Source\n"
+        "from backups.engine.unfinished import leftovers, unfinished_exchange\n"
+        "found = unfinished_exchange([Source(kind='sqlite', name='app', path=Path(sys.argv[1]))])\n"
+        "journals = [left for left in leftovers([Path(sys.argv[1])]) if left.journal]\n"
+        "open(sys.argv[2], 'a').write(f'{found} {len(journals)},')"
+    )
+    looks = run(probe, scene.databases[0], marks)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    scene.restore(commands=Commands(check=looks, start=looks))
+    assert seen == [(True, None)]
+    assert marks.read_text() == "None 1,None 0,"
+
+
+def test_a_live_holder_of_the_lock_that_dies_leaves_none(scene: Scene) -> None:
+    hold = (
+        "import sys; from pathlib import Path; from backups.engine.unfinished import exclusive_restore\n"
+        "with exclusive_restore([Path(sys.argv[1])]): print('held', flush=True); sys.stdin.read()"
+    )
+    with python(hold, scene.databases[0]) as holder:
+        assert ask(holder) == "held"
+        with pytest.raises(RepositoryLocked), exclusive_restore([scene.databases[0]]):
+            pass
+        holder.kill()
+        holder.wait()
+        with exclusive_restore([scene.databases[0]]):
+            pass
