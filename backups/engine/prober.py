@@ -22,8 +22,8 @@ from typing import Any
 
 from .chroma_files.digests import CollectionDigest, digest_collections
 from .chroma_files.errors import BrokenIndex
-from .chroma_files.records import as_client, stored_records
-from .chroma_files.tables import Collection, list_collections, open_at_rest
+from .chroma_files.records import as_client, count_records, find_records, stored_records
+from .chroma_files.tables import ADD, DELETE, UPSERT, Collection, list_collections, log_rows, open_at_rest, pending_ids
 from .chroma_files.vectors import stored_vectors
 from .runtime.child import Server
 from .runtime.sqlite import connect
@@ -102,10 +102,9 @@ class Prober:
         collection = client.get_collection(place.name, embedding_function=None)
         count = collection.count()
         samples: list[Any] = []
-        expected = 0
+        expected = stored.completed(place)
         for page in stored.pages(place):
             self._beat()
-            expected += len(page)
             got = collection.get(ids=list(page), include=["embeddings", "documents", "metadatas"])
             if len(got["ids"]) != len(page):
                 problems.append(
@@ -161,11 +160,17 @@ class _Stored:
                     "SELECT c.id, d.tenant_id, d.name FROM collections c JOIN databases d ON d.id = c.database_id"
                 )
             }
+            self._completed = {place.id: _completed(database, place) for place in self.listed}
+            pending = {place.id: set(pending_ids(database, place)) for place in self.listed}
             for place in self.listed:
                 beat()
                 vectors = ((place.id, *row) for row in stored_vectors(folder, database, place))
                 self._rows.executemany("INSERT INTO vector VALUES (?, ?, ?)", vectors)
-                records = ((place.id, name, json.dumps(values)) for name, values in stored_records(database, place))
+                records = (
+                    (place.id, name, json.dumps(values))
+                    for name, values in stored_records(database, place)
+                    if name not in pending[place.id]
+                )
                 self._rows.executemany("INSERT INTO record (place, id, value) VALUES (?, ?, ?)", records)
         finally:
             database.close()
@@ -178,8 +183,12 @@ class _Stored:
         parts += [database] if parts or database != "default_database" else []
         return "/".join([*parts, place.name])
 
+    def completed(self, place: Collection) -> int:
+        """The number of records once Chroma has completed what is in its log alone, as it does when it opens a collection."""
+        return self._completed[place.id]
+
     def pages(self, place: Collection) -> Iterator[dict[str, list[Any]]]:
-        """The rows of the records by id, in pages."""
+        """The rows of the records by id, in pages, without those that the log has changes for."""
         last = 0
         while True:
             rows = self._rows.execute(
@@ -195,6 +204,17 @@ class _Stored:
         """The vector of a record; None if the files hold none."""
         row = self._rows.execute("SELECT value FROM vector WHERE place = ? AND id = ?", (place.id, identifier)).fetchone()
         return row[0] if row is not None else None
+
+
+def _completed(database: sqlite3.Connection, place: Collection) -> int:
+    """The number of records after the log is replayed: it adds ids that do not exist yet, and deletes ones that do."""
+    ids: dict[str, bool] = {}
+    for _, operation, identifier, _ in log_rows(database, place, place.metadata_at):
+        if operation in (ADD, UPSERT):
+            ids[identifier] = True
+        elif operation == DELETE:
+            ids[identifier] = False
+    return count_records(database, place) - len(find_records(database, place, list(ids))) + sum(ids.values())
 
 
 def _differs(

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import struct
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from backups.engine.chroma_files.errors import BrokenIndex
 from backups.engine.chroma_files.hnsw import check_structure, read_header
-from backups.engine.chroma_files.tables import list_collections, open_at_rest
+from backups.engine.chroma_files.tables import list_collections, open_at_rest, pending_ids
 from tests.capture.conftest import Bench, Start, Stores, chroma_source
 from tests.capture.processes import Peer, run, until
 from tests.capture.states import vectors_of
@@ -166,11 +168,52 @@ def test_an_unfinished_write_of_a_dead_process_does_not_block_backups(bench: Ben
         assert writer.hear() == "ready"
         writer.kill()
 
-    created = bench.create(*stores.sources, kind="incremental", within=0.3).backup
+    created = bench.create(*stores.sources, kind="incremental", within=0.3, verify="restore").backup
 
-    assert created.damaged
-    assert "the process that wrote is gone" in created.manifest.problems[0].message
-    assert bench.latest() == good.id
+    assert created.verification == "restore", created.proof
+    assert bench.latest() == created.id != good.id
+    again = bench.create(*stores.sources, kind="incremental", within=0.3, verify="restore").backup
+    assert again.verification == "restore", again.proof
+
+
+@pytest.mark.slow
+def test_a_log_that_stands_still_is_captured_and_chroma_completes_it(bench: Bench, stores: Stores) -> None:
+    """A record that a killed writer left, in a directory that another process has open."""
+    with Peer("tests.capture.peers", "halfway", str(stores.chroma)) as writer:
+        assert writer.hear() == "ready"
+        created = bench.create(*stores.sources, within=10, verify="restore").backup
+    assert created.verification == "restore", created.proof
+    restored = bench.restore(created) / "chroma/vectors"
+    with closing(open_at_rest(restored)) as database:
+        (place,) = list_collections(database)
+        (left,) = pending_ids(database, place)
+    with Peer("tests.capture.peers", "client", "papers") as client:
+        assert client.hear() == "ready"
+        assert left in client.ask(str(restored))["vectors"]
+
+
+@pytest.mark.slow
+def test_a_broken_index_is_backed_up_as_such_while_the_application_runs(bench: Bench, stores: Stores) -> None:
+    """The log holds more records than the threshold, so that the index looks as if it were being written."""
+    good = bench.create(*stores.sources).backup
+    BREAKS["vectors cut off"](stores.segment)
+    with closing(sqlite3.connect(stores.chroma / "chroma.sqlite3")) as database, database:
+        for _ in range(5):
+            database.execute(
+                "INSERT INTO embeddings_queue (operation, topic, id, vector, encoding, metadata)"
+                " SELECT operation, topic, id, vector, encoding, metadata FROM embeddings_queue"
+            )
+        database.execute(
+            "UPDATE max_seq_id SET seq_id = (SELECT max(seq_id) FROM embeddings_queue)"
+            " WHERE segment_id = (SELECT id FROM segments WHERE scope = 'METADATA')"
+        )
+    with Peer("tests.capture.peers", "halfway", str(stores.chroma)) as application:
+        assert application.hear() == "ready"
+        ended = run("create", "--repo", bench.repository.folder, "--chroma", stores.chroma, "--within", "20")
+    assert ended.code == 6
+    (problem,) = ended.json["problems"]
+    assert problem["code"] == "chroma_structure" and "data_level0.bin" in problem["message"]
+    assert bench.latest() == good.id and ended.json["id"] in bench.ids()
 
 
 @pytest.mark.slow
@@ -213,8 +256,6 @@ def flip(path: Path, offset: int) -> None:
 
 @pytest.mark.slow
 def test_tables_of_a_later_chroma_are_refused(bench: Bench, stores: Stores) -> None:
-    import sqlite3
-
     database = sqlite3.connect(stores.chroma / "chroma.sqlite3")
     columns = [row[1] for row in database.execute("PRAGMA table_info(migrations)")]
     row = dict(zip(columns, database.execute("SELECT * FROM migrations WHERE dir = 'sysdb'").fetchone(), strict=True))

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import random
 import sqlite3
 import time
@@ -33,7 +32,8 @@ from pathlib import Path
 from typing import Any
 
 from ..chroma_files.errors import BrokenIndex, NotChroma
-from ..chroma_files.quiescence import QuiescenceProblem, Unrest, quiescence_problem
+from ..chroma_files.hnsw import check_structure
+from ..chroma_files.quiescence import QuiescenceProblem, Unrest, quiescence_problems
 from ..chroma_files.tables import DATABASE, Collection, check_supported
 from ..errors import EngineError, SourceBroken, SourceBusy
 from ..gate import Gate, GateTimeout
@@ -57,6 +57,13 @@ CONNECT_WAIT = 10.0
 REST_WAIT = 0.1
 """Seconds to wait, with all locks held, for HNSW files that are being written."""
 
+STANDS_STILL = {Unrest.WRITE_PENDING: 1.0, Unrest.INDEX_WRITTEN: 3.0, Unrest.LOG_IN_USE: float("inf")}
+"""Seconds, in which writers had the lock most of the time, after which what has not moved is not being written.
+
+A writer that waits for the lock gets it within a tenth of that. One that was killed never comes back, and Chroma applies what
+it left when the collection is next used.
+"""
+
 
 class Directory:
     """One Chroma directory during the cut."""
@@ -67,8 +74,9 @@ class Directory:
         self.held_ms = 0.0
         self.version = ""
         self.broken: str | None = None
-        self.abandoned: str | None = None
-        self._pending: tuple[QuiescenceProblem, list[tuple[str, int, int]]] | None = None
+        self.contradiction: str | None = None
+        self._unmoved: dict[tuple[object, ...], tuple[QuiescenceProblem, float]] = {}
+        self._standing: set[tuple[object, ...]] = set()
         self._gate = Gate(path)
         self._open = contextlib.ExitStack()
         self._locked_at = 0.0
@@ -121,51 +129,50 @@ class Directory:
 
     def wait_until_quiescent(self) -> QuiescenceProblem | None:
         """Wait until the index files are at rest. None when they are, else why not."""
-        if self.broken is not None or self.abandoned is not None:
+        if self.broken is not None:
             return None
         assert self._database is not None
         deadline = time.monotonic() + REST_WAIT
         while True:
             try:
-                problem = quiescence_problem(self.path, self._database) or self._fold_log()
+                problems = quiescence_problems(self.path, self._database, self._standing)
+                problem = next(iter(problems), None) or self._fold_log()
             except sqlite3.DatabaseError as broken:
                 self.broken = str(broken)
                 return None
             if problem is None:
-                self._pending = None
                 return None
             if problem.reason is Unrest.WRITE_PENDING or time.monotonic() > deadline:
-                stamps = self._stamps()
-                if self._pending is None or self._pending[1] != stamps:
-                    self._pending = (problem, stamps)
+                self._note(problems)
                 return problem
             time.sleep(0.005)
 
-    def is_abandoned(self) -> bool:
-        """Whether the files will never come to rest: nothing changed since they were first seen so, and nobody has them open.
+    def _note(self, problems: list[QuiescenceProblem]) -> None:
+        """Remember since when nothing moves; what has not for long enough stands still (`STANDS_STILL`)."""
+        now = time.monotonic()
+        known = self._unmoved
+        self._unmoved = {item.mark: known.get(item.mark, (item, now)) for item in problems}
+        for item, since in self._unmoved.values():
+            if now - since >= STANDS_STILL[item.reason]:
+                self._settle(item)
 
-        A writer that was killed leaves such a directory. Chroma may be able to complete the write when it opens it, so the
-        directory is captured as it is and recorded as damaged.
-        """
-        if self._pending is None or self.abandoned is not None or self._stamps() != self._pending[1]:
+    def _settle(self, problem: QuiescenceProblem) -> None:
+        """Take what stands still as it is. An index that contradicts itself is broken: nobody will complete it."""
+        self._standing.add(problem.mark)
+        if problem.reason is Unrest.INDEX_WRITTEN:
+            try:
+                check_structure(self.path / problem.segment)
+            except BrokenIndex as broken:
+                self.contradiction = self.contradiction or f"{problem.segment}/{broken.file}: {broken}, and nobody writes to it"
+
+    def is_left_alone(self) -> bool:
+        """Whether nobody has the directory open, so that what has not moved until now never will."""
+        if not self._unmoved or owners(self.path / DATABASE, parent=True):
             return False
-        if owners(self.path / DATABASE, parent=True):
-            return False
-        self.abandoned = (
-            f"{self._pending[0].message}, and the process that wrote is gone; "
-            "start the application once, so that Chroma completes the write"
-        )
+        for item, _ in self._unmoved.values():
+            self._settle(item)
+        self._unmoved.clear()
         return True
-
-    def _stamps(self) -> list[tuple[str, int, int]]:
-        """Each file with its size and time of change."""
-        found = []
-        for folder, _, names in os.walk(self.path):
-            for name in names:
-                with contextlib.suppress(FileNotFoundError):
-                    status = Path(folder, name).stat()
-                    found.append((f"{folder}/{name}", status.st_size, status.st_mtime_ns))
-        return sorted(found)
 
     def _fold_log(self) -> QuiescenceProblem | None:
         """Checkpoint a ``chroma.sqlite3`` that was set to WAL mode, with the lock held; why not, when a reader prevents it."""
@@ -174,7 +181,7 @@ class Directory:
         busy, log, checkpointed = self._checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         if busy == 0 and log == checkpointed:
             return None
-        return QuiescenceProblem(Unrest.LOG_IN_USE, "a reader needs the log of chroma.sqlite3")
+        return QuiescenceProblem(Unrest.LOG_IN_USE, "a reader needs the log of chroma.sqlite3", ())
 
     def unlock(self) -> None:
         """Let writers continue."""
@@ -227,7 +234,7 @@ class Holder:
             if refusal is None:
                 break
             self._undo()
-            if time.monotonic() > deadline and not any(item.is_abandoned() for item in self._directories):
+            if time.monotonic() > deadline and not any(item.is_left_alone() for item in self._directories):
                 raise refusal()
             time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
             pause = min(pause * 1.6, 0.5)
@@ -239,7 +246,7 @@ class Holder:
             "time": moment.isoformat(),
             "attempts": attempts,
             "pins": {name: astuple(pin) for name, pin in self._pins.items()},
-            "broken": {item.name: item.broken or item.abandoned for item in self._directories if item.broken or item.abandoned},
+            "broken": {item.name: why for item in self._directories if (why := item.broken or item.contradiction)},
         }
 
     def _try(self, deadline: float, *, last: bool) -> Callable[[], EngineError] | None:

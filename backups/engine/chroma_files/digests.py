@@ -34,7 +34,7 @@ from .errors import BrokenIndex
 from .id_table import PICKLE, labels
 from .index import Index
 from .records import count_records, stored_records
-from .tables import Collection, list_collections, log_rows, open_at_rest
+from .tables import Collection, list_collections, log_rows, open_at_rest, pending_ids
 
 _MODULUS = 1 << 256
 
@@ -92,7 +92,9 @@ def digest_collections(
     with closing(open_at_rest(directory)) as database:
         return [
             collection
-            if _is_unmoved(parents.get(collection.id), collection) and not _index_is_here(directory, collection)
+            if _is_unmoved(parents.get(collection.id), collection)
+            and not _index_is_here(directory, collection)
+            and not pending_ids(database, collection)
             else _digest(directory, database, collection, parents.get(collection.id), check)
             for collection in list_collections(database)
         ]

@@ -6,7 +6,9 @@ write is under way (`tables`; ``docs/explanation/the-cut.md``).
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
+from collections.abc import Container
 from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
@@ -26,17 +28,25 @@ class Unrest(Enum):
 
 
 class QuiescenceProblem(NamedTuple):
-    """A reason, and a sentence for people without its full stop."""
+    """A reason, a sentence for people without its full stop, and a value that stays the same as long as nothing moves."""
 
     reason: Unrest
     message: str
+    mark: tuple[object, ...]
+    segment: str = ""
 
 
-def quiescence_problem(directory: Path, database: sqlite3.Connection) -> QuiescenceProblem | None:
-    """Why the files are not at rest; None when they are, and stay so until the caller unlocks ``chroma.sqlite3``.
+def quiescence_problems(
+    directory: Path, database: sqlite3.Connection, standing: Container[tuple[object, ...]] = ()
+) -> list[QuiescenceProblem]:
+    """Why the files are not at rest; empty when they are, and stay so until the caller unlocks ``chroma.sqlite3``.
 
-    Call it with the lock held. Raises ``sqlite3.DatabaseError`` and `SourceBroken` as `tables.list_collections` does.
+    Call it with the lock held. What has one of the marks *standing* is passed over: nothing moves there, although a record is
+    left to do. That is a state which Chroma completes when the collection is next used, and as good as any.
+
+    Raises ``sqlite3.DatabaseError`` and `SourceBroken` as `tables.list_collections` does.
     """
+    found = []
     for collection in list_collections(database):
         after = min(collection.metadata_at, collection.vector_at)
         newest, waiting = database.execute(
@@ -44,11 +54,28 @@ def quiescence_problem(directory: Path, database: sqlite3.Connection) -> Quiesce
             " WHERE seq_id > ? AND substr(topic, -36) = ?",
             (collection.vector_at, after, collection.id),
         ).fetchone()
-        if collection.metadata_at < newest:
-            return QuiescenceProblem(Unrest.WRITE_PENDING, f"a write to {collection.name} is under way")
-        if waiting >= collection.sync_threshold and not _is_synced(directory, database, collection):
-            return QuiescenceProblem(Unrest.INDEX_WRITTEN, f"the index of {collection.name} is being written")
-    return None
+        mark: tuple[object, ...] = (collection.id, collection.metadata_at, newest)
+        if collection.metadata_at < newest and mark not in standing:
+            message = f"a write to {collection.name} is under way"
+            found.append(QuiescenceProblem(Unrest.WRITE_PENDING, message, mark))
+            continue
+        if waiting < collection.sync_threshold:
+            continue
+        mark = (collection.id, collection.vector_at, *_stamps(directory / collection.vector_segment))
+        if mark not in standing and not _is_synced(directory, database, collection):
+            message = f"the index of {collection.name} is being written"
+            found.append(QuiescenceProblem(Unrest.INDEX_WRITTEN, message, mark, collection.vector_segment))
+    return found
+
+
+def _stamps(folder: Path) -> list[tuple[str, int, int]]:
+    """The files of an index, each with its size and time of change."""
+    found = []
+    for name in hnsw.FILES:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            status = (folder / name).stat()
+            found.append((name, status.st_size, status.st_mtime_ns))
+    return found
 
 
 def _is_synced(directory: Path, database: sqlite3.Connection, collection: Collection) -> bool:
