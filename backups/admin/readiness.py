@@ -18,8 +18,8 @@ from backups.monitoring.gathering import gather
 from .frame import page, render, say
 
 _SHOWN = 30
-_TONES = {"met": "good", "partly": "warn", "missed": "bad", "untested": "bad"}
-_WORDS = {"met": "Met", "partly": "Partly met", "missed": "Missed", "untested": "Not tested"}
+_TONES = {"met": "good", "partly": "warn", "missed": "bad", "untested": "bad", "unknown": "bad"}
+_WORDS = {"met": "Met", "partly": "Partly met", "missed": "Missed", "untested": "Not tested", "unknown": "Unknown"}
 _RING = 263.9
 """Circumference of the score's circle of radius 42."""
 
@@ -50,7 +50,7 @@ def overview(request: HttpRequest) -> HttpResponse:
     target = facts.promised_time
     context: dict[str, Any] = {
         "readiness": found,
-        "tone": {"ready": "good", "gaps": "warn", "not_ready": "bad"}[found.level],
+        "tone": {"ready": "good", "gaps": "warn", "not_ready": "bad", "unknown": "bad"}[found.level],
         "arc": round(_RING * found.score / 100, 1),
         "ring": _RING,
         "items": [(item, _TONES[item.state.value], _WORDS[item.state.value]) for item in found.items],

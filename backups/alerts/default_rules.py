@@ -47,6 +47,7 @@ DEFAULTS = (
     Default("damage-found", "damage", severity=_CRITICAL),
     Default("worker-silent", "worker_silent", severity=_CRITICAL),
     Default("job-slow", "job_slow"),
+    Default("backups-missing", "backups_missing", severity=_CRITICAL),
     Default("repository-away", "repository_away", lasting=2, severity=_CRITICAL),
     Default("space-low", "space", lasting=10, settle=30),
     Default("space-nearly-gone", "space", _FULL, HARDLY_ANY_SPACE_PERCENT, settle=30, severity=_CRITICAL),

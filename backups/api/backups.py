@@ -25,7 +25,7 @@ from .problems import Refused
 from .schemas import Moment, Note, RequestModel, ResponseModel, Text
 
 Kind = Literal["full", "incremental", "snapshot"]
-Proof = Literal["none", "hashes", "restore", "damaged"]
+Proof = Literal["none", "hashes", "restore", "damaged", "missing"]
 
 _ONE_STORE = "One store: `sqlite`, `chroma`, `files`, or `KIND:NAME`."
 
@@ -191,7 +191,7 @@ def find_backup(backup_id: str, repository: str = "") -> IndexedBackup:
     rows = IndexedBackup.objects.filter(
         repository=repository or config.default_repository, set=config.default_set, safety=False
     )
-    undamaged = rows.exclude(verification=IndexedBackup.Verification.DAMAGED).exclude(kind=IndexedBackup.Kind.SNAPSHOT)
+    undamaged = rows.exclude(verification__in=IndexedBackup.UNUSABLE).exclude(kind=IndexedBackup.Kind.SNAPSHOT)
     row = undamaged.order_by("-time", "-backup_id").first()
     if row is None:
         raise NotFound("The default set has no undamaged full or incremental backup.")

@@ -9,10 +9,11 @@ from pydantic import Field, StringConstraints
 from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 
+from backups.catalog import missing
 from backups.conf import configuration
 from backups.engine.errors import EngineError, UsageError
 from backups.jobs import submit
-from backups.jobs.arguments import Name, Retention
+from backups.jobs.arguments import BackupId, Name, Retention
 from backups.models import IndexedBackup, Job
 
 from .authentication import actor
@@ -123,6 +124,28 @@ def reindex_repository(request: Request, name: str) -> Job:
     Finds backups that were made or deleted elsewhere.
     """
     return submit.reindex(actor(request), repository=_checked(name))
+
+
+class ForgetRequest(RequestModel, title="Forgetting"):
+    """The missing backups to forget; by default all of the repository."""
+
+    ids: Annotated[tuple[BackupId, ...], Field(max_length=500, description="Only these.")] = ()
+
+
+class Forgotten(ResponseModel):
+    """The backups that were forgotten, newest first."""
+
+    ids: list[str]
+
+
+@Operation("backups.delete_backup", body=ForgetRequest, responses={200: Forgotten}, problems=(503,))
+def forget_missing(request: Request, name: str, *, body: ForgetRequest) -> Forgotten:
+    """Confirm that missing backups are lost, and forget them.
+
+    Backups that vanish from a repository though nobody deleted them stay listed as `missing`, and a critical alert stays open,
+    until this is called. The repository is read first; what has come back is kept.
+    """
+    return Forgotten(ids=missing.forget_missing(actor(request), repository=_checked(name), backup_ids=body.ids))
 
 
 @job_operation("backups.verify_backup", body=VerifySetRequest)

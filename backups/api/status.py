@@ -105,7 +105,7 @@ class ReadinessItem(ResponseModel):
 
     code: str
     title: str
-    state: Literal["met", "partly", "missed", "untested"]
+    state: Literal["met", "partly", "missed", "untested", "unknown"]
     points: int
     earned: float
     text: str
@@ -118,7 +118,7 @@ class Readiness(ResponseModel):
 
     at: datetime
     score: int
-    level: Literal["ready", "gaps", "not_ready"]
+    level: Literal["ready", "gaps", "not_ready", "unknown"]
     sentence: str
     items: list[ReadinessItem]
 

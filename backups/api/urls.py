@@ -66,6 +66,7 @@ urlpatterns: list[URLPattern] = [
     path("repositories", resource("Repositories", get=repositories.list_repositories), name="repositories"),
     path(_REPOSITORY, resource("Repositories", get=repositories.show_repository), name="repository"),
     path(f"{_REPOSITORY}/reindex", resource("Repositories", post=repositories.reindex_repository)),
+    path(f"{_REPOSITORY}/forget-missing", resource("Repositories", post=repositories.forget_missing)),
     path(f"{_REPOSITORY}/verify", resource("Repositories", post=repositories.verify_repository)),
     path(f"{_REPOSITORY}/prune", resource("Repositories", post=repositories.prune_repository)),
     path("audit", resource("Audit", get=audit.list_audit), name="audit"),

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from django.db import transaction
+from django.db.models import QuerySet
 
 from backups.conf import configuration
-from backups.engine.errors import BackupNotFound, EngineError
+from backups.engine.errors import BackupNotFound, EngineError, RepositoryMissing
 from backups.engine.names import BACKUP_ID
 from backups.engine.repository.base import STAMP
 from backups.engine.repository.folder import Repository
+from backups.engine.repository.soundness import Soundness
 from backups.engine.types import Backup, Depth
 from backups.models import IndexedBackup, Job
 
 _log = logging.getLogger(__name__)
 _BATCH = 500
+MISSING = "It is no longer in the repository, and nobody deleted it."
 
 _KEY = ("repository", "backup_id")
 _FIELDS = [field.name for field in IndexedBackup._meta.concrete_fields if not field.primary_key and field.name not in _KEY]
@@ -27,42 +32,49 @@ _FIELDS = [field.name for field in IndexedBackup._meta.concrete_fields if not fi
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What a refresh did: backups in the repository, backups read because they changed, and rows removed."""
+    """What a refresh did: backups in the repository, backups read, and rows removed or found to be missing."""
 
     found: int
     read: int
     forgotten: int
+    missing: int = 0
 
 
 def refresh(name: str, *, everything: bool = False) -> Change:
     """Update the index of the repository *name*, reading only changed backups, or with *everything* all.
 
-    Changes are found by modification times: publishing, deleting, a hold and a proof each change a folder of the backup. Damage
-    to files is not noticed here. Raises `RepositoryMissing`.
+    Changes are found by modification times and by the sizes of archives: publishing, deleting, a hold and a proof each change a
+    folder of the backup. Damage within files is not noticed here. Backups that nobody deleted and that are gone become
+    `missing`. Raises `RepositoryMissing`.
     """
     repository = configuration().open(name)
-    known = dict(IndexedBackup.objects.filter(repository=name).values_list("backup_id", "seen"))
+    known = {row.backup_id: row for row in _known(name)}
     places = {backup_id: set_name for set_name in repository.sets() for backup_id in repository.ids(set_name)}
     changed = [
         (set_name, backup_id)
         for backup_id, set_name in places.items()
-        if everything or known.get(backup_id) != _seen(repository, set_name, backup_id)
+        if everything or backup_id not in known or known[backup_id].seen != _seen(repository, set_name, backup_id)
     ]
-    gone = sorted(known.keys() - places.keys())
-    _update(name, repository, changed, gone)
-    return Change(found=len(places), read=len(changed), forgotten=len(gone))
+    return _update(name, repository, known, changed, known.keys() - places.keys(), found=len(places))
+
+
+def refresh_all() -> None:
+    """Update the index of every repository that is available; called each minute. Raises ``OSError`` and `EngineError`."""
+    for name in configuration().repositories:
+        with contextlib.suppress(RepositoryMissing):  # a condition of its own
+            refresh(name)
 
 
 def refresh_some(name: str, backup_ids: Iterable[str]) -> None:
-    """Update the rows of these backups; rows of deleted backups are removed."""
+    """Update the rows of these backups, and of those whose judgement depends on them."""
     repository = configuration().open(name)
+    wanted = set(backup_ids)
     sets = repository.sets()
-    places, gone = [], []
-    for backup_id in sorted(set(backup_ids)):
-        homes = [set_name for set_name in sets if repository.backup_folder(set_name, backup_id).is_dir()]
-        places += [(set_name, backup_id) for set_name in homes[:1]]
-        gone += [] if homes else [backup_id]
-    _update(name, repository, places, gone)
+    homes = {backup_id: [one for one in sets if repository.exists(one, backup_id)] for backup_id in sorted(wanted)}
+    places = [(found[0], backup_id) for backup_id, found in homes.items() if found]
+    known = {row.backup_id: row for row in _known(name)}
+    gone = {backup_id for backup_id, found in homes.items() if not found and backup_id in known}
+    _update(name, repository, known, places, gone, found=len(places))
 
 
 def refresh_one(name: str, backup_id: str) -> IndexedBackup | None:
@@ -96,21 +108,68 @@ def _named(job: Job) -> set[str]:
     return {backup_id for backup_id in named if BACKUP_ID.fullmatch(backup_id)}
 
 
-def _update(name: str, repository: Repository, places: list[tuple[str, str]], gone: list[str]) -> None:
-    """Read the backups at *places* (set, id) into the index, and remove the rows of the backups in *gone*."""
+def _known(name: str) -> QuerySet[IndexedBackup, Any]:
+    rows = IndexedBackup.objects.filter(repository=name).order_by()
+    return rows.values_list("backup_id", "set", "verification", "seen", named=True)
+
+
+def _update(
+    name: str,
+    repository: Repository,
+    known: Mapping[str, Any],
+    places: list[tuple[str, str]],
+    gone: Collection[str],
+    *,
+    found: int,
+) -> Change:
+    """Read the backups at *places* (set, id), and remove or mark the rows of those in *gone*.
+
+    A backup that becomes usable, or no longer is, may change the judgement of newer ones of its set: they are read too.
+    """
+    deleted = repository.deleted() if gone else set()
+    removed = [backup_id for backup_id in gone if (known[backup_id].set, backup_id) in deleted]
+    lost = [one for one in set(gone).difference(removed) if known[one].verification != IndexedBackup.Verification.MISSING]
+    turned = [(known[backup_id].set, backup_id) for backup_id in lost]
+    for row in _read(name, repository, places):
+        before = known.get(row.backup_id)
+        if before is not None and (before.verification in IndexedBackup.UNUSABLE) is not row.damaged:
+            turned.append((row.set, row.backup_id))
+    for start in range(0, len(removed), _BATCH):
+        IndexedBackup.objects.filter(repository=name, backup_id__in=removed[start : start + _BATCH]).delete()
+    for start in range(0, len(lost), _BATCH):
+        IndexedBackup.objects.filter(repository=name, backup_id__in=lost[start : start + _BATCH]).update(
+            verification=IndexedBackup.Verification.MISSING, problem=MISSING, seen=""
+        )
+    oldest = {set_name: min(one for where, one in turned if where == set_name) for set_name, _ in turned}
+    done = {backup_id for _, backup_id in places}
+    newer = [
+        (set_name, one)
+        for set_name, first in oldest.items()
+        for one in repository.ids(set_name)
+        if one > first and one not in done
+    ]
+    again = sum(1 for _ in _read(name, repository, newer))
+    missing = sum(one.verification == IndexedBackup.Verification.MISSING for one in known.values() if one.backup_id in gone)
+    return Change(found=found, read=len(places) + again, forgotten=len(removed), missing=missing + len(lost))
+
+
+def _read(name: str, repository: Repository, places: list[tuple[str, str]]) -> Iterator[IndexedBackup]:
+    """Read the backups at *places* into the index, and yield their rows."""
+    soundness = {set_name: Soundness(repository, set_name) for set_name, _ in places}
     for start in range(0, len(places), _BATCH):
-        rows = list(_rows(name, repository, places[start : start + _BATCH]))
+        rows = list(_rows(name, repository, places[start : start + _BATCH], soundness))
         with transaction.atomic(using=configuration().database):
             IndexedBackup.objects.bulk_create(rows, update_conflicts=True, unique_fields=_KEY, update_fields=_FIELDS)
-    for start in range(0, len(gone), _BATCH):
-        IndexedBackup.objects.filter(repository=name, backup_id__in=gone[start : start + _BATCH]).delete()
+        yield from rows
 
 
-def _rows(name: str, repository: Repository, places: list[tuple[str, str]]) -> Iterator[IndexedBackup]:
+def _rows(
+    name: str, repository: Repository, places: list[tuple[str, str]], soundness: Mapping[str, Soundness]
+) -> Iterator[IndexedBackup]:
     for set_name, backup_id in places:
         seen = _seen(repository, set_name, backup_id)  # before reading, so that a concurrent change is noticed next time
         try:
-            yield _row(name, repository.load(set_name, backup_id), seen)
+            yield _row(name, repository.load(set_name, backup_id, soundness[set_name]), seen)
         except BackupNotFound:
             continue
         except EngineError as problem:
@@ -182,7 +241,7 @@ def _unreadable(name: str, set_name: str, backup_id: str, problem: str, seen: st
 
 def _seen(repository: Repository, set_name: str, backup_id: str) -> str:
     folder = repository.backup_folder(set_name, backup_id)
-    return f"{_changed(folder)}.{_changed(folder / 'proofs')}"
+    return f"{_changed(folder)}.{_changed(folder / 'proofs')}.{repository.archive_bytes(set_name, backup_id)}"
 
 
 def _changed(folder: Path) -> int:

@@ -6,6 +6,7 @@ import os
 import shutil
 import sqlite3
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -242,7 +243,7 @@ def _check_leftovers(repository: Repository, report: Diagnosis) -> None:
                 f"{len(left)} folders of {what}, or of a running one",
                 "The next backup removes them.",
             )
-    trash = [item.name for item in repository.trash.iterdir()] if repository.trash.is_dir() else []
+    trash = repository.in_trash(datetime.now(UTC), timedelta(0))
     if trash:
         report.add(
             "note",

@@ -12,6 +12,10 @@ class IndexedBackup(models.Model):
         HASHES = "hashes", "Verified by hashes"
         RESTORE = "restore", "Restore-tested"
         DAMAGED = "damaged", "Damaged"
+        MISSING = "missing", "Missing"
+        """No longer in its repository, though nobody deleted it (`backups.catalog.missing`)."""
+
+    UNUSABLE = (Verification.DAMAGED, Verification.MISSING)
 
     class Kind(models.TextChoices):
         FULL = "full", "Full"
@@ -44,7 +48,8 @@ class IndexedBackup(models.Model):
     drill_ok = models.BooleanField(null=True, blank=True)
     drill_seconds = models.FloatField(null=True, blank=True)
     job = models.CharField(max_length=36, blank=True, help_text="The job that made it, from the manifest.")
-    problem = models.TextField(blank=True, help_text="Why it is damaged, in a sentence.")
+    problem = models.TextField(blank=True, help_text="Why it is damaged or missing, in a sentence.")
+    losses = models.TextField(blank=True, help_text="What its stores lost since the backup before, until somebody confirms it.")
     seen = models.CharField(max_length=80, blank=True, help_text="Modification times of its folders when it was read.")
 
     class Meta:
@@ -85,4 +90,9 @@ class IndexedBackup(models.Model):
 
     @property
     def damaged(self) -> bool:
-        return self.verification == self.Verification.DAMAGED
+        """Whether it cannot be relied on: it is damaged or missing."""
+        return self.verification in self.UNUSABLE
+
+    @property
+    def missing(self) -> bool:
+        return self.verification == self.Verification.MISSING

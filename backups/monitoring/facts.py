@@ -51,6 +51,8 @@ class SetFact:
     proven: BackupFact | None = None
     jobs: tuple[EndedJob, ...] = ()
     """Newest first."""
+    missing: int = 0
+    """Its backups that vanished from their repositories."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +67,11 @@ class RepositoryFact:
     size: int = 0
     first: datetime | None = None
     """Instant of its oldest backup."""
+    missing: int = 0
+    """Backups that vanished from it, though nobody deleted them."""
+    missing_held: int = 0
+    missing_named: tuple[str, ...] = ()
+    """Ids of the newest of them."""
     grown_a_day: float | None = None
     """Bytes a day that remain after retention; None while it is too early to tell."""
 
@@ -132,6 +139,7 @@ class Counts:
     backups: int = 0
     proven: int = 0
     damaged: int = 0
+    missing: int = 0
     running: int = 0
     waiting: int = 0
 

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
-import shutil
 import stat
 import time
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 from statistics import median
 from typing import Any
 
-from django.db.models import CharField, Count, F, Min, Sum
+from django.db.models import CharField, Count, F
 from django.db.models.functions import Cast, Substr
 from django.utils import timezone
 
@@ -32,9 +29,9 @@ from backups.models import AlertChannel, AlertDelivery, AlertLook, AuditEntry, I
 from backups.plans import cron
 
 from . import facts
+from .stored import missing_backups, present_backups, repository_fact
 
 _WINDOW = timedelta(days=30)
-_SETTLED, _OLD_ENOUGH = timedelta(days=7), timedelta(days=14)
 _RECENT_JOBS = 10
 _MOST_PLANS = 200
 _LONGEST_WALK = 0.02
@@ -57,6 +54,10 @@ def gather(now: datetime, probed: tuple[facts.Probed, ...] | None = None) -> fac
     """Read the facts at *now*. Without *probed*, what the last health check found in stores and repositories is used."""
     config = configuration()
     names = [name for name in config.sets if name not in config.kept_apart] or list(config.sets)
+    unfinished = list(Job.objects.filter(state__in=(Job.State.RUNNING, Job.State.QUEUED)).order_by())
+    running = [job for job in unfinished if job.state == Job.State.RUNNING]
+    counts = _counts(running=len(running), waiting=len(unfinished) - len(running))
+    missing = missing_backups() if counts.missing else []
     jobs = _ended_jobs()
     newest = {name: _newest_backups(config, name) for name in names}
     proven = {name: _newest_backups(config, name, *_PROVEN) for name in names}
@@ -66,14 +67,15 @@ def gather(now: datetime, probed: tuple[facts.Probed, ...] | None = None) -> fac
             newest=max(newest[name], key=lambda one: one.time, default=None),
             proven=max(proven[name], key=lambda one: one.time, default=None),
             jobs=tuple(job for job in jobs if job.set == name),
+            missing=sum(one.set == name for one in missing),
         )
         for name in names
     )
-    repositories = tuple(_repository(name, path, now) for name, path in config.repositories.items())
+    repositories = tuple(
+        repository_fact(name, path, [one for one in missing if one.repository == name], now)
+        for name, path in config.repositories.items()
+    )
     plans = list(Plan.objects.order_by("name")[:_MOST_PLANS])
-    unfinished = list(Job.objects.filter(state__in=(Job.State.RUNNING, Job.State.QUEUED)).order_by())
-    running = [job for job in unfinished if job.state == Job.State.RUNNING]
-    counts = _counts(running=len(running), waiting=len(unfinished) - len(running))
     return facts.Facts(
         now=now,
         host=config.host,
@@ -113,7 +115,7 @@ def _newest_backups(config: Configuration, name: str, *verifications: str) -> li
     partial = any(source.kind is not SourceKind.SQLITE for source in config.sources(name))
     backups = []
     for repository in config.repositories:
-        rows = IndexedBackup.objects.filter(repository=repository, set=name, safety=False).order_by("-time")
+        rows = present_backups(repository).filter(set=name, safety=False).order_by("-time")
         rows = rows.exclude(kind=IndexedBackup.Kind.SNAPSHOT) if partial else rows
         for chosen in [rows.filter(verification=one) for one in verifications] or [rows]:
             for row in chosen.values(*_BACKUP_FIELDS)[:1]:
@@ -140,40 +142,6 @@ def _ended_jobs() -> list[facts.EndedJob]:
                 )
             )
     return sorted(ended, key=lambda job: job.finished, reverse=True)
-
-
-def _repository(name: str, path: Path, now: datetime) -> facts.RepositoryFact:
-    rows = IndexedBackup.objects.filter(repository=name)
-    totals = rows.aggregate(used=Sum("bytes_stored"), first=Min("time"))
-    there = (path / "repository.json").is_file()
-    try:
-        writable = os.access(path, os.W_OK | os.X_OK) and not os.statvfs(path).f_flag & os.ST_RDONLY
-        disk = shutil.disk_usage(path)
-        free, size = disk.free, disk.total
-    except OSError:
-        writable, free, size = False, 0, 0
-    return facts.RepositoryFact(
-        name=name,
-        there=there,
-        writable=writable,
-        used=totals["used"] or 0,
-        free=free,
-        size=size,
-        first=totals["first"],
-        grown_a_day=_growth(rows, totals["first"], now),
-    )
-
-
-def _growth(rows: Any, first: datetime | None, now: datetime) -> float | None:
-    """Bytes a day that remain. The last days are left out if possible: retention has not yet thinned them out."""
-    if first is None or now - first < timedelta(days=1):
-        return None
-    if now - first < _OLD_ENOUGH:
-        grown, over = rows.filter(time__gt=first), now - first
-    else:
-        begin = max(first, now - _WINDOW)
-        grown, over = rows.filter(time__gt=begin, time__lte=now - _SETTLED), now - _SETTLED - begin
-    return float((grown.aggregate(total=Sum("bytes_stored"))["total"] or 0) / (over / timedelta(days=1)))
 
 
 def _plan(plan: Plan, config: Configuration, now: datetime) -> facts.PlanFact:
@@ -374,7 +342,8 @@ def _days(now: datetime) -> tuple[facts.Day, ...]:
 def _counts(*, running: int, waiting: int) -> facts.Counts:
     by_proof = dict(IndexedBackup.objects.order_by().values_list("verification").annotate(count=Count("pk")))
     return facts.Counts(
-        backups=sum(by_proof.values()),
+        backups=sum(by_proof.values()) - by_proof.get(IndexedBackup.Verification.MISSING, 0),
+        missing=by_proof.get(IndexedBackup.Verification.MISSING, 0),
         proven=sum(by_proof.get(verification, 0) for verification in _PROVEN),
         damaged=by_proof.get(IndexedBackup.Verification.DAMAGED, 0),
         running=running,

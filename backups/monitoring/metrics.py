@@ -81,6 +81,7 @@ def _backups() -> Iterator[Metric]:
     restore = _gauge("last_restore_proof_seconds", "How long the newest verification by restore took", ("repository", "set"))
     for repository, name, kind in sums:
         rows_of = IndexedBackup.objects.filter(repository=repository, set=name, kind=kind, safety=False)
+        rows_of = rows_of.exclude(verification=IndexedBackup.Verification.MISSING)
         newest = rows_of.order_by("-time").first()
         if newest is None:
             continue

@@ -47,13 +47,19 @@ _VITAL = frozenset({"recovery_point", "recovery_time", "drill"})
 """Without these a recovery is not confirmed, whatever the score."""
 
 
+_IN_REPOSITORY = frozenset({"recovery_point", "recovery_time", "drill", "proven", "control"})
+"""What only a repository that is there can show to be so today."""
+
+
 class State(StrEnum):
-    """How far a criterion is met. ``partly`` earns half of its points; ``missed`` and ``untested`` earn none."""
+    """How far a criterion is met. ``partly`` earns half of its points; ``missed``, ``untested`` and ``unknown`` earn none."""
 
     MET = "met"
     PARTLY = "partly"
     MISSED = "missed"
     UNTESTED = "untested"
+    UNKNOWN = "unknown"
+    """It cannot be judged while a repository is not available."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +96,9 @@ class Readiness:
 
     @property
     def level(self) -> str:
-        """``ready``, ``gaps`` or ``not_ready``, which a missed vital criterion always is."""
+        """``ready``, ``gaps``, ``not_ready``, which a missed vital criterion always is, or ``unknown``."""
+        if any(item.code in _VITAL and item.state is State.UNKNOWN for item in self.items):
+            return "unknown"
         vital = [item for item in self.items if item.code in _VITAL and item.state in (State.MISSED, State.UNTESTED)]
         return "not_ready" if vital or self.score < 50 else "ready" if self.score >= 90 else "gaps"
 
@@ -98,6 +106,8 @@ class Readiness:
     def sentence(self) -> str:
         """The answer, for people."""
         first = next((item for item in self.items if item.state is not State.MET), None)
+        if self.level == "unknown":
+            return "Whether a recovery would work is unknown: the repository with the newest backup is not available."
         if self.level == "not_ready" and first is not None:
             return f"Recovery not confirmed: {first.text[0].lower()}{first.text[1:]}"
         answer = "A recovery would work today." if self.level == "ready" else "A recovery would work today, with gaps."
@@ -167,13 +177,18 @@ Judgement = tuple[State, str] | tuple[State, str, str]
 """State, what was found, and what to do about it."""
 
 
+_UNKNOWN: Judgement = State.UNKNOWN, "The repository is not available.", "Mount its disk, or correct its path in the settings."
+
+
 def assess(facts: Facts, more: ReadinessFacts) -> Readiness:
     """The score. Reads no clock, no database and no disk."""
     held = {one.code: one for one in reversed(observe(facts))}
-    seen = _Evidence(facts=facts, more=more, verdict=verdict(facts), held=held)
+    verdict_now = verdict(facts)
+    seen = _Evidence(facts=facts, more=more, verdict=verdict_now, held=held)
+    known = verdict_now.newest is not None or all(one.there for one in facts.repositories)
     items = []
     for code, title, points, link, judge in _CRITERIA:
-        state, text, *todo = judge(seen)
+        state, text, *todo = judge(seen) if known or code not in _IN_REPOSITORY else _UNKNOWN
         items.append(Item(code=code, title=title, points=points, link=link, state=state, text=text, todo="".join(todo)))
     assert sum(item.points for item in items) == 100
     items.sort(key=lambda item: item.earned - item.points)

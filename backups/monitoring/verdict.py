@@ -85,7 +85,7 @@ class Verdict:
     success: Success
     counts: Counts
     newest: BackupFact | None
-    """The newest proven backup of the set with the oldest one; None if a set has none."""
+    """The newest proven backup of the set with the oldest one; None if a set has none, or its repository is not available."""
     next: tuple[Next, ...]
 
     @property
@@ -123,7 +123,8 @@ def verdict(facts: Facts) -> Verdict:
     reasons = tuple(sorted(present(facts), key=lambda reason: -_ORDER.index(reason.level)))
     level = reasons[0].level if reasons else Level.PROTECTED
     worst = max(facts.sets, key=lambda one: one.proven.age(facts.now) if one.proven else float("inf"), default=None)
-    newest = worst.proven if worst else None
+    away = {one.name for one in facts.repositories if not one.there}
+    newest = worst.proven if worst and worst.proven and worst.proven.repository not in away else None
     restore = facts.last_restore
     recovery = Measure(seconds=restore.seconds if restore else None, promised=facts.promised_time)
     runs = (

@@ -59,7 +59,7 @@ def preview(arguments: PruneArguments, now: datetime) -> Preview:
             return Preview(problem="Give at least one rule.")
     except PolicyError as problem:
         return Preview(problem=f"{str(problem).capitalize()}.")
-    rows = IndexedBackup.objects.filter(repository=repository)
+    rows = IndexedBackup.objects.filter(repository=repository).exclude(verification=IndexedBackup.Verification.MISSING)
     names = [name] if name else sorted(set(rows.order_by().values_list("set", flat=True).distinct()))
     total, kept, going, too_many = 0, Counter[Rule](), list[Going](), list[str]()
     for one in names:

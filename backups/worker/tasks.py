@@ -9,7 +9,9 @@ from django.utils import timezone
 from django_q.models import Task
 
 from backups.alerts.evaluation import evaluate_rules
+from backups.catalog import index
 from backups.conf import configuration
+from backups.engine.errors import EngineError
 from backups.engine.runtime import processes
 from backups.jobs import heartbeat, interruption, lifecycle, logs, queue, restored_accounts, runner
 from backups.jobs.database_broker import forget_lost
@@ -59,7 +61,7 @@ def _run_next(host: str) -> bool:
 
 
 def tick(host: str) -> None:
-    """The work of each minute: heartbeat, dead jobs, due plans, waiting jobs, housekeeping, alerts.
+    """The work of each minute: heartbeat, dead jobs, due plans, waiting jobs, housekeeping, missing backups, alerts.
 
     Each step is done even if an earlier one failed. Errors of the database or the disk are logged, and the step is retried in a
     minute; other exceptions are raised at the end as an ``ExceptionGroup``.
@@ -73,13 +75,14 @@ def tick(host: str) -> None:
         ("queue due plans", lambda: scheduling.queue_due(host, now)),
         ("wake workers for waiting jobs", lambda: _wake_for_waiting(host)),
         ("remove old records", lambda: remove_old_records(now)),
+        ("look for missing backups", index.refresh_all),
         ("evaluate alert rules", lambda: evaluate_rules(host, now)),
     )
     failures: list[Exception] = []
     for what, step in steps:
         try:
             step()
-        except (DatabaseError, OSError) as problem:
+        except (DatabaseError, EngineError, OSError) as problem:
             _log.warning("Could not %s this minute: %s", what, problem)
         except Exception as problem:  # noqa: BLE001 - raised below with the others
             failures.append(problem)

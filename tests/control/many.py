@@ -58,6 +58,7 @@ def many(*, backups: int = 0, jobs: int = 0, lines: int = 0) -> str:
                 "restore_seconds": "3.5",
                 "job": "''",
                 "problem": "''",
+                "losses": "''",
                 "seen": "''",
             },
         )

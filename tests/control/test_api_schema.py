@@ -51,8 +51,9 @@ def test_description_is_openapi_3_1_and_the_same_for_every_account(empty_site):
 
 COMPONENTS = """
     Audit AuditPage AuditVerdict Backup BackupPage Cause Check ConsistencyCheck ConsistencyCheckPage Counts
-    EarlierRestore FindingKind Holding InPlace Issue IssuePage IssuedToken Job JobPage Lineage Log LogLine MadeRepair
-    MadeRepairPage Measure NewBackup NewCheck NewSchedule NewToken NextRun Previewing Problem Progress Proving Pruning
+    EarlierRestore FindingKind Forgetting Forgotten Holding InPlace Issue IssuePage IssuedToken Job JobPage Lineage Log
+    LogLine MadeRepair MadeRepairPage Measure NewBackup NewCheck NewSchedule NewToken NextRun
+    Previewing Problem Progress Proving Pruning
     Readiness ReadinessItem Ready Reason Repair RepairPlan Repairing Repository RepositoryList Schedule ScheduleChange
     Schedules SetProving SetSummary Severity Source Space State Status Success SuccessDay Times ToFolder Token TokenPage
     WholeBackup WholeIssue WholeRepository

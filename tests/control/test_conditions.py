@@ -80,6 +80,7 @@ PLANTED: dict[str, list[dict[str, Any]]] = {
     "failing": [of_set(FRESH, FRESH, jobs=(job(5),)), of_set(FRESH, FRESH, jobs=(job(5), job(9)))],
     "no_proven_backup": [
         of_set(None),
+        of_set(None, missing=300),
         of_set(backup(minutes=5, proof="none")),
         of_set(backup(minutes=5, proof="damaged")),
         of_set(backup(hours=2), backup(hours=2)),
@@ -97,6 +98,7 @@ PLANTED: dict[str, list[dict[str, Any]]] = {
     ],
     "worker_never_started": [{"workers": ()}],
     "repository_away": [disk(there=False)],
+    "backups_missing": [disk(missing=300, missing_held=14, missing_named=("a", "b", "c"))],
     "read_only": [disk(writable=False)],
     "repository_unreadable": [
         {"probed": (Probed(check="repositories", code="damaged", subject="main", message="Odd.", hint="Check it."),)}

@@ -35,8 +35,9 @@ def test_changes_by_others_are_noticed(site):
     manage = site.places.python("-m", "backups.engine", "hold", first, "--repo", site.repository.folder, "--note", "mine")
     assert manage.returncode == 0, manage.stderr
     shutil.rmtree(site.repository.backup_folder("default", second))
-    assert index.refresh("main") == index.Change(found=1, read=1, forgotten=1)
-    assert (IndexedBackup.objects.get().held, IndexedBackup.objects.get().hold_note) == (True, "mine")
+    assert index.refresh("main") == index.Change(found=1, read=1, forgotten=0, missing=1)
+    row = IndexedBackup.objects.get(backup_id=first)
+    assert (row.held, row.hold_note) == (True, "mine")
 
 
 def test_backup_with_broken_manifest_is_damaged(site):

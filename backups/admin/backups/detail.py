@@ -104,7 +104,7 @@ def _verdict(row: IndexedBackup, stored: Backup | None, needs: int, unreadable: 
 def _better(row: IndexedBackup) -> IndexedBackup | None:
     """The backup of the same set to use instead of a damaged one: the newest sound one before it, else the next one."""
     sound = IndexedBackup.objects.filter(repository=row.repository, set=row.set, safety=False)
-    sound = sound.exclude(verification="damaged").exclude(kind="snapshot").exclude(pk=row.pk)
+    sound = sound.exclude(verification__in=IndexedBackup.UNUSABLE).exclude(kind="snapshot").exclude(pk=row.pk)
     before = sound.filter(time__lte=row.time).order_by("-time")[:1].first()
     return before or sound.filter(time__gt=row.time).order_by("time")[:1].first()
 

@@ -69,7 +69,7 @@ def _restorable(set_name: str) -> QuerySet[IndexedBackup]:
     rows = IndexedBackup.objects.filter(set=set_name, safety=False)
     if len(configuration().repositories) == 1:
         rows = rows.filter(repository=configuration().default_repository)
-    return rows.exclude(verification="damaged").exclude(kind="snapshot").order_by("-time", "-backup_id")
+    return rows.exclude(verification__in=IndexedBackup.UNUSABLE).exclude(kind="snapshot").order_by("-time", "-backup_id")
 
 
 def _around(at: str, set_name: str) -> dict[str, Any]:

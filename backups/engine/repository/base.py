@@ -124,6 +124,10 @@ class BaseRepository(ABC):
         """Free what `in_trash` names, and return its names."""
 
     @abstractmethod
+    def deleted(self) -> set[tuple[str, str]]:
+        """Set and id of the backups that were deleted or pruned: all in the trash, and those that last left it."""
+
+    @abstractmethod
     def clear_debris(self) -> list[str]:
         """Remove what interrupted runs left, and return its names."""
 

@@ -10,6 +10,7 @@
         hold.json                     exists while the backup is held
       staging/<id>.<token>/           a backup being made; a later run clears what a crash left
       trash/<deleted>.<set>.<id>/     deleted, kept for a grace period
+      trash/.emptied                  what left the trash
       scratch/<token>/                restores made for verification
       writer  readers                 locks (leases.py)
 """
@@ -27,13 +28,25 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ..archive.reader import read_manifest
-from ..errors import BackupNotFound, DamageFound, RepositoryMissing, RepositoryTooNew, UsageError, from_os_error
+from ..errors import (
+    NO_SPACE,
+    BackupNotFound,
+    DamageFound,
+    RepositoryMissing,
+    RepositoryTooNew,
+    UsageError,
+    from_os_error,
+)
 from ..names import BACKUP_ID, NAME
 from ..runtime import durable
 from ..types import Backup, Depth, Hold, Manifest, Proof
 from . import leases
 from .base import DATA, FORMAT, MANIFEST, SUMS, BaseRepository, stamp
 
+EMPTIED = ".emptied"
+"""File in the trash with the names of what left it, the newest last."""
+
+MOST_EMPTIED = 10_000
 MOST_PROOFS = 40
 """How many proofs of each depth are kept for a backup: a failure is lifted by a later success as deep, never by time."""
 
@@ -184,7 +197,7 @@ class Repository(BaseRepository):
         durable.publish(self.backup_folder(set_name, backup_id), self.trash / f"{stamp(now)}.{set_name}.{backup_id}")
 
     def in_trash(self, now: datetime, grace: timedelta) -> list[str]:
-        names = sorted(left.name for left in self.trash.iterdir()) if self.trash.is_dir() else []
+        names = sorted(left.name for left in self.trash.iterdir() if left.name != EMPTIED) if self.trash.is_dir() else []
         oldest = stamp(now - grace)
         return [name for name in names if not grace or name.split(".", 1)[0] <= oldest]
 
@@ -192,7 +205,26 @@ class Repository(BaseRepository):
         names = self.in_trash(now, grace)
         for name in names:
             durable.remove_tree(self.trash / name)
+        if names:
+            self._note_emptied(names)
         return names
+
+    def _note_emptied(self, names: list[str]) -> None:
+        """Remember what left the trash, so that it is not taken for lost. Without space for that, it is."""
+        path = self.trash / EMPTIED
+        before = path.read_text().splitlines() if path.is_file() else []
+        try:
+            durable.write_file(path, "".join(f"{name}\n" for name in [*before, *names][-MOST_EMPTIED:]).encode())
+        except OSError as problem:
+            if problem.errno not in NO_SPACE:
+                raise
+
+    def deleted(self) -> set[tuple[str, str]]:
+        names = [left.name for left in self.trash.iterdir()] if self.trash.is_dir() else []
+        if EMPTIED in names:
+            names += (self.trash / EMPTIED).read_text(errors="replace").splitlines()
+        parts = (name.partition(".")[2].rpartition(".") for name in names)
+        return {(set_name, backup_id) for set_name, _, backup_id in parts}
 
 
 def _in_use(folder: Path) -> bool:

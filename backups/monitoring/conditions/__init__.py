@@ -35,6 +35,7 @@ CONDITIONS: tuple[Condition, ...] = (
     workers.worker_silent,
     workers.worker_never_started,
     repositories.repository_missing,
+    repositories.backups_missing,
     repositories.read_only,
     repositories.UNREADABLE,
     repositories.SOURCE_BROKEN,
@@ -87,6 +88,6 @@ def observe(facts: Facts) -> list[Observation]:
 def present(facts: Facts) -> list[Observation]:
     """What verdict, health and metrics show: `observe`, but before the first backup only what matters to making it."""
     seen = observe(facts)
-    if facts.sets and all(one.newest is None for one in facts.sets):
+    if facts.sets and all(one.newest is None and not one.missing for one in facts.sets):
         return [observation for observation in seen if BUILT_IN[observation.kind].before_first_backup]
     return seen

@@ -95,6 +95,9 @@ def no_proven_backup(facts: Facts, threshold: float) -> Iterator[Observation]:
         which = of(one.name, facts.sets)
         if one.proven is not None:
             yield from _too_old(one.proven, one, facts, threshold)
+        elif one.newest is None and one.missing:
+            text = f"No backup{which} is left: {'the only one is' if one.missing == 1 else f'all {one.missing:,} are'} missing."
+            yield Observation(code="all_missing", subject=one.name, text=text, link="backups:backups", query="proof=missing")
         elif one.newest is None:
             seconds = _FIRST_SECONDS + (facts.bytes_to_back_up or 0) / _FIRST_RATE
             todo = f"Make the first backup: about {duration(seconds)}."

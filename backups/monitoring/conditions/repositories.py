@@ -39,6 +39,26 @@ def repository_missing(facts: Facts, threshold: float) -> Iterator[Observation]:
 
 
 @condition(
+    "backups_missing",
+    "Backups are missing",
+    todo="Bring the repository's disk or folder back. If they are lost, confirm it: they are listed until then.",
+    link="backups:backups",
+    query="proof=missing",
+    severity=Severity.CRITICAL,
+    before_first_backup=True,
+)
+def backups_missing(facts: Facts, threshold: float) -> Iterator[Observation]:
+    for one in facts.repositories:
+        if one.there and one.missing:
+            rest = one.missing - len(one.missing_named)
+            named = ", ".join(one.missing_named) + (f" and {rest:,} more" if rest > 0 else "")
+            held = f", {one.missing_held:,} of them held" if one.missing_held else ""
+            what = "1 backup is" if one.missing == 1 else f"{one.missing:,} backups are"
+            text = f"{what} missing from the {_name(one, facts)}{held}: {named}."
+            yield Observation(subject=one.name, text=text)
+
+
+@condition(
     "read_only",
     "A repository is read-only",
     todo="Mount it for writing, and let the worker's account write there.",

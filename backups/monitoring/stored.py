@@ -1,0 +1,66 @@
+"""Reads facts about repositories: their disks, how they grow, and which backups they hold or miss."""
+
+import os
+import shutil
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from django.db.models import Min, QuerySet, Sum
+
+from backups.models import IndexedBackup
+
+from . import facts
+
+_WINDOW = timedelta(days=30)
+_SETTLED, _OLD_ENOUGH = timedelta(days=7), timedelta(days=14)
+_NAMED = 3
+
+
+def missing_backups() -> list[Any]:
+    """The missing backups, newest first."""
+    rows = IndexedBackup.objects.filter(verification=IndexedBackup.Verification.MISSING).order_by("-time", "-backup_id")
+    return list(rows.values_list("repository", "set", "backup_id", "held", named=True))
+
+
+def present_backups(repository: str) -> QuerySet[IndexedBackup]:
+    """The backups of a repository that are not missing."""
+    return IndexedBackup.objects.filter(repository=repository).exclude(verification=IndexedBackup.Verification.MISSING)
+
+
+def repository_fact(name: str, path: Path, missing: list[Any], now: datetime) -> facts.RepositoryFact:
+    """A repository with its *missing* backups, newest first."""
+    rows = present_backups(name)
+    totals = rows.aggregate(used=Sum("bytes_stored"), first=Min("time"))
+    there = (path / "repository.json").is_file()
+    try:
+        writable = os.access(path, os.W_OK | os.X_OK) and not os.statvfs(path).f_flag & os.ST_RDONLY
+        disk = shutil.disk_usage(path)
+        free, size = disk.free, disk.total
+    except OSError:
+        writable, free, size = False, 0, 0
+    return facts.RepositoryFact(
+        name=name,
+        there=there,
+        writable=writable,
+        used=totals["used"] or 0,
+        free=free,
+        size=size,
+        first=totals["first"],
+        missing=len(missing),
+        missing_held=sum(one.held for one in missing),
+        missing_named=tuple(one.backup_id for one in missing[:_NAMED]),
+        grown_a_day=_growth(rows, totals["first"], now),
+    )
+
+
+def _growth(rows: Any, first: datetime | None, now: datetime) -> float | None:
+    """Bytes a day that remain. The last days are left out if possible: retention has not yet thinned them out."""
+    if first is None or now - first < timedelta(days=1):
+        return None
+    if now - first < _OLD_ENOUGH:
+        grown, over = rows.filter(time__gt=first), now - first
+    else:
+        begin = max(first, now - _WINDOW)
+        grown, over = rows.filter(time__gt=begin, time__lte=now - _SETTLED), now - _SETTLED - begin
+    return float((grown.aggregate(total=Sum("bytes_stored"))["total"] or 0) / (over / timedelta(days=1)))

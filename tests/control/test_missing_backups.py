@@ -1,0 +1,124 @@
+"""Backups that vanish from their repository: alerted within a minute, and listed until somebody confirms the loss."""
+
+import shutil
+
+import pytest
+from django.core.management import call_command
+from django.utils import timezone
+
+from backups.alerts import default_rules
+from backups.catalog import holds, index
+from backups.catalog.missing import forget_missing, missing_backups
+from backups.engine.errors import RepositoryMissing, UsageError
+from backups.jobs import submit
+from backups.models import Alert, AuditEntry, IndexedBackup
+from backups.monitoring import health, readiness, verdict
+from backups.worker import tasks
+from tests.control.conftest import HOST
+from tests.control.rest import bearer, json_of, problem, send
+from tests.restore.stores import back_up
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def made(empty_site):
+    """A full backup that is held, and two incrementals."""
+    from backups.conf import configuration
+
+    sources = configuration().sources("control")
+    ids = [
+        back_up(empty_site.repository, sources, kind, set="default", verify="hashes").id
+        for kind in ("full", "incremental", "incremental")
+    ]
+    index.refresh("main")
+    holds.hold(empty_site.actor, ids[0], "for the auditor")
+    return ids
+
+
+def states() -> list[str]:
+    return [str(state) for state in IndexedBackup.objects.order_by("backup_id").values_list("verification", flat=True)]
+
+
+def test_all_backups_vanish(empty_site, made):
+    default_rules.install()
+    tasks.tick(HOST)
+    assert not Alert.objects.filter(rule="backups-missing").exists()
+    away = empty_site.places.root / "away"
+    (empty_site.repository.folder / "backups").rename(away)
+    from backups.models import AlertLook
+
+    AlertLook.objects.filter(host="").delete()
+    tasks.tick(HOST)
+    alert = Alert.objects.get(rule="backups-missing", open=True)
+    assert (alert.severity, alert.fired is not None) == ("critical", True)
+    assert "3 backups are missing" in alert.text and "1 of them held" in alert.text and made[2] in alert.text
+    assert states() == ["missing"] * 3
+    now = verdict.now()
+    assert now.level.value == "unprotected" and "Make the first backup" not in " ".join(one.todo for one in now.reasons)
+    assert {"backups_missing", "all_missing"} <= {one.code for one in now.reasons}
+    assert now.recovery_point.seconds is None and now.newest is None
+    assert readiness.now().level == "not_ready"
+    assert health.run_checks(timezone.now()).severity.exit_code == 2
+    with pytest.raises(UsageError):
+        forget_missing(empty_site.actor, backup_ids=["20200101T000000Z-full-abcdef"])
+
+    away.rename(empty_site.repository.folder / "backups")
+    tasks.tick(HOST)
+    assert states() == ["hashes"] * 3 and IndexedBackup.objects.get(backup_id=made[0]).held
+
+
+def test_a_loss_is_confirmed_over_rest(empty_site, made):
+    path = "/api/v1/repositories/main/forget-missing"
+    client = bearer(empty_site, "ada", superuser=True)
+    problem(send(client, path, {}), 400, "usage")
+    shutil.rmtree(empty_site.repository.backup_folder("default", made[2]))
+    index.refresh("main")
+    assert states() == ["hashes", "hashes", "missing"]
+    assert json_of(client.get(f"/api/v1/backups/{made[2]}"), 200)["proof"] == "missing"
+    assert json_of(client.get("/api/v1/backups/latest"), 200)["id"] == made[1]
+    assert json_of(send(client, path, {}), 200)["ids"] == [made[2]]
+    assert states() == ["hashes"] * 2 and not missing_backups().exists()
+    entry = AuditEntry.objects.get(action="backups.forgotten")
+    assert entry.after == {"count": 1, "ids": [made[2]], "held": []}
+    viewer = bearer(empty_site, "bob", "viewer")
+    problem(send(viewer, path, {}), 403, "not_allowed")
+
+
+def test_nothing_is_forgotten_while_the_repository_is_away(empty_site, made):
+    empty_site.repository.folder.rename(empty_site.places.root / "away")
+    tasks.tick(HOST)
+    assert states() == ["hashes"] * 3
+    now = verdict.now()
+    assert now.level.value == "unprotected" and now.recovery_point.seconds is None
+    score = readiness.now()
+    assert score.level == "unknown" and "would work today" not in score.sentence
+    with pytest.raises(RepositoryMissing):
+        forget_missing(empty_site.actor)
+    assert states() == ["hashes"] * 3
+
+
+def test_what_was_deleted_is_not_missing(empty_site, made, capsys):
+    holds.release(empty_site.actor, made[0])
+    assert empty_site.done(submit.delete(empty_site.actor, [made[2]])).state == "succeeded"
+    assert states() == ["hashes"] * 2
+    call_command("prune_backups", "--keep-last", "1", "--verified-floor", "0", "--empty-trash")
+    done = empty_site.places.python("-m", "backups.engine", "delete", made[1], "--repo", empty_site.repository.folder)
+    assert done.returncode == 0, done.stderr
+    call_command("prune_backups", "--empty-trash")
+    assert states() == ["hashes"], "a full backup that was needed"
+    assert index.refresh("main") == index.Change(found=1, read=0, forgotten=0)
+
+
+def test_the_index_inherits_damage(empty_site, made):
+    archive = empty_site.repository.backup_folder("default", made[0]) / "data.tar.zst"
+    content = archive.read_bytes()
+    archive.unlink()
+    index.refresh("main")
+    assert states() == ["damaged"] * 3
+    assert made[0] in IndexedBackup.objects.get(backup_id=made[2]).problem
+    now = verdict.now()
+    assert now.newest is None and now.level.value == "unprotected"
+    archive.write_bytes(content)
+    index.refresh("main")
+    assert states() == ["hashes"] * 3
