@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -10,10 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from .archive.blocks import BLOCK
+from .archive.blocks import BLOCK, ZEROS, ZEROS_DIGEST
 from .archive.reader import Archives, BlockDamaged
 from .archive.table import Entry, EntryType, FrameRef, Tree
 from .errors import DamageFound
+from .runtime import folders
 from .runtime.context import Phase
 from .runtime.durable import WRITEBACK_BYTES, begin_writeback, reach
 from .runtime.threads import pool, run_ahead
@@ -45,30 +47,84 @@ def extract(
 ) -> int:
     """Write the entries of *tree* whose path is *wanted* into the new folder *target*; return the number of bytes.
 
-    Modes and modification times are restored. With *sync*, the files are durable on return. Raises `BlockDamaged` at the first
-    damaged block, `Cancelled` and ``OSError``; the caller then removes *target*. With *lost*, damaged blocks are passed to it,
-    from any thread, and become zeros.
+    Modes and modification times are restored; blocks of zeros become holes. With *sync*, files and folders are durable on
+    return. Raises `BlockDamaged` at the first damaged block, `Cancelled` and ``OSError``; the caller then removes *target*.
+    With *lost*, damaged blocks are passed to it, from any thread, and become zeros.
     """
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
     chosen = [entry for path, entry in tree.entries.items() if wanted(path)]
+    with folders.opened(target) as root:
+        made = _make_folders(root, chosen)
+        for entry in chosen:
+            if entry.kind is EntryType.LINK:
+                os.symlink(entry.target, entry.path, dir_fd=root)
+        _write_files(archives, tree, [entry for entry in chosen if entry.kind is EntryType.FILE], root, phase, sync, lost)
+        entries = {entry.path: entry for entry in chosen if entry.kind is EntryType.FOLDER}
+        for path in sorted(made, reverse=True):  # what is in a folder before the folder
+            _finish_folder(path, entries.get(path), root, sync)
+        if sync:
+            os.fsync(root)
+    return sum(entry.size for entry in chosen)
+
+
+def data_bytes(archives: Archives, tree: Tree, wanted: Callable[[str], bool]) -> int:
+    """The bytes that `extract` allocates for the files that are *wanted*: their sizes without blocks of zeros."""
+    total = 0
+    for path, entry in tree.entries.items():
+        if wanted(path):
+            total += entry.size
+            for ref in tree.refs(entry) if entry.size >= BLOCK else ():
+                with contextlib.suppress(DamageFound):
+                    if archives.frames(ref.backup).digest(ref.frame) == ZEROS_DIGEST:
+                        total -= BLOCK
+    return total
+
+
+def _make_folders(root: int, chosen: list[Entry]) -> set[str]:
+    """Create the folders among *chosen*, and those that the others are in; returns their paths."""
+    made: set[str] = set()
     for entry in chosen:
-        place = target / entry.path
-        if entry.kind is EntryType.FOLDER:
-            place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        elif entry.kind is EntryType.LINK:
-            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            place.symlink_to(entry.target)
+        path = entry.path if entry.kind is EntryType.FOLDER else entry.path.rpartition("/")[0]
+        missing = []
+        while path and path not in made:
+            missing.append(path)
+            path = path.rpartition("/")[0]
+        for above in reversed(missing):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(above, 0o700, dir_fd=root)
+        made.update(missing)
+    return made
+
+
+def _finish_folder(path: str, entry: Entry | None, root: int, sync: bool) -> None:
+    """Give a folder its mode and time, and make it durable. Without an *entry*, it has none."""
+    with folders.opened(path, root) as descriptor:
+        if entry is not None:
+            os.fchmod(descriptor, entry.mode & 0o777)
+            os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
+        if sync:
+            os.fsync(descriptor)
+
+
+def _write_files(
+    archives: Archives,
+    tree: Tree,
+    entries: list[Entry],
+    root: int,
+    phase: Phase,
+    sync: bool,
+    lost: Callable[[Lost], None] | None,
+) -> None:
     opened: list[_OpenFile] = []
 
     def units() -> Iterator[Callable[[], int]]:
-        for entry in chosen:
-            if entry.kind is EntryType.FILE:
-                opened[:] = [file for file in opened if not file.closed]
-                file = _OpenFile(target / entry.path, entry, sync, lost)
-                opened.append(file)
-                for first in range(0, file.units * _UNIT, _UNIT):
-                    refs = [tree.ref(packed) for packed in entry.blocks[first : first + _UNIT]]
-                    yield partial(_write_unit, archives, file, first, refs)
+        for entry in entries:
+            opened[:] = [file for file in opened if not file.closed]
+            file = _OpenFile(root, entry, sync, lost)
+            opened.append(file)
+            for first in range(0, file.units * _UNIT, _UNIT):
+                refs = [tree.ref(packed) for packed in entry.blocks[first : first + _UNIT]]
+                yield partial(_write_unit, archives, file, first, refs)
 
     try:
         with pool() as threads:
@@ -77,12 +133,6 @@ def extract(
     finally:
         for file in opened:
             file.close()
-    folders = [entry for entry in chosen if entry.kind is EntryType.FOLDER]
-    for entry in reversed(folders):
-        place = target / entry.path
-        place.chmod(entry.mode & 0o777)
-        os.utime(place, ns=(entry.mtime_ns, entry.mtime_ns))
-    return sum(entry.size for entry in chosen)
 
 
 def _write_unit(archives: Archives, file: _OpenFile, first: int, refs: list[FrameRef]) -> int:
@@ -97,7 +147,8 @@ def _write_unit(archives: Archives, file: _OpenFile, first: int, refs: list[Fram
                 file.lost(Lost(file.path, number * BLOCK, file.block_size(number), damage.message))
                 continue
             reach("restore-write")
-            _write_at(file.descriptor, content, number * BLOCK)
+            if content is not ZEROS:
+                _write_at(file.descriptor, content, number * BLOCK)
             written += len(content)
         if file.sync and first % _WRITEBACK == 0:
             begin_writeback(file.descriptor, max(0, first - _WRITEBACK) * BLOCK, _WRITEBACK * BLOCK)
@@ -125,18 +176,22 @@ def _write_at(descriptor: int, content: bytes, offset: int) -> None:
 class _OpenFile:
     """A file written by several threads in units of blocks; the last one closes it."""
 
-    def __init__(self, place: Path, entry: Entry, sync: bool, lost: Callable[[Lost], None] | None) -> None:
-        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    def __init__(self, root: int, entry: Entry, sync: bool, lost: Callable[[Lost], None] | None) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         self.path = entry.path
         self.lost = lost
         self.units = max(1, -(-len(entry.blocks) // _UNIT))
         self.closed = False
-        self.descriptor = os.open(place, flags, 0o600)
+        self.descriptor = os.open(entry.path, flags, 0o600, dir_fd=root)
         self._entry = entry
         self._left = self.units
         self.sync = sync
         self._lock = threading.Lock()
+        try:
+            os.ftruncate(self.descriptor, entry.size)  # what is not written stays a hole
+        except BaseException:
+            self.close()
+            raise
 
     def block_size(self, number: int) -> int:
         """The bytes of block *number*."""
@@ -149,8 +204,6 @@ class _OpenFile:
             if self._left:
                 return
         try:
-            if self.lost is not None:
-                os.ftruncate(self.descriptor, self._entry.size)  # the last block may be lost
             os.fchmod(self.descriptor, self._entry.mode & 0o777)
             os.utime(self.descriptor, ns=(self._entry.mtime_ns, self._entry.mtime_ns))
             if self.sync:

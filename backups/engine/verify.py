@@ -22,7 +22,7 @@ from .archive.sharing import Spot, sharers
 from .archive.table import EntryType, FrameRef, Tree
 from .check_stores import Findings, check_stores
 from .errors import DamageFound, RepositoryTooNew, from_os_error
-from .extract import extract
+from .extract import data_bytes, extract
 from .repository.base import DATA, MANIFEST, SUMS
 from .repository.folder import Repository
 from .runtime import durable
@@ -341,7 +341,6 @@ def _check_restore(
         findings.checks["recovery_point_seconds"] = round(max(0.0, (ctx.now() - backup.manifest.time).total_seconds()), 3)
     scratch = repository.scratch / f"{os.getpid()}.{ctx.token()}"
     try:
-        need_space(repository.folder, backup.manifest.bytes_source, "restore the backup for verification")
         durable.make_folder(scratch)
         began = time.monotonic()
         with Archives(locate_in(repository.backup_folder(backup.manifest.set, ""))) as archives:
@@ -349,6 +348,8 @@ def _check_restore(
             if tree is None:
                 return
             try:
+                needed = data_bytes(archives, tree, lambda path: True)
+                need_space(repository.folder, needed, "restore the backup for verification")
                 with ctx.phase("verify", "restore", backup.manifest.bytes_source) as phase:
                     findings.bytes += extract(archives, tree, scratch, phase, sync=drill)
             except DamageFound as damage:

@@ -11,29 +11,39 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from backups.engine.archive.blocks import BLOCK
+from backups.engine.archive.paths import LONGEST_PATH
+from backups.engine.archive.reader import Archives, locate_in
 from backups.engine.capture.files import devices_without_times
 from backups.engine.capture.staging import GRAIN_NS
+from backups.engine.extract import data_bytes
+from backups.engine.left_out import Absence
+from backups.engine.runtime import durable, folders
 from tests.capture.conftest import Bench, Stores, chroma_source, files_source, sqlite_source
 from tests.capture.processes import ROOT, environment, ordinary, run, until
+from tests.engine.test_folders import nest
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path) -> Iterator[Path]:
     made = tmp_path / "papers"
     made.mkdir()
-    return made
+    yield made
+    for left in (made, *tmp_path.glob("restored-*")):
+        durable.remove_tree(left)  # pytest cannot remove what is nested a thousand deep
 
 
 def state(folder: Path) -> dict[str, object]:
     """Everything below *folder*: content, mode and time of files, targets of links."""
     found: dict[str, object] = {}
-    for where, folders, files in os.walk(os.fsencode(folder)):
-        for name in folders + files:
+    for where, inside, files in os.walk(os.fsencode(folder)):
+        for name in inside + files:
             path = os.path.join(where, name)
             status = os.lstat(path)
             key = os.fsdecode(os.path.relpath(path, os.fsencode(folder)))
@@ -390,3 +400,111 @@ def test_a_missing_folder_makes_no_backup(bench: Bench, folder: Path) -> None:
 def test_an_empty_folder(bench: Bench, folder: Path) -> None:
     assert state(restored(bench, folder, verify="restore")) == {}
     assert state(restored(bench, folder, kind="incremental")) == {}
+
+
+@pytest.mark.slow
+def test_folders_nested_a_thousand_deep_and_paths_of_any_length(bench: Bench, folder: Path) -> None:
+    nest(folder, 1500)
+    descriptor = os.open(folder, os.O_RDONLY)
+    for number in range(40):  # ten thousand bytes; those that a backup can hold are stored
+        name = f"{number:02}" + "x" * 250
+        os.mkdir(name, dir_fd=descriptor)
+        below = os.open(name, os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = below
+        os.close(os.open("file", os.O_WRONLY | os.O_CREAT, dir_fd=descriptor))
+    os.close(descriptor)
+    above = "/".join(f"{number:02}" + "x" * 250 for number in range(15))
+    with folders.opened(folder) as root:  # the longest path that can be stored
+        above += "/" + "y" * 60
+        os.mkdir(above, dir_fd=root)
+        name = "z" * (LONGEST_PATH - len(f"files/papers/{above}/"))
+        for longer in ("", "z"):
+            os.close(os.open(f"{above}/{name}{longer}", os.O_WRONLY | os.O_CREAT, dir_fd=root))
+    for kind in ("full", "incremental"):
+        created = bench.create(files_source(folder), kind=kind, verify="restore")
+        assert created.backup.verification == "restore"
+        missing = created.backup.manifest.sources[0].missing
+        assert {item.reason for item in missing} == {Absence.TOO_LONG}
+        target = bench.restore(created.backup) / "files/papers"
+        held = {path for path, _ in folders.below(target)}
+        left_out = tuple(item.path for item in missing)
+        assert held == {path for path, _ in folders.below(folder) if not path.startswith(left_out)}
+        assert {f"{above}/{name}" in held, f"{above}/{name}z" in left_out} == {True}
+
+
+@pytest.mark.slow
+def test_holes_take_neither_time_nor_space(bench: Bench, folder: Path) -> None:
+    place = folder / "sparse"
+    with place.open("wb") as file:
+        file.truncate(10 << 30)
+        for offset in (5 << 20, 7 << 30):
+            os.pwrite(file.fileno(), b"data", offset)
+    began = time.monotonic()
+    full = bench.create(files_source(folder), verify="restore").backup
+    with place.open("r+b") as file:
+        os.pwrite(file.fileno(), b"more", 3 << 30)
+    incremental = bench.create(files_source(folder), kind="incremental", verify="restore").backup
+    assert incremental.manifest.bytes_stored < 100_000 < full.manifest.bytes_stored < 3_000_000
+    with Archives(locate_in(bench.repository.backup_folder("default", ""))) as archives:
+        assert data_bytes(archives, archives.tree(incremental.id), lambda path: True) == 3 * BLOCK
+    target = bench.restore(incremental) / "files/papers/sparse"
+    assert time.monotonic() - began < 60
+    status = target.stat()
+    assert status.st_size == 10 << 30
+    assert status.st_blocks * 512 <= 1 << 20
+    with target.open("rb") as file:
+        assert [os.pread(file.fileno(), 5, offset) for offset in (5 << 20, 7 << 30, 3 << 30, 0)] == [
+            b"data\0", b"data\0", b"more\0", bytes(5),
+        ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_folder_without_write_permission_leaves_nothing_behind(bench: Bench, folder: Path) -> None:
+    (folder / "read only/deep").mkdir(parents=True)
+    (folder / "read only/deep/file").write_text("x")
+    (folder / "read only/deep").chmod(0o500)
+    (folder / "read only").chmod(0o500)
+    for kind in ("full", "incremental"):
+        code, created = create_as_ordinary_user(bench, folder, "--verify=restore", f"--kind={kind}")
+        assert (code, created["verification"]) == (0, "restore")
+        assert not list(bench.repository.scratch.iterdir())
+    assert state(bench.restore(bench.repository.find("latest", None)) / "files/papers") == state(folder)
+    left = bench.repository.scratch / "999999999.abcdef"
+    (left / "a").mkdir(parents=True)
+    (left / "a/file").touch()
+    (left / "a").chmod(0)
+    code, created = create_as_ordinary_user(bench, folder)
+    assert code == 0 and not left.exists()
+
+
+def test_what_cannot_be_cleared_is_no_reason_against_a_backup(bench: Bench, folder: Path) -> None:
+    left = bench.repository.scratch / "999999999.abcdef"
+    left.mkdir(parents=True)
+    (left / "file").touch()
+    if subprocess.run(["chattr", "+i", left / "file"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine has no immutable files")
+    try:
+        bench.create(files_source(folder))
+    finally:
+        subprocess.run(["chattr", "-i", left / "file"], check=True)
+    assert [line for line in bench.lines if "abcdef, but not all of it: Operation not permitted" in line]
+
+
+def test_names_of_one_file_and_links_in_circles(bench: Bench, folder: Path) -> None:
+    (folder / "one").write_bytes(os.urandom(500_000))
+    (folder / "two").hardlink_to(folder / "one")
+    (folder / "deep").mkdir()
+    (folder / "deep/up").symlink_to("../deep")
+    (folder / "self").symlink_to("self")
+    (folder / "a").symlink_to("b")
+    (folder / "b").symlink_to("a")
+    wanted = state(folder)
+    assert state(restored(bench, folder, verify="restore")) == wanted
+    assert state(restored(bench, folder, kind="incremental", verify="restore")) == wanted
+
+
+def test_a_source_inside_the_repository_is_refused(bench: Bench) -> None:
+    for path in (bench.repository.folder, bench.repository.folder / "backups"):
+        ended = run("create", "--repo", bench.repository.folder, f"--files=papers={path}")
+        assert ended.code == 2 and "lies inside the repository" in ended.error["message"]

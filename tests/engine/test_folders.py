@@ -26,15 +26,16 @@ def nest(folder: Path, depth: int, name: str = "d") -> None:
 
 
 def test_a_tree_deeper_than_any_path(tmp_path: Path) -> None:
-    nest(tmp_path, 30, "x" * 250)
-    nest(tmp_path, 1100)
-    found = [path for path, _ in folders.below(tmp_path)]
-    assert max(path.count("/") for path in found) == 1100
-    assert len(found) == 1132
-    made = tmp_path.parent / "removed"
-    tmp_path.rename(made)
-    tmp_path.mkdir()
-    durable.remove_tree(made)
+    made = tmp_path / "made"
+    made.mkdir()
+    try:
+        nest(made, 30, "x" * 250)
+        nest(made, 1100)
+        found = [path for path, _ in folders.below(made)]
+        assert max(path.count("/") for path in found) == 1100
+        assert len(found) == 1132
+    finally:
+        durable.remove_tree(made)
     assert not made.exists()
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
+import stat
 from pathlib import Path
 from typing import Any
 
 from backups.engine.archive.table import EntryType, Tree
 from backups.engine.chroma_files.tables import DATABASE, list_collections
 from backups.engine.errors import EngineError
+from backups.engine.runtime import folders
 from backups.engine.runtime.context import Phase
 from backups.engine.runtime.sqlite import is_locked
 from backups.engine.types import SourceRecord
@@ -98,16 +99,10 @@ def compare_files(comparison: Comparison, record: SourceRecord, tree: Tree) -> d
 
 
 def _walk(folder: Path, phase: Phase) -> dict[str, tuple[int, int]]:
-    """Size and modification time of every file below *folder*; files that vanish meanwhile are left out."""
+    """Size and modification time of every file below *folder*; what cannot be read is left out."""
     found = {}
-    waiting = [folder]
-    while waiting:
-        for entry in os.scandir(waiting.pop()):
-            with contextlib.suppress(FileNotFoundError):
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(Path(entry.path))
-                elif entry.is_file(follow_symlinks=False):
-                    status = entry.stat(follow_symlinks=False)
-                    found[os.path.relpath(entry.path, folder)] = (status.st_size, status.st_mtime_ns)
-                    phase.advance(status.st_size)
+    for path, status in folders.below(folder):
+        if stat.S_ISREG(status.st_mode):
+            found[path] = (status.st_size, status.st_mtime_ns)
+            phase.advance(status.st_size)
     return found

@@ -59,11 +59,21 @@ def compress_delta(content: bytes | memoryview, base: bytes) -> bytes:
     return zstandard.ZstdCompressor(dict_data=dictionary, compression_params=_DELTA).compress(content)
 
 
+ZEROS: Final = bytes(BLOCK)
+"""The block of a hole in a file."""
+
+ZEROS_DIGEST: Final = digest(ZEROS)
+ZEROS_FRAME: Final = compress(ZEROS)
+
+
 def decompress(frame: bytes | memoryview, raw: int, base: bytes | None = None) -> bytes:
     """The block of *raw* bytes (at most `BLOCK`) in *frame*; *base* is the block that a delta builds on.
 
-    The size in the frame's header is compared with *raw* before memory is allocated. Raises `BrokenFrame`.
+    The size in the frame's header is compared with *raw* before memory is allocated. The frame `ZEROS_FRAME` gives `ZEROS`
+    itself. Raises `BrokenFrame`.
     """
+    if frame == ZEROS_FRAME and raw == BLOCK and base is None:
+        return ZEROS
     if not 0 < raw <= BLOCK:
         raise BrokenFrame(f"a block of {raw} bytes is out of bounds")
     try:

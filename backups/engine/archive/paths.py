@@ -19,12 +19,12 @@ _DATABASE = re.compile(r"(.+)\.sqlite3(-wal|-journal)?")
 def check_path(path: str) -> None:
     """Raise `DamageFound` unless *path* stays inside the folder that it is restored into.
 
-    Allowed: ``KIND/NAME[/...]`` with forward slashes, no empty, ``.`` or ``..`` part, no NUL, at most 4,096 bytes.
+    Allowed: ``KIND/NAME[/...]`` with forward slashes, no empty, ``.`` or ``..`` part, no NUL, at most `LONGEST_PATH` bytes.
     """
     parts = path.split("/")
     database = _DATABASE.fullmatch(parts[-1]) if parts[0] == "sqlite" else None
     if (
-        len(path.encode("utf-8", "surrogateescape")) > 4096
+        len(path.encode("utf-8", "surrogateescape")) > LONGEST_PATH
         or "\0" in path
         or len(parts) < 2
         or parts[0] not in _KINDS

@@ -16,7 +16,7 @@ import zstandard
 
 from ..errors import DamageFound, from_os_error
 from ..names import BACKUP_ID
-from .blocks import BrokenFrame, decompress, digest
+from .blocks import ZEROS, ZEROS_DIGEST, BrokenFrame, decompress, digest
 from .paths import check_path, link_stays_inside
 from .table import MAX_TABLE_BYTES, EntryType, Frame, FrameRef, Frames, Table, Tree, decompress_table, unpack
 from .writer import SKIPPABLE_BLOCK, SKIPPABLE_TABLE
@@ -169,7 +169,7 @@ class Archives:
             content = decompress(self.stored(ref, frame), frame.raw, base)
         except BrokenFrame as problem:
             raise BlockDamaged(f"A block cannot be decompressed: {problem}", backup=ref.backup, offset=frame.offset) from None
-        if digest(content) != frame.digest:
+        if (ZEROS_DIGEST if content is ZEROS else digest(content)) != frame.digest:
             raise BlockDamaged("A block has another hash than when it was written", backup=ref.backup, offset=frame.offset)
         return content
 

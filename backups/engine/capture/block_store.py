@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from array import array
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from ..archive.blocks import BLOCK, MAX_DEPTH, compress, compress_delta, digest
+from ..archive.blocks import BLOCK, MAX_DEPTH, ZEROS_DIGEST, ZEROS_FRAME, compress, compress_delta, digest
 from ..archive.reader import Archives
 from ..archive.table import Entry, EntryType, FrameRef, Tree
 from ..archive.writer import ArchiveWriter
@@ -94,12 +95,16 @@ class BlockStore:
         return not self._ended_early
 
     def _units(self, descriptor: int, size: int, prior: array[int]) -> Iterator[list[_Block]]:
-        units = (partial(self._unit, descriptor, first, size, prior) for first in range(0, -(-size // BLOCK), _UNIT))
+        sparse = os.fstat(descriptor).st_blocks * 512 < size
+        units = (partial(self._unit, descriptor, first, size, prior, sparse) for first in range(0, -(-size // BLOCK), _UNIT))
         return run_ahead(self._threads, units, _AHEAD)
 
-    def _unit(self, descriptor: int, first: int, size: int, prior: array[int]) -> list[_Block]:
+    def _unit(self, descriptor: int, first: int, size: int, prior: array[int], sparse: bool) -> list[_Block]:
         start = first * BLOCK
         length = min(_UNIT * BLOCK, size - start)
+        if sparse and length == _UNIT * BLOCK and _is_hole(descriptor, start, length):
+            self._count(length)
+            return [self._hole(prior[number] if number < len(prior) else None) for number in range(first, first + _UNIT)]
         view = self._buffer()[:length]
         read = 0
         while read < length:
@@ -138,6 +143,11 @@ class BlockStore:
                 return _Block(None, hashed, delta[0], len(view), delta[1], delta[2])
         return _Block(None, hashed, compress(view), len(view))
 
+    def _hole(self, prior: int | None) -> _Block:
+        if prior is not None and self._stored_digest(prior) == ZEROS_DIGEST:
+            return _Block(prior)
+        return _Block(None, ZEROS_DIGEST, ZEROS_FRAME, BLOCK)
+
     def _stored_digest(self, packed: int) -> bytes:
         assert self._archives is not None
         ref = self._tree.ref(packed)
@@ -162,3 +172,11 @@ class BlockStore:
         if len(delta) > len(content) // 4 and len(compress(content)) <= len(delta):
             return None
         return delta, ref, depth + 1
+
+
+def _is_hole(descriptor: int, start: int, length: int) -> bool:
+    """Whether there is no data in a range of a file (lseek(2)). A file system without holes reports none."""
+    try:
+        return os.lseek(descriptor, start, os.SEEK_DATA) >= start + length
+    except OSError as problem:
+        return problem.errno == errno.ENXIO  # no data up to the end

@@ -129,7 +129,7 @@ class BaseRepository(ABC):
 
     @abstractmethod
     def clear_debris(self) -> list[str]:
-        """Remove what interrupted runs left, and return its names."""
+        """Remove what interrupted runs left, as far as possible, and return its names, with the error where one occurred."""
 
     # Finding and loading
 

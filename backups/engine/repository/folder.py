@@ -174,8 +174,12 @@ class Repository(BaseRepository):
             for left in sorted(folder.iterdir()) if folder.is_dir() else []:
                 if folder == self.scratch and _in_use(left):
                     continue
-                durable.remove_tree(left)
-                cleared.append(f"{folder.name}/{left.name}")
+                try:
+                    durable.remove_tree(left)
+                except OSError as problem:  # what is left takes space, and is no reason against a backup
+                    cleared.append(f"{folder.name}/{left.name}, but not all of it: {problem.strerror or problem}")
+                else:
+                    cleared.append(f"{folder.name}/{left.name}")
         return cleared
 
     def stage(self, backup_id: str, token: str) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..check_stores import Findings
 from ..errors import RestoreRefused
-from ..extract import extract
+from ..extract import data_bytes, extract
 from ..repository.folder import Repository
 from ..runtime.context import Context
 from ..runtime.space import need_space
@@ -28,7 +28,7 @@ def stage(repository: Repository, backup: Backup, targets: list[Target], ctx: Co
             for folder in {target.stage for target in targets}:
                 here = [target for target in targets if target.stage == folder]
                 wanted = wanted_by(tuple(target.record for target in here))
-                needed = sum(entry.size for path, entry in tree.entries.items() if wanted(path))
+                needed = data_bytes(archives, tree, wanted)
                 # SQLite copies a restored database through the live file's log once more
                 needed += sum(target.record.bytes for target in databases_of(here))
                 need_space(folder.parent, needed, f"stage {backup.id}")

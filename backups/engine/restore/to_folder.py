@@ -15,7 +15,7 @@ from ..archive.reader import Archives, locate_in
 from ..archive.table import EntryType, Tree
 from ..check_stores import Findings, check_stores
 from ..errors import DamageFound, TargetOccupied, UsageError, from_os_error
-from ..extract import Lost, extract
+from ..extract import Lost, data_bytes, extract
 from ..repository.base import DATA, MANIFEST
 from ..repository.folder import Repository
 from ..runtime import durable
@@ -130,7 +130,7 @@ def restore_to(
             archives, tree, size = plan(repository, backup, records, salvage=salvage)
             with archives:
                 copied = sum(record.bytes for record in records if check and record.kind is SourceKind.CHROMA)
-                need_space(place.parent, size + copied, f"restore {backup.id}")
+                need_space(place.parent, data_bytes(archives, tree, wanted_by(records)) + copied, f"restore {backup.id}")
                 checks = _counts(tree, records)
                 if not dry_run:
                     durable.make_folder(staged.parent, 0o755)

@@ -8,6 +8,7 @@ child process.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -116,12 +117,12 @@ def _staged(path: Path, content: bytes, mode: int) -> Iterator[Path]:
 
 
 def sync_tree_folders(folder: Path) -> None:
-    """Make the entries of *folder* and all folders in it durable. Files must be synced already."""
+    """Make the entries of *folder* and of the folders in it that can be read durable. Files must be synced already."""
     sync_folder(folder)
     with folders.opened(folder) as root:
         for path, status in folders.below(folder):
             if stat.S_ISDIR(status.st_mode):
-                with folders.opened(path, root) as descriptor:
+                with contextlib.suppress(PermissionError), folders.opened(path, root) as descriptor:
                     os.fsync(descriptor)
 
 
