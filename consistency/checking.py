@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from backups.engine.runtime.context import Progress
@@ -21,7 +21,7 @@ from consistency.engine.errors import Cancelled, ConsistencyError
 from consistency.engine.findings import Finding as EngineFinding
 from consistency.engine.findings import Severity
 from consistency.live import live_stores
-from consistency.models import Check, Finding
+from consistency.models import Check, Finding, Repair
 from consistency.resolution import description
 
 SILENT = timedelta(minutes=5)
@@ -76,6 +76,14 @@ def fail_silent_checks() -> int:
 def latest_live_check() -> Check | None:
     """The newest finished check of the live stores."""
     return Check.objects.filter(source=Check.LIVE, state=Check.State.DONE).order_by("-started", "-pk").first()
+
+
+def changed_since(check: Check) -> bool:
+    """Whether a repair changed the live stores, or was undone, after *check* began: its result is not theirs any more."""
+    if check.source != Check.LIVE:
+        return False
+    newer = Q(ended__gt=check.started) | Q(undone__gt=check.started) | Q(state__in=(Repair.State.RUNNING, Repair.State.UNDOING))
+    return check == latest_live_check() and Repair.objects.filter(newer).exists()
 
 
 def previous_check(check: Check) -> Check | None:

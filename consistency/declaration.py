@@ -27,7 +27,7 @@ The setting ``CONSISTENCY`` names a `Declaration`::
 `consistency.resolution` turns it into tables and columns; the check itself needs neither Django's models nor its connections.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,13 +40,22 @@ from consistency.engine.errors import Mistake
 from consistency.engine.mapping import Scalar
 
 SETTING = "CONSISTENCY"
-DEFAULTS: dict[str, Any] = {"DECLARATION": None, "SETTLE_SECONDS": 1.0, "LISTED": 10_000, "BEFORE_REPAIR": "", "FRAME": ""}
+DEFAULTS: dict[str, Any] = {
+    "DECLARATION": None,
+    "SETTLE_SECONDS": 1.0,
+    "LISTED": 10_000,
+    "BEFORE_REPAIR": "",
+    "BACKUPS": "",
+    "FRAME": "",
+}
 """Members of the setting and their defaults:
 
 - ``DECLARATION``: dotted path of a `Declaration`.
 - ``SETTLE_SECONDS``: seconds between two reads of live stores.
 - ``LISTED``: how many findings of each kind a check keeps; counts are exact in any case.
 - ``BEFORE_REPAIR``: dotted path of a function that makes a backup before a repair, for a declaration without ``snapshot``.
+- ``BACKUPS``: dotted path of a function that, given a SQLite file, yields the id of each backup that holds it, newest first,
+  and the path of a copy from it, which lasts until the next one. Lost rows are restored from it.
 - ``FRAME``: dotted path of a `consistency.frame.Frame`.
 """
 
@@ -147,9 +156,20 @@ def snapshot_maker() -> Callable[[str], str] | None:
     """The function that makes a backup before a repair, from a reason, and returns its id. Raises `Mistake`."""
     if (snapshot := declared().snapshot) is not None:
         return snapshot
-    path = option("BEFORE_REPAIR")
-    try:
-        make: Callable[[str], str] | None = import_string(path) if path else None
-    except ImportError as problem:
-        raise Mistake(f'CONSISTENCY["BEFORE_REPAIR"], {path}, cannot be imported: {problem}.') from None
+    make: Callable[[str], str] | None = _imported("BEFORE_REPAIR")
     return make
+
+
+def backup_databases() -> Callable[[Path], Generator[tuple[str, Path], None, None]] | None:
+    """The function that ``BACKUPS`` names; None without one. Raises `Mistake`."""
+    copies: Callable[[Path], Generator[tuple[str, Path], None, None]] | None = _imported("BACKUPS")
+    return copies
+
+
+def _imported(key: str) -> Any:
+    """What the dotted path of a member of the setting names; None if it is empty. Raises `Mistake`."""
+    path = option(key)
+    try:
+        return import_string(path) if path else None
+    except ImportError as problem:
+        raise Mistake(f'CONSISTENCY["{key}"], {path}, cannot be imported: {problem}.') from None

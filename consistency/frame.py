@@ -30,12 +30,14 @@ View = Callable[..., HttpResponseBase]
 class Work:
     """What to queue: *do* is ``check``, ``repair``, ``undo`` or ``resume``; the others are its arguments.
 
-    *everything*: for a repair, also what needs confirmation; for a check, then repair what is safe.
+    *everything*: for a repair, also what needs confirmation; for a check, then repair what is safe. *rows*: restore lost
+    rows from backups instead.
     """
 
     do: str
     check: int = 0
     everything: bool = False
+    rows: bool = False
     kinds: tuple[str, ...] = ()
     findings: tuple[int, ...] = ()
     repair: int = 0

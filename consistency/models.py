@@ -123,7 +123,8 @@ class Step(models.Model):
     """One record that a repair changes: its content before and after.
 
     *before* and *after* are ``{"record": {"vector", "document", "metadata"} or null, "row": {column: value} or null}``; bytes
-    are ``{"base64": text}``.
+    are ``{"base64": text}``. After rows were restored from a backup, *after* has them as ``rows``
+    (`repairs.journal.stored_rows`).
     """
 
     class State(models.TextChoices):

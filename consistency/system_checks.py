@@ -57,7 +57,7 @@ def _of_setting(given: Any) -> Iterator[CheckMessage]:
         return
     for key in sorted(given.keys() - DEFAULTS.keys()):
         yield _error("E001", f"{SETTING} has an unknown member {key!r}.", f"Its members are {', '.join(DEFAULTS)}.")
-    for key in ("BEFORE_REPAIR", "FRAME"):
+    for key in ("BEFORE_REPAIR", "BACKUPS", "FRAME"):
         if path := given.get(key):
             try:
                 import_string(path)

@@ -116,7 +116,10 @@ class RepairRequest(RequestModel, title="Repairing"):
     """The findings of a check to repair; by default all that are safe to repair."""
 
     check: Annotated[Number | None, Field(description=_LAST_CHECK)] = None
-    scope: Annotated[Literal["safe", "all"], Field(description="`all` also deletes vectors whose rows are missing.")] = "safe"
+    scope: Annotated[
+        Literal["safe", "all", "rows"],
+        Field(description="`all` also deletes vectors whose rows are missing; `rows` restores these rows from backups."),
+    ] = "safe"
     kinds: Annotated[
         tuple[FindingKind, ...], Field(max_length=len(FindingKind), description="Only findings of these kinds.")
     ] = ()
@@ -124,7 +127,9 @@ class RepairRequest(RequestModel, title="Repairing"):
 
 
 class RepairPlan(ResponseModel):
-    """The effect of a repair. `asks` counts deletions of vectors, `left` the findings that no repair fixes."""
+    """The effect of a repair. `asks` counts deletions of vectors, `left` the findings that no repair fixes, and `lost`
+    those whose row may be restored from a backup (scope `rows`).
+    """
 
     check: int
     repairs: int
@@ -133,6 +138,7 @@ class RepairPlan(ResponseModel):
     asks: int
     left: int
     critical: int
+    lost: int
     snapshot: bool
 
 
@@ -238,6 +244,7 @@ def start_repair(request: Request, *, body: RepairRequest) -> Job:
         do="repair",
         check=check.pk,
         everything=body.scope == "all",
+        rows=body.scope == "rows",
         kinds=tuple(str(kind) for kind in body.kinds),
         findings=body.issues,
     )
@@ -250,7 +257,9 @@ def _plan(body: RepairRequest, check: Check) -> RepairPlan:
             f"Check {check.pk} is not a finished check of the live stores.", "Check the live stores, and repair its findings."
         )
     try:
-        planned = plan.plan_repair(check, only_safe=body.scope == "safe", kinds=body.kinds, findings=body.issues)
+        planned = plan.plan_repair(
+            check, only_safe=body.scope == "safe", restore_rows=body.scope == "rows", kinds=body.kinds, findings=body.issues
+        )
     except ConsistencyError as problem:
         raise Refused(409, problem.code, f"{problem.message} Nothing was done.", problem.hint) from problem
     return RepairPlan(**planned.as_json())

@@ -35,7 +35,7 @@ def queue_once(actor: Actor, work: Work) -> Job:
 
 def _job_of(work: Work) -> tuple[JobType[Any], dict[str, Any]]:
     if work.do == "repair":
-        scope = "all" if work.everything else "safe"
+        scope = "rows" if work.rows else "all" if work.everything else "safe"
         return REPAIR, {"of_check": work.check, "scope": scope, "kinds": list(work.kinds), "findings": list(work.findings)}
     if work.do == "undo":
         return UNDO, {"repair": work.repair}

@@ -5,20 +5,25 @@ proofs check the consistency of restored stores.
 """
 
 import json
+import os
 import shlex
 import subprocess
 import sys
+import tempfile
+from collections.abc import Generator
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from django.conf import settings
 from pydantic import Field
 
 from backups.conf import configuration
+from backups.engine.errors import EngineError
 from backups.engine.types import SourceKind
 from backups.jobs.arguments import Arguments, BackupArguments
 from backups.jobs.job_type import JobType
-from backups.jobs.types import job_type, management
-from backups.models import Job
+from backups.jobs.types import engine, job_type, management
+from backups.models import IndexedBackup, Job
 from consistency.engine.errors import ConsistencyError, RepairRefused
 from consistency.engine.findings import FindingKind
 from consistency.resolution import description
@@ -36,10 +41,13 @@ class CheckArguments(Arguments):
 
 
 class RepairArguments(Arguments):
-    """The findings of ``of_check``, optionally limited to kinds or findings; ``all`` includes those needing confirmation."""
+    """The findings of ``of_check``, optionally limited to kinds or findings.
+
+    ``all`` includes those needing confirmation; ``rows`` restores lost rows from backups.
+    """
 
     of_check: Number
-    scope: Literal["safe", "all"] = "safe"
+    scope: Literal["safe", "all", "rows"] = "safe"
     kinds: Annotated[tuple[FindingKind, ...], Field(max_length=len(FindingKind))] = ()
     findings: Annotated[tuple[Number, ...], Field(max_length=500)] = ()
 
@@ -132,6 +140,34 @@ def snapshot(reason: str) -> str:
             hint=problem.get("hint") or "Fix that first: every repair needs a snapshot.",
         )
     return str(answer["id"])
+
+
+def copies_from_backups(database: Path) -> Generator[tuple[str, Path], None, None]:
+    """Copies of a live SQLite file from its backups, newest first (``CONSISTENCY["BACKUPS"]``): the id of each, and its path.
+
+    Each copy is made by ``refbackup restore`` in the repository's scratch folder, with every block checked, and removed before
+    the next one. Backups that cannot be restored are left out.
+    """
+    config = configuration()
+    for row in IndexedBackup.objects.exclude(verification="damaged").order_by("-time", "-backup_id"):
+        try:
+            sources = config.live_sources(row.set)
+            scratch = config.open(row.repository).scratch
+        except EngineError:
+            continue
+        here = (one for one in sources if one.kind is SourceKind.SQLITE and one.path.resolve() == database.resolve())
+        source = next(here, None)
+        if source is None or not any(one["kind"] == source.kind and one["name"] == source.name for one in row.sources):
+            continue
+        scratch.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=scratch, prefix=f"{os.getpid()}.") as folder:
+            target = Path(folder) / "copy"
+            only = f"{source.kind}:{source.name}"
+            more = (row.backup_id, "--to", str(target), "--only", only)
+            command = engine("restore", Arguments(repository=row.repository), *more)
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+            if done.returncode == 0:
+                yield row.backup_id, target / source.prefix
 
 
 def examination(set_name: str) -> str:

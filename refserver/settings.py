@@ -120,6 +120,7 @@ BACKUPS: dict[str, Any] = {
 CONSISTENCY = {
     "DECLARATION": "refserver.library.consistency.DECLARATION",
     "BEFORE_REPAIR": "refserver.jobs.snapshot",
+    "BACKUPS": "refserver.jobs.copies_from_backups",
     "FRAME": "refserver.consistency_frame.BackupsFrame",
 }
 # --- Applications -------------------------------------------------------------------------------------------

@@ -78,11 +78,12 @@ class Cause(StrEnum):
 
 
 class Repair(StrEnum):
-    """What repairs it."""
+    """What repairs it. No rule names ``restore_row``: whoever repairs chooses it where a row is lost."""
 
     WRITE = "write"
     DELETE_VECTOR = "delete_vector"
     DELETE_ROW = "delete_row"
+    RESTORE_ROW = "restore_row"
     FOLLOWS = "follows"
     NONE = "none"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import Any
 
 from backups.engine.chroma_files.records import Record
@@ -10,6 +11,7 @@ from consistency.declaration import VectorRecord
 from consistency.engine.compare import differs
 from consistency.engine.mapping import Mapping
 from consistency.engine.rows import Row
+from consistency.repairs.lost_rows import TableRow
 
 Stored = dict[str, Any]
 """``{"record": {"vector", "document", "metadata"} or None, "row": {column: value} or None}``."""
@@ -25,6 +27,33 @@ def stored(record: Record | VectorRecord | None, row: dict[str, Any] | None = No
             "metadata": dict(record.metadata),
         }
     return {"record": kept, "row": {key: _encoded(value) for key, value in row.items()} if row is not None else None}
+
+
+def stored_rows(rows: Sequence[TableRow]) -> Stored:
+    """What an entry holds after rows were inserted: these rows, in order."""
+    kept = [
+        {
+            "table": row.table,
+            "key": list(row.key),
+            "references": row.references,
+            "row": {key: _encoded(value) for key, value in row.values.items()},
+        }
+        for row in rows
+    ]
+    return {"record": None, "row": None, "rows": kept}
+
+
+def rows_of(held: Stored) -> list[TableRow]:
+    """The inserted rows of a journal entry."""
+    return [
+        TableRow(
+            table=one["table"],
+            key=tuple(one["key"]),
+            values=row_of({"record": None, "row": one["row"]}) or {},
+            references=one["references"],
+        )
+        for one in held.get("rows", ())
+    ]
 
 
 def record_of(identifier: str, held: Stored) -> VectorRecord | None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
-from django.db import connections, transaction
+from django.db import DatabaseError, connections, transaction
+from django.db.backends.utils import CursorWrapper
 from django.utils import timezone
 
 from consistency.declaration import VectorRecord, Writer, snapshot_maker
@@ -16,6 +19,7 @@ from consistency.engine.rows import name
 from consistency.engine.stores import OpenStores
 from consistency.models import Check, Finding, Repair, Step
 from consistency.repairs import journal
+from consistency.repairs.lost_rows import LOST, LostRow, TableRow, find_lost, insert, is_present, references
 from consistency.repairs.plan import Plan, unfinished
 from consistency.repairs.steps import batches, project_writer, read_facts, refuse_unfinished, repair_lock, save_outcome
 from consistency.repairs.undo import put_back_all
@@ -45,7 +49,13 @@ def repair(plan: Plan, *, actor: str = "", attended: bool = True, ctx: Context |
         with transaction.atomic(using=Repair.objects.db):
             made = Repair.objects.create(of_check=plan.check, actor=actor, snapshot=snapshot)
             Step.objects.bulk_create(
-                Step(of_repair=made, finding=item, action=item.repair, mapping=item.mapping, record=item.record)
+                Step(
+                    of_repair=made,
+                    finding=item,
+                    action=Action.RESTORE_ROW if plan.restore_rows else item.repair,
+                    mapping=item.mapping,
+                    record=item.record,
+                )
                 for item in Finding.objects.filter(pk__in=plan.findings).order_by("pk")
             )
         _carry_out(made, writer, ctx)
@@ -95,8 +105,9 @@ def _carry_out(made: Repair, writer: Writer, ctx: Context) -> None:
     waiting = made.steps.filter(state__in=[Step.State.PLANNED, Step.State.BEGUN]).order_by("mapping", "pk")
     with ctx.phase("repair", f"repair {made.pk}", waiting.count()) as phase:
         for sides, steps in batches(waiting, ctx, phase):
+            lost = find_lost(sides, [step.record for step in steps if step.action == Action.RESTORE_ROW], ctx)
             with writer.changing():
-                _apply(sides, steps, writer)
+                _apply(sides, steps, writer, lost)
             for step in steps:  # both stores have it
                 if step.state == Step.State.BEGUN:
                     step.move(Step.State.APPLIED)
@@ -106,8 +117,11 @@ def _carry_out(made: Repair, writer: Writer, ctx: Context) -> None:
     made.save()
 
 
-def _apply(sides: OpenStores, steps: Sequence[Step], writer: Writer) -> None:
+def _apply(sides: OpenStores, steps: Sequence[Step], writer: Writer, lost: dict[str, LostRow]) -> None:
     """Read, write down, change. The caller keeps other writers out, and saves the outcome."""
+    alias = alias_of(sides.mapping.name)
+    inserts: dict[int, list[TableRow]] = {}
+    planned: set[tuple[Any, ...]] = set()
     facts = read_facts(sides, steps)
     delete: list[str] = []
     write: dict[str, VectorRecord] = {}
@@ -115,20 +129,52 @@ def _apply(sides: OpenStores, steps: Sequence[Step], writer: Writer) -> None:
     for step in steps:
         seen = facts[step.record]
         wrong = sides.wrong_with(seen, None)
-        if step.state == Step.State.BEGUN:  # a record may be deleted and not written yet, and so be wrong in another way
-            if step.action not in {item.repair for item in wrong}:
-                step.move(Step.State.APPLIED)
-                continue
-        elif step.finding.kind not in {item.kind for item in wrong}:
-            step.move(Step.State.SKIPPED, "No longer wrong.")
+        kinds = {item.kind for item in wrong}
+        if step.action == Action.RESTORE_ROW:  # once what it refers to is back, a lost row is wrong in another way
+            still = not LOST.isdisjoint(kinds)
+        elif step.state == Step.State.BEGUN:  # a record may be deleted and not written yet, and so be wrong in another way
+            still = step.action in {item.repair for item in wrong}
+        else:
+            still = step.finding.kind in kinds
+        if not still:
+            begun = step.state == Step.State.BEGUN
+            step.move(Step.State.APPLIED if begun else Step.State.SKIPPED, "" if begun else "No longer wrong.")
             continue
-        _plan_step(sides, step, seen, delete, write, rows)
+        if step.action == Action.RESTORE_ROW:
+            with connections[alias].cursor() as cursor:
+                inserts[step.pk] = _plan_restore(cursor, step, lost.get(step.record), planned)
+        else:
+            _plan_step(sides, step, seen, delete, write, rows)
     Step.objects.bulk_update(steps, ["state", "note", "before", "after", "changed"])
     if delete or write:
         writer.apply(sides.mapping.collection, delete=delete, write=list(write.values()))
-    with connections[alias_of(sides.mapping.name)].cursor() as cursor:
+    with connections[alias].cursor() as cursor:
         for rowid in rows:
             cursor.execute(f"DELETE FROM {name(sides.mapping.table)} WHERE rowid = %s", [rowid])
+        for step in steps:
+            try:
+                with transaction.atomic(using=alias):
+                    for row in inserts.get(step.pk, ()):
+                        insert(cursor, row)
+            except DatabaseError as problem:
+                step.move(Step.State.SKIPPED, f"The row of the backup does not fit the present data: {problem}.", after=None)
+                step.save()
+
+
+def _plan_restore(cursor: CursorWrapper, step: Step, found: LostRow | None, planned: set[tuple[Any, ...]]) -> list[TableRow]:
+    """Write into *step* which rows it inserts, and return them: those that neither the database nor *planned* has."""
+    if found is None:
+        step.move(Step.State.SKIPPED, "No backup has the row.")
+        return []
+    missing = [
+        replace(row, references=references(cursor, row))
+        for row in found.rows
+        if row.identity not in planned and not is_present(cursor, row)
+    ]
+    planned.update(row.identity for row in missing)
+    note = f"From backup {found.backup}."
+    step.move(Step.State.BEGUN, note, before=journal.stored(None), after=journal.stored_rows(missing))
+    return missing
 
 
 def _plan_step(

@@ -53,10 +53,16 @@ def refuse_unfinished(repairs: QuerySet[Repair]) -> None:
         )
 
 
-def batches(steps: QuerySet[Step], ctx: Context, phase: Phase) -> Iterator[tuple[OpenStores, list[Step]]]:
-    """Some steps of one mapping at a time, with both of its stores open; the steps of one record stay together."""
+def batches(
+    steps: QuerySet[Step], ctx: Context, phase: Phase, *, backwards: bool = False
+) -> Iterator[tuple[OpenStores, list[Step]]]:
+    """Some steps of one mapping at a time, with both of its stores open; the steps of one record stay together.
+
+    Mappings come in the order of their names, or *backwards*.
+    """
     mappings = {mapping.name: mapping for mapping in description().mappings}
-    for name in list(steps.order_by("mapping").values_list("mapping", flat=True).distinct()):
+    names = steps.order_by("-mapping" if backwards else "mapping").values_list("mapping", flat=True).distinct()
+    for name in list(names):
         of_mapping = list(steps.filter(mapping=name).select_related("finding"))
         with live_stores(ctx, whole=False) as stores, open_stores(mappings[name], stores, ctx) as sides:
             for start in range(0, len(of_mapping), _BATCH):

@@ -18,6 +18,7 @@ from consistency.engine.rows import name
 from consistency.engine.stores import OpenStores
 from consistency.models import Finding, Repair, Step
 from consistency.repairs import journal
+from consistency.repairs.lost_rows import remove
 from consistency.repairs.plan import unfinished
 from consistency.repairs.steps import batches, project_writer, read_facts, refuse_unfinished, repair_lock, save_outcome
 from consistency.resolution import alias_of
@@ -54,7 +55,7 @@ def put_back_all(made: Repair, writer: Writer, ctx: Context) -> None:
     states = [Step.State.BEGUN, Step.State.APPLIED, Step.State.UNDOING]
     waiting = made.steps.filter(state__in=states).order_by("-pk")
     with ctx.phase("undo", f"repair {made.pk}", waiting.count()) as phase:
-        for sides, steps in batches(waiting, ctx, phase):
+        for sides, steps in batches(waiting, ctx, phase, backwards=True):
             with _foreign_keys_off(sides.mapping.name), writer.changing():
                 _put_back(sides, steps, writer)
             for step in steps:  # both stores have it
@@ -76,6 +77,9 @@ def _put_back(sides: OpenStores, steps: Sequence[Step], writer: Writer) -> None:
     rows: list[dict[str, Any]] = []
     for step in steps:
         seen = facts[step.record]
+        if step.action == Action.RESTORE_ROW:
+            step.move(Step.State.UNDOING)
+            continue
         on_row = step.action == Action.DELETE_ROW
         row = sides.rows.whole(seen.row.rowid) if on_row and seen.row is not None else None
         now = journal.stored(None if on_row else seen.record, row)
@@ -104,6 +108,11 @@ def _put_back(sides: OpenStores, steps: Sequence[Step], writer: Writer) -> None:
     if delete or write:
         writer.apply(sides.mapping.collection, delete=delete, write=list(write.values()))
     with connections[alias_of(sides.mapping.name)].cursor() as cursor:
+        for step in steps:
+            if step.action == Action.RESTORE_ROW:
+                gone = [remove(cursor, row) for row in reversed(journal.rows_of(step.after or {}))]
+                if not all(gone):
+                    step.move(Step.State.KEPT, "A restored row was changed or referred to since, so it was kept.")
         for values in rows:
             places = ", ".join(["%s"] * len(values))
             columns = ", ".join(name(column) for column in values)

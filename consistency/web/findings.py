@@ -10,12 +10,13 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse
 
 from consistency.checking import latest_live_check
-from consistency.declaration import declared, snapshot_maker
+from consistency.declaration import backup_databases, declared, snapshot_maker
 from consistency.engine.errors import Mistake
 from consistency.engine.findings import Repair as Action
 from consistency.engine.findings import Severity
 from consistency.frame import page
 from consistency.models import Finding
+from consistency.repairs.lost_rows import LOST
 from consistency.web import labels
 from consistency.web.page import object_or_404, render_page, running_context
 
@@ -47,6 +48,7 @@ def finding(request: HttpRequest, number: int) -> HttpResponse:
         "steps": list(shown.steps.select_related("of_repair").order_by("-pk")[:_AT_MOST]),
         "repairable": _is_repairable(shown),
         "snapshot": _makes_snapshot(),
+        "restorable": shown.kind in LOST and backup_databases() is not None,
         **running_context(request),
     }
     title = f"{labels.KINDS[shown.kind][0]}: {shown.record or shown.mapping}"

@@ -27,6 +27,7 @@ REPAIRS: Mapping[str, str] = {
     Repair.WRITE: "write SQLite's values into Chroma",
     Repair.DELETE_VECTOR: "delete the vector",
     Repair.DELETE_ROW: "delete the row",
+    Repair.RESTORE_ROW: "restore the row from a backup",
     Repair.FOLLOWS: "solved by the other repairs",
     Repair.NONE: "manual",
 }

@@ -15,7 +15,7 @@ from consistency.frame import Work, page
 from consistency.models import Check, Repair
 from consistency.web.page import queue_work, render_page, running_context, running_state
 from consistency.web.repairs import with_counts
-from consistency.web.summary import SEVERITIES, count_of, summary_of, verdict_of
+from consistency.web.summary import SEVERITIES, count_of, present_verdict, summary_of
 
 _BARS = 30
 _HISTORY = 10
@@ -31,7 +31,7 @@ def overview(request: HttpRequest) -> HttpResponse:
     recent = list(live.filter(state=Check.State.DONE)[:_BARS])
     context = {
         "last": last,
-        "verdict": verdict_of(last),
+        "verdict": present_verdict(),
         "not_done": newest if newest is not None and newest.state != Check.State.DONE else None,
         "bars": list(_bars(recent[::-1])),
         "most": max((check.findings_count for check in recent), default=0),

@@ -33,6 +33,7 @@ def plan(request: HttpRequest, number: int) -> HttpResponse:
                 do="repair",
                 check=check.pk,
                 everything=request.POST.get("scope") == "all",
+                rows=request.POST.get("scope") == "rows",
                 kinds=chosen,
                 findings=tuple(_keys(request.POST.getlist("finding")[:_MOST_FINDINGS])),
             )
@@ -102,7 +103,7 @@ def _refusal(request: HttpRequest, running: dict[str, Any]) -> str:
     if running["unfinished"] is not None:
         return "Another repair is unfinished. Resume or undo it first. Nothing was changed."
     if request.POST.get("scope") == "all" and not request.POST.get("sure"):
-        return "This deletes vectors: tick the box to confirm. Nothing was changed."
+        return "This deletes vectors, which completes the loss of their rows: tick the box to confirm. Nothing was changed."
     return ""
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.db.models import Count
 
-from consistency.checking import new_findings, previous_check
+from consistency.checking import changed_since, latest_live_check, new_findings, previous_check
 from consistency.declaration import declared, option
 from consistency.engine.errors import Mistake
 from consistency.engine.findings import FindingKind, Severity, State
@@ -38,6 +38,15 @@ class Verdict:
     tone: str
     word: str
     sentence: str
+
+
+def present_verdict() -> Verdict:
+    """Whether the live stores agree now: the result of the last check, unless a repair changed them after it."""
+    last = latest_live_check()
+    if last is not None and changed_since(last):
+        sentence = "A repair was made or undone after the last check. Check again to know."
+        return Verdict(tone="warn", word="Not known.", sentence=sentence)
+    return verdict_of(last)
 
 
 def verdict_of(check: Check | None) -> Verdict:
@@ -98,6 +107,7 @@ def plan_summary(check: Check) -> dict[str, Any] | None:
         "all": len(everything.findings),
         "asks": len(everything.findings) - len(safe.findings),
         "left": everything.left,
+        "lost": everything.lost,
         "critical": everything.critical,
         "snapshot": everything.snapshot,
         "actions": everything.actions,

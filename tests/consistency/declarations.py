@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -70,3 +70,10 @@ class OverHttp:
 
 
 SERVER = replace(DECLARATION, chroma=lambda: str(settings.CHROMA_ADDRESS), writer=OverHttp)
+
+COPIES: list[Path] = []
+"""Databases of backups, newest first, for `copies`."""
+
+
+def copies(database: Path) -> Generator[tuple[str, Path], None, None]:
+    yield from ((f"backup-{number}", path) for number, path in enumerate(COPIES))

@@ -76,4 +76,4 @@ def test_the_library_declaration_is_valid() -> None:
     assert papers.parent is not None and pages.parent is not None
     assert (papers.parent.counted, pages.parent.counted) == (False, True)
     assert [join.table for join in pages.joins] == ["library_paper"]
-    assert set(DEFAULTS) == {"DECLARATION", "SETTLE_SECONDS", "LISTED", "BEFORE_REPAIR", "FRAME"}
+    assert set(DEFAULTS) == {"DECLARATION", "SETTLE_SECONDS", "LISTED", "BEFORE_REPAIR", "BACKUPS", "FRAME"}

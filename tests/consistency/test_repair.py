@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from django.db import connection
 from backups.engine.chroma_files.records import find_records
 from backups.engine.chroma_files.tables import find_collection
 from backups.engine.chroma_files.vectors import Vectors
-from consistency.checking import new_findings, run_check
+from consistency.checking import changed_since, new_findings, run_check
 from consistency.engine.context import Context
 from consistency.engine.errors import Cancelled, RepairRefused
 from consistency.engine.rows import connect
@@ -28,9 +30,11 @@ from consistency.repairs.repair import repair, resume
 from consistency.repairs.steps import repair_lock
 from consistency.repairs.undo import undo
 from consistency.resolution import description
+from consistency.web.summary import present_verdict
 from refserver.library import vectors
 from refserver.library.models import Embedding, PageEmbedding, Paper
 from refserver.library.vectors import PAGES, PAPERS, Edit, Record, store
+from tests.consistency import declarations
 from tests.library.places import Places, assert_equal_stores
 
 QUICK = {"DECLARATION": "refserver.library.consistency.DECLARATION", "SETTLE_SECONDS": 0.05}
@@ -333,3 +337,81 @@ def test_the_probe_finds_what_the_check_finds(sample_library: Places) -> None:
     check = checked()
     assert (check.verdict, check.kinds, check.findings_count) == ("inconsistent", answer["kinds"], answer["findings"])
     assert check.findings.count() == len(answer["listed"])
+
+
+@pytest.fixture
+def kept(sample_library: Places, tmp_path: Path, settings: Any) -> Iterator[Path]:
+    """A copy of the database as a backup has it, between an older and a newer one without its papers."""
+    database = sample_library.settings["REFSERVER_DATABASE"]
+    settings.CONSISTENCY = {**QUICK, "BACKUPS": "tests.consistency.declarations.copies"}
+    for name in ("newer", "kept", "older"):
+        with closing(sqlite3.connect(database)) as live, closing(sqlite3.connect(tmp_path / name)) as copy:
+            live.backup(copy)
+            if name != "kept":
+                copy.execute("DELETE FROM library_embedding")
+                copy.execute("DELETE FROM library_pageembedding")
+                copy.commit()
+    declarations.COPIES[:] = [tmp_path / name for name in ("newer", "kept", "older")]
+    yield tmp_path / "kept"
+    declarations.COPIES.clear()
+
+
+def lose(database: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(database)) as live, live:
+        for statement in statements:
+            live.execute(statement)
+
+
+def test_lost_rows_are_restored_from_the_newest_backup_that_has_them(sample_library: Places, kept: Path) -> None:
+    before = everything()
+    titles = list(Paper.objects.order_by("pk").values_list("pk", "title"))
+    database = sample_library.settings["REFSERVER_DATABASE"]
+    lose(database, "DELETE FROM library_embedding WHERE paper_id = 1")
+    lose(database, *(f"DELETE FROM library_{table} WHERE paper_id = 2" for table in ("embedding", "pageembedding", "metadata")))
+    lose(database, "DELETE FROM library_paper WHERE id IN (2, 3)", "DELETE FROM library_metadata WHERE paper_id = 3")
+    spoiled = everything()
+    check = checked()
+    assert {"missing_in_sqlite", "orphaned_chromadb", "orphaned_sqlite"} <= open_kinds(check)
+    plan = plan_repair(check, restore_rows=True)
+    assert set(plan.actions) == {"restore_row"} and plan.lost == len(plan.findings) >= 4
+    made = repair(plan)
+    assert set(made.steps.values_list("state", "note")) == {
+        ("applied", "From backup backup-1."),
+        ("skipped", "No longer wrong."),  # the row that it refers to came back with another record
+    }
+    assert everything() == before and list(Paper.objects.order_by("pk").values_list("pk", "title")) == titles
+    assert changed_since(check)
+    assert checked().verdict == "consistent"
+
+    # Undone: the rows are lost again, and nobody knows until the next check
+    undo(made)
+    assert everything() == spoiled and not Paper.objects.filter(pk__in=(2, 3)).exists()
+    assert present_verdict().word == "Not known."
+    assert checked().verdict == "inconsistent" and present_verdict().word != "Not known."
+
+
+def test_restored_row_that_is_in_use_is_kept_when_the_repair_is_undone(sample_library: Places, kept: Path) -> None:
+    database = sample_library.settings["REFSERVER_DATABASE"]
+    lose(database, *(f"DELETE FROM library_{table} WHERE paper_id = 3" for table in ("embedding", "metadata")))
+    lose(database, "DELETE FROM library_paper WHERE id = 3")
+    page = PageEmbedding.objects.filter(paper_id=3).first()
+    made = repair(plan_repair(checked(), restore_rows=True))
+    Paper.objects.filter(pk=3).update(venue="changed since")
+    undo(made)
+    assert Paper.objects.get(pk=3).venue == "changed since" and page is not None
+    assert made.steps.filter(state=Step.State.KEPT).exists()
+
+
+def test_row_that_no_backup_has_or_that_does_not_fit_is_skipped(sample_library: Places, kept: Path) -> None:
+    database = sample_library.settings["REFSERVER_DATABASE"]
+    with closing(sqlite3.connect(kept)) as copy, copy:
+        copy.execute("DELETE FROM library_embedding WHERE paper_id = 1")
+    lose(database, "DELETE FROM library_embedding WHERE paper_id IN (1, 2)")
+    lose(database, "UPDATE library_embedding SET id = (SELECT max(id) + 1 FROM library_embedding) WHERE paper_id = 4")
+    with closing(sqlite3.connect(kept)) as copy, copy:
+        copy.execute("UPDATE library_embedding SET vector = NULL WHERE 0")
+        copy.execute("ALTER TABLE library_embedding ADD COLUMN older TEXT DEFAULT 'x'")
+    made = repair(plan_repair(checked(), restore_rows=True))
+    notes = dict(made.steps.values_list("record", "note"))
+    assert notes == {"paper-1": "No backup has the row.", "paper-2": "From backup backup-1."}
+    assert Embedding.objects.filter(paper_id=2).exists() and not Embedding.objects.filter(paper_id=1).exists()

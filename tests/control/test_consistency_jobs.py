@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from datetime import timedelta
 
 import pytest
@@ -17,10 +19,11 @@ from backups.jobs import submit
 from backups.models import Alert, AuditEntry, IndexedBackup, Job, Plan
 from backups.plans import defaults, editing, scheduling
 from consistency.frame import Work
-from consistency.models import Check, Repair
+from consistency.models import Check, Finding, Repair, Step
 from refserver.consistency_frame import queue_once
-from refserver.library.models import PageEmbedding
+from refserver.library.models import Embedding, PageEmbedding, Paper
 from tests.control.consistency_site import ASKS, PLANTED, SAFE, joined, plant, vectors_of
+from tests.control.test_consistency_pages import QUICK
 
 pytestmark = pytest.mark.slow
 
@@ -135,3 +138,26 @@ def test_a_proof_records_findings_without_damaging_the_backup(joined_site):
     assert (told["answer"]["kinds"], told["answer"]["left_out"]) == (PLANTED, [])
     page = joined_site.client("eve", "viewer").get(f"/admin/backup/backups/{backup.id}/").content.decode()
     assert "Sound" in page and "The source had these findings at the cut" in page and "Metadata mismatch 1" in page
+
+
+def test_lost_paper_is_restored_from_a_backup(joined_site):
+    with override_settings(CONSISTENCY=QUICK):
+        kept = joined_site.done(submit.back_up(joined_site.actor, backup="full", verify="none"))
+        paper = Paper.objects.get(title="Attention Is All You Need")
+        with closing(sqlite3.connect(joined_site.places.settings["REFSERVER_DATABASE"])) as database, database:
+            for table in ("embedding", "pageembedding", "metadata"):
+                database.execute(f"DELETE FROM library_{table} WHERE paper_id = ?", (paper.pk,))
+            database.execute("DELETE FROM library_paper WHERE id = ?", (paper.pk,))
+        joined_site.done(submit.back_up(joined_site.actor, backup="incremental", verify="none"))
+        check = done(joined_site, ADA, do="check")
+        client = joined_site.client("root", superuser=True)
+        lost = Finding.objects.get(belongs_to=check["id"], record=f"paper-{paper.pk}", kind="orphaned_chromadb")
+        page = client.get(f"/admin/consistency/findings/{lost.pk}/").content.decode()
+        assert "Restore the row from a backup" in page and "completes the loss" in page
+        answer = client.post(f"/admin/consistency/checks/{check['id']}/repair/", {"scope": "rows"})
+        assert answer.status_code == 302
+        job = joined_site.done(Job.objects.get(kind="repair_consistency"))
+        assert job.state == Job.State.SUCCEEDED and job.result["again"]["state"] == "consistent", job.error
+        assert Paper.objects.get(pk=paper.pk) == paper and Embedding.objects.filter(paper=paper).exists()
+        assert Step.objects.filter(state="applied", note=f"From backup {kept.backup_id}.").exists()
+        assert not any(joined_site.repository.scratch.iterdir())

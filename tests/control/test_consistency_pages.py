@@ -21,6 +21,7 @@ TOP = "/admin/consistency/"
 QUICK = {
     "DECLARATION": "refserver.library.consistency.DECLARATION",
     "BEFORE_REPAIR": "refserver.jobs.snapshot",
+    "BACKUPS": "refserver.jobs.copies_from_backups",
     "FRAME": "refserver.consistency_frame.BackupsFrame",
     "SETTLE_SECONDS": 0.05,
 }

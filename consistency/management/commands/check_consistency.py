@@ -34,7 +34,9 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         what = parser.add_mutually_exclusive_group()
         what.add_argument(
-            "--repair", choices=["safe", "all"], help="then apply the safe repairs, or all repairs, and check again"
+            "--repair",
+            choices=["safe", "all", "rows"],
+            help="then apply the safe repairs or all repairs, or restore lost rows from backups, and check again",
         )
         what.add_argument("--resume", action="store_true", help="resume an interrupted repair")
         what.add_argument("--undo", type=int, metavar="REPAIR", help="restore what a repair replaced")
@@ -86,6 +88,7 @@ class Command(BaseCommand):
             plan = plan_repair(
                 check,
                 only_safe=options["repair"] == "safe",
+                restore_rows=options["repair"] == "rows",
                 kinds=options["kind"] or (),
                 findings=options["finding"] or (),
             )
