@@ -44,12 +44,13 @@ def extract(
     wanted: Callable[[str], bool] = lambda path: True,
     sync: bool = True,
     lost: Callable[[Lost], None] | None = None,
+    modes: int = 0o777,
 ) -> int:
     """Write the entries of *tree* whose path is *wanted* into the new folder *target*; return the number of bytes.
 
-    Modes and modification times are restored; blocks of zeros become holes. With *sync*, files and folders are durable on
-    return. Raises `BlockDamaged` at the first damaged block, `Cancelled` and ``OSError``; the caller then removes *target*.
-    With *lost*, damaged blocks are passed to it, from any thread, and become zeros.
+    Modification times are restored, and the bits *modes* of the modes; blocks of zeros become holes. With *sync*, files and
+    folders are durable on return. Raises `BlockDamaged` at the first damaged block, `Cancelled` and ``OSError``; the caller
+    then removes *target*. With *lost*, damaged blocks are passed to it, from any thread, and become zeros.
     """
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
     chosen = [entry for path, entry in tree.entries.items() if wanted(path)]
@@ -58,10 +59,11 @@ def extract(
         for entry in chosen:
             if entry.kind is EntryType.LINK:
                 os.symlink(entry.target, entry.path, dir_fd=root)
-        _write_files(archives, tree, [entry for entry in chosen if entry.kind is EntryType.FILE], root, phase, sync, lost)
+        files = [entry for entry in chosen if entry.kind is EntryType.FILE]
+        _write_files(archives, tree, files, root, phase, sync, lost, modes)
         entries = {entry.path: entry for entry in chosen if entry.kind is EntryType.FOLDER}
         for path in sorted(made, reverse=True):  # what is in a folder before the folder
-            _finish_folder(path, entries.get(path), root, sync)
+            _finish_folder(path, entries.get(path), root, sync, modes)
         if sync:
             os.fsync(root)
     return sum(entry.size for entry in chosen)
@@ -96,11 +98,11 @@ def _make_folders(root: int, chosen: list[Entry]) -> set[str]:
     return made
 
 
-def _finish_folder(path: str, entry: Entry | None, root: int, sync: bool) -> None:
+def _finish_folder(path: str, entry: Entry | None, root: int, sync: bool, modes: int) -> None:
     """Give a folder its mode and time, and make it durable. Without an *entry*, it has none."""
     with folders.opened(path, root) as descriptor:
         if entry is not None:
-            os.fchmod(descriptor, entry.mode & 0o777)
+            os.fchmod(descriptor, entry.mode & modes)
             os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
         if sync:
             os.fsync(descriptor)
@@ -114,13 +116,14 @@ def _write_files(
     phase: Phase,
     sync: bool,
     lost: Callable[[Lost], None] | None,
+    modes: int,
 ) -> None:
     opened: list[_OpenFile] = []
 
     def units() -> Iterator[Callable[[], int]]:
         for entry in entries:
             opened[:] = [file for file in opened if not file.closed]
-            file = _OpenFile(root, entry, sync, lost)
+            file = _OpenFile(root, entry, sync, lost, modes)
             opened.append(file)
             for first in range(0, file.units * _UNIT, _UNIT):
                 refs = [tree.ref(packed) for packed in entry.blocks[first : first + _UNIT]]
@@ -176,7 +179,7 @@ def _write_at(descriptor: int, content: bytes, offset: int) -> None:
 class _OpenFile:
     """A file written by several threads in units of blocks; the last one closes it."""
 
-    def __init__(self, root: int, entry: Entry, sync: bool, lost: Callable[[Lost], None] | None) -> None:
+    def __init__(self, root: int, entry: Entry, sync: bool, lost: Callable[[Lost], None] | None, modes: int) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         self.path = entry.path
         self.lost = lost
@@ -184,6 +187,7 @@ class _OpenFile:
         self.closed = False
         self.descriptor = os.open(entry.path, flags, 0o600, dir_fd=root)
         self._entry = entry
+        self._mode = entry.mode & modes
         self._left = self.units
         self.sync = sync
         self._lock = threading.Lock()
@@ -204,7 +208,7 @@ class _OpenFile:
             if self._left:
                 return
         try:
-            os.fchmod(self.descriptor, self._entry.mode & 0o777)
+            os.fchmod(self.descriptor, self._mode)
             os.utime(self.descriptor, ns=(self._entry.mtime_ns, self._entry.mtime_ns))
             if self.sync:
                 os.fsync(self.descriptor)

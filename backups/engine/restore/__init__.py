@@ -4,9 +4,10 @@
 module        contents
 ============= ===========================================================================================
 ``to_folder`` restore into a new folder; choosing and counting what is restored, for both kinds
-``in_place``  restore over live stores, from the checks to the start command; the plan of one (dry run)
+``in_place``  restore over live stores, from the checks to the start command; its plan; ending an interrupted one
 ``targets``   the live stores, and which of them cannot be replaced
-``stage``     replacements staged beside the live stores; the journal that reports a crash
+``stage``     replacements staged beside the live stores, and checked
+``keep``      what live folders contain and no backup holds, carried over
 ``exchange``  all stores exchanged at one instant
 ``roll_back`` the checks afterwards, and putting the old stores back
 ``commands``  the application's stop, check and start commands

@@ -24,7 +24,7 @@ from ..gate import GateTimeout
 from ..runtime import durable
 from ..runtime.sqlite import connect
 from .commands import Commands
-from .targets import Target, databases_of, folders_of
+from .targets import Target, databases_of, folders_of, refuse_mounts_below
 
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
@@ -202,6 +202,7 @@ def _exchange_folders(targets: list[Target], opened: OpenStores, commands: Comma
         except GateTimeout as problem:
             raise RestoreRefused(f"{problem}. Nothing was changed.") from None
         target.refuse_open_chroma(commands)
+        refuse_mounts_below(target.path)
         if target.path.exists():
             swap(target.path, target.staged)
         else:

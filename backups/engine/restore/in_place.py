@@ -25,6 +25,7 @@ from ..types import Backup, BackupKind, Depth, Hold, Source, SourceKind
 from ..unfinished import Journal, JournalStore, UnfinishedExchange, end_journals, exclusive_restore, interrupted, write_journal
 from .commands import NO_COMMANDS, Commands
 from .exchange import OpenStores, complete_swap, exchange_stores
+from .keep import keep_outside
 from .roll_back import chroma_positions, quick_check, roll_back
 from .stage import check_staged, fit_to_live, stage
 from .targets import Target, find_targets, folders_of, refuse_nested
@@ -170,10 +171,9 @@ class _Exchange:
         """Steps 3 to 7."""
         try:
             self._commands.run_stop(self._ctx)
-            mixed_or_live = self._make_safety_backup()
-            for target in self._targets:
-                fit_to_live(target)
-            journal = self._journal(mixed_or_live)
+            saved = self._make_safety_backup()
+            self._prepare_replacements(saved)
+            journal = self._journal(saved.id if saved is not None else "")
             self._safety = journal.safety_backup
             write_journal(self._folders, journal)
             durable.reach("in-place-recorded")
@@ -231,8 +231,18 @@ class _Exchange:
             ),
         )
 
-    def _make_safety_backup(self) -> str:
-        """Back up the live stores, and hold that backup. Returns its id, or "" if no store exists."""
+    def _prepare_replacements(self, saved: Backup | None) -> None:
+        """Make the staged stores fit to take the place of the live ones, and durable."""
+        records = {(record.kind, record.name): record for record in (saved.manifest.sources if saved is not None else ())}
+        for target in self._targets:
+            fit_to_live(target)
+            if target.record.kind is not SourceKind.SQLITE:
+                keep_outside(target, records.get((target.record.kind, target.record.name)), self._ctx.now(), self._ctx)
+        for folder in self._folders:
+            durable.sync_tree_folders(folder)
+
+    def _make_safety_backup(self) -> Backup | None:
+        """Back up the live stores, and hold that backup. None if no store exists."""
         existing = tuple(
             Source(kind=target.record.kind, name=target.record.name, path=target.path)
             for target in self._targets
@@ -240,7 +250,7 @@ class _Exchange:
         )
         if not existing:
             self._ctx.log("None of the targets exists, so no safety backup is made.")
-            return ""
+            return None
         state = "the mixed stores, " if self._earlier is not None else ""
         note = f"safety: {state}before the restore of {self._backup.id}"
         request = Request(
@@ -263,7 +273,7 @@ class _Exchange:
             ) from problem
         self._repository.set_hold(created.backup, Hold(time=self._ctx.now(), note=note))
         self._ctx.log(f"Safety backup of the live data: {created.backup.id}")
-        return created.backup.id
+        return created.backup
 
     @staticmethod
     def _remove_stages(folders: list[Path]) -> None:

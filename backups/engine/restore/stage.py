@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import stat
+from pathlib import Path
 from typing import Any
 
 from ..check_stores import Findings
 from ..errors import RestoreRefused
 from ..extract import data_bytes, extract
 from ..repository.folder import Repository
+from ..runtime import folders
 from ..runtime.context import Context
 from ..runtime.space import need_space
 from ..runtime.sqlite import connect
@@ -18,6 +21,8 @@ from ..types import Backup, Depth, SourceKind
 from ..verify import record_failure
 from .targets import Target, databases_of
 from .to_folder import check_untouched, plan, wanted_by
+
+_RUNS_AS_OWNER = stat.S_ISUID | stat.S_ISGID
 
 
 def stage(repository: Repository, backup: Backup, targets: list[Target], ctx: Context) -> int:
@@ -34,7 +39,7 @@ def stage(repository: Repository, backup: Backup, targets: list[Target], ctx: Co
                 need_space(folder.parent, needed, f"stage {backup.id}")
             with ctx.phase("restore", "stage", size) as phase:
                 for target in targets:
-                    extract(archives, tree, target.stage, phase, wanted=wanted_by((target.record,)))
+                    extract(archives, tree, target.stage, phase, wanted=wanted_by((target.record,)), modes=0o7777)
     return size
 
 
@@ -95,9 +100,26 @@ def _fit_page_size(target: Target) -> None:
 
 
 def _fit_owner(target: Target) -> None:
-    """If root restores, the replacement gets the owner of the store, or of the folder around it."""
-    if os.geteuid() != 0:
-        return
-    live = (target.path if target.path.exists() else target.path.parent).stat()
-    for place in [target.staged, *(target.staged.rglob("*") if target.staged.is_dir() else ())]:
-        os.chown(place, live.st_uid, live.st_gid, follow_symlinks=False)
+    """If root restores, everything gets the owner that it has in the live store; what is new gets that of the store.
+
+    A file runs as its owner or group (setuid, setgid) only if the live one does: the backup does not say whose it was.
+    """
+    root = os.geteuid() == 0
+    store = (target.path if target.path.exists() else target.path.parent).stat()
+    staged = [("", target.staged.lstat()), *(folders.below(target.staged) if target.staged.is_dir() else ())]
+    for path, status in staged:
+        place = target.staged / path if path else target.staged
+        live = _status(target.path / path if path else target.path)
+        if root:
+            owner = live or store
+            os.chown(place, owner.st_uid, owner.st_gid, follow_symlinks=False)
+        if stat.S_ISREG(status.st_mode) and status.st_mode & _RUNS_AS_OWNER:
+            same = live is not None and stat.S_ISREG(live.st_mode) and (live.st_mode ^ status.st_mode) & _RUNS_AS_OWNER == 0
+            place.chmod(stat.S_IMODE(status.st_mode) & (0o7777 if same else ~_RUNS_AS_OWNER))
+
+
+def _status(place: Path) -> os.stat_result | None:
+    try:
+        return place.lstat()
+    except OSError:
+        return None

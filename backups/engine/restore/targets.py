@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sqlite3
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,6 +104,8 @@ def find_targets(records: tuple[SourceRecord, ...], sources: tuple[Source, ...],
         path = Path(os.path.realpath(path))
         if path.is_mount():
             raise RestoreRefused(f"{path} is a mount point, which cannot be exchanged. Restore into a folder instead.")
+        if record.kind is not SourceKind.SQLITE:
+            refuse_mounts_below(path)
         if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
             raise RestoreRefused(f"{path.parent} does not exist or is not writable.")
         if record.method == "raw":
@@ -113,6 +116,21 @@ def find_targets(records: tuple[SourceRecord, ...], sources: tuple[Source, ...],
         stage = stages.setdefault(path.parent, path.parent / f"{STAGE}{ctx.token()}")
         targets.append(Target(record, path, stage))
     return targets
+
+
+def refuse_mounts_below(folder: Path) -> None:
+    """Raise `RestoreRefused` if a file system is mounted in *folder* (proc(5), ``mountinfo``): it would be moved away, too."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    except FileNotFoundError:
+        return
+    for line in lines:
+        mount = Path(os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), line.split(b" ")[4])))
+        if folder in mount.parents:
+            raise RestoreRefused(
+                f"A file system is mounted on {mount}, inside {folder}, and would be moved away with it. Nothing was changed.",
+                hint="Unmount it for the restore, or restore into a folder.",
+            )
 
 
 def refuse_nested(targets: list[Target], repository: Repository, backup: Backup, sources: tuple[Source, ...]) -> None:
