@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .archive.sharing import Spot
+from .chroma_files.tables import DATABASE
 from .errors import Cancelled, EngineError, NoSpace
 from .runtime.child import Child
 from .runtime.context import Context
@@ -59,17 +60,16 @@ def _check_sqlite(record: SourceRecord, path: Path, findings: Findings, ctx: Con
         return
     for message in answer["damage"]:
         findings.add("sqlite_integrity", message, source=record.name, file=record.prefix)
-    findings.checks[record.prefix] = {
+    findings.checks[record.prefix] = {**_sqlite_checks(answer), "tables": answer["rows"]}
+
+
+def _sqlite_checks(answer: dict[str, Any]) -> dict[str, Any]:
+    """The results of SQLite's checks."""
+    results = {
         "integrity_check": "failed" if answer["damage"] else "partial" if answer["partial"] else "ok",
         "foreign_key_check": answer["broken_keys"],
-        "tables": answer["rows"],
-        **_notes(answer),
     }
-
-
-def _notes(answer: dict[str, Any]) -> dict[str, Any]:
-    """What SQLite's checks found that is no damage, for the results of the checks."""
-    return {"findings": answer["findings"]} if answer["findings"] else {}
+    return results | ({"findings": answer["findings"]} if answer["findings"] else {})
 
 
 def _check_chroma(record: SourceRecord, directory: Path, findings: Findings, ctx: Context) -> None:
@@ -77,6 +77,13 @@ def _check_chroma(record: SourceRecord, directory: Path, findings: Findings, ctx
         findings.problems.extend(record.problems)
         return
     with ctx.phase("verify", f"compare {record.prefix}", record.bytes) as phase:
+        pages = _ask_prober(ctx, "sqlite", record.bytes, findings, record, path=str(directory / DATABASE))
+        if pages is None:
+            return
+        for message in pages["damage"]:
+            findings.add("chroma_structure", message, source=record.name, file=f"{record.prefix}/{DATABASE}")
+        if pages["damage"]:
+            return
         answer = _ask_prober(ctx, "digests", record.bytes, findings, record, directory=str(directory))
         if answer is None:
             return
@@ -91,6 +98,7 @@ def _check_chroma(record: SourceRecord, directory: Path, findings: Findings, ctx
     for message in opened["problems"]:
         findings.add("chroma_content", message, source=record.name, file=record.prefix)
     findings.checks[record.prefix] = {
+        **_sqlite_checks(pages),
         "chromadb": opened["client"] or "not installed: the files were compared, but not opened with the client",
         "collections": opened["collections"]
         or {item["name"]: {"count": item["count"]} for item in answer["collections"].values()},

@@ -97,6 +97,7 @@ def _check_mapping(mapping: Mapping, stores: Stores, ctx: Context, report: Calla
 
     with open_stores(mapping, stores, ctx) as sides, closing(Suspects(count_and_report)) as suspects:
         identity = stores.directory_identity(mapping)
+        sides.vectors.check_graph()
         collection = sides.vectors.collection
         total = sides.rows.count() + (count_records(sides.records, collection) if collection else 0)
         with ctx.phase(_OPERATION, mapping.name, total) as phase:

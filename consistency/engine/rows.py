@@ -25,6 +25,11 @@ PATIENCE = 20.0
 _STEPS = 100_000
 """SQLite's instructions between two checks for a cancellation: some milliseconds."""
 
+_REBUILD = (
+    "Restore the newest good backup, or have the index written anew: delete the collection with Chroma's client, check again "
+    "and repair, which writes every vector from SQLite. Nothing was changed."
+)
+
 RowTuple = tuple[str, int, bytes, int | None]
 """id, rowid, vector, dimension."""
 
@@ -68,7 +73,7 @@ def reading(what: str, check: Callable[[], None] = lambda: None) -> Iterator[Non
             raise StoreBusy(f"{what} stayed locked for {PATIENCE:g} s.") from None
         raise StoreUnreadable(f"{what} cannot be read: {problem}.") from None
     except BrokenIndex as problem:
-        raise StoreUnreadable(f"The index of {what} cannot be read: {problem} ({problem.file}).") from None
+        raise StoreUnreadable(f"The index of {what} is broken: {problem} ({problem.file}).", hint=_REBUILD) from None
     except SourceBroken as problem:
         raise StoreUnreadable(problem.message, hint=problem.hint) from None
 

@@ -89,7 +89,7 @@ class EngineRun:
         for name, check in answer["checks"].items():
             if not isinstance(check, dict):
                 continue
-            if "integrity_check" in check:
+            if "tables" in check:
                 rows = sum(count for count in check["tables"].values() if isinstance(count, int))
                 result = f"integrity_check {check['integrity_check']}, {rows:,} rows in {len(check['tables'])} tables"
                 self._report.write(f"    {name}: {'; '.join([result, *check.get('findings', [])])}")

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from backups.engine.chroma_files import hnsw, id_table
 from backups.engine.chroma_files.errors import BrokenIndex
+from backups.engine.chroma_files.graph import check_graph
 from backups.engine.chroma_files.index import Index
 from tests.restore.stores import History
 
@@ -241,6 +242,106 @@ def test_impossible_offsets_are_refused(copy: Path) -> None:
         path.write_bytes(HEADER.pack(*good[:4], *wrong, *good[7:]))
         with pytest.raises(BrokenIndex):
             read(copy)
+
+
+def flipped(path: Path, offset: int, bit: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        (byte,) = file.read(1)
+        file.seek(offset)
+        file.write(bytes([byte ^ 1 << bit]))
+
+
+def found_by(folder: Path) -> str:
+    """The file in which the check of the graph finds a contradiction, "" for none."""
+    try:
+        check_graph(folder, ids=True)
+    except BrokenIndex as problem:
+        return problem.file
+    return ""
+
+
+def level_0(folder: Path) -> list[tuple[int, list[int]]]:
+    """The offset of each element of ``data_level0.bin``, and its links."""
+    header = hnsw.read_header(folder)
+    content = (folder / "data_level0.bin").read_bytes()
+    assert header is not None
+    starts = [n * header.size_per_element for n in range(header.count)]
+    return [(at, [*struct.unpack_from(f"<{content[at]}I", content, at + 4)]) for at in starts]
+
+
+def test_any_bit_of_a_link_that_leads_out_of_the_index_is_found(copy: Path) -> None:
+    assert found_by(copy) == ""
+    data = copy / "data_level0.bin"
+    elements = level_0(copy)
+    count = len(elements)
+    tried = 0
+    for number in range(0, count, 40):
+        start, links = elements[number]
+        for place, link in enumerate(links[:5]):
+            for bit in range(32):
+                if link ^ 1 << bit < count and link ^ 1 << bit != number:
+                    continue  # another element that exists: not to be told from a right one
+                offset = start + 4 + 4 * place + bit // 8
+                flipped(data, offset, bit % 8)
+                assert found_by(copy) == "data_level0.bin"
+                flipped(data, offset, bit % 8)
+                tried += 1
+    assert tried > 100 and found_by(copy) == ""
+
+
+def test_links_that_cannot_be_are_found(copy: Path) -> None:
+    data, above, header = (copy / name for name in ("data_level0.bin", "link_lists.bin", "header.bin"))
+    start, links = level_0(copy)[3]
+    place = next(at for at, word in enumerate(np.fromfile(above, "<u4")) if word)
+    wrong: list[tuple[Path, int, bytes]] = [
+        (data, start + 4, struct.pack("<I", 3)),  # a link to itself
+        (data, start, struct.pack("<H", 2 * len(links) + 99)),
+        (data, start + 3, b"\x01"),
+        (data, start + hnsw.read_header(copy).label_offset, data.read_bytes()[hnsw.read_header(copy).label_offset :][:8]),  # type: ignore[union-attr]
+        (above, 4 * place, struct.pack("<I", 7)),
+        (above, 4 * place, struct.pack("<I", 1 << 30)),
+        (above, 4 * place + 4, struct.pack("<I", 500)),
+        (above, 4 * place + 8, struct.pack("<I", 1 << 31)),
+        (header, 52, struct.pack("<i", 60)),  # the highest level
+        (header, 56, struct.pack("<I", 1 << 30)),  # the entry point
+        (header, 60, struct.pack("<Q", 1 << 60)),
+    ]
+    for path, offset, content in wrong:
+        kept = path.read_bytes()
+        path.write_bytes(kept[:offset] + content + kept[offset + len(content) :])
+        assert found_by(copy), (path.name, offset)
+        path.write_bytes(kept)
+    assert found_by(copy) == ""
+
+
+def test_links_that_end_too_early_are_found(copy: Path) -> None:
+    above = copy / "link_lists.bin"
+    content = above.read_bytes()
+    for length in (0, 1, 4, len(content) // 2, len(content) - 1):
+        above.write_bytes(content[:length])
+        assert found_by(copy) == "link_lists.bin"
+    above.unlink()
+    assert found_by(copy) == "link_lists.bin"
+
+
+def test_the_memory_of_the_check_is_bounded_for_any_header(copy: Path) -> None:
+    path = copy / "header.bin"
+    good = HEADER.unpack(path.read_bytes())
+    check_graph(copy)
+    tracemalloc.start()
+    try:
+        for field in range(14):
+            for value in HUGE:
+                wrong = [*good[:field], value, *good[field + 1 :]]
+                try:
+                    path.write_bytes(HEADER.pack(*wrong))
+                except struct.error:
+                    continue
+                found_by(copy)
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_vectors_are_read_as_stored(segment: Path) -> None:

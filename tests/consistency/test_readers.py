@@ -115,6 +115,17 @@ def test_inconsistent_index_files_are_refused(home: Home, name: str, damage: str
         home.check()
 
 
+def test_a_link_that_leads_nowhere_is_found(home: Home) -> None:
+    home.check()
+    home.close()
+    with (segment(home) / "data_level0.bin").open("r+b") as file:
+        file.seek(7)
+        file.write(b"\x80")
+    with pytest.raises(StoreUnreadable, match="links that cannot be") as raised:
+        home.check()
+    assert "repair" in raised.value.hint
+
+
 def test_an_index_of_another_version_is_refused(home: Home) -> None:
     header = segment(home) / "header.bin"
     header.write_bytes(struct.pack("<i", 2) + header.read_bytes()[4:])

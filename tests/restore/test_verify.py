@@ -118,6 +118,25 @@ def test_damaged_pages_of_the_source_are_attributed_to_it(mine: History, tmp_pat
 
 
 @pytest.mark.slow
+def test_a_broken_page_of_an_index_of_chroma_sqlite3_is_found(history: History, mine: History, tmp_path: Path) -> None:
+    """Every filter query fails by it, and no record is read through it."""
+    directory = tmp_path / "vectors"
+    shutil.copytree(history.live.chroma, directory)
+    with closing(sqlite3.connect(directory / "chroma.sqlite3")) as database:
+        (root,) = database.execute(
+            "SELECT rootpage FROM sqlite_schema WHERE name = 'embedding_metadata_string_value'"
+        ).fetchone()
+        (size,) = database.execute("PRAGMA page_size").fetchone()
+    with (directory / "chroma.sqlite3").open("r+b") as file:
+        file.seek((root - 1) * size)
+        file.write(b"\xa5" * 200)
+    backup = back_up(mine.repository, (Source(kind=SourceKind.CHROMA, name="vectors", path=directory),), set="odd")
+    proof = verified(mine.repository, backup, "restore")
+    assert {problem.code for problem in proof.problems} == {"chroma_structure"} and proof.blames_source
+    assert {problem.file for problem in proof.problems} == {"chroma/vectors/chroma.sqlite3"}
+
+
+@pytest.mark.slow
 def test_a_chroma_that_its_client_cannot_open_is_found(mine: History, tmp_path: Path) -> None:
     """All its files can be read and fit each other; the client refuses tables that were changed behind its back."""
     directory = tmp_path / "vectors"

@@ -29,8 +29,8 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from . import hnsw
 from .errors import BrokenIndex
+from .graph import check_graph
 from .id_table import PICKLE, labels
 from .index import Index
 from .records import count_records, stored_records
@@ -157,9 +157,8 @@ def _digest_index(
     folder: Path, database: sqlite3.Connection, collection: Collection, parent: ParentDigest | None, check: Callable[[], None]
 ) -> SetHash:
     vectors = SetHash()
-    if not collection.vector_segment or not hnsw.check_structure(folder):
+    if not collection.vector_segment or not check_graph(folder, check):
         return vectors
-    hnsw.check_links(folder)
     new = _new_in_index(folder, database, collection, parent)
     if new is not None and parent is not None:
         vectors = SetHash(parent.indexed_count or 0, parent.indexed)

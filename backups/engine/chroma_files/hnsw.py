@@ -7,7 +7,7 @@ header.bin            100 bytes, struct ``<i6QiI3QdQ`` (`Header`)
 data_level0.bin       size_per_element bytes an element: links, the float32 vector, the label (u64) last
 length.bin            4 bytes an element; with cosine distance the length of the vector (float32), of which
                       data_level0.bin holds the unit vector
-link_lists.bin        links above level 0
+link_lists.bin        links above level 0 (`graph`)
 index_metadata.pickle ids and labels (`id_table`); written last
 ===================== ===================================================================================
 """
@@ -23,7 +23,6 @@ from .id_table import PICKLE, labels, total_added
 
 FILES = ("header.bin", "data_level0.bin", "length.bin", "link_lists.bin", PICKLE)
 _HEADER = struct.Struct("<i6QiI3QdQ")
-_U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
 
 
@@ -101,24 +100,3 @@ def check_structure(folder: Path) -> int:
     if added != header.count:
         raise BrokenIndex(f"the id table counts {added} elements and header.bin {header.count}", PICKLE)
     return header.count
-
-
-def check_links(folder: Path) -> None:
-    """Walk ``link_lists.bin``: for each element the length in bytes of its links above level 0 (u32), then the links.
-
-    Reads the whole file. A search survives most damage to it, so no other check would show it. Raises `BrokenIndex`.
-    """
-    header = read_header(folder)
-    if header is None or not header.count:
-        return
-    try:
-        content = (folder / "link_lists.bin").read_bytes()
-    except FileNotFoundError:
-        raise BrokenIndex("link_lists.bin is missing", "link_lists.bin") from None
-    at = 0
-    for element in range(header.count):
-        if at + 4 > len(content):
-            raise BrokenIndex(f"link_lists.bin ends after {element} of {header.count} elements", "link_lists.bin", at)
-        at += 4 + _U32.unpack_from(content, at)[0]
-    if at > len(content):
-        raise BrokenIndex("link_lists.bin ends within the links of its last element", "link_lists.bin", len(content))

@@ -75,8 +75,8 @@ class Index:
         """
         ids = _PackedIds(self, wanted)
         width = 4 * self.dimension
-        for first, elements in self._chunks():
-            of_elements = self._labels_in(elements)
+        for first, elements in self.chunks():
+            of_elements = self.labels_in(elements)
             rows = np.flatnonzero(ids.has(of_elements))
             vectors = self._vectors_in(elements, rows)
             if self._lengths is not None:
@@ -89,8 +89,8 @@ class Index:
     def map_labels(self) -> None:
         """Read every element's label, so that `gather` can find it: 4 bytes of memory each. Raises `BrokenIndex`."""
         places = np.zeros(self.count, np.int64)
-        for first, elements in self._chunks():
-            places[first : first + len(elements)] = np.minimum(self._labels_in(elements), 1 << 62).astype(np.int64)
+        for first, elements in self.chunks():
+            places[first : first + len(elements)] = np.minimum(self.labels_in(elements), 1 << 62).astype(np.int64)
         highest = int(places.max(initial=-1))
         if highest > highest_label(self.count):
             raise BrokenIndex(f"the label {highest} is out of bounds", _DATA)
@@ -116,7 +116,8 @@ class Index:
             vectors[order] *= self._lengths[slots[order], None]
         return vectors, exist
 
-    def _chunks(self) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+    def chunks(self) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+        """The elements as rows of bytes, in the order of the file and some MiB at a time, each time with the first's number."""
         per_chunk = max(1, _CHUNK // self._size) if self.count else 1
         for first in range(0, self.count, per_chunk):
             yield first, self._elements(first, min(per_chunk, self.count - first))
@@ -127,7 +128,8 @@ class Index:
             raise BrokenIndex("the index ends too early", _DATA, first * self._size + len(content))
         return np.frombuffer(content, np.uint8).reshape(count, self._size)
 
-    def _labels_in(self, elements: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
+    def labels_in(self, elements: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
+        """The labels of *elements*."""
         return np.ascontiguousarray(elements[:, self._label_at : self._label_at + 8]).view("<u8").ravel()
 
     def _vectors_in(self, elements: npt.NDArray[np.uint8], rows: Integers) -> Floats:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import BrokenIndex
+from .graph import check_graph
 from .index import Floats, Index
 from .tables import ADD, DELETE, UPDATE, Collection
 
@@ -135,11 +136,20 @@ class Vectors:
         matrix, failed, odd = self.read([place], dimension)
         return None if failed else odd.get(0, matrix[0].tobytes())
 
+    def check_graph(self) -> None:
+        """Check the links of the index. Raises `BrokenIndex`."""
+        if self.collection is not None and self.collection.vector_segment:
+            folder = self._directory / self.collection.vector_segment
+            self._until_whole(lambda: check_graph(folder, self._check))
+
     def _load(self) -> None:
+        self._until_whole(self._read_files)
+
+    def _until_whole(self, read: Callable[[], object]) -> None:
         for attempt in range(self._tries):
             self._check()
             try:
-                self._read_files()
+                read()
                 return
             except BrokenIndex:
                 if attempt == self._tries - 1:
