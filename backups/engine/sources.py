@@ -36,6 +36,8 @@ def check_sources(sources: tuple[Source, ...], repository: Repository) -> None:
     places = [(source.kind, source.path.resolve()) for source in sources]
     for _, place in sorted({place for place in places if places.count(place) > 1}):
         problems.append(f"{place} is given twice")
+    for one, other in _hard_links(sources):
+        problems.append(f"{one} and {other} are two names of one file: SQLite keeps a log for each name, and loses data by it")
     for source in sources:
         wrong = _wrong_with(source)
         if wrong:
@@ -48,6 +50,19 @@ def check_sources(sources: tuple[Source, ...], repository: Repository) -> None:
         raise UsageError("; ".join(problems) + ".")
     if missing:
         raise SourceBroken("; ".join(missing) + ".", hint="Correct the paths. No backup was made.")
+
+
+def _hard_links(sources: tuple[Source, ...]) -> list[tuple[Path, Path]]:
+    """Pairs of databases that are one file under two names."""
+    seen: dict[tuple[int, int], Path] = {}
+    found = []
+    for source in sources:
+        if source.kind is SourceKind.SQLITE and source.path.is_file():
+            status = source.path.stat()
+            first = seen.setdefault((status.st_dev, status.st_ino), source.path)
+            if first.resolve() != source.path.resolve():
+                found.append((first, source.path))
+    return found
 
 
 def _wrong_with(source: Source) -> str | None:
@@ -78,7 +93,8 @@ class LogWatch:
     """Stops a backup before the log of a pinned database, which cannot shrink meanwhile, fills the disk."""
 
     def __init__(self, databases: list[Path], ctx: Context) -> None:
-        self._logs = [path.with_name(path.name + "-wal") for path in databases]
+        files = [path.resolve() for path in databases]
+        self._logs = [path.with_name(path.name + "-wal") for path in files]
         self._ctx = ctx
         self._checked = time.monotonic()
 
@@ -108,7 +124,7 @@ def pack_request(
     if source.kind is SourceKind.SQLITE:
         pin = instant.pins[source.name]
         live = pin.method != "online"
-        packed |= {"path": str(source.path if live else cut.staged(source)), "live": pin.method == "pinned"}
+        packed |= {"path": str(source.path.resolve() if live else cut.staged(source)), "pinned": pin.version}
         packed["beside"] = ["-wal", "-journal"] if pin.method == "raw" else []
     elif source.kind is SourceKind.CHROMA:
         packed["intact"] = source.name not in instant.broken

@@ -9,11 +9,13 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from backups.engine.errors import SourceBroken
+from backups.engine.capture.holder import Directory
+from backups.engine.errors import SourceBroken, SourceBusy, UsageError
 from tests.capture.conftest import Bench, Start, Stores, accounts, sqlite_source, storing
 from tests.capture.peers import ACCOUNTS, EACH
 from tests.capture.processes import Peer, command, environment, run
@@ -37,6 +39,63 @@ def captured(bench: Bench, path: Path, **options: str) -> tuple[str, Path]:
     created = bench.create(sqlite_source(path), **options)
     assert not created.backup.damaged
     return created.backup.manifest.sources[0].method, bench.restore(created.backup) / "sqlite/app.sqlite3"
+
+
+def recreate(path: Path) -> None:
+    for old in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
+        old.unlink(missing_ok=True)
+    accounts(path)
+
+
+def overwrite(path: Path) -> None:
+    path.write_bytes(path.read_bytes())
+
+
+@pytest.mark.parametrize("change", [recreate, overwrite, Path.unlink], ids=["recreated", "overwritten", "deleted"])
+@pytest.mark.slow
+def test_a_database_replaced_while_another_is_stored_fails_the_backup(
+    bench: Bench, large: Path, tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    path = accounts(tmp_path / "app.sqlite3")
+    arguments = ["--verify", "none", "--sqlite", f"first={large}", "--sqlite", f"second={path}"]
+    with command("create", "--repo", bench.repository.folder, *arguments) as backup:
+        packer = storing(bench, backup)
+        change(path)
+        os.kill(packer, signal.SIGCONT)
+        ended = backup.end()
+    assert ended.code == 6, ended
+    assert f"{path} was replaced" in ended.error["message"]
+    assert bench.ids() == [] and bench.is_clear()
+
+
+def test_a_chroma_database_replaced_while_it_is_locked_is_noticed(stores: Stores) -> None:
+    directory = Directory("vectors", stores.chroma)
+    directory.connect()
+    try:
+        assert directory.lock(1)
+        directory.check_same()
+        recreate(stores.chroma / "chroma.sqlite3")
+        with pytest.raises(SourceBusy, match="was replaced"):
+            directory.check_same()
+    finally:
+        directory.release()
+
+
+def test_the_log_of_a_broken_database_behind_a_link_is_kept(bench: Bench, tmp_path: Path) -> None:
+    real = accounts(tmp_path / "real.sqlite3")
+    real.write_bytes(real.read_bytes()[:100] + b"\xa5" * 8000)
+    real.with_name("real.sqlite3-wal").write_bytes(b"log" * 100)
+    (tmp_path / "link.sqlite3").symlink_to(real)
+    created = bench.create(sqlite_source(tmp_path / "link.sqlite3")).backup
+    assert created.manifest.sources[0].method == "raw"
+    assert (bench.restore(created) / "sqlite/app.sqlite3-wal").read_bytes() == b"log" * 100
+
+
+def test_two_names_of_one_database_are_refused_by_name(bench: Bench, tmp_path: Path) -> None:
+    one = accounts(tmp_path / "one.sqlite3")
+    (tmp_path / "two.sqlite3").hardlink_to(one)
+    with pytest.raises(UsageError, match=r"one\.sqlite3 and .*two\.sqlite3 are two names of one file"):
+        bench.create(sqlite_source(one), sqlite_source(tmp_path / "two.sqlite3", "other"))
 
 
 @pytest.mark.slow

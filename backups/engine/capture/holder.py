@@ -41,6 +41,7 @@ from ..runtime.child import Server
 from ..runtime.sqlite import connect, is_locked
 from .owners import owners
 from .sqlite import Database, Pinned, begin_immediate, check_writable
+from .versions import Version, is_same_file, replaced, version_of
 
 PIN_TRIES = 8
 """Attempts to pin a database in place before it is copied instead."""
@@ -81,6 +82,7 @@ class Directory:
         self._open = contextlib.ExitStack()
         self._locked_at = 0.0
         self._database: sqlite3.Connection | None = None
+        self._version: Version | None = None
         self._checkpointer: sqlite3.Connection | None = None
 
     def connect(self) -> None:
@@ -92,6 +94,7 @@ class Directory:
                 hint="Give the directory that PersistentClient or `chroma run --path` uses.",
             )
         check_writable(file)
+        self._version = version_of(file)
         self._database = connect(file)
         self._database.execute(f"PRAGMA busy_timeout = {int(CONNECT_WAIT * 1000)}")
         try:
@@ -103,8 +106,14 @@ class Directory:
                 raise
             raise _busy(self.path, "stayed locked by a writer") from None
         self._database.execute("PRAGMA busy_timeout = 0")
+        self.check_same()
         if self.broken is None and self._database.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
             self._checkpointer = connect(file)
+
+    def check_same(self) -> None:
+        """Raise `SourceBusy` if ``chroma.sqlite3`` is no longer the file that is open here."""
+        if not is_same_file(version_of(self.path / DATABASE), self._version):
+            raise replaced(self.path / DATABASE)
 
     def lock(self, wait: float) -> bool:
         """Hold up writers, through the application's gate where there is one. False after *wait* seconds."""
@@ -263,6 +272,7 @@ class Holder:
             if not directory.lock(CHROMA_WAIT):
                 return functools.partial(_busy, directory.path, "stayed locked by a writer")
         for directory in self._directories:
+            directory.check_same()
             problem = directory.wait_until_quiescent()
             if problem is not None:
                 return functools.partial(_busy, directory.path, f"did not come to rest: {problem.message}")
@@ -275,6 +285,7 @@ class Holder:
 
     def unlock(self) -> dict[str, Any]:
         for directory in self._directories:
+            directory.check_same()  # its files were copied since `lock`
             directory.unlock()
         return {
             "sqlite": {item.name: item.held_ms for item in self._databases},

@@ -37,6 +37,7 @@ from .block_store import BlockStore, ReadFailed
 from .files import LeaveOut, Listed, devices_without_times, open_regular, reason_of, status_of, walk
 from .free_pages import blank_free_pages
 from .staging import DirectoryCopy, Seen, identify, is_unchanged, storable_time
+from .versions import replaced, version_of
 
 _TRIES: Final = 3
 """Attempts to read a file that changes while it is read."""
@@ -139,11 +140,15 @@ class Packer:
     # One method for each kind of source
 
     def _pack_sqlite(self, source: dict[str, Any], tally: Tally) -> None:
-        path, live = Path(source["path"]), bool(source["live"])
+        path, pinned = Path(source["path"]), source["pinned"] and tuple(source["pinned"])
+        if pinned and version_of(path) != pinned:
+            raise replaced(path)
         status = path.stat()
         now = time.time_ns()
-        identity = identify(status, now) if live else Identity()
+        identity = identify(status, now) if pinned else Identity()
         self._steady_file(source["prefix"], path, status, identity, tally)
+        if pinned and version_of(path) != pinned:
+            raise replaced(path)  # the file that was read must be the one that was pinned, which nobody writes to
         for suffix in source["beside"]:  # the logs of a broken database, kept as they are
             beside = path.with_name(path.name + suffix)
             if beside.exists():

@@ -26,6 +26,7 @@ from typing import Any, Literal
 from ..errors import NoSpace, SourceBroken, SourceBusy
 from ..runtime.sqlite import connect, is_locked
 from .owners import owners
+from .versions import Version, is_same_file, replaced, version_of
 
 OPEN_WAIT = 5.0
 """Seconds to wait for a lock when reading: in rollback-journal mode a writer that commits locks readers out."""
@@ -86,12 +87,16 @@ def begin_immediate(connection: sqlite3.Connection, path: Path, wait: float) -> 
 
 @dataclass(frozen=True, slots=True)
 class Pinned:
-    """How a database was pinned, why not in place, and the bytes of its log then; -1 if it is copied after the cut."""
+    """How a database was pinned, why not in place, and the bytes of its log then; -1 if it is copied after the cut.
+
+    ``version`` is that of the file as long as it is pinned in place.
+    """
 
     method: Method
     reason: str
     log_bytes: int
     not_a_database: bool = False
+    version: Version | None = None
 
 
 class _Overtaken(Exception):
@@ -103,8 +108,9 @@ class Database:
 
     def __init__(self, name: str, path: Path, staged: Path) -> None:
         self.name = name
-        self.path = path
+        self.path = path.resolve()  # SQLite's logs lie beside the file, not beside a link to it
         self.staged = staged
+        self._version_at_open: Version | None = None
         self.broken: str | None = None
         self._not_a_database = False
         self.wal = False
@@ -119,6 +125,7 @@ class Database:
         Raises `SourceBroken` if the file cannot be opened, and `SourceBusy`.
         """
         check_writable(self.path)
+        before = version_of(self.path)
         try:
             self._writer, self._checkpointer, self._reader = (self._connect() for _ in range(3))
             mode = str(_ask(self._reader, "PRAGMA journal_mode"))
@@ -131,6 +138,9 @@ class Database:
         except sqlite3.DatabaseError as problem:
             self.broken = str(problem)
             self._not_a_database = getattr(problem, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB
+        self._version_at_open = version_of(self.path)
+        if not is_same_file(before, self._version_at_open):
+            raise replaced(self.path)
 
     def _connect(self) -> sqlite3.Connection:
         connection = connect(self.path)
@@ -165,6 +175,9 @@ class Database:
         None if the file cannot be read in place now, because another process checkpoints it or an old reader needs its log,
         and this is not the *last* attempt.
         """
+        version = version_of(self.path)
+        if not is_same_file(version, self._version_at_open):
+            raise replaced(self.path)
         if self.broken is not None:
             return Pinned("raw", f"it is broken ({self.broken}); its bytes are kept as they are", 0, self._not_a_database)
         if not self.wal:
@@ -179,7 +192,7 @@ class Database:
         self._reader.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         size = self._log_bytes()
         if busy == 0 and log == checkpointed:
-            return Pinned("pinned", "", size)
+            return Pinned("pinned", "", size, version=version_of(self.path))
         if not last:
             return None
         why = "another process keeps checkpointing it" if log == checkpointed else "an old reader needs its log"
