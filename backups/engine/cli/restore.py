@@ -33,6 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--salvage", action="store_true", help="replace unreadable blocks by zeros and list them (--to)")
     parser.add_argument("--dry-run", action="store_true", help="print what would happen and change nothing")
     parser.add_argument("--yes", action="store_true", help="do not ask for confirmation (--in-place)")
+    parser.add_argument(
+        "--ignore-open", action="store_true", help="go on although another process may have a store open (--in-place)"
+    )
     parser.add_argument("--wait", type=float, default=30.0, metavar="SECONDS", help="wait for writers to pause (--in-place)")
     parser.add_argument("--stop-command", metavar="CMD", default="", help="run before the exchange (BACKUP_STOP_COMMAND)")
     parser.add_argument("--start-command", metavar="CMD", default="", help="run after it (BACKUP_START_COMMAND)")
@@ -111,6 +114,7 @@ def _commands(call: Call) -> Commands:
         stop=arguments.stop_command or settings.stop_command,
         start=arguments.start_command or settings.start_command,
         check=arguments.check_command or settings.check_command,
+        ignore_open=arguments.ignore_open,
     )
 
 

@@ -14,13 +14,15 @@ from ..runtime.context import Context
 class Commands:
     """``stop`` and ``start`` run before and after the exchange, ``check`` after it; a status other than 0 is a failure.
 
-    They run without a shell, for at most ``seconds`` each. An empty one is not run.
+    They run without a shell, for at most ``seconds`` each. An empty one is not run. With ``ignore_open``, stores are exchanged
+    although another process may have them open.
     """
 
     stop: str = ""
     start: str = ""
     check: str = ""
     seconds: float = 300.0
+    ignore_open: bool = False
 
     def run_stop(self, ctx: Context) -> None:
         """Run ``stop``. Raises `RestoreRefused` if it fails."""

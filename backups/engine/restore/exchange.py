@@ -109,7 +109,7 @@ def _exchange_database(
 ) -> None:
     name = target.record.name
     if not target.is_database():
-        _replace_file(target, commands)
+        _replace_file(target, commands, wait)
         durable.reach("in-place-database")
         opened.live[name] = opened.connect(target.path)
         once_locked()
@@ -163,18 +163,12 @@ def copy_database(
     source.backup(live, pages=pages, progress=progress, sleep=0.005)
 
 
-def _replace_file(target: Target, commands: Commands) -> None:
+def _replace_file(target: Target, commands: Commands, wait: float) -> None:
     """Put the staged file where there is no usable database, after its old logs were set aside: SQLite would replay them.
 
     The logs go first, and the file is replaced in one step. A crash in between leaves the unusable file without its logs.
     """
-    if target.path.exists() and not commands.stop:
-        holders = owners(target.path, parent=True)
-        if holders:
-            raise RestoreRefused(
-                f"{target.path} is not a readable database, so it is replaced as a file, but it is open in {holders}.",
-                hint="Stop the application, or give --stop-command and --start-command. Nothing was changed.",
-            )
+    target.refuse_open(commands, stopped=True, wait=wait)
     target.created = target.exchanged = True
     for old in logs_of(target.path):
         if old.exists():
@@ -201,7 +195,7 @@ def _exchange_folders(targets: list[Target], opened: OpenStores, commands: Comma
             opened.close_gate(target, wait)
         except GateTimeout as problem:
             raise RestoreRefused(f"{problem}. Nothing was changed.") from None
-        target.refuse_open_chroma(commands)
+        target.refuse_open(commands, stopped=True, wait=wait)
         refuse_mounts_below(target.path)
         if target.path.exists():
             swap(target.path, target.staged)

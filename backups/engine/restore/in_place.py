@@ -138,8 +138,8 @@ class _Exchange:
 
     def run(self) -> tuple[int, dict[str, Any]]:
         """Returns the bytes written and the results of the checks."""
-        for target in self._targets:
-            target.refuse_open_chroma(self._commands)
+        for target in folders_of(self._targets):
+            target.refuse_open(self._commands, stopped=False)
         try:
             size = stage(self._repository, self._backup, self._targets, self._ctx)
             checks = check_staged(self._repository, self._backup, self._targets, self._ctx)

@@ -6,10 +6,11 @@ import contextlib
 import os
 import re
 import sqlite3
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..capture.owners import owners
+from ..capture.owners import is_open_elsewhere, owners, sees_all_processes
 from ..chroma_files.tables import DATABASE
 from ..errors import RestoreRefused
 from ..gate import Gate
@@ -57,16 +58,37 @@ class Target:
             return is_locked(problem)
         return True
 
-    def refuse_open_chroma(self, commands: Commands) -> None:
-        """Raise `RestoreRefused` for a Chroma directory that a process has open without the gate, unless ``stop`` runs."""
-        if self.record.kind is not SourceKind.CHROMA or commands.stop or self.gate:
+    def refuse_open(self, commands: Commands, *, stopped: bool, wait: float = 0.0) -> None:
+        """Raise `RestoreRefused` if a process has open, or may have open, what is replaced as a file or a folder.
+
+        Chroma under the gate may be open. Before the application is *stopped* by a command, it may be, too. What was stopped
+        has *wait* seconds to end.
+        """
+        if self.record.kind is SourceKind.FILES or self.gate or commands.ignore_open or (commands.stop and not stopped):
             return
-        holders = owners(self.path / DATABASE, parent=True)
-        if holders:
-            raise RestoreRefused(
-                f"{self.path} is open in {holders}, which does not use the gate.",
-                hint="Give --stop-command and --start-command, or stop the application first. Nothing was changed.",
-            )
+        file = self.path / DATABASE if self.record.kind is SourceKind.CHROMA else self.path
+        deadline = time.monotonic() + (wait if commands.stop else 0.0)
+        while why := _who_has_open(file):
+            if time.monotonic() >= deadline:
+                still = " still, after the stop command" if commands.stop else ""
+                raise RestoreRefused(
+                    f"{self.path} {why}{still}. Nothing was changed.",
+                    hint="Stop the application, or give --stop-command and --start-command. If you know that nothing uses it, "
+                    "give --ignore-open.",
+                )
+            time.sleep(0.05)
+
+
+def _who_has_open(file: Path) -> str | None:
+    """Which processes have *file* open, in words, or that nobody can say; None if none has."""
+    if holders := owners(file, parent=True):
+        return f"is open in {holders}, which does not use the gate" if file.name == DATABASE else f"is open in {holders}"
+    elsewhere = is_open_elsewhere(file)
+    if elsewhere:
+        return "is open in a process that this user cannot see"
+    if elsewhere is None and not sees_all_processes():
+        return "may be open in a process of another user, which this user cannot see"
+    return None
 
 
 def databases_of(targets: list[Target]) -> list[Target]:
