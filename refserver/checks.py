@@ -4,15 +4,12 @@ from typing import Any
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
-from django.core.exceptions import ImproperlyConfigured
 
 from backups.conf import configuration
 from backups.engine.unfinished import UnfinishedExchange, unfinished_exchange
+from refserver.recovery.faults import FINISH_OR_UNDO, Section
 
-_FINISH_OR_UNDO = (
-    "Run scripts/disaster_recovery.sh --finish, or --undo: "
-    'DISASTER_RECOVERY.md, section "A restore was interrupted". Nothing was started.'
-)
+_FINISH_OR_UNDO = f"{FINISH_OR_UNDO} DISASTER_RECOVERY.md, section “{Section.INTERRUPTED.value}”. Nothing was started."
 
 
 @register(Tags.compatibility)
@@ -25,12 +22,6 @@ def unknown_settings(app_configs: Any, **_: Any) -> list[CheckMessage]:
 def interrupted_restores(app_configs: Any, **_: Any) -> list[CheckMessage]:
     """Refuse to run on stores that an interrupted restore in place left of different times."""
     return [Error(found.message, hint=_FINISH_OR_UNDO, id="refserver.E001") for found in _interrupted_restores()]
-
-
-def refuse_mixed_stores() -> None:
-    """Raise `ImproperlyConfigured` where `interrupted_restores` finds an error: servers start without system checks."""
-    for found in _interrupted_restores():
-        raise ImproperlyConfigured(f"{found.message} {_FINISH_OR_UNDO}")
 
 
 def _interrupted_restores() -> list[UnfinishedExchange]:

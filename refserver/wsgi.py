@@ -1,12 +1,8 @@
 """The WSGI application that gunicorn serves."""
 
-import os
-
 from django.core.wsgi import get_wsgi_application
 
-from refserver.checks import refuse_mixed_stores
+from refserver.start import explained
 
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "refserver.settings")
-
-application = get_wsgi_application()
-refuse_mixed_stores()
+with explained("wsgi", exit_code=3):  # gunicorn then gives up, instead of trying again
+    application = get_wsgi_application()

@@ -40,6 +40,7 @@ first_backup() {
     # With --json the error is part of the answer; its text for people would confuse on the first run.
     listed=$(.venv/bin/refbackup list --repo "$BACKUP_REPOSITORY" --json 2>/dev/null) || status=$?
     if ((status == 3)); then
+        .venv/bin/python -m refserver.recovery.faults || fail "no new repository was made, and nothing was started."
         say "Creating the backup repository"
         .venv/bin/refbackup init --repo "$BACKUP_REPOSITORY"
         listed='{"backups": []}'

@@ -12,18 +12,16 @@ from typing import NoReturn
 
 from backups.engine.cli.list import listed_text
 from backups.engine.config import check_set_name
-from backups.engine.doctor import diagnose
 from backups.engine.errors import Cancelled, EngineError, UsageError, from_os_error
 from backups.engine.repository.base import Unreadable, stamp
 from backups.engine.repository.folder import open_repository
-from backups.engine.runtime.context import Context
 from backups.engine.types import Backup
 
-from . import services
-from .locations import DEFAULT, Locations, read_locations
+from .locations import DEFAULT, read_locations
+from .look import look
 from .preview import End
 from .recovery import Recovery, Request
-from .report import Report
+from .report import Report, runnable
 
 NAME = "disaster_recovery.sh"
 _DATE = re.compile(r"\d{4}(-\d{2}){0,2}")
@@ -68,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run it and return the exit code."""
     report = Report()
+    repository: Path | None = None
     try:
         given = parser().parse_args(argv)
         set_name = check_set_name(given.set) if given.set else None
@@ -82,8 +81,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if (given.finish or given.undo) and (given.to or given.only or given.set):
             raise UsageError("--finish and --undo take no --to, --only and --set: the restore's record names them.")
         locations = read_locations(repository=given.repo)
+        repository = locations.repository
         if given.look:
-            return look(locations)
+            text, ok = look(locations)
+            sys.stdout.write(f"{text}\n")
+            return 0 if ok else 1
         if given.list:
             sys.stdout.write(listing(locations.repository, set_name or DEFAULT, given.date or "") + "\n")
             return 0
@@ -99,31 +101,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return Recovery(request, locations, report).run()
     except KeyboardInterrupt:
         # Before or after the restore; during it, Ctrl-C is obeyed where it is safe (`interruption`)
-        return _fail(Cancelled("Stopped. See above for what was done.", hint="Run it again when you are ready."), report)
+        return _fail(
+            Cancelled("Stopped. See above for what was done.", hint="Run it again when you are ready."), report, repository
+        )
     except OSError as problem:
-        return _fail(from_os_error(problem, "The recovery"), report)
+        return _fail(from_os_error(problem, "The recovery"), report, repository)
     except EngineError as problem:
-        return _fail(problem, report)
+        return _fail(problem, report, repository)
     finally:
         report.close()
 
 
-def look(locations: Locations) -> int:
-    """Print the state of stores, repository and services. Returns 0, or 1 if there is a problem."""
-    diagnosis = diagnose(locations.repository, locations.stores(DEFAULT), Context())
-    sys.stdout.write(f"{diagnosis.as_text()}\n")
-    running = services.running(locations)
-    sys.stdout.write(f"RUNS     {', '.join(service.title for service in running) or 'no running RefServer was found'}\n")
-    return 0 if diagnosis.ok else 1
-
-
-def _fail(problem: EngineError, report: Report) -> int:
+def _fail(problem: EngineError, report: Report, repository: Path | None) -> int:
+    hint = runnable(problem.hint, repository)
     if report.path is not None:  # the kept report must say how it ended
-        report.write(
-            f"\nFAILED         {problem.message}\n               -> {problem.hint}\nExit code      {problem.exit_code}"
-        )
+        report.write(f"\nFAILED         {problem.message}\n               -> {hint}\nExit code      {problem.exit_code}")
     else:
-        sys.stderr.write(f"{NAME}: {problem.message}\n  -> {problem.hint}\n")
+        sys.stderr.write(f"{NAME}: {problem.message}\n  -> {hint}\n")
     return problem.exit_code
 
 

@@ -29,6 +29,9 @@ _DEFAULTS = {
     "REFSERVER_RUN_DIR": "var/run",
     "BACKUP_REPOSITORY": "var/backups",
 }
+PATH_SETTINGS = tuple(_DEFAULTS)
+"""The settings whose values are paths."""
+
 _STORES = (
     (SourceKind.SQLITE, "refserver", "REFSERVER_DATABASE"),
     (SourceKind.CHROMA, "chroma", "CHROMA_PATH"),

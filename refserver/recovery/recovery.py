@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import selectors
 import sys
 import time
@@ -16,11 +15,13 @@ from backups.engine.progress import duration, human_bytes
 from backups.engine.repository.folder import Repository, open_repository
 from backups.engine.restore.to_folder import select
 from backups.engine.runtime import durable, locks
+from backups.engine.runtime.ownership import give_to_owner
 from backups.engine.types import Backup
 from backups.engine.unfinished import unfinished_exchange
 
 from . import services
 from .engine_run import EngineRun
+from .faults import FINISH_OR_UNDO
 from .in_place import InPlaceRestore, Stores
 from .interruption import Interruption
 from .locations import CONTROL, DEFAULT, Locations
@@ -67,8 +68,9 @@ class Recovery:
         """Restore, and return the exit code. Raises `EngineError`."""
         request, report = self._request, self._report
         repository = open_repository(self._locations.repository)
-        if request.end is not None:
-            plan = self._plan_end(repository, request.end)
+        end = request.end or self._offered_end()
+        if end is not None:
+            plan = self._plan_end(repository, end)
         else:
             backup = repository.find(request.backup, request.set)
             if request.to is not None:
@@ -80,7 +82,6 @@ class Recovery:
         if request.dry_run:
             show_steps(plan, self._locations, report)
             return 0
-        self._refuse_mixed(plan)
         self._confirm(backup)
         with self._lock(), self._interruption.caught():
             report.keep(self._locations.recovery)
@@ -95,7 +96,7 @@ class Recovery:
                 ):
                     restore.run()
             finally:
-                _give_to_owner(repository.folder)
+                self._give_to_owners()
                 self._summarize(restore)
         return 0
 
@@ -135,13 +136,26 @@ class Recovery:
             end=end,
         )
 
-    def _refuse_mixed(self, plan: Plan) -> None:
-        """Raise `ExchangeUnfinished` if the stores are mixed, unless a person chose a backup that replaces all of them."""
-        unfinished = unfinished_exchange(plan.sources)
-        if unfinished is not None and self._request.end is None and self._request.backup == "latest":
-            error = unfinished.as_error("Nothing was changed.")
-            error.hint = "Complete it with scripts/disaster_recovery.sh --finish, or bring the old data back with --undo."
-            raise error
+    def _offered_end(self) -> End | None:
+        """How a person wants to end an interrupted restore, asked before the newest backup is restored instead.
+
+        Raises `ExchangeUnfinished` if nobody answers. A backup that a person chose is restored without a question: it may be
+        the only one that is left.
+        """
+        request = self._request
+        unfinished = unfinished_exchange(self._locations.stores(request.set or DEFAULT))
+        if unfinished is None or request.backup != "latest" or request.to is not None or request.dry_run:
+            return None
+        if not request.yes and sys.stdin.isatty():
+            self._report.write(unfinished.message)
+            with contextlib.suppress(ValueError):
+                question = (
+                    "Type finish to complete that restore, undo to bring back the data from before it, anything else to stop: "
+                )
+                return End(f"--{_ask(question)}")
+        error = unfinished.as_error("Nothing was changed.")
+        error.hint = f"{FINISH_OR_UNDO} The first completes that restore, the second brings the old data back."
+        raise error
 
     def _confirm(self, backup: Backup) -> None:
         """Have the id typed on a terminal; elsewhere ``--yes`` is needed. Raises `RestoreRefused`, `Cancelled`."""
@@ -152,14 +166,7 @@ class Recovery:
                 "This replaces live data, and there is no terminal to confirm it on. Nothing was changed.",
                 hint="Preview it with --dry-run first, then use --yes.",
             )
-        try:
-            sys.stdout.write("\nType the backup's id to continue, anything else to stop: ")
-            sys.stdout.flush()
-            with selectors.DefaultSelector() as ready:
-                ready.register(sys.stdin, selectors.EVENT_READ)
-                typed = sys.stdin.readline().strip() if ready.select(ANSWER_SECONDS) else ""
-        except KeyboardInterrupt:
-            raise Cancelled("Stopped. Nothing was changed.", hint="Run it again when you are ready.") from None
+        typed = _ask("Type the backup's id to continue, anything else to stop: ")
         if typed != backup.id:
             raise RestoreRefused("The id was not typed. Nothing was changed.")
 
@@ -183,7 +190,7 @@ class Recovery:
         with self._interruption.caught():
             report.step("Trying the restore" if request.dry_run else "Restoring and checking")
             result = self._engine.restore(backup.id, *arguments)
-            _give_to_owner(repository.folder)
+            self._give_to_owners()
         if result.error is not None:
             report.write("    Nothing was written.")
             raise result.error
@@ -194,6 +201,12 @@ class Recovery:
         for path in sorted(folder.glob("*/*")):
             report.write(f"Restored       {path}")
         return 0
+
+    def _give_to_owners(self) -> None:
+        """Give what root wrote to the users who go on writing there."""
+        paths = self._locations.paths
+        for place in (self._locations.repository, self._locations.recovery, paths["REFSERVER_RUN_DIR"]):
+            give_to_owner(place)
 
     def _summarize(self, restore: InPlaceRestore) -> None:
         """Report what the stores hold, how to go back, and how long it took."""
@@ -208,14 +221,13 @@ class Recovery:
         write(f"Took           {duration(time.monotonic() - self._began)}")
 
 
-def _give_to_owner(folder: Path) -> None:
-    """Give what root wrote into the repository to its owner, who continues to write there."""
-    owner = folder.stat()
-    if os.geteuid() != 0 or owner.st_uid == 0:
-        return
-    for parent, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            path = Path(parent, name)
-            with contextlib.suppress(OSError):
-                if path.lstat().st_uid == 0:
-                    os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+def _ask(question: str) -> str:
+    """What is typed on the terminal; "" after `ANSWER_SECONDS`. Raises `Cancelled`."""
+    try:
+        sys.stdout.write(f"\n{question}")
+        sys.stdout.flush()
+        with selectors.DefaultSelector() as ready:
+            ready.register(sys.stdin, selectors.EVENT_READ)
+            return sys.stdin.readline().strip() if ready.select(ANSWER_SECONDS) else ""
+    except KeyboardInterrupt:
+        raise Cancelled("Stopped. Nothing was changed.", hint="Run it again when you are ready.") from None

@@ -8,7 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
+from backups.engine.cli.text import runnable as engine_runnable
 from backups.engine.runtime import durable
+
+from .locations import ROOT
 
 
 class Report:
@@ -66,3 +69,9 @@ class Report:
             self._file.flush()
         except OSError:
             self._file = None
+
+
+def runnable(text: str, repository: Path | None) -> str:
+    """*text* with the commands in it as they can be typed here."""
+    text = text.replace("refbackup restore latest --in-place", f"{ROOT}/scripts/disaster_recovery.sh --latest")
+    return engine_runnable(text, f"{ROOT}/.venv/bin/refbackup", str(repository or ""))

@@ -274,7 +274,7 @@ def test_a_mixed_restore_leaves_the_service_stopped_for_the_next_recovery(clone:
         assert started.returncode == 1 and "(refserver.E001)" in started.stderr
         assert "A restore was interrupted" in started.stderr
         served = clone.run(".venv/bin/python", "-c", "import refserver.wsgi")
-        assert served.returncode == 1 and "--finish" in served.stderr
+        assert served.returncode == 3 and "--finish" in served.stderr
         assert clone.recover("--look").returncode == 1
         refused = clone.recover("--latest", "--yes")
         assert refused.returncode == 1 and "--finish" in refused.stderr

@@ -1,6 +1,6 @@
 """DISASTER_RECOVERY.md, followed literally: each part on its own copy, in which its disaster has happened.
 
-The parts run on a terminal, where the test types the backup's id that the screen shows.
+The parts run on a terminal, where the test types the backup's id that the screen shows, and as an ordinary user.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 import select
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +22,7 @@ import pytest
 from tests.docs.pages import ROOT, Block, blocks
 from tests.docs.test_commands import NEEDED, runnable, script
 from tests.recovery.clone import Clone, copy_of
+from tests.recovery.ordinary import give, ordinary, reason_to_skip
 
 PAGE = ROOT / "DISASTER_RECOVERY.md"
 HEADING = re.compile(r"^## (.+)$", re.MULTILINE)
@@ -45,7 +47,7 @@ def follow(part: list[Block], clone: Clone) -> tuple[int | None, str]:
     """Run a part in *clone* and return its exit code and the screen's content."""
     ours, theirs = pty.openpty()
     with subprocess.Popen(
-        ["bash", "-c", script(part)],
+        ordinary("bash", "-c", script(part)),
         cwd=clone.root,
         env=clone.environment(TERM="dumb"),
         stdin=theirs,
@@ -73,24 +75,27 @@ def follow(part: list[Block], clone: Clone) -> tuple[int | None, str]:
 
 
 @pytest.fixture(scope="module")
-def followed(
-    template: Clone, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[dict[str, Future[tuple[int | None, str]]]]:
+def followed(template: Clone, request: pytest.FixtureRequest) -> Iterator[dict[str, Future[tuple[int | None, str]]]]:
     """The selected parts, two at a time."""
     pool = ThreadPoolExecutor(2)
     asked = {item.callspec.params.get("title") for item in request.session.items if hasattr(item, "callspec")}
 
     def begin(title: str, part: list[Block]) -> tuple[int | None, str]:
-        folder = tmp_path_factory.mktemp("part")
-        done = follow(part, copy_of(template, folder / "refserver"))
-        shutil.rmtree(folder, ignore_errors=True)
-        return done
+        folder = Path(tempfile.mkdtemp())  # that of the tests may be closed to other users
+        try:
+            copied = copy_of(template, folder / "refserver")
+            folder.chmod(0o755)
+            give(folder)
+            return follow(part, copied)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     yield {title: pool.submit(begin, title, part) for title, part in PARTS.items() if title in asked}
     pool.shutdown(cancel_futures=True)
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(bool(reason_to_skip()), reason=reason_to_skip())
 @pytest.mark.skipif(not all(map(shutil.which, NEEDED)), reason=f"needs {', '.join(NEEDED)}")
 @pytest.mark.parametrize("title", PARTS)
 def test_a_part_followed_literally_restores_the_data(title: str, followed: dict[str, Future[tuple[int | None, str]]]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..doctor import diagnose
 from .arguments import add_sources
 from .call import Call, Outcome
+from .text import program, runnable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,4 +20,5 @@ def run(call: Call) -> Outcome:
     """Diagnose; exit code 1 if there is a problem. Works without a repository."""
     path = call.arguments.repo or call.settings.repository
     diagnosis = diagnose(Path(path) if path else None, call.sources(), call.ctx)
-    return Outcome(diagnosis.as_json(), diagnosis.as_text(), 0 if diagnosis.ok else 1)
+    text = runnable(diagnosis.as_text(), program(), call.arguments.repo or "")
+    return Outcome(diagnosis.as_json(), text, 0 if diagnosis.ok else 1)

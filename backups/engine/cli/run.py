@@ -7,14 +7,17 @@ import io
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from .. import progress
 from ..config import Settings, environment, read_settings
 from ..errors import EngineError, UsageError, from_os_error
 from ..runtime.context import Context, cancel_on_signals
+from ..runtime.ownership import give_to_owner
 from ..unfinished import unfinished_exchange
 from .call import Call, Outcome
 from .parser import build_parser
+from .text import program, runnable
 
 _REPORT_UNFINISHED = frozenset({"create", "doctor", "restore"})
 """Commands that say themselves that a restore was interrupted."""
@@ -33,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         outcome = perform(arguments, read_settings(environment()))
     except EngineError as problem:
-        return fail(problem, arguments.json)
+        return fail(problem, arguments.json, repository=getattr(arguments, "repo", None) or "")
     except OSError as problem:
         return fail(from_os_error(problem, arguments.command), arguments.json)
     return answer(outcome, arguments.json)
@@ -59,6 +62,8 @@ def perform(arguments: argparse.Namespace, settings: Settings) -> Outcome:
         raise from_os_error(problem, getattr(arguments, "command", "") or "Running the command") from problem
     finally:
         close()
+        if place := getattr(arguments, "repo", None) or settings.repository:
+            give_to_owner(Path(place))
     return outcome
 
 
@@ -68,9 +73,12 @@ def answer(outcome: Outcome, as_json: bool) -> int:
     return outcome.exit_code
 
 
-def fail(problem: EngineError, as_json: bool, command: str = "refbackup") -> int:
-    """Print an error of *command* with its hint and return its exit code."""
+def fail(problem: EngineError, as_json: bool, command: str = "refbackup", repository: str = "") -> int:
+    """Print an error of *command* with its hint and return its exit code.
+
+    Commands in the hint are printed as they can be typed here: with the path of ``refbackup``, and with *repository*.
+    """
     if as_json:
         sys.stdout.write(json.dumps({"error": problem.as_json()}) + "\n")
-    sys.stderr.write(f"{command}: {problem.message}\n  -> {problem.hint}\n")
+    sys.stderr.write(f"{command}: {problem.message}\n  -> {runnable(problem.hint, program(), repository)}\n")
     return problem.exit_code

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
 from typing import Any
 
 from ..types import Backup, Manifest
 
 _MOST_MISSING = 20
+_VERBS = "create|list|show|files|verify|drill|restore|hold|release|delete|prune|doctor|init"
+_COMMAND = re.compile(rf"(?<![\w./-])refbackup ({_VERBS})\b(?![^`.,;:\n]* --repo)")
+
+
+def program() -> str:
+    """How this program can be typed: its full path, unless ``refbackup`` is found without."""
+    own = Path(sys.argv[0])
+    return str(own.absolute()) if own.name == "refbackup" and shutil.which("refbackup") is None else "refbackup"
+
+
+def runnable(text: str, typed: str, repository: str) -> str:
+    """*text* with every command in it as it can be typed: *typed* for ``refbackup``, and *repository* if it is not ""."""
+    where = f" --repo {shlex.quote(repository)}" if repository else ""
+    return _COMMAND.sub(lambda found: f"{typed} {found[1]}{where}", text)
 
 
 def table(rows: list[tuple[str, ...]], right: tuple[int, ...] = ()) -> str:

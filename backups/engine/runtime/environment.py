@@ -66,9 +66,15 @@ class Environment:
     @classmethod
     def load(cls, file: Path, root: Path, *, over_file: Mapping[str, str] | None = None) -> Environment:
         """Read *file*, if it exists, and the process's environment; *over_file* takes precedence over the file only."""
-        values = {name: value for name, value in dotenv_values(file).items() if value is not None}
+        try:
+            values, unreadable = {name: value for name, value in dotenv_values(file).items() if value is not None}, ""
+        except (OSError, UnicodeDecodeError) as error:
+            values, unreadable = {}, str(error)
         origins = dict.fromkeys(values, str(file)) | dict.fromkeys(over_file or (), "") | dict.fromkeys(os.environ, PROCESS)
-        return cls({**values, **(over_file or {}), **os.environ}, root, origins=origins)
+        env = cls({**values, **(over_file or {}), **os.environ}, root, origins=origins)
+        if unreadable:
+            env.problem(str(file), f"it cannot be read ({unreadable})", "make it a text file in UTF-8 that this user can read")
+        return env
 
     @classmethod
     def load_project(cls, root: Path, *, over_file: Mapping[str, str] | None = None) -> Environment:

@@ -23,15 +23,24 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("paths", nargs="+", metavar="PATH", type=Path, help="a file or a folder")
+        parser.add_argument(
+            "--details-from",
+            metavar="DATABASE",
+            type=Path,
+            help="a restored library database: its title, authors, year and so on are used for documents that it knows",
+        )
         parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Ingest all paths. Exit code 1 if a file failed."""
         started = monotonic()
+        details = options["details_from"]
+        if details is not None and not details.is_file():
+            raise CommandError(f"{details} is not a file. Nothing was added.")
         results: list[Result] = []
         try:
             for path, named in files_in(options["paths"]):
-                results.append(ingest(path, named=named))
+                results.append(ingest(path, named=named, details=details))
                 self._report(results[-1])
         except EmbeddingUnavailable as error:
             raise CommandError(str(error)) from error
