@@ -15,7 +15,9 @@ from backups.conf import configuration
 from backups.identity.sign_in import actor_of
 from backups.jobs import submit
 from backups.models import AuditEntry, Job
+from backups.monitoring import readiness
 from backups.monitoring.gathering import gather
+from backups.monitoring.readiness import State
 from backups.monitoring.verdict import Success, verdict
 from backups.templatetags.backups_jobs import TONES, job_title, kind_title
 
@@ -32,10 +34,12 @@ _LOOK_AT = 60
 def overview(request: HttpRequest) -> HttpResponse:
     """The overview page."""
     now = timezone.now()
-    found = verdict(gather(now))
+    facts = gather(now)
+    found = verdict(facts)
     chosen = timeline.RANGES.get(request.GET.get("range", ""), timeline.RANGES[timeline.DEFAULT])
     context = {
         "verdict": found,
+        "conditions": found.reasons,
         "tone": {"protected": "good", "at_risk": "warn", "unprotected": "bad"}[found.level.value],
         "empty": any(reason.code == "nothing" for reason in found.reasons) and found.newest is None,
         "days": _bars(found.success),
@@ -45,6 +49,7 @@ def overview(request: HttpRequest) -> HttpResponse:
         "range": chosen,
         "timeline": timeline.timeline(chosen, now),
         "events": _events(request),
+        "open_items": [item for item in readiness.assess(facts, readiness.gather(now)).items if item.state != State.MET],
         "sources": configuration().sources(configuration().default_set),
         **_active(),
     }

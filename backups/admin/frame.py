@@ -24,6 +24,8 @@ from django.views.decorators.csrf import csrf_protect
 from backups.engine.errors import BackupNotFound, EngineError, UsageError
 from backups.models import Job
 
+from .badges import badges
+
 View = Callable[..., HttpResponseBase]
 
 _STATUS = {
@@ -47,6 +49,7 @@ class Tab:
     permission: str
 
 
+ALERTS = Tab("backups:alerts", "Alerts", "backups.view_alert")
 TABS = (
     Tab("backups:dashboard", "Overview", "backups.view_backup"),
     Tab("backups:backups", "Backups", "backups.view_backup"),
@@ -55,7 +58,7 @@ TABS = (
     Tab("backups:plans", "Plans", "backups.view_plan"),
     Tab("consistency:overview", "Consistency", "consistency.view_check"),
     Tab("backups:readiness", "Readiness", "backups.view_backup"),
-    Tab("backups:alerts", "Alerts", "backups.view_alert"),
+    ALERTS,
     Tab("backups:tokens", "Tokens", "backups.issue_token"),
     Tab("backups:audit", "Audit", "backups.view_audit"),
 )
@@ -97,10 +100,15 @@ def render(
     top = _address(TABS[0])  # all other addresses begin with that of the overview
     fitting = (address for _, address in tabs if request.path.startswith(address) and (address != top or request.path == top))
     here = max(fitting, key=len, default="")
+    addresses = [address for _, address in tabs]
+    marked = badges(addresses, _address(ALERTS), (context or {}).get("conditions")) if top in addresses else {}
     full = {
         **admin.site.each_context(request),
         "title": title,
-        "tabs": [{"label": tab.label, "address": address, "here": address == here} for tab, address in tabs],
+        "tabs": [
+            {"label": tab.label, "address": address, "here": address == here, "badge": marked.get(address)}
+            for tab, address in tabs
+        ],
         **(context or {}),
     }
     return render_template(request, template, full, status=status)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +14,14 @@ from django.http import (
     HttpResponse,
     HttpResponseBase,
     HttpResponseRedirect,
+    JsonResponse,
     QueryDict,
     StreamingHttpResponse,
 )
 from django.shortcuts import get_object_or_404
 from django.shortcuts import render as render_template
 from django.utils import timezone
+from django.utils.dateparse import parse_datetime
 
 from backups.conf import configuration
 from backups.engine.errors import UsageError
@@ -29,7 +31,7 @@ from backups.jobs import lifecycle, submit
 from backups.jobs.types import RESTORE_IN_PLACE, job_type, job_types
 from backups.models import Job, JobLog, Plan
 from backups.models.listing import Cursor, Filter, Keyset, Part, chosen
-from backups.templatetags.backups_jobs import job_title
+from backups.templatetags.backups_jobs import TONES, job_title
 
 from . import outcome, running
 from .frame import page, render, return_address, say
@@ -292,3 +294,27 @@ def _text(found: Job) -> Iterator[str]:
             f"{timezone.localtime(time).isoformat(timespec='milliseconds')} {level:<7} {line}\n"
             for _, time, level, line in lines
         )
+
+
+_MOST_NOTICES = 5
+
+
+@page("backups.view_job")
+def ended(request: HttpRequest) -> HttpResponseBase:
+    """The account's jobs that ended after ``since``, as notices; and the time to ask from next."""
+    now = timezone.now()
+    since = parse_datetime(request.GET.get("since", "")[:40])
+    jobs: Iterable[Job] = ()
+    if since is not None and timezone.is_aware(since):
+        mine = Job.objects.filter(by_id=str(request.user.pk), via=Job.Via.PAGES, state__in=Job.ENDED, finished__gt=since)
+        jobs = mine.filter(finished__lte=now).order_by("finished")[:_MOST_NOTICES]
+    notices = [
+        {
+            "text": f"{job_title(job)}: {job.get_state_display().lower()}",
+            "more": str((job.error or {}).get("message", "")),
+            "tone": TONES[Job.State(job.state)],
+            "address": job.get_absolute_url(),
+        }
+        for job in jobs
+    ]
+    return JsonResponse({"now": now.isoformat(), "notices": notices})

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args, get_origin
 from zoneinfo import available_timezones
 
 from django import forms
+from pydantic.fields import FieldInfo
 
 from backups.conf import configuration
 from backups.engine.errors import UsageError
@@ -117,7 +117,6 @@ class PlanForm(forms.Form):
         except UsageError as problem:
             for line in problem.details["problems"]:
                 field, _, text = line.partition(": ")
-                field = "arguments_text" if field == "arguments" else field
                 self.add_error(field if field in self.fields else None, text if field in self.fields else line)
         if self.plan is None and Plan.objects.filter(name=name).exists():
             self.add_error("name", "A plan with this name already exists.")
@@ -211,36 +210,50 @@ class PruneForm(PlanForm):
         return kept
 
 
-class JsonForm(PlanForm):
-    """A plan of any other job type, such as one that the project adds."""
+class ArgumentsForm(PlanForm):
+    """A plan of any other job type, such as one that the project adds: a field for each of its arguments."""
 
-    ABOUT = ("arguments",)
-
-    arguments_text = forms.CharField(
-        label="Arguments",
-        required=False,
-        initial="{}",
-        widget=forms.Textarea(attrs={"rows": 5, "spellcheck": "false"}),
-        help_text="A JSON object.",
-    )
-
-    def clean_arguments_text(self) -> dict[str, Any]:
-        try:
-            found = json.loads(self.cleaned_data["arguments_text"] or "{}")
-        except (ValueError, RecursionError) as problem:
-            raise forms.ValidationError(f"This is not valid JSON: {problem}.") from None
-        if not isinstance(found, dict):
-            raise forms.ValidationError("This is not a JSON object: write { and } around names and values.")
-        return found
-
-    def arguments(self) -> dict[str, Any]:
-        return dict(self.cleaned_data["arguments_text"])
-
-    def about(self) -> list[forms.BoundField]:
-        return [self["arguments_text"]]
+    def __init__(self, *args: Any, kind: JobType[Any], plan: Plan | None = None, **kwargs: Any) -> None:
+        fields = ((name, _field_of(name, info)) for name, info in kind.arguments.model_fields.items())
+        made = {name: field for name, field in fields if field is not None}
+        self.ABOUT = tuple(made)  # type: ignore[misc]
+        super().__init__(*args, kind=kind, plan=plan, **kwargs)
+        self.fields.update({name: made[name] for name in self.ABOUT if name not in ("set", "repository")})
 
     def from_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        return {"arguments_text": json.dumps(arguments, indent=2, ensure_ascii=False)}
+        shown = super().from_arguments(arguments)
+        return {name: ", ".join(map(str, value)) if isinstance(value, list | tuple) else value for name, value in shown.items()}
+
+
+class _ListField(forms.CharField):
+    """Values separated by commas."""
+
+    def clean(self, value: Any) -> Any:
+        return [part.strip() for part in (super().clean(value) or "").split(",") if part.strip()]
+
+
+def _field_of(name: str, info: FieldInfo) -> forms.Field | None:
+    """A form field for an argument; None for a type that a form cannot show, such as a mapping."""
+    accepted = [one for one in (info.annotation, *get_args(info.annotation)) if one is not type(None)]
+    default = None if info.is_required() else info.get_default(call_default_factory=True)
+    common: dict[str, Any] = {
+        "label": name.replace("_", " ").capitalize(),
+        "help_text": info.description or "",
+        "required": info.is_required(),
+        "initial": ", ".join(map(str, default)) if isinstance(default, tuple | list) else default,
+    }
+    chosen = next((one for one in accepted if get_origin(one) is Literal), None)
+    if chosen is not None:
+        choices = [(value, str(value).replace("_", " ").capitalize() or "None") for value in get_args(chosen)]
+        return forms.ChoiceField(choices=choices, **common)
+    if bool in accepted:
+        return forms.BooleanField(**{**common, "required": False})
+    kinds = {get_origin(one) or one for one in accepted}
+    if kinds & {tuple, list, set, frozenset}:
+        return _ListField(**{**common, "help_text": common["help_text"] or "Separate several by commas."})
+    if int in kinds:
+        return forms.IntegerField(**common)
+    return None if kinds & {dict} else forms.CharField(**common)
 
 
 def _choices(default: str, names: Iterable[str]) -> list[tuple[str, str]]:
@@ -256,7 +269,7 @@ def form_of(kind: JobType[Any]) -> type[PlanForm]:
     """The form class for a job type."""
     if kind.name in _FORMS:
         return _FORMS[kind.name]
-    return PlanForm if kind.arguments is CommandArguments and not issubclass(kind.arguments, OfSet) else JsonForm
+    return PlanForm if kind.arguments is CommandArguments and not issubclass(kind.arguments, OfSet) else ArgumentsForm
 
 
 def zones() -> list[str]:

@@ -57,6 +57,7 @@ def overview(request: HttpRequest) -> HttpResponse:
         "drills": drills,
         "bars": _bars(drills[::-1], target),
         "target": target,
+        "slowest": max((row.drill_seconds or 0.0 for row in drills), default=0.0),
         "target_top": _target_top(drills, target),
     }
     return render(request, "backups/readiness.html", "Readiness", context)

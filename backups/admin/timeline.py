@@ -50,12 +50,12 @@ _OUTLINES = {
     "snapshot": "M-6 -6H6V6H-6Z",
 }
 _PROVEN = (IndexedBackup.Verification.RESTORE, IndexedBackup.Verification.HASHES)
-_RANK = {"unproven": 0, "proven": 1, "damaged": 2}
+_RANK = {"proven": 0, "unproven": 1, "damaged": 2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """The backups of a slot: damaged if any is, else proven if any is. ``x`` is in percent."""
+    """The backups of a slot: the state of the worst, so that a proven one hides no other. ``x`` is in percent."""
 
     x: float
     state: str
@@ -157,7 +157,7 @@ class _Group:
 
     @property
     def state(self) -> str:
-        if self.verification == IndexedBackup.Verification.DAMAGED:
+        if self.verification in IndexedBackup.UNUSABLE:
             return "damaged"
         return "proven" if self.verification in _PROVEN else "unproven"
 

@@ -18,6 +18,7 @@ from django.utils import timezone
 
 from backups.conf import configuration
 from backups.engine.errors import UsageError
+from backups.engine.progress import duration
 from backups.identity import audit
 from backups.identity.audit import Actor
 from backups.models import Job, JobLog, Plan, Worker
@@ -90,6 +91,7 @@ def enqueue(
     try:
         with transaction.atomic(using=config.database):
             job.save(force_insert=True)
+            say(job, f"Requested by {job.by or 'the system'} ({job.get_via_display()}).")
             audit.record(actor, f"{kind.name}.requested", f"job:{job.id}", after=job.arguments)
             nudge(job.host)
     except IntegrityError:
@@ -123,6 +125,7 @@ def claim(host: str, worker: str) -> Job | None:
                     return None
                 if taken:
                     job.refresh_from_db()
+                    say(job, f"Started on {host}.")
                     job_started.send(Job, job=job)
         except IntegrityError:
             continue  # another job writes to that repository
@@ -183,6 +186,7 @@ def end(
         if not ended:
             return False
         job.refresh_from_db()
+        _say_end(job)
         after = {"state": job.state, "backup": job.backup_id, "error": (error or {}).get("message")}
         audit.record(Actor.of(job), f"{job.kind}.{state}", f"job:{job.id}", after=after)
         retried = is_to_be_retried(job)
@@ -191,6 +195,16 @@ def end(
         job_ended.send(Job, job=job, retried=retried)
         nudge(job.host)
     return True
+
+
+def _say_end(job: Job) -> None:
+    """Add the outcome to the log, which commands that have nothing to report would leave empty."""
+    error = job.error or {}
+    took = f" after {duration(job.took.total_seconds())}" if job.took is not None else ""
+    made = f", backup {job.backup_id}" if job.backup_id and job.state == Job.State.SUCCEEDED else ""
+    why = " ".join(str(error[part]) for part in ("message", "hint") if error.get(part))
+    level = JobLog.Level.INFO if job.state == Job.State.SUCCEEDED else JobLog.Level.ERROR
+    say(job, f"{job.get_state_display()}{took}{made}{f': {why}' if why else '.'}", level)
 
 
 def is_to_be_retried(job: Job) -> bool:
@@ -228,6 +242,7 @@ def cancel(job: Job, actor: Actor) -> Job:
         request: dict[str, Any] = {"cancel_asked": now, "cancel_by": actor.name}
         if Job.objects.filter(pk=job.pk, state=Job.State.QUEUED).update(state=Job.State.CANCELLED, finished=now, **request):
             audit.record(actor, "job.cancelled", f"job:{job.id}")
+            say(job, f"Cancelled by {actor.name} before it started.", JobLog.Level.WARNING)
             nudge(job.host)
         elif Job.objects.filter(pk=job.pk, state=Job.State.RUNNING, cancel_asked=None).update(**request):
             audit.record(actor, "job.cancel_asked", f"job:{job.id}")

@@ -1,6 +1,7 @@
 """How pages write sizes, durations, times, counts and differences."""
 
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 from django import template
 from django.utils import timezone
@@ -61,6 +62,16 @@ def moment(time: datetime | None, style: str = "full") -> SafeString | str:
     hover = f"{local:%Y-%m-%d %H:%M:%S} {local.tzname()} ({time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC)"
     shown = ago(time) if style == "ago" else f"{local:%Y-%m-%d %H:%M}"
     return format_html('<time datetime="{}" title="{}">{}</time>', time.astimezone(UTC).isoformat(), hover, shown)
+
+
+@register.simple_tag
+def moment_in(time: datetime, zone: str) -> SafeString:
+    """A time in the zone of a plan, labelled, and in the reader's zone where that differs."""
+    there, here = time.astimezone(ZoneInfo(zone)), timezone.localtime(time)
+    same = there.utcoffset() == here.utcoffset()
+    also = "" if same else format_html(' <span class="quiet">= {} {}</span>', f"{here:%a %H:%M}", here.tzname())
+    stamp = time.astimezone(UTC).isoformat()
+    return format_html('<time datetime="{}">{} {}</time>{}', stamp, f"{there:%Y-%m-%d %H:%M}", there.tzname(), also)
 
 
 @register.filter

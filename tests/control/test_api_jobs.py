@@ -31,13 +31,15 @@ def test_log_is_followed_to_the_end_of_the_job(empty_site):
     }
     path = f"{JOBS}/{job.pk}/log"
     log = json_of(client.get(path), 200)
-    assert [line["line"] for line in log["lines"]] == ["first", "second"] and not log["ended"]
+    assert [line["line"] for line in log["lines"][2:]] == ["first", "second"] and not log["ended"]
     lifecycle.say(mine, "third")
     more = json_of(client.get(f"{path}?after={log['last']}"), 200)
     assert [line["line"] for line in more["lines"]] == ["third"]
     assert lifecycle.end(mine, Job.State.SUCCEEDED, result={})
     end = json_of(client.get(f"{path}?after={more['last']}"), 200)
-    assert end == {"lines": [], "last": more["last"], "ended": True}
+    assert [line["line"].partition(" ")[0] for line in end["lines"]] == ["Done"] and end["ended"]
+    end = json_of(client.get(f"{path}?after={end['last']}"), 200)
+    assert end["lines"] == [] and end["ended"]
     assert [line["line"] for line in json_of(client.get(f"{path}?level=warning"), 200)["lines"]] == ["second"]
     assert [line["line"] for line in json_of(client.get(f"{path}?text=IR"), 200)["lines"]] == ["first", "third"]
     assert len(json_of(client.get(f"{path}?limit=1"), 200)["lines"]) == 1

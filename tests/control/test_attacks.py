@@ -23,7 +23,6 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 from django.utils import timezone
 
-from backups.admin.plan_form import JsonForm
 from backups.admin.urls import urlpatterns
 from backups.alerts import http, messages
 from backups.alerts import mail as alert_mail
@@ -142,11 +141,6 @@ def test_plan_has_few_addresses_and_a_title_of_one_line(empty_site):
     plan = Plan(name="n", kind="backup", cron="0 3 * * *", title="Nightly\r\nBcc: eve@example.org", host="a\x1b[2J")
     with pytest.raises(UsageError, match=r"title.*host"):
         check(plan)
-
-
-def test_deeply_nested_arguments_are_a_form_error():
-    form = JsonForm({"arguments_text": "[" * 100_000}, kind=types.BACKUP)
-    assert "This is not valid JSON" in form.errors["arguments_text"][0]
 
 
 # Alerts and logs

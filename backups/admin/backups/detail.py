@@ -32,6 +32,10 @@ def backup(request: HttpRequest, backup_id: str) -> HttpResponse:
         row = holds.indexed(backup_id, request.GET.get("repository", ""))
     except BackupNotFound:
         return _gone(request, backup_id)
+    about = list(jobs_about(row.backup_id)[:12])
+    busy = [job for job in about if not job.has_ended]
+    if "busy" in request.GET:  # the page asks whether what it shows as running has ended
+        return HttpResponse(status=204, headers={} if busy else {"HX-Refresh": "true"})
     family = lineage(row)
     stored: Backup | None = None
     unreadable: EngineError | None = None
@@ -41,7 +45,6 @@ def backup(request: HttpRequest, backup_id: str) -> HttpResponse:
         unreadable = problem
     whose = shares(row) if stored is not None else None
     proofs = list(reversed(stored.proofs)) if stored else []
-    about = list(jobs_about(row.backup_id)[:12])
     made_by = next((job for job in about if str(job.pk) == row.job), None)
     if made_by is None and row.job:
         made_by = _job(row.job)
@@ -56,7 +59,7 @@ def backup(request: HttpRequest, backup_id: str) -> HttpResponse:
         "sources": [_source(record, proofs, about) for record in stored.manifest.sources] if stored else [],
         "proofs": [_proof(proof) for proof in proofs],
         "jobs": about,
-        "busy": [job for job in about if not job.has_ended],
+        "busy": busy,
         "made_by": made_by,
         "may": permissions_of(request),
         "delete": deletions([row])[0],
@@ -204,7 +207,7 @@ def act(request: HttpRequest, backup_id: str) -> HttpResponse:
     row = holds.indexed(backup_id, request.POST.get("repository", ""))
     what = request.POST.get("do", "")
     actor, where = actor_of(request), {"repository": row.repository}
-    if what in ("hashes", "restore"):
+    if what == "hashes":
         require(request, "backups.verify_backup")
         say_queued(request, "Verification queued", submit.verify(actor, backup_ids=[row.backup_id], depth=what, **where))
     elif what == "drill":

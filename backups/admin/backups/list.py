@@ -10,6 +10,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from backups.catalog import holds
+from backups.catalog.missing import forget_missing, missing_backups
 from backups.conf import configuration
 from backups.engine.errors import EngineError, UsageError
 from backups.engine.types import Depth
@@ -28,6 +29,9 @@ from .selection import (
     selected,
 )
 
+_MOST_MISSING = 20
+_MOST_LOSSES = 5
+_MOST_DRILLS = 20
 COUNTED = 1_000
 """Matches are counted up to this number."""
 
@@ -53,6 +57,9 @@ def overview(request: HttpRequest) -> HttpResponse:
         "counted": COUNTED,
         "newest": newest,
         "damaged": damaged,
+        "missing": list(missing_backups()[:_MOST_MISSING]),
+        "missing_count": missing_backups().count(),
+        "losses": list(IndexedBackup.objects.exclude(losses="")[:_MOST_LOSSES]),
         "kinds": IndexedBackup.Kind.choices,
         "proofs": IndexedBackup.Verification.choices,
         "marks": MARKS.items(),
@@ -89,31 +96,59 @@ def act_on_selected(request: HttpRequest) -> HttpResponse:
     if what == "delete":
         require(request, "backups.delete_backup")
         return HttpResponseRedirect(f"{reverse('backups:delete')}?{urlencode({'id': ids, 'back': back}, doseq=True)}")
-    if what in ("verify", "verify_restore"):
+    if what == "verify":
         require(request, "backups.verify_backup")
-        depth = Depth.RESTORE if what == "verify_restore" else Depth.HASHES
         for repository in sorted({row.repository for row in rows}):
             ids = [row.backup_id for row in rows if row.repository == repository]
-            job = submit.verify(actor_of(request), backup_ids=ids, depth=depth.value, repository=repository)
+            job = submit.verify(actor_of(request), backup_ids=ids, depth=Depth.HASHES.value, repository=repository)
             say_queued(request, f"Verification of {count_of(len(ids), 'backup')} queued", job)
-    elif what == "hold":
+    elif what == "drill":
+        require(request, "backups.verify_backup")
+        for row in rows[:_MOST_DRILLS]:
+            submit.drill(actor_of(request), backup_id=row.backup_id, set=row.set, repository=row.repository)
+        left = len(rows) - _MOST_DRILLS
+        say(
+            request,
+            f"{count_of(min(len(rows), _MOST_DRILLS), 'drill')} queued{f'; {left:,} more were not' if left > 0 else ''}.",
+        )
+    elif what in ("hold", "release"):
         require(request, "backups.hold_backup")
-        _hold_all(request, rows)
+        _hold_or_release(request, rows, hold=what == "hold")
     else:
         raise UsageError(f"Unknown action {what!r}.", hint="Nothing was changed.")
     return HttpResponseRedirect(back)
 
 
-def _hold_all(request: HttpRequest, rows: list[IndexedBackup]) -> None:
-    note = request.POST.get("note", "").strip()
-    held, refused = 0, []
+def _hold_or_release(request: HttpRequest, rows: list[IndexedBackup], *, hold: bool) -> None:
+    actor, note = actor_of(request), request.POST.get("note", "").strip()
+    done, refused = 0, []
     for row in rows:
         try:
-            holds.hold(actor_of(request), row.backup_id, note, repository=row.repository)
-            held += 1
+            if hold:
+                holds.hold(actor, row.backup_id, note, repository=row.repository)
+            elif row.held:
+                holds.release(actor, row.backup_id, repository=row.repository)
+            done += hold or row.held
         except EngineError as problem:
             refused.append(f"{row.backup_id}: {problem.message}")
-    if held:
-        say(request, f"{count_of(held, 'backup')} held{f': {note}' if note else ''}.")
+    if done:
+        say(request, f"{count_of(done, 'backup')} {'held' if hold else 'released'}{f': {note}' if hold and note else ''}.")
+    elif not refused:
+        say(request, "None of these backups is held. Nothing was changed.", level=messages.WARNING)
     if refused:
-        say(request, "Not held: " + "; ".join(refused), level=messages.WARNING)
+        say(request, f"Not {'held' if hold else 'released'}: " + "; ".join(refused), level=messages.WARNING)
+
+
+@page("backups.delete_backup", methods=("POST",))
+def forget(request: HttpRequest) -> HttpResponse:
+    """Forget missing backups, after somebody has acknowledged that they are lost."""
+    if not request.POST.get("sure"):
+        raise UsageError("Tick the box to confirm that these backups are lost.", hint="Nothing was forgotten.")
+    actor, ids = actor_of(request), request.POST.getlist("id")
+    rows = missing_backups().filter(backup_id__in=ids)
+    count = 0
+    for repository in sorted({row.repository for row in rows}):
+        mine = [row.backup_id for row in rows if row.repository == repository]
+        count += len(forget_missing(actor, repository=repository, backup_ids=mine))
+    say(request, f"{count_of(count, 'missing backup')} acknowledged as lost, and forgotten.")
+    return HttpResponseRedirect(reverse("backups:backups"))

@@ -16,9 +16,6 @@
     const html = (event.detail.xhr.getResponseHeader("Content-Type") || "").startsWith("text/html");
     if (event.detail.xhr.status >= 400 && html) { event.detail.shouldSwap = true; event.detail.isError = false; }
   });
-  // On a narrow screen, scroll the navigation to the current page.
-  const current = document.querySelector(".rb-tabs [aria-current]");
-  if (current) current.closest("ul").scrollLeft = current.offsetLeft - 80;
   // Close menus with Escape or a click elsewhere.
   document.addEventListener("click", function (event) {
     document.querySelectorAll("details.rb-menu[open]").forEach((menu) => { if (!menu.contains(event.target)) menu.open = false; });
@@ -27,4 +24,32 @@
     if (event.key !== "Escape") return;
     document.querySelectorAll("details.rb-menu[open]").forEach((menu) => { menu.open = false; menu.querySelector("summary").focus(); });
   });
+  // Tell when a job of this account has ended, on whatever page it happens.
+  const notices = document.getElementById("notices"), KEY = "rb-told-until";
+  function tell(notice) {
+    const line = document.createElement("p"), link = document.createElement("a"), close = document.createElement("button");
+    line.className = "rb-note " + notice.tone;
+    link.href = notice.address;
+    link.textContent = notice.text;
+    close.type = "button";
+    close.className = "rb-close";
+    close.textContent = "×";
+    close.setAttribute("aria-label", "Close");
+    close.addEventListener("click", () => line.remove());
+    line.append(link, notice.more ? " " + notice.more : "", close);
+    notices.append(line);
+    if (notice.tone === "good") setTimeout(() => line.remove(), 20000);
+  }
+  function ask() {
+    if (document.hidden) return;
+    const since = sessionStorage.getItem(KEY) || "";
+    fetch(notices.dataset.address + "?since=" + encodeURIComponent(since), { credentials: "same-origin", redirect: "error" })
+      .then((answer) => (answer.ok ? answer.json() : Promise.reject(new Error(String(answer.status)))))
+      .then(function (found) {
+        sessionStorage.setItem(KEY, found.now);
+        if (since) found.notices.forEach(tell);
+      })
+      .catch(() => {});  // the next attempt follows
+  }
+  if (notices) { ask(); setInterval(ask, 4000); }
 })();
