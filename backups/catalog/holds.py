@@ -24,20 +24,23 @@ def hold(actor: Actor, backup_id: str, note: str, *, repository: str = "") -> In
 
 
 def release(actor: Actor, backup_id: str, *, repository: str = "") -> IndexedBackup:
-    """Release a hold. Raises `RepositoryLocked` while another process writes."""
+    """Release a hold; one because of a loss is confirmed by it. Raises `RepositoryLocked` while another process writes."""
     return _set_hold(actor, backup_id, None, repository)
 
 
 def _set_hold(actor: Actor, backup_id: str, new: Hold | None, repository: str) -> IndexedBackup:
     row = indexed(backup_id, repository)
     opened, backup = stored(row)
+    action = "backup.held" if new else "backup.released"
     with opened.writing("hold", timezone.now(), wait=_HOLD_WAIT):
+        if new is None and backup.hold is not None:
+            new = backup.hold.confirmed
         opened.set_hold(backup, new)
     audit.record(
         actor,
-        "backup.held" if new else "backup.released",
+        action,
         f"backup:{backup_id}",
-        before={"held": row.held, "note": row.hold_note},
+        before={"held": row.held, "note": row.hold_note} | ({"losses": row.losses} if row.losses else {}),
         after={"held": new is not None, "note": new.note if new else ""},
     )
     changed = refresh_one(row.repository, backup_id)

@@ -218,6 +218,7 @@ def _row(name: str, backup: Backup, seen: str) -> IndexedBackup:
         drill_seconds=drill.seconds if drill else None,
         job=manifest.job,
         problem=backup.problems[0].message if backup.problems else "",
+        losses="\n".join(backup.hold.shrunk) if backup.hold else "",
         seen=seen,
     )
 

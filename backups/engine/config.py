@@ -13,7 +13,7 @@ from .errors import UsageError
 from .left_out import MOST_PATTERNS, wrong_pattern
 from .names import NAME, printable
 from .runtime.environment import Environment, UnknownSetting
-from .types import LONGEST_NOTE, Depth, Source, SourceKind
+from .types import DEFAULT_ALLOWANCE, LONGEST_NOTE, Allowance, Depth, Source, SourceKind
 
 SOURCE_SETTINGS = {
     SourceKind.SQLITE: "REFSERVER_DATABASE",
@@ -35,6 +35,9 @@ ENGINE_SETTINGS = frozenset(
         "BACKUP_EXAMINE_COMMAND",
         "BACKUP_EXCLUDE",
         "BACKUP_REREAD_HOURS",
+        "BACKUP_SHRINK_PERCENT",
+        "BACKUP_SHRINK_LEAST",
+        "BACKUP_MAY_SHRINK",
         *SOURCE_SETTINGS.values(),
     }
 )
@@ -66,6 +69,7 @@ class Settings:
     examine_command: str
     exclude: tuple[str, ...]
     reread_hours: float
+    allowance: Allowance
     unknown: tuple[UnknownSetting, ...] = ()
 
 
@@ -107,6 +111,7 @@ def read_settings(env: Environment) -> Settings:
         check_patterns(exclude)
     except UsageError as problem:
         env.problem("BACKUP_EXCLUDE", problem.message.rstrip("."), "separate patterns by colons")
+    may_shrink = env.text("BACKUP_MAY_SHRINK", os.pathsep.join(DEFAULT_ALLOWANCE.names))
     repository = env.text("BACKUP_REPOSITORY", "")
     settings = Settings(
         repository=Path(repository) if repository else None,
@@ -121,6 +126,11 @@ def read_settings(env: Environment) -> Settings:
         examine_command=env.text("BACKUP_EXAMINE_COMMAND", ""),
         exclude=exclude,
         reread_hours=env.hours("BACKUP_REREAD_HOURS", REREAD_HOURS, most=_MOST_HOURS),
+        allowance=Allowance(
+            percent=env.integer("BACKUP_SHRINK_PERCENT", int(DEFAULT_ALLOWANCE.percent), least=0, most=100),
+            least=env.integer("BACKUP_SHRINK_LEAST", DEFAULT_ALLOWANCE.least, least=1, most=1_000_000_000),
+            names=tuple(filter(None, may_shrink.split(os.pathsep))),
+        ),
         unknown=env.unknown(ENGINE_SETTINGS | _PROJECT_SETTINGS, prefixes=("BACKUP_", "REFBACKUP_")),
     )
     env.check()

@@ -24,8 +24,11 @@ from .repository.folder import Repository
 from .repository.soundness import SOURCE_SUSPECT
 from .runtime import durable
 from .runtime.context import Context
-from .sources import LogWatch, check_sources, pack_request, record_of, size_of
+from .shrinkage import hold_until_confirmed, shrunk
+from .sources import LogWatch, check_sources, log_cut, pack_request, record_of, size_of
 from .types import (
+    DEFAULT_ALLOWANCE,
+    Allowance,
     Backup,
     BackupKind,
     Collection,
@@ -34,6 +37,7 @@ from .types import (
     Digest,
     Manifest,
     Problem,
+    Shrunk,
     Source,
     SourceKind,
     SourceRecord,
@@ -72,6 +76,7 @@ class Request:
     job: str = ""
     exclude: tuple[str, ...] = ()
     reread_hours: float = REREAD_HOURS
+    allowance: Allowance = DEFAULT_ALLOWANCE
     application: ApplicationCheck = NO_CHECK
 
 
@@ -110,9 +115,8 @@ def create_backup(repository: Repository, request: Request, ctx: Context) -> Cre
 
     Safe to call from any process: only child processes touch live stores. Raises `SourceBroken`, `SourceBusy`,
     `RepositoryLocked`, `NoSpace`, `PermissionMissing`, `Cancelled`. A source that is damaged but readable gives a backup whose
-    manifest lists the problems; such a backup is never used in place of a good one.
-
-    Raises `ExchangeUnfinished` for stores that an interrupted restore in place left mixed.
+    manifest lists the problems; such a backup is never used in place of a good one. Raises `ExchangeUnfinished` for stores that
+    an interrupted restore in place left mixed.
     """
     began = time.monotonic()
     check_sources(request.sources, repository)
@@ -176,7 +180,13 @@ def _create(repository: Repository, request: Request, ctx: Context) -> tuple[Bac
                 ctx.log(f"The copy is inconsistent and is taken again: {'; '.join(packed.torn)}")
                 continue
             durable.remove_tree(scratch)
-            manifest = _manifest(backup_id, kind, request, parent, packed, ctx)
+            before = parent or next(usable_parents(repository.newest_first(request.set)), None)
+            lost = () if before is None or request.safety else shrunk(before.manifest, packed.sources, request.allowance)
+            for item in lost:
+                ctx.log(f"SHRUNK {item.message}")
+            manifest = _manifest(backup_id, kind, request, parent, packed, lost, ctx)
+            if before is not None and lost:
+                hold_until_confirmed(repository, before, manifest)
             repository.publish(staged, manifest)
             return Backup(manifest=manifest), reason
         finally:
@@ -261,7 +271,7 @@ def _pack(
         instant = cut.take(sources, request.within)
         _refuse_unknown_files(repository, request, sources, instant)
         phase.pause_ms = instant.pauses.model_dump()
-        _log_cut(instant, ctx)
+        log_cut(instant, ctx)
         cut.copy_pinned(instant)
     before = {record.prefix: record for record in parent.manifest.sources} if parent is not None else {}
     requests = [pack_request(source, sources, instant, cut, repository, request.exclude) for source in sources]
@@ -279,11 +289,21 @@ def _pack(
             for source in sources
             if source.kind is SourceKind.CHROMA and source.name not in instant.broken
         }
+        rows = cut.holder.ask("count", timeout=STEP_TIMEOUT, check=watch.check)
         answer = cut.packer.finish(timeout=STEP_TIMEOUT, on_event=lambda event: phase.reach(event["bytes"]), check=watch.check)
         cut.holder.ask("release", timeout=STEP_TIMEOUT, check=ctx.check)
     torn = [found.message for found in digests.values() if isinstance(found, Problem)]
     records = tuple(
-        record_of(source, instant, answer["sources"][source.prefix], digests, request.exclude, ctx) for source in sources
+        record_of(
+            source,
+            instant,
+            answer["sources"][source.prefix],
+            digests,
+            rows.get(source.prefix, {}),
+            request.exclude,
+            ctx,
+        )
+        for source in sources
     )
     return _Packed(instant, DataFile.model_validate(answer["data"]), records, answer["read_all"], torn)
 
@@ -345,7 +365,13 @@ def _parent_digest(collection: Collection) -> dict[str, Any]:
 
 
 def _manifest(
-    backup_id: str, kind: BackupKind, request: Request, parent: Backup | None, packed: _Packed, ctx: Context
+    backup_id: str,
+    kind: BackupKind,
+    request: Request,
+    parent: Backup | None,
+    packed: _Packed,
+    lost: tuple[Shrunk, ...],
+    ctx: Context,
 ) -> Manifest:
     for record in packed.sources:
         for problem in record.problems:
@@ -369,17 +395,6 @@ def _manifest(
         data=packed.data,
         safety=request.safety,
         job=request.job,
+        shrunk=lost,
         log=(*ctx.lines[:MOST_LINES], *([f"and {left:,} lines more"] if left > 0 else [])),
     )
-
-
-def _log_cut(instant: Instant, ctx: Context) -> None:
-    for name, pin in instant.pins.items():
-        if pin.method != "pinned":
-            ctx.log(f"sqlite/{name} is not read in place but copied ({pin.method}): {pin.reason}")
-        elif pin.log_bytes > 64 << 20:
-            ctx.log(f"sqlite/{name} has a write-ahead log of {pin.log_bytes >> 20} MiB")
-    for (kind, name), ms in instant.pause.items():
-        ctx.log(f"{kind}/{name}: writers were held up for {ms:.1f} ms")
-    if instant.attempts > 1:
-        ctx.log(f"The cut took {instant.attempts} attempts")

@@ -141,6 +141,7 @@ def record_of(
     instant: Instant,
     tally: dict[str, Any],
     digests: dict[str, tuple[Collection, ...] | Problem],
+    rows: dict[str, int],
     exclude: tuple[str, ...],
     ctx: Context,
 ) -> SourceRecord:
@@ -184,8 +185,22 @@ def record_of(
             "pause_ms": round(instant.pause.get((source.kind, source.name), 0.0), 3),
             "version": instant.versions.get(source.name) if source.kind is SourceKind.CHROMA else None,
             "collections": collections,
+            "rows": rows,
             "problems": problems,
             "left_out": absent,
             "exclude": exclude if source.kind is SourceKind.FILES else (),
         }
     )
+
+
+def log_cut(instant: Instant, ctx: Context) -> None:
+    """Log how each database was captured, and how long writers were held up."""
+    for name, pin in instant.pins.items():
+        if pin.method != "pinned":
+            ctx.log(f"sqlite/{name} is not read in place but copied ({pin.method}): {pin.reason}")
+        elif pin.log_bytes > 64 << 20:
+            ctx.log(f"sqlite/{name} has a write-ahead log of {pin.log_bytes >> 20} MiB")
+    for (kind, name), ms in instant.pause.items():
+        ctx.log(f"{kind}/{name}: writers were held up for {ms:.1f} ms")
+    if instant.attempts > 1:
+        ctx.log(f"The cut took {instant.attempts} attempts")

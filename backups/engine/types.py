@@ -138,7 +138,7 @@ class SourceRecord(_Stored):
     (Chroma, copied under its lock), ``walked`` (files), ``raw`` (bytes of a broken store), ``unchanged`` (not read).
     ``same_instant`` is false for a large database in rollback-journal mode that was written to: it is copied after the cut.
     ``left_out`` has what a folder of files contains and the backup does not, ``exclude`` the patterns it was captured with;
-    `left_out.Outside` combines the two.
+    `left_out.Outside` combines the two. ``rows`` are those of the tables of a database that were counted.
     """
 
     kind: SourceKind
@@ -151,6 +151,7 @@ class SourceRecord(_Stored):
     same_instant: bool = True
     version: str | None = None
     collections: tuple[Collection, ...] = ()
+    rows: dict[str, Size] = {}
     problems: tuple[Problem, ...] = ()
     left_out: Annotated[tuple[LeftOut, ...], Field(max_length=MOST_LEFT_OUT)] = ()
     exclude: Annotated[tuple[Pattern, ...], Field(max_length=MOST_PATTERNS)] = ()
@@ -189,6 +190,36 @@ class Pause(_Stored):
     chroma: float = 0.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowance:
+    """What may shrink unnoticed: up to ``percent`` of what a table, collection or folder held, or any part of one that held
+    fewer than ``least``, and the tables and collections whose ``SOURCE.NAME`` matches a pattern. Losing everything is always
+    noticed."""
+
+    percent: float = 50.0
+    least: int = 100
+    names: tuple[str, ...] = ("*.django_session", "*.django_q_*", "*.backups_idempotencykey", "*.backups_joblog")
+
+
+DEFAULT_ALLOWANCE = Allowance()
+
+
+class Shrunk(_Stored):
+    """A table, collection or folder, or with an empty ``name`` a whole source, that lost all or most of its content."""
+
+    source: Printable
+    name: Printable = ""
+    unit: str
+    before: Size
+    after: Size
+
+    @property
+    def message(self) -> str:
+        """A sentence for people, without its full stop."""
+        what = f"{self.name} in {self.source}" if self.name else self.source
+        return f"{what} has {self.after:,} {self.unit}, {self.before:,} in the backup before"
+
+
 class Manifest(_Stored):
     """``manifest.json``: everything about a backup except its table.
 
@@ -217,6 +248,7 @@ class Manifest(_Stored):
     safety: bool = False
     job: Short = ""
     replaces: tuple[Id, ...] = ()
+    shrunk: tuple[Shrunk, ...] = ()
     log: tuple[str, ...] = ()
 
     @property
@@ -265,10 +297,21 @@ SOURCE_PROBLEMS = frozenset({"sqlite_integrity", "chroma_structure", "source_unr
 
 
 class Hold(_Stored):
-    """Protects a backup from retention and deletion."""
+    """Protects a backup from retention and deletion.
+
+    ``shrunk`` are sentences about what a later backup no longer holds. A person confirms that by releasing the hold; one that
+    somebody had set before, so that it is not ``automatic``, then remains.
+    """
 
     time: AwareDatetime
     note: Short = ""
+    shrunk: tuple[Printable, ...] = ()
+    automatic: bool = False
+
+    @property
+    def confirmed(self) -> Hold | None:
+        """What remains of it when a person releases it."""
+        return self.model_copy(update={"shrunk": ()}) if self.shrunk and not self.automatic else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -80,7 +80,8 @@ class ChildOutput:
         if self._count == MOST_LINES:
             line, level = f"The log is full at {MOST_LINES:,} lines; further lines are dropped.", JobLog.Level.WARNING
         if level not in JobLog.Level.values:
-            level = JobLog.Level.ERROR if line.startswith("DAMAGED") else JobLog.Level.INFO
+            word = line.partition(" ")[0]
+            level = {"DAMAGED": JobLog.Level.ERROR, "SHRUNK": JobLog.Level.WARNING}.get(word, JobLog.Level.INFO)
         text = storable(in_one_line(line[:4000]))
         self.lines.append(JobLog(job=self.job, time=now or timezone.now(), level=level, line=text))
 

@@ -13,7 +13,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='indexedbackup',
             name='losses',
-            field=models.TextField(blank=True, help_text='What its stores lost since the backup before, until somebody confirms it.'),
+            field=models.TextField(blank=True, help_text='What a later backup no longer holds, a sentence a line, until it is released.'),
         ),
         migrations.AlterField(
             model_name='indexedbackup',

@@ -49,7 +49,9 @@ class IndexedBackup(models.Model):
     drill_seconds = models.FloatField(null=True, blank=True)
     job = models.CharField(max_length=36, blank=True, help_text="The job that made it, from the manifest.")
     problem = models.TextField(blank=True, help_text="Why it is damaged or missing, in a sentence.")
-    losses = models.TextField(blank=True, help_text="What its stores lost since the backup before, until somebody confirms it.")
+    losses = models.TextField(
+        blank=True, help_text="What a later backup no longer holds, a sentence a line, until it is released."
+    )
     seen = models.CharField(max_length=80, blank=True, help_text="Modification times of its folders when it was read.")
 
     class Meta:

@@ -154,6 +154,15 @@ class DamagedBackup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LossFact:
+    """A backup that is held because a later one holds much less; what was lost, a sentence a line."""
+
+    id: str
+    set: str
+    losses: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunningJob:
     """A running job; ``usual`` is how many seconds such jobs take, None while too few have ended."""
 
@@ -239,6 +248,8 @@ class Facts:
     restores: tuple[RestoreFact, ...] = ()
     drills: Drills = field(default_factory=Drills)
     damaged: tuple[DamagedBackup, ...] = ()
+    losses: tuple[LossFact, ...] = ()
+    """Not confirmed yet."""
     days: tuple[Day, ...] = ()
     counts: Counts = field(default_factory=Counts)
     bytes_to_back_up: int | None = None

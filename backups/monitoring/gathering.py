@@ -91,6 +91,7 @@ def gather(now: datetime, probed: tuple[facts.Probed, ...] | None = None) -> fac
         restores=_restores(itertools.chain.from_iterable(proven.values())),
         drills=_drills(possible_since=_drills_possible_since(repositories, plans)),
         damaged=_damaged() if counts.damaged else (),
+        losses=_losses(),
         days=_days(now),
         counts=counts,
         bytes_to_back_up=_source_bytes(config) if all(one.newest is None for one in sets) else None,
@@ -263,6 +264,14 @@ def _damaged() -> tuple[facts.DamagedBackup, ...]:
     return tuple(
         facts.DamagedBackup(id=id_, set=set_name, problem=problem)
         for id_, set_name, problem in rows.values_list("backup_id", "set", "problem")[:_MOST_DAMAGED]
+    )
+
+
+def _losses() -> tuple[facts.LossFact, ...]:
+    rows = IndexedBackup.objects.exclude(losses="").filter(held=True).order_by("-time", "-backup_id")
+    return tuple(
+        facts.LossFact(id=id_, set=set_name, losses=losses)
+        for id_, set_name, losses in rows.values_list("backup_id", "set", "losses")[:_MOST_DAMAGED]
     )
 
 

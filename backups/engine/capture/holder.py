@@ -10,6 +10,7 @@ lock     takes all locks, pins SQLite and lets its writers continue; Chroma stay
 unlock   lets Chroma's writers continue                                                       pauses in milliseconds
 copy     copies the databases that could not be pinned in place                               -
 digest   reads a staged Chroma directory                                                      digests of collections
+count    counts rows                                                                          rows of tables, by database
 release  ends everything                                                                      -
 ======== ==================================================================================== =========================
 
@@ -304,6 +305,9 @@ class Holder:
         for database in self._databases:
             database.copy_pinned(self._pins[database.name], self._step)
 
+    def count(self) -> dict[str, dict[str, int]]:
+        return {f"sqlite/{one.name}.sqlite3": one.count(self._pins[one.name]) for one in self._databases}
+
     def release(self) -> None:
         for database in self._databases:
             database.release()
@@ -347,7 +351,7 @@ def main() -> None:
     """Serve one backup."""
     server = Server()
     holder = Holder(server)
-    names = ("open", "lock", "unlock", "copy", "digest", "release")
+    names = ("open", "lock", "unlock", "copy", "digest", "count", "release")
     server.serve({name: getattr(holder, name) for name in names}, on_end=holder.release)
 
 

@@ -51,6 +51,7 @@ def run(call: Call) -> Outcome:
         within=arguments.within,
         force=arguments.force,
         job=check_note(arguments.job),
+        allowance=call.settings.allowance,
         exclude=check_patterns(arguments.exclude) if arguments.exclude else call.settings.exclude,
         reread_hours=call.settings.reread_hours,
         application=ApplicationCheck(examine=arguments.examine or call.settings.examine_command),
@@ -72,6 +73,7 @@ def _json(created: Created) -> dict[str, Any]:
         "verification": created.backup.verification,
         "problems": [problem.model_dump(mode="json") for problem in created.backup.problems],
         "missing": missing_json(manifest),
+        "shrunk": [item.model_dump(mode="json") for item in manifest.shrunk],
         "reason": created.reason,
         "note": manifest.note,
         "log": list(manifest.log),
@@ -85,4 +87,5 @@ def _text(created: Created) -> str:
         f"{duration(created.seconds)}; writers paused for {manifest.pause_ms.sqlite:.1f} ms (SQLite) "
         f"and {manifest.pause_ms.chroma:.1f} ms (Chroma); proof: {created.backup.verification}"
     )
-    return "\n".join([line, *damage_lines(created.backup), *missing_lines(manifest)])
+    less = [f"  WARNING {item.message}; the backup before is held until `refbackup release`" for item in manifest.shrunk]
+    return "\n".join([line, *damage_lines(created.backup), *missing_lines(manifest), *less])

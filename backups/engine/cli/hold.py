@@ -26,5 +26,7 @@ def set_hold(call: Call, hold: Hold | None, what: str) -> Outcome:
     repository = call.repository()
     backup = call.backup(repository)
     with repository.writing(what, call.ctx.now(), wait=10.0):
+        if hold is None and backup.hold is not None:
+            hold = backup.hold.confirmed
         repository.set_hold(backup, hold)
     return Outcome({"id": backup.id, "hold": hold.note if hold else None}, f"{backup.id} is {what}.")

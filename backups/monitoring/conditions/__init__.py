@@ -28,6 +28,7 @@ CONDITIONS: tuple[Condition, ...] = (
     backups.failing,
     backups.no_proven_backup,
     backups.dated_ahead,
+    backups.content_lost,
     backups.newest_damaged,
     backups.newest_unproven,
     plans.too_rare,

@@ -194,6 +194,20 @@ def newest_unproven(facts: Facts, threshold: float) -> Iterator[Observation]:
 
 
 @condition(
+    "content_lost",
+    "A store lost most of its content",
+    todo="Check its disk and its application. If it was intended, release the held backup; otherwise restore it.",
+    link="backups:backup",
+)
+def content_lost(facts: Facts, threshold: float) -> Iterator[Observation]:
+    for one in facts.losses:
+        first, *more = one.losses.splitlines()
+        rest = f", and {_number(len(more)) if len(more) > 1 else 'one'} more" if more else ""
+        text = f"{first}{rest}. Backup {one.id} is held until somebody confirms that."
+        yield Observation(subject=one.id, text=text, arguments=(one.id,))
+
+
+@condition(
     "damage",
     "A backup is damaged",
     code="damaged_some",

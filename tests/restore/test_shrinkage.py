@@ -1,0 +1,105 @@
+"""A store that lost its content gives a sound backup of nothing: it is reported, and the last one with the content is held."""
+
+import json
+import shutil
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backups.engine.cli import main
+from backups.engine.repository.folder import Repository, initialise
+from backups.engine.types import Allowance, Depth, Hold, Source, SourceKind
+from tests.restore.stores import Chroma, back_up, make_database, vector
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    return initialise(tmp_path / "repo", datetime.now(UTC))
+
+
+def execute(path: Path, statement: str) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute(statement)
+
+
+def sqlite_source(path: Path) -> Source:
+    return Source(kind=SourceKind.SQLITE, name="app", path=path)
+
+
+@pytest.mark.parametrize("kind", ["full", "incremental"])
+@pytest.mark.parametrize("mode", ["wal", "delete"])
+def test_an_emptied_table_is_reported_and_the_backup_before_is_held(
+    repository: Repository, tmp_path: Path, kind: str, mode: str, capsys: Any
+) -> None:
+    path = tmp_path / "app.sqlite3"
+    make_database(path, 200, mode=mode)
+    sources = (sqlite_source(path),)
+    before = back_up(repository, sources, verify=Depth.HASHES)
+    assert before.manifest.sources[0].rows == {"item": 200, "counter": 1}
+    execute(path, "DELETE FROM item WHERE id < 101")
+    after = back_up(repository, sources, kind, verify=Depth.HASHES)
+    assert [(item.name, item.before, item.after) for item in after.manifest.shrunk] == [("item", 200, 99)]
+    assert not after.damaged and any(line.startswith("SHRUNK item in sqlite/app") for line in after.manifest.log)
+    hold = repository.load("default", before.id).hold
+    assert hold is not None and hold.automatic and after.id in hold.shrunk[0]
+    code = main(["release", before.id, "--json", f"--repo={repository.folder}"])
+    assert (code, json.loads(capsys.readouterr().out)["hold"]) == (0, None)
+    assert repository.load("default", before.id).hold is None
+    assert not back_up(repository, sources, kind).manifest.shrunk, "confirmed"
+
+
+def test_what_is_not_a_loss(repository: Repository, tmp_path: Path) -> None:
+    path = tmp_path / "app.sqlite3"
+    make_database(path, 200)
+    execute(path, "CREATE TABLE django_session AS SELECT * FROM item")
+    sources = (sqlite_source(path),)
+    back_up(repository, sources)
+    execute(path, "DELETE FROM item WHERE id >= 100")
+    execute(path, "DELETE FROM django_session")
+    execute(path, "DELETE FROM counter")
+    assert not back_up(repository, sources, "incremental").manifest.shrunk, "half of it, a table of its own, one row"
+    execute(path, "DELETE FROM item WHERE id >= 90")
+    assert back_up(repository, sources, "incremental", allowance=Allowance(percent=5)).manifest.shrunk
+
+
+def test_a_hold_that_was_there_remains(repository: Repository, tmp_path: Path, capsys: Any) -> None:
+    path = tmp_path / "app.sqlite3"
+    make_database(path, 200)
+    before = back_up(repository, (sqlite_source(path),))
+    repository.set_hold(before, Hold(time=datetime.now(UTC), note="for the auditor"))
+    execute(path, "DROP TABLE item")
+    back_up(repository, (sqlite_source(path),))
+    for remains in ("for the auditor", None):
+        assert main(["release", before.id, "--json", f"--repo={repository.folder}"]) == 0
+        assert json.loads(capsys.readouterr().out)["hold"] == remains
+
+
+def test_a_disk_that_is_not_mounted(repository: Repository, tmp_path: Path) -> None:
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.txt").write_text("content")
+    chroma = tmp_path / "chroma"
+    with Chroma(chroma) as client:
+        client.create("papers")
+        names = [f"id-{n}" for n in range(5)]
+        client.call("papers", "upsert", ids=names, embeddings=[vector(n) for n in names], documents=names)
+    sources = (
+        Source(kind=SourceKind.FILES, name="documents", path=folder),
+        Source(kind=SourceKind.CHROMA, name="chroma", path=chroma),
+    )
+    before = back_up(repository, sources)
+    shutil.rmtree(folder)
+    folder.mkdir()
+    with Chroma(chroma) as client:
+        client.call("papers", "delete", ids=names)
+    after = back_up(repository, sources, "incremental")
+    assert {(item.source, item.unit, item.before, item.after) for item in after.manifest.shrunk} == {
+        ("files/documents", "files", 3, 0),
+        ("chroma/chroma", "records", 5, 0),
+    }
+    assert repository.load("default", before.id).hold is not None
