@@ -85,7 +85,10 @@ class EngineRun:
     def report_checks(self, answer: dict[str, Any]) -> None:
         """Report size, time and what was checked of a restore that succeeded."""
         size, seconds = human_bytes(answer["bytes"]), duration(answer["seconds"])
-        self._report.write(f"    {size} in {seconds}; every block matched its hash, every store was opened")
+        opened = "" if answer.get("damaged") else ", every store was opened"
+        self._report.write(f"    {size} in {seconds}; every block matched its hash{opened}")
+        for problem in answer.get("damaged", ()):
+            self._report.write(f"    DAMAGED when it was backed up, {problem['source']}: {problem['message']}")
         for name, check in answer["checks"].items():
             if not isinstance(check, dict):
                 continue

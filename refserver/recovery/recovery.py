@@ -200,7 +200,9 @@ class Recovery:
         self._engine.report_checks(result.answer)
         for path in sorted(folder.glob("*/*")):
             report.write(f"Restored       {path}")
-        return 0
+        if result.answer["damaged"]:
+            report.write("This is the damaged data as it was backed up: exit code 5.")
+        return result.code
 
     def _give_to_owners(self) -> None:
         """Give what root wrote to the users who go on writing there."""

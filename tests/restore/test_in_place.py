@@ -265,7 +265,14 @@ def test_a_file_that_is_not_a_database_is_replaced_and_backed_up_raw(scene: Scen
     scene.live.database.write_bytes(GARBAGE)
     scene.restore()
     assert scene.rows() == scene.restored("sqlite")
-    restore_to(scene.repository, scene.safety(), tmp_path / "back", context())
+    for number, check in enumerate((False, True)):
+        restored = restore_to(scene.repository, scene.safety(), tmp_path / f"back{number}", context(), check=check)
+        assert (tmp_path / f"back{number}/sqlite/app.sqlite3").read_bytes() == GARBAGE
+        assert [problem["code"] for problem in restored.damaged] == ["sqlite_integrity"]
+    delivered = refbackup(
+        "restore", scene.safety().id, "--to", "back", "--check", f"--repo={scene.repository.folder}", cwd=tmp_path
+    )
+    assert delivered.code == 5 and "DAMAGED app" in delivered.out and not delivered.err.startswith("refbackup:")
     assert (tmp_path / "back/sqlite/app.sqlite3").read_bytes() == GARBAGE
 
 

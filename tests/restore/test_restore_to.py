@@ -219,6 +219,20 @@ def test_a_kill_after_the_rename_leaves_the_complete_target(history: History, tm
     assert what_is_stored(tmp_path / "target") == what_is_stored(history.expected(1))
 
 
+def test_an_existing_empty_folder_keeps_its_mode_and_owner(history: History, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+    target.chmod(0o2751)
+    if os.geteuid() == 0:
+        os.chown(target, 1234, 4321)
+    before = target.stat()
+    restore_to(history.repository, history.backup(1), target, context(), only="files")
+    after = target.stat()
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+    restore_to(history.repository, history.backup(1), tmp_path / "new", context(), only="files")
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+
+
 @pytest.mark.parametrize("step", ["restore-write", "restore-write@12", "publish"])
 def test_a_full_disk_leaves_nothing(history: History, tmp_path: Path, step: str) -> None:
     done = refbackup(

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..errors import RestoreRefused, UsageError
+from ..errors import DamageFound, RestoreRefused, UsageError
 from ..progress import duration, human_bytes
 from ..repository.folder import open_repository
 from ..restore.commands import Commands
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(call: Call) -> Outcome:
-    """Restore; exit code 5 if a salvage lost blocks."""
+    """Restore; exit code 5 if a salvage lost blocks, or if a restored store was damaged when it was backed up."""
     arguments = call.arguments
     chosen = [name for name in ("to", "in_place", "finish", "undo") if getattr(arguments, name)]
     if len(chosen) != 1:
@@ -67,7 +67,8 @@ def run(call: Call) -> Outcome:
             check=arguments.check,
             salvage=arguments.salvage,
         )
-        return Outcome(asdict(restored), _text(restored), 5 if restored.lost else 0)
+        damaged = restored.lost or (restored.damaged and not restored.dry_run)
+        return Outcome(asdict(restored), _text(restored), DamageFound.exit_code if damaged else 0)
     sources = call.sources()
     if arguments.dry_run:
         planned = plan_in_place(repository, backup, sources, only=arguments.only)
@@ -133,11 +134,15 @@ def _confirm(call: Call, backup_id: str) -> None:
 
 
 def _text(restored: Restored) -> str:
+    damaged = [f"  DAMAGED {problem['source']}: {problem['message']}" for problem in restored.damaged]
+    if damaged:
+        damaged.insert(0, "As they were when they were backed up, damaged:")
     if restored.dry_run:
-        return (
+        line = (
             f"Dry run: {restored.checks['files']} files, {human_bytes(restored.bytes)} of {restored.id} would be "
             f"written to {restored.to}. Nothing was written."
         )
+        return "\n".join([line, *damaged])
     rate = human_bytes(restored.bytes / max(restored.seconds, 1e-3))
     lines = [
         f"{restored.id} restored to {restored.to}: {human_bytes(restored.bytes)} in {duration(restored.seconds)} ({rate}/s)"
@@ -147,7 +152,7 @@ def _text(restored: Restored) -> str:
     if restored.lost:
         lines.append(f"{len(restored.lost)} blocks could not be read and were replaced by zeros:")
     lines += [f"  {b.path}, bytes {b.offset} to {b.offset + b.bytes}: {b.message}" for b in restored.lost]
-    return "\n".join(lines)
+    return "\n".join(lines + damaged)
 
 
 def _planned_text(planned: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,13 +22,17 @@ from ..repository.folder import Repository
 from ..runtime import durable
 from ..runtime.context import Context
 from ..runtime.space import need_space
-from ..types import Backup, Depth, Problem, SourceKind, SourceRecord
+from ..types import SOURCE_PROBLEMS, Backup, Depth, Problem, SourceKind, SourceRecord
 from ..verify import record_failure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restored:
-    """The result of a restore, or of a dry run. ``bytes`` counts what was written; ``lost`` has the blocks a salvage zeroed."""
+    """The result of a restore, or of a dry run.
+
+    ``bytes`` counts what was written; ``lost`` has the blocks a salvage zeroed. ``damaged`` has the problems, as JSON, of
+    stores that were damaged when they were backed up, and are restored as they were.
+    """
 
     id: str
     to: str
@@ -36,6 +41,7 @@ class Restored:
     checks: dict[str, Any]
     dry_run: bool = False
     lost: tuple[Lost, ...] = ()
+    damaged: tuple[dict[str, Any], ...] = ()
 
 
 def select(backup: Backup, only: str | None) -> tuple[SourceRecord, ...]:
@@ -110,7 +116,9 @@ def restore_to(
     1. Check the manifest, the space and the target.
     2. Write everything into a folder beside the target, check each block against its hash, and sync it.
     3. With *check*, open the stores and compare them with the manifest.
-    4. Rename the folder to *target*.
+    4. Rename the folder to *target*, with the mode and owner of an existing empty folder.
+
+    A store that was damaged when it was backed up is restored as it was, and named in the result.
 
     With *salvage*, blocks that cannot be read become zeros and are listed in the result: the last resort if no backup is sound.
 
@@ -119,6 +127,7 @@ def restore_to(
     began = time.monotonic()
     records = select(backup, only)
     lost: list[Lost] = []
+    damaged = [problem for record in records for problem in record.problems]
     place = Path(os.path.realpath(target))
     staged = place.with_name(f".{place.name}.{ctx.token()}.partial")
     try:
@@ -145,9 +154,12 @@ def restore_to(
                         )
         if not dry_run:
             if check:
-                checks |= _checked(backup, staged, records, ctx)
+                findings = _checked(repository, backup, staged, records, ctx)
+                checks |= findings.checks
+                damaged += [problem for problem in findings.problems if problem not in damaged]
             durable.sync_tree_folders(staged)
             if place.exists():
+                _give_mode(staged, place.stat())
                 place.rmdir()
             durable.publish(staged, place)
     except DamageFound as damage:
@@ -169,7 +181,15 @@ def restore_to(
         checks=checks,
         dry_run=dry_run,
         lost=tuple(sorted(lost, key=lambda block: (block.path, block.offset))),
+        damaged=tuple(problem.model_dump(mode="json") for problem in damaged),
     )
+
+
+def _give_mode(staged: Path, before: os.stat_result) -> None:
+    """Give *staged* the mode and the owner of the empty folder that it replaces."""
+    if os.geteuid() == 0:
+        os.chown(staged, before.st_uid, before.st_gid)
+    staged.chmod(stat.S_IMODE(before.st_mode))
 
 
 def _counts(tree: Tree, records: tuple[SourceRecord, ...]) -> dict[str, Any]:
@@ -198,14 +218,17 @@ def check_untouched(backup: Backup, folder: Path, record: SourceRecord, findings
         durable.remove_tree(opened)
 
 
-def _checked(backup: Backup, folder: Path, records: tuple[SourceRecord, ...], ctx: Context) -> dict[str, Any]:
+def _checked(repository: Repository, backup: Backup, folder: Path, records: tuple[SourceRecord, ...], ctx: Context) -> Findings:
+    """The results; all problems in them were in the sources already. Raises `DamageFound` for any other."""
     findings = Findings()
     for record in records:
         check_untouched(backup, folder, record, findings, ctx)
-    if findings.problems:
+    if any(problem.code not in SOURCE_PROBLEMS for problem in findings.problems):
         raise DamageFound(
             f"The data restored from {backup.id} is damaged and was not published: {findings.problems[0].message}",
             id=backup.id,
             problems=[problem.model_dump(mode="json") for problem in findings.problems],
         )
-    return findings.checks
+    if findings.problems and not backup.manifest.problems:
+        record_failure(repository, backup, Depth.RESTORE, findings.problems, ctx)
+    return findings
