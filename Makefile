@@ -1,7 +1,7 @@
 # `make` lists the targets. CI runs `check`.
 PYTHON := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help install serve check lint types imports test soak quick bench bench-short audit lock clean
+.PHONY: help install serve check lint types imports test gate-versions soak quick bench bench-short audit lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -32,6 +32,9 @@ quick: install ## The tests not marked slow, in under two minutes on two cores
 
 soak: install ## Backups under writers and random kills, four times as long as in the suite
 	$(PYTHON) -m pytest -q --soak 4 tests/capture/test_cut.py tests/capture/test_pin.py tests/control/test_faults_chaos.py
+
+gate-versions: install ## The documented use of the gate with chromadb 1.0 to 1.5, each installed from the package index
+	$(PYTHON) -m tests.restore.gate_versions
 
 bench: ## Measure against the installed peers (long)
 	$(PYTHON) -m benchmarks
