@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import selectors
+import shlex
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from backups.engine.errors import Cancelled, RepositoryLocked, RestoreRefused
+from backups.engine.errors import Cancelled, EngineError, RepositoryLocked, RestoreRefused
 from backups.engine.progress import duration, human_bytes
 from backups.engine.repository.folder import Repository, open_repository
 from backups.engine.restore.to_folder import select
@@ -24,7 +25,7 @@ from .engine_run import EngineRun
 from .faults import FINISH_OR_UNDO
 from .in_place import InPlaceRestore, Stores
 from .interruption import Interruption
-from .locations import CONTROL, DEFAULT, Locations
+from .locations import CONTROL, DEFAULT, ROOT, Locations, read_locations
 from .preview import End, Plan, show_backup, show_plan, show_steps
 from .report import Report
 
@@ -210,6 +211,16 @@ class Recovery:
         for place in (self._locations.repository, self._locations.recovery, paths["REFSERVER_RUN_DIR"]):
             give_to_owner(place)
 
+    def _way_back(self, safety_backup: str) -> str:
+        """The command that brings the replaced data back; if that was damaged, into a folder."""
+        command = f"{shlex.quote(str(ROOT / 'scripts' / 'disaster_recovery.sh'))} --backup-id {safety_backup}"
+        if self._locations.repository != read_locations().repository:
+            command += f" --repo {shlex.quote(str(self._locations.repository))}"
+        with contextlib.suppress(EngineError):
+            if open_repository(self._locations.repository).find(safety_backup, None).manifest.problems:
+                return f"{command} --to {shlex.quote(str(ROOT / 'var' / 'restored' / safety_backup))}"
+        return command
+
     def _summarize(self, restore: InPlaceRestore) -> None:
         """Report what the stores hold, how to go back, and how long it took."""
         write = self._report.write
@@ -217,7 +228,7 @@ class Recovery:
         write(_SUMMARY[restore.stores])
         if restore.stores is not Stores.OLD and restore.safety_backup:
             write(f"Safety backup  {restore.safety_backup}")
-            write(f"To go back     scripts/disaster_recovery.sh --backup-id {restore.safety_backup}")
+            write(f"To go back     {self._way_back(restore.safety_backup)}")
         for path, aside in restore.aside:
             write(f"Moved aside    {path} -> {aside}")
         write(f"Took           {duration(time.monotonic() - self._began)}")

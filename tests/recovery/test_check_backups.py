@@ -53,7 +53,7 @@ def test_deep_finds_a_flipped_byte(clone: Clone) -> None:
     broken = clone.check("--deep")
     assert level(broken) == 2
     assert f"{newest} is damaged" in broken.stdout
-    assert level(clone.check()) == 1  # now it is recorded; the full backup is not verified yet
+    assert level(clone.check()) == 2  # now it is recorded, also for the backup that needs it
 
 
 def test_a_read_only_repository(clone: Clone) -> None:

@@ -139,7 +139,7 @@ def test_it_restores_and_reports(clone: Clone) -> None:
         assert words in report
     [file] = (clone.root / "var/recovery").glob("*.txt")
     assert file.stat().st_mode & 0o777 == 0o600
-    assert re.search(r"To go back +scripts/disaster_recovery.sh --backup-id " + clone.ids()[0], report)
+    assert re.search(r"To go back +\S+/scripts/disaster_recovery.sh --backup-id " + clone.ids()[0], report)
 
 
 def test_one_store_alone_and_into_a_folder(clone: Clone, tmp_path: Path) -> None:
