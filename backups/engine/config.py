@@ -114,7 +114,7 @@ def read_settings(env: Environment) -> Settings:
     may_shrink = env.text("BACKUP_MAY_SHRINK", os.pathsep.join(DEFAULT_ALLOWANCE.names))
     repository = env.text("BACKUP_REPOSITORY", "")
     settings = Settings(
-        repository=Path(repository) if repository else None,
+        repository=_repository(env, repository) if repository else None,
         sources=tuple(sources),
         verify_full=_depth(env, "BACKUP_VERIFY_FULL", "restore"),
         verify_incremental=_depth(env, "BACKUP_VERIFY_INCREMENTAL", "hashes"),
@@ -137,6 +137,14 @@ def read_settings(env: Environment) -> Settings:
     return settings
 
 
+def _repository(env: Environment, given: str) -> Path | None:
+    try:
+        return check_path(given)
+    except UsageError as problem:
+        env.problem("BACKUP_REPOSITORY", problem.message.rstrip("."), problem.hint.split(".")[0])
+        return None
+
+
 def _depth(env: Environment, name: str, default: str) -> Depth | None:
     if not env.values.get(name, default).strip():
         env.problem(name, "it is empty", "write none, hashes or restore")
@@ -151,7 +159,7 @@ def parse_source(kind: SourceKind, given: str) -> Source:
         name, path = "", given
     if not path:
         raise UsageError(f"{given!r} names no path.")
-    place = Path(path)
+    place = check_path(path)
     if not name:
         absolute = place.absolute()
         name = absolute.stem if kind is SourceKind.SQLITE else absolute.name
@@ -161,6 +169,17 @@ def parse_source(kind: SourceKind, given: str) -> Source:
             hint="Name it yourself: NAME=PATH.",
         )
     return Source(kind=kind, name=name, path=place)
+
+
+def check_path(path: str) -> Path:
+    """*path*, if a manifest can name it: the absolute path must be UTF-8. Raises `UsageError`."""
+    place = Path(path)
+    if printable(str(place.absolute())) != str(place.absolute()):
+        raise UsageError(
+            f"{printable(str(place.absolute()))} is not UTF-8.",
+            hint="Rename the folder, or give the path of a symbolic link to it. Nothing was changed.",
+        )
+    return place
 
 
 def check_patterns(patterns: Sequence[str]) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ from backups.engine.archive.table import (
     decompress_table,
     unpack,
 )
-from backups.engine.errors import DamageFound
+from backups.engine.errors import DamageFound, EngineError
 from tests.restore.stores import History
 
 FULL = "20260101T000000Z-full-000000"
@@ -464,6 +464,17 @@ def test_a_compressed_table_larger_than_tables_shrink_is_refused() -> None:
     bomb = zstandard.ZstdCompressor().compress(bytes(100 << 20))
     with pytest.raises(DamageFound, match="impossible size"):
         decompress_table(FULL, bomb)
+
+
+def test_a_table_that_could_not_be_read_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive_table, "MAX_TABLE_BYTES", 1000)
+    assert decompress_table(FULL, compress_table(bytes(1000))) == bytes(1000)
+    with pytest.raises(EngineError, match="more than one backup can hold"):
+        compress_table(bytes(1001))
+    monkeypatch.setattr(archive_table, "MAX_BLOCKS", 3)
+    build(None, {"a": (EntryType.FILE, 0, 0, [1, 1, 1], 9, False)}, FULL, whole=True)
+    with pytest.raises(EngineError, match="more than one backup can hold"):
+        build(None, {"a": (EntryType.FILE, 0, 0, [1, 1, 1, 1], 9, False)}, FULL, whole=True)
 
 
 def table_bytes(history: History, number: int) -> bytes:

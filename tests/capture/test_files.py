@@ -22,6 +22,7 @@ from backups.engine.archive.paths import LONGEST_PATH
 from backups.engine.archive.reader import Archives, locate_in
 from backups.engine.capture.files import devices_without_times
 from backups.engine.capture.staging import GRAIN_NS
+from backups.engine.errors import EngineError
 from backups.engine.extract import data_bytes
 from backups.engine.left_out import Absence
 from backups.engine.runtime import durable, folders
@@ -508,3 +509,25 @@ def test_a_source_inside_the_repository_is_refused(bench: Bench) -> None:
     for path in (bench.repository.folder, bench.repository.folder / "backups"):
         ended = run("create", "--repo", bench.repository.folder, f"--files=papers={path}")
         assert ended.code == 2 and "lies inside the repository" in ended.error["message"]
+
+
+@pytest.mark.slow
+def test_a_manifest_stays_small_whatever_is_left_out(bench: Bench, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It listed each of 300,000 links that point out of a folder, and was then too large for its reader."""
+    for number in range(100):
+        (folder / f"{number:03}").mkdir()
+        for link in range(200):
+            (folder / f"{number:03}/{link}").symlink_to("/etc/hostname")
+    (folder / "kept").write_text("kept")
+    backup = bench.create(files_source(folder), verify="hashes").backup
+    stored = bench.repository.backup_folder("default", backup.id) / "manifest.json"
+    assert stored.stat().st_size < 200_000
+    record = bench.repository.find("latest", None).manifest.sources[0]
+    assert {(item.path, item.count) for item in record.left_out} == {(f"{number:03}", 200) for number in range(100)}
+    assert not record.missing
+    assert len(bench.lines) < 150
+
+    monkeypatch.setattr("backups.engine.repository.folder.MAX_MANIFEST_BYTES", 1000)
+    with pytest.raises(EngineError, match="The manifest would take"):
+        bench.create(files_source(folder))
+    assert bench.ids() == [backup.id]

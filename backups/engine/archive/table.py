@@ -27,7 +27,7 @@ from typing import Final
 
 import zstandard
 
-from ..errors import DamageFound
+from ..errors import DamageFound, EngineError
 from .blocks import BLOCK, HASH_BYTES, MAX_DEPTH
 
 MAGIC: Final = b"RBTABLE1"
@@ -194,16 +194,16 @@ class TableWriter:
     def pack(self, tree: Tree, parent: Tree | None) -> bytes:
         """The table's bytes: whole without *parent*, else what differs between *parent* and *tree*.
 
-        *tree* must have been made from a copy of *parent*, so that packed references mean the same in both.
+        *tree* must have been made from a copy of *parent*, so that packed references mean the same in both. Raises
+        `EngineError` for more blocks than `Table.apply` accepts.
         """
+        if (blocks := sum(len(entry.blocks) for entry in tree.entries.values())) > MAX_BLOCKS:
+            raise _too_large(f"The files take {blocks * BLOCK >> 40} TiB")
         body = bytearray()
         entries = 0
         for entry in tree.entries.values():
             before = parent.entries.get(entry.path) if parent is not None else None
-            if before is None or parent is None:
-                body += self._entry(entry, self._runs(tree, entry, None))
-                entries += 1
-            elif before != entry:
+            if before != entry:
                 body += self._entry(entry, self._runs(tree, entry, before))
                 entries += 1
         for path in sorted(parent.entries.keys() - tree.entries.keys()) if parent is not None else []:
@@ -240,13 +240,7 @@ class TableWriter:
             (
                 _text(entry.path),
                 _ENTRY.pack(
-                    entry.kind,
-                    entry.mode,
-                    entry.mtime_ns,
-                    entry.size,
-                    identity.inode,
-                    identity.ctime_ns,
-                    identity.trusted,
+                    entry.kind, entry.mode, entry.mtime_ns, entry.size, identity.inode, identity.ctime_ns, identity.trusted
                 ),
                 _text(entry.target),
                 _COUNT.pack(len(runs)),
@@ -375,15 +369,28 @@ def _unpack_entry(cursor: _Cursor, check_path: Callable[[str], None]) -> tuple[E
 
 
 def compress_table(content: bytes) -> bytes:
-    """A table as it is stored."""
-    return zstandard.ZstdCompressor(level=3, write_checksum=True).compress(content)
+    """A table as it is stored. Raises `EngineError` for one that `decompress_table` would refuse."""
+    stored = zstandard.ZstdCompressor(level=3, write_checksum=True).compress(content)
+    if not _may_hold(stored, len(content)):
+        raise _too_large(f"Names and block numbers take {len(content) >> 20} MiB")
+    return stored
+
+
+def _too_large(what: str) -> EngineError:
+    hint = "Exclude files, or back up folders in sets of their own. Nothing was published."
+    return EngineError(f"{what}, more than one backup can hold.", hint=hint)
+
+
+def _may_hold(stored: bytes, size: int) -> bool:
+    """Whether a compressed table can be one of *size* bytes; a bomb is not."""
+    return 0 < size <= min(MAX_TABLE_BYTES, max(_SMALL_TABLE, MAX_RATIO * len(stored)))
 
 
 def decompress_table(owner: str, stored: bytes) -> bytes:
     """The table that `compress_table` stored; its size is checked before memory is allocated. Raises `DamageFound`."""
     try:
         size = zstandard.frame_content_size(stored)
-        if not 0 < size <= min(MAX_TABLE_BYTES, max(_SMALL_TABLE, MAX_RATIO * len(stored))):
+        if not _may_hold(stored, size):
             raise DamageFound(f"The table of {owner} names an impossible size.")
         content: bytes = zstandard.ZstdDecompressor().decompress(stored, max_output_size=size, allow_extra_data=False)
     except zstandard.ZstdError as problem:

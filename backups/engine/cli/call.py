@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import Settings, check_set_name, parse_source
+from ..config import Settings, check_path, check_set_name, parse_source
 from ..errors import UsageError
 from ..repository.folder import Repository, open_repository
 from ..runtime.context import Context
@@ -36,7 +36,7 @@ class Call:
         path = self.arguments.repo or self.settings.repository
         if path is None:
             raise UsageError("No repository given.", hint="Give --repo PATH or set BACKUP_REPOSITORY.")
-        return Path(path)
+        return check_path(str(path))
 
     def repository(self) -> Repository:
         """The open repository."""

@@ -27,11 +27,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from ..archive.reader import read_manifest
+from ..archive.reader import MAX_MANIFEST_BYTES, read_manifest
 from ..errors import (
     NO_SPACE,
     BackupNotFound,
     DamageFound,
+    EngineError,
     RepositoryMissing,
     RepositoryTooNew,
     UsageError,
@@ -190,6 +191,11 @@ class Repository(BaseRepository):
     def publish(self, staged: Path, manifest: Manifest) -> None:
         """Write manifest and checksums into *staged*, sync it and move it to its place. The last step is one rename."""
         content = manifest.model_dump_json(indent=1).encode() + b"\n"
+        if len(content) > MAX_MANIFEST_BYTES:
+            raise EngineError(
+                f"The manifest would take {len(content) >> 20} MiB, and no more than {MAX_MANIFEST_BYTES >> 20} can be read.",
+                hint="Back up Chroma directories with so many collections in sets of their own. Nothing was published.",
+            )
         durable.write_file(staged / MANIFEST, content)
         sums = f"{manifest.data.sha256}  {DATA}\n{hashlib.sha256(content).hexdigest()}  {MANIFEST}\n"
         durable.write_file(staged / SUMS, sums.encode())
