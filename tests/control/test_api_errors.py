@@ -25,7 +25,7 @@ def test_http_errors_are_problems(empty_site):
     for method in ("OPTIONS", "TRACE", "PATCH", "DELETE"):
         problem(client.generic(method, BACKUPS), 405, "method_not_allowed")
     problem(client.get("/api/v1/nothing"), 404, "not_found")
-    problem(client.post("/api/v1/backups/"), 404, "not_found")
+    problem(client.post("/api/v1/nothing/"), 404, "not_found")
     problem(client.get(f"{BACKUPS}/not-an-id"), 404, "not_found")
     problem(client.get(BACKUPS, headers={"Accept": "text/html"}), 406, "not_acceptable")
     json_of(client.get(BACKUPS, headers={"Accept": "application/*;q=0.5, text/html"}), 200)

@@ -145,7 +145,7 @@ def test_backup_page(site, line):
     assert page.count("<text") == 3 and f"{LIST}{full}/" in page and f"{LIST}{last}/" in page
     assert "papers" in page and "65" in page and "384" in page
     assert "Rows have not been counted yet" in page
-    client.post(f"{LIST}{middle}/do/", {"do": "restore"})
+    client.post(f"{LIST}{middle}/do/", {"do": "drill"})
     site.work()
     page = client.get(f"{LIST}{middle}/").content.decode()
     assert "It is restore-tested: it was restored" in page and "Restore test" in page

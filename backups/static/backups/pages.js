@@ -24,32 +24,47 @@
     if (event.key !== "Escape") return;
     document.querySelectorAll("details.rb-menu[open]").forEach((menu) => { menu.open = false; menu.querySelector("summary").focus(); });
   });
-  // Tell when a job of this account has ended, on whatever page it happens.
-  const notices = document.getElementById("notices"), KEY = "rb-told-until";
-  function tell(notice) {
+  // Tell when a job of this account has ended, on whatever page it happens; a notice stays when another page is opened.
+  const notices = document.getElementById("notices"), SINCE = "rb-told-until", SHOWN = "rb-notices", SECONDS = { good: 15, bad: 120, warn: 60 };
+  const stored = () => JSON.parse(sessionStorage.getItem(SHOWN) || "[]").filter((one) => one.until > Date.now());
+  const store = (list) => sessionStorage.setItem(SHOWN, JSON.stringify(list));
+  function show(notice) {
     const line = document.createElement("p"), link = document.createElement("a"), close = document.createElement("button");
     line.className = "rb-note " + notice.tone;
     link.href = notice.address;
-    link.textContent = notice.text;
+    link.textContent = notice.text + (notice.more ? ". " + notice.more : "");
     close.type = "button";
     close.className = "rb-close";
     close.textContent = "×";
     close.setAttribute("aria-label", "Close");
-    close.addEventListener("click", () => line.remove());
-    line.append(link, notice.more ? " " + notice.more : "", close);
+    const remove = function () {
+      line.remove();
+      store(stored().filter((one) => one.address !== notice.address));
+    };
+    close.addEventListener("click", remove);
+    line.append(link, close);
     notices.append(line);
-    if (notice.tone === "good") setTimeout(() => line.remove(), 20000);
+    setTimeout(remove, notice.until - Date.now());
+  }
+  function tell(notice) {
+    notice.until = Date.now() + 1000 * (SECONDS[notice.tone] || 15);
+    store([...stored(), notice]);
+    show(notice);
   }
   function ask() {
     if (document.hidden) return;
-    const since = sessionStorage.getItem(KEY) || "";
-    fetch(notices.dataset.address + "?since=" + encodeURIComponent(since), { credentials: "same-origin", redirect: "error" })
+    const since = sessionStorage.getItem(SINCE) || "";
+    fetch(notices.dataset.address + "?since=" + encodeURIComponent(since), { credentials: "same-origin", redirect: "manual" })
       .then((answer) => (answer.ok ? answer.json() : Promise.reject(new Error(String(answer.status)))))
       .then(function (found) {
-        sessionStorage.setItem(KEY, found.now);
+        sessionStorage.setItem(SINCE, found.now);
         if (since) found.notices.forEach(tell);
       })
       .catch(() => {});  // the next attempt follows
   }
-  if (notices) { ask(); setInterval(ask, 4000); }
+  if (notices) {
+    stored().forEach(show);
+    ask();
+    setInterval(ask, 4000);
+  }
 })();
