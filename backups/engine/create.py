@@ -318,7 +318,7 @@ def _refuse_unknown_files(repository: Repository, request: Request, sources: lis
         if not any(record.prefix == source.prefix for backup in earlier for record in backup.manifest.sources):
             raise SourceBroken(
                 f"{source.path} is not a SQLite database, and no earlier backup holds it.",
-                hint="Correct the path. No backup was made.",
+                hint="Correct the path; of an encrypted database, back up an export. No backup was made.",
             )
 
 

@@ -2,31 +2,66 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sqlite3
+import time
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
 from .capture.owners import owners
 from .chroma_files.errors import BrokenIndex
-from .chroma_files.hnsw import check_structure
-from .chroma_files.tables import DATABASE, check_supported, list_collections
+from .chroma_files.graph import check_graph
+from .chroma_files.hnsw import index_stamps
+from .chroma_files.tables import DATABASE, Collection, check_supported, list_collections, pending_ids, refuse_links
 from .errors import EngineError, RepositoryTooNew
 from .gate import Gate
 from .progress import human_bytes
 from .repository.base import Unreadable
 from .repository.folder import Repository, open_repository
 from .runtime.context import Context
-from .runtime.sqlite import connect
+from .runtime.sqlite import connect, is_interrupted, is_locked, primary_code
 from .runtime.sqlite_check import check_pages
 from .types import Source, SourceKind
 from .unfinished import leftovers, unfinished_exchange
 
 Level = Literal["ok", "note", "warning", "problem"]
 _LOW_SPACE = 1 << 30
+_LEAST_SPACE = 64 << 10
+_PATIENCE = 5.0
+_CHECK_SECONDS = 10.0
+_STANDS_STILL = 1.0
+
+
+class Advice(StrEnum):
+    """What to do about a source, one sentence for each cause."""
+
+    FIND = "Correct the path, or restore the newest good backup: refbackup restore latest --in-place."
+    OTHER_USER = "Run as the application's user."
+    FREE_SPACE = "Free space on that disk; nothing else is known to be wrong."
+    WAIT = "Wait until the writer is done, or end it: nothing is known to be wrong with the data."
+    NOT_A_DATABASE = (
+        "If the application encrypts it, refbackup cannot read it: back up an export. If it was a plain database, its "
+        "beginning is overwritten: restore the newest good backup. Else correct the path."
+    )
+    OTHER_DISK = "Look for errors of the disk in the system's log, and restore the newest good backup onto a disk that works."
+    RESTORE = "Restore it from the newest good backup."
+    HARMLESS = "Nothing has to be done: the application uses it like that, and backups hold it as it is."
+    VERIFY = "Run refbackup verify latest --depth restore, which checks a copy completely."
+    USE_WAL = "Switch it to WAL: sqlite3 FILE 'PRAGMA journal_mode=WAL'."
+    ONE_NAME = "Use one name everywhere, and remove the others."
+    END_READERS = "End long-running read transactions."
+    CHROMA_PATH = "Give the directory that Chroma uses."
+    COMPLETES = "Nothing has to be done: Chroma completes it when the collection is next used."
+    REBUILD = (
+        "Chroma cannot be relied on to open it. Restore the newest good backup, or delete the collection and write its vectors "
+        "again from where they came."
+    )
+    USE_GATE = "Use backups.engine.gate around calls of Chroma, or give the restore stop and start commands."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +121,7 @@ def diagnose(repository: Path | None, sources: tuple[Source, ...], ctx: Context)
     for source in sources:
         ctx.check()
         if not source.path.exists():
-            advice = "Correct the path, or restore the newest good backup: refbackup restore latest --in-place."
-            report.add("problem", str(source.path), "does not exist", advice)
+            report.add("problem", str(source.path), "does not exist", Advice.FIND)
         elif source.kind is SourceKind.SQLITE:
             _check_sqlite(source.path, report)
         elif source.kind is SourceKind.CHROMA:
@@ -118,81 +152,127 @@ def _check_versions(report: Diagnosis) -> None:
 
 
 def _check_sqlite(path: Path, report: Diagnosis) -> None:
+    mode = ""
     try:
-        database = connect(path, timeout=5)
-        try:
+        with contextlib.closing(connect(path, timeout=_PATIENCE)) as database:
             mode = str(database.execute("PRAGMA journal_mode").fetchone()[0])
-            damage = check_pages(database, thorough=False).damage
-        finally:
-            database.close()
+            sound = _check_pages(database, path, report)
     except sqlite3.DatabaseError as problem:
-        if not os.access(path, os.R_OK | os.W_OK):
-            report.add("problem", str(path), "this user cannot read and write it", "Run as the application's user.")
-            return
-        report.add("problem", str(path), f"SQLite cannot read it: {problem}", "Restore it from the newest good backup.")
+        _report_unreadable(path, problem, report)
         return
-    if damage:
-        report.add("problem", str(path), f"damaged: {damage[0]}", "Restore it from the newest good backup.")
+    if not sound:
         return
-    size = path.stat().st_size
-    log = path.with_name(path.name + "-wal")
+    file = path.resolve()  # SQLite's logs lie beside the file, not beside a link to it
+    size = file.stat().st_size
+    log = file.with_name(file.name + "-wal")
     log_size = log.stat().st_size if log.exists() else 0
     report.add("ok", str(path), f"{human_bytes(size)}, journal mode {mode}, log {human_bytes(log_size)}")
     if mode != "wal":
-        report.add(
-            "warning",
-            str(path),
-            "in rollback-journal mode: a backup copies it, and writers may have to wait meanwhile",
-            "Switch it to WAL: sqlite3 FILE 'PRAGMA journal_mode=WAL'.",
-        )
+        message = "in rollback-journal mode: a backup copies it, and writers may have to wait meanwhile"
+        report.add("warning", str(path), message, Advice.USE_WAL)
+    if (names := file.stat().st_nlink) > 1:
+        message = f"the file has {names} names (hard links), and SQLite keeps a log for each: using two of them loses data"
+        report.add("warning", str(path), message, Advice.ONE_NAME)
     if log_size > max(size, 256 << 20):
-        holders = owners(path)
-        report.add(
-            "warning",
-            str(path),
-            f"its log is larger than the database: a reader blocks checkpoints ({holders or 'no process has it open'})",
-            "End long-running read transactions.",
-        )
+        holders = owners(path) or "no process has it open"
+        message = f"its log is larger than the database: a reader blocks checkpoints ({holders})"
+        report.add("warning", str(path), message, Advice.END_READERS)
     _check_space(path.parent, report, "databases grow while a backup reads them")
+
+
+def _check_pages(database: sqlite3.Connection, path: Path, report: Diagnosis) -> bool:
+    """Run SQLite's quick check for at most `_CHECK_SECONDS`, and report what it finds. False if pages are damaged.
+
+    Raises ``sqlite3.DatabaseError`` for a file that cannot be read as a database.
+    """
+    database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    deadline = time.monotonic() + _CHECK_SECONDS
+    database.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
+    try:
+        verdict = check_pages(database, thorough=False)
+    except sqlite3.OperationalError as problem:
+        if not is_interrupted(problem):
+            raise
+        message = f"too large to check within {_CHECK_SECONDS:g} s; no damage was found until then"
+        report.add("note", str(path), message, Advice.VERIFY)
+        return True
+    finally:
+        database.set_progress_handler(None, 0)
+    if verdict.damage:
+        report.add("problem", str(path), f"damaged: {verdict.damage[0]}", Advice.RESTORE)
+    for finding in verdict.findings:
+        report.add("note", str(path), finding, Advice.HARMLESS)
+    return not verdict.damage
+
+
+def _report_unreadable(path: Path, problem: sqlite3.DatabaseError, report: Diagnosis) -> None:
+    """Report a database that SQLite refuses, with the advice for SQLite's reason."""
+    if not os.access(path, os.R_OK | os.W_OK) or not os.access(path.resolve().parent, os.W_OK):
+        report.add("problem", str(path), "this user cannot read and write it and its folder", Advice.OTHER_USER)
+    elif shutil.disk_usage(path.parent).free < _LEAST_SPACE:
+        report.add("problem", str(path), f"the disk is full, and SQLite needs space to read it: {problem}", Advice.FREE_SPACE)
+    elif is_locked(problem):
+        holders = owners(path) or "a process that this user cannot see"
+        report.add("warning", str(path), f"locked for {_PATIENCE:g} s by a writer; open in {holders}", Advice.WAIT)
+    else:
+        advice = {
+            sqlite3.SQLITE_NOTADB: Advice.NOT_A_DATABASE,
+            sqlite3.SQLITE_IOERR: Advice.OTHER_DISK,
+            sqlite3.SQLITE_FULL: Advice.FREE_SPACE,
+            sqlite3.SQLITE_CANTOPEN: Advice.OTHER_USER,
+        }
+        report.add("problem", str(path), f"SQLite cannot read it: {problem}", advice.get(primary_code(problem), Advice.RESTORE))
 
 
 def _check_chroma(directory: Path, report: Diagnosis) -> None:
     database_file = directory / DATABASE
     if not database_file.is_file():
-        report.add("problem", str(directory), f"contains no {DATABASE}", "Give the directory that Chroma uses.")
+        report.add("problem", str(directory), f"contains no {DATABASE}", Advice.CHROMA_PATH)
         return
     try:
-        database = connect(database_file, mode="ro", timeout=5)
-        try:
+        refuse_links(directory)
+        with contextlib.closing(connect(database_file, mode="ro", timeout=_PATIENCE)) as database:
+            database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
             version = check_supported(directory, database)
+            if not _check_pages(database, database_file, report):
+                return
             listed = list_collections(database)
+            unfinished = [item.name for item in listed if pending_ids(database, item)]
             mode = str(database.execute("PRAGMA journal_mode").fetchone()[0])
-        finally:
-            database.close()
-    except (EngineError, sqlite3.DatabaseError) as problem:
-        report.add("problem", str(directory), f"{problem}", getattr(problem, "hint", "Restore the newest good backup."))
+    except sqlite3.DatabaseError as problem:
+        _report_unreadable(database_file, problem, report)
+        return
+    except EngineError as problem:
+        report.add("problem", str(directory), problem.message, problem.hint)
         return
     for collection in listed:
-        try:
-            count = check_structure(directory / collection.vector_segment)
-            report.add("ok", f"{directory} {collection.name}", f"{count} vectors indexed, {collection.space}")
-        except BrokenIndex as problem:
-            report.add(
-                "warning",
-                f"{directory} {collection.name}",
-                f"{problem.file}: {problem}",
-                "Normal during a write. If it persists, a writer was killed: restore the newest good backup.",
-            )
+        _check_index(directory, collection, report)
+    for name in unfinished:
+        message = "a record is in Chroma's log alone: a write is under way, or a writer was killed"
+        report.add("note", f"{directory} {name}", message, Advice.COMPLETES)
     report.add("ok", str(directory), f"tables {version}, journal mode {mode}, {len(listed)} collections")
     if not Gate(directory).exists():
         holders = owners(database_file)
-        report.add(
-            "note",
-            str(directory),
-            "no application uses the gate, so it must be closed for a restore in place"
-            + (f"; open in {holders}" if holders else ""),
-            "Use backups.engine.gate around calls of Chroma, or give the restore stop and start commands.",
-        )
+        message = "no application uses the gate, so it must be closed for a restore in place"
+        report.add("note", str(directory), message + (f"; open in {holders}" if holders else ""), Advice.USE_GATE)
+
+
+def _check_index(directory: Path, collection: Collection, report: Diagnosis) -> None:
+    """Check an index; one that contradicts itself and does not change for a second is broken, else it is being written."""
+    folder = directory / collection.vector_segment
+    subject = f"{directory} {collection.name}"
+    try:
+        count = check_graph(folder, ids=True) if collection.vector_segment else 0
+        report.add("ok", subject, f"{count} vectors indexed, {collection.space}")
+        return
+    except BrokenIndex as problem:
+        why = f"{problem.file}: {problem}"
+    before = index_stamps(folder)
+    time.sleep(_STANDS_STILL)
+    if index_stamps(folder) != before:
+        report.add("note", subject, f"its index is being written ({why})", Advice.WAIT)
+    else:
+        report.add("problem", subject, f"its index is broken: {why}", Advice.REBUILD)
 
 
 def _check_repository(folder: Path, report: Diagnosis) -> None:

@@ -26,7 +26,7 @@ _STEPS = 100_000
 """SQLite's instructions between two checks for a cancellation: some milliseconds."""
 
 _REBUILD = (
-    "Restore the newest good backup, or have the index written anew: delete the collection with Chroma's client, check again "
+    "Restore the newest good backup, or rebuild the index: delete the collection with Chroma's client, check again "
     "and repair, which writes every vector from SQLite. Nothing was changed."
 )
 

@@ -35,7 +35,7 @@ from typing import Any
 from ..chroma_files.errors import BrokenIndex, NotChroma
 from ..chroma_files.hnsw import check_structure
 from ..chroma_files.quiescence import QuiescenceProblem, Unrest, quiescence_problems
-from ..chroma_files.tables import DATABASE, Collection, check_supported
+from ..chroma_files.tables import DATABASE, Collection, check_supported, refuse_links
 from ..errors import EngineError, SourceBroken, SourceBusy
 from ..gate import Gate, GateTimeout
 from ..runtime.child import Server
@@ -94,6 +94,7 @@ class Directory:
                 f"{self.path} holds no {DATABASE}, so it is not a Chroma directory.",
                 hint="Give the directory that PersistentClient or `chroma run --path` uses.",
             )
+        refuse_links(self.path)
         check_writable(file)
         self._version = version_of(file)
         self._database = connect(file)

@@ -1,4 +1,4 @@
-"""Whether a file is still the one that was seen before: it may be deleted and created anew while a backup runs."""
+"""Whether a file is still the one that was seen before: it may be replaced while a backup runs."""
 
 from __future__ import annotations
 

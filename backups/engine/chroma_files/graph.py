@@ -95,7 +95,7 @@ def _check_level_0(index: Index, header: Header, check: Callable[[], None]) -> n
 
 
 def _wrong_row(words: Words, owners: Words, most: int, count: int) -> int | None:
-    """The first row that is no list of links: its number (u16), a mark of deletion (u8), then the elements.
+    """The first row that cannot be a list of links: their number (u16), a mark of deletion (u8), then the elements.
 
     *owners* are the elements that the rows belong to.
     """

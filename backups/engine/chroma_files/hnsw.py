@@ -14,6 +14,7 @@ index_metadata.pickle ids and labels (`id_table`); written last
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,3 +101,13 @@ def check_structure(folder: Path) -> int:
     if added != header.count:
         raise BrokenIndex(f"the id table counts {added} elements and header.bin {header.count}", PICKLE)
     return header.count
+
+
+def index_stamps(folder: Path) -> list[tuple[str, int, int]]:
+    """The files of an index, each with its size and time of change."""
+    found = []
+    for name in FILES:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            status = (folder / name).stat()
+            found.append((name, status.st_size, status.st_mtime_ns))
+    return found

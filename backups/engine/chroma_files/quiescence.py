@@ -6,7 +6,6 @@ write is under way (`tables`; ``docs/explanation/the-cut.md``).
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
 from collections.abc import Container
 from enum import Enum
@@ -61,20 +60,10 @@ def quiescence_problems(
             continue
         if waiting < collection.sync_threshold:
             continue
-        mark = (collection.id, collection.vector_at, *_stamps(directory / collection.vector_segment))
+        mark = (collection.id, collection.vector_at, *hnsw.index_stamps(directory / collection.vector_segment))
         if mark not in standing and not _is_synced(directory, database, collection):
             message = f"the index of {collection.name} is being written"
             found.append(QuiescenceProblem(Unrest.INDEX_WRITTEN, message, mark, collection.vector_segment))
-    return found
-
-
-def _stamps(folder: Path) -> list[tuple[str, int, int]]:
-    """The files of an index, each with its size and time of change."""
-    found = []
-    for name in hnsw.FILES:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            status = (folder / name).stat()
-            found.append((name, status.st_size, status.st_mtime_ns))
     return found
 
 

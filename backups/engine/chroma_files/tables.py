@@ -86,6 +86,17 @@ def check_supported(directory: Path, database: sqlite3.Connection) -> str:
     return " ".join(f"{group}:{version}" for group, version in sorted(versions.items()))
 
 
+def refuse_links(directory: Path) -> None:
+    """Raise `SourceBroken` if ``chroma.sqlite3``, a segment, or a file of one is a symbolic link, which a copy would lack."""
+    folders = (place for place in directory.iterdir() if place.is_dir())
+    for place in (directory / DATABASE, *folders, *directory.glob("*/*.bin"), *directory.glob("*/*.pickle")):
+        if place.is_symlink():
+            raise SourceBroken(
+                f"{place} is a symbolic link, and a Chroma directory is copied and replaced without what lies outside.",
+                hint="Put what it leads to in its place, or make the whole directory a link instead.",
+            )
+
+
 def list_collections(database: sqlite3.Connection) -> list[Collection]:
     """All collections of a directory, by name.
 

@@ -5,7 +5,7 @@ cannot be checked for that reason, and rows that break a constraint, are *findin
 database, and a copy of it is whole. *Damage* is a database whose pages or indexes are wrong.
 
 When the check of the whole database cannot be compiled, its pages are checked as a whole all the same (``quick_check`` compares
-no values, so that any collation will do), and then each table by itself.
+no values, so that any collation will do), and then the content of each table.
 """
 
 from __future__ import annotations
