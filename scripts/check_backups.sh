@@ -3,12 +3,13 @@
 #
 #   scripts/check_backups.sh [--max-age HOURS] [--deep] [--repo REPO] [--set NAME]
 #
-#   0 OK         the newest usable backup is at most HOURS old (26) and verified
+#   0 OK         the newest usable backup of every set is at most HOURS old (26) and verified
 #   1 WARNING    it was never verified, others are damaged, the disk is nearly full, or a clock was wrong
-#   2 CRITICAL   too old, damaged, no backup, or no repository
+#   2 CRITICAL   too old, the newest is damaged or incomplete, no backup, or no repository
 #   3 UNKNOWN    wrong arguments, no engine, or no answer in time
 #
-# --deep reads every byte that the newest backup needs. It changes nothing; the repository may be read-only.
+# Every set is checked; of others than default and control, the age does not count. --deep reads every byte that the newest backups
+# need, and records what it finds, unless the repository is read-only; damage counts until a later check as deep finds none.
 set -uo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd) || exit 3
 # shellcheck source=scripts/engine.sh
@@ -23,7 +24,7 @@ main() {
     local seconds=60 argument status=0 answer
     for argument in "$@"; do
         case $argument in
-            -h | --help) sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 3 ;;
+            -h | --help) sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 3 ;;
             --deep) seconds=21600 ;;
         esac
     done

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from django.db.models import QuerySet
 
 from backups.conf import configuration
-from backups.engine.errors import UsageError
+from backups.engine.errors import BackupNotFound
 from backups.identity import audit
 from backups.identity.audit import Actor
 from backups.models import IndexedBackup
@@ -23,7 +23,7 @@ def forget_missing(actor: Actor, *, repository: str = "", backup_ids: Sequence[s
     """Forget backups that are missing: all of a repository, or *backup_ids*. Returns their ids, newest first; audited.
 
     The repository is read again first, so that a backup that has come back is kept. Raises `RepositoryMissing` while it is not
-    available, because then nothing is known to be lost, and `UsageError` if none of them is missing.
+    available, because then nothing is known to be lost, and `BackupNotFound` if not all of them are missing.
     """
     name = repository or configuration().default_repository
     refresh(name)
@@ -33,7 +33,7 @@ def forget_missing(actor: Actor, *, repository: str = "", backup_ids: Sequence[s
     gone = list(rows.values_list("pk", "backup_id", "held"))
     found = [backup_id for _, backup_id, _ in gone]
     if not gone or set(backup_ids) - set(found):
-        raise UsageError("Not all of these backups are missing.", hint="Nothing was forgotten. Read the list again.")
+        raise BackupNotFound("Not all of these backups are missing.", hint="Nothing was forgotten. Read the list again.")
     held = [backup_id for _, backup_id, was_held in gone if was_held]
     after = {"count": len(found), "ids": found[:1000], "held": held[:1000]}
     audit.record(actor, "backups.forgotten", f"repository:{name}", after=after)

@@ -25,7 +25,7 @@ from backups.engine.runtime.context import Context
 from backups.engine.types import Backup, BackupKind, Depth, Proof
 from backups.engine.verify import verify_backup
 
-from .locations import DEFAULT, read_locations
+from .locations import CONTROL, DEFAULT, read_locations
 
 DEFAULT_MAX_AGE = 26.0
 """Hours: a daily backup may be two hours late."""
@@ -59,9 +59,10 @@ class Answer:
 def judge(
     scanned: Sequence[Backup | Unreadable], now: datetime, *, max_age: float, free: int, deep: Proof | None = None
 ) -> Answer:
-    """Judge the backups of a set, newest first. *max_age* in hours, *free* bytes on the repository's disk.
+    """Judge the backups of a set, newest first. *max_age* in hours (infinite: any), *free* bytes on its disk.
 
-    *deep* is the proof of the newest usable backup, if it was just verified.
+    *deep* is the proof of the newest usable backup, if it was just verified. A backup counts as damaged too when it needs one
+    that is damaged or missing, and what an earlier deep check found holds until a later one succeeds.
     """
     readable = [item for item in scanned if isinstance(item, Backup)]
     backups = [item for item in readable if not item.manifest.safety]
@@ -69,20 +70,23 @@ def judge(
     damaged = [item.id for item in scanned if isinstance(item, Unreadable) or (item.damaged and not item.manifest.safety)]
     figures = [f"backups={len(backups)};;;0", f"damaged={len(damaged)};0;;0", f"free={free}B;;;0"]
     if not usable:
-        reason = f"{len(damaged)} damaged" if damaged else "there are no backups"
+        reason = f"{len(damaged)} damaged, the newest {damaged[0]}" if damaged else "there are no backups"
         return Answer(level=Level.CRITICAL, text=f"no usable backup: {reason}", figures=" ".join(figures))
     newest = usable[0]
     age = (now - newest.manifest.time).total_seconds()
     proven = max((item.verified_at for item in usable if item.verified_at), default=None)
-    limit = round(max_age * 3600)
-    figures.insert(0, f"age={age:.0f}s;;{limit};0")
+    limit = max_age * 3600
+    figures.insert(0, f"age={age:.0f}s;;{f'{limit:.0f}' if math.isfinite(limit) else ''};0")
     if proven:
         figures.insert(1, f"proof_age={max(0.0, (now - proven).total_seconds()):.0f}s;;;0")
     critical = []
     warnings = []
     if age > limit:
         critical.append(f"the newest backup is {duration(age)} old, more than {max_age:g} h")
-    if deep is not None and not deep.ok:
+    whole = [item for item in scanned if isinstance(item, Unreadable) or _is_whole(item)]
+    if whole and whole[0].id in damaged:
+        critical.append(f"the newest backup, {whole[0].id}, is damaged: {_first_problem(whole[0])}")
+    elif deep is not None and not deep.ok:
         critical.append(f"{deep.id} is damaged: {deep.problems[0].message}")
     if -age > _CLOCKS_DIFFER.total_seconds():
         warnings.append(f"{newest.id} is from the future: a clock was wrong")
@@ -99,6 +103,23 @@ def judge(
         how = f"every byte read in {duration(deep.seconds)}"
     summary = f"{newest.id} is {duration(max(0.0, age))} old, {how}, {len(backups)} backups"
     return Answer(level=level, text="; ".join([*critical, *warnings, summary]), figures=" ".join(figures))
+
+
+def _is_whole(backup: Backup) -> bool:
+    return not backup.manifest.safety and backup.manifest.kind is not BackupKind.SNAPSHOT
+
+
+def _first_problem(item: Backup | Unreadable) -> str:
+    return item.problem.message if isinstance(item, Unreadable) else item.problems[0].message
+
+
+def judge_all(answers: dict[str, Answer]) -> Answer:
+    """One answer from those of several sets, by name: the worst level. The figures are those of the first."""
+    if len(answers) == 1:
+        return next(iter(answers.values()))
+    told = sorted(answers.items(), key=lambda item: -item[1].level)
+    text = "; ".join(f"{name}: {answer.text}" for name, answer in told)
+    return Answer(level=told[0][1].level, text=text, figures=next(iter(answers.values())).figures)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -119,16 +140,20 @@ def answer(argv: Sequence[str] | None = None) -> Answer:
     parser.add_argument("--max-age", type=_hours, default=DEFAULT_MAX_AGE, metavar="HOURS")
     parser.add_argument("--deep", action="store_true")
     parser.add_argument("--repo", default="")
-    parser.add_argument("--set", default=DEFAULT)
+    parser.add_argument("--set", default="")
     try:
         given = parser.parse_args(argv)
-        name = check_set_name(given.set)
+        wanted = check_set_name(given.set) if given.set else ""
         repository = open_repository(read_locations(repository=given.repo).repository)
-        scanned = repository.scan(name)
-        now = datetime.now(UTC)
-        deep = _deep(repository, name) if given.deep else None
+        others = [name for name in repository.sets() if name != DEFAULT and repository.ids(name)]
         free = shutil.disk_usage(repository.folder).free
-        return judge(scanned, now, max_age=given.max_age, free=free, deep=deep)
+        answers = {}
+        for name in [wanted] if wanted else [DEFAULT, *others]:
+            proof = _deep(repository, name) if given.deep else None
+            # A set of some stores only, or of another application, need not be backed up every day
+            limit = given.max_age if wanted or name in (DEFAULT, CONTROL) else math.inf
+            answers[name] = judge(repository.scan(name), datetime.now(UTC), max_age=limit, free=free, deep=proof)
+        return judge_all(answers)
     except RepositoryTooNew as problem:
         return Answer(level=Level.UNKNOWN, text=problem.message)
     except RepositoryMissing as problem:

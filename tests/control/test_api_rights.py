@@ -57,6 +57,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "POST /repositories/{name}/reindex": ({"operator"}, {"backup"}),
     "POST /repositories/{name}/verify": ({"operator"}, {"verify"}),
     "POST /repositories/{name}/prune": ({"restorer"}, {"delete"}),
+    "POST /repositories/{name}/forget-missing": ({"restorer"}, {"delete"}),
     "GET /audit": (ALL, {"read"}),
     "GET /audit/verify": (ALL, {"read"}),
     "GET /tokens": ({"operator", "restorer"}, {"tokens"}),
@@ -77,6 +78,7 @@ BODIES = {
     "POST /admin/backup/restore": {"backup_id": BACKUP, "restore": {"to": "folder", "folder": "x"}},
     "POST /schedules": {"name": "made", "kind": "health", "cron": "0 3 * * *"},
     "POST /repositories/{name}/prune": {"keep_last": 1},
+    "POST /repositories/{name}/forget-missing": {"ids": ["20200101T000000Z-full-abcdef"]},
     "POST /tokens": {"name": "x", "scopes": ["tokens"]},
 }
 

@@ -9,7 +9,7 @@ from django.utils import timezone
 from backups.alerts import default_rules
 from backups.catalog import holds, index
 from backups.catalog.missing import forget_missing, missing_backups
-from backups.engine.errors import RepositoryMissing, UsageError
+from backups.engine.errors import BackupNotFound, RepositoryMissing
 from backups.jobs import submit
 from backups.models import Alert, AuditEntry, IndexedBackup
 from backups.monitoring import health, readiness, verdict
@@ -60,7 +60,7 @@ def test_all_backups_vanish(empty_site, made):
     assert now.recovery_point.seconds is None and now.newest is None
     assert readiness.now().level == "not_ready"
     assert health.run_checks(timezone.now()).severity.exit_code == 2
-    with pytest.raises(UsageError):
+    with pytest.raises(BackupNotFound):
         forget_missing(empty_site.actor, backup_ids=["20200101T000000Z-full-abcdef"])
 
     away.rename(empty_site.repository.folder / "backups")
@@ -71,7 +71,7 @@ def test_all_backups_vanish(empty_site, made):
 def test_a_loss_is_confirmed_over_rest(empty_site, made):
     path = "/api/v1/repositories/main/forget-missing"
     client = bearer(empty_site, "ada", superuser=True)
-    problem(send(client, path, {}), 400, "usage")
+    problem(send(client, path, {}), 404, "no_backup")
     shutil.rmtree(empty_site.repository.backup_folder("default", made[2]))
     index.refresh("main")
     assert states() == ["hashes", "hashes", "missing"]

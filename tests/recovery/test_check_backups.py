@@ -10,8 +10,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from backups.engine.repository.folder import open_repository
+from backups.engine.types import Depth, Source, SourceKind
 from refserver.recovery.check import Level, judge
 from tests.recovery.clone import Clone, Done
+from tests.restore.stores import back_up, make_database
 
 LINE = re.compile(r"^BACKUPS (OK|WARNING|CRITICAL|UNKNOWN): [^|\n]+( \| (\S+=-?[\d.]+\w*(;[\d.]*)*\s?)+)?\n$")
 
@@ -52,8 +54,39 @@ def test_deep_finds_a_flipped_byte(clone: Clone) -> None:
     assert level(clone.check()) == 0  # it reads only the recorded proofs
     broken = clone.check("--deep")
     assert level(broken) == 2
-    assert f"{newest} is damaged" in broken.stdout
-    assert level(clone.check()) == 2  # now it is recorded, also for the backup that needs it
+    assert f"2 damaged, the newest {newest}" in broken.stdout
+    again = clone.check()
+    assert level(again) == 2, "it is recorded, and the full backup shares the damage"
+    assert "no usable backup: 2 damaged" in again.stdout
+
+
+def test_a_missing_archive_is_noticed_without_reading_it(clone: Clone) -> None:
+    newest, full = clone.ids()
+    (clone.repository / "backups/default" / newest / "data.tar.zst").unlink()
+    found = clone.check()
+    assert level(found) == 2
+    assert f"the newest backup, {newest}, is damaged" in found.stdout
+    (clone.repository / "backups/default" / newest).rename(clone.repository / "away")
+    assert level(clone.check()) == 0
+    (clone.repository / "backups/default" / full / "data.tar.zst").write_bytes(b"short")
+    assert level(clone.check()) == 2
+
+
+def test_every_set_is_checked(clone: Clone) -> None:
+    repository = open_repository(clone.repository)
+    source = Source(kind=SourceKind.SQLITE, name="control", path=clone.root / "control.sqlite3")
+    make_database(source.path, 10)
+    made = [back_up(repository, (source,), set=name, verify=Depth.HASHES) for name in ("control", "other")]
+    fine = clone.check()
+    assert level(fine) == 0
+    assert "control: " in fine.stdout
+    for backup in made:
+        (repository.backup_folder(backup.manifest.set, backup.id) / "data.tar.zst").unlink()
+        found = clone.check()
+        assert level(found) == 2
+        assert f"{backup.manifest.set}: no usable backup" in found.stdout
+    assert level(clone.check("--set", "default")) == 0
+    assert level(clone.check("--set", "typo")) == 2
 
 
 def test_a_read_only_repository(clone: Clone) -> None:
