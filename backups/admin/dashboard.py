@@ -14,11 +14,12 @@ from django.utils import timezone
 from backups.conf import configuration
 from backups.identity.sign_in import actor_of
 from backups.jobs import submit
-from backups.models import AuditEntry, Job
+from backups.models import AuditEntry, Job, Plan
 from backups.monitoring import readiness
 from backups.monitoring.gathering import gather
 from backups.monitoring.readiness import State
 from backups.monitoring.verdict import Success, verdict
+from backups.plans.missed import missed_slots
 from backups.templatetags.backups_jobs import TONES, job_title, kind_title
 
 from . import running, timeline
@@ -45,6 +46,7 @@ def overview(request: HttpRequest) -> HttpResponse:
         "days": _bars(found.success),
         "rate": _rate(found.success),
         "next": found.next[:_NEXT],
+        "missed": [(plan, times) for plan in Plan.objects.filter(enabled=True) if (times := missed_slots(plan, now))],
         "ranges": timeline.RANGES.values(),
         "range": chosen,
         "timeline": timeline.timeline(chosen, now),

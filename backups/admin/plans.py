@@ -25,6 +25,7 @@ from backups.models import Job, Plan, Worker
 from backups.monitoring.conditions.workers import is_silent
 from backups.plans import cron as schedules
 from backups.plans import editing, retention_preview, scheduling, yaml_files
+from backups.plans.missed import missed_slots, unserved_slots
 
 from .frame import page, render, require, say
 from .plan_form import PlanForm, PruneForm, form_of, zones
@@ -74,8 +75,12 @@ def overview(request: HttpRequest) -> HttpResponse:
     last = Job.objects.filter(plan=OuterRef("pk")).order_by("-created", "-id").values("pk")[:1]
     plans = sorted(Plan.objects.annotate(last_job=Subquery(last)), key=lambda plan: str(plan).casefold())
     jobs = Job.objects.in_bulk([plan.last_job for plan in plans if plan.last_job])
-    rows = [(plan, times_of(plan.cron, plan.time_zone, 1), jobs.get(plan.last_job), _where(plan)) for plan in plans]
-    coming = [(times.next[0], plan) for plan, times, _, _ in rows if plan.enabled and times.next]
+    now = timezone.now()
+    rows = [
+        (plan, times_of(plan.cron, plan.time_zone, 1), jobs.get(plan.last_job), _where(plan), missed_slots(plan, now))
+        for plan in plans
+    ]
+    coming = [(times.next[0], plan) for plan, times, *_ in rows if plan.enabled and times.next]
     host = configuration().host
     beat = Worker.objects.filter(host=host).values_list("beat", flat=True).first()
     context = {
@@ -83,8 +88,8 @@ def overview(request: HttpRequest) -> HttpResponse:
         "running": sum(plan.enabled for plan in plans),
         "paused": sum(not plan.enabled for plan in plans),
         "coming": min(coming, key=lambda item: item[0], default=None),
-        "failed": [plan for plan, _, job, _ in rows if plan.enabled and job is not None and job.state == Job.State.FAILED],
-        "silent": is_silent(beat, timezone.now()),
+        "failed": [plan for plan, _, job, *_ in rows if plan.enabled and job is not None and job.state == Job.State.FAILED],
+        "silent": is_silent(beat, now),
         "beat": beat,
         "host": host,
     }
@@ -125,13 +130,16 @@ def one(request: HttpRequest, name: str) -> HttpResponse:
             editing.change_plan(actor_of(request), plan, **form.values())
             say(request, f"Plan {plan} saved.")
             return redirect(plan)
+    history = list(plan.jobs.order_by("-created", "-id")[:_HISTORY])
     context = {
         "plan": plan,
         "kind": kind,
         "may_change": may_change,
         "where": _where(plan),
         "times_now": times_of(plan.cron, plan.time_zone),
-        "history": plan.jobs.order_by("-created", "-id")[:_HISTORY],
+        "history": history,
+        "missed": missed_slots(plan, timezone.now()),
+        "unserved": unserved_slots(plan, {job.slot for job in history if job.slot is not None}),
     }
     return _form_page(request, "backups/plan.html", str(plan), form, context)
 

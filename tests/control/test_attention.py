@@ -9,6 +9,7 @@ from django.utils import timezone
 from backups.admin import timeline
 from backups.jobs import lifecycle, submit
 from backups.models import AuditEntry, IndexedBackup, Job, Plan
+from backups.plans.missed import missed_slots
 from tests.control.conftest import HOST
 from tests.control.consistency_site import joined
 from tests.control.test_alert_pages import fired
@@ -133,3 +134,24 @@ def test_arguments_of_a_project_job_type_have_fields(empty_site):
         plan = Plan.objects.get(name="nightly-check")
         assert plan.arguments == {"repair": "safe"}
         assert 'value="safe" selected' in client.get(plan.get_absolute_url()).content.decode()
+
+
+def test_runs_that_a_dead_worker_missed_are_shown_as_missed(empty_site):
+    now = timezone.now()
+    plan = Plan.objects.create(name="hourly", kind="backup", cron="0 * * * *", time_zone="UTC", served=now - timedelta(hours=4))
+    client = empty_site.client("root", superuser=True)
+    missed = missed_slots(plan, now)
+    assert 3 <= len(missed) <= 4
+    for address in ("/admin/backup/", "/admin/backup/plans/"):
+        assert f"{len(missed)} missed" in client.get(address).content.decode(), address
+    assert f"{len(missed)} runs missed" in client.get(plan.get_absolute_url()).content.decode()
+    # Once a worker has served the last one, the others stay visible in the plan's history
+    top = now.replace(minute=0, second=0, microsecond=0)
+    for hours in (0, 4):
+        Job.objects.create(kind="backup", plan=plan, slot=top - timedelta(hours=hours), host=HOST, state="succeeded")
+    Plan.objects.update(served=top)
+    page = client.get(plan.get_absolute_url()).content.decode()
+    assert "missed" not in page and "3 due times between these jobs without a job" in page
+    Plan.objects.update(enabled=False, served=now - timedelta(hours=4))
+    plan.refresh_from_db()
+    assert missed_slots(plan, now) == []
