@@ -272,6 +272,9 @@ def test_what_cannot_be_read_is_missing_and_everything_else_is_there(bench: Benc
     backup = bench.repository.find("latest", None)
     assert backup.manifest.incomplete and not backup.damaged
     assert set(state(bench.restore(backup) / "files/papers")) == {"open", "half"}
+    again = run("restore", "latest", "--repo", bench.repository.folder, "--to", bench.folder / "said")
+    assert again.code == 0
+    assert [item["path"] for item in again.json["missing"]] == ["closed", "half/inside", "locked"]
     shown = run("list", "--repo", bench.repository.folder)
     assert shown.json["backups"][0]["incomplete"] is True
     (folder / "locked").chmod(0o700)

@@ -72,7 +72,7 @@ def _json(created: Created) -> dict[str, Any]:
         ],
         "verification": created.backup.verification,
         "problems": [problem.model_dump(mode="json") for problem in created.backup.problems],
-        "missing": missing_json(manifest),
+        "missing": missing_json(manifest.sources),
         "shrunk": [item.model_dump(mode="json") for item in manifest.shrunk],
         "reason": created.reason,
         "note": manifest.note,
@@ -88,4 +88,4 @@ def _text(created: Created) -> str:
         f"and {manifest.pause_ms.chroma:.1f} ms (Chroma); proof: {created.backup.verification}"
     )
     less = [f"  WARNING {item.message}; the backup before is held until `refbackup release`" for item in manifest.shrunk]
-    return "\n".join([line, *damage_lines(created.backup), *missing_lines(manifest), *less])
+    return "\n".join([line, *damage_lines(created.backup), *missing_lines(manifest.id, manifest.sources), *less])

@@ -13,11 +13,12 @@ from ..progress import duration, human_bytes
 from ..repository.folder import open_repository
 from ..restore.commands import Commands
 from ..restore.in_place import finish_exchange, plan_in_place, restore_in_place
-from ..restore.to_folder import Restored, restore_to
+from ..restore.to_folder import Restored, restore_to, select
+from ..types import Backup
 from ..unfinished import unfinished_exchange
 from .arguments import add_id, add_sources
 from .call import Call, Outcome
-from .text import table
+from .text import missing_json, missing_lines, table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +69,7 @@ def run(call: Call) -> Outcome:
             salvage=arguments.salvage,
         )
         damaged = restored.lost or (restored.damaged and not restored.dry_run)
-        return Outcome(asdict(restored), _text(restored), DamageFound.exit_code if damaged else 0)
+        return _outcome(restored, backup, arguments.only, DamageFound.exit_code if damaged else 0)
     sources = call.sources()
     if arguments.dry_run:
         planned = plan_in_place(repository, backup, sources, only=arguments.only)
@@ -77,7 +78,14 @@ def run(call: Call) -> Outcome:
     restored = restore_in_place(
         repository, backup, sources, call.ctx, only=arguments.only, commands=_commands(call), wait=arguments.wait
     )
-    return Outcome(asdict(restored), _text(restored))
+    return _outcome(restored, backup, arguments.only)
+
+
+def _outcome(restored: Restored, backup: Backup, only: str | None, code: int = 0) -> Outcome:
+    """What was restored, and which files the backup does not have."""
+    records = select(backup, only)
+    text = "\n".join([_text(restored), *missing_lines(backup.id, records)])
+    return Outcome({**asdict(restored), "missing": missing_json(records)}, text, code)
 
 
 def _finish(call: Call) -> Outcome:

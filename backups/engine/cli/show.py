@@ -54,4 +54,11 @@ def _text(backup: Backup) -> str:
         lines += [
             f"    {item.name}: {item.digest.count} records of {item.dimension or 0} dimensions" for item in record.collections
         ]
-    return "\n".join([*lines, *damage_lines(backup), *missing_lines(manifest), *(f"  log: {line}" for line in manifest.log)])
+    return "\n".join(
+        [
+            *lines,
+            *damage_lines(backup),
+            *missing_lines(manifest.id, manifest.sources),
+            *(f"  log: {line}" for line in manifest.log),
+        ]
+    )

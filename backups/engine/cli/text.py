@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..types import Backup, Manifest
+from ..types import Backup, Manifest, SourceRecord
 
 _MOST_MISSING = 20
 _VERBS = "create|list|show|files|verify|drill|restore|hold|release|delete|prune|doctor|init"
@@ -57,17 +57,17 @@ def damage_lines(backup: Backup) -> list[str]:
     return [f"  DAMAGED {problem.source or ''}: {problem.message}" for problem in backup.problems]
 
 
-def missing_json(manifest: Manifest) -> list[dict[str, str]]:
-    """What belongs into the backup and is not in it."""
+def missing_json(records: tuple[SourceRecord, ...]) -> list[dict[str, str]]:
+    """What belongs into a backup of these sources and is not in it."""
     return [
         {"source": record.name, "path": item.path, "reason": item.reason.value, "message": item.message}
-        for record in manifest.sources
+        for record in records
         for item in record.missing
     ]
 
 
-def missing_lines(manifest: Manifest) -> list[str]:
+def missing_lines(backup_id: str, records: tuple[SourceRecord, ...]) -> list[str]:
     """A line for each of `missing_json`, of many only for the first."""
-    lines = [f"  MISSING {item['source']}: {item['message']}" for item in missing_json(manifest)]
-    more = [f"  MISSING and {len(lines) - _MOST_MISSING:,} more; see `refbackup show {manifest.id} --json`"]
+    lines = [f"  MISSING {item['source']}: {item['message']}" for item in missing_json(records)]
+    more = [f"  MISSING and {len(lines) - _MOST_MISSING:,} more; see `refbackup show {backup_id} --json`"]
     return lines[:_MOST_MISSING] + (more if len(lines) > _MOST_MISSING else [])
