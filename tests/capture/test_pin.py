@@ -9,7 +9,9 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,24 @@ def captured(bench: Bench, path: Path, **options: str) -> tuple[str, Path]:
     created = bench.create(sqlite_source(path), **options)
     assert not created.backup.damaged
     return created.backup.manifest.sources[0].method, bench.restore(created.backup) / "sqlite/app.sqlite3"
+
+
+@pytest.mark.slow
+def test_writers_do_not_wait_for_the_schema(bench: Bench, tmp_path: Path) -> None:
+    path = tmp_path / "app.sqlite3"
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = OFF")
+        database.execute("BEGIN")
+        for number in range(4_000):
+            database.execute(f"CREATE TABLE t{number} (id INTEGER PRIMARY KEY, a TEXT, b REFERENCES t0 (id))")
+        database.execute("COMMIT")
+    began = time.monotonic()
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    parsing = (time.monotonic() - began) * 1000
+    pauses = [bench.create(sqlite_source(path)).backup.manifest.pause_ms.sqlite for _ in range(2)]
+    assert min(pauses) < parsing / 3, (pauses, parsing)
 
 
 def recreate(path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from backups.engine.create import Request, create_backup
+from backups.engine.errors import RestoreRefused
 from backups.engine.repository.folder import initialise
 from backups.engine.restore.in_place import restore_in_place
 from backups.engine.runtime.context import Context
@@ -139,6 +140,7 @@ def test_the_keys_of_other_tables_are_counted(tmp_path: Path) -> None:
     assert checked(made(tmp_path / "app.sqlite3", mismatch)).broken_keys == 1
 
 
+@pytest.mark.slow
 def test_such_a_database_is_backed_up_proven_and_restored_in_place(tmp_path: Path) -> None:
     path = made(tmp_path / "app.sqlite3", *SOUND)
     source = Source(kind=SourceKind.SQLITE, name="app", path=path)
@@ -157,6 +159,34 @@ def test_such_a_database_is_backed_up_proven_and_restored_in_place(tmp_path: Pat
     with closing(connect(path)) as database:
         assert database.execute("SELECT count(*) FROM thing").fetchone() == (2,)
         assert database.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'listed'").fetchone() == (1,)
+
+
+def reserve_checksums(path: Path) -> Path:
+    """An empty database whose pages have 8 reserved bytes, as those of the checksum VFS."""
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA user_version = 1")
+    with path.open("r+b") as file:
+        file.seek(20)
+        file.write(b"\x08")
+        file.seek(105)
+        file.write((4096 - 8).to_bytes(2, "big"))  # where the cells of the only page would begin
+    return path
+
+
+@pytest.mark.slow
+def test_checksums_of_pages_are_not_overwritten_in_place(tmp_path: Path) -> None:
+    path = made(reserve_checksums(tmp_path / "app.sqlite3"))
+    source = Source(kind=SourceKind.SQLITE, name="app", path=path)
+    repository = initialise(tmp_path / "repo", Context().now())
+    backup = create_backup(repository, Request(sources=(source,), verify=Depth.RESTORE), Context()).backup
+    assert backup.verification == "restore"
+    content = path.read_bytes()
+    with pytest.raises(RestoreRefused, match="checksum VFS"):
+        restore_in_place(repository, backup, (source,), Context())
+    assert path.read_bytes() == content
+    path.rename(tmp_path / "aside")
+    restore_in_place(repository, backup, (source,), Context())
+    assert path.read_bytes() == content
 
 
 def test_a_broken_page_is_damage_whatever_else_cannot_be_checked(tmp_path: Path) -> None:

@@ -35,6 +35,9 @@ OPEN_WAIT = 5.0
 PIN_WAIT = 0.05
 """Seconds, in each attempt, to hold up writers until the checkpoint of another process ends."""
 
+READ_HEADER = "PRAGMA schema_version"
+"""Begins a read without parsing the schema, which takes a third of a second for 20,000 tables."""
+
 COPY_PAGES = 4096
 SMALL = 64 << 20
 """A database in rollback-journal mode up to this size may be copied while its writers wait."""
@@ -130,7 +133,8 @@ class Database:
         try:
             self._writer, self._checkpointer, self._reader = (self._connect() for _ in range(3))
             mode = str(_ask(self._reader, "PRAGMA journal_mode"))
-            _ask(self._reader, "SELECT count(*) FROM sqlite_schema")
+            for connection in (self._reader, self._checkpointer):
+                _ask(connection, "SELECT count(*) FROM sqlite_schema")  # parses the schema, however large, before any lock
             self.wal = mode == "wal"
         except sqlite3.OperationalError as problem:
             if is_locked(problem):
@@ -190,7 +194,7 @@ class Database:
                 break
             time.sleep(0.001)  # no process can begin another while the writer's lock is held
         self._reader.execute("BEGIN")
-        self._reader.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        self._reader.execute(READ_HEADER).fetchone()
         size = self._log_bytes()
         if busy == 0 and log == checkpointed:
             return Pinned("pinned", "", size, version=version_of(self.path))

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ..capture.owners import owners
+from ..capture.sqlite import READ_HEADER
 from ..errors import RestoreRefused
 from ..gate import GateTimeout
 from ..runtime import durable
@@ -63,7 +64,7 @@ class OpenStores:
         """Begin a transaction that sees a locked database as it is before the exchange."""
         before = self.before[target.record.name] = self.connect(target.path, timeout=1)
         before.execute("BEGIN")
-        before.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        before.execute(READ_HEADER).fetchone()
 
     def close_gate(self, target: Target, wait: float) -> None:
         """Keep the application out of a Chroma directory until `open_gates`; it must reopen the directory then.

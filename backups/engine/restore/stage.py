@@ -23,6 +23,7 @@ from .targets import Target, databases_of
 from .to_folder import check_untouched, plan, wanted_by
 
 _RUNS_AS_OWNER = stat.S_ISUID | stat.S_ISGID
+_CHECKSUM_BYTES = b"\x08"
 
 
 def stage(repository: Repository, backup: Backup, targets: list[Target], ctx: Context) -> int:
@@ -65,8 +66,25 @@ def check_staged(repository: Repository, backup: Backup, targets: list[Target], 
 def fit_to_live(target: Target) -> None:
     """Give the replacement the page size and the owner of the live store."""
     if target.record.kind is SourceKind.SQLITE:
+        _refuse_checksums(target)
         _fit_page_size(target)
     _fit_owner(target)
+
+
+def _refuse_checksums(target: Target) -> None:
+    """Raise `RestoreRefused` for pages with the checksums of SQLite's checksum VFS, which only that VFS can write.
+
+    It keeps them in 8 reserved bytes of each page (https://www.sqlite.org/cksumvfs.html). In one transaction into the live file
+    SQLite would write pages without them, and the application would then get "disk I/O error".
+    """
+    with target.staged.open("rb") as file:
+        reserved = file.read(21)[20:]
+    if reserved == _CHECKSUM_BYTES and target.is_database():
+        raise RestoreRefused(
+            f"{target.path} has checksums of SQLite's checksum VFS, which a restore into the live file would make invalid.",
+            hint="Stop the application and move the database aside with its -wal and -shm: then it is restored as a file. "
+            "Nothing was changed.",
+        )
 
 
 def _fit_page_size(target: Target) -> None:
