@@ -6,12 +6,14 @@ import contextlib
 import functools
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,14 +31,20 @@ STOP_SECONDS = 300.0
 
 @dataclass(frozen=True, slots=True)
 class EngineResult:
-    """The exit code of the engine (negative: killed by a signal) and the JSON object that it printed."""
+    """The exit code of the engine (negative: killed by a signal) and the JSON object that it printed.
+
+    ``refused`` is why the recovery did not let it go on, before anything was changed.
+    """
 
     code: int
     answer: dict[str, Any]
+    refused: EngineError | None = None
 
     @property
     def error(self) -> EngineError | None:
         """What went wrong, if anything."""
+        if self.refused is not None:
+            return self.refused
         if self.code == 0 or (self.code == 5 and "error" not in self.answer and self.answer):
             return None
         if "error" in self.answer:
@@ -53,19 +61,28 @@ class EngineRun:
         self._report = report
         self._interruption = interruption
 
-    def restore(self, backup_id: str, *arguments: str) -> EngineResult:
-        """Run ``refbackup restore``; without *backup_id*, the arguments are to finish or undo a restore."""
+    def restore(self, backup_id: str, *arguments: str, when_ready: Callable[[], None] | None = None) -> EngineResult:
+        """Run ``refbackup restore``; without *backup_id*, the arguments are to finish or undo a restore.
+
+        *when_ready* is called when the data is staged and checked, before anything is changed; if it raises, nothing is.
+        """
         repository = str(self._locations.repository)
         command = [sys.executable, "-P", "-m", "backups.engine", "restore", *([backup_id] if backup_id else [])]
         command += ["--repo", repository, "--yes", "--json", "--progress", "lines", *arguments]
-        with tempfile.TemporaryFile() as output:
+        ready, told = os.pipe() if when_ready is not None else (-1, -1)
+        if when_ready is not None:
+            command += ["--ready-fd", str(told)]
+        with tempfile.TemporaryFile() as output, contextlib.ExitStack() as pipes:
+            if when_ready is not None:
+                pipes.callback(os.close, ready)
             child = subprocess.Popen(
                 command,
                 cwd=ROOT,
                 env={**self._locations.child_environment(), "PYTHONPATH": str(ROOT)},
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE if when_ready is not None else subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.PIPE,
+                pass_fds=(told,) if when_ready is not None else (),
                 text=True,
                 errors="surrogateescape",
                 process_group=0,  # Ctrl-C is for this process to pass on
@@ -73,6 +90,9 @@ class EngineRun:
             )
             lines = threading.Thread(target=self._pass_on_lines, args=(child,), daemon=True)
             lines.start()
+            if when_ready is not None:
+                os.close(told)
+            refused = self._let_go_on(child, ready, when_ready) if when_ready is not None else None
             self._wait(child)
             lines.join(5.0)
             output.seek(0)
@@ -80,7 +100,7 @@ class EngineRun:
                 answer = json.loads(output.read())
             except ValueError:
                 answer = {}
-        return EngineResult(child.returncode, answer if isinstance(answer, dict) else {})
+        return EngineResult(child.returncode, answer if isinstance(answer, dict) else {}, refused)
 
     def report_checks(self, answer: dict[str, Any]) -> None:
         """Report size, time and what was checked of a restore that succeeded."""
@@ -105,6 +125,24 @@ class EngineRun:
         for line in child.stderr:
             if not line.startswith(("refbackup: ", "  -> ")):  # its error is in the answer, too
                 self._report.write(f"    {line.rstrip()}")
+
+    def _let_go_on(self, child: subprocess.Popen[str], ready: int, when_ready: Callable[[], None]) -> EngineError | None:
+        """Wait until the child is ready or has ended, call *when_ready*, and tell the child. Returns what it raised."""
+        assert child.stdin is not None
+        with child.stdin:
+            while not select.select([ready], [], [], 0.1)[0]:
+                if self._interruption.requested:
+                    return None
+            if not os.read(ready, 16):  # it has ended
+                return None
+            try:
+                when_ready()
+            except EngineError as problem:
+                return problem
+            with contextlib.suppress(BrokenPipeError):
+                child.stdin.write("go\n")
+                child.stdin.flush()
+            return None
 
     def _wait(self, child: subprocess.Popen[str]) -> None:
         deadline: float | None = None

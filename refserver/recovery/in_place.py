@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
@@ -45,16 +45,28 @@ class Stores(Enum):
 
 
 class InPlaceRestore:
-    """Restores *plan*; afterwards its attributes describe the outcome, also after an error."""
+    """Restores *plan*; afterwards its attributes describe the outcome, also after an error.
+
+    *stop_services* is called once, when the data is staged and checked.
+    """
 
     def __init__(
-        self, plan: Plan, engine: EngineRun, report: Report, interruption: Interruption, *, go_on_while_open: bool
+        self,
+        plan: Plan,
+        engine: EngineRun,
+        report: Report,
+        interruption: Interruption,
+        *,
+        go_on_while_open: bool,
+        stop_services: Callable[[], object],
     ) -> None:
         self._plan = plan
         self._engine = engine
         self._report = report
         self._interruption = interruption
         self._go_on_while_open = go_on_while_open
+        self._stop_services = stop_services
+        self._stopped = False
         self.stores = Stores.OLD
         self.safety_backup = ""
         self.aside: list[tuple[Path, Path]] = []
@@ -64,9 +76,8 @@ class InPlaceRestore:
         """Restore and check the live stores. Raises `EngineError`."""
         report, targets = self._report, self._plan.targets
         self._interruption.check()
-        self._refuse_open_stores()
         made = self._make_folders()
-        report.step("Staging the backup, checking it, making a safety backup, exchanging the stores")
+        report.step("Staging the backup and checking it; nothing is stopped yet")
         error = self._restore()
         if (
             isinstance(error, RestoreRefused)
@@ -86,6 +97,15 @@ class InPlaceRestore:
                         folder.rmdir()
             raise error
         self._check_live(targets)
+
+    def _stop(self) -> None:
+        """Stop what uses the stores, now that their replacements are ready. Raises `SourceBusy` if one is still open."""
+        self._interruption.check()
+        if not self._stopped:
+            self._stopped = True
+            self._stop_services()
+            self._refuse_open_stores()
+        self._report.step("Making a safety backup, exchanging the stores")
 
     def _refuse_open_stores(self) -> None:
         opened = services.holders(self._plan.targets)
@@ -119,9 +139,9 @@ class InPlaceRestore:
         stores = [f"--{source.kind}={source.name}={source.path}" for source in self._plan.sources]
         only = ["--only", self._plan.only] if self._plan.only else []
         if self._plan.end is not None:
-            result = self._engine.restore("", self._plan.end, *stores)
+            result = self._engine.restore("", self._plan.end, *stores, when_ready=self._stop)
         else:
-            result = self._engine.restore(self._plan.backup.id, "--in-place", *only, *stores)
+            result = self._engine.restore(self._plan.backup.id, "--in-place", *only, *stores, when_ready=self._stop)
         if self._outcome(result) is None:
             return None
         unfinished = interrupted(paths)
@@ -137,7 +157,7 @@ class InPlaceRestore:
         if result.code >= 0 or self._interruption.requested:
             return result.error
         self._report.write("    The restore was killed while it exchanged stores. Ending it, so that all are of one time.")
-        return self._outcome(self._engine.restore("", self._plan.end or End.FINISH, *stores))
+        return self._outcome(self._engine.restore("", self._plan.end or End.FINISH, *stores, when_ready=self._stop))
 
     def _outcome(self, result: EngineResult) -> EngineError | None:
         """What went wrong, if anything. Sets `stores` if they are new."""

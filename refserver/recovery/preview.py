@@ -83,11 +83,11 @@ def show_steps(plan: Plan, locations: Locations, report: Report) -> None:
     """Report each step of a dry run."""
     missing = sorted({target.path.parent for target in plan.targets if not target.path.parent.is_dir()})
     steps = [
-        *(f"stop {service.title}" for service in plan.running),
-        "refuse if a process still has a store open (with --yes: continue if the engine can)",
         *(f"make the folder {folder}" for folder in missing),
         f"stage {plan.backup.id}{f' --only {plan.only}' if plan.only else ''} next to the stores, check every block against"
         " its hash, open the stores and compare",
+        *(f"stop {service.title}" for service in plan.running),
+        "refuse if a process still has a store open (with --yes: continue if the engine can)",
         "make a safety backup of the current stores in the repository; a store too damaged for one is moved aside",
         "exchange the stores, all at one instant; check them again; undo the exchange if that fails",
         *(f"start {service.title}" for service in plan.running),

@@ -11,14 +11,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from backups.engine.errors import Cancelled, EngineError, RepositoryLocked, RestoreRefused
+from backups.engine.errors import BackupNotFound, Cancelled, DamageFound, EngineError, RepositoryLocked, RestoreRefused
 from backups.engine.progress import duration, human_bytes
+from backups.engine.repository.base import MANIFEST
 from backups.engine.repository.folder import Repository, open_repository
 from backups.engine.restore.to_folder import select
 from backups.engine.runtime import durable, locks
+from backups.engine.runtime.context import Context
 from backups.engine.runtime.ownership import give_to_owner
-from backups.engine.types import Backup
+from backups.engine.types import Backup, Depth, Problem
 from backups.engine.unfinished import unfinished_exchange
+from backups.engine.verify import record_failure
 
 from . import services
 from .engine_run import EngineRun
@@ -62,6 +65,7 @@ class Recovery:
         self._locations = locations
         self._report = report
         self._began = time.monotonic()
+        self._changed = False
         self._interruption = Interruption(report)
         self._engine = EngineRun(locations, report, self._interruption)
 
@@ -77,29 +81,67 @@ class Recovery:
             if request.to is not None:
                 return self._into_folder(repository, backup, request.to)
             plan = self._plan(backup)
-        backup = plan.backup
-        show_backup(backup, plan.only, self._locations, report)
+        while True:
+            try:
+                return self._restore(repository, plan)
+            except DamageFound as damage:
+                sounder = self._after_damage(repository, plan, damage)
+                if sounder is None:
+                    raise
+                report.write(f"\n{damage.message}\nIt is marked as damaged. The next newest sound backup is {sounder.id}.\n")
+                plan = self._plan(sounder)
+
+    def _restore(self, repository: Repository, plan: Plan) -> int:
+        """Preview, confirm and restore. Raises `DamageFound` if the backup is damaged, before anything is stopped."""
+        request, report = self._request, self._report
+        show_backup(plan.backup, plan.only, self._locations, report)
         show_plan(repository, plan, report)
         if request.dry_run:
             show_steps(plan, self._locations, report)
             return 0
-        self._confirm(backup)
+        self._confirm(plan.backup)
         with self._lock(), self._interruption.caught():
             report.keep(self._locations.recovery)
-            restore = InPlaceRestore(plan, self._engine, report, self._interruption, go_on_while_open=request.yes)
-            try:
-                with services.stopped(
-                    plan.running,
-                    self._locations,
+            with contextlib.ExitStack() as services_stopped:
+                restore = InPlaceRestore(
+                    plan,
+                    self._engine,
                     report,
                     self._interruption,
-                    may_start=lambda: restore.stores is not Stores.MIXED,
-                ):
+                    go_on_while_open=request.yes,
+                    stop_services=lambda: services_stopped.enter_context(
+                        services.stopped(
+                            plan.running,
+                            self._locations,
+                            report,
+                            self._interruption,
+                            may_start=lambda: restore.stores is not Stores.MIXED,
+                        )
+                    ),
+                )
+                services_stopped.callback(self._summarize, restore)
+                services_stopped.callback(self._give_to_owners)
+                try:
                     restore.run()
-            finally:
-                self._give_to_owners()
-                self._summarize(restore)
+                finally:
+                    self._changed = restore.stores is not Stores.OLD
         return 0
+
+    def _after_damage(self, repository: Repository, plan: Plan, damage: DamageFound) -> Backup | None:
+        """The next sound backup, if *plan* was to restore the newest, which has turned out to be damaged.
+
+        The damage is recorded, unless the engine has done so.
+        """
+        if self._request.backup != "latest" or self._request.dry_run or plan.end is not None or self._changed:
+            return None
+        with contextlib.suppress(BackupNotFound):
+            backup = repository.find("latest", self._request.set)
+            if backup.id == plan.backup.id:
+                problem = Problem(code="restore", message=damage.message, file=MANIFEST)
+                record_failure(repository, backup, Depth.HASHES, [problem], Context())
+                backup = repository.find("latest", self._request.set)
+            return backup if backup.id != plan.backup.id else None
+        return None
 
     def _plan(self, backup: Backup) -> Plan:
         chosen = {(record.kind, record.name) for record in select(backup, self._request.only)}

@@ -42,6 +42,8 @@ class Report:
 
     def keep(self, folder: Path) -> None:
         """Write everything so far, and what follows, into a new file in *folder* that only its owner may read."""
+        if self.path is not None:
+            return
         path = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.getpid()}.txt"
         try:
             durable.make_folder(folder)

@@ -258,6 +258,28 @@ def test_after_a_fault_the_data_is_old_or_new_and_the_service_runs(
         assert kept == [clone.ids()[1]]
 
 
+def test_a_damaged_newest_backup_is_marked_and_the_next_sound_one_restored_with_one_stop(clone: Clone) -> None:
+    for number, name in enumerate(("data.tar.zst", "manifest.json")):
+        (clone.files / f"more-{number}.txt").write_bytes(os.urandom(100_000))
+        clone.refbackup("create", "--repo", clone.repository, "--kind", "incremental", "--no-verify", *clone.stores)
+        broken = clone.repository / "backups/default" / clone.ids()[0] / name
+        content = bytearray(broken.read_bytes())
+        content[len(content) // 2 if number == 0 else content.index(b'"host": "') + 9] ^= 1
+        broken.write_bytes(content)
+    port = free_port()
+    with service(clone, port):
+        done = clone.recover("--latest", "--yes")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert answer(port) == "first"
+    assert clone.state() == NEWEST
+    assert done.stdout.count("Stopping manage.py serve") == 1
+    before, _, _ = done.stdout.partition("Stopping manage.py serve")
+    assert "It is marked as damaged" in before
+    assert clone.recover("--list").stdout.count("DAMAGED") >= 1
+    again = clone.recover("--latest", "--yes")
+    assert again.returncode == 0 and "It is marked as damaged" not in again.stdout
+
+
 def test_a_mixed_restore_leaves_the_service_stopped_for_the_next_recovery(clone: Clone) -> None:
     (clone.root / "sitecustomize.py").write_text(FAULTS)
     (clone.root / "fault").write_text("in-place-folder:kill")
@@ -330,7 +352,7 @@ def test_after_a_kill_the_next_recovery_starts_the_stopped_service(clone: Clone)
         ) as process:
             assert process.stdout
             for line in process.stdout:
-                if "Staging the backup" in line:
+                if "Making a safety backup" in line:
                     process.kill()
                     break
         stopped = clone.root / "var/recovery/stopped.json"

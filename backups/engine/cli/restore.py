@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -39,6 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--wait", type=float, default=30.0, metavar="SECONDS", help="wait for writers to pause (--in-place)")
     parser.add_argument("--stop-command", metavar="CMD", default="", help="run before the exchange (BACKUP_STOP_COMMAND)")
+    parser.add_argument(
+        "--ready-fd",
+        type=int,
+        metavar="FD",
+        help="when the data is staged and checked, write a line to this descriptor, and wait for one on standard input",
+    )
     parser.add_argument("--start-command", metavar="CMD", default="", help="run after it (BACKUP_START_COMMAND)")
     parser.add_argument(
         "--check-command", metavar="CMD", default="", help="a failure undoes the restore (BACKUP_CHECK_COMMAND)"
@@ -124,7 +132,15 @@ def _commands(call: Call) -> Commands:
         start=arguments.start_command or settings.start_command,
         check=arguments.check_command or settings.check_command,
         ignore_open=arguments.ignore_open,
+        before_stop=None if arguments.ready_fd is None else functools.partial(_wait_for_go, arguments.ready_fd),
     )
+
+
+def _wait_for_go(descriptor: int) -> None:
+    """Say that the data is staged and checked, and wait until the caller has stopped what uses the stores."""
+    os.write(descriptor, b"ready\n")
+    if not sys.stdin.readline():
+        raise RestoreRefused("The caller did not go on. Nothing was changed.")
 
 
 def _confirm(call: Call, backup_id: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..errors import RestoreRefused
@@ -15,7 +16,8 @@ class Commands:
     """``stop`` and ``start`` run before and after the exchange, ``check`` after it; a status other than 0 is a failure.
 
     They run without a shell, for at most ``seconds`` each. An empty one is not run. With ``ignore_open``, stores are exchanged
-    although another process may have them open.
+    although another process may have them open. ``before_stop`` is called before ``stop``, when the data is staged and checked;
+    it may stop the application in another way, or raise `RestoreRefused`.
     """
 
     stop: str = ""
@@ -23,9 +25,17 @@ class Commands:
     check: str = ""
     seconds: float = 300.0
     ignore_open: bool = False
+    before_stop: Callable[[], None] | None = None
+
+    @property
+    def stops(self) -> bool:
+        """Whether the application is stopped before the exchange."""
+        return bool(self.stop) or self.before_stop is not None
 
     def run_stop(self, ctx: Context) -> None:
-        """Run ``stop``. Raises `RestoreRefused` if it fails."""
+        """Call ``before_stop`` and run ``stop``. Raises `RestoreRefused` if it fails."""
+        if self.before_stop is not None:
+            self.before_stop()
         if failure := self._run("stop", self.stop, ctx):
             raise RestoreRefused(failure)
 

@@ -17,12 +17,23 @@ from typing import Any
 from ..capture.owners import owners
 from ..chroma_files.tables import DATABASE
 from ..create import Request, create_backup
-from ..errors import Cancelled, EngineError, NoSpace, RestoreIncomplete, RestoreRefused, RestoreUndone, from_os_error
+from ..errors import (
+    Cancelled,
+    DamageFound,
+    EngineError,
+    NoSpace,
+    RestoreIncomplete,
+    RestoreRefused,
+    RestoreUndone,
+    from_os_error,
+)
+from ..repository.base import DATA
 from ..repository.folder import Repository
 from ..runtime import durable, folders
 from ..runtime.context import Context
-from ..types import Backup, BackupKind, Depth, Hold, Source, SourceKind
+from ..types import Backup, BackupKind, Depth, Hold, Problem, Source, SourceKind
 from ..unfinished import Journal, JournalStore, UnfinishedExchange, end_journals, exclusive_restore, interrupted, write_journal
+from ..verify import record_failure
 from .commands import NO_COMMANDS, Commands
 from .exchange import OpenStores, complete_swap, exchange_stores
 from .keep import keep_outside
@@ -141,7 +152,7 @@ class _Exchange:
         for target in folders_of(self._targets):
             target.refuse_open(self._commands, stopped=False)
         try:
-            size = stage(self._repository, self._backup, self._targets, self._ctx)
+            size = self._stage()
             checks = check_staged(self._repository, self._backup, self._targets, self._ctx)
             self._exchange_between_commands()
         except BaseException as problem:
@@ -150,6 +161,15 @@ class _Exchange:
             raise
         self._remove_stages([*self._folders, *(self._earlier.folders if self._earlier else ())])
         return size, {**checks, "safety_backup": self._safety}
+
+    def _stage(self) -> int:
+        """Stage the replacements; damage is recorded, so that ``latest`` skips the backup. Raises `DamageFound`."""
+        try:
+            return stage(self._repository, self._backup, self._targets, self._ctx)
+        except DamageFound as damage:
+            problem = Problem(code="restore", message=damage.message, file=DATA, offset=damage.details.get("offset"))
+            record_failure(self._repository, self._backup, Depth.HASHES, [problem], self._ctx, damage=damage)
+            raise
 
     def _find_earlier(self) -> UnfinishedExchange | None:
         """An interrupted exchange of these stores, which this restore completes. Raises `ExchangeUnfinished`."""

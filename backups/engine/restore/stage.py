@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..check_stores import Findings
-from ..errors import RestoreRefused
+from ..errors import DamageFound, RestoreRefused
 from ..extract import data_bytes, extract
 from ..repository.folder import Repository
 from ..runtime import folders
@@ -47,17 +47,18 @@ def stage(repository: Repository, backup: Backup, targets: list[Target], ctx: Co
 def check_staged(repository: Repository, backup: Backup, targets: list[Target], ctx: Context) -> dict[str, Any]:
     """Check the replacements before anything live is changed; returns the results.
 
-    A damaged one is recorded as a failed proof. Raises `RestoreRefused`.
+    A damaged one is recorded as a failed proof. Raises `DamageFound`.
     """
     findings = Findings()
     for target in targets:
         check_untouched(backup, target.stage, target.record, findings, ctx)
     if findings.problems:
         record_failure(repository, backup, Depth.RESTORE, findings.problems, ctx)
-        raise RestoreRefused(
+        raise DamageFound(
             f"The data staged from {backup.id} is damaged: {findings.problems[0].message.rstrip('.')}. Nothing was changed.",
             hint="The backup is now marked as damaged, and `latest` selects the one before it: run the same command again, or "
             "choose another with `refbackup list`.",
+            id=backup.id,
             problems=[problem.model_dump(mode="json") for problem in findings.problems],
         )
     return findings.checks

@@ -64,13 +64,13 @@ class Target:
         Chroma under the gate may be open. Before the application is *stopped* by a command, it may be, too. What was stopped
         has *wait* seconds to end.
         """
-        if self.record.kind is SourceKind.FILES or self.gate or commands.ignore_open or (commands.stop and not stopped):
+        if self.record.kind is SourceKind.FILES or self.gate or commands.ignore_open or (commands.stops and not stopped):
             return
         file = self.path / DATABASE if self.record.kind is SourceKind.CHROMA else self.path
-        deadline = time.monotonic() + (wait if commands.stop else 0.0)
+        deadline = time.monotonic() + (wait if commands.stops else 0.0)
         while why := _who_has_open(file):
             if time.monotonic() >= deadline:
-                still = " still, after the stop command" if commands.stop else ""
+                still = " still, after the application was stopped" if commands.stops else ""
                 raise RestoreRefused(
                     f"{self.path} {why}{still}. Nothing was changed.",
                     hint="Stop the application, or give --stop-command and --start-command. If you know that nothing uses it, "
