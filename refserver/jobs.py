@@ -149,7 +149,7 @@ def copies_from_backups(database: Path) -> Generator[tuple[str, Path], None, Non
     the next one. Backups that cannot be restored are left out.
     """
     config = configuration()
-    for row in IndexedBackup.objects.exclude(verification="damaged").order_by("-time", "-backup_id"):
+    for row in IndexedBackup.objects.exclude(verification__in=IndexedBackup.UNUSABLE).order_by("-time", "-backup_id"):
         try:
             sources = config.live_sources(row.set)
             scratch = config.open(row.repository).scratch

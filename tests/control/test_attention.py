@@ -25,6 +25,10 @@ def test_missing_backups_are_named_until_their_loss_is_acknowledged(empty_site):
     page = viewer.get(LIST).content.decode()
     assert "2 backups are missing from the repository" in page and "Acknowledge the loss" not in page
     assert all(row.backup_id in page for row in rows)
+    assert page.count('<span class="rb-state bad"') == 2, "each is marked in the list, too"
+    assert "It is missing from its repository" in root.get(rows[0].get_absolute_url()).content.decode()
+    chosen = {"backup": rows[0].backup_id, "folder": "there", "go": "1"}
+    assert "missing from its repository" in root.get("/admin/backup/restore/what/", chosen).content.decode()
     assert viewer.post(f"{LIST}forget/", {"id": rows[0].backup_id, "sure": "yes"}).status_code == 403
     assert "Acknowledge the loss" in root.get(LIST).content.decode()
     ids = {"id": [row.backup_id for row in rows]}

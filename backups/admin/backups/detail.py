@@ -88,6 +88,8 @@ def _job(number: str) -> Job | None:
 
 def _verdict(row: IndexedBackup, stored: Backup | None, needs: int, unreadable: EngineError | None) -> dict[str, str]:
     """Whether a backup can be relied on, in two sentences."""
+    if row.missing:
+        return {"state": "bad", "proof": "It is missing from its repository.", "more": row.problem}
     if unreadable is not None:
         return {"state": "bad", "proof": "Its manifest cannot be read.", "more": unreadable.message}
     if row.damaged:

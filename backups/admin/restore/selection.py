@@ -134,6 +134,8 @@ class RestoreTarget:
     def problems_of(self, selection: RestoreSelection) -> dict[str, str]:
         """What prevents the restore of *selection*, by form field."""
         problems = {}
+        if self.row.missing:
+            problems["target"] = "This backup is missing from its repository. Choose another one, or bring the repository back."
         if (
             selection.only
             and not self.bytes_of(selection.only)
