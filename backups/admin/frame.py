@@ -21,23 +21,12 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_protect
 
-from backups.engine.errors import BackupNotFound, EngineError, UsageError
+from backups.engine.errors import HTTP_STATUS, EngineError, UsageError
 from backups.models import Job
 
 from .badges import badges
 
 View = Callable[..., HttpResponseBase]
-
-_STATUS = {
-    "no_backup": 404,
-    "usage": 400,
-    "repository_locked": 409,
-    "in_use": 409,
-    "source_busy": 409,
-    "restore_refused": 409,
-    "exchange_unfinished": 409,
-    "no_space": 507,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +105,7 @@ def render(
 
 def refused(request: HttpRequest, problem: EngineError) -> HttpResponse:
     """A page with the error and its hint; for htmx only that part of the page."""
-    status = 404 if isinstance(problem, BackupNotFound) else _STATUS.get(problem.code, 500)
+    status = HTTP_STATUS.get(problem.code, 500)
     if request.headers.get("HX-Request"):
         return render_template(request, "backups/problem.html", {"problem": problem}, status=status)
     return render(request, "backups/refused.html", "Error", {"problem": problem}, status=status)

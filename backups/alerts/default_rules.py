@@ -72,6 +72,7 @@ REPORTED_BY = {
     "repository_unreadable": "plan-failed-thrice",
     "source_broken": "plan-failed-thrice",
     "slow_restore": None,
+    "plan_missed": "worker-silent",
     "plan_never_due": "no-proven-backup",
     "plan_refused": "no-proven-backup",
     "stale_job": "worker-silent",

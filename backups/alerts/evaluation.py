@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -16,7 +16,7 @@ from backups.conf import configuration
 from backups.engine.runtime import processes
 from backups.models import Alert, AlertChannel, AlertDelivery, AlertLook, AlertRule, AlertSubscription, Severity
 from backups.models.alerts import QuietHours
-from backups.monitoring.conditions import Condition, Observation, conditions
+from backups.monitoring.conditions import Condition, Observation, conditions, guarded
 from backups.monitoring.conditions.workers import SILENT_MINUTES
 from backups.monitoring.facts import Facts
 from backups.monitoring.gathering import gather
@@ -55,7 +55,7 @@ def evaluate_rules(host: str, now: datetime) -> list[Decision]:
 def decide(now: datetime) -> list[Decision]:
     """Read the facts, and advance the alerts. A condition that raises becomes an alert of its own (`detector_broken`)."""
     known = conditions()
-    facts = _gather(known, now)
+    facts = gather(now)
     observed, broken = observe_rules(AlertRule.objects.filter(enabled=True), known, facts)
     if broken:
         facts = replace(facts, broken={**facts.broken, **broken})
@@ -79,27 +79,8 @@ def observe_rules(rules: Iterable[AlertRule], known: Mapping[str, Condition], fa
         if condition is None:
             broken[rule.kind] = "it is no longer installed (BACKUPS['ALERT_DETECTORS'])."
         elif rule.kind not in facts.broken:
-            observed[rule.name] = _guarded(rule.kind, broken, partial(condition.observe, facts, rule.threshold))
+            observed[rule.name] = guarded(rule.kind, broken, partial(condition.observe, facts, rule.threshold))
     return observed, broken
-
-
-def _gather(known: Mapping[str, Condition], now: datetime) -> Facts:
-    more: dict[str, Any] = {}
-    broken: dict[str, str] = {}
-    for condition in known.values():
-        if condition.gather is not None:
-            more[condition.name] = _guarded(condition.name, broken, partial(condition.gather, now))
-    return replace(gather(now), more=more, broken=broken)
-
-
-def _guarded(name: str, broken: dict[str, str], call: Callable[[], Any]) -> Any:
-    """What *call* returns; None if it raised, which is logged and noted in *broken*."""
-    try:
-        return call()
-    except Exception as problem:  # noqa: BLE001  # a condition of the project must not silence the others
-        _log.exception("The detector %s raised", name)
-        broken[name] = f"{type(problem).__name__}: {problem}"[:300]
-        return None
 
 
 # Rows and values

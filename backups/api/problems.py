@@ -15,25 +15,9 @@ from django.http import Http404, JsonResponse, UnreadablePostError
 from rest_framework import exceptions
 from rest_framework.response import Response
 
-from backups.engine.errors import EngineError
+from backups.engine.errors import HTTP_STATUS, EngineError
 
 MEDIA_TYPE = "application/problem+json"
-
-STATUS: dict[str, int] = {
-    "usage": 400,
-    "no_backup": 404,
-    "target_occupied": 409,
-    "in_use": 409,
-    "repository_locked": 409,
-    "source_busy": 409,
-    "restore_refused": 409,
-    "exchange_unfinished": 409,
-    "cancelled": 409,
-    "no_repository": 503,
-    "source_broken": 503,
-    "no_space": 507,
-}
-"""HTTP status of an `EngineError` by its code. All others are 500: the fault is the server's."""
 
 RETRY_AFTER = {"repository_locked": 10, "source_busy": 10, "database": 5}
 """Seconds after which a repetition may succeed, by code."""
@@ -143,7 +127,7 @@ def _refused(problem: Exception) -> Refused | None:
     if isinstance(problem, Refused):
         return problem
     if isinstance(problem, EngineError):
-        status = STATUS.get(problem.code, 500)
+        status = HTTP_STATUS.get(problem.code, 500)
         if status >= 500:
             _log.error("API request failed: %s %s", problem.message, problem.hint)
         return Refused(status, problem.code, problem.message, problem.hint, more=problem.details)

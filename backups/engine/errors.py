@@ -164,6 +164,22 @@ def from_json(error: dict[str, Any]) -> EngineError:
     return classes.get(error["code"], EngineError)(error["message"], hint=error["hint"], **rest)
 
 
+HTTP_STATUS: dict[str, int] = {
+    "usage": 400,
+    "no_backup": 404,
+    "target_occupied": 409,
+    "in_use": 409,
+    "repository_locked": 409,
+    "source_busy": 409,
+    "restore_refused": 409,
+    "exchange_unfinished": 409,
+    "cancelled": 409,
+    "no_repository": 503,
+    "source_broken": 503,
+    "no_space": 507,
+}
+"""HTTP status of an `EngineError` by its code. All others are 500: the fault is the server's."""
+
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Error numbers of a full disk, or of a quota or limit that is reached."""
 

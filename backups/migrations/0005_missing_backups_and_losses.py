@@ -15,6 +15,12 @@ class Migration(migrations.Migration):
             name='losses',
             field=models.TextField(blank=True, help_text='What a later backup no longer holds, a sentence a line, until it is released.'),
         ),
+        migrations.AddIndex(
+            model_name='indexedbackup',
+            index=models.Index(
+                fields=['-time'], condition=models.Q(('losses', ''), _negated=True), name='backup_with_losses'
+            ),
+        ),
         migrations.AlterField(
             model_name='indexedbackup',
             name='problem',

@@ -76,6 +76,7 @@ class IndexedBackup(models.Model):
             models.Index(fields=["kind", "-time"], name="backup_by_kind"),
             models.Index(fields=["verification", "-time"], name="backup_by_proof"),
             models.Index(fields=["-drilled_at"], name="backup_drilled", condition=models.Q(drilled_at__isnull=False)),
+            models.Index(fields=["-time"], name="backup_with_losses", condition=~models.Q(losses="")),
             models.Index(fields=["parent_id"], name="backup_by_parent", condition=~models.Q(parent_id="")),
         )
 

@@ -23,6 +23,8 @@ class BackupFact:
     restore_seconds: float | None = None
     problem: str = ""
     repository: str = ""
+    stores: tuple[str, ...] = ()
+    """Its sources, as ``KIND/NAME``."""
 
     def age(self, now: datetime) -> float:
         """Seconds since its cut; 0 for one dated in the future."""
@@ -101,6 +103,8 @@ class PlanFact:
     last_job: str = ""
     message: str = ""
     hint: str = ""
+    missed: int = 0
+    """Runs in the last day for which no worker was there."""
     alert_after: int = 1
     alert_to: tuple[str, ...] = ()
 

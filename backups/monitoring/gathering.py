@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import stat
 import time
+from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
 from statistics import median
@@ -29,7 +30,8 @@ from backups.models import AlertChannel, AlertDelivery, AlertLook, AuditEntry, I
 from backups.plans import cron
 
 from . import facts
-from .stored import missing_backups, present_backups, repository_fact
+from .conditions import gather_more
+from .stored import absent_sources, losses, missing_backups, present_backups, repository_fact
 
 _WINDOW = timedelta(days=30)
 _RECENT_JOBS = 10
@@ -53,6 +55,7 @@ _PROBES_HOLD = timedelta(hours=3)
 def gather(now: datetime, probed: tuple[facts.Probed, ...] | None = None) -> facts.Facts:
     """Read the facts at *now*. Without *probed*, what the last health check found in stores and repositories is used."""
     config = configuration()
+    more, broken = gather_more(now)
     names = [name for name in config.sets if name not in config.kept_apart] or list(config.sets)
     unfinished = list(Job.objects.filter(state__in=(Job.State.RUNNING, Job.State.QUEUED)).order_by())
     running = [job for job in unfinished if job.state == Job.State.RUNNING]
@@ -76,6 +79,7 @@ def gather(now: datetime, probed: tuple[facts.Probed, ...] | None = None) -> fac
         for name, path in config.repositories.items()
     )
     plans = list(Plan.objects.order_by("name")[:_MOST_PLANS])
+    missed = _missed_runs(now) if plans else {}
     return facts.Facts(
         now=now,
         host=config.host,
@@ -83,7 +87,7 @@ def gather(now: datetime, probed: tuple[facts.Probed, ...] | None = None) -> fac
         promised_time=config.promised_rto_minutes * 60.0,
         sets=sets,
         repositories=repositories,
-        plans=tuple(_plan(plan, config, now) for plan in plans),
+        plans=tuple(_plan(plan, config, missed.get(f"plan:{plan.name}", 0), now) for plan in plans),
         workers=_workers(config),
         clocks=_clocks(),
         running=tuple(_running(job, now) for job in sorted(running, key=lambda job: job.created, reverse=True)),
@@ -91,19 +95,21 @@ def gather(now: datetime, probed: tuple[facts.Probed, ...] | None = None) -> fac
         restores=_restores(itertools.chain.from_iterable(proven.values())),
         drills=_drills(possible_since=_drills_possible_since(repositories, plans)),
         damaged=_damaged() if counts.damaged else (),
-        losses=_losses(),
+        losses=losses(),
         days=_days(now),
         counts=counts,
         bytes_to_back_up=_source_bytes(config) if all(one.newest is None for one in sets) else None,
         failing_channels=tuple(_failing_channels(now)),
         audit_break=_audit_break(),
-        probed=_last_probed(now) if probed is None else probed,
+        probed=(*absent_sources(config, sets), *(_last_probed(now) if probed is None else probed)),
+        more=more,
+        broken=broken,
     )
 
 
 _BACKUP_FIELDS = (
     *("repository", "backup_id", "kind", "time", "bytes_source", "bytes_stored"),
-    *("seconds", "verification", "verified_at", "restore_seconds", "problem"),
+    *("seconds", "verification", "verified_at", "restore_seconds", "problem", "sources"),
 )
 _PROVEN = (IndexedBackup.Verification.RESTORE, IndexedBackup.Verification.HASHES)
 
@@ -120,7 +126,8 @@ def _newest_backups(config: Configuration, name: str, *verifications: str) -> li
         rows = rows.exclude(kind=IndexedBackup.Kind.SNAPSHOT) if partial else rows
         for chosen in [rows.filter(verification=one) for one in verifications] or [rows]:
             for row in chosen.values(*_BACKUP_FIELDS)[:1]:
-                backups.append(facts.BackupFact(id=row.pop("backup_id"), **row))
+                stores = tuple(f"{one['kind']}/{one['name']}" for one in row.pop("sources"))
+                backups.append(facts.BackupFact(id=row.pop("backup_id"), stores=stores, **row))
     return backups
 
 
@@ -145,7 +152,17 @@ def _ended_jobs() -> list[facts.EndedJob]:
     return sorted(ended, key=lambda job: job.finished, reverse=True)
 
 
-def _plan(plan: Plan, config: Configuration, now: datetime) -> facts.PlanFact:
+def _missed_runs(now: datetime) -> dict[str, int]:
+    """How many runs were missed in the last day, by the audit's name of the plan."""
+    entries = AuditEntry.objects.filter(action="plan.missed").order_by("-number").values_list("target", "time", "after")
+    missed: Counter[str] = Counter()
+    for target, moment, after in entries[:_MOST_PLANS]:
+        if now - moment < timedelta(days=1):
+            missed[target] += int((after or {}).get("count", 0))
+    return dict(missed)
+
+
+def _plan(plan: Plan, config: Configuration, missed: int, now: datetime) -> facts.PlanFact:
     problem = (cron.check(plan.cron, plan.time_zone) or "") if plan.enabled else ""
     due = next(iter(cron.slots_after(plan.cron, plan.time_zone, now, 1)), None) if plan.enabled and not problem else None
     failed = _failed_runs(plan)
@@ -162,6 +179,7 @@ def _plan(plan: Plan, config: Configuration, now: datetime) -> facts.PlanFact:
         cron_problem=problem,
         refused=_refused(plan) if plan.enabled else "",
         failed_in_a_row=len(failed),
+        missed=missed,
         last_job=last,
         message=str(error.get("message", "")),
         hint=str(error.get("hint", "")),
@@ -264,14 +282,6 @@ def _damaged() -> tuple[facts.DamagedBackup, ...]:
     return tuple(
         facts.DamagedBackup(id=id_, set=set_name, problem=problem)
         for id_, set_name, problem in rows.values_list("backup_id", "set", "problem")[:_MOST_DAMAGED]
-    )
-
-
-def _losses() -> tuple[facts.LossFact, ...]:
-    rows = IndexedBackup.objects.exclude(losses="").filter(held=True).order_by("-time", "-backup_id")
-    return tuple(
-        facts.LossFact(id=id_, set=set_name, losses=losses)
-        for id_, set_name, losses in rows.values_list("backup_id", "set", "losses")[:_MOST_DAMAGED]
     )
 
 

@@ -23,7 +23,7 @@ from backups.conf import configuration
 from backups.engine.errors import EngineError
 from backups.engine.types import SourceKind
 
-from .conditions import BUILT_IN, CONDITIONS, Observation, present
+from .conditions import CONDITIONS, Observation, conditions, present
 from .facts import Probed
 from .gathering import gather
 
@@ -96,7 +96,7 @@ def run_checks(now: datetime) -> Health:
 
 
 def _finding(seen: Observation) -> Finding:
-    check, severity = BUILT_IN[seen.kind].check, Severity(seen.severity)
+    check, severity = conditions()[seen.kind].check, Severity(seen.severity)
     return Finding(check=check, code=seen.code, severity=severity, message=seen.text, hint=seen.todo)
 
 

@@ -1,13 +1,15 @@
-"""Reads facts about repositories: their disks, how they grow, and which backups they hold or miss."""
+"""Reads facts about repositories and stores: disks, growth, missing backups, and content or stores that are gone."""
 
 import os
 import shutil
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from django.db.models import Min, QuerySet, Sum
+from django.db.models import Min, Q, QuerySet, Sum
 
+from backups.conf import Configuration
 from backups.models import IndexedBackup
 
 from . import facts
@@ -15,6 +17,7 @@ from . import facts
 _WINDOW = timedelta(days=30)
 _SETTLED, _OLD_ENOUGH = timedelta(days=7), timedelta(days=14)
 _NAMED = 3
+_MOST_LOSSES = 100
 
 
 def missing_backups() -> list[Any]:
@@ -64,3 +67,24 @@ def _growth(rows: Any, first: datetime | None, now: datetime) -> float | None:
         begin = max(first, now - _WINDOW)
         grown, over = rows.filter(time__gt=begin, time__lte=now - _SETTLED), now - _SETTLED - begin
     return float((grown.aggregate(total=Sum("bytes_stored"))["total"] or 0) / (over / timedelta(days=1)))
+
+
+def absent_sources(config: Configuration, sets: Iterable[facts.SetFact]) -> Iterator[facts.Probed]:
+    """Stores that are not where they were when they were backed up."""
+    for one in sets:
+        if one.newest is None:
+            continue
+        for source in config.sources(one.name):
+            if f"{source.kind}/{source.name}" in one.newest.stores and not source.path.exists():
+                message = f"{source.path}: it does not exist."
+                hint = "Mount its disk, or correct its path in the settings."
+                yield facts.Probed(check="sources", code="source_broken", subject=str(source.path), message=message, hint=hint)
+
+
+def losses() -> tuple[facts.LossFact, ...]:
+    """Backups held for what later ones no longer hold, newest first."""
+    rows = IndexedBackup.objects.filter(~Q(losses="")).order_by("-time")
+    return tuple(
+        facts.LossFact(id=id_, set=set_name, losses=lost)
+        for id_, set_name, lost in rows.values_list("backup_id", "set", "losses")[:_MOST_LOSSES]
+    )

@@ -4,6 +4,7 @@ A due time of a plan is called a slot. Each slot is served by at most one job, e
 slots that passed during a downtime, only the last is served.
 """
 
+import itertools
 import logging
 from datetime import datetime, timedelta
 
@@ -17,13 +18,16 @@ from backups.jobs import lifecycle
 from backups.jobs.types import job_type
 from backups.models import Job, Plan
 
-from .cron import latest_slot
+from .cron import latest_slot, slots
 
 _log = logging.getLogger(__name__)
 
 
 CLOCK_JUMP = timedelta(minutes=5)
 """A plan that was last served further in the future than this was served by a wrong clock."""
+
+MOST_MISSED = 1_000
+"""How many missed runs are counted."""
 
 _logged: set[tuple[int, str, str]] = set()
 
@@ -56,6 +60,7 @@ def _queue(plan: Plan, host: str, now: datetime) -> Job | None:
             return None  # another host was faster
         if plan.jobs.filter(slot=slot).exists():
             return None  # served before a clock was set back
+        _note_missed(plan, actor, slot)
         if plan.jobs.filter(state__in=(Job.State.QUEUED, Job.State.RUNNING)).exists():
             return None  # the previous job is still queued or running: skip this slot
         try:
@@ -65,6 +70,15 @@ def _queue(plan: Plan, host: str, now: datetime) -> Job | None:
             _log.error("Plan %s cannot run: %s %s", plan.name, problem.message, problem.hint)
             audit.record(actor, "plan.refused", f"plan:{plan.name}", after={"slot": slot, "error": problem.message})
             return None
+
+
+def _note_missed(plan: Plan, actor: Actor, slot: datetime) -> None:
+    """Record the runs before *slot* that no worker was there for; only the last slot of a downtime is served."""
+    passed = itertools.takewhile(lambda time: time < slot, slots(plan.cron, plan.time_zone, plan.served))
+    missed = list(itertools.islice(passed, MOST_MISSED))
+    if missed:
+        after = {"count": len(missed), "from": missed[0], "until": missed[-1]}
+        audit.record(actor, "plan.missed", f"plan:{plan.name}", after=after)
 
 
 def _log_once(plan: Plan, problem: str) -> None:

@@ -52,7 +52,7 @@ def test_engine_error_keeps_its_code_hint_and_details(empty_site, monkeypatch, k
         raise kind("It did not work.", id="20260101T000000Z-full-abcdef", status=1)
 
     monkeypatch.setattr(submit, "back_up", fail)
-    status = problems.STATUS.get(kind.code, 500)
+    status = errors.HTTP_STATUS.get(kind.code, 500)
     found = problem(send(bearer(empty_site, "ada", "operator"), BACKUPS, {}), status, kind.code)
     assert (found["detail"], found["hint"], found["id"]) == (
         "It did not work.",

@@ -42,7 +42,7 @@ def tables() -> dict[str, str]:
     for status, code in problems.CODES.items():
         codes.setdefault(status, set()).add(code)
     for kind in errors.tree():
-        codes.setdefault(problems.STATUS.get(kind.code, 500), set()).add(kind.code)
+        codes.setdefault(errors.HTTP_STATUS.get(kind.code, 500), set()).add(kind.code)
     return {
         "routes": "\n".join(rows),
         "scopes": "\n".join(

@@ -1,6 +1,7 @@
 """Backups that vanish from their repository: alerted within a minute, and listed until somebody confirms the loss."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 from django.core.management import call_command
@@ -122,3 +123,31 @@ def test_the_index_inherits_damage(empty_site, made):
     archive.write_bytes(content)
     index.refresh("main")
     assert states() == ["hashes"] * 3
+
+
+def test_a_store_that_is_gone_shows_at_once(empty_site, made):
+    assert "source_broken" not in {one.code for one in verdict.now().reasons}
+    documents = empty_site.places.settings["REFSERVER_FILES"]
+    Path(documents).mkdir(exist_ok=True)
+    IndexedBackup.objects.filter(backup_id=made[2]).update(sources=[{"kind": "files", "name": "documents"}])
+    assert "source_broken" not in {one.code for one in verdict.now().reasons}
+    shutil.rmtree(documents)
+    now = verdict.now()
+    assert now.level.value == "at_risk" and any(str(documents) in one.text for one in now.reasons)
+
+
+def test_findings_of_the_projects_conditions_are_in_the_verdict(empty_site, made):
+    from django.test import override_settings
+
+    from consistency.models import Check
+
+    with override_settings(BACKUPS=empty_site.settings | {"ALERT_DETECTORS": ["refserver.alerts.CONSISTENCY"]}):
+        _check_consistency_counts(Check)
+
+
+def _check_consistency_counts(Check) -> None:
+    assert "consistency" not in {one.code for one in verdict.now().reasons}
+    Check.objects.create(source=Check.LIVE, state=Check.State.FAILED, started=timezone.now(), error={"message": "No index."})
+    now = verdict.now()
+    assert now.level.value == "at_risk" and "consistency" in {one.code for one in now.reasons}
+    assert health.run_checks(timezone.now()).severity.exit_code

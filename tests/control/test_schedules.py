@@ -205,6 +205,8 @@ def test_missed_slots_run_once(plan):
     assert due("2026-05-09T07:30") == [utc("2026-05-09T07:00")]
     assert due("2026-05-09T07:31") == []
     assert Job.objects.count() == 1
+    missed = AuditEntry.objects.get(action="plan.missed", target="plan:hourly")
+    assert missed.after["count"] > 100 and missed.after["until"].startswith("2026-05-09T06:00")
 
 
 def test_paused_plan_skips_its_slots(plan, empty_site):

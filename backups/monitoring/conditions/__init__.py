@@ -12,6 +12,10 @@ function with `condition` in the module of its subject, and an entry below.
 from __future__ import annotations
 
 import functools
+import logging
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
 
 from django.utils.module_loading import import_string
 
@@ -22,7 +26,18 @@ from backups.monitoring.facts import Facts
 from . import backups, control, plans, repositories, restores, workers
 from .condition import Condition, Level, Observation
 
-__all__ = ["BUILT_IN", "CONDITIONS", "Condition", "Level", "Observation", "conditions", "observe", "present"]
+__all__ = [
+    "BUILT_IN",
+    "CONDITIONS",
+    "Condition",
+    "Level",
+    "Observation",
+    "conditions",
+    "gather_more",
+    "guarded",
+    "observe",
+    "present",
+]
 
 CONDITIONS: tuple[Condition, ...] = (
     backups.failing,
@@ -47,6 +62,7 @@ CONDITIONS: tuple[Condition, ...] = (
     restores.drill_overdue,
     backups.damage,
     plans.plan_failed,
+    plans.missed,
     plans.never_due,
     plans.refused,
     workers.job_silent,
@@ -61,6 +77,7 @@ CONDITIONS: tuple[Condition, ...] = (
 
 BUILT_IN = {one.name: one for one in CONDITIONS}
 _ORDER = tuple(Severity.values)
+_log = logging.getLogger(__name__)
 
 
 @functools.cache
@@ -73,11 +90,39 @@ def conditions() -> dict[str, Condition]:
     return _all(configuration().alert_detectors)
 
 
+def gather_more(now: datetime) -> tuple[dict[str, Any], dict[str, str]]:
+    """What the project's conditions gathered, by name; and which of them raised, and what."""
+    more: dict[str, Any] = {}
+    broken: dict[str, str] = {}
+    for one in conditions().values():
+        if one.gather is not None:
+            found = guarded(one.name, broken, functools.partial(one.gather, now))
+            if one.name not in broken:
+                more[one.name] = found
+    return more, broken
+
+
+def guarded(name: str, broken: dict[str, str], call: Callable[[], Any]) -> Any:
+    """What *call* returns; None if it raised, which is logged and noted in *broken*."""
+    try:
+        return call()
+    except Exception as problem:  # noqa: BLE001  # a condition of the project must not silence the others
+        _log.exception("The detector %s raised", name)
+        broken[name] = f"{type(problem).__name__}: {problem}"[:300]
+        return None
+
+
 def observe(facts: Facts) -> list[Observation]:
-    """All that holds by the conditions' own thresholds, worst first, each code once for a subject."""
+    """All that holds by the conditions' own thresholds, the project's included, worst first, each code once for a subject."""
     seen: list[Observation] = []
-    for one in CONDITIONS:
-        observed = one.observe(facts)
+    broken: dict[str, str] = {}
+    for one in conditions().values():
+        if one.name in BUILT_IN:
+            observed = one.observe(facts)
+        elif one.gather is None or one.name in facts.more:
+            observed = guarded(one.name, broken, functools.partial(one.observe, facts)) or ()
+        else:
+            continue
         seen += (one.complete(one.summarize(facts)),) if observed and one.summarize is not None else observed
     seen.sort(key=lambda observation: -_ORDER.index(observation.severity))
     first: dict[tuple[str, str], Observation] = {}
@@ -90,5 +135,5 @@ def present(facts: Facts) -> list[Observation]:
     """What verdict, health and metrics show: `observe`, but before the first backup only what matters to making it."""
     seen = observe(facts)
     if facts.sets and all(one.newest is None and not one.missing for one in facts.sets):
-        return [observation for observation in seen if BUILT_IN[observation.kind].before_first_backup]
+        return [observation for observation in seen if conditions()[observation.kind].before_first_backup]
     return seen

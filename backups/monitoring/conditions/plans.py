@@ -90,6 +90,22 @@ def plan_failed(facts: Facts, threshold: float) -> Iterator[Observation]:
         )
 
 
+@condition(
+    "plan_missed",
+    "Scheduled runs were missed",
+    todo="Check why no worker ran. The last of the missed runs was made up for.",
+    link="backups:plan",
+    severity=Severity.INFO,
+    check="plans",
+)
+def missed(facts: Facts, threshold: float) -> Iterator[Observation]:
+    for plan in facts.plans:
+        if plan.enabled and plan.missed:
+            runs = "1 run" if plan.missed == 1 else f"{plan.missed:,} runs"
+            text = f"{plan.title or plan.name} missed {runs} in the last day: no worker was there."
+            yield Observation(subject=plan.name, text=text, arguments=(plan.name,))
+
+
 @condition("plan_never_due", "A plan is never due", todo="Correct its times.", link="backups:plan", check="plans")
 def never_due(facts: Facts, threshold: float) -> Iterator[Observation]:
     for plan in facts.plans:
