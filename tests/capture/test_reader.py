@@ -78,6 +78,11 @@ def test_unchanged_stores_are_not_read_and_still_restore(bench: Bench, stores: S
         assert backup.manifest.sources[1].collections == full.manifest.sources[1].collections
     folder = bench.restore(backup)
     check_state([folder / "sqlite/app.sqlite3"], [folder / "chroma/vectors"])
+    read = bench.create(*stores.sources, kind="incremental", reread_hours=0.0, verify="restore").backup
+    assert [record.method for record in read.manifest.sources] == ["pinned", "cut"]
+    assert read.manifest.sources[1].collections == full.manifest.sources[1].collections
+    assert read.verification == "restore"
+    assert read.manifest.bytes_stored < 4000
     assert bench.create(*stores.sources, kind="incremental", verify="restore").backup.verification == "restore"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import time
 import uuid
@@ -16,6 +17,8 @@ from django.utils import timezone
 
 from backups.catalog import holds, index
 from backups.catalog.lineage import Lineage, Relative, draw, lineage
+from backups.conf import configuration
+from backups.engine.types import SourceKind
 from backups.jobs import submit
 from backups.models import AuditEntry, IndexedBackup, Job
 from tests.control.many import many
@@ -168,6 +171,30 @@ def test_damaged_backup_shows_findings_and_alternative(site, line):
     assert "It is damaged. Do not rely on it" in page
     assert f'Use this backup instead: <a href="{LIST}{sound}/"' in page
     assert "Also needed by" in page and f'href="{LIST}{last}/">{last}</a>' in page
+
+
+@pytest.mark.slow
+def test_an_incomplete_backup_is_called_so_everywhere(site):
+    """A file with a path that no restore could write: root, who runs these tests, can read everything else."""
+    folder = next(source.path for source in configuration().sources("default") if source.kind is SourceKind.FILES)
+    descriptor = os.open(folder, os.O_RDONLY)
+    for _ in range(17):
+        os.mkdir("x" * 250, dir_fd=descriptor)
+        below = os.open("x" * 250, os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = below
+    os.close(descriptor)
+    job = site.done(submit.back_up(site.actor, backup="full", verify="restore"))
+    assert (job.state, job.error["code"]) == (Job.State.FAILED, "incomplete")
+    assert "its path is too long to be restored" in job.error["message"]
+    row = IndexedBackup.objects.get(backup_id=job.backup_id)
+    assert row.incomplete and not row.damaged and row.verification == "restore"
+    client = site.client("ann", "viewer")
+    page = client.get(row.get_absolute_url()).content.decode()
+    assert "It is incomplete." in page and "could not be read" in page and "its path is too long to be restored" in page
+    assert "Incomplete" in client.get(LIST).content.decode()
+    answer = client.get(f"/api/v1/backups/{row.backup_id}/").json()
+    assert [source["missing"] for source in answer["sources"] if source["kind"] == "files"] == [1]
 
 
 @pytest.mark.slow
