@@ -187,6 +187,12 @@ class Alert(models.Model):
         return reverse("backups:alert", args=[self.pk])
 
     @property
+    def reached(self) -> int:
+        """To how many recipients a message about it was delivered."""
+        delivered = AlertDelivery.objects.filter(alerts=self, state=AlertDelivery.State.DELIVERED)
+        return delivered.values("recipient").distinct().count()
+
+    @property
     def help_address(self) -> str:
         """The URL of a helpful page; empty if this site does not have it."""
         try:

@@ -224,6 +224,11 @@ def test_alert_shows_deliveries(empty_site, monkeypatch):
         event="fired", recipient="channel:1", to="ops", thread="x", state="waiting", attempts=2, status=503, answer="busy"
     )
     delivery.alerts.set([alert])
+    admin = empty_site.client("root", superuser=True)
+    assert "0 of 1 recipient reached" in text(admin.get(ALERTS)), "a message that was given up told nobody"
+    AlertDelivery.objects.filter(pk=delivery.pk).update(state="delivered")
+    assert "1 of 1 recipient reached" in text(admin.get(ALERTS))
+    AlertDelivery.objects.filter(pk=delivery.pk).update(state="waiting")
     page = empty_site.client("olga", "operator").get(alert.get_absolute_url())
     assert "2 attempts" in text(page) and "503 busy" in text(page) and reverse("backups:plans") in page.content.decode()
     assert "503 busy" not in text(empty_site.client("vera", "viewer").get(alert.get_absolute_url()))

@@ -6,6 +6,7 @@ import pytest
 from django.utils import timezone
 
 from backups.monitoring import health
+from tests.restore.stores import Chroma, vector
 
 pytestmark = pytest.mark.slow
 
@@ -27,3 +28,17 @@ def test_a_damaged_or_missing_store_is_a_finding(site):
     site.places.chroma.rename(site.places.root / "aside")
     [message] = broken()
     assert str(site.places.chroma) in message
+
+
+def test_a_truncated_index_is_a_finding(empty_site):
+    directory = empty_site.places.chroma
+    with Chroma(directory) as client:
+        client.create("indexed", threshold=20)
+        names = [f"id-{number}" for number in range(40)]
+        client.call("indexed", "upsert", ids=names, embeddings=[vector(name) for name in names])
+    vectors = next(directory.glob("*/data_level0.bin"))
+    whole = vectors.read_bytes()
+    assert not broken()
+    vectors.write_bytes(whole[: len(whole) // 4])  # it is created for a hundred elements
+    [message] = broken()
+    assert "its index is broken" in message and str(directory) in message
