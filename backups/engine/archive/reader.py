@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import mmap
 import os
 import struct
 import threading
@@ -41,15 +42,23 @@ Locate = Callable[[str], Stored]
 """From a backup's id to its archive. Raises `DamageFound`."""
 
 
-def locate_in(set_folder: Path) -> Locate:
-    """A `Locate` for the backups of one set that reads each manifest once, and of it only what it needs."""
+def locate_in(set_folder: Path, *, salvage: bool = False) -> Locate:
+    """A `Locate` for the backups of one set that reads each manifest once, and of it only what it needs.
+
+    With *salvage*, the archive itself says where its table is if the manifest cannot be read (`locate_table`).
+    """
     known: dict[str, Stored] = {}
 
     def locate(backup: str) -> Stored:
         if backup not in known:
             if not BACKUP_ID.fullmatch(backup):
                 raise DamageFound(f"{backup!r} is not the id of a backup.")
-            known[backup] = _located(set_folder / backup, backup)
+            try:
+                known[backup] = _located(set_folder / backup, backup)
+            except DamageFound:
+                if not salvage:
+                    raise
+                known[backup] = locate_table(set_folder / backup, backup)
         return known[backup]
 
     return locate
@@ -74,6 +83,35 @@ def _located(folder: Path, backup: str) -> Stored:
     if not in_bounds or not isinstance(stored.parent, str | None):
         raise DamageFound(f"The manifest of {backup} names an impossible table or parent.", id=backup)
     return stored
+
+
+def locate_table(folder: Path, backup: str) -> Stored:
+    """The archive of *backup* without its manifest: the table is the skippable frame that ends it. Raises `DamageFound`.
+
+    The parent of an incremental is the newest backup that its table names; writers name it since version 0.3.
+    """
+    path = folder / "data.tar.zst"
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            head = -1
+            while (head := content.rfind(struct.pack("<I", SKIPPABLE_TABLE), 0, head if head >= 0 else len(content))) >= 0:
+                size = int.from_bytes(content[head + 4 : head + 8], "little")
+                if head + 8 + size == len(content):
+                    break
+            stored = content[head + 8 :] if head >= 0 else b""
+    except (OSError, ValueError) as problem:
+        raise DamageFound(f"The archive of {backup} cannot be read: {problem}.", id=backup) from None
+    if not stored:
+        raise DamageFound(f"The archive of {backup} does not end with its table.", id=backup)
+    table = unpack(backup, decompress_table(backup, stored), check_path)
+    named = [name for name in table.backups if name != backup]
+    return Stored(
+        path=path,
+        parent=None if table.whole else max(named, default=None),
+        table_offset=head + 8,
+        table_bytes=len(stored),
+        table_blake3=digest(stored).hex(),
+    )
 
 
 def read_manifest(folder: Path) -> bytes:

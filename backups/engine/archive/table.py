@@ -167,12 +167,12 @@ class Tree:
 
 
 class TableWriter:
-    """Collects the frames and entries of the archive of backup *owner* and packs them as a table."""
+    """Collects the frames and entries of the archive of backup *owner* and packs them as a table, which names *parent*."""
 
-    def __init__(self, owner: str) -> None:
+    def __init__(self, owner: str, parent: str | None = None) -> None:
         self.owner = owner
         self._frames = bytearray()
-        self._ordinals: dict[str, int] = {owner: 0}
+        self._ordinals: dict[str, int] = {owner: 0} if parent is None else {owner: 0, parent: 1}
 
     @property
     def count(self) -> int:

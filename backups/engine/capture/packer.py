@@ -94,7 +94,7 @@ class Packer:
                 why, parent = damage.message, None
         self._owner = owner
         self._folder = Path(folder)
-        self._table = TableWriter(owner)
+        self._table = TableWriter(owner, parent)
         self._parent_id = parent
         self._tree = Tree() if self._parent is None else self._parent.copy()
         self._tree.entries = {}

@@ -15,6 +15,7 @@ from ..progress import duration, human_bytes
 from ..repository.folder import open_repository
 from ..restore.commands import Commands
 from ..restore.in_place import finish_exchange, plan_in_place, restore_in_place
+from ..restore.salvage import find_for_salvage
 from ..restore.to_folder import Restored, restore_to, select
 from ..types import Backup
 from ..unfinished import unfinished_exchange
@@ -64,7 +65,12 @@ def run(call: Call) -> Outcome:
     if not arguments.id:
         raise UsageError("Give the ID of the backup, such as latest.")
     repository = call.repository()
-    backup = call.backup(repository)
+    if arguments.salvage and arguments.to:
+        backup, lost = find_for_salvage(repository, arguments.id, call.set_name())
+        if lost:
+            call.ctx.log(f"{lost} Names and sizes are taken from its archive; the stores cannot be compared with the cut.")
+    else:
+        backup = call.backup(repository)
     if arguments.to:
         restored = restore_to(
             repository,

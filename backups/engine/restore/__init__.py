@@ -4,6 +4,7 @@
 module        contents
 ============= ===========================================================================================
 ``to_folder`` restore into a new folder; choosing and counting what is restored, for both kinds
+``salvage``   backups whose manifest is lost, described by their archives
 ``in_place``  restore over live stores, from the checks to the start command; its plan; ending an interrupted one
 ``targets``   the live stores, and which of them cannot be replaced
 ``stage``     replacements staged beside the live stores, and checked

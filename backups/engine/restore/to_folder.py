@@ -86,11 +86,12 @@ def plan(
 ) -> tuple[Archives, Tree, int]:
     """The open archives, the tree, and the bytes of *records*. The caller closes the archives.
 
-    Raises `DamageFound`; with *salvage*, a changed manifest is used as long as its fields are valid.
+    Raises `DamageFound`; with *salvage*, a changed manifest is used as long as its fields are valid, and where one is lost,
+    the archive says where its table is.
     """
     if not salvage:
         check_manifest(repository, backup)
-    archives = Archives(locate_in(repository.backup_folder(backup.manifest.set, "")))
+    archives = Archives(locate_in(repository.backup_folder(backup.manifest.set, ""), salvage=salvage))
     try:
         tree = archives.tree(backup.id)
     except BaseException:

@@ -1,0 +1,86 @@
+"""A backup whose manifest is lost is restored from its archive alone."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from backups.engine.archive.reader import Archives, locate_in, locate_table
+from backups.engine.repository.folder import initialise
+from backups.engine.types import Backup, Source, SourceKind
+from tests.restore.stores import back_up, make_database, refbackup, rows_of, tree_of
+
+
+class Scene:
+    """A full backup and two incrementals of a database and a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.database = folder / "app.sqlite3"
+        self.files = folder / "papers"
+        self.files.mkdir()
+        make_database(self.database, 300)
+        (self.files / "first").write_bytes(b"first" * 1000)
+        (self.files / "link").symlink_to("first")
+        self.repository = initialise(folder / "repository", datetime.now(UTC))
+        self.backups = [self.back_up("full")]
+        for number in (1, 2):
+            (self.files / f"new-{number}").write_text(f"new {number}")
+            self.backups.append(self.back_up("incremental"))
+
+    def back_up(self, kind: str) -> Backup:
+        sources = (
+            Source(kind=SourceKind.SQLITE, name="app", path=self.database),
+            Source(kind=SourceKind.FILES, name="papers", path=self.files),
+        )
+        return back_up(self.repository, sources, kind)
+
+    def folder(self, number: int) -> Path:
+        return self.repository.backup_folder("default", self.backups[number].id)
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    return Scene(tmp_path)
+
+
+def test_the_archive_says_what_the_manifest_says(scene: Scene) -> None:
+    set_folder = scene.folder(0).parent
+    ids = [backup.id for backup in scene.backups]
+    located = locate_in(set_folder)
+    assert [locate_table(set_folder / backup_id, backup_id) for backup_id in ids] == [located(backup_id) for backup_id in ids]
+    with Archives(located) as archives:
+        expected = [archives.tree(backup_id) for backup_id in ids]
+    for backup_id in ids:
+        (set_folder / backup_id / "manifest.json").write_bytes(b"\0" * 100)
+    with Archives(locate_in(set_folder, salvage=True)) as archives:
+        assert [archives.tree(backup_id) for backup_id in ids] == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["gone", "garbage"])
+def test_a_lost_manifest_loses_nothing_else(scene: Scene, tmp_path: Path, how: str) -> None:
+    """Not even if those of the backups below it are lost as well."""
+    for number in range(3):
+        manifest = scene.folder(number) / "manifest.json"
+        manifest.unlink() if how == "gone" else manifest.write_bytes(b"garbage")
+    command = ["restore", scene.backups[2].id, "--to=back", f"--repo={scene.repository.folder}"]
+    assert refbackup(*command, cwd=tmp_path).code == 5
+    done = refbackup(*command, "--salvage", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert "manifest" in done.err and "archive" in done.err
+    assert rows_of(tmp_path / "back/sqlite/app.sqlite3") == rows_of(scene.database)
+    assert tree_of(tmp_path / "back/files/papers") == tree_of(scene.files)
+    part = refbackup(*command[:2], "--salvage", "--to=part", "--only=files:papers", command[3], cwd=tmp_path)
+    assert part.code == 0 and tree_of(tmp_path / "part/files/papers") == tree_of(scene.files)
+
+
+def test_an_archive_that_is_cut_off_as_well_is_refused(scene: Scene, tmp_path: Path) -> None:
+    (scene.folder(0) / "manifest.json").unlink()
+    data = scene.folder(0) / "data.tar.zst"
+    data.write_bytes(data.read_bytes()[:-10])
+    done = refbackup(
+        "restore", scene.backups[0].id, "--to=back", "--salvage", f"--repo={scene.repository.folder}", cwd=tmp_path
+    )
+    assert done.code == 5 and "does not end with its table" in done.err and not (tmp_path / "back").exists()
