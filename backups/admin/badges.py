@@ -24,7 +24,7 @@ class Badge:
 
 _FRESH = 15.0
 _seen: dict[str, tuple[float, Sequence[Observation]]] = {}
-"""Of each control database: when the conditions were last looked at, on the monotonic clock, and those that held."""
+"""Of each control database: when the conditions were last read, on the monotonic clock, and which held."""
 
 
 def _conditions(now: Sequence[Observation] | None) -> Sequence[Observation]:

@@ -1,4 +1,4 @@
-"""Due times of plans at which nothing ran: those that no worker has served yet, and the gaps in a plan's history."""
+"""Due times of plans at which nothing ran: not served by a worker yet, or gaps in a plan's history."""
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta

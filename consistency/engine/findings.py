@@ -78,7 +78,7 @@ class Cause(StrEnum):
 
 
 class Repair(StrEnum):
-    """What repairs it. No rule names ``restore_row``: whoever repairs chooses it where a row is lost."""
+    """What repairs it. No rule names ``restore_row``: a person chooses it where a row is lost."""
 
     WRITE = "write"
     DELETE_VECTOR = "delete_vector"

@@ -162,7 +162,7 @@ def _apply(sides: OpenStores, steps: Sequence[Step], writer: Writer, lost: dict[
 
 
 def _plan_restore(cursor: CursorWrapper, step: Step, found: LostRow | None, planned: set[tuple[Any, ...]]) -> list[TableRow]:
-    """Write into *step* which rows it inserts, and return them: those that neither the database nor *planned* has."""
+    """Write into *step* which rows it inserts, and return them; the database and *planned* have the others."""
     if found is None:
         step.move(Step.State.SKIPPED, "No backup has the row.")
         return []

@@ -178,8 +178,8 @@ def test_second_factor_enrolment_and_sign_in(served_site, browser, assert_clean)
     page.get_by_label("Your password").fill(PASSWORD)
     page.get_by_label("Six-digit code").fill(code())
     page.get_by_role("button", name="Confirm").click()
+    expect(page.locator("#codes li")).to_have_count(10)
     codes = page.locator("#codes li").all_inner_texts()
-    assert len(codes) == 10
     assert_clean(page)
     served_site.script(MOVE)
 

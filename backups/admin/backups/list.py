@@ -141,7 +141,7 @@ def _hold_or_release(request: HttpRequest, rows: list[IndexedBackup], *, hold: b
 
 @page("backups.delete_backup", methods=("POST",))
 def forget(request: HttpRequest) -> HttpResponse:
-    """Forget missing backups, after somebody has acknowledged that they are lost."""
+    """Forget missing backups whose loss is acknowledged."""
     if not request.POST.get("sure"):
         raise UsageError("Tick the box to confirm that these backups are lost.", hint="Nothing was forgotten.")
     actor, ids = actor_of(request), request.POST.getlist("id")

@@ -56,6 +56,6 @@ def _folder(folder: Path) -> Iterator[bytes]:
 
 
 def _line(name: bytes, status: os.stat_result) -> Iterator[bytes]:
-    """Nothing for an empty log: whoever opens a database makes one."""
+    """Nothing for an empty log, which opening a database makes."""
     if status.st_size or not name.endswith(tuple(end.encode() for end in _LOGS)):
         yield b"%s %d %d %d" % (name, status.st_ino, status.st_size, status.st_mtime_ns)

@@ -51,10 +51,13 @@
     store([...stored(), notice]);
     show(notice);
   }
+  // A form may end this session, as a sign-in or a second factor does: the answer to an older request would delete the new cookie.
+  const leaving = new AbortController();
+  document.addEventListener("submit", () => leaving.abort());
   function ask() {
-    if (document.hidden) return;
+    if (document.hidden || leaving.signal.aborted) return;
     const since = sessionStorage.getItem(SINCE) || "";
-    fetch(notices.dataset.address + "?since=" + encodeURIComponent(since), { credentials: "same-origin", redirect: "manual" })
+    fetch(notices.dataset.address + "?since=" + encodeURIComponent(since), { credentials: "same-origin", redirect: "manual", signal: leaving.signal })
       .then((answer) => (answer.ok ? answer.json() : Promise.reject(new Error(String(answer.status)))))
       .then(function (found) {
         sessionStorage.setItem(SINCE, found.now);
