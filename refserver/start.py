@@ -19,7 +19,18 @@ from refserver.recovery.locations import PATH_SETTINGS, ROOT, Locations
 
 _CREATES = frozenset({"migrate"})
 _NEEDS_STORES = _CREATES | {
-    *("wsgi", "serve", "qcluster", "load_sample", "ingest", "reembed", "make_admin", "changepassword", "install_schedules"),
+    *(
+        "wsgi",
+        "serve",
+        "qcluster",
+        "load_sample",
+        "ingest",
+        "reembed",
+        "make_admin",
+        "changepassword",
+        "install_schedules",
+        "check_consistency",
+    ),
 }
 """Commands that use or create the stores. Those that recover them are not among these."""
 

@@ -104,9 +104,7 @@ def _since(locations: Locations, repository: Repository, backup: Backup) -> Iter
             yield from _files_since(live, kept, backup.id)
             continue
         size = _size(live)
-        if size is None:
-            yield Difference(f"{live} is missing; {human_bytes(record.bytes)} in {backup.id}")
-        elif size < record.bytes * _SHRUNK:
+        if size is not None and size < record.bytes * _SHRUNK:  # `faults` names one that is missing
             yield Difference(f"{live} has shrunk to {human_bytes(size)}; in {backup.id} it has {human_bytes(record.bytes)}")
 
 

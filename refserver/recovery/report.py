@@ -75,5 +75,7 @@ class Report:
 
 def runnable(text: str, repository: Path | None) -> str:
     """*text* with the commands in it as they can be typed here."""
-    text = text.replace("refbackup restore latest --in-place", f"{ROOT}/scripts/disaster_recovery.sh --latest")
+    script = f"{ROOT}/scripts/disaster_recovery.sh"
+    for ours, theirs in (("--latest", "latest --in-place"), ("--finish", "--finish"), ("--undo", "--undo")):
+        text = text.replace(f"refbackup restore {theirs}", f"{script} {ours}")  # the script knows the stores
     return engine_runnable(text, f"{ROOT}/.venv/bin/refbackup", str(repository or ""))

@@ -590,3 +590,22 @@ def test_shellcheck_finds_nothing() -> None:
         ["shellcheck", "-x", *(f"scripts/{name}" for name in names)], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout
+
+
+def test_on_a_terminal_it_offers_to_end_an_interrupted_restore(clone: Clone) -> None:
+    arguments = ("restore", "latest", "--in-place", "--yes", "--repo", clone.repository, *clone.stores)
+    killed = clone.run(".venv/bin/python", "-m", "backups.engine", *arguments, REFBACKUP_FAULT="in-place-folder:kill")
+    assert killed.returncode == -signal.SIGKILL
+    looked = clone.recover("--look")
+    assert f"{clone.root}/scripts/disaster_recovery.sh --finish" in looked.stdout
+    checked = clone.run(".venv/bin/python", "manage.py", "check_consistency")
+    assert checked.returncode == 1
+    assert "section “A restore was interrupted”" in checked.stderr
+    with terminal(clone, "--latest") as (process, ours):
+        read_until(ours, "Type finish to complete that restore")
+        os.write(ours, b"finish\n")
+        read_until(ours, "Type the backup's id to continue")
+        os.write(ours, f"{clone.ids()[1]}\n".encode())  # the newest is the safety backup
+        said = read_until(ours, "never said")
+        assert process.wait(30) == 0, said
+    assert clone.state() == NEWEST
