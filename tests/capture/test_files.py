@@ -11,7 +11,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +31,10 @@ from tests.engine.test_folders import nest
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
+def folder(tmp_path: Path) -> Path:
     made = tmp_path / "papers"
     made.mkdir()
-    yield made
-    for left in (made, *tmp_path.glob("restored-*")):
-        durable.remove_tree(left)  # pytest cannot remove what is nested a thousand deep
+    return made
 
 
 def state(folder: Path) -> dict[str, object]:
@@ -407,7 +404,8 @@ def test_an_empty_folder(bench: Bench, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_folders_nested_a_thousand_deep_and_paths_of_any_length(bench: Bench, folder: Path) -> None:
+def test_folders_nested_a_thousand_deep_and_paths_of_any_length(bench: Bench, folder: Path, request: Any) -> None:
+    request.addfinalizer(lambda: durable.remove_tree(folder))  # pytest cannot remove what is nested so deep
     nest(folder, 1500)
     descriptor = os.open(folder, os.O_RDONLY)
     for number in range(40):  # ten thousand bytes; those that a backup can hold are stored
@@ -430,11 +428,12 @@ def test_folders_nested_a_thousand_deep_and_paths_of_any_length(bench: Bench, fo
         assert created.backup.verification == "restore"
         missing = created.backup.manifest.sources[0].missing
         assert {item.reason for item in missing} == {Absence.TOO_LONG}
-        target = bench.restore(created.backup) / "files/papers"
-        held = {path for path, _ in folders.below(target)}
-        left_out = tuple(item.path for item in missing)
-        assert held == {path for path, _ in folders.below(folder) if not path.startswith(left_out)}
-        assert {f"{above}/{name}" in held, f"{above}/{name}z" in left_out} == {True}
+    target = bench.restore(created.backup) / "files/papers"
+    request.addfinalizer(lambda: durable.remove_tree(target))
+    held = {path for path, _ in folders.below(target)}
+    left_out = tuple(item.path for item in missing)
+    assert held == {path for path, _ in folders.below(folder) if not path.startswith(left_out)}
+    assert {f"{above}/{name}" in held, f"{above}/{name}z" in left_out} == {True}
 
 
 @pytest.mark.slow
