@@ -8,19 +8,26 @@ from datetime import datetime
 
 from backups.monitoring.conditions import Condition, Observation
 from backups.monitoring.facts import Facts
+from consistency.checking import changed_since
 from consistency.engine.findings import Severity
 from consistency.models import Check
 
 
-def last_check(now: datetime) -> Check | None:
-    """The last check of the live stores that ended; None if none has."""
+def last_check(now: datetime) -> tuple[Check, bool] | None:
+    """The last check of the live stores that ended, and whether a repair changed them since; None if none has ended."""
     ended = Check.objects.filter(source=Check.LIVE, state__in=(Check.State.DONE, Check.State.FAILED))
-    return ended.order_by("-started").first()
+    last = ended.order_by("-started").first()
+    return None if last is None else (last, changed_since(last))
 
 
 def _find(facts: Facts, threshold: float) -> Iterator[Observation]:
-    last: Check | None = facts.more["consistency"]
-    if last is None:
+    found: tuple[Check, bool] | None = facts.more["consistency"]
+    if found is None:
+        return
+    last, changed = found
+    if changed:
+        text = "A repair was made or undone after the last consistency check, so whether the stores agree is not known."
+        yield Observation(subject="stores", text=text, todo="Check again.", link="consistency:overview")
         return
     if last.state == Check.State.FAILED:
         why = (last.error or {}).get("message") or "no message."

@@ -73,6 +73,9 @@ def test_findings_alert_repair_and_undo(joined_site):
         done(joined_site, ADA, do="undo", repair=made["repair"]["id"])
     assert vectors_of() == spoiled and PageEmbedding.objects.count() == rows
     assert set(Repair.objects.values_list("actor", "undone_by", "state")) == {("ada", "ada", "undone")}
+    evaluation.decide(timezone.now() + timedelta(hours=2))
+    again = Alert.objects.get(rule="consistency", resolved=None)
+    assert again.text.endswith("so whether the stores agree is not known."), "the last check found them consistent"
     told = AuditEntry.objects.filter(action__contains="repair").values_list("who", "action")
     assert {
         "repair_consistency.requested",
