@@ -32,7 +32,7 @@ _NEEDS_STORES = _CREATES | {
         "check_consistency",
     ),
 }
-"""Commands that use or create the stores. Those that recover them are not among these."""
+"""Commands that use or create the stores, except those for recovery."""
 
 
 @contextmanager

@@ -83,7 +83,7 @@ def data_bytes(archives: Archives, tree: Tree, wanted: Callable[[str], bool]) ->
 
 
 def _make_folders(root: int, chosen: list[Entry]) -> set[str]:
-    """Create the folders among *chosen*, and those that the others are in; returns their paths."""
+    """Create the folders among *chosen* and the parents of the others; returns their paths."""
     made: set[str] = set()
     for entry in chosen:
         path = entry.path if entry.kind is EntryType.FOLDER else entry.path.rpartition("/")[0]

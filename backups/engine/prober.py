@@ -188,7 +188,7 @@ class _Stored:
         return self._completed[place.id]
 
     def pages(self, place: Collection) -> Iterator[dict[str, list[Any]]]:
-        """The rows of the records by id, in pages, without those that the log has changes for."""
+        """The rows of the records by id, in pages, except records that the log changes."""
         last = 0
         while True:
             rows = self._rows.execute(

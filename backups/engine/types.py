@@ -299,8 +299,8 @@ SOURCE_PROBLEMS = frozenset({"sqlite_integrity", "chroma_structure", "source_unr
 class Hold(_Stored):
     """Protects a backup from retention and deletion.
 
-    ``shrunk`` are sentences about what a later backup no longer holds. A person confirms that by releasing the hold; one that
-    somebody had set before, so that it is not ``automatic``, then remains.
+    ``shrunk`` lists what a later backup no longer holds, in sentences. Releasing the hold confirms that loss. A
+    hold that a person set before (not ``automatic``) stays afterwards.
     """
 
     time: AwareDatetime

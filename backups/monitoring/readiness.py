@@ -48,7 +48,7 @@ _VITAL = frozenset({"recovery_point", "recovery_time", "drill"})
 
 
 _IN_REPOSITORY = frozenset({"recovery_point", "recovery_time", "drill", "proven", "control"})
-"""What only a repository that is there can show to be so today."""
+"""Items that only an available repository can prove today."""
 
 
 class State(StrEnum):

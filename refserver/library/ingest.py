@@ -76,7 +76,7 @@ def _as_it_was(document: Document, database: Path) -> Document:
         if row is None:
             return document
         facts = restored.execute("SELECT key, value FROM library_metadata WHERE paper_id = ?", (row["id"],)).fetchall()
-    kept = {name: row[name] for name in row.keys() if name != "id"}  # noqa: SIM118 (a row is no mapping)
+    kept = {name: row[name] for name in row.keys() if name != "id"}  # noqa: SIM118 (a row is not a mapping)
     return replace(document, **kept, metadata=dict(map(tuple, facts)))
 
 

@@ -408,7 +408,7 @@ def test_folders_nested_a_thousand_deep_and_paths_of_any_length(bench: Bench, fo
     request.addfinalizer(lambda: durable.remove_tree(folder))  # pytest cannot remove what is nested so deep
     nest(folder, 1500)
     descriptor = os.open(folder, os.O_RDONLY)
-    for number in range(40):  # ten thousand bytes; those that a backup can hold are stored
+    for number in range(40):  # ten thousand bytes; what a backup can hold is stored
         name = f"{number:02}" + "x" * 250
         os.mkdir(name, dir_fd=descriptor)
         below = os.open(name, os.O_RDONLY, dir_fd=descriptor)

@@ -1,4 +1,4 @@
-"""Backups that vanish from their repository: alerted within a minute, and listed until somebody confirms the loss."""
+"""Backups that vanish from their repository: alerted within a minute, and listed until a person confirms the loss."""
 
 import shutil
 from pathlib import Path

@@ -113,7 +113,7 @@ def test_changes_after_the_preview_are_shown_before_the_restore(site):
     assert "“Attention Is All You Need”" in page and "Restore even if the live data is written to again" in page
     form = confirmation(client, made, again="1")
 
-    # Again; an old preview is not confirmed at all, and whoever has accepted the changes is not asked for ever
+    # Again; an old preview is not confirmed at all, and accepting the changes once is enough
     Paper.objects.filter(title__startswith="Deep").update(venue="changed")
     assert "restore/changes/" in client.post(CONFIRM, form).url
     site.work()

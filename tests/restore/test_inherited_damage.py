@@ -143,7 +143,7 @@ def test_a_damaged_source_is_suspected_until_a_test_restore_passes(tmp_path: Pat
     assert [backup.id for backup in repository.backups("default") if backup.damaged] == [later.id, broken.id]
     assert not repository.load("default", before.id).damaged, "what came before may be sound"
 
-    # What is made now is restored to find out, whatever depth was asked for
+    # The next backup is restored to find out, whatever the requested depth
     created = create_backup(
         repository, Request(sources=sources, kind=BackupKind.INCREMENTAL, verify=Depth.HASHES), context()
     ).backup

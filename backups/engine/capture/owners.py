@@ -88,7 +88,7 @@ def sees_all_processes() -> bool:
 
 
 def _is_locked(path: Path) -> bool:
-    """Whether somebody has a lock on a database or its logs (proc(5), ``/proc/locks``, which shows those of all users)."""
+    """Whether any process has a lock on a database or its logs (proc(5), ``/proc/locks``, which shows those of all users)."""
     files = set()
     for suffix in ("", "-wal", "-shm"):
         with contextlib.suppress(OSError):

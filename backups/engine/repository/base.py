@@ -125,7 +125,7 @@ class BaseRepository(ABC):
 
     @abstractmethod
     def deleted(self) -> set[tuple[str, str]]:
-        """Set and id of the backups that were deleted or pruned: all in the trash, and those that last left it."""
+        """Set and id of the backups that were deleted or pruned: all in the trash, and the last that left it."""
 
     @abstractmethod
     def clear_debris(self) -> list[str]:

@@ -177,7 +177,7 @@ class Repository(BaseRepository):
                     continue
                 try:
                     durable.remove_tree(left)
-                except OSError as problem:  # what is left takes space, and is no reason against a backup
+                except OSError as problem:  # leftovers take space, but must not block a backup
                     cleared.append(f"{folder.name}/{left.name}, but not all of it: {problem.strerror or problem}")
                 else:
                     cleared.append(f"{folder.name}/{left.name}")

@@ -1,7 +1,7 @@
 """Folders of any depth, walked without recursion and through descriptors.
 
-A path of ``PATH_MAX`` bytes (4,096, path_resolution(7)) is no path to a system call, but a file so deep exists all the
-same: it is reached from the descriptor of a folder above it.
+System calls refuse a path of ``PATH_MAX`` (4,096) bytes or more (path_resolution(7)), but files can be nested deeper: they are
+reached from the descriptor of a folder above them.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ def pool() -> ThreadPoolExecutor:
 def run_ahead(threads: ThreadPoolExecutor, tasks: Iterable[Callable[[], T]], ahead: int) -> Iterator[T]:
     """The results of *tasks*, in their order, while up to *ahead* of them are submitted.
 
-    On an error, cancels the rest, and waits for those that run: they use descriptors that the caller closes.
+    On an error, cancels the rest, and waits for the running ones: they use descriptors that the caller closes.
     """
     pending: deque[Future[T]] = deque()
     try:

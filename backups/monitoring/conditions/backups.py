@@ -203,7 +203,7 @@ def content_lost(facts: Facts, threshold: float) -> Iterator[Observation]:
     for one in facts.losses:
         first, *more = one.losses.splitlines()
         rest = f", and {_number(len(more)) if len(more) > 1 else 'one'} more" if more else ""
-        text = f"{first}{rest}. Backup {one.id} is held until somebody confirms that."
+        text = f"{first}{rest}. Backup {one.id} is held until the loss is confirmed."
         yield Observation(subject=one.id, text=text, arguments=(one.id,))
 
 
