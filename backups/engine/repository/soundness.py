@@ -4,14 +4,11 @@ Damage of a block that several backups share is not here: `verify` records it in
 """
 
 import json
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from ..errors import EngineError
 from ..names import BACKUP_ID
 from ..types import SOURCE_PROBLEMS, Backup, Depth, Manifest, Problem
-
-if TYPE_CHECKING:
-    from .base import BaseRepository
 
 SOURCE_SUSPECT = "source_suspect"
 """Code of the problem that a source was damaged in an earlier backup, and no test restore has shown since that it is sound."""
@@ -20,10 +17,20 @@ _Link = tuple[str | None, Problem | None]
 """A backup's parent, and what is wrong with its files."""
 
 
+class Stored(Protocol):
+    """What it takes of a repository to judge its backups; see `base.BaseRepository`."""
+
+    def ids(self, set_name: str) -> list[str]: ...
+    def read_manifest(self, set_name: str, backup_id: str) -> bytes: ...
+    def archive_bytes(self, set_name: str, backup_id: str) -> int | None: ...
+    def was_restored(self, set_name: str, backup_id: str) -> bool: ...
+    def read(self, set_name: str, backup_id: str) -> Backup: ...
+
+
 class Soundness:
     """Judges the backups of one set; reads each manifest and each folder of proofs once. Use one for each operation."""
 
-    def __init__(self, repository: "BaseRepository", set_name: str) -> None:
+    def __init__(self, repository: Stored, set_name: str) -> None:
         self._repository = repository
         self._set = set_name
         self._ids: list[str] | None = None
