@@ -44,6 +44,7 @@ DEFAULTS = (
     Default("no-proven-backup", "no_proven_backup", lasting=15),
     Default("no-proven-backup-for-long", "no_proven_backup", _LATE, LONG_OVERDUE_TIMES_RPO, lasting=15, severity=_CRITICAL),
     Default("last-backup-unproven", "unproven"),
+    Default("last-backup-incomplete", "incomplete"),
     Default("content-lost", "content_lost", severity=_CRITICAL),
     Default("damage-found", "damage", severity=_CRITICAL),
     Default("worker-silent", "worker_silent", severity=_CRITICAL),

@@ -24,6 +24,7 @@ from backups.models import IndexedBackup, Job
 
 _log = logging.getLogger(__name__)
 _BATCH = 500
+_LONGEST_MESSAGE = 300
 MISSING = "It is no longer in the repository, and nobody deleted it."
 
 _KEY = ("repository", "backup_id")
@@ -208,6 +209,7 @@ def _row(name: str, backup: Backup, seen: str) -> IndexedBackup:
                 "files": record.files,
                 "method": record.method,
                 "missing": sum(max(item.count, 1) for item in record.missing),
+                "first_missing": _shortened(record.missing[0].message) if record.missing else "",
             }
             for record in manifest.sources
         ],
@@ -221,6 +223,11 @@ def _row(name: str, backup: Backup, seen: str) -> IndexedBackup:
         losses="\n".join(backup.hold.shrunk) if backup.hold else "",
         seen=seen,
     )
+
+
+def _shortened(message: str) -> str:
+    """A path may have 4,095 characters; its end and the reason are kept."""
+    return message if len(message) <= _LONGEST_MESSAGE else f"...{message[-_LONGEST_MESSAGE:]}"
 
 
 def _unreadable(name: str, set_name: str, backup_id: str, problem: str, seen: str) -> IndexedBackup:

@@ -93,6 +93,7 @@ def candidates(backups: list[Backup]) -> list[Candidate]:
             hold=(backup.hold.note or "no reason given") if backup.hold else None,
             damaged=backup.damaged,
             verified=_is_proven(backup, spoiled.get(backup.id)) and (not restored or backup.verification == "restore"),
+            incomplete=backup.manifest.incomplete,
         )
         for backup in backups
     ]

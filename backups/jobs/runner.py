@@ -27,7 +27,7 @@ from . import completion, interruption, leftovers, lifecycle
 from .child_output import ChildOutput, storable
 from .heartbeat import touch_heartbeat
 from .job_type import Work
-from .types import job_type, job_types
+from .types import INCOMPLETE, job_type, job_types
 
 WRITE_EVERY = 0.5
 """Seconds between writes of progress to the job's row."""
@@ -235,7 +235,7 @@ def _unanswered(status: int, result: dict[str, Any] | None) -> dict[str, Any]:
         if missing and not problems:
             message = f"The backup was made, but it is incomplete: {missing[0]['message']}."
             more = f" ({len(missing)} such findings in all)" if len(missing) > 1 else ""
-            return _error("incomplete", f"{message}{more}", "Make them readable and back up again, or exclude them.")
+            return _error(INCOMPLETE, f"{message}{more}", "Make them readable and back up again, or exclude them.")
         first = problems[0]["message"] if problems else f"The command exited with status {status}."
         code = {5: "damaged", 6: "source_broken"}.get(status, "findings")
         more = f" ({len(problems)} findings in all)" if len(problems) > 1 else ""

@@ -32,6 +32,9 @@ from .arguments import (
 )
 from .job_type import JobType
 
+INCOMPLETE = "incomplete"
+"""Code of the error of a backup job that made a backup, but one from which files are missing."""
+
 
 def engine(verb: str, arguments: Arguments, *more: str) -> list[str]:
     """``refbackup VERB`` on the repository in *arguments*. Raises `UsageError` for an unknown repository."""

@@ -82,7 +82,7 @@ class IndexedBackup(models.Model):
 
     @property
     def incomplete(self) -> bool:
-        """Whether files that belong into the backup could not be read and are not in it."""
+        """Whether something that belongs into the backup is missing from it."""
         return any(source.get("missing") for source in self.sources)
 
     def __str__(self) -> str:

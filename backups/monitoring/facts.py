@@ -25,6 +25,10 @@ class BackupFact:
     repository: str = ""
     stores: tuple[str, ...] = ()
     """Its sources, as ``KIND/NAME``."""
+    missing: int = 0
+    """Files and folders that belong into it and are not in it."""
+    first_missing: str = ""
+    """The first of them, and why, in a sentence without its full stop; empty if unknown."""
 
     def age(self, now: datetime) -> float:
         """Seconds since its cut; 0 for one dated in the future."""
@@ -33,7 +37,7 @@ class BackupFact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndedJob:
-    """A backup job that succeeded, failed or was interrupted."""
+    """A backup job that succeeded, failed or was interrupted; ``ok`` if it made a backup, be it an incomplete one."""
 
     id: str
     set: str

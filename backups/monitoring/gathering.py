@@ -25,7 +25,7 @@ from backups.engine.runtime import folders
 from backups.engine.types import SourceKind
 from backups.identity import audit
 from backups.jobs.heartbeat import heartbeat_file
-from backups.jobs.types import BACKUP, DRILL, HEALTH, RESTORE, RESTORE_IN_PLACE
+from backups.jobs.types import BACKUP, DRILL, HEALTH, INCOMPLETE, RESTORE, RESTORE_IN_PLACE
 from backups.models import AlertChannel, AlertDelivery, AlertLook, AuditEntry, IndexedBackup, Job, Plan, Worker
 from backups.plans import cron
 
@@ -126,8 +126,16 @@ def _newest_backups(config: Configuration, name: str, *verifications: str) -> li
         rows = rows.exclude(kind=IndexedBackup.Kind.SNAPSHOT) if partial else rows
         for chosen in [rows.filter(verification=one) for one in verifications] or [rows]:
             for row in chosen.values(*_BACKUP_FIELDS)[:1]:
-                stores = tuple(f"{one['kind']}/{one['name']}" for one in row.pop("sources"))
-                backups.append(facts.BackupFact(id=row.pop("backup_id"), stores=stores, **row))
+                sources = row.pop("sources")
+                backups.append(
+                    facts.BackupFact(
+                        id=row.pop("backup_id"),
+                        stores=tuple(f"{one['kind']}/{one['name']}" for one in sources),
+                        missing=sum(one.get("missing", 0) for one in sources),
+                        first_missing=next(filter(None, (one.get("first_missing") for one in sources)), ""),
+                        **row,
+                    )
+                )
     return backups
 
 
@@ -142,7 +150,7 @@ def _ended_jobs() -> list[facts.EndedJob]:
                 facts.EndedJob(
                     id=str(pk),
                     set=set_name,
-                    ok=state == Job.State.SUCCEEDED,
+                    ok=state == Job.State.SUCCEEDED or error.get("code") == INCOMPLETE,
                     finished=finished,
                     code=str(error.get("code", "")),
                     message=str(error.get("message", "")),

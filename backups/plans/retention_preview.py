@@ -23,7 +23,7 @@ MOST = 3_000
 _RULES = ("hourly", "daily", "weekly", "monthly", "yearly")
 _FIELDS = (
     *("backup_id", "time", "kind", "parent_id", "held", "hold_note", "verification", "verified_at", "safety"),
-    "bytes_stored",
+    *("bytes_stored", "sources"),
 )
 
 
@@ -108,6 +108,7 @@ def candidates(rows: Sequence[dict[str, Any]]) -> list[Candidate]:
             hold=(row["hold_note"] or "no reason given") if row["held"] else None,
             damaged=row["verification"] == "damaged",
             verified=row["verification"] in proofs and row["verified_at"] is not None and row["backup_id"] not in damaged,
+            incomplete=any(source.get("missing") for source in row["sources"]),
         )
         for row in rows
     ]

@@ -18,9 +18,14 @@ from django.utils import timezone
 from backups.catalog import holds, index
 from backups.catalog.lineage import Lineage, Relative, draw, lineage
 from backups.conf import configuration
+from backups.engine import prune
+from backups.engine.runtime import folders
 from backups.engine.types import SourceKind
 from backups.jobs import submit
-from backups.models import AuditEntry, IndexedBackup, Job
+from backups.models import AuditEntry, IndexedBackup, Job, Severity
+from backups.monitoring import conditions
+from backups.monitoring.gathering import gather
+from backups.plans import retention_preview
 from tests.control.many import many
 
 LIST = "/admin/backup/backups/"
@@ -195,6 +200,15 @@ def test_an_incomplete_backup_is_called_so_everywhere(site):
     assert "Incomplete" in client.get(LIST).content.decode()
     answer = client.get(f"/api/v1/backups/{row.backup_id}/").json()
     assert [source["missing"] for source in answer["sources"] if source["kind"] == "files"] == [1]
+    held = {one.kind: one for one in conditions.present(gather(timezone.now()))}
+    assert "failing" not in held, "a backup was made"
+    assert held["incomplete"].arguments == (row.backup_id,) and held["incomplete"].severity == Severity.WARNING
+    assert held["incomplete"].text.startswith("The newest backup is incomplete: ") and "too long" in held["incomplete"].text
+    (candidate,) = retention_preview.candidates(list(IndexedBackup.objects.values()))
+    assert candidate == prune.candidates([site.repository.find("latest", None)])[0] and candidate.incomplete
+    folders.remove(folder / ("x" * 250))
+    assert site.done(submit.back_up(site.actor, backup="full", verify="restore")).state == Job.State.SUCCEEDED
+    assert "incomplete" not in {one.kind for one in conditions.present(gather(timezone.now()))}
 
 
 @pytest.mark.slow

@@ -91,6 +91,7 @@ PLANTED: dict[str, list[dict[str, Any]]] = {
     "dated_ahead": [of_set(backup(hours=-5), backup(hours=-5))],
     "content_lost": [{"losses": (LossFact(id="b", set="default", losses="app has 0 rows, 200 in the backup before"),)}],
     "newest_damaged": [of_set(backup(minutes=5, proof="damaged"), FRESH)],
+    "incomplete": [of_set(replace(FRESH, missing=2, first_missing="a is left out: it cannot be read"), FRESH)],
     "unproven": [of_set(backup(minutes=100, proof="none"), FRESH)],
     "plans": [{"plans": (replace(PLAN, enabled=False, next=None),)}, {"plans": (replace(PLAN, next=NOW + timedelta(days=1)),)}],
     "no_plan": [{"plans": (replace(PLAN, kind="verify"),)}],

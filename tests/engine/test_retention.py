@@ -280,6 +280,26 @@ def test_a_damaged_backup_takes_no_slot() -> None:
     assert reasons(decisions)["h001"] == ("damaged, and a newer good backup exists: h000",)
 
 
+def test_incomplete_backups_do_not_displace_complete_ones() -> None:
+    backups = [
+        *hourly(5, verified=True, incomplete=True),
+        backup("noon", "2026-11-20T12:00", verified=True),
+        backup("night", "2026-11-20T23:00", verified=True, incomplete=True),
+        backup("older", "2026-11-18", verified=True),
+        backup("never", "2026-11-17", verified=True, incomplete=True),
+    ]
+    last = decide(backups, Policy(keep_last=2, verified_floor=1), NOW)
+    assert kept(last) == {"h000", "h001", "noon"}
+    assert reasons(last)["noon"] == ("newest complete backup", "verified floor")
+    assert kept(decide(backups, Policy(keep_last=1, verified_floor=2), NOW)) == {"h000", "h001", "noon", "older"}
+    daily = decide(backups, Policy(keep_daily=4, **BARE), NOW)
+    assert kept(daily) == {"h000", "noon", "older", "never"}, "of a day the newest complete one, or else the newest"
+
+
+def test_a_set_that_is_always_incomplete_is_thinned_out() -> None:
+    assert kept(decide(hourly(9, incomplete=True), Policy(keep_last=2), NOW)) == {"h000", "h001"}
+
+
 def test_a_damaged_backup_newer_than_every_good_one_stays() -> None:
     backups = [replace(one, damaged=one.id in ("h000", "h001", "h003")) for one in hourly(5)]
     decisions = decide(backups, Policy(keep_last=1, **BARE), NOW)
@@ -474,7 +494,9 @@ def repositories(draw: st.DrawFn) -> list[Candidate]:
         hold = draw(st.sampled_from([None, None, None, None, "", "before migration"]))
         damaged = draw(st.integers(0, 4)) == 0
         verified = draw(st.booleans())
-        backups.append(backup(id_, time, kind=kind, needs=needs, hold=hold, damaged=damaged, verified=verified))
+        incomplete = draw(st.integers(0, 2)) == 0
+        state = {"damaged": damaged, "verified": verified, "incomplete": incomplete}
+        backups.append(backup(id_, time, kind=kind, needs=needs, hold=hold, **state))
     return draw(st.permutations(backups))
 
 
@@ -536,6 +558,8 @@ def test_protected_backups_stay(backups: list[Candidate], policy: Policy) -> Non
     for good in (
         [one for one in present if is_good(one, backups)],
         [one for one in present if is_good(one, backups) and one.kind != "snapshot"],
+        [one for one in present if is_good(one, backups) and not one.incomplete],
+        [one for one in present if is_good(one, backups) and one.kind != "snapshot" and not one.incomplete],
     ):
         assert {one.id for one in good[:1]} <= staying
         assert {one.id for one in [one for one in good if one.verified][: policy.verified_floor]} <= staying
@@ -563,6 +587,17 @@ def test_bad_backups_never_displace_good_ones(backups: list[Candidate], policy: 
     bad_too = [one if one.id not in bad else replace(one, damaged=True, needs=frozenset()) for one in ordinary]
     good_alone = [one for one in ordinary if one.id not in bad]
     assert kept(decide(bad_too, policy, NOW)) - bad == kept(decide(good_alone, policy, NOW))
+
+
+@unhurried
+@given(repositories(), policies)
+def test_incomplete_backups_never_displace_the_last_complete_one(backups: list[Candidate], policy: Policy) -> None:
+    """Whatever incomplete backups follow, however many of them are verified."""
+    complete = [one for one in backups if one.time <= NOW and is_good(one, backups) and not one.incomplete]
+    if complete:
+        last = max(complete, key=lambda one: (one.time, one.id))
+        later = [backup(f"z{n}", NOW - timedelta(seconds=9 - n), verified=True, incomplete=True) for n in range(9)]
+        assert last.id in kept(decide([*backups, *later], policy, NOW))
 
 
 @unhurried

@@ -1,38 +1,38 @@
 """Retention: which backups a policy keeps, which it removes, and why.
 
-All functions are pure: they take the backups of one set, a policy and the current time, and return
-decisions with reasons. Nothing is read or deleted, and no clock is read.
+All functions are pure: they take the backups of one set, a policy and the current time, and return decisions with reasons.
+Nothing is read or deleted, and no clock is read.
 
 Words
 -----
 sound
-    A backup that counts: it is not damaged, everything that it needs exists, and it is either verified or
-    needs nothing that is damaged. (A verified backup on a damaged one is sound because an incremental may
-    have replaced exactly the bytes that are bad, and its own verification has read the ones that it uses.)
-    An unsound backup takes no slot of any rule.
+    A backup that counts: it is not damaged, everything that it needs exists, and it is either verified or needs nothing that
+    is damaged. (A verified backup on a damaged one is sound because an incremental may have replaced exactly the bytes that
+    are bad, and its own verification has read the ones that it uses.) An unsound backup takes no slot of any rule.
 whole
     A backup of all stores: a full or an incremental one. A snapshot holds SQLite alone.
+incomplete
+    A backup without some files that belong into it, because they could not be read. It is sound, and may be all that there is
+    for as long as they cannot be read, so it takes slots; but it never displaces the last complete one.
 
 Rules, any one of which keeps a backup
 --------------------------------------
 1. A hold keeps it, whatever its state.
-2. A time after *now* keeps it, because a clock was wrong and it is unknown which. Such a backup takes no
-   slot and does not move the window, so it cannot push out others. The rules below apply to the rest.
+2. A time after *now* keeps it, because a clock was wrong and it is unknown which. Such a backup takes no slot and does not
+   move the window, so it cannot push out others. The rules below apply to the rest.
 3. ``keep_last`` keeps that many of the newest sound backups, snapshots included.
-4. ``keep_within`` keeps the sound backups whose time is at most that long before the newest sound one (not
-   before *now*: a machine that was off for a month loses nothing), snapshots included.
-5. ``keep_hourly`` to ``keep_yearly`` keep the newest sound whole backup of each of the newest N periods
-   that have one (UTC; weeks are ISO weeks). Snapshots take no calendar slot, not even in a period without
-   any other backup: the period would count against N, and push out an older one that holds all stores.
-6. The newest sound backup stays, and so does the newest sound whole one.
-7. The ``verified_floor`` newest sound and verified backups stay, and as many whole ones.
-8. An unsound backup stays while it is newer than every sound one, for it may be the only trace of the
-   newest state; a whole one while it is newer than every sound whole one. Otherwise it goes, since a newer
-   good one exists.
+4. ``keep_within`` keeps the sound backups whose time is at most that long before the newest sound one (not before *now*: a
+   machine that was off for a month loses nothing), snapshots included.
+5. ``keep_hourly`` to ``keep_yearly`` keep the newest sound whole backup of each of the newest N periods that have one (UTC;
+   weeks are ISO weeks). Snapshots take no calendar slot, not even in a period without any other backup: the period would count
+   against N, and push out an older one that holds all stores. Complete backups come first in their period.
+6. The newest sound backup stays, and so does the newest sound whole one; likewise of the complete ones.
+7. The ``verified_floor`` newest sound and verified backups stay, and as many whole ones; likewise of the complete ones.
+8. An unsound backup stays while it is newer than every sound one, for it may be the only trace of the newest state; a whole
+   one while it is newer than every sound whole one. Otherwise it goes, since a newer good one exists.
 9. What a kept backup needs is kept.
 
-Raising a number of a policy, or lengthening its window, never removes more: each rule only adds to what is
-kept.
+Raising a number of a policy, or lengthening its window, never removes more: each rule only adds to what is kept.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ class EmptyPolicyError(PolicyError):
 
     def __init__(self) -> None:
         super().__init__(
-            "the retention policy has no rule: give at least one of keep-last, keep-hourly, keep-daily, "
-            "keep-weekly, keep-monthly, keep-yearly and keep-within"
+            "the retention policy has no rule: give at least one of keep-last, keep-hourly, keep-daily, keep-weekly, "
+            "keep-monthly, keep-yearly and keep-within"
         )
 
 
@@ -96,11 +96,11 @@ class EmptyPolicyError(PolicyError):
 class Candidate:
     """A backup as retention sees it.
 
-    ``needs`` holds ids of backups without which it cannot be restored: the direct ones do, the whole chain
-    may be given as well. ``hold`` is the text of a hold ("" for one without a text), None without a hold.
-    ``damaged`` says that damage was found in it and stands. ``verified`` says that its newest
-    verification read every byte that it uses, those in other backups included, and found them good: clear
-    it when damage is found in bytes that it shares. Raises ValueError for a time without a zone.
+    ``needs`` holds ids of backups without which it cannot be restored: the direct ones do, the whole chain may be given as
+    well. ``hold`` is the text of a hold ("" for one without a text), None without a hold. ``damaged`` says that damage was
+    found in it and stands. ``verified`` says that its newest verification read every byte that it uses, those in other backups
+    included, and found them good: clear it when damage is found in bytes that it shares. Raises ValueError for a time without
+    a zone.
     """
 
     id: str
@@ -110,6 +110,7 @@ class Candidate:
     hold: str | None = None
     damaged: bool = False
     verified: bool = False
+    incomplete: bool = False
 
     def __post_init__(self) -> None:
         if self.time.utcoffset() is None:
@@ -166,9 +167,8 @@ class Decision:
 def parse_duration(text: str) -> timedelta:
     """Read a duration such as ``14d``, ``6h``, ``2w`` or ``1y6m``: numbers with a unit each, no unit twice.
 
-    Units are y, m (months), w, d and h. A year is taken as 366 days and a month as 31, so that no window is
-    shorter than the calendar would make it. Raises `PolicyError` for anything else, and for a duration of
-    nothing.
+    Units are y, m (months), w, d and h. A year is taken as 366 days and a month as 31, so that no window is shorter than the
+    calendar would make it. Raises `PolicyError` for anything else, and for a duration of nothing.
     """
     compact = text.strip()
     parts = _DURATION_PART.findall(compact)
@@ -206,9 +206,9 @@ def format_duration(duration: timedelta) -> str:
 def decide(candidates: Iterable[Candidate], policy: Policy, now: datetime) -> tuple[Decision, ...]:
     """Decide for each of *candidates*, all backups of one set, whether *policy* keeps it at the moment *now*.
 
-    Returns one decision a backup, newest first; backups of the same moment go by id. The rules are in the
-    module's docstring. Raises `EmptyPolicyError` for a policy without a rule, ValueError for an id that
-    occurs twice and for a *now* without a time zone.
+    Returns one decision a backup, newest first; backups of the same moment go by id. The rules are in the module's docstring.
+    Raises `EmptyPolicyError` for a policy without a rule, ValueError for an id that occurs twice and for a *now* without a
+    time zone.
     """
     if policy.is_empty:
         raise EmptyPolicyError
@@ -251,9 +251,8 @@ def _kept(id_: str, reasons: Sequence[tuple[Rule, str]]) -> Decision:
 def removal_order(candidates: Iterable[Candidate], decisions: Iterable[Decision]) -> tuple[str, ...]:
     """Order the ids that *decisions* remove so that each comes before everything that it needs.
 
-    So a removal that stops half-way leaves no backup without what it needs. Chains go one after the other,
-    the one with the oldest last link first. Backups that need each other in a circle, which nothing can
-    restore, come last.
+    So a removal that stops half-way leaves no backup without what it needs. Chains go one after the other, the one with the
+    oldest last link first. Backups that need each other in a circle, which nothing can restore, come last.
     """
     removed = {decision.id for decision in decisions if not decision.keep}
     backups = sorted((backup for backup in candidates if backup.id in removed), key=lambda backup: (backup.time, backup.id))
@@ -332,28 +331,32 @@ _CALENDAR: tuple[tuple[Rule, Callable[[Policy], int], Callable[[datetime], str]]
 
 def _keep_calendar(whole: Sequence[Candidate], policy: Policy, reasons: _Reasons) -> None:
     for rule, count, period_of in _CALENDAR:
-        periods: set[str] = set()
+        chosen: dict[str, Candidate] = {}
         for backup in whole:
-            if len(periods) == count(policy):
-                break
             period = period_of(backup.time.astimezone(UTC))
-            if period not in periods:
-                periods.add(period)
-                reasons[backup.id].append((rule, f"{rule} {period}"))
+            if period not in chosen and len(chosen) == count(policy):
+                break
+            if period not in chosen or (chosen[period].incomplete and not backup.incomplete):
+                chosen[period] = backup
+        for period, backup in chosen.items():
+            reasons[backup.id].append((rule, f"{rule} {period}"))
 
 
 def _keep_safe(sound: Sequence[Candidate], whole: Sequence[Candidate], policy: Policy, reasons: _Reasons) -> None:
-    if sound:
-        reasons[sound[0].id].append((Rule.SAFETY, "newest good backup"))
-    if whole and whole[0] is not sound[0]:
-        reasons[whole[0].id].append((Rule.SAFETY, "newest good backup of all stores"))
-    floor = {
-        backup.id: None
-        for group in (sound, whole)
-        for backup in [backup for backup in group if backup.verified][: policy.verified_floor]
+    groups = {
+        "newest good backup": sound,
+        "newest good backup of all stores": whole,
+        "newest complete backup": [backup for backup in sound if not backup.incomplete],
+        "newest complete backup of all stores": [backup for backup in whole if not backup.incomplete],
     }
-    for id_ in floor:
-        reasons[id_].append((Rule.SAFETY, "verified floor"))
+    newest, floor = dict[str, str](), dict[str, str]()
+    for text, group in groups.items():
+        for backup in group[:1]:
+            newest.setdefault(backup.id, text)
+        for backup in [backup for backup in group if backup.verified][: policy.verified_floor]:
+            floor[backup.id] = "verified floor"
+    for id_, text in (*newest.items(), *floor.items()):
+        reasons[id_].append((Rule.SAFETY, text))
 
 
 def _keep_newer_than_good(
@@ -389,9 +392,8 @@ def _keep_needed(backups: Collection[Candidate], reasons: _Reasons) -> None:
     needed_by: dict[str, list[str]] = defaultdict(list)
     for backup in backups:
         if backup.id in kept:
-            for needed in backup.needs - {backup.id}:
-                if needed in by_id:
-                    needed_by[needed].append(backup.id)
+            for needed in (backup.needs - {backup.id}) & by_id.keys():
+                needed_by[needed].append(backup.id)
     for id_, users in needed_by.items():
         others = len(users) - 1
         more = f" and {others} other" + "s" * (others != 1) if others else ""

@@ -45,6 +45,7 @@ CONDITIONS: tuple[Condition, ...] = (
     backups.dated_ahead,
     backups.content_lost,
     backups.newest_damaged,
+    backups.newest_incomplete,
     backups.newest_unproven,
     plans.too_rare,
     plans.no_plan,

@@ -174,6 +174,22 @@ def newest_damaged(facts: Facts, threshold: float) -> Iterator[Observation]:
 
 
 @condition(
+    "incomplete",
+    "The newest backup is incomplete",
+    todo="Let the worker's account read what is missing, or exclude it (BACKUP_EXCLUDE), and back up again.",
+    link="backups:backup",
+)
+def newest_incomplete(facts: Facts, threshold: float) -> Iterator[Observation]:
+    for newest, name, which in _newest(facts):
+        if newest.missing:
+            many = newest.missing > 1
+            text = f"{newest.missing:,} {'files or folders are' if many else 'file or folder is'} missing from it."
+            if newest.first_missing:
+                text = f"{text} The first: {newest.first_missing}." if many else f"{newest.first_missing}."
+            yield Observation(subject=name, text=f"{which} is incomplete: {text}", arguments=(newest.id,))
+
+
+@condition(
     "unproven",
     "The newest backup is not proven",
     code="newest_unproven",
