@@ -31,7 +31,7 @@ from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from django.conf import settings
 from django.utils.module_loading import import_string
@@ -79,6 +79,22 @@ class Writer(Protocol):
 
     def apply(self, collection: str, *, delete: Sequence[str], write: Sequence[VectorRecord]) -> None:
         """Delete, then add or replace. Called inside `changing`."""
+        ...
+
+
+@runtime_checkable
+class Rebuilder(Protocol):
+    """What a `Writer` can also do, so that a broken index can be rebuilt."""
+
+    def changing(self) -> AbstractContextManager[Any]:
+        """As that of `Writer`."""
+        ...
+
+    def recreate(self, collection: str) -> None:
+        """Put an empty collection with the same settings and metadata in the place of *collection*. Called inside `changing`.
+
+        It is called again after a crash in its middle, and then completes what it began.
+        """
         ...
 
 

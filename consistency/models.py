@@ -118,13 +118,19 @@ class Repair(models.Model):
         rows = self.steps.values("state").annotate(number=models.Count("pk")).order_by("state")
         return {row["state"]: row["number"] for row in rows}
 
+    @property
+    def can_be_undone(self) -> bool:
+        """Whether undoing it does anything: not if it is done and only rebuilt indexes. One that is unfinished is given up."""
+        return self.state != self.State.DONE or self.steps.exclude(action=Action.REBUILD_INDEX).exists()
+
 
 class Step(models.Model):
-    """One record that a repair changes: its content before and after.
+    """One record that a repair changes, or an index that it rebuilds: its content before and after.
 
     *before* and *after* are ``{"record": {"vector", "document", "metadata"} or null, "row": {column: value} or null}``; bytes
     are ``{"base64": text}``. After rows were restored from a backup, *after* has them as ``rows``
-    (`repairs.journal.stored_rows`).
+    (`repairs.journal.stored_rows`). For an index, *before* is ``{"dimension": number or null}``, and *after* is
+    ``{"recreated": true}`` once the new collection is in its place.
     """
 
     class State(models.TextChoices):

@@ -118,7 +118,10 @@ class RepairRequest(RequestModel, title="Repairing"):
     check: Annotated[Number | None, Field(description=_LAST_CHECK)] = None
     scope: Annotated[
         Literal["safe", "all", "rows"],
-        Field(description="`all` also deletes vectors whose rows are missing; `rows` restores these rows from backups."),
+        Field(
+            description="`all` also deletes vectors whose rows are missing, and rebuilds broken indexes, which cannot be "
+            "undone; `rows` restores these rows from backups."
+        ),
     ] = "safe"
     kinds: Annotated[
         tuple[FindingKind, ...], Field(max_length=len(FindingKind), description="Only findings of these kinds.")
@@ -127,7 +130,8 @@ class RepairRequest(RequestModel, title="Repairing"):
 
 
 class RepairPlan(ResponseModel):
-    """The effect of a repair. `asks` counts deletions of vectors, `left` the findings that no repair fixes, and `lost`
+    """The effect of a repair. `asks` counts deletions of vectors and indexes to rebuild, `rebuilds` the latter, and
+    `without_row` the records without a row that rebuilding loses. `left` counts the findings that no repair fixes, and `lost`
     those whose row may be restored from a backup (scope `rows`).
     """
 
@@ -136,6 +140,8 @@ class RepairPlan(ResponseModel):
     actions: dict[str, int]
     kinds: dict[str, int]
     asks: int
+    rebuilds: int
+    without_row: int
     left: int
     critical: int
     lost: int
@@ -280,6 +286,8 @@ def undo_repair(request: Request, number: int) -> Job:
     row = _find(Repair, number)
     if row.state == Repair.State.UNDONE:
         raise _refused(f"Repair {row.pk} has already been undone.")
+    if not row.can_be_undone:
+        raise _refused(f"Repair {row.pk} rebuilt an index, which cannot be undone.")
     return queue_once(actor(request), Work(do="undo", repair=row.pk))
 
 

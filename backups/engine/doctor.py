@@ -58,8 +58,8 @@ class Advice(StrEnum):
     CHROMA_PATH = "Give the directory that Chroma uses."
     COMPLETES = "Nothing has to be done: Chroma completes it when the collection is next used."
     REBUILD = (
-        "Chroma cannot be relied on to open it. Restore the newest good backup, or delete the collection and write its vectors "
-        "again from where they came."
+        "Chroma cannot be relied on to open it. Restore the newest good backup, or write its vectors again into a new "
+        "collection: where they come from SQLite, manage.py check_consistency offers that."
     )
     USE_GATE = "Use backups.engine.gate around calls of Chroma, or give the restore stop and start commands."
 

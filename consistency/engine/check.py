@@ -13,9 +13,10 @@ from typing import Any
 
 from backups.engine.chroma_files.records import count_records
 
+from .broken_index import of_broken_index
 from .compare import compare
 from .context import Context
-from .errors import StoreBusy
+from .errors import IndexBroken, StoreBusy
 from .findings import Finding, FindingKind, Severity, State, Tally, finding
 from .mapping import Description, Mapping, scalar
 from .rows import BrokenKey, broken_keys, connect, reading
@@ -89,6 +90,20 @@ def check(description: Description, stores: Stores, ctx: Context, report: Callab
 
 def _check_mapping(mapping: Mapping, stores: Stores, ctx: Context, report: Callable[[Finding], None]) -> Sums:
     sums = Sums()
+    identity = stores.directory_identity(mapping)
+    broken = None
+    try:
+        _compare_mapping(mapping, stores, ctx, report, sums)
+    except IndexBroken as problem:
+        broken = problem
+    if stores.directory_identity(mapping) != identity:
+        raise StoreBusy(f"The Chroma directory of {mapping.name} was exchanged during the check.")
+    if broken is not None:
+        report(of_broken_index(mapping, stores, ctx, broken))
+    return sums
+
+
+def _compare_mapping(mapping: Mapping, stores: Stores, ctx: Context, report: Callable[[Finding], None], sums: Sums) -> None:
     balance = _Balance(mapping)
 
     def count_and_report(item: Finding) -> None:
@@ -96,7 +111,6 @@ def _check_mapping(mapping: Mapping, stores: Stores, ctx: Context, report: Calla
         report(item)
 
     with open_stores(mapping, stores, ctx) as sides, closing(Suspects(count_and_report)) as suspects:
-        identity = stores.directory_identity(mapping)
         sides.vectors.check_graph()
         collection = sides.vectors.collection
         total = sides.rows.count() + (count_records(sides.records, collection) if collection else 0)
@@ -113,11 +127,8 @@ def _check_mapping(mapping: Mapping, stores: Stores, ctx: Context, report: Calla
                     suspects.examine_at_rest(sides, stores.instant, phase)
                 else:
                     suspects.examine_live(sides, stores, ctx, phase)
-        if stores.directory_identity(mapping) != identity:
-            raise StoreBusy(f"The Chroma directory of {mapping.name} was exchanged during the check.")
         for item in balance.findings():
             report(item)
-    return sums
 
 
 def _check_keys(description: Description, stores: Stores, ctx: Context) -> Iterator[Finding]:

@@ -5,6 +5,7 @@
     ConsistencyError       failed      1
     ├─ Mistake             usage       2   a declaration or an argument is wrong
     ├─ StoreUnreadable     unreadable  1   a store is missing, damaged, or of an unsupported version
+    │  └─ IndexBroken      unreadable  1   the index of a collection is broken; a check makes it a finding
     ├─ StoreBusy           busy        1   a store stayed locked, or was exchanged during the check
     ├─ RepairRefused       refused     1   a repair cannot begin now; nothing was changed
     └─ Cancelled           cancelled   9   a person or a signal stopped it
@@ -31,6 +32,10 @@ class Mistake(ConsistencyError):
 class StoreUnreadable(ConsistencyError):
     code = "unreadable"
     default_hint = "`refbackup doctor` diagnoses the store. Nothing was changed."
+
+
+class IndexBroken(StoreUnreadable):
+    default_hint = "Check again: the check offers to rebuild the index, which writes every vector again from SQLite."
 
 
 class StoreBusy(ConsistencyError):

@@ -17,6 +17,7 @@ kind                    severity  what is wrong                                 
 ``wrong_dimension``     critical  a vector in SQLite with another number of values  ``none``: recompute it
 ``duplicate_id``        critical  several rows that claim one id in Chroma          ``none``
 ``broken_foreign_key``  error     a row of SQLite whose foreign key has no target   ``none``
+``broken_index``        error     a collection whose index contradicts itself       ``rebuild_index``            asks
 ======================= ========= ================================================= ============================ ======
 
 A finding that is in flight (its row was changed so shortly before that its vector may still follow) has severity ``info``.
@@ -48,6 +49,7 @@ class FindingKind(StrEnum):
     WRONG_DIMENSION = "wrong_dimension"
     DUPLICATE_ID = "duplicate_id"
     BROKEN_FOREIGN_KEY = "broken_foreign_key"
+    BROKEN_INDEX = "broken_index"
 
 
 class Severity(StrEnum):
@@ -84,6 +86,7 @@ class Repair(StrEnum):
     DELETE_VECTOR = "delete_vector"
     DELETE_ROW = "delete_row"
     RESTORE_ROW = "restore_row"
+    REBUILD_INDEX = "rebuild_index"
     FOLLOWS = "follows"
     NONE = "none"
 
@@ -105,6 +108,7 @@ _RULES: dict[FindingKind, tuple[Severity, Repair]] = {
     FindingKind.WRONG_DIMENSION: (Severity.CRITICAL, Repair.NONE),
     FindingKind.DUPLICATE_ID: (Severity.CRITICAL, Repair.NONE),
     FindingKind.BROKEN_FOREIGN_KEY: (Severity.ERROR, Repair.NONE),
+    FindingKind.BROKEN_INDEX: (Severity.ERROR, Repair.REBUILD_INDEX),
 }
 
 
@@ -112,7 +116,8 @@ _RULES: dict[FindingKind, tuple[Severity, Repair]] = {
 class Finding:
     """A problem of one record.
 
-    *record* is the id in Chroma; for a broken key ``table:rowid``; for counts ``parent:key``, or empty for totals. *sqlite*
+    *record* is the id in Chroma; for a broken key ``table:rowid``; for counts ``parent:key``, or empty for totals; for a broken
+    index the name of the collection. *sqlite*
     and *chroma* show each side, None if it has nothing; *differences* names what differs. *fingerprint* changes whenever either
     side does.
     """

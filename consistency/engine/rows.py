@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backups.engine.chroma_files.errors import BrokenIndex
+from backups.engine.chroma_files.errors import BrokenIndex, UnsupportedIndex
 from backups.engine.errors import SourceBroken
 from backups.engine.runtime.sqlite import is_interrupted, is_locked, primary_code, uri
 
-from .errors import Cancelled, StoreBusy, StoreUnreadable
+from .errors import Cancelled, IndexBroken, StoreBusy, StoreUnreadable
 from .mapping import Column, Mapping, Scalar
 
 PATIENCE = 20.0
@@ -24,11 +24,6 @@ PATIENCE = 20.0
 
 _STEPS = 100_000
 """SQLite's instructions between two checks for a cancellation: some milliseconds."""
-
-_REBUILD = (
-    "Restore the newest good backup, or rebuild the index: delete the collection with Chroma's client, check again "
-    "and repair, which writes every vector from SQLite. Nothing was changed."
-)
 
 RowTuple = tuple[str, int, bytes, int | None]
 """id, rowid, vector, dimension."""
@@ -72,8 +67,10 @@ def reading(what: str, check: Callable[[], None] = lambda: None) -> Iterator[Non
         if is_locked(problem):
             raise StoreBusy(f"{what} stayed locked for {PATIENCE:g} s.") from None
         raise StoreUnreadable(f"{what} cannot be read: {problem}.") from None
+    except UnsupportedIndex as problem:
+        raise StoreUnreadable(f"The index of {what} cannot be read: {problem} ({problem.file}).") from None
     except BrokenIndex as problem:
-        raise StoreUnreadable(f"The index of {what} is broken: {problem} ({problem.file}).", hint=_REBUILD) from None
+        raise IndexBroken(f"The index of {what} is broken: {problem} ({problem.file}).") from problem
     except SourceBroken as problem:
         raise StoreUnreadable(problem.message, hint=problem.hint) from None
 

@@ -82,8 +82,8 @@ class OpenStores:
 
 
 @contextmanager
-def open_stores(mapping: Mapping, stores: Stores, ctx: Context) -> Iterator[OpenStores]:
-    """Open both stores of *mapping* for reading, and load the places of its vectors.
+def open_tables(mapping: Mapping, stores: Stores, ctx: Context) -> Iterator[tuple[Rows, sqlite3.Connection]]:
+    """Open the rows of *mapping* and Chroma's tables for reading, and no file of an index.
 
     Raises `Mistake`, `StoreUnreadable`, `StoreBusy` and `Cancelled`; the body's errors while reading become these too.
     """
@@ -93,13 +93,21 @@ def open_stores(mapping: Mapping, stores: Stores, ctx: Context) -> Iterator[Open
         if (directory / DATABASE).exists():
             chroma = stack.enter_context(closing(connect(directory / DATABASE, at_rest=stores.at_rest, check=ctx.check)))
             check_supported(directory, chroma)
-            uri = address(directory / DATABASE, at_rest=stores.at_rest)
         else:
-            chroma, uri = stack.enter_context(closing(_empty_database())), ""
+            chroma = stack.enter_context(closing(_empty_database()))
         rows = stack.enter_context(closing(connect(database, at_rest=stores.at_rest, check=ctx.check)))
+        yield Rows(rows, mapping), chroma
+
+
+@contextmanager
+def open_stores(mapping: Mapping, stores: Stores, ctx: Context) -> Iterator[OpenStores]:
+    """Open both stores of *mapping* for reading, and load the places of its vectors. Raises as `open_tables` does."""
+    with ExitStack() as stack:
+        rows, chroma = stack.enter_context(open_tables(mapping, stores, ctx))
+        database, directory = stores.sqlite[mapping.sqlite], stores.chroma[mapping.chroma]
         metadata = stack.enter_context(closing(connect(database, at_rest=stores.at_rest, check=ctx.check)))
-        if uri:
-            metadata.execute(f"ATTACH {literal(uri)} AS chroma")
+        if (directory / DATABASE).exists():
+            metadata.execute(f"ATTACH {literal(address(directory / DATABASE, at_rest=stores.at_rest))} AS chroma")
         find = partial(find_collection, chroma, mapping.collection)
         vectors = stack.enter_context(
             closing(Vectors(directory, chroma, find, at_rest=stores.at_rest, check=ctx.check, wait=ctx.wait))
@@ -107,7 +115,7 @@ def open_stores(mapping: Mapping, stores: Stores, ctx: Context) -> Iterator[Open
         yield OpenStores(
             mapping=mapping,
             database=database,
-            rows=Rows(rows, mapping),
+            rows=rows,
             metadata=metadata,
             records=chroma,
             vectors=vectors,

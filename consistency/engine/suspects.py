@@ -49,7 +49,7 @@ class Suspects:
 
     def examine_at_rest(self, sides: OpenStores, instant: datetime | None, phase: Phase) -> None:
         """Examine each id once."""
-        for ids in self._batches():
+        for ids in self.batches():
             for item in sides.examine(ids, instant):
                 self._report(item)
             phase.advance(len(ids))
@@ -60,11 +60,11 @@ class Suspects:
             if look:
                 ctx.wait(stores.settle * look)
             sides.vectors.refresh()
-            for ids in self._batches():
+            for ids in self.batches():
                 phase.advance(self._look(ids, sides, stores, ctx, first=not look))
             if not len(self):
                 return
-        for ids in self._batches():
+        for ids in self.batches():
             for item in sides.examine(ids, None):
                 message = f"{item.message} It kept changing during the check."
                 self._report(replace(item, message=message, cause=Cause.IN_FLIGHT, severity=Severity.INFO))
@@ -96,7 +96,8 @@ class Suspects:
         self._database.executemany("DELETE FROM suspect WHERE id = ?", [(identifier,) for identifier in decided])
         return len(decided)
 
-    def _batches(self) -> Iterator[list[str]]:
+    def batches(self) -> Iterator[list[str]]:
+        """The ids, some at a time."""
         last = 0
         while page := self._database.execute(
             "SELECT number, id FROM suspect WHERE number > ? LIMIT ?", (last, _BATCH)

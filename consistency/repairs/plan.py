@@ -10,6 +10,7 @@ from typing import Any
 from django.db.models import QuerySet
 
 from consistency.declaration import backup_databases, snapshot_maker
+from consistency.engine.broken_index import WITHOUT_ROW
 from consistency.engine.findings import Repair as Action
 from consistency.engine.findings import Severity
 from consistency.models import Check, Finding, Repair
@@ -20,7 +21,8 @@ from consistency.repairs.lost_rows import LOST
 class Plan:
     """What a repair would do.
 
-    *asks* counts the findings whose repair deletes a vector and needs confirmation, *left* the ones that need manual work.
+    *asks* counts the findings whose repair deletes a vector or rebuilds an index and needs confirmation, *rebuilds* the latter,
+    *without_row* the records that rebuilding loses, *left* the findings that need manual work.
     *lost* counts the findings whose row may be restored from a backup, which *restore_rows* does.
     """
 
@@ -29,6 +31,8 @@ class Plan:
     actions: dict[str, int]
     kinds: dict[str, int]
     asks: int
+    rebuilds: int
+    without_row: int
     left: int
     critical: int
     lost: int
@@ -36,7 +40,7 @@ class Plan:
     snapshot: bool
 
     def as_json(self) -> dict[str, Any]:
-        same = ("actions", "kinds", "asks", "left", "critical", "lost", "snapshot")
+        same = ("actions", "kinds", "asks", "rebuilds", "without_row", "left", "critical", "lost", "snapshot")
         return {"check": self.check.pk, "repairs": len(self.findings)} | {name: getattr(self, name) for name in same}
 
 
@@ -62,6 +66,7 @@ def plan_repair(
     if findings:
         chosen = chosen.filter(pk__in=findings)
     rows = list(chosen.values_list("pk", "repair", "kind"))
+    broken = list(repairable.filter(repair=Action.REBUILD_INDEX).values_list("chroma", flat=True))
     return Plan(
         check=check,
         findings=tuple(pk for pk, _, _ in rows),
@@ -70,6 +75,8 @@ def plan_repair(
         else dict(sorted(Counter(one for _, one, _ in rows).items())),
         kinds=dict(sorted(Counter(kind for _, _, kind in rows).items())),
         asks=repairable.filter(safe=False).count(),
+        rebuilds=len(broken),
+        without_row=sum((side or {}).get(WITHOUT_ROW, 0) for side in broken),
         left=opened.filter(repair=Action.NONE).count(),
         critical=opened.filter(severity=Severity.CRITICAL).count(),
         lost=opened.filter(kind__in=LOST).count() if backup_databases() is not None else 0,

@@ -21,6 +21,7 @@ from consistency.models import Check, Finding, Repair, Step
 from consistency.repairs import journal
 from consistency.repairs.lost_rows import LOST, LostRow, TableRow, find_lost, insert, is_present, references
 from consistency.repairs.plan import Plan, unfinished
+from consistency.repairs.rebuild import rebuild_indexes, rebuilder
 from consistency.repairs.steps import batches, project_writer, read_facts, refuse_unfinished, repair_lock, save_outcome
 from consistency.repairs.undo import put_back_all
 from consistency.resolution import alias_of
@@ -33,9 +34,10 @@ def repair(plan: Plan, *, actor: str = "", attended: bool = True, ctx: Context |
        something critical and the repair is unattended.
     2. Make a snapshot, if the project says how.
     3. Write the whole plan down: a repair and its steps.
-    4. For a batch of steps at a time, with all other writers kept out: read each record again, and skip what is no longer
+    4. Rebuild indexes (`rebuild_indexes`).
+    5. For a batch of steps at a time, with all other writers kept out: read each record again, and skip what is no longer
        wrong; write down what each holds and will hold; change the stores; record that it is done.
-    5. Record that the repair is done.
+    6. Record that the repair is done.
 
     A crash, or cancelling, before 3 leaves nothing; afterwards a repair in state ``running``, each of whose steps is planned,
     done, or begun with what it replaced in the journal. `resume` completes it and `undo` reverts it. Raises `RepairRefused` and
@@ -45,6 +47,8 @@ def repair(plan: Plan, *, actor: str = "", attended: bool = True, ctx: Context |
     with repair_lock():
         _refuse(plan, attended=attended)
         writer = project_writer()
+        if Action.REBUILD_INDEX in plan.actions:
+            rebuilder(writer)
         snapshot = _make_snapshot(plan, ctx)
         with transaction.atomic(using=Repair.objects.db):
             made = Repair.objects.create(of_check=plan.check, actor=actor, snapshot=snapshot)
@@ -65,7 +69,7 @@ def repair(plan: Plan, *, actor: str = "", attended: bool = True, ctx: Context |
 def resume(made: Repair, *, ctx: Context | None = None) -> Repair:
     """Complete a repair, or the undoing of one, that was interrupted.
 
-    Continues `repair` at its step 4 or `undo` at its step 3; a crash leaves the same.
+    Continues `repair` at its steps 4 and 5, or `undo` at its step 3; a crash leaves the same.
     """
     with repair_lock():
         made.refresh_from_db()
@@ -101,7 +105,8 @@ def _make_snapshot(plan: Plan, ctx: Context) -> str:
 
 
 def _carry_out(made: Repair, writer: Writer, ctx: Context) -> None:
-    """Steps 4 and 5 of `repair`."""
+    """Steps 4 to 6 of `repair`."""
+    rebuild_indexes(made, writer, ctx)
     waiting = made.steps.filter(state__in=[Step.State.PLANNED, Step.State.BEGUN]).order_by("mapping", "pk")
     with ctx.phase("repair", f"repair {made.pk}", waiting.count()) as phase:
         for sides, steps in batches(waiting, ctx, phase):
@@ -122,7 +127,7 @@ def _apply(sides: OpenStores, steps: Sequence[Step], writer: Writer, lost: dict[
     alias = alias_of(sides.mapping.name)
     inserts: dict[int, list[TableRow]] = {}
     planned: set[tuple[Any, ...]] = set()
-    facts = read_facts(sides, steps)
+    facts = read_facts(sides, [step.record for step in steps])
     delete: list[str] = []
     write: dict[str, VectorRecord] = {}
     rows: list[int] = []

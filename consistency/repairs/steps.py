@@ -71,9 +71,8 @@ def batches(
                 phase.advance(len(batch))
 
 
-def read_facts(sides: OpenStores, steps: Sequence[Step]) -> dict[str, Facts]:
-    """What both stores hold now, by record id."""
-    ids = [step.record for step in steps]
+def read_facts(sides: OpenStores, ids: Sequence[str]) -> dict[str, Facts]:
+    """What both stores hold of *ids* now."""
     with reading(str(sides.database)):
         sides.catch_up(ids)
         return {facts.id: facts for facts in sides.facts(ids)}

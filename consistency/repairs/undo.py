@@ -23,11 +23,13 @@ from consistency.repairs.plan import unfinished
 from consistency.repairs.steps import batches, project_writer, read_facts, refuse_unfinished, repair_lock, save_outcome
 from consistency.resolution import alias_of
 
+_REBUILT = "A rebuilt index cannot be undone. A check finds rows whose vector is not written yet."
+
 
 def undo(made: Repair, *, actor: str = "", ctx: Context | None = None) -> Repair:
     """Restore everything that a repair replaced, whether it was completed or not, and return the repair.
 
-    1. Refuse a repair that is undone already.
+    1. Refuse a repair that is undone already, or that did nothing but rebuild indexes, which cannot be undone.
     2. Record that it is being undone; steps that were planned and not begun are skipped.
     3. For a batch of steps at a time, the last ones first, with all other writers kept out: records that still hold what the
        repair wrote get back what they held before; records that changed since are kept, and the step says so.
@@ -40,6 +42,8 @@ def undo(made: Repair, *, actor: str = "", ctx: Context | None = None) -> Repair
         made.refresh_from_db()
         if made.state == Repair.State.UNDONE:
             raise RepairRefused(f"Repair {made.pk} is already undone.")
+        if not made.can_be_undone:
+            raise RepairRefused(f"Repair {made.pk} rebuilt an index, which cannot be undone.")
         refuse_unfinished(unfinished().exclude(pk=made.pk))
         made.state, made.undone_by = Repair.State.UNDOING, actor or made.undone_by
         made.save()
@@ -54,6 +58,7 @@ def put_back_all(made: Repair, writer: Writer, ctx: Context) -> None:
     """Steps 3 and 4 of `undo`. The caller holds the lock."""
     states = [Step.State.BEGUN, Step.State.APPLIED, Step.State.UNDOING]
     waiting = made.steps.filter(state__in=states).order_by("-pk")
+    waiting.filter(action=Action.REBUILD_INDEX).update(state=Step.State.KEPT, note=_REBUILT, changed=timezone.now())
     with ctx.phase("undo", f"repair {made.pk}", waiting.count()) as phase:
         for sides, steps in batches(waiting, ctx, phase, backwards=True):
             with _foreign_keys_off(sides.mapping.name), writer.changing():
@@ -70,7 +75,7 @@ def put_back_all(made: Repair, writer: Writer, ctx: Context) -> None:
 
 def _put_back(sides: OpenStores, steps: Sequence[Step], writer: Writer) -> None:
     """Read, write down, change back, for one batch. The caller keeps other writers out."""
-    facts = read_facts(sides, steps)
+    facts = read_facts(sides, [step.record for step in steps])
     tolerance = tolerance_of(sides.mapping, sides.vectors.collection)
     delete: list[str] = []
     write: dict[str, VectorRecord] = {}

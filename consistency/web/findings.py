@@ -11,6 +11,7 @@ from django.http import HttpRequest, HttpResponse
 
 from consistency.checking import latest_live_check
 from consistency.declaration import backup_databases, declared, snapshot_maker
+from consistency.engine.broken_index import WITHOUT_ROW
 from consistency.engine.errors import Mistake
 from consistency.engine.findings import Repair as Action
 from consistency.engine.findings import Severity
@@ -48,6 +49,7 @@ def finding(request: HttpRequest, number: int) -> HttpResponse:
         "steps": list(shown.steps.select_related("of_repair").order_by("-pk")[:_AT_MOST]),
         "repairable": _is_repairable(shown),
         "snapshot": _makes_snapshot(),
+        "without_row": (shown.chroma or {}).get(WITHOUT_ROW, 0),
         "restorable": shown.kind in LOST and backup_databases() is not None,
         **running_context(request),
     }

@@ -20,6 +20,7 @@ KINDS: Mapping[str, tuple[str, str]] = {
     FindingKind.WRONG_DIMENSION: ("Wrong dimension", "A vector in SQLite does not have the expected number of values."),
     FindingKind.DUPLICATE_ID: ("Duplicate id", "Several rows have the same id; Chroma can hold only one of them."),
     FindingKind.BROKEN_FOREIGN_KEY: ("Broken foreign key", "A row refers to another row that does not exist."),
+    FindingKind.BROKEN_INDEX: ("Broken index", "Chroma's index contradicts itself: a search may fail, or find less."),
 }
 """Kind of finding: its name, and what it means."""
 
@@ -28,6 +29,7 @@ REPAIRS: Mapping[str, str] = {
     Repair.DELETE_VECTOR: "delete the vector",
     Repair.DELETE_ROW: "delete the row",
     Repair.RESTORE_ROW: "restore the row from a backup",
+    Repair.REBUILD_INDEX: "rebuild the index",
     Repair.FOLLOWS: "solved by the other repairs",
     Repair.NONE: "manual",
 }

@@ -75,6 +75,9 @@ def undo(request: HttpRequest, number: int) -> HttpResponse:
     if shown.state == Repair.State.UNDONE:
         messages.warning(request, f"Repair {shown.pk} is already undone.")
         return HttpResponseRedirect(back)
+    if not shown.can_be_undone:
+        messages.warning(request, f"Repair {shown.pk} rebuilt an index, which cannot be undone.")
+        return HttpResponseRedirect(back)
     return queue_work(request, Work(do="undo", repair=shown.pk), f"Undo of repair {shown.pk} queued.", back)
 
 
@@ -103,7 +106,10 @@ def _refusal(request: HttpRequest, running: dict[str, Any]) -> str:
     if running["unfinished"] is not None:
         return "Another repair is unfinished. Resume or undo it first. Nothing was changed."
     if request.POST.get("scope") == "all" and not request.POST.get("sure"):
-        return "This deletes vectors, which completes the loss of their rows: tick the box to confirm. Nothing was changed."
+        return (
+            "This deletes vectors, which completes the loss of their rows, or rebuilds an index, which cannot be undone: "
+            "tick the box to confirm. Nothing was changed."
+        )
     return ""
 
 

@@ -38,6 +38,10 @@ class GateWriter:
         ]
         store().apply(Edit(delete={name: list(delete)}, write={name: records}))
 
+    def recreate(self, collection: str) -> None:
+        """Replace a collection by an empty one with the same settings, holding the gate."""
+        store().recreate(cast(CollectionName, collection))
+
 
 def _under_way(mirror: str) -> Collection[str]:
     """Ids whose change was interrupted; the next change of the library corrects them."""

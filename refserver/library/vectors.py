@@ -86,18 +86,34 @@ class VectorStore:
 
         Raises `GateTimeout` if a backup or restore holds the gate for too long, and Chroma's own errors.
         """
-        with self._gate.exclusive(GATE_TIMEOUT) as held:
-            client = self._client_of(held.generation)
-            try:
-                for name in COLLECTIONS:
-                    collection = _create_collection(client, name)
-                    for ids in _batches(edit.delete.get(name, ())):
-                        collection.delete(ids=list(ids))
-                    for records in _batches(edit.write.get(name, ())):
-                        _upsert(collection, records)
-            finally:
-                generation = held.advance()
-                self._opened = (generation, os.getpid())  # this client made the change
+        with self._changing() as client:
+            for name in COLLECTIONS:
+                collection = _create_collection(client, name)
+                for ids in _batches(edit.delete.get(name, ())):
+                    collection.delete(ids=list(ids))
+                for records in _batches(edit.write.get(name, ())):
+                    _upsert(collection, records)
+
+    def recreate(self, name: CollectionName) -> None:
+        """Replace a collection, with its index, by an empty one with the same settings and metadata. Raises as `apply` does.
+
+        The new one gets the name once the old one is deleted. After a crash in between, the next call finds it under its first
+        name, and completes that.
+        """
+        with self._changing() as client:
+            old, new = (_existing_collection(client, one) for one in (name, f"{name}-rebuilt"))
+            if old is not None:
+                if new is not None:
+                    client.delete_collection(new.name)
+                settings = {"hnsw": old.configuration_json["hnsw"]}  # of the embedding function there is nothing to keep
+                new = client.create_collection(
+                    f"{name}-rebuilt", embedding_function=None, configuration=settings, metadata=old.metadata
+                )
+                client.delete_collection(name)
+            if new is not None:
+                new.modify(name=name)
+            else:
+                _create_collection(client, name)
 
     def nearest(self, name: CollectionName, vector: Matrix, limit: int) -> list[Match]:
         """At most *limit* records, the most similar to *vector* first."""
@@ -129,6 +145,17 @@ class VectorStore:
         """Close the client; the next call opens a new one."""
         with self._gate.exclusive():
             self._close()
+
+    @contextmanager
+    def _changing(self) -> Iterator[Any]:
+        """Hold the gate alone and yield a client; all other clients reopen afterwards."""
+        with self._gate.exclusive(GATE_TIMEOUT) as held:
+            client = self._client_of(held.generation)
+            try:
+                yield client
+            finally:
+                generation = held.advance()
+                self._opened = (generation, os.getpid())  # this client made the change
 
     @contextmanager
     def _reading(self, name: CollectionName) -> Iterator[Any]:
@@ -193,7 +220,7 @@ def _create_collection(client: Any, name: CollectionName) -> Any:
     return client.get_or_create_collection(name, embedding_function=None, configuration={"hnsw": {"space": "l2"}})
 
 
-def _existing_collection(client: Any, name: CollectionName) -> Any:
+def _existing_collection(client: Any, name: str) -> Any:
     from chromadb.errors import NotFoundError
 
     try:

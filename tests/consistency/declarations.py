@@ -71,6 +71,8 @@ class OverHttp:
 
 SERVER = replace(DECLARATION, chroma=lambda: str(settings.CHROMA_ADDRESS), writer=OverHttp)
 
+WITHOUT_RECREATE = replace(DECLARATION, writer=OverHttp)
+
 COPIES: list[Path] = []
 """Databases of backups, newest first, for `copies`."""
 

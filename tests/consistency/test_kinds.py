@@ -35,7 +35,8 @@ def test_each_pair_of_kinds(home: Home, pair: tuple[str, str]) -> None:
 def test_all_kinds_together(home: Home) -> None:
     expected = plant(home, *PLANTERS)
     assert home.found() == expected == home.found(live=True)
-    assert {kind for kind, _ in expected} == {str(kind) for kind in FindingKind}
+    alone = {FindingKind.BROKEN_INDEX}  # it hides what else is wrong with its collection: see test_rebuild
+    assert {kind for kind, _ in expected} == {str(kind) for kind in FindingKind} - alone
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ from consistency.frame import Work
 from consistency.models import Check, Finding, Repair, Step
 from refserver.consistency_frame import queue_once
 from refserver.library.models import Embedding, PageEmbedding, Paper
+from refserver.library.vectors import store
+from tests.consistency.indexes import index_on_disk, segment_of
 from tests.control.consistency_site import ASKS, PLANTED, SAFE, joined, plant, vectors_of
 from tests.control.test_consistency_pages import QUICK
 
@@ -164,3 +166,19 @@ def test_lost_paper_is_restored_from_a_backup(joined_site):
         assert Paper.objects.get(pk=paper.pk) == paper and Embedding.objects.filter(paper=paper).exists()
         assert Step.objects.filter(state="applied", note=f"From backup {kept.backup_id}.").exists()
         assert not any(joined_site.repository.scratch.iterdir())
+
+
+@pytest.mark.parametrize("damage", ["a link", "half of a file"])
+def test_a_broken_index_is_rebuilt_after_a_snapshot(joined_site, damage):
+    ids = [f"page-{key}" for key in PageEmbedding.objects.values_list("pk", flat=True)]
+    index_on_disk(store(), ids)
+    file = segment_of(store()) / "data_level0.bin"
+    content = bytearray(file.read_bytes())
+    content[7] ^= 0x80
+    file.write_bytes(content if damage == "a link" else content[: len(content) // 2])
+    found = done(joined_site, ADA, do="check")
+    assert (found["state"], found["kinds"]) == ("inconsistent", {"broken_index": 1})
+    whole = done(joined_site, ADA, do="repair", check=found["id"], everything=True)
+    assert whole["repair"]["steps"] == {"applied": 1} and whole["again"]["state"] == "consistent"
+    kept = IndexedBackup.objects.filter(backup_id=whole["repair"]["snapshot"]).first() or _refreshed(whole)
+    assert (kept.kind, kept.verification) == ("snapshot", "hashes")  # of SQLite alone

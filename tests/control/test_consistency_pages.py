@@ -195,3 +195,46 @@ def test_without_a_frame_the_pages_use_the_plain_admin(joined_site):
 def test_a_silent_check_is_not_shown_as_running(joined_site):
     Check.objects.create(heard=timezone.now() - timedelta(hours=1))
     assert "hx-get" not in text_of(joined_site.client("vic", "viewer").get(TOP))
+
+
+def test_a_broken_index_is_rebuilt_after_confirmation(joined_site):
+    eve = joined_site.client("eve", "operator")
+    kinds = {"broken_index": 1, "missing_in_sqlite": 1}
+    check = Check.objects.create(
+        state="done", verdict="inconsistent", ended=timezone.now(), findings_count=2, kinds=kinds, severities={"error": 2}
+    )
+    common = {"belongs_to": check, "severity": "error", "message": "It is broken."}
+    sides = {"sqlite": {"rows": 1200}, "chroma": {"records": 1203, "records without a row": 3}}
+    broken = Finding.objects.create(
+        kind="broken_index", mapping="pages", record="pages", repair="rebuild_index", **sides, **common
+    )
+    page = text_of(eve.get(f"{TOP}findings/{broken.pk}/"))
+    assert "<strong>cannot be undone</strong>: to keep the old collection, make a backup" in page
+    assert "every vector (1,200 rows) is written again" in page and "<strong>loses</strong> 3 records of Chroma" in page
+    assert "Yes, rebuild the index" in page and "It can be undone" not in page
+    place = f"{TOP}checks/{check.pk}/repair/"
+    page = text_of(eve.get(place))
+    assert "1 index to rebuild after confirmation." in page and "<strong>loses</strong> 3 records of Chroma" in page
+    assert "Repair all and rebuild 1 index<" in page and "Apply safe repairs" not in page
+    Finding.objects.create(kind="missing_in_sqlite", mapping="papers", record="paper-1", repair="delete_vector", **common)
+    page = text_of(eve.get(place))
+    assert "1 deletion of a vector that needs confirmation, 1 index to rebuild after confirmation." in page
+    assert "Repair all and delete 1 vector and rebuild 1 index<" in page
+    asked = {"scope": "all", "finding": [str(broken.pk)]}
+    assert "rebuilds an index, which cannot be undone: tick the box" in text_of(eve.post(place, asked))
+    assert not Job.objects.exists()
+    assert eve.post(place, asked | {"sure": "yes"}).url == TOP
+    assert Job.objects.get().arguments["findings"] == [broken.pk]
+
+    made = Repair.objects.create(of_check=check, state="done")
+    Step.objects.create(
+        of_repair=made, finding=broken, action="rebuild_index", mapping="pages", record="pages", state="applied"
+    )
+    for shown in (TOP, f"{TOP}repairs/{made.pk}/"):
+        assert f"repairs/{made.pk}/undo/" not in text_of(eve.get(shown))
+    assert eve.post(f"{TOP}repairs/{made.pk}/undo/").url == f"{TOP}repairs/{made.pk}/"
+    assert Job.objects.count() == 1
+    answer = eve.post(f"/api/v1/consistency/repairs/{made.pk}/undo", content_type="application/json")
+    assert answer.status_code == 409 and "cannot be undone" in answer.json()["detail"]
+    answer = eve.post("/api/v1/consistency/repairs/plan", {"scope": "all"}, content_type="application/json").json()
+    assert (answer["asks"], answer["rebuilds"], answer["without_row"]) == (2, 1, 3)

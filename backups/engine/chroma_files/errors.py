@@ -19,3 +19,7 @@ class BrokenIndex(Exception):
         super().__init__(message)
         self.file = file
         self.offset = offset
+
+
+class UnsupportedIndex(BrokenIndex):
+    """The index names a format version that this reader does not know. It may be whole."""

@@ -19,7 +19,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import BrokenIndex
+from .errors import BrokenIndex, UnsupportedIndex
 from .id_table import PICKLE, labels, total_added
 
 FILES = ("header.bin", "data_level0.bin", "length.bin", "link_lists.bin", PICKLE)
@@ -53,7 +53,7 @@ class Header:
 
 
 def read_header(folder: Path) -> Header | None:
-    """The header of a segment, None before its first sync. Raises `BrokenIndex`."""
+    """The header of a segment, None before its first sync. Raises `BrokenIndex`; `UnsupportedIndex` for another version."""
     try:
         content = (folder / "header.bin").read_bytes()
     except FileNotFoundError:
@@ -62,7 +62,7 @@ def read_header(folder: Path) -> Header | None:
         raise BrokenIndex(f"header.bin has {len(content)} bytes instead of {_HEADER.size}", "header.bin")
     header = Header(*_HEADER.unpack(content))
     if header.version != 1:
-        raise BrokenIndex(f"the index has format version {header.version}; 1 is supported", "header.bin", 0)
+        raise UnsupportedIndex(f"the index has format version {header.version}; 1 is supported", "header.bin", 0)
     in_order = header.vector_offset < header.label_offset <= header.size_per_element - _U64.size
     if not in_order or (header.label_offset - header.vector_offset) % 4:
         raise BrokenIndex("the header's offsets contradict each other", "header.bin", 36)

@@ -14,6 +14,7 @@ from consistency.checking import new_findings, run_check
 from consistency.engine.context import Context
 from consistency.engine.errors import ConsistencyError, Mistake
 from consistency.engine.findings import FindingKind, State
+from consistency.engine.findings import Repair as Action
 from consistency.models import Check, Repair
 from consistency.repairs.plan import plan_repair, unfinished
 from consistency.repairs.repair import repair, resume
@@ -98,6 +99,8 @@ class Command(BaseCommand):
                 text += f"\n{answer['left_alone']}"
             elif options["dry_run"] or (not plan.findings and options["of"] is None):
                 text += f"\n{len(plan.findings)} repairs planned; {plan.asks} need confirmation, {plan.left} manual work."
+                if Action.REBUILD_INDEX in plan.actions:
+                    text += f"\nRebuilding an index cannot be undone, and loses {plan.without_row} records without a row."
             else:
                 made = repair(plan, actor=options["actor"], attended=not options["unattended"], ctx=ctx)
                 _, repaired, sentence = self._repair_answer(made)
