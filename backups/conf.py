@@ -39,11 +39,15 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
 from .engine.config import parse_source
-from .engine.errors import EngineError, UsageError
+from .engine.errors import EngineError, RepositoryMissing, RepositoryTooNew, UsageError
 from .engine.names import NAME
 from .engine.repository.folder import Repository, open_repository
 from .engine.runtime.environment import closest
 from .engine.types import Source, SourceKind
+
+REPOSITORY_AWAY = "Mount its disk, or correct its path in the settings."
+"""What to do about a configured repository that is not available. Never to create it: an empty one on the mount point of a
+disk that is not mounted would hide the one with the backups."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +88,12 @@ class Configuration:
             raise UsageError(
                 f"There is no repository {name!r}.", hint=f"The setting BACKUPS has: {', '.join(self.repositories)}."
             )
-        return open_repository(self.repositories[name])
+        try:
+            return open_repository(self.repositories[name])
+        except RepositoryTooNew:
+            raise
+        except RepositoryMissing as problem:
+            raise RepositoryMissing(problem.message, hint=REPOSITORY_AWAY) from problem
 
     def sources(self, set_name: str) -> tuple[Source, ...]:
         """The sources of a set. Raises `UsageError` for an unknown name."""

@@ -213,6 +213,7 @@ def create_backup(request: Request, *, body: NewBackup) -> Job:
 
     When the job has succeeded, its `backup_id` names the backup.
     """
+    configuration().open(body.repository or configuration().default_repository)
     values = body.model_dump()
     return submit.back_up(actor(request), backup=values.pop("kind"), **values)
 
@@ -259,6 +260,7 @@ def verify_backup(request: Request, backup_id: str, *, query: RepositoryQuery, b
     The depth is `hashes` (check every byte) or `restore` (restore it and open its stores).
     """
     row = find_backup(backup_id, query.repository)
+    configuration().open(row.repository)
     return submit.verify(actor(request), backup_ids=[row.backup_id], repository=row.repository, set=row.set, depth=body.depth)
 
 

@@ -17,8 +17,8 @@ from typing import Any
 from django.conf import settings
 from django.db import DatabaseError, IntegrityError, connections
 
-from backups.conf import configuration
-from backups.engine.errors import EngineError, from_os_error
+from backups.conf import REPOSITORY_AWAY, configuration
+from backups.engine.errors import EngineError, RepositoryMissing, from_os_error
 from backups.engine.names import BACKUP_ID
 from backups.engine.runtime import processes
 from backups.models import Job, JobLog
@@ -262,6 +262,8 @@ def _finish(
 
     Raises ``DatabaseError`` after `SAVE_WITHIN`; the reconciler then ends the job.
     """
+    if error is not None and error["code"] == RepositoryMissing.code:
+        error = {**error, "hint": REPOSITORY_AWAY}
     result, error = storable(result), storable(error)
     made = str((result or {}).get("id") or "")
     backup_id = made if BACKUP_ID.fullmatch(made) else job.backup_id

@@ -31,11 +31,21 @@ def present_backups(repository: str) -> QuerySet[IndexedBackup]:
     return IndexedBackup.objects.filter(repository=repository).exclude(verification=IndexedBackup.Verification.MISSING)
 
 
+def is_available(path: Path) -> bool:
+    """Whether there is a repository in a folder: a disk that is not mounted leaves its mount point empty."""
+    return (path / "repository.json").is_file()
+
+
+def unavailable(config: Configuration) -> frozenset[str]:
+    """The names of the repositories that are not available."""
+    return frozenset(name for name, path in config.repositories.items() if not is_available(path))
+
+
 def repository_fact(name: str, path: Path, missing: list[Any], now: datetime) -> facts.RepositoryFact:
     """A repository with its *missing* backups, newest first."""
     rows = present_backups(name)
     totals = rows.aggregate(used=Sum("bytes_stored"), first=Min("time"))
-    there = (path / "repository.json").is_file()
+    there = is_available(path)
     try:
         writable = os.access(path, os.W_OK | os.X_OK) and not os.statvfs(path).f_flag & os.ST_RDONLY
         disk = shutil.disk_usage(path)

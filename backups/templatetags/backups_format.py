@@ -5,7 +5,7 @@ from zoneinfo import ZoneInfo
 
 from django import template
 from django.utils import timezone
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from backups.engine import progress
@@ -94,6 +94,19 @@ def hundredths(fraction: float) -> str:
 def number(count: float | None) -> str:
     """A whole number with groups: ``12,345``."""
     return _NONE if count is None else f"{count:,.0f}"
+
+
+@register.filter
+def code(text: str) -> SafeString:
+    """*text*, escaped, with what is in backticks as ``<code>``."""
+    parts = enumerate(text.split("`"))
+    return format_html_join("", "{}", ((format_html("<code>{}</code>", part) if at % 2 else part,) for at, part in parts))
+
+
+@register.filter
+def lower_first(text: str) -> str:
+    """*text* with a small first letter, to follow a colon."""
+    return text[:1].lower() + text[1:]
 
 
 @register.filter

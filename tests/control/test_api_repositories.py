@@ -73,7 +73,7 @@ def test_missing_repository_is_reported(empty_site):
     )
     path = "/api/v1/backups/20260101T000000Z-full-abcdef"
     assert "There is no repository" in json_of(client.get(path), 200)["problem"]
-    assert "refbackup init" in problem(send(client, f"{path}/hold", {}), 503, "no_repository")["hint"]
+    assert "Mount its disk" in problem(send(client, f"{path}/hold", {}), 503, "no_repository")["hint"]
     problem(client.get(f"{path}/files/data.tar.zst"), 503, "no_repository")
 
 

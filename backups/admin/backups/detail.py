@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from backups.catalog import downloads, holds
 from backups.catalog.lineage import draw, lineage, shares
+from backups.conf import REPOSITORY_AWAY, configuration
 from backups.engine.errors import BackupNotFound, EngineError, UsageError
 from backups.engine.names import BACKUP_ID
 from backups.engine.repository.base import DATA, MANIFEST, SUMS
@@ -17,6 +18,7 @@ from backups.engine.types import Backup, Depth, Proof, SourceKind, SourceRecord
 from backups.identity.sign_in import actor_of
 from backups.jobs import submit, types
 from backups.models import AuditEntry, IndexedBackup, Job
+from backups.monitoring.stored import unavailable
 
 from ..frame import page, render, require, say, say_queued
 from .delete import deletions
@@ -43,6 +45,7 @@ def backup(request: HttpRequest, backup_id: str) -> HttpResponse:
         _, stored = holds.stored(row)
     except EngineError as problem:
         unreadable = problem
+    away = unavailable(configuration()) & {row.repository}
     whose = shares(row) if stored is not None else None
     proofs = list(reversed(stored.proofs)) if stored else []
     made_by = next((job for job in about if str(job.pk) == row.job), None)
@@ -52,7 +55,9 @@ def backup(request: HttpRequest, backup_id: str) -> HttpResponse:
         "row": row,
         "stored": stored,
         "unreadable": unreadable,
-        "verdict": _verdict(row, stored, len(family.ancestors), unreadable),
+        "verdict": _verdict(row, unreadable, away=bool(away)),
+        "away": away,
+        "usable": not row.missing and not away,
         "family": family,
         "picture": draw(row, family, whose),
         "own_share": _own_share(row, whose),
@@ -86,8 +91,10 @@ def _job(number: str) -> Job | None:
         return None  # another scheduler made the backup and gave the run an id of its own
 
 
-def _verdict(row: IndexedBackup, stored: Backup | None, needs: int, unreadable: EngineError | None) -> dict[str, str]:
+def _verdict(row: IndexedBackup, unreadable: EngineError | None, *, away: bool) -> dict[str, str]:
     """Whether a backup can be relied on, in two sentences."""
+    if away:
+        return {"state": "bad", "proof": "Unknown: its repository is not available.", "more": REPOSITORY_AWAY}
     if row.missing:
         return {"state": "bad", "proof": "It is missing from its repository.", "more": row.problem}
     if unreadable is not None:

@@ -20,6 +20,7 @@ from backups.models import IndexedBackup
 from backups.models.listing import Part, minute_of
 
 from ..frame import count_of, page, render, require, return_address, say, say_queued
+from ..protection import Protection
 from .selection import (
     BACKUPS,
     MARKS,
@@ -44,7 +45,7 @@ def overview(request: HttpRequest) -> HttpResponse:
     count = _matches(wanted, part, request) if wanted.active else None
     newest = IndexedBackup.objects.order_by("-time", "-backup_id").first()
     recent = list(IndexedBackup.objects.order_by("-time", "-backup_id").values_list("set", "host")[:500])
-    damaged = IndexedBackup.objects.filter(verification="damaged").order_by()[: COUNTED + 1].count()
+    protection = Protection.now()
     context = {
         "filter": wanted,
         "problems": problems,
@@ -56,7 +57,9 @@ def overview(request: HttpRequest) -> HttpResponse:
         "count": count,
         "counted": COUNTED,
         "newest": newest,
-        "damaged": damaged,
+        "protection": protection,
+        "conditions": protection.conditions,
+        "away": protection.away,
         "missing": list(missing_backups()[:_MOST_MISSING]),
         "missing_count": missing_backups().count(),
         "losses": list(IndexedBackup.objects.exclude(losses="")[:_MOST_LOSSES]),

@@ -20,6 +20,7 @@ from backups.engine.types import Source
 from backups.jobs import submit
 from backups.models import IndexedBackup
 from backups.models.listing import Filter
+from backups.monitoring.stored import unavailable
 
 from ..frame import render
 
@@ -101,6 +102,11 @@ class RestoreTarget:
     def live_stores(self) -> list[dict[str, str]]:
         return [{"name": f"{one.kind}:{one.name}", "path": str(one.path)} for one in self.sources]
 
+    @property
+    def away(self) -> frozenset[str]:
+        """The backup's repository if it is not available."""
+        return unavailable(configuration()) & {self.row.repository}
+
     def state(self, only: str) -> str:
         """The state of the live stores that *only* names, as `restore_preview.live_state`."""
         return live_state(self.sources, only)
@@ -136,6 +142,8 @@ class RestoreTarget:
         problems = {}
         if self.row.missing:
             problems["target"] = "This backup is missing from its repository. Choose another one, or bring the repository back."
+        elif self.away:
+            problems["target"] = "The repository of this backup is not available. Mount its disk, or correct its path."
         if (
             selection.only
             and not self.bytes_of(selection.only)

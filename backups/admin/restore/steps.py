@@ -22,6 +22,7 @@ from backups.models.listing import moment_of
 
 from ..backups.selection import BACKUPS, BackupFilter, page_of_backups
 from ..frame import page, say
+from ..protection import Protection
 from ..running import live
 from .preview import effect_on_current_user, is_from_just_now, is_outdated, preview_of, summarize_preview
 from .selection import RestoreSelection, RestoreTarget, is_occupied, render_step
@@ -41,6 +42,7 @@ def choose_backup(request: HttpRequest) -> HttpResponse:
     set_name = request.GET.get("set", "") or configuration().default_set
     part = page_of_backups(wanted, request.GET, _PAGE)
     recent = IndexedBackup.objects.order_by("-time", "-backup_id").values_list("set", flat=True)[:500]
+    protection, newest = Protection.now(), _restorable(configuration().default_set).first()
     kept = {name: value for name, value in selection.parameters().items() if name not in ("repository", "look", "again")}
     context = {
         "filter": wanted,
@@ -55,7 +57,10 @@ def choose_backup(request: HttpRequest) -> HttpResponse:
         "moments": _around(at, set_name) if at else None,
         "sets": sorted({*configuration().sets, *recent}),
         "any": IndexedBackup.objects.exists(),
-        "newest": _restorable(configuration().default_set).first(),
+        "newest": newest if newest is not None and newest.repository not in protection.away else None,
+        "protection": protection,
+        "conditions": protection.conditions,
+        "away": protection.away,
     }
     return render_step(request, "restore", selection, context)
 
@@ -104,6 +109,7 @@ def choose_target(request: HttpRequest) -> HttpResponse:
     context = {
         "target": target,
         "row": target.row,
+        "away": target.away,
         "problems": problems,
         "folder": selection.folder or _free_folder(selection, target),
         "restore_folder": configuration().restore_folder,

@@ -103,14 +103,15 @@ def no_proven_backup(facts: Facts, threshold: float) -> Iterator[Observation]:
             todo = f"Make the first backup: about {duration(seconds)}."
             yield Observation(code=NO_BACKUP, subject=one.name, text=f"No backup{which} yet.", todo=todo)
         else:
+            untested = one.newest.verification == IndexedBackup.Verification.NONE
             yield Observation(
                 code="unproven",
                 subject=one.name,
                 text=f"No proven backup{which}.",
-                todo="Verify the newest one by restoring it.",
-                link="backups:backup",
-                arguments=(one.newest.id,),
-                severity=Severity.WARNING if one.newest.verification == IndexedBackup.Verification.NONE else "",
+                todo="Verify the newest one by restoring it." if untested else "Back up now, and check the disk.",
+                link="backups:backup" if untested else "backups:dashboard",
+                arguments=(one.newest.id,) if untested else (),
+                severity=Severity.WARNING if untested else "",
             )
 
 

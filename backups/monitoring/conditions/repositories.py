@@ -25,7 +25,7 @@ def _name(one: RepositoryFact, facts: Facts) -> str:
     "repository_away",
     "A repository is not available",
     code="repository_missing",
-    todo="Mount its disk, correct its path in the settings, or create it with `refbackup init`.",
+    todo="Mount its disk, or correct its path in the settings.",
     link="backups:dashboard",
     severity=Severity.CRITICAL,
     before_first_backup=True,
@@ -35,13 +35,16 @@ def repository_missing(facts: Facts, threshold: float) -> Iterator[Observation]:
         if not one.there:
             holds_newest = any(each.proven is None or each.proven.repository in ("", one.name) for each in facts.sets)
             text = f"The {_name(one, facts)} is not available."
-            yield Observation(subject=one.name, text=text, unprotected=holds_newest or not facts.sets)
+            # Created on the mount point of a disk that is not mounted, an empty repository would hide the one with the backups
+            known = one.first is not None or one.missing
+            todo = "" if known else "Mount its disk, correct its path in the settings, or create it with `refbackup init`."
+            yield Observation(subject=one.name, text=text, todo=todo, unprotected=holds_newest or not facts.sets)
 
 
 @condition(
     "backups_missing",
     "Backups are missing",
-    todo="Bring the repository's disk or folder back. If they are lost, confirm it: they are listed until then.",
+    todo="Bring the repository's disk or folder back. If they are lost, acknowledge it; until then they stay listed.",
     link="backups:backups",
     query="proof=missing",
     severity=Severity.CRITICAL,
