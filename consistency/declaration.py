@@ -176,9 +176,9 @@ def snapshot_maker() -> Callable[[str], str] | None:
     return make
 
 
-def backup_databases() -> Callable[[Path], Generator[tuple[str, Path], None, None]] | None:
-    """The function that ``BACKUPS`` names; None without one. Raises `Mistake`."""
-    copies: Callable[[Path], Generator[tuple[str, Path], None, None]] | None = _imported("BACKUPS")
+def backup_databases() -> Callable[[Path], Generator[tuple[str, Path | None], None, None]] | None:
+    """The function that ``BACKUPS`` names, whose path is None for a damaged backup; None without one. Raises `Mistake`."""
+    copies: Callable[[Path], Generator[tuple[str, Path | None], None, None]] | None = _imported("BACKUPS")
     return copies
 
 

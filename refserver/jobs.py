@@ -142,14 +142,14 @@ def snapshot(reason: str) -> str:
     return str(answer["id"])
 
 
-def copies_from_backups(database: Path) -> Generator[tuple[str, Path], None, None]:
+def copies_from_backups(database: Path) -> Generator[tuple[str, Path | None], None, None]:
     """Copies of a live SQLite file from its backups, newest first (``CONSISTENCY["BACKUPS"]``): the id of each, and its path.
 
     Each copy is made by ``refbackup restore`` in the repository's scratch folder, with every block checked, and removed before
-    the next one. Backups that cannot be restored are left out.
+    the next one. The path is None for a damaged backup, and for one that cannot be restored.
     """
-    config = configuration()
-    for row in IndexedBackup.objects.exclude(verification__in=IndexedBackup.UNUSABLE).order_by("-time", "-backup_id"):
+    config, missing = configuration(), IndexedBackup.Verification.MISSING
+    for row in IndexedBackup.objects.exclude(verification=missing).order_by("-time", "-backup_id"):
         try:
             sources = config.live_sources(row.set)
             scratch = config.open(row.repository).scratch
@@ -159,6 +159,9 @@ def copies_from_backups(database: Path) -> Generator[tuple[str, Path], None, Non
         source = next(here, None)
         if source is None or not any(one["kind"] == source.kind and one["name"] == source.name for one in row.sources):
             continue
+        if row.verification in IndexedBackup.UNUSABLE:
+            yield row.backup_id, None
+            continue
         scratch.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=scratch, prefix=f"{os.getpid()}.") as folder:
             target = Path(folder) / "copy"
@@ -166,8 +169,7 @@ def copies_from_backups(database: Path) -> Generator[tuple[str, Path], None, Non
             more = (row.backup_id, "--to", str(target), "--only", only)
             command = engine("restore", Arguments(repository=row.repository), *more)
             done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-            if done.returncode == 0:
-                yield row.backup_id, target / source.prefix
+            yield row.backup_id, target / source.prefix if done.returncode == 0 else None
 
 
 def examination(set_name: str) -> str:

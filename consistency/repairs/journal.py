@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from backups.engine.chroma_files.records import Record
 from consistency.declaration import VectorRecord
 from consistency.engine.compare import differs
-from consistency.engine.mapping import Mapping
+from consistency.engine.mapping import Mapping as StoreMapping
 from consistency.engine.rows import Row
-from consistency.repairs.lost_rows import TableRow
+from consistency.models import Repair, Step
+from consistency.repairs.lost_rows import Reason, TableRow
 
 Stored = dict[str, Any]
 """``{"record": {"vector", "document", "metadata"} or None, "row": {column: value} or None}``."""
@@ -29,8 +31,8 @@ def stored(record: Record | VectorRecord | None, row: dict[str, Any] | None = No
     return {"record": kept, "row": {key: _encoded(value) for key, value in row.items()} if row is not None else None}
 
 
-def stored_rows(rows: Sequence[TableRow]) -> Stored:
-    """What an entry holds after rows were inserted: these rows, in order."""
+def stored_rows(rows: Sequence[TableRow], left: Mapping[Reason, int]) -> Stored:
+    """What an entry holds after rows were inserted: these rows, in order; as ``lost``, how many others stay lost, and why."""
     kept = [
         {
             "table": row.table,
@@ -40,7 +42,8 @@ def stored_rows(rows: Sequence[TableRow]) -> Stored:
         }
         for row in rows
     ]
-    return {"record": None, "row": None, "rows": kept}
+    lost = [{"table": table, "rows": number, "why": why} for (table, why), number in sorted(left.items())]
+    return {"record": None, "row": None, "rows": kept, **({"lost": lost} if lost else {})}
 
 
 def rows_of(held: Stored) -> list[TableRow]:
@@ -54,6 +57,17 @@ def rows_of(held: Stored) -> list[TableRow]:
         )
         for one in held.get("rows", ())
     ]
+
+
+def still_lost(made: Repair) -> Counter[str]:
+    """By table, how many rows that refer to restored ones could not be restored."""
+    lost: Counter[str] = Counter()
+    for entries in (
+        made.steps.filter(after__has_key="lost").exclude(state=Step.State.UNDONE).values_list("after__lost", flat=True)
+    ):
+        for entry in entries:
+            lost[entry["table"]] += entry["rows"]
+    return lost
 
 
 def record_of(identifier: str, held: Stored) -> VectorRecord | None:
@@ -72,7 +86,7 @@ def row_of(held: Stored) -> dict[str, Any] | None:
     )
 
 
-def target_record(mapping: Mapping, row: Row, record: Record | None) -> VectorRecord:
+def target_record(mapping: StoreMapping, row: Row, record: Record | None) -> VectorRecord:
     """The record that Chroma should hold for *row*. Metadata that the mapping does not name is kept."""
     mapped = {field.key: row.values[field.key] for field in mapping.metadata}
     if mapping.model is not None:

@@ -19,7 +19,17 @@ from consistency.engine.rows import name
 from consistency.engine.stores import OpenStores
 from consistency.models import Check, Finding, Repair, Step
 from consistency.repairs import journal
-from consistency.repairs.lost_rows import LOST, LostRow, TableRow, find_lost, insert, is_present, references
+from consistency.repairs.lost_rows import (
+    LOST,
+    LostRow,
+    Search,
+    TableRow,
+    find_lost,
+    insert,
+    insert_dependents,
+    is_present,
+    references,
+)
 from consistency.repairs.plan import Plan, unfinished
 from consistency.repairs.rebuild import rebuild_indexes, rebuilder
 from consistency.repairs.steps import batches, project_writer, read_facts, refuse_unfinished, repair_lock, save_outcome
@@ -122,10 +132,10 @@ def _carry_out(made: Repair, writer: Writer, ctx: Context) -> None:
     made.save()
 
 
-def _apply(sides: OpenStores, steps: Sequence[Step], writer: Writer, lost: dict[str, LostRow]) -> None:
+def _apply(sides: OpenStores, steps: Sequence[Step], writer: Writer, lost: Search) -> None:
     """Read, write down, change. The caller keeps other writers out, and saves the outcome."""
     alias = alias_of(sides.mapping.name)
-    inserts: dict[int, list[TableRow]] = {}
+    inserts: dict[int, LostRow] = {}
     planned: set[tuple[Any, ...]] = set()
     facts = read_facts(sides, [step.record for step in steps])
     delete: list[str] = []
@@ -147,7 +157,11 @@ def _apply(sides: OpenStores, steps: Sequence[Step], writer: Writer, lost: dict[
             continue
         if step.action == Action.RESTORE_ROW:
             with connections[alias].cursor() as cursor:
-                inserts[step.pk] = _plan_restore(cursor, step, lost.get(step.record), planned)
+                found = lost.found.get(step.record)
+                if found is None:
+                    step.move(Step.State.SKIPPED, lost.why)
+                else:
+                    inserts[step.pk] = _plan_restore(cursor, step, found, planned)
         else:
             _plan_step(sides, step, seen, delete, write, rows)
     Step.objects.bulk_update(steps, ["state", "note", "before", "after", "changed"])
@@ -157,29 +171,50 @@ def _apply(sides: OpenStores, steps: Sequence[Step], writer: Writer, lost: dict[
         for rowid in rows:
             cursor.execute(f"DELETE FROM {name(sides.mapping.table)} WHERE rowid = %s", [rowid])
         for step in steps:
-            try:
-                with transaction.atomic(using=alias):
-                    for row in inserts.get(step.pk, ()):
-                        insert(cursor, row)
-            except DatabaseError as problem:
-                step.move(Step.State.SKIPPED, f"The row of the backup does not fit the present data: {problem}.", after=None)
-                step.save()
+            if step.pk in inserts:
+                _insert(cursor, alias, step, inserts[step.pk])
 
 
-def _plan_restore(cursor: CursorWrapper, step: Step, found: LostRow | None, planned: set[tuple[Any, ...]]) -> list[TableRow]:
+def _insert(cursor: CursorWrapper, alias: str, step: Step, planned: LostRow) -> None:
+    try:
+        with transaction.atomic(using=alias):
+            for row in planned.rows:
+                insert(cursor, row)
+    except DatabaseError as problem:
+        step.move(Step.State.SKIPPED, f"The row of the backup does not fit the present data: {problem}.", after=None)
+        step.save()
+        return
+    done, left = insert_dependents(cursor, alias, planned.dependents)
+    left += planned.left
+    note = f"From backup {planned.backup}"
+    if done:
+        note += f", with {len(done):,} row{'s' if len(done) > 1 else ''} that referred to it"
+    note += "."
+    if left:
+        note += " Still lost: " + "; ".join(
+            f"{number:,} row{'s' if number > 1 else ''} of {table} ({why})" for (table, why), number in sorted(left.items())
+        )
+        note += "."
+    step.move(step.state, note, after=journal.stored_rows((*planned.rows, *done), left))
+    step.save()
+
+
+def _plan_restore(cursor: CursorWrapper, step: Step, found: LostRow, planned: set[tuple[Any, ...]]) -> LostRow:
     """Write into *step* which rows it inserts, and return them; the database and *planned* have the others."""
-    if found is None:
-        step.move(Step.State.SKIPPED, "No backup has the row.")
-        return []
-    missing = [
-        replace(row, references=references(cursor, row))
-        for row in found.rows
-        if row.identity not in planned and not is_present(cursor, row)
-    ]
-    planned.update(row.identity for row in missing)
-    note = f"From backup {found.backup}."
-    step.move(Step.State.BEGUN, note, before=journal.stored(None), after=journal.stored_rows(missing))
-    return missing
+
+    def missing(rows: Sequence[TableRow]) -> tuple[TableRow, ...]:
+        chosen = tuple(
+            replace(row, references=references(cursor, row))
+            for row in rows
+            if row.identity not in planned and not is_present(cursor, row)
+        )
+        planned.update(row.identity for row in chosen)
+        return chosen
+
+    restored = replace(found, rows=missing(found.rows), dependents=missing(found.dependents))
+    after = journal.stored_rows((*restored.rows, *restored.dependents), found.left)
+    step.move(Step.State.BEGUN, f"From backup {found.backup}.", before=journal.stored(None), after=after)
+    return restored
 
 
 def _plan_step(

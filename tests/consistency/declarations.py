@@ -73,9 +73,9 @@ SERVER = replace(DECLARATION, chroma=lambda: str(settings.CHROMA_ADDRESS), write
 
 WITHOUT_RECREATE = replace(DECLARATION, writer=OverHttp)
 
-COPIES: list[Path] = []
-"""Databases of backups, newest first, for `copies`."""
+COPIES: list[Path | None] = []
+"""Databases of backups, newest first, for `copies`; None is a damaged one."""
 
 
-def copies(database: Path) -> Generator[tuple[str, Path], None, None]:
+def copies(database: Path) -> Generator[tuple[str, Path | None], None, None]:
     yield from ((f"backup-{number}", path) for number, path in enumerate(COPIES))
