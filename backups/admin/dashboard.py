@@ -40,6 +40,7 @@ def overview(request: HttpRequest) -> HttpResponse:
     chosen = timeline.RANGES.get(request.GET.get("range", ""), timeline.RANGES[timeline.DEFAULT])
     context = {
         "verdict": found,
+        "restored": facts.last_restore,
         "conditions": found.reasons,
         "tone": {"protected": "good", "at_risk": "warn", "unprotected": "bad"}[found.level.value],
         "empty": any(reason.code == "nothing" for reason in found.reasons) and found.newest is None,

@@ -29,7 +29,7 @@ from backups.engine.names import BACKUP_ID
 from backups.identity.sign_in import actor_of
 from backups.jobs import lifecycle, submit
 from backups.jobs.types import RESTORE_IN_PLACE, job_type, job_types
-from backups.models import Job, JobLog, Plan
+from backups.models import IndexedBackup, Job, JobLog, Plan
 from backups.models.listing import Cursor, Filter, Keyset, Part, chosen
 from backups.templatetags.backups_jobs import TONES, job_title
 
@@ -100,6 +100,7 @@ def overview(request: HttpRequest) -> HttpResponse:
         "older": wanted.as_query(before=JOBS.write(part.older)) if part.older else "",
         "further": wanted.as_query(before=JOBS.write(searched_to)) if searched_to and not part.older else "",
         "searched": SEARCHED,
+        "made_elsewhere": not part.rows and IndexedBackup.objects.exists(),
         "counts": {state: Job.objects.filter(state=state).count() for state in (Job.State.RUNNING, Job.State.QUEUED)},
         "default_set": configuration().default_set,
         "live": any(not job.has_ended for job in part.rows),

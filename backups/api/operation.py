@@ -15,6 +15,7 @@ from typing import Any
 
 from django.http import HttpResponseBase
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 from rest_framework.exceptions import UnsupportedMediaType
 from rest_framework.parsers import JSONParser
 from rest_framework.request import Request
@@ -140,8 +141,18 @@ def _read_body(request: Request, body: TypeAdapter[Any]) -> Any:
 
 
 def _faults(problem: ValidationError) -> list[tuple[list[str], str]]:
-    errors = problem.errors(include_url=False, include_context=False, include_input=False)
-    return [([str(part) for part in error["loc"]], error["msg"]) for error in errors]
+    errors = problem.errors(include_url=False, include_input=False)
+    return [([str(part) for part in error["loc"]], _sentence(error)) for error in errors]
+
+
+def _sentence(error: ErrorDetails) -> str:
+    """Pydantic's message, except for a body whose kind cannot be told."""
+    context = error.get("ctx", {})
+    if error["type"] == "union_tag_not_found":
+        return f"The field {context['discriminator']} is missing, which says what kind of request this is"
+    if error["type"] == "union_tag_invalid":
+        return f"The field {context['discriminator']} must be one of {context['expected_tags']}"
+    return error["msg"]
 
 
 def _invalid(faults: list[dict[str, str]]) -> Refused:

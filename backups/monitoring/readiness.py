@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -43,6 +43,7 @@ DRILL_LOST = timedelta(days=4 * DRILL_OVERDUE_DAYS)
 """A drill older than this earns nothing."""
 
 
+_CONTROL_PLAN = "daily-control"
 _VITAL = frozenset({"recovery_point", "recovery_time", "drill"})
 """Without these a recovery is not confirmed, whatever the score."""
 
@@ -74,6 +75,7 @@ class Item:
     todo: str = ""
     link: str = ""
     """URL name of the page that helps."""
+    arguments: tuple[str, ...] = ()
 
     @property
     def earned(self) -> float:
@@ -83,7 +85,7 @@ class Item:
     @property
     def address(self) -> str:
         """URL of that page; empty if this site does not have it."""
-        return Observation(subject="", text="", link=self.link).address
+        return Observation(subject="", text="", link=self.link, arguments=self.arguments).address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +191,13 @@ def assess(facts: Facts, more: ReadinessFacts) -> Readiness:
     items = []
     for code, title, points, link, judge in _CRITERIA:
         state, text, *todo = judge(seen) if known or code not in _IN_REPOSITORY else _UNKNOWN
-        items.append(Item(code=code, title=title, points=points, link=link, state=state, text=text, todo="".join(todo)))
+        arguments: tuple[str, ...] = ()
+        if code == "control" and any(plan.name == _CONTROL_PLAN for plan in facts.plans):
+            link, arguments = "backups:plan", (_CONTROL_PLAN,)
+        if code == "second_copy" and len(facts.repositories) < 2:
+            link = ""  # a setting, which no page changes
+        item = Item(code=code, title=title, points=points, link=link, state=state, text=text, todo="".join(todo))
+        items.append(replace(item, arguments=arguments))
     assert sum(item.points for item in items) == 100
     items.sort(key=lambda item: item.earned - item.points)
     return Readiness(at=facts.now, score=int(sum(item.earned for item in items)), items=tuple(items))
@@ -249,7 +257,9 @@ def _proven(seen: _Evidence) -> Judgement:
     text = f"{proven:,} of {recent:,} backups of the last 30 days are proven ({share * 100:.0f} %)."
     if share >= ENOUGH_PROVEN:
         return State.MET, text
-    return State.PARTLY if share >= 0.5 else State.MISSED, text, "Verify the others."
+    # However often a damaged backup is verified, it stays damaged
+    todo = "Back up now, and verify the others that are not damaged." if seen.facts.counts.damaged else "Verify the others."
+    return State.PARTLY if share >= 0.5 else State.MISSED, text, todo
 
 
 def _automation(seen: _Evidence) -> Judgement:

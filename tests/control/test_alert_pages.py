@@ -41,7 +41,7 @@ def test_summary_sentence(empty_site):
     install()
     assert "Rules are not evaluated: the worker is not running." in text(client.get(ALERTS))
     looked()
-    assert "No alerts, but no messages would be sent." in text(client.get(ALERTS))
+    assert "No alerts, but nobody would be notified." in text(client.get(ALERTS))
     ops = channel(empty_site)
     assert "1 channel. Not tested successfully: ops." in text(client.get(ALERTS))
     AlertChannel.objects.filter(pk=ops.pk).update(tested=timezone.now(), tested_ok=True)

@@ -70,3 +70,22 @@ def test_the_api_refuses_at_once_what_needs_a_repository_that_is_not_available(e
     for address in (BACKUPS, f"{BACKUPS}/{away.backup_id}/verify"):
         assert "Mount its disk" in problem(send(client, address, {}), 503, "no_repository")["hint"]
     assert not Job.objects.exists()
+
+
+def test_a_restore_request_without_its_kind_gets_a_sentence(empty_site):
+    row = indexed()
+    client = bearer(empty_site, "ada", superuser=True)
+    found = problem(send(client, f"{BACKUPS}/{row.backup_id}/restore", {"target": "folder"}), 400, "invalid")
+    assert "The field 'to' is missing" in found["detail"] and "discriminator" not in found["detail"]
+
+
+def test_the_first_hour_after_a_backup_from_the_command_line(empty_site):
+    client = empty_site.client("root", superuser=True)
+    assert "Make the first backup" in _main(client, "/admin/backup/jobs/")
+    indexed(verification="restore", restore_seconds=7.2, verified_at=timezone.now())
+    page = _main(client, "/admin/backup/jobs/")
+    assert "The first backup was made from the command line." in page and "Make the first backup" not in page
+    assert "duration of the newest test restore" in _main(client, "/admin/backup/")
+    page = _main(client, "/admin/backup/readiness/")
+    assert "Run a drill now." in page and 'href="/admin/backup/readiness/">' not in page
+    assert "Add a second repository" in page and '">Add a second repository' in page.replace('<span class="quiet">', '">')

@@ -152,7 +152,9 @@ def _sentence(firing: Sequence[Alert], rules: Sequence[RuleLine], channels: Sequ
         )
     if not sending and not AlertSubscription.objects.exists():
         return Sentence(
-            tone="warn", text="No alerts, but no messages would be sent.", more="Add a channel below, and send a test."
+            tone="warn",
+            text="No alerts, but nobody would be notified.",
+            more="Add a channel below, and send a test.",
         )
     untested = [line.channel.name for line in sending if not line.channel.tested_ok]
     counts = f"{count_of(enabled, 'rule')} enabled, {count_of(len(sending), 'channel')}."

@@ -33,7 +33,7 @@ def audit_broken(facts: Facts, threshold: float) -> Iterator[Observation]:
     todo="Send a test, and correct its address.",
     link="backups:alert_channel",
     unit="messages",
-    phrase="{:g} given up",
+    phrase="{:g} or more not delivered",
     default=MESSAGES_GIVEN_UP,
     severity=Severity.INFO,
 )
