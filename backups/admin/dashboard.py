@@ -14,12 +14,11 @@ from django.utils import timezone
 from backups.conf import configuration
 from backups.identity.sign_in import actor_of
 from backups.jobs import submit
-from backups.models import AuditEntry, Job, Plan
+from backups.models import AuditEntry, Job
 from backups.monitoring import readiness
 from backups.monitoring.gathering import gather
 from backups.monitoring.readiness import State
 from backups.monitoring.verdict import Success, verdict
-from backups.plans.missed import missed_slots
 from backups.templatetags.backups_jobs import TONES, job_title, kind_title
 
 from . import running, timeline
@@ -47,7 +46,7 @@ def overview(request: HttpRequest) -> HttpResponse:
         "days": _bars(found.success),
         "rate": _rate(found.success),
         "next": found.next[:_NEXT],
-        "missed": [(plan, times) for plan in Plan.objects.filter(enabled=True) if (times := missed_slots(plan, now))],
+        "missed": [plan for plan in facts.plans if plan.enabled and plan.missed],
         "ranges": timeline.RANGES.values(),
         "range": chosen,
         "timeline": timeline.timeline(chosen, now),

@@ -21,11 +21,12 @@ from backups.engine.errors import UsageError
 from backups.identity.sign_in import actor_of
 from backups.jobs.arguments import PruneArguments
 from backups.jobs.types import PRUNE, job_type, job_types
-from backups.models import Job, Plan, Worker
+from backups.models import Job, Plan
 from backups.monitoring.conditions.workers import is_silent
+from backups.monitoring.gathering import worker_beat
 from backups.plans import cron as schedules
 from backups.plans import editing, retention_preview, scheduling, yaml_files
-from backups.plans.missed import missed_slots, unserved_slots
+from backups.plans.missed import Missed, missed_lately, missed_slots, unserved_slots
 
 from .frame import page, render, require, say
 from .plan_form import PlanForm, PruneForm, form_of, zones
@@ -76,13 +77,14 @@ def overview(request: HttpRequest) -> HttpResponse:
     plans = sorted(Plan.objects.annotate(last_job=Subquery(last)), key=lambda plan: str(plan).casefold())
     jobs = Job.objects.in_bulk([plan.last_job for plan in plans if plan.last_job])
     now = timezone.now()
+    missed = missed_lately(plans, now)
     rows = [
-        (plan, times_of(plan.cron, plan.time_zone, 1), jobs.get(plan.last_job), _where(plan), missed_slots(plan, now))
+        (plan, times_of(plan.cron, plan.time_zone, 1), jobs.get(plan.last_job), _where(plan), missed.get(plan.name))
         for plan in plans
     ]
     coming = [(times.next[0], plan) for plan, times, *_ in rows if plan.enabled and times.next]
     host = configuration().host
-    beat = Worker.objects.filter(host=host).values_list("beat", flat=True).first()
+    beat = worker_beat(host)
     context = {
         "rows": rows,
         "running": sum(plan.enabled for plan in plans),
@@ -131,6 +133,8 @@ def one(request: HttpRequest, name: str) -> HttpResponse:
             say(request, f"Plan {plan} saved.")
             return redirect(plan)
     history = list(plan.jobs.order_by("-created", "-id")[:_HISTORY])
+    last = next((job for job in history if job.state in Job.ENDED), None)
+    now = timezone.now()
     context = {
         "plan": plan,
         "kind": kind,
@@ -138,7 +142,9 @@ def one(request: HttpRequest, name: str) -> HttpResponse:
         "where": _where(plan),
         "times_now": times_of(plan.cron, plan.time_zone),
         "history": history,
-        "missed": missed_slots(plan, timezone.now()),
+        "missed": missed_slots(plan, now),
+        "lately": missed_lately([plan], now).get(plan.name, Missed()),
+        "failed": last if last is not None and last.state in (Job.State.FAILED, Job.State.INTERRUPTED) else None,
         "unserved": unserved_slots(plan, {job.slot for job in history if job.slot is not None}),
     }
     return _form_page(request, "backups/plan.html", str(plan), form, context)

@@ -12,6 +12,7 @@ from backups.models import AlertRule, Severity
 from backups.monitoring.conditions import BUILT_IN, conditions
 from backups.monitoring.conditions.backups import LONG_OVERDUE_TIMES_RPO
 from backups.monitoring.conditions.plans import FAILURES_AT_RISK
+from backups.monitoring.conditions.workers import AWAY_MINUTES
 
 HARDLY_ANY_SPACE_PERCENT = 3.0
 
@@ -47,7 +48,7 @@ DEFAULTS = (
     Default("last-backup-incomplete", "incomplete"),
     Default("content-lost", "content_lost", severity=_CRITICAL),
     Default("damage-found", "damage", severity=_CRITICAL),
-    Default("worker-silent", "worker_silent", severity=_CRITICAL),
+    Default("worker-silent", "worker_silent", threshold=AWAY_MINUTES, severity=_CRITICAL),
     Default("job-slow", "job_slow"),
     Default("backups-missing", "backups_missing", severity=_CRITICAL),
     Default("repository-away", "repository_away", lasting=2, severity=_CRITICAL),

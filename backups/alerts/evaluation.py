@@ -17,7 +17,7 @@ from backups.engine.runtime import processes
 from backups.models import Alert, AlertChannel, AlertDelivery, AlertLook, AlertRule, AlertSubscription, Severity
 from backups.models.alerts import QuietHours
 from backups.monitoring.conditions import Condition, Observation, conditions, guarded
-from backups.monitoring.conditions.workers import SILENT_MINUTES
+from backups.monitoring.conditions.workers import AWAY_MINUTES
 from backups.monitoring.facts import Facts
 from backups.monitoring.gathering import gather
 
@@ -211,7 +211,7 @@ def note_clock(host: str, now: datetime, uptime: float, boot: str) -> AlertLook:
         jump = min(passed, 0.0)
     if abs(jump) > JUMP:
         last.jumped, last.jumped_by = now, jump
-    if really > SILENT_MINUTES * 60:
+    if really > AWAY_MINUTES * 60:
         last.silent_from, last.silent_until = now - timedelta(seconds=really), now
     last.at, last.uptime, last.boot = now, uptime, boot
     last.save()

@@ -11,9 +11,9 @@ from django_q.brokers import get_broker
 from rest_framework.request import Request
 
 from backups.conf import configuration
-from backups.models import Worker
 from backups.monitoring import readiness, verdict
 from backups.monitoring.conditions.workers import is_silent
+from backups.monitoring.gathering import worker_beat
 
 from .operation import Operation, reply
 from .schemas import ResponseModel
@@ -179,7 +179,7 @@ def _check_queue() -> Check:
 
 def _check_worker() -> Check:
     try:
-        beat = Worker.objects.filter(host=configuration().host).values_list("beat", flat=True).first()
+        beat = worker_beat(configuration().host)
     except DatabaseError:
         return Check(ok=False, says="unknown")
     if beat is None:

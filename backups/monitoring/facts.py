@@ -109,6 +109,8 @@ class PlanFact:
     hint: str = ""
     missed: int = 0
     """Runs in the last day for which no worker was there."""
+    missed_open: bool = False
+    """Whether no later run has succeeded."""
     alert_after: int = 1
     alert_to: tuple[str, ...] = ()
 

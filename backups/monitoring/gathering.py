@@ -10,7 +10,6 @@ import contextlib
 import itertools
 import stat
 import time
-from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
 from statistics import median
@@ -28,6 +27,7 @@ from backups.jobs.heartbeat import heartbeat_file
 from backups.jobs.types import BACKUP, DRILL, HEALTH, INCOMPLETE, RESTORE, RESTORE_IN_PLACE
 from backups.models import AlertChannel, AlertDelivery, AlertLook, AuditEntry, IndexedBackup, Job, Plan, Worker
 from backups.plans import cron
+from backups.plans.missed import Missed, missed_lately
 
 from . import facts
 from .conditions import gather_more
@@ -79,7 +79,7 @@ def gather(now: datetime, probed: tuple[facts.Probed, ...] | None = None) -> fac
         for name, path in config.repositories.items()
     )
     plans = list(Plan.objects.order_by("name")[:_MOST_PLANS])
-    missed = _missed_runs(now) if plans else {}
+    missed = missed_lately(plans, now) if plans else {}
     return facts.Facts(
         now=now,
         host=config.host,
@@ -87,7 +87,7 @@ def gather(now: datetime, probed: tuple[facts.Probed, ...] | None = None) -> fac
         promised_time=config.promised_rto_minutes * 60.0,
         sets=sets,
         repositories=repositories,
-        plans=tuple(_plan(plan, config, missed.get(f"plan:{plan.name}", 0), now) for plan in plans),
+        plans=tuple(_plan(plan, config, missed.get(plan.name, Missed()), now) for plan in plans),
         workers=_workers(config),
         clocks=_clocks(),
         running=tuple(_running(job, now) for job in sorted(running, key=lambda job: job.created, reverse=True)),
@@ -160,17 +160,7 @@ def _ended_jobs() -> list[facts.EndedJob]:
     return sorted(ended, key=lambda job: job.finished, reverse=True)
 
 
-def _missed_runs(now: datetime) -> dict[str, int]:
-    """How many runs were missed in the last day, by the audit's name of the plan."""
-    entries = AuditEntry.objects.filter(action="plan.missed").order_by("-number").values_list("target", "time", "after")
-    missed: Counter[str] = Counter()
-    for target, moment, after in entries[:_MOST_PLANS]:
-        if now - moment < timedelta(days=1):
-            missed[target] += int((after or {}).get("count", 0))
-    return dict(missed)
-
-
-def _plan(plan: Plan, config: Configuration, missed: int, now: datetime) -> facts.PlanFact:
+def _plan(plan: Plan, config: Configuration, missed: Missed, now: datetime) -> facts.PlanFact:
     problem = (cron.check(plan.cron, plan.time_zone) or "") if plan.enabled else ""
     due = next(iter(cron.slots_after(plan.cron, plan.time_zone, now, 1)), None) if plan.enabled and not problem else None
     failed = _failed_runs(plan)
@@ -187,7 +177,8 @@ def _plan(plan: Plan, config: Configuration, missed: int, now: datetime) -> fact
         cron_problem=problem,
         refused=_refused(plan) if plan.enabled else "",
         failed_in_a_row=len(failed),
-        missed=missed,
+        missed=missed.count,
+        missed_open=missed.open,
         last_job=last,
         message=str(error.get("message", "")),
         hint=str(error.get("hint", "")),

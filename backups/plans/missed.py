@@ -1,18 +1,48 @@
 """Due times of plans at which nothing ran: not served by a worker yet, or gaps in a plan's history."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice, pairwise, takewhile
 
-from backups.models import Plan
+from backups.models import AuditEntry, Job, Plan
 
 from .cron import slots
 
-LATE = timedelta(minutes=3)
-"""A due time this long ago that no worker has served is missed: workers look every minute."""
+LATE = timedelta(minutes=2)
+"""A due time this long ago that no worker has served is missed: workers look every 60 to 90 seconds."""
 
 MOST = 50
 """Times listed of each plan."""
+
+_LATELY = timedelta(days=1)
+_MOST_ENTRIES = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missed:
+    """The runs of a plan in the last day for which no worker was there; ``open`` while no later run has succeeded."""
+
+    count: int = 0
+    open: bool = False
+
+
+def missed_lately(plans: Iterable[Plan], now: datetime) -> dict[str, Missed]:
+    """The plans with missed runs, by name: those that no worker has served yet, and those that `scheduling` noted."""
+    entries = AuditEntry.objects.filter(action="plan.missed").order_by("-number").values_list("target", "time", "after")
+    noted: dict[str, tuple[int, datetime]] = {}
+    for target, moment, after in entries[:_MOST_ENTRIES]:
+        if now - moment < _LATELY:
+            count, newest = noted.get(target, (0, moment))
+            noted[target] = count + int((after or {}).get("count", 0)), newest
+    found = {}
+    for plan in plans:
+        waiting = len(missed_slots(plan, now))
+        count, newest = noted.get(f"plan:{plan.name}", (0, now))
+        if count + waiting:
+            open_ = bool(waiting) or not plan.jobs.filter(state=Job.State.SUCCEEDED, finished__gt=newest).exists()
+            found[plan.name] = Missed(count=count + waiting, open=open_)
+    return found
 
 
 def missed_slots(plan: Plan, now: datetime) -> list[datetime]:

@@ -7,8 +7,13 @@ from django.test import override_settings
 from django.utils import timezone
 
 from backups.admin import timeline
+from backups.identity import audit
+from backups.identity.audit import Actor
 from backups.jobs import lifecycle, submit
-from backups.models import AuditEntry, IndexedBackup, Job, Plan
+from backups.models import AuditEntry, IndexedBackup, Job, Plan, Worker
+from backups.monitoring.conditions import Level
+from backups.monitoring.gathering import gather
+from backups.monitoring.verdict import verdict
 from backups.plans.missed import missed_slots
 from tests.control.conftest import HOST
 from tests.control.consistency_site import joined
@@ -159,3 +164,36 @@ def test_runs_that_a_dead_worker_missed_are_shown_as_missed(empty_site):
     Plan.objects.update(enabled=False, served=now - timedelta(hours=4))
     plan.refresh_from_db()
     assert missed_slots(plan, now) == []
+
+
+def test_missed_runs_put_protection_at_risk_until_a_later_run_succeeds(empty_site):
+    now = timezone.now()
+    plan = Plan.objects.create(name="often", kind="health", cron="*/2 * * * *", time_zone="UTC", served=now)
+    indexed(verification="restore", verified_at=now)
+    client = empty_site.client("root", superuser=True)
+    audit.record(Actor(name=plan.name, via=Job.Via.PLAN), "plan.missed", "plan:often", after={"count": 2})
+
+    def reason():
+        return next(one for one in verdict(gather(timezone.now())).reasons if one.kind == "plan_missed")
+
+    assert reason().level is Level.AT_RISK and reason().text.startswith("often missed 2 runs in the last day")
+    for address in ("/admin/backup/", "/admin/backup/plans/"):
+        assert '<span class="rb-state bad">2 missed</span>' in client.get(address).content.decode(), address
+    page = client.get(plan.get_absolute_url()).content.decode()
+    assert '<div class="rb-verdict warn">' in page and "2 runs missed in the last day; no later run has succeeded" in page
+    Job.objects.create(kind="health", plan=plan, host=HOST, state="succeeded", finished=timezone.now())
+    assert reason().level is Level.PROTECTED
+    page = client.get(plan.get_absolute_url()).content.decode()
+    assert '<div class="rb-verdict good">' in page and "2 runs missed in the last day." in page
+    Job.objects.create(kind="health", plan=plan, host=HOST, state="failed", finished=timezone.now())
+    assert '<div class="rb-verdict warn">' in client.get(plan.get_absolute_url()).content.decode()
+
+
+def test_frozen_worker_is_reported_within_two_minutes_and_a_half(empty_site):
+    now = timezone.now()
+    client = empty_site.client("root", superuser=True)
+    for seconds, silent in ((95, False), (150, True)):
+        Worker.objects.update_or_create(host=HOST, defaults={"beat": now - timedelta(seconds=seconds)})
+        assert any(one.code == "worker" for one in verdict(gather(now)).reasons) is silent
+        assert client.get("/readyz").json()["checks"]["worker"]["ok"] is not silent
+        assert ("has not reported for" in client.get("/admin/backup/readiness/").content.decode()) is silent

@@ -116,7 +116,7 @@ PLANTED: dict[str, list[dict[str, Any]]] = {
     "drill_overdue": [{"drills": Drills(last_good=NOW - timedelta(days=9))}],
     "damage": [{"damaged": (DamagedBackup(id="b", set="default", problem=""),), "counts": Count(damaged=1)}],
     "plan_failed": [plan(failed_in_a_row=count, last_job="0b5f7d5e", message="It failed.") for count in (1, 3)],
-    "plan_missed": [plan(missed=5)],
+    "plan_missed": [plan(missed=5), plan(missed=5, missed_open=True)],
     "plan_never_due": [plan(cron_problem="bad minute")],
     "plan_refused": [plan(refused="No set is named 'x'.")],
     "stale_job": [running(heartbeat=NOW - timedelta(minutes=6))],

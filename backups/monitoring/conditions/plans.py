@@ -93,7 +93,7 @@ def plan_failed(facts: Facts, threshold: float) -> Iterator[Observation]:
 @condition(
     "plan_missed",
     "Scheduled runs were missed",
-    todo="Check why no worker ran. The last of the missed runs was made up for.",
+    todo="Check why no worker ran. When one runs again, it makes up for the last of the missed runs.",
     link="backups:plan",
     severity=Severity.INFO,
     check="plans",
@@ -103,7 +103,10 @@ def missed(facts: Facts, threshold: float) -> Iterator[Observation]:
         if plan.enabled and plan.missed:
             runs = "1 run" if plan.missed == 1 else f"{plan.missed:,} runs"
             text = f"{plan.title or plan.name} missed {runs} in the last day: no worker was there."
-            yield Observation(subject=plan.name, text=text, arguments=(plan.name,))
+            if plan.missed_open:
+                text += " No later run has succeeded."
+            severity = Severity.WARNING if plan.missed_open else ""
+            yield Observation(subject=plan.name, text=text, arguments=(plan.name,), severity=severity)
 
 
 @condition("plan_never_due", "A plan is never due", todo="Correct its times.", link="backups:plan", check="plans")

@@ -11,8 +11,14 @@ from backups.monitoring.facts import Facts
 
 from .condition import Observation, condition
 
-SILENT_MINUTES = 5.0
-"""A worker or job without a heartbeat for longer is silent. Workers send one every minute, running jobs twice a second."""
+SILENT_MINUTES = 2.0
+"""A worker without a heartbeat for longer is silent. Workers send one every 60 to 90 seconds."""
+
+JOB_SILENT_MINUTES = 5.0
+"""A running job without a heartbeat for longer is silent. It sends two a second, unless the database is busy."""
+
+AWAY_MINUTES = 5.0
+"""A past silence of a worker is worth telling from this length on; to restart one takes less."""
 
 RETIRED_AFTER = timedelta(days=7)
 """A host silent for longer than this was taken out of service."""
@@ -67,7 +73,7 @@ def worker_silent(facts: Facts, threshold: float) -> Iterator[Observation]:
         if clock.host in silent_hosts or clock.silent_from is None or clock.silent_until is None:
             continue
         gap = clock.silent_until - clock.silent_from
-        if gap > timedelta(minutes=threshold) and abs(facts.now - clock.silent_until) < REMEMBERED:
+        if gap > timedelta(minutes=max(threshold, AWAY_MINUTES)) and abs(facts.now - clock.silent_until) < REMEMBERED:
             until = f"{clock.silent_until:%Y-%m-%d %H:%M} UTC"
             yield Observation(
                 code="worker_was_away",
@@ -138,7 +144,7 @@ def job_slow(facts: Facts, threshold: float) -> Iterator[Observation]:
     link="backups:job",
     unit="minutes",
     phrase="for {:g} minutes",
-    default=SILENT_MINUTES,
+    default=JOB_SILENT_MINUTES,
     check="jobs",
 )
 def job_silent(facts: Facts, threshold: float) -> Iterator[Observation]:
