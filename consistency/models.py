@@ -120,8 +120,9 @@ class Repair(models.Model):
 
     @property
     def can_be_undone(self) -> bool:
-        """Whether undoing it does anything: not if it is done and only rebuilt indexes. One that is unfinished is given up."""
-        return self.state != self.State.DONE or self.steps.exclude(action=Action.REBUILD_INDEX).exists()
+        """Whether undoing it does anything: not if it is done and at most rebuilt indexes. An unfinished one is given up."""
+        applied = self.steps.filter(state=Step.State.APPLIED)
+        return self.state != self.State.DONE or applied.exclude(action=Action.REBUILD_INDEX).exists()
 
 
 class Step(models.Model):

@@ -11,6 +11,7 @@ from backups.monitoring.facts import Facts
 from consistency.checking import changed_since
 from consistency.engine.findings import Severity
 from consistency.models import Check
+from consistency.web.labels import KINDS
 
 
 def last_check(now: datetime) -> tuple[Check, bool] | None:
@@ -36,7 +37,7 @@ def _find(facts: Facts, threshold: float) -> Iterator[Observation]:
     serious = sum(count for severity, count in last.severities.items() if severity != Severity.INFO)
     if serious > threshold:
         worst = sorted(last.kinds.items(), key=lambda item: -item[1])[:5]
-        kinds = ", ".join(f"{kind.replace('_', ' ')} {count:,}" for kind, count in worst)
+        kinds = ", ".join(f"{count:,} “{KINDS[kind][0]}”" for kind, count in worst)
         many = "1 finding" if serious == 1 else f"{serious:,} findings"
         text = f"SQLite and Chroma disagree: {many} ({kinds})."
         todo = "Review the findings, and plan a repair."

@@ -234,11 +234,11 @@ def _unanswered(status: int, result: dict[str, Any] | None) -> dict[str, Any]:
         missing = result.get("missing", [])
         if missing and not problems:
             message = f"The backup was made, but it is incomplete: {missing[0]['message']}."
-            more = f" ({len(missing)} such findings in all)" if len(missing) > 1 else ""
+            more = f" ({len(missing)} such findings altogether)" if len(missing) > 1 else ""
             return _error(INCOMPLETE, f"{message}{more}", "Make them readable and back up again, or exclude them.")
         first = problems[0]["message"] if problems else f"The command exited with status {status}."
         code = {5: "damaged", 6: "source_broken"}.get(status, "findings")
-        more = f" ({len(problems)} findings in all)" if len(problems) > 1 else ""
+        more = f" ({len(problems)} findings altogether)" if len(problems) > 1 else ""
         return _error(code, f"{first}{more}", "See the job's result for each finding.")
     if status < 0:
         name = signal.Signals(-status).name

@@ -215,4 +215,5 @@ class _Balance:
 
 
 def _surplus(more: int) -> str:
-    return f"There are {abs(more)} more {'rows than vectors' if more > 0 else 'vectors than rows'}"
+    one, other = ("row", "vectors") if more > 0 else ("vector", "rows")
+    return f"There is 1 more {one} than {other}" if abs(more) == 1 else f"There are {abs(more):,} more {one}s than {other}"

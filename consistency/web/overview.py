@@ -10,7 +10,7 @@ from django.shortcuts import render
 from django.urls import reverse
 from django.utils import timezone
 
-from consistency.checking import latest_live_check
+from consistency.checking import changed_since, latest_live_check
 from consistency.frame import Work, page
 from consistency.models import Check, Repair
 from consistency.web.page import queue_work, render_page, running_context, running_state
@@ -32,6 +32,7 @@ def overview(request: HttpRequest) -> HttpResponse:
     context = {
         "last": last,
         "verdict": present_verdict(),
+        "known": last is not None and not changed_since(last),
         "not_done": newest if newest is not None and newest.state != Check.State.DONE else None,
         "bars": list(_bars(recent[::-1])),
         "most": max((check.findings_count for check in recent), default=0),

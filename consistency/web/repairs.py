@@ -13,10 +13,21 @@ from consistency.checking import latest_live_check
 from consistency.engine.findings import FindingKind
 from consistency.frame import Work, frame, page
 from consistency.models import Check, Repair, Step
+from consistency.repairs.journal import still_lost
 from consistency.web.page import object_or_404, paginate, queue_work, render_page, running_context
-from consistency.web.summary import summary_of
+from consistency.web.summary import Verdict, count_of, summary_of
 
 _MOST_FINDINGS = 500
+_MOST_REASONS = 3
+_DONE = {
+    Step.State.APPLIED: "repaired",
+    Step.State.UNDONE: "put back",
+    Step.State.KEPT: "changed since the repair and kept",
+    Step.State.SKIPPED: "skipped",
+    Step.State.PLANNED: "not begun",
+    Step.State.BEGUN: "begun",
+    Step.State.UNDOING: "being put back",
+}
 
 
 @page("consistency.view_check", methods=("GET", "POST"))
@@ -54,11 +65,10 @@ def plan(request: HttpRequest, number: int) -> HttpResponse:
 def repair(request: HttpRequest, number: int) -> HttpResponse:
     """One repair and its journal."""
     shown = object_or_404(Repair.objects.select_related("of_check"), number)
-    counts = shown.counts()
     pages = paginate(request, shown.steps.defer("before", "after").select_related("finding").order_by("pk"))
     context = {
         "repair": shown,
-        "counts": [(label, counts[state]) for state, label in Step.State.choices if counts.get(state)],
+        "outcome": _outcome(shown),
         "steps": pages,
         "pages": pages,
         "snapshot_address": frame().snapshot(shown.snapshot) if shown.snapshot else "",
@@ -76,7 +86,7 @@ def undo(request: HttpRequest, number: int) -> HttpResponse:
         messages.warning(request, f"Repair {shown.pk} is already undone.")
         return HttpResponseRedirect(back)
     if not shown.can_be_undone:
-        messages.warning(request, f"Repair {shown.pk} rebuilt an index, which cannot be undone.")
+        messages.warning(request, f"Repair {shown.pk} changed nothing that can be undone.")
         return HttpResponseRedirect(back)
     return queue_work(request, Work(do="undo", repair=shown.pk), f"Undo of repair {shown.pk} queued.", back)
 
@@ -94,10 +104,29 @@ def with_counts(repairs: Iterable[Repair]) -> Iterator[dict[str, Any]]:
         undone = item.state == Repair.State.UNDONE
         yield {
             "repair": item,
-            "tone": {Repair.State.DONE: "good", Repair.State.UNDONE: ""}.get(Repair.State(item.state), "warn"),
+            "tone": _outcome(item).tone,
             "done": counts.get(Step.State.UNDONE if undone else Step.State.APPLIED, 0),
             "total": sum(counts.values()),
         }
+
+
+def _outcome(made: Repair) -> Verdict:
+    """What a repair did, in a sentence: nothing, if every step was skipped, with the reasons."""
+    counts, lost = made.counts(), still_lost(made)
+    records = {state: count_of(number, "record", "records") for state, number in counts.items()}
+    parts = [f"{records[state]} {done}." for state, done in _DONE.items() if state in counts]
+    if made.state == Repair.State.UNDONE:
+        return Verdict(tone="", word="Undone.", sentence=" ".join(parts))
+    if made.state != Repair.State.DONE:
+        return Verdict(tone="warn", word=f"Unfinished ({made.get_state_display().lower()}).", sentence=" ".join(parts))
+    if Step.State.APPLIED not in counts:
+        notes = made.steps.order_by("note").values_list("note", flat=True).distinct()[:_MOST_REASONS]
+        return Verdict(tone="warn", word="Nothing was repaired.", sentence=" ".join([*parts, *notes]))
+    if lost:
+        parts += [
+            "Still lost: " + ", ".join(f"{count_of(lost[table], 'row', 'rows')} of {table}" for table in sorted(lost)) + "."
+        ]
+    return Verdict(tone="warn" if lost else "good", word="Repaired.", sentence=" ".join(parts))
 
 
 def _refusal(request: HttpRequest, running: dict[str, Any]) -> str:

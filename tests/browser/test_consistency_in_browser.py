@@ -59,7 +59,7 @@ def test_findings_are_repaired_and_undone(signed_in, served_site: Served, assert
     page.wait_for_url(served_site.address + TOP)
     verdict(page, "Rows and vectors agree.")
     page.locator(".rb-repairs a").first.click()
-    expect(page.locator(".rb-verdict .say").first).to_contain_text("Repaired. 4 applied")
+    expect(page.locator(".rb-verdict .say").first).to_contain_text("Repaired. 4 records repaired.")
     assert_clean(page)
     page.get_by_role("button", name="Undo this repair").click()
     page.wait_for_url(served_site.address + TOP)

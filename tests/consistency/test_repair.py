@@ -30,6 +30,7 @@ from consistency.repairs.repair import repair, resume
 from consistency.repairs.steps import repair_lock
 from consistency.repairs.undo import undo
 from consistency.resolution import description
+from consistency.web.repairs import _outcome
 from consistency.web.summary import present_verdict
 from refserver.library import vectors
 from refserver.library.models import Embedding, Metadata, PageEmbedding, Paper
@@ -430,6 +431,7 @@ def test_rows_that_refer_to_a_lost_row_are_restored_with_it(sample_library: Plac
     [note] = made.steps.filter(note__contains="Still lost").values_list("note", flat=True)
     assert "1 row of library_metadata (another row has the key now)" in note and "2 rows of note (" in note
     assert journal.still_lost(made) == {"library_metadata": 1, "note": 2}
+    assert _outcome(made).sentence.endswith("Still lost: 1 row of library_metadata, 2 rows of note.")
     undo(made)
     assert metadata_rows() == spoiled and not Paper.objects.filter(pk=20).exists()
     with connection.cursor() as cursor:
@@ -461,6 +463,16 @@ def test_restored_row_that_is_in_use_is_kept_when_the_repair_is_undone(sample_li
     undo(made)
     assert Paper.objects.get(pk=3).venue == "changed since" and page is not None
     assert made.steps.filter(state=Step.State.KEPT).exists()
+
+
+def test_repair_that_did_nothing_says_so(sample_library: Places, kept: Path) -> None:
+    declarations.COPIES[:] = [None, None]
+    lose(sample_library.settings["REFSERVER_DATABASE"], "DELETE FROM library_embedding WHERE paper_id = 1")
+    made = repair(plan_repair(checked(), restore_rows=True))
+    assert made.steps.get().note == "No sound backup has the row; 2 damaged backups were not searched."
+    outcome = _outcome(made)
+    assert (outcome.tone, outcome.word) == ("warn", "Nothing was repaired.") and made.steps.get().note in outcome.sentence
+    assert not made.can_be_undone
 
 
 def test_row_that_no_backup_has_or_that_does_not_fit_is_skipped(sample_library: Places, kept: Path) -> None:

@@ -92,9 +92,7 @@ def test_a_repair_is_planned_queued_and_refused(spoiled):
     check = Check.objects.get()
     place = f"{TOP}checks/{check.pk}/repair/"
     page = text_of(eve.get(place))
-    assert (
-        "6 safe repairs, 3 deletions of a vector that need confirmation." in page and "A snapshot is made and verified." in page
-    )
+    assert "6 safe repairs, 3 vectors to delete after confirmation." in page and "A snapshot is made and verified." in page
     assert "tick the box to confirm" in text_of(eve.post(place, {"scope": "all"}))
     assert "needs the permission to repair findings" in text_of(vic.post(place, {"scope": "safe"}))
     assert not Job.objects.exists()
@@ -218,7 +216,7 @@ def test_a_broken_index_is_rebuilt_after_confirmation(joined_site):
     assert "Repair all and rebuild 1 index<" in page and "Apply safe repairs" not in page
     Finding.objects.create(kind="missing_in_sqlite", mapping="papers", record="paper-1", repair="delete_vector", **common)
     page = text_of(eve.get(place))
-    assert "1 deletion of a vector that needs confirmation, 1 index to rebuild after confirmation." in page
+    assert "1 vector to delete after confirmation, 1 index to rebuild after confirmation." in page
     assert "Repair all and delete 1 vector and rebuild 1 index<" in page
     asked = {"scope": "all", "finding": [str(broken.pk)]}
     assert "rebuilds an index, which cannot be undone: tick the box" in text_of(eve.post(place, asked))

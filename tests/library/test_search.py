@@ -9,7 +9,7 @@ import pytest
 from django.test import Client
 
 from backups.engine.gate import Gate
-from refserver.library import vectors
+from refserver.library import catalogue, vectors
 from refserver.library.models import Embedding, Paper
 from refserver.library.sample import sample_documents
 from refserver.library.search import search, snippet
@@ -25,14 +25,22 @@ def test_the_sample_is_complete_and_loads_once(sample_library):
         assert document.authors and document.venue and 1900 < (document.year or 0) < 2030
     assert Paper.objects.count() == vectors.store().count(vectors.PAPERS) == len(documents)
     assert all(paper.original.is_file() for paper in Paper.objects.all())
-    assert "0 papers added" in sample_library.manage("load_sample").stdout
+    assert "loaded before" in sample_library.manage("load_sample").stdout
+
+
+@pytest.mark.slow
+def test_deleted_papers_of_the_sample_stay_deleted(sample_library):
+    catalogue.remove([Paper.objects.get(title="Attention Is All You Need")])
+    left = Paper.objects.count()
+    assert "loaded before" in sample_library.manage("load_sample").stdout and Paper.objects.count() == left
+    assert "1 paper added" in sample_library.manage("load_sample", "--again").stdout and Paper.objects.count() == left + 1
 
 
 @pytest.mark.slow
 def test_the_sample_is_not_mixed_with_other_papers(library, tmp_path):
     (tmp_path / "a.md").write_text("# Mine")
     library.manage("ingest", tmp_path / "a.md")
-    assert "The library has 1 other papers" in library.manage("load_sample").stdout
+    assert "The library has 1 other paper;" in library.manage("load_sample").stdout
     assert Paper.objects.count() == 1
 
 
