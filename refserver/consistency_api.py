@@ -287,7 +287,7 @@ def undo_repair(request: Request, number: int) -> Job:
     if row.state == Repair.State.UNDONE:
         raise _refused(f"Repair {row.pk} has already been undone.")
     if not row.can_be_undone:
-        raise _refused(f"Repair {row.pk} changed nothing that can be undone.")
+        raise _refused(f"Repair {row.pk} cannot be undone: it changed nothing, or rebuilt an index.")
     return queue_once(actor(request), Work(do="undo", repair=row.pk))
 
 

@@ -43,7 +43,7 @@ def undo(made: Repair, *, actor: str = "", ctx: Context | None = None) -> Repair
         if made.state == Repair.State.UNDONE:
             raise RepairRefused(f"Repair {made.pk} is already undone.")
         if not made.can_be_undone:
-            raise RepairRefused(f"Repair {made.pk} changed nothing that can be undone.")
+            raise RepairRefused(f"Repair {made.pk} cannot be undone: it changed nothing, or rebuilt an index.")
         refuse_unfinished(unfinished().exclude(pk=made.pk))
         made.state, made.undone_by = Repair.State.UNDOING, actor or made.undone_by
         made.save()

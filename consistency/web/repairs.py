@@ -86,7 +86,7 @@ def undo(request: HttpRequest, number: int) -> HttpResponse:
         messages.warning(request, f"Repair {shown.pk} is already undone.")
         return HttpResponseRedirect(back)
     if not shown.can_be_undone:
-        messages.warning(request, f"Repair {shown.pk} changed nothing that can be undone.")
+        messages.warning(request, f"Repair {shown.pk} cannot be undone: it changed nothing, or rebuilt an index.")
         return HttpResponseRedirect(back)
     return queue_work(request, Work(do="undo", repair=shown.pk), f"Undo of repair {shown.pk} queued.", back)
 
