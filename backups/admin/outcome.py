@@ -10,8 +10,9 @@ from typing import Any
 
 from django.utils import timezone
 
+from backups.catalog.losses import loss_of, unconfirmed
 from backups.engine.progress import duration, human_bytes
-from backups.jobs.types import job_types
+from backups.jobs.types import BACKUP, job_types
 from backups.models import IndexedBackup, Job
 from backups.monitoring.conditions.workers import is_silent
 from backups.monitoring.gathering import worker_beat
@@ -45,6 +46,13 @@ def summarize(job: Job) -> JobSummary:
         share = f", {job.fraction * 100:.0f} %" if job.fraction is not None else ""
         return JobSummary(tone=tone, word=f"{word}:", sentence=f"{phase}{share}.")
     if job.state == Job.State.SUCCEEDED:
+        row = (
+            IndexedBackup.objects.filter(repository=job.repository, backup_id=job.backup_id).first() if job.backup_id else None
+        )
+        loss = loss_of(row, unconfirmed()) if row is not None and job.kind == BACKUP.name else None
+        if loss is not None:
+            hint = f"The complete backup {loss.complete.backup_id} is held until the loss is confirmed."
+            return JobSummary(tone="warn", word=word, sentence=f"{_done(job)} {loss.text}", hint=hint)
         return JobSummary(tone=tone, word=word, sentence=_done(job))
     error = job.error or {}
     message = str(error.get("message") or "no details are known.")

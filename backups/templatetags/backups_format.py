@@ -8,7 +8,9 @@ from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
+from backups.catalog.losses import Loss, loss_of, unconfirmed
 from backups.engine import progress
+from backups.models import IndexedBackup
 
 register = template.Library()
 
@@ -136,3 +138,15 @@ def difference(before: int | None, after: int | None) -> SafeString | str:
         return format_html('<span class="quiet">{}</span>', "0")
     sign = "+" if change > 0 else "\N{MINUS SIGN}"
     return format_html('<span class="{}">{}</span>', "more" if change > 0 else "less", f"{sign}{abs(change):,}")
+
+
+@register.simple_tag(takes_context=True)
+def loss(context: template.Context, row: IndexedBackup) -> Loss | None:
+    """What *row* holds no longer, until that is confirmed. The held backups are read once a request."""
+    request = context.get("request")
+    held = getattr(request, "backups_held", None)
+    if held is None:
+        held = unconfirmed()
+        if request is not None:
+            request.backups_held = held
+    return loss_of(row, held)

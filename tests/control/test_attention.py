@@ -197,3 +197,26 @@ def test_frozen_worker_is_reported_within_two_minutes_and_a_half(empty_site):
         assert any(one.code == "worker" for one in verdict(gather(now)).reasons) is silent
         assert client.get("/readyz").json()["checks"]["worker"]["ok"] is not silent
         assert ("has not reported for" in client.get("/admin/backup/readiness/").content.decode()) is silent
+
+
+def test_shrunk_backup_warns_wherever_it_is_shown_until_the_loss_is_confirmed(empty_site):
+    now = timezone.now()
+    complete, shrunk = indexed(time=now - timedelta(hours=2), held=True), indexed(time=now - timedelta(hours=1))
+    complete.losses = f"files/documents has 0 files, 65 in the backup before ({shrunk.backup_id})"
+    complete.save()
+    later, safety = indexed(kind="incremental", time=now), indexed(time=now, safety=True)
+    job = Job.objects.create(kind="backup", host=HOST, state="succeeded", repository="main", backup_id=shrunk.backup_id)
+    client = empty_site.client("root", superuser=True)
+    says = "It holds far less than the backup before: files/documents has 0 files, 65 in the backup before."
+    what = f"/admin/backup/restore/what/?backup={shrunk.backup_id}"
+    for address in (shrunk.get_absolute_url(), job.get_absolute_url(), LIST, what):
+        page = client.get(address).content.decode()
+        assert says in page and complete.backup_id in page, address
+    for address in (later.get_absolute_url(), "/admin/backup/restore/"):
+        assert "It was made after the stores shrank" in client.get(address).content.decode(), address
+    assert '<div class="rb-verdict warn">' in client.get(job.get_absolute_url()).content.decode()
+    for row in (complete, safety):
+        assert "far less" not in client.get(row.get_absolute_url()).content.decode()
+    IndexedBackup.objects.update(losses="")
+    for address in (shrunk.get_absolute_url(), job.get_absolute_url(), LIST, what):
+        assert "far less" not in client.get(address).content.decode(), address

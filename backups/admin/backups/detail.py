@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from backups.catalog import downloads, holds
 from backups.catalog.lineage import draw, lineage, shares
+from backups.catalog.losses import loss_of, unconfirmed
 from backups.conf import REPOSITORY_AWAY, configuration
 from backups.engine.errors import BackupNotFound, EngineError, UsageError
 from backups.engine.names import BACKUP_ID
@@ -104,6 +105,9 @@ def _verdict(row: IndexedBackup, unreadable: EngineError | None, *, away: bool) 
     if row.incomplete:
         more = "What could not be read is listed below. Everything else can be restored."
         return {"state": "warn", "proof": "It is incomplete.", "more": more}
+    loss = loss_of(row, unconfirmed())
+    if loss is not None:
+        return {"state": "warn", "proof": f"It is {row.get_verification_display().lower()}, but shrunk.", "more": ""}
     if row.verification == "restore":
         proof = "It is restore-tested: it was restored, opened, and compared with the source."
         return {"state": "good", "proof": proof, "more": ""}
