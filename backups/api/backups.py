@@ -60,7 +60,7 @@ class SourceSchema(ResponseModel, title="Source"):
     bytes: int
     files: int
     method: str
-    missing: Annotated[int, Field(description="Files and folders that could not be read and are not in the backup.")] = 0
+    missing: Annotated[int, Field(description="Files and folders that belong into the backup and are missing from it.")] = 0
 
 
 class BackupSchema(ResponseModel, title="Backup"):

@@ -25,6 +25,7 @@ from .interruption import Interruption
 from .locations import ROOT, Locations
 from .report import Report
 
+_MOST_MISSING = 20
 STOP_SECONDS = 300.0
 """How long a restore may take to stop; a started exchange is finished or undone."""
 
@@ -109,6 +110,11 @@ class EngineRun:
         self._report.write(f"    {size} in {seconds}; every block matched its hash{opened}")
         for problem in answer.get("damaged", ()):
             self._report.write(f"    DAMAGED when it was backed up, {problem['source']}: {problem['message']}")
+        missing = answer.get("missing", ())
+        for item in missing[:_MOST_MISSING]:
+            self._report.write(f"    MISSING from the backup, {item['source']}: {item['message']}")
+        if len(missing) > _MOST_MISSING:
+            self._report.write(f"    MISSING and {len(missing) - _MOST_MISSING:,} more")
         for name, check in answer["checks"].items():
             if not isinstance(check, dict):
                 continue

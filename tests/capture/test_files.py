@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from backups.engine.archive.paths import LONGEST_PATH
 from backups.engine.archive.reader import Archives, locate_in
 from backups.engine.capture.files import devices_without_times
 from backups.engine.capture.staging import GRAIN_NS
+from backups.engine.cli.text import proof_words
 from backups.engine.errors import EngineError
 from backups.engine.extract import data_bytes
 from backups.engine.left_out import Absence
@@ -272,6 +274,9 @@ def test_what_cannot_be_read_is_missing_and_everything_else_is_there(bench: Benc
     again = run("restore", "latest", "--repo", bench.repository.folder, "--to", bench.folder / "said")
     assert again.code == 0
     assert [item["path"] for item in again.json["missing"]] == ["closed", "half/inside", "locked"]
+    assert f"{backup.id} is incomplete" in again.text, "the one that latest chose"
+    assert proof_words(backup) == "restore, incomplete"
+    missing = again.json["missing"]
     shown = run("list", "--repo", bench.repository.folder)
     assert shown.json["backups"][0]["incomplete"] is True
     (folder / "locked").chmod(0o700)
@@ -281,6 +286,12 @@ def test_what_cannot_be_read_is_missing_and_everything_else_is_there(bench: Benc
     assert (again, created["parent"]) == (6, backup.id), "an incomplete backup is a parent like any other"
     assert [item["path"] for item in created["missing"]] == ["closed"]
     assert "locked/inside" in state(bench.restore(bench.repository.find("latest", None)) / "files/papers")
+    live = ("--repo", bench.repository.folder, "--files", folder, "--yes")
+    for end, expected in (("--undo", []), ("--finish", missing)):
+        killed = run("restore", backup.id, "--in-place", *live, more={"REFBACKUP_FAULT": "in-place-folder:kill"})
+        assert killed.code == -signal.SIGKILL and "is incomplete" not in killed.text, killed
+        assert run("restore", end, *live).json["missing"] == expected
+    assert (folder / "closed").exists(), "it was kept"
 
 
 @pytest.mark.skipif(not Path("/sys/class/net/lo/duplex").exists(), reason="this machine has no sysfs")

@@ -196,7 +196,7 @@ def test_an_incomplete_backup_is_called_so_everywhere(site):
     assert row.incomplete and not row.damaged and row.verification == "restore"
     client = site.client("ann", "viewer")
     page = client.get(row.get_absolute_url()).content.decode()
-    assert "It is incomplete." in page and "could not be read" in page and "its path is too long to be restored" in page
+    assert "It is incomplete." in page and "what is missing (1)" in page and "its path is too long to be restored" in page
     assert "Incomplete" in client.get(LIST).content.decode()
     answer = client.get(f"/api/v1/backups/{row.backup_id}/").json()
     assert [source["missing"] for source in answer["sources"] if source["kind"] == "files"] == [1]

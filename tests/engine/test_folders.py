@@ -39,6 +39,20 @@ def test_a_tree_deeper_than_any_path(tmp_path: Path) -> None:
     assert not made.exists()
 
 
+def test_a_strict_walk_ends_where_something_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0)
+    (tmp_path / "open").touch()
+    walk = "import sys; from pathlib import Path; from backups.engine.runtime.folders import below\n"
+    walk += "print([path for path, _ in below(Path(sys.argv[1]), strict=len(sys.argv) > 2)])"
+
+    def done(*more: str) -> subprocess.CompletedProcess[str]:
+        command = [*ordinary(), sys.executable, "-c", walk, str(tmp_path), *more]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert done().stdout == "['closed', 'open']\n"
+    assert "PermissionError" in done("strict").stderr
+
+
 def test_an_ordinary_user_removes_folders_that_are_read_only(tmp_path: Path) -> None:
     made = tmp_path / "made"
     (made / "a/b/c").mkdir(parents=True)

@@ -17,7 +17,9 @@ from backups.engine.errors import RestoreUndone
 from backups.engine.repository.folder import Repository, initialise
 from backups.engine.restore.commands import Commands
 from backups.engine.restore.in_place import restore_in_place
+from backups.engine.runtime import folders
 from backups.engine.types import Backup, Source, SourceKind
+from tests.engine.test_folders import nest
 from tests.restore.stores import back_up, clean_environment, context, tree_of
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="this machine runs the tests without root, and only root can do this")
@@ -128,6 +130,26 @@ def test_owners_within_a_folder_are_kept(scene: Scene) -> None:
     (scene.live / "tool").unlink()
     scene.restore(before)
     assert (scene.live / "deep/one").stat().st_uid == 65534 and (scene.live / "tool").stat().st_uid == 1234
+
+
+@as_root
+def test_owners_at_the_end_of_a_path_too_long_for_a_system_call(scene: Scene) -> None:
+    """The longest path that a backup holds is one below the folder."""
+    nest(scene.live, 16, "x" * 252)
+    path = "/".join(["x" * 252] * 16)
+
+    def owner() -> int:
+        with folders.opened(scene.live) as root, folders.opened(path, root) as folder:
+            return os.stat("file", dir_fd=folder).st_uid
+
+    with folders.opened(scene.live) as root, folders.opened(path, root) as folder:
+        os.chown("file", 65534, 65534, dir_fd=folder)
+    assert len(f"{scene.live}/{path}/file") > 4096
+    before = scene.back_up()
+    assert not before.manifest.incomplete
+    (scene.live / "tool").write_text("changed")
+    scene.restore(before)
+    assert owner() == 65534 and (scene.live / "tool").read_text() == "tool"
 
 
 ORDINARY = ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.geteuid() == 0 else ()

@@ -103,7 +103,7 @@ def _verdict(row: IndexedBackup, unreadable: EngineError | None, *, away: bool) 
     if row.damaged:
         return {"state": "bad", "proof": "It is damaged. Do not rely on it.", "more": row.problem}
     if row.incomplete:
-        more = "What could not be read is listed below. Everything else can be restored."
+        more = "What is missing from it is listed below. Everything else can be restored."
         return {"state": "warn", "proof": "It is incomplete.", "more": more}
     loss = loss_of(row, unconfirmed())
     if loss is not None:

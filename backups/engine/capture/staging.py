@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ..archive.table import Entry, EntryType, Identity
 from ..chroma_files.tables import DATABASE
+from ..runtime import folders
 
 GRAIN_NS = 2_000_000_000
 """The coarsest granularity of time stamps that is allowed for."""
@@ -83,7 +84,11 @@ class DirectoryCopy:
         segment; when anything was, the database.
         """
         now = time.time_ns()
-        walked = _walk(self.live, "")
+        walked = [
+            (path, status)
+            for path, status in folders.below(self.live, strict=True)  # but a segment may vanish with its collection
+            if stat.S_ISDIR(status.st_mode) or (stat.S_ISREG(status.st_mode) and path not in _SKIPPED)
+        ]
         files = {path for path, status in walked if not stat.S_ISDIR(status.st_mode)}
         moved = {path for path, status in walked if path in files and not is_unchanged(self._parent.get(path), status)}
         moved |= {path for path, entry in self._parent.items() if entry.kind is EntryType.FILE and path not in files}
@@ -123,21 +128,6 @@ class DirectoryCopy:
 
 def _stamp(status: os.stat_result) -> tuple[int, int, int, int]:
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def _walk(folder: Path, prefix: str) -> list[tuple[str, os.stat_result]]:
-    found = []
-    for entry in sorted(os.scandir(folder), key=lambda item: item.name):
-        try:
-            status = entry.stat(follow_symlinks=False)
-            path = prefix + entry.name
-            if stat.S_ISDIR(status.st_mode):
-                found.extend([(path, status), *_walk(folder / entry.name, path + "/")])
-            elif stat.S_ISREG(status.st_mode) and path not in _SKIPPED:
-                found.append((path, status))
-        except FileNotFoundError:
-            continue  # a segment whose collection was just deleted
-    return found
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -43,8 +43,12 @@ class Call:
         return open_repository(self.repository_path())
 
     def backup(self, repository: Repository) -> Backup:
-        """The backup that the ID argument selects."""
-        return repository.find(self.arguments.id, self.set_name())
+        """The backup that the ID argument selects. If it is incomplete and its id was not given, a line says so."""
+        backup = repository.find(self.arguments.id, self.set_name())
+        if backup.manifest.incomplete and backup.id != self.arguments.id:
+            # not kept in the context: that is the log of the safety backup
+            self.ctx.on_log(f"{backup.id} is incomplete: `refbackup show {backup.id}` lists what is missing from it.")
+        return backup
 
     def set_name(self) -> str | None:
         """``--set``, if given."""

@@ -9,7 +9,7 @@ from ..progress import human_bytes
 from ..repository.base import Unreadable
 from ..types import Backup
 from .call import Call, Outcome
-from .text import manifest_json, table
+from .text import manifest_json, proof_words, table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,8 +72,7 @@ def listed_text(items: list[Backup | Unreadable]) -> str:
                 f"{manifest.time:%Y-%m-%d %H:%M:%S}",
                 human_bytes(manifest.bytes_source),
                 human_bytes(manifest.bytes_stored),
-                (item.verification.upper() if item.damaged else item.verification)
-                + (", incomplete" if manifest.incomplete else ""),
+                proof_words(item),
                 "held" if item.hold else "",
                 manifest.note,
             )

@@ -83,23 +83,22 @@ def run(call: Call) -> Outcome:
             salvage=arguments.salvage,
         )
         damaged = restored.lost or (restored.damaged and not restored.dry_run)
-        return _outcome(restored, backup, arguments.only, DamageFound.exit_code if damaged else 0)
+        return _outcome(asdict(restored), _text(restored), backup, arguments.only, DamageFound.exit_code if damaged else 0)
     sources = call.sources()
     if arguments.dry_run:
         planned = plan_in_place(repository, backup, sources, only=arguments.only)
-        return Outcome(planned, _planned_text(planned))
+        return _outcome(planned, _planned_text(planned), backup, arguments.only)
     _confirm(call, backup.id)
     restored = restore_in_place(
         repository, backup, sources, call.ctx, only=arguments.only, commands=_commands(call), wait=arguments.wait
     )
-    return _outcome(restored, backup, arguments.only)
+    return _outcome(asdict(restored), _text(restored), backup, arguments.only)
 
 
-def _outcome(restored: Restored, backup: Backup, only: str | None, code: int = 0) -> Outcome:
-    """What was restored, and which files the backup does not have."""
+def _outcome(answer: dict[str, Any], text: str, backup: Backup, only: str | None, code: int = 0) -> Outcome:
+    """What was or would be restored, and which files the backup does not have."""
     records = select(backup, only)
-    text = "\n".join([_text(restored), *missing_lines(backup.id, records)])
-    return Outcome({**asdict(restored), "missing": missing_json(records)}, text, code)
+    return Outcome({**answer, "missing": missing_json(records)}, "\n".join([text, *missing_lines(backup.id, records)]), code)
 
 
 def _finish(call: Call) -> Outcome:
@@ -119,6 +118,7 @@ def _finish(call: Call) -> Outcome:
         )
     journal = unfinished.journal
     repository = call.repository() if journal is None or arguments.repo else open_repository(journal.repository)
+    only = None if arguments.undo or journal is None else journal.only
     if journal is not None:
         backup_id = journal.safety_backup if arguments.undo else journal.backup
         if arguments.dry_run:
@@ -128,7 +128,7 @@ def _finish(call: Call) -> Outcome:
     restored = finish_exchange(
         unfinished, repository, call.ctx, undo=arguments.undo, commands=_commands(call), wait=arguments.wait
     )
-    return Outcome(asdict(restored), _text(restored))
+    return _outcome(asdict(restored), _text(restored), repository.find(restored.id, None), only)
 
 
 def _commands(call: Call) -> Commands:

@@ -10,7 +10,7 @@ from ..types import Backup
 from .arguments import add_id
 from .call import Call, Outcome
 from .list import listed_json
-from .text import damage_lines, missing_lines
+from .text import damage_lines, missing_lines, proof_words
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +41,7 @@ def _text(backup: Backup) -> str:
         f"  size      {human_bytes(manifest.bytes_source)} in {human_bytes(manifest.bytes_stored)}",
         f"  pause     SQLite {manifest.pause_ms.sqlite:.1f} ms, Chroma {manifest.pause_ms.chroma:.1f} ms",
         f"  hold      {(backup.hold.note or 'held') if backup.hold else 'none'}",
-        f"  proof     {backup.verification}",
+        f"  proof     {proof_words(backup)}",
     ]
     lines += [
         f"            {proof.time:%Y-%m-%d %H:%M:%S} UTC {proof.depth}: {'ok' if proof.ok else 'FAILED'}"

@@ -57,6 +57,12 @@ def damage_lines(backup: Backup) -> list[str]:
     return [f"  DAMAGED {problem.source or ''}: {problem.message}" for problem in backup.problems]
 
 
+def proof_words(backup: Backup) -> str:
+    """The proof of *backup*, and whether it is incomplete."""
+    proof = backup.verification.upper() if backup.damaged else backup.verification
+    return proof + (", incomplete" if backup.manifest.incomplete else "")
+
+
 def missing_json(records: tuple[SourceRecord, ...]) -> list[dict[str, str]]:
     """What belongs into a backup of these sources and is not in it."""
     return [

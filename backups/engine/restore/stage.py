@@ -6,7 +6,6 @@ import contextlib
 import os
 import sqlite3
 import stat
-from pathlib import Path
 from typing import Any
 
 from ..check_stores import Findings
@@ -125,20 +124,30 @@ def _fit_owner(target: Target) -> None:
     """
     root = os.geteuid() == 0
     store = (target.path if target.path.exists() else target.path.parent).stat()
-    staged = [("", target.staged.lstat()), *(folders.below(target.staged) if target.staged.is_dir() else ())]
-    for path, status in staged:
-        place = target.staged / path if path else target.staged
-        live = _status(target.path / path if path else target.path)
-        if root:
-            owner = live or store
-            os.chown(place, owner.st_uid, owner.st_gid, follow_symlinks=False)
-        if stat.S_ISREG(status.st_mode) and status.st_mode & _RUNS_AS_OWNER:
-            same = live is not None and stat.S_ISREG(live.st_mode) and (live.st_mode ^ status.st_mode) & _RUNS_AS_OWNER == 0
-            place.chmod(stat.S_IMODE(status.st_mode) & (0o7777 if same else ~_RUNS_AS_OWNER))
+    with folders.opened(target.stage) as above:
+        inside = folders.below(target.staged) if target.staged.is_dir() else ()
+        for path, status in [("", target.staged.lstat()), *inside]:
+            runs_as_owner = stat.S_ISREG(status.st_mode) and status.st_mode & _RUNS_AS_OWNER
+            if not root and not runs_as_owner:
+                continue
+            live = _live_status(target, path)
+            whole = target.staged.relative_to(target.stage) / path
+            with folders.opened(whole.parent, above) as folder:
+                if root:
+                    owner = live or store
+                    os.chown(whole.name, owner.st_uid, owner.st_gid, dir_fd=folder, follow_symlinks=False)
+                if runs_as_owner:
+                    mode = live.st_mode if live is not None and stat.S_ISREG(live.st_mode) else 0
+                    same = (mode ^ status.st_mode) & _RUNS_AS_OWNER == 0
+                    os.chmod(whole.name, stat.S_IMODE(status.st_mode) & (0o7777 if same else ~_RUNS_AS_OWNER), dir_fd=folder)
 
 
-def _status(place: Path) -> os.stat_result | None:
+def _live_status(target: Target, path: str) -> os.stat_result | None:
     try:
-        return place.lstat()
+        if not path:
+            return target.path.lstat()
+        parent, _, name = path.rpartition("/")
+        with folders.opened(target.path) as root, folders.opened(parent, root) as folder:
+            return os.stat(name, dir_fd=folder, follow_symlinks=False)
     except OSError:
         return None

@@ -44,8 +44,11 @@ def opened(path: str | Path, root: int | None = None) -> Iterator[int]:
         os.close(descriptor)
 
 
-def below(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Everything below *folder*, each folder before its content: relative path and status. Skips what cannot be read."""
+def below(folder: Path, *, strict: bool = False) -> Iterator[tuple[str, os.stat_result]]:
+    """Everything below *folder*, each folder before its content: relative path and status.
+
+    Skips what vanishes meanwhile and, unless *strict*, what cannot be read. Raises ``OSError`` otherwise.
+    """
     with opened(folder) as root:
         pending = [""]
         while pending:
@@ -53,8 +56,10 @@ def below(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
             try:
                 with opened(path, root) as descriptor:
                     entries = sorted(os.scandir(descriptor), key=lambda entry: entry.name)
-                    found = [(f"{path}/{entry.name}" if path else entry.name, _status(entry)) for entry in entries]
-            except OSError:
+                    found = [(f"{path}/{entry.name}" if path else entry.name, _status(entry, strict)) for entry in entries]
+            except OSError as problem:
+                if strict and not isinstance(problem, FileNotFoundError):
+                    raise
                 continue
             for inside, status in found:
                 if status is not None:
@@ -62,10 +67,12 @@ def below(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
             pending.extend(inside for inside, status in reversed(found) if status is not None and stat.S_ISDIR(status.st_mode))
 
 
-def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
+def _status(entry: os.DirEntry[str], strict: bool) -> os.stat_result | None:
     try:
         return entry.stat(follow_symlinks=False)
-    except OSError:
+    except OSError as problem:
+        if strict and not isinstance(problem, FileNotFoundError):
+            raise
         return None
 
 
