@@ -530,7 +530,7 @@ def test_findings_of_a_consistency_check_fire_an_alert(empty_site, clock):
         check = Check.objects.create(state="done", findings_count=9, severities={"error": 4, "info": 5}, kinds=found)
         evaluation.decide(clock())
         alert = Alert.objects.get(rule="consistency")
-        assert alert.text == "SQLite and Chroma disagree: 4 findings (missing in chromadb 3, metadata mismatch 1)."
+        assert alert.text == "SQLite and Chroma disagree: 4 findings (3 “Missing in Chroma”, 1 “Metadata differs”)."
         Check.objects.create(state="failed", error={"message": "Chroma is locked."}, started=clock())
         clock.move(minutes=5)
         evaluation.decide(clock())
