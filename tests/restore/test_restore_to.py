@@ -26,6 +26,7 @@ from backups.engine.prune import prune
 from backups.engine.repository.retention import Policy
 from backups.engine.restore.to_folder import restore_to
 from backups.engine.runtime import durable
+from backups.engine.types import SourceKind
 from tests.restore.stores import ROOT, Chroma, History, clean_environment, context, refbackup, tree_of, until
 
 
@@ -122,6 +123,24 @@ def test_existing_files_are_never_overwritten(history: History, tmp_path: Path, 
     with pytest.raises(TargetOccupied) as refused:
         restore_to(history.repository, history.backup(0), target, context())
     assert refused.value.exit_code == 2 and tree_of(tmp_path) == before
+
+
+@pytest.mark.parametrize("below", ["trash/x", "scratch/y", "backups/default/z", ""])
+def test_nothing_is_restored_into_the_repository(history: History, below: str) -> None:
+    target = history.repository.folder / below
+    before = tree_of(history.repository.folder)
+    with pytest.raises(TargetOccupied, match="not an empty folder" if not below else "inside the repository"):
+        restore_to(history.repository, history.backup(0), target, context())
+    assert tree_of(history.repository.folder) == before
+
+
+def test_nothing_is_restored_into_a_live_store(history: History) -> None:
+    stores = [Path(record.path) for record in history.backup(0).manifest.sources if record.kind is not SourceKind.SQLITE]
+    assert stores
+    for store in stores:
+        with pytest.raises(TargetOccupied, match="inside the live store"):
+            restore_to(history.repository, history.backup(0), store / "new", context())
+        assert not (store / "new").exists()
 
 
 def test_a_mount_point_is_refused_before_anything_is_written(history: History, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,6 +101,12 @@ def plan(
     return archives, tree, sum(entry.size for path, entry in tree.entries.items() if wanted(path))
 
 
+def _refuse_inside(place: Path, folder: Path, name: str) -> None:
+    """A repository deletes what it does not know, and an application takes what is in its folders for its own."""
+    if place.is_relative_to(os.path.realpath(folder)):
+        raise TargetOccupied(f"{place} lies inside {name}.", hint=f"Choose a folder outside {folder}. Nothing was written.")
+
+
 def restore_to(
     repository: Repository,
     backup: Backup,
@@ -134,6 +140,10 @@ def restore_to(
     try:
         if place.exists() and (not place.is_dir() or any(place.iterdir())):
             raise TargetOccupied(f"{target} exists and is not an empty folder.")
+        _refuse_inside(place, repository.folder, "the repository")
+        for record in backup.manifest.sources:
+            if record.kind is not SourceKind.SQLITE:
+                _refuse_inside(place, Path(record.path), f"the live store {record.prefix}")
         if place.is_mount():
             raise TargetOccupied(f"{target} is a mount point, which cannot be exchanged.", hint="Choose a new folder in it.")
         with repository.reading():
