@@ -1,7 +1,7 @@
 """Restores in place that have not ended: their records beside the stores, the lock of a running one, and what a crash left.
 
 A restore in place stages what it writes into hidden folders beside the stores, ``.refbackup-restore.TOKEN``. Each has a journal
-from before the first change of a store until all are checked. If no process holds the lock of the folder around it meanwhile,
+from before the first change of a store until all are checked. If no process holds the lock of the staging folder meanwhile,
 that restore was interrupted, and the stores may be of different times: nothing should use them or back them up until it is
 finished or undone (``refbackup restore --finish``, ``--undo``).
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,10 +113,10 @@ def unfinished_exchange(sources: Iterable[Source]) -> UnfinishedExchange | None:
 
     None also while a restore of these stores is running.
     """
-    paths = [source.path for source in sources]
-    if any(_in_use(folder) for folder in _around(paths)):
+    found = interrupted([source.path for source in sources])
+    if found is not None and any(_in_use(folder) for folder in found.folders):
         return None
-    return interrupted(paths)
+    return found
 
 
 def leftovers(paths: Iterable[Path]) -> list[Leftover]:
@@ -140,22 +140,32 @@ def interrupted(paths: Sequence[Path]) -> UnfinishedExchange | None:
 
 
 @contextmanager
-def exclusive_restore(paths: Iterable[Path]) -> Iterator[None]:
+def exclusive_restore(paths: Iterable[Path]) -> Iterator[Callable[[Iterable[Path]], None]]:
     """Keep other restores in place away from the folders around *paths*. Raises `RepositoryLocked`.
+
+    Yields a function that locks staging folders until the end: while it is locked, a journal in one is of a running restore.
 
     The folders themselves are locked, so that no lock file is left beside the stores; the kernel drops the locks of a process
     that dies.
     """
     with ExitStack() as held:
-        for folder in _around(paths):
+
+        def lock(folder: Path) -> bool:
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             held.callback(os.close, descriptor)
-            if not _lock(descriptor, shared=False):
+            return _lock(descriptor, shared=False)
+
+        def own(folders: Iterable[Path]) -> None:
+            for folder in folders:
+                lock(folder)
+
+        for folder in _around(paths):
+            if not lock(folder):
                 raise RepositoryLocked(
                     f"Another restore in place is replacing stores in {folder}. Nothing was changed by this one.",
                     hint="Wait until it has ended, and look at the data before you restore again.",
                 )
-        yield
+        yield own
 
 
 def write_journal(folders: Iterable[Path], journal: Journal) -> None:

@@ -250,6 +250,13 @@ def test_a_running_restore_is_not_an_interrupted_one(scene: Scene, monkeypatch: 
     assert marks.read_text() == "None 1,None 0,"
 
 
+def test_another_process_that_locks_the_folder_does_not_hide_an_interrupted_exchange(scene: Scene) -> None:
+    kill_in_exchange(scene, "in-place-recorded")
+    with exclusive_restore([scene.databases[0]]):  # as a restore of another store in the same folder does
+        assert unfinished_exchange(scene.sources) is not None
+        assert command(scene, "create").code == 1
+
+
 def test_a_live_holder_of_the_lock_that_dies_leaves_none(scene: Scene) -> None:
     hold = (
         "import sys; from pathlib import Path; from backups.engine.unfinished import exclusive_restore\n"

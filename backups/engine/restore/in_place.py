@@ -10,6 +10,7 @@ from __future__ import annotations
 import sqlite3
 import stat
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -79,8 +80,8 @@ def restore_in_place(
     targets = find_targets(select(backup, only), sources, ctx, whole=only is None)
     refuse_nested(targets, repository, backup, sources)
     try:
-        with exclusive_restore(target.path for target in targets):
-            exchange = _Exchange(repository, backup, targets, only, commands, wait, ctx)
+        with exclusive_restore(target.path for target in targets) as own:
+            exchange = _Exchange(repository, backup, targets, only, commands, wait, ctx, own)
             size, checks = exchange.run()
     except OSError as problem:
         raise from_os_error(problem, "Restoring in place") from problem
@@ -135,7 +136,9 @@ class _Exchange:
         commands: Commands,
         wait: float,
         ctx: Context,
+        own: Callable[[Iterable[Path]], None],
     ) -> None:
+        self._own = own
         self._repository = repository
         self._backup = backup
         self._targets = targets
@@ -195,6 +198,7 @@ class _Exchange:
             self._prepare_replacements(saved)
             journal = self._journal(saved.id if saved is not None else "")
             self._safety = journal.safety_backup
+            self._own(self._folders)
             write_journal(self._folders, journal)
             durable.reach("in-place-recorded")
             _exchange_and_check(self._targets, self._commands, self._wait, self._ctx)
