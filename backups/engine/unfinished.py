@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -104,8 +105,17 @@ class UnfinishedExchange:
         return tuple(Source(kind=store.kind, name=store.name, path=store.path) for store in stores)
 
     def as_error(self, left: str) -> ExchangeUnfinished:
-        """The error that refuses to go on; *left* says what was left unchanged."""
-        return ExchangeUnfinished(f"{self.message} {left}".rstrip(), folders=[str(folder) for folder in self.folders])
+        """The error that refuses to go on; *left* says what was left unchanged. Its hint has the commands in full."""
+        hint = None
+        if self.journal is not None:
+            hint = f"Complete that restore with `{self._command('--finish')}`, or bring the old data back with --undo instead."
+        folders = [str(folder) for folder in self.folders]
+        return ExchangeUnfinished(f"{self.message} {left}".rstrip(), hint=hint, folders=folders)
+
+    def _command(self, action: str) -> str:
+        assert self.journal is not None
+        stores = [f"--{store.kind}={store.name}={store.path}" for store in self.journal.targets]
+        return shlex.join(["refbackup", "restore", f"--repo={self.journal.repository}", *stores, action])
 
 
 def unfinished_exchange(sources: Iterable[Source]) -> UnfinishedExchange | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sqlite3
 from contextlib import closing
@@ -132,6 +133,8 @@ def test_while_an_exchange_is_unfinished_nothing_is_backed_up_and_every_command_
     created = command(scene, "create", "--json")
     assert created.code == 1 and created.json["error"]["code"] == "exchange_unfinished"
     assert "--finish" in created.err and scene.backup.id in created.err
+    advised = created.json["error"]["hint"].split("`")[1]
+    assert shlex.split(advised)[-1] == "--finish"
     assert scene.repository.ids("default") == backups
     settings = {"BACKUP_REPOSITORY": str(scene.repository.folder), "REFSERVER_DATABASE": f"app={scene.databases[0]}"}
     for arguments in (["list"], ["show", "latest"], ["verify", "latest"]):
@@ -146,7 +149,7 @@ def test_while_an_exchange_is_unfinished_nothing_is_backed_up_and_every_command_
         back_up(scene.repository, scene.sources[:1])
     forced = command(scene, "create", "--force", "--no-verify")
     assert forced.code == 0 and "different times" in forced.err
-    whole = command(scene, "restore", scene.backup.id, "--in-place", "--yes")
+    whole = refbackup(*shlex.split(advised)[1:], "--yes", cwd=scene.folder)
     assert whole.code == 0 and scene.state() == scene.backed_up
     clear(scene)
 
