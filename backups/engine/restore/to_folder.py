@@ -140,7 +140,8 @@ def restore_to(
     try:
         if place.exists() and (not place.is_dir() or any(place.iterdir())):
             raise TargetOccupied(f"{target} exists and is not an empty folder.")
-        _refuse_inside(place, repository.folder, "the repository")
+        if Path(os.path.realpath(repository.scratch)) not in place.parent.parents:  # a scratch folder of a running process
+            _refuse_inside(place, repository.folder, "the repository")
         for record in backup.manifest.sources:
             if record.kind is not SourceKind.SQLITE:
                 _refuse_inside(place, Path(record.path), f"the live store {record.prefix}")
