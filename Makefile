@@ -27,7 +27,7 @@ imports: ## The import contracts of pyproject.toml
 test: ## The whole suite, with coverage of the engine
 	scripts/test.sh
 
-quick: install ## The tests not marked slow, in under two minutes on two cores
+quick: install ## The tests not marked slow, in about three minutes on two cores
 	$(PYTHON) -m pytest -m "not slow" -q -n auto --maxprocesses 4 --dist loadfile
 
 soak: install ## Backups under writers and random kills, four times as long as in the suite
