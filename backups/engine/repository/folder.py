@@ -183,6 +183,11 @@ class Repository(BaseRepository):
                     cleared.append(f"{folder.name}/{left.name}")
         return cleared
 
+    def is_scratch(self, place: Path) -> bool:
+        """Whether *place* lies in a scratch folder of a running process, which nobody else clears."""
+        above = [folder for folder in place.parents if folder.parent == Path(os.path.realpath(self.scratch))]
+        return any(_in_use(folder) for folder in above)
+
     def stage(self, backup_id: str, token: str) -> Path:
         folder = self.staging / f"{backup_id}.{token}"
         durable.make_folder(folder)

@@ -140,7 +140,7 @@ def restore_to(
     try:
         if place.exists() and (not place.is_dir() or any(place.iterdir())):
             raise TargetOccupied(f"{target} exists and is not an empty folder.")
-        if Path(os.path.realpath(repository.scratch)) not in place.parent.parents:  # a scratch folder of a running process
+        if not repository.is_scratch(place):
             _refuse_inside(place, repository.folder, "the repository")
         for record in backup.manifest.sources:
             if record.kind is not SourceKind.SQLITE:
