@@ -29,7 +29,7 @@ from .locations import CONTROL, DEFAULT, ROOT, Locations, read_locations
 LEAST_FREE = 16 << 20
 """Bytes that must be free on a disk that is written to; SQLite needs some even to open a database."""
 
-FINISH_OR_UNDO = "Run scripts/disaster_recovery.sh --finish, or --undo."
+FINISH_OR_UNDO = f"Run {ROOT}/scripts/disaster_recovery.sh --finish, or --undo."
 """What to do after a restore that was interrupted in the exchange."""
 
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})

@@ -39,7 +39,7 @@ _SUMMARY = {
     Stores.OLD: "The data is OLD: as it was before this recovery.",
     Stores.NEW: "The data is NEW: the backup's.",
     Stores.MIXED: "The stores may be MIXED, of different times. Run this before you start the application:\n"
-    "               scripts/disaster_recovery.sh --finish    (or --undo)",
+    f"               {ROOT}/scripts/disaster_recovery.sh --finish    (or --undo)",
     Stores.UNDONE: "The data is OLD: as it was before the interrupted restore.",
 }
 

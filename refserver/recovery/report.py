@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,6 +77,6 @@ class Report:
 def runnable(text: str, repository: Path | None) -> str:
     """*text* with the commands in it as they can be typed here."""
     script = f"{ROOT}/scripts/disaster_recovery.sh"
-    for ours, theirs in (("--latest", "latest --in-place"), ("--finish", "--finish"), ("--undo", "--undo")):
-        text = text.replace(f"refbackup restore {theirs}", f"{script} {ours}")  # the script knows the stores
+    text = text.replace("refbackup restore latest --in-place", f"{script} --latest")
+    text = re.sub(r"refbackup restore [^`\n]*?(--finish|--undo)\b", rf"{script} \1", text)  # the script knows the stores
     return engine_runnable(text, f"{ROOT}/.venv/bin/refbackup", str(repository or ""))

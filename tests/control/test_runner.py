@@ -22,7 +22,7 @@ from backups.engine.runtime import processes
 from backups.jobs import child_output, completion, leftovers, lifecycle, runner, submit
 from backups.jobs.reconcile import reconcile
 from backups.jobs.types import job_type
-from backups.models import AuditEntry, IndexedBackup, Job, JobLog, Worker
+from backups.models import AuditEntry, IndexedBackup, Job, Worker
 from backups.worker import tasks
 from tests.control.chore_settings import KINDS
 from tests.control.conftest import HOST
@@ -319,8 +319,8 @@ def test_saving_the_end_is_retried(chores, monkeypatch):
     monkeypatch.setattr(lifecycle, "end", refuse)
     job = chores.done(job)
     assert job.state == Job.State.SUCCEEDED
-    assert list(job.log.values_list("line", flat=True))[:3] == ["line 0", "line 1", "line 2"]
-    assert JobLog.objects.filter(line="line 0").count() == 1
+    lines = [line for line in job.log.values_list("line", flat=True) if line.startswith("line ")]
+    assert lines == ["line 0", "line 1", "line 2"]
 
 
 def test_process_killed_from_outside_is_reported(yard):

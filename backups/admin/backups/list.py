@@ -62,7 +62,7 @@ def overview(request: HttpRequest) -> HttpResponse:
         "away": protection.away,
         "missing": list(missing_backups()[:_MOST_MISSING]),
         "missing_count": missing_backups().count(),
-        "losses": list(IndexedBackup.objects.exclude(losses="")[:_MOST_LOSSES]),
+        "losses": list(IndexedBackup.objects.exclude(losses="").order_by("-time")[:_MOST_LOSSES]),
         "kinds": IndexedBackup.Kind.choices,
         "proofs": IndexedBackup.Verification.choices,
         "marks": MARKS.items(),
