@@ -22,6 +22,7 @@ from consistency.engine.findings import Finding as EngineFinding
 from consistency.engine.findings import Severity
 from consistency.live import live_stores
 from consistency.models import Check, Finding, Repair
+from consistency.reconcile import reconcile
 from consistency.resolution import description
 
 SILENT = timedelta(minutes=5)
@@ -38,6 +39,7 @@ def run_check(*, actor: str = "", ctx: Context | None = None) -> Check:
     2. Create a row in state ``running``.
     3. Keep findings as they become certain, the first of each kind.
     4. Write verdict, counts and time into the row.
+    5. Open or close the findings of earlier checks accordingly (`reconcile`), unless a repair ran meanwhile.
 
     A crash leaves a row in state ``running`` with the findings so far; step 1 of a later check marks it as failed. Raises
     `ConsistencyError`, including `Cancelled`; the row then records it.
@@ -63,6 +65,8 @@ def run_check(*, actor: str = "", ctx: Context | None = None) -> Check:
     copied = ("seconds", "records", "in_flight", "kinds", "severities", "mappings")
     values = {name: sums[name] for name in copied}
     _end(check, Check.State.DONE, verdict=sums["state"], findings_count=sums["findings"], **values)
+    if not changed_since(check):
+        reconcile(check)
     return check
 
 

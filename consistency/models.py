@@ -52,12 +52,11 @@ class Finding(models.Model):
     """One finding of a check. The first of each kind are kept, up to the setting ``LISTED``; the check has the counts."""
 
     class State(models.TextChoices):
-        """What a repair did with it."""
+        """Open until a repair resolves it or a newer check of the live stores does not find it; open again if one does."""
 
         OPEN = "open"
         REPAIRED = "repaired"
-        GONE = "gone", "gone before the repair"
-        UNDONE = "undone", "repair undone"
+        GONE = "gone"
 
     belongs_to = models.ForeignKey(Check, on_delete=models.CASCADE, related_name="findings")
     kind = models.CharField(max_length=24, choices=[(one.value, one.value) for one in FindingKind])

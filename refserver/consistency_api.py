@@ -81,7 +81,7 @@ class FindingQuery(PageQuery):
     check: Annotated[Number | None, Field(description=f"Findings of this check. {_LAST_CHECK}")] = None
     kind: Annotated[FindingKind | None, Field(description="Findings of one kind.")] = None
     severity: Annotated[Severity | None, Field(description="Findings of one severity; `info` means in flight.")] = None
-    state: Annotated[Literal["open", "repaired", "gone", "undone"] | None, Field(description="Findings in one state.")] = None
+    state: Annotated[Literal["open", "repaired", "gone"] | None, Field(description="Findings in one state.")] = None
     mapping: Annotated[Text, Field(description="Findings of one mapping.")] = ""
     record: Annotated[Text, Field(description="Findings of one record.")] = ""
     safe: Annotated[bool | None, Field(description="Findings with a safe repair, or the others.")] = None

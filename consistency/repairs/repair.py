@@ -126,7 +126,8 @@ def _carry_out(made: Repair, writer: Writer, ctx: Context) -> None:
             for step in steps:  # both stores have it
                 if step.state == Step.State.BEGUN:
                     step.move(Step.State.APPLIED)
-                step.finding.state = Finding.State.REPAIRED if step.state == Step.State.APPLIED else Finding.State.GONE
+                if step.state == Step.State.APPLIED:
+                    step.finding.state = Finding.State.REPAIRED
             save_outcome(steps)
     made.state, made.ended = Repair.State.DONE, timezone.now()
     made.save()
@@ -154,6 +155,7 @@ def _apply(sides: OpenStores, steps: Sequence[Step], writer: Writer, lost: Searc
         if not still:
             begun = step.state == Step.State.BEGUN
             step.move(Step.State.APPLIED if begun else Step.State.SKIPPED, "" if begun else "No longer wrong.")
+            step.finding.state = Finding.State.GONE
             continue
         if step.action == Action.RESTORE_ROW:
             with connections[alias].cursor() as cursor:

@@ -67,7 +67,7 @@ def put_back_all(made: Repair, writer: Writer, ctx: Context) -> None:
                 if step.state == Step.State.UNDOING:
                     step.move(Step.State.UNDONE)
                 if step.state == Step.State.UNDONE:
-                    step.finding.state = Finding.State.UNDONE
+                    step.finding.state = Finding.State.OPEN
             save_outcome(steps)
     made.state, made.undone = Repair.State.UNDONE, timezone.now()
     made.save()

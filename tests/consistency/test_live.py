@@ -360,7 +360,7 @@ def test_exit_codes_of_the_command(sample_library: Places, settings: Any) -> Non
     assert (code, answer["again"]["state"], answer["repair"]["steps"]) == (0, "consistent", {"applied": 3})
     number = str(answer["repair"]["id"])
     code, text, _ = manage(sample_library, "--undo", number)
-    assert (code, text) == (0, f"Repair {number} is undone: 3 undone.\n")
+    assert code == 0 and text.startswith(f"Repair {number} is undone: 3 undone.\nChecked again:\ninconsistent: ")
     assert manage(sample_library, "--json")[0] == 5
     assert manage(sample_library, "--resume")[1] == "No repair is unfinished.\n"
     code, answer, _ = manage(sample_library, "--undo", number, "--json")

@@ -39,8 +39,8 @@ class Command(BaseCommand):
             choices=["safe", "all", "rows"],
             help="then apply the safe repairs or all repairs, or restore lost rows from backups, and check again",
         )
-        what.add_argument("--resume", action="store_true", help="resume an interrupted repair")
-        what.add_argument("--undo", type=int, metavar="REPAIR", help="restore what a repair replaced")
+        what.add_argument("--resume", action="store_true", help="resume an interrupted repair, and check again")
+        what.add_argument("--undo", type=int, metavar="REPAIR", help="restore what a repair replaced, and check again")
         parser.add_argument(
             "--of", type=int, metavar="CHECK", help="with --repair: the findings of that check, instead of a new one"
         )
@@ -77,12 +77,12 @@ class Command(BaseCommand):
             made = Repair.objects.filter(pk=options["undo"]).first()
             if made is None:
                 raise Mistake(f"There is no repair {options['undo']}.", hint="`check_consistency --repair` prints its number.")
-            return self._repair_answer(undo(made, actor=options["actor"], ctx=ctx))
+            return 0, *self._checked_again(undo(made, actor=options["actor"], ctx=ctx), options, ctx)[1:]
         if options["resume"]:
             made = unfinished().first()
             if made is None:
                 return 0, {"repair": None}, "No repair is unfinished."
-            return self._repair_answer(resume(made, ctx=ctx))
+            return 0, *self._checked_again(resume(made, ctx=ctx), options, ctx)[1:]
         check = self._check(options, ctx)
         answer, text = self._check_answer(check), self._check_text(check)
         if options["repair"]:
@@ -103,11 +103,9 @@ class Command(BaseCommand):
                     text += f"\nRebuilding an index cannot be undone, and loses {plan.without_row} records without a row."
             else:
                 made = repair(plan, actor=options["actor"], attended=not options["unattended"], ctx=ctx)
-                _, repaired, sentence = self._repair_answer(made)
-                again = run_check(actor=options["actor"], ctx=ctx)
-                answer |= repaired | {"again": self._check_answer(again)}
-                text += f"\n{sentence}\nChecked again:\n{self._check_text(again)}"
-                check = again
+                check, repaired, said = self._checked_again(made, options, ctx)
+                answer |= repaired
+                text += f"\n{said}"
         return (0 if check.verdict == State.CONSISTENT else FINDINGS), answer, text
 
     def _check(self, options: dict[str, Any], ctx: Context) -> Check:
@@ -118,11 +116,14 @@ class Command(BaseCommand):
             raise Mistake(f"There is no check {options['of']}.", hint="`check_consistency --json` prints its number.")
         return check
 
-    def _repair_answer(self, made: Repair) -> tuple[int, dict[str, Any], str]:
+    def _checked_again(self, made: Repair, options: dict[str, Any], ctx: Context) -> tuple[Check, dict[str, Any], str]:
+        """A new check, which opens and closes findings, and the answer about it and the repair *made*, as JSON and as text."""
         counts = made.counts()
         steps = ", ".join(f"{number} {state}" for state, number in counts.items())
-        answer = {"repair": {"id": made.pk, "state": made.state, "steps": counts, "snapshot": made.snapshot}}
-        return 0, answer, f"Repair {made.pk} is {made.state}: {steps or 'no steps'}."
+        repaired = {"id": made.pk, "state": made.state, "steps": counts, "snapshot": made.snapshot}
+        again = run_check(actor=options["actor"], ctx=ctx)
+        text = f"Repair {made.pk} is {made.state}: {steps or 'no steps'}.\nChecked again:\n{self._check_text(again)}"
+        return again, {"repair": repaired, "again": self._check_answer(again)}, text
 
     def _check_answer(self, check: Check) -> dict[str, Any]:
         return {
