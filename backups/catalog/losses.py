@@ -17,20 +17,29 @@ class Loss:
     complete: IndexedBackup
     lines: tuple[str, ...]
     itself: bool
-    """Whether the stores had shrunk since the backup before it; otherwise they had before an earlier one."""
+    """Whether it was the first with less; otherwise an earlier one was."""
 
     @property
     def text(self) -> str:
         """A sentence for people."""
         what = "; ".join(self.lines)
         if self.itself:
-            return f"It holds far less than the backup before: {what}."
+            return f"It holds far less than earlier backups: {what}."
         return f"It was made after the stores shrank, and may lack as much: {what}."
 
 
 def unconfirmed() -> list[IndexedBackup]:
     """The backups that are held for what later ones no longer hold, newest first."""
     return list(IndexedBackup.objects.exclude(losses="").order_by("-time")[:_MOST])
+
+
+def told_by(losses: str) -> list[tuple[str, str]]:
+    """The sentences of `IndexedBackup.losses`, each with the id of the backup that has less; empty in older holds.
+
+    Ids sort in the order in which backups were made.
+    """
+    told = [line.rpartition(" (") for line in losses.splitlines()]
+    return [(text, shrunk.removesuffix(")")) if text else (shrunk, "") for text, _, shrunk in told]
 
 
 def loss_of(row: IndexedBackup, held: Iterable[IndexedBackup]) -> Loss | None:
@@ -40,9 +49,11 @@ def loss_of(row: IndexedBackup, held: Iterable[IndexedBackup]) -> Loss | None:
     for complete in held:
         if (complete.repository, complete.set) != (row.repository, row.set) or complete.time >= row.time:
             continue
-        told = [line.rpartition(" (") for line in complete.losses.splitlines()]
-        own = tuple(text for text, _, shrunk in told if shrunk == f"{row.backup_id})")
+        told = told_by(complete.losses)
+        own = tuple(text for text, shrunk in told if shrunk == row.backup_id)
         if own:
             return Loss(complete=complete, lines=own, itself=True)
-        return Loss(complete=complete, lines=tuple(text or shrunk for text, _, shrunk in told), itself=False)
+        earlier = tuple(text for text, shrunk in told if shrunk < row.backup_id)
+        if earlier:
+            return Loss(complete=complete, lines=earlier, itself=False)
     return None

@@ -24,7 +24,7 @@ from .repository.folder import Repository
 from .repository.soundness import SOURCE_SUSPECT
 from .runtime import durable
 from .runtime.context import Context
-from .shrinkage import hold_until_confirmed, shrunk
+from .shrinkage import compare, hold_until_confirmed
 from .sources import LogWatch, check_sources, log_cut, pack_request, record_of, size_of
 from .types import (
     DEFAULT_ALLOWANCE,
@@ -180,8 +180,8 @@ def _create(repository: Repository, request: Request, ctx: Context) -> tuple[Bac
                 ctx.log(f"The copy is inconsistent and is taken again: {'; '.join(packed.torn)}")
                 continue
             durable.remove_tree(scratch)
-            before = parent or next(usable_parents(repository.newest_first(request.set)), None)
-            lost = () if before is None or request.safety else shrunk(before.manifest, packed.sources, request.allowance)
+            before = None if request.safety else parent or next(usable_parents(repository.newest_first(request.set)), None)
+            packed.sources, lost = compare(before, packed.sources, request.allowance, repository.ids(request.set))
             for item in lost:
                 ctx.log(f"SHRUNK {item.message}")
             manifest = _manifest(backup_id, kind, request, parent, packed, lost, ctx)

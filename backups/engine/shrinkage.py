@@ -1,53 +1,142 @@
-"""Notices stores that lost all or most of their content since the backup before: a disk that is not mounted, an emptied table.
+"""Notices stores that lost all or most of their content: a disk that is not mounted, an emptied table, truncated files.
 
 Such a backup is as sound as any other, so no verification finds it. What it was compared with is held until a person confirms.
+
+Every backup is compared with the most that earlier ones hold, so that several small losses count as one large one. What a store
+has less of, but has not lost, is its peak, which each manifest takes over from the one before::
+
+    backup               first     second               third
+    rows of a table      200       120                  80
+    peak                           200 in the first
+    reported                                            80 rows, 200 in the first
+
+A reported loss replaces the peak: it is reported once, and the hold reminds of it until someone confirms it.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from fnmatch import fnmatchcase
 
+from .capture.rows import REST
+from .errors import EngineError
 from .repository.folder import Repository
-from .types import Allowance, Backup, Hold, Manifest, Shrunk, SourceKind, SourceRecord
+from .types import MOST_PEAKS, Allowance, Backup, Hold, Manifest, Peak, Shrunk, SourceKind, SourceRecord
 
 _MOST_TOLD = 50
 """Sentences about lost content that a hold keeps."""
 
+_LEAST_BYTES = 1 << 20
+"""A folder of this size is compared by its bytes however few files it has."""
 
-def shrunk(before: Manifest, now: Iterable[SourceRecord], allowance: Allowance) -> tuple[Shrunk, ...]:
-    """What the sources lost since *before*, one entry for a source that lost everything."""
-    old = {record.prefix: record for record in before.sources}
-    found: list[Shrunk] = []
+_Key = tuple[str, str]
+"""Unit, and name of the table or collection."""
+
+_FILES, _BYTES = ("files", ""), ("bytes", "")
+
+
+def compare(
+    before: Backup | None, now: tuple[SourceRecord, ...], allowance: Allowance, existing: Collection[str]
+) -> tuple[tuple[SourceRecord, ...], tuple[Shrunk, ...]]:
+    """The sources *now* with their peaks, and what they lost since *before* and earlier backups.
+
+    A source that lost everything is one entry. *existing* has the ids of the set's backups.
+    """
+    if before is None:
+        return now, ()
+    old = {record.prefix: record for record in before.manifest.sources}
+    sources: list[SourceRecord] = []
+    lost: list[Shrunk] = []
     for record in now:
-        if record.prefix in old and not record.problems and not old[record.prefix].problems:
-            found += _of_source(old[record.prefix], record, allowance)
-    return tuple(found)
+        peaks: Iterable[Peak] = ()
+        if record.prefix in old:
+            found, peaks = _of_source(_most(before.id, old[record.prefix]), record, allowance)
+            for peak, after in found or _of_broken(old[record.prefix], record, before.id, allowance):
+                earlier = None if peak.backup == before.id else peak.backup if peak.backup in existing else ""
+                told = {"unit": peak.unit, "name": peak.name, "before": peak.count, "after": after, "backup": earlier}
+                lost.append(Shrunk.model_validate({"source": record.prefix, **told}))
+        highest = sorted(peaks, key=lambda peak: -peak.count)[:MOST_PEAKS]
+        sources.append(record.model_copy(update={"peaks": tuple(highest)}))
+    return tuple(sources), tuple(lost)
 
 
-def _of_source(old: SourceRecord, new: SourceRecord, allowance: Allowance) -> Iterator[Shrunk]:
-    unit = {SourceKind.SQLITE: "rows", SourceKind.CHROMA: "records", SourceKind.FILES: "files"}[new.kind]
-    had, has = _counts(old), _counts(new)
-    if sum(had.values()) and not sum(has.values()):
-        yield Shrunk(source=new.prefix, unit=unit, before=sum(had.values()), after=0)
-        return
-    if new.kind is SourceKind.SQLITE and not new.rows:
-        return  # not counted
-    for name, before in had.items():
-        after = has.get(name, 0)
-        allowed = any(fnmatchcase(f"{new.name}.{name}", pattern) for pattern in allowance.names)
-        if before >= allowance.least and after < before * (1 - allowance.percent / 100) and not allowed:
-            yield Shrunk(source=new.prefix, name=name, unit=unit, before=before, after=after)
+def _of_broken(old: SourceRecord, new: SourceRecord, before: str, allowance: Allowance) -> Iterable[tuple[Peak, int]]:
+    """Of a store in which nothing can be counted, its files."""
+    peak = Peak(unit="bytes", count=old.bytes, backup=before)
+    if new.problems and _is_loss(peak, new.bytes, None, allowance):
+        yield peak, new.bytes
 
 
-def _counts(record: SourceRecord) -> dict[str, int]:
+def _most(backup_id: str, record: SourceRecord) -> dict[_Key, Peak]:
+    """The most of everything that was counted, in this backup or an earlier one."""
+    most = {
+        (unit, name): Peak(unit=unit, name=name, count=count, backup=backup_id)
+        for (unit, name), count in _counts(record).items()
+    }
+    for peak in record.peaks:
+        key = peak.unit, peak.name
+        if key not in most or most[key].count < peak.count:
+            most[key] = peak
+    return most
+
+
+def _of_source(
+    most: dict[_Key, Peak], new: SourceRecord, allowance: Allowance
+) -> tuple[list[tuple[Peak, int]], Iterable[Peak]]:
+    """What a source lost, each with what is left, and its peaks."""
+    has, unknown = _counts(new), {key for key in most if not _is_counted(key, new)}
+    for unit in dict.fromkeys(unit for unit, _ in most):
+        peaks = [peak for key, peak in most.items() if key[0] == unit and peak.count]
+        if peaks and not unknown and not any(count for (of, _), count in has.items() if of == unit):
+            total = sum(peak.count for peak in peaks)
+            return [(max(peaks, key=lambda peak: peak.count).model_copy(update={"name": "", "count": total}), 0)], []
+    lost: dict[_Key, tuple[Peak, int]] = {}
+    kept: list[Peak] = []
+    for key, peak in most.items():
+        after = has.get(key, 0)
+        if after >= peak.count or any(fnmatchcase(f"{new.name}.{peak.name}", pattern) for pattern in allowance.names):
+            continue
+        if key not in unknown and _is_loss(peak, after, most.get(_FILES), allowance):
+            lost[key] = peak, after
+        else:
+            kept.append(peak)
+    if _FILES in lost and _BYTES in lost:
+        del lost[_BYTES]  # the files that are gone tell it
+    return list(lost.values()), kept
+
+
+def _is_loss(peak: Peak, after: int, files: Peak | None, allowance: Allowance) -> bool:
+    least = _LEAST_BYTES if peak.unit == "bytes" else allowance.least
+    many_files = files is not None and files.count >= allowance.least
+    return (peak.count >= least or many_files) and after < peak.count * (1 - allowance.percent / 100)
+
+
+def _is_counted(key: _Key, record: SourceRecord) -> bool:
+    """Whether it is known how much of it there is, be it nothing. Of a store that is broken it is not."""
     if record.kind is SourceKind.SQLITE:
-        return record.rows
+        return key[1] in record.rows or not {key[1], REST} & set(record.uncounted)
+    return not record.problems
+
+
+def _counts(record: SourceRecord) -> dict[_Key, int]:
+    if record.kind is SourceKind.SQLITE:
+        return {("rows", name): count for name, count in record.rows.items()}
     if record.kind is SourceKind.CHROMA:
-        return {item.name: item.digest.count for item in record.collections}
-    return {"": record.files}
+        return {("records", item.name): item.digest.count for item in record.collections}
+    return {_FILES: record.files, _BYTES: record.bytes}
 
 
 def hold_until_confirmed(repository: Repository, before: Backup, manifest: Manifest) -> None:
-    """Hold *before*, the last backup with what *manifest* no longer has, until a person releases it."""
-    hold = before.hold or Hold(time=manifest.time, note=f"{manifest.id} holds much less", automatic=True)
-    told = tuple(f"{item.message} ({manifest.id})" for item in manifest.shrunk)
-    repository.set_hold(before, hold.model_copy(update={"shrunk": (*hold.shrunk, *told)[:_MOST_TOLD]}))
+    """Hold the backups that hold what *manifest* no longer has, until a person releases them.
+
+    *manifest* names them; where it does not, it is *before*.
+    """
+    told: dict[str, list[str]] = {}
+    for item in manifest.shrunk:
+        told.setdefault(item.backup or before.id, []).append(f"{item.message} ({manifest.id})")
+    for backup_id, lines in told.items():
+        backup = before
+        if backup_id != before.id:
+            with suppress(EngineError):  # damaged since: the best that is left is held
+                backup = repository.read(manifest.set, backup_id)
+        hold = backup.hold or Hold(time=manifest.time, note=f"{manifest.id} holds much less", automatic=True)
+        repository.set_hold(backup, hold.model_copy(update={"shrunk": (*hold.shrunk, *lines)[:_MOST_TOLD]}))

@@ -141,7 +141,7 @@ def record_of(
     instant: Instant,
     tally: dict[str, Any],
     digests: dict[str, tuple[Collection, ...] | Problem],
-    rows: dict[str, int],
+    rows: dict[str, int | None],
     exclude: tuple[str, ...],
     ctx: Context,
 ) -> SourceRecord:
@@ -185,7 +185,8 @@ def record_of(
             "pause_ms": round(instant.pause.get((source.kind, source.name), 0.0), 3),
             "version": instant.versions.get(source.name) if source.kind is SourceKind.CHROMA else None,
             "collections": collections,
-            "rows": rows,
+            "rows": {name: count for name, count in rows.items() if count is not None},
+            "uncounted": [name for name, count in rows.items() if count is None],
             "problems": problems,
             "left_out": absent,
             "exclude": exclude if source.kind is SourceKind.FILES else (),

@@ -131,6 +131,22 @@ class LeftOut(_Stored):
         return f"{self.path or '.'} is left out: {why}"
 
 
+class Peak(_Stored):
+    """The most rows of a table, records of a collection, or files or bytes of a folder, and the backup that holds it.
+
+    ``name`` is empty for a folder.
+    """
+
+    unit: str
+    name: Printable = ""
+    count: Size
+    backup: Id
+
+
+MOST_PEAKS = 1_000
+"""Peaks that a manifest keeps for a source: the highest."""
+
+
 class SourceRecord(_Stored):
     """A source as it was captured.
 
@@ -138,7 +154,8 @@ class SourceRecord(_Stored):
     (Chroma, copied under its lock), ``walked`` (files), ``raw`` (bytes of a broken store), ``unchanged`` (not read).
     ``same_instant`` is false for a large database in rollback-journal mode that was written to: it is copied after the cut.
     ``left_out`` has what a folder of files contains and the backup does not, ``exclude`` the patterns it was captured with;
-    `left_out.Outside` combines the two. ``rows`` are those of the tables of a database that were counted.
+    `left_out.Outside` combines the two. ``rows`` are those of the tables of a database that were counted; ``uncounted`` has the
+    other tables, and "" if there may be more. ``peaks`` has what earlier backups hold more of (`shrinkage`).
     """
 
     kind: SourceKind
@@ -152,6 +169,8 @@ class SourceRecord(_Stored):
     version: str | None = None
     collections: tuple[Collection, ...] = ()
     rows: dict[str, Size] = {}
+    uncounted: tuple[str, ...] = ()
+    peaks: Annotated[tuple[Peak, ...], Field(max_length=MOST_PEAKS)] = ()
     problems: tuple[Problem, ...] = ()
     left_out: Annotated[tuple[LeftOut, ...], Field(max_length=MOST_LEFT_OUT)] = ()
     exclude: Annotated[tuple[Pattern, ...], Field(max_length=MOST_PATTERNS)] = ()
@@ -193,8 +212,8 @@ class Pause(_Stored):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allowance:
     """What may shrink unnoticed: up to ``percent`` of what a table, collection or folder held, or any part of one that held
-    fewer than ``least``, and the tables and collections whose ``SOURCE.NAME`` matches a pattern. Losing everything is always
-    noticed."""
+    fewer than ``least`` rows, records or files, and the tables and collections whose ``SOURCE.NAME`` matches a pattern. The
+    bytes of a folder may too, if it also held less than a mebibyte. Losing everything is always noticed."""
 
     percent: float = 50.0
     least: int = 100
@@ -205,19 +224,24 @@ DEFAULT_ALLOWANCE = Allowance()
 
 
 class Shrunk(_Stored):
-    """A table, collection or folder, or with an empty ``name`` a whole source, that lost all or most of its content."""
+    """A table, collection or folder, or with an empty ``name`` a whole source, that lost all or most of its content.
+
+    ``backup`` is the earlier backup that held ``before``: null for the backup before, empty if it was removed since.
+    """
 
     source: Printable
     name: Printable = ""
     unit: str
     before: Size
     after: Size
+    backup: str | None = None
 
     @property
     def message(self) -> str:
         """A sentence for people, without its full stop."""
         what = f"{self.name} in {self.source}" if self.name else self.source
-        return f"{what} has {self.after:,} {self.unit}, {self.before:,} in the backup before"
+        where = "the backup before" if self.backup is None else self.backup or "an earlier backup, which was removed since"
+        return f"{what} has {self.after:,} {self.unit}, {self.before:,} in {where}"
 
 
 class Manifest(_Stored):

@@ -207,7 +207,7 @@ def test_shrunk_backup_warns_wherever_it_is_shown_until_the_loss_is_confirmed(em
     later, safety = indexed(kind="incremental", time=now), indexed(time=now, safety=True)
     job = Job.objects.create(kind="backup", host=HOST, state="succeeded", repository="main", backup_id=shrunk.backup_id)
     client = empty_site.client("root", superuser=True)
-    says = "It holds far less than the backup before: files/documents has 0 files, 65 in the backup before."
+    says = "It holds far less than earlier backups: files/documents has 0 files, 65 in the backup before."
     what = f"/admin/backup/restore/what/?backup={shrunk.backup_id}"
     for address in (shrunk.get_absolute_url(), job.get_absolute_url(), LIST, what):
         page = client.get(address).content.decode()

@@ -12,7 +12,8 @@ import pytest
 
 from backups.engine.cli import main
 from backups.engine.repository.folder import Repository, initialise
-from backups.engine.types import Allowance, Depth, Hold, Source, SourceKind
+from backups.engine.shrinkage import compare
+from backups.engine.types import DEFAULT_ALLOWANCE, Allowance, Depth, Hold, Source, SourceKind
 from tests.restore.stores import Chroma, back_up, make_database, vector
 
 
@@ -103,3 +104,55 @@ def test_a_disk_that_is_not_mounted(repository: Repository, tmp_path: Path) -> N
         ("chroma/chroma", "records", 5, 0),
     }
     assert repository.load("default", before.id).hold is not None
+
+
+@pytest.mark.parametrize("kept", [0, 10])
+def test_truncated_files_are_a_loss(repository: Repository, tmp_path: Path, kept: int) -> None:
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    for number in range(120 if kept else 3):
+        (folder / f"{number}.txt").write_bytes(b"content " * 100)
+    sources = (Source(kind=SourceKind.FILES, name="documents", path=folder),)
+    before = back_up(repository, sources)
+    for file in folder.iterdir():
+        file.write_bytes(b"." * kept)
+    after = back_up(repository, sources, "incremental")
+    assert [(item.unit, item.after) for item in after.manifest.shrunk] == [("bytes", 120 * kept)]
+    hold = repository.load("default", before.id).hold
+    assert hold is not None and "bytes" in hold.shrunk[0]
+
+
+def test_small_losses_add_up_and_the_fullest_backup_is_held(repository: Repository, tmp_path: Path) -> None:
+    path = tmp_path / "app.sqlite3"
+    make_database(path, 200)
+    sources = (sqlite_source(path),)
+    fullest = back_up(repository, sources)
+    execute(path, "DELETE FROM item WHERE id >= 120")
+    less = back_up(repository, sources, "incremental")
+    assert not less.manifest.shrunk
+    again = back_up(repository, sources)
+    execute(path, "DELETE FROM item WHERE id >= 80")
+    least = back_up(repository, sources, "incremental")
+    message = f"item in sqlite/app.sqlite3 has 80 rows, 200 in {fullest.id}"
+    assert [item.message for item in least.manifest.shrunk] == [message]
+    holds = {item.id: item.hold for item in repository.newest_first("default")}
+    assert holds[fullest.id].shrunk == (f"{message} ({least.id})",) and not holds[less.id] and not holds[again.id]
+    assert not back_up(repository, sources).manifest.shrunk, "told once"
+
+
+def test_a_peak_outlives_its_backup_and_a_table_that_cannot_be_counted(repository: Repository, tmp_path: Path) -> None:
+    path = tmp_path / "app.sqlite3"
+    make_database(path, 200)
+    sources = (sqlite_source(path),)
+    first = back_up(repository, sources)
+    execute(path, "DELETE FROM item WHERE id >= 120")
+    second = back_up(repository, sources)
+    [record] = second.manifest.sources
+    late = record.model_copy(update={"rows": {"counter": 1}, "uncounted": ("item",)})
+    [carried], lost = compare(second, (late,), DEFAULT_ALLOWANCE, [])
+    assert not lost and [(peak.count, peak.backup) for peak in carried.peaks] == [(200, first.id)]
+    repository.delete("default", first.id, datetime.now(UTC))
+    execute(path, "DELETE FROM item WHERE id >= 80")
+    third = back_up(repository, sources)
+    assert [(item.before, item.backup) for item in third.manifest.shrunk] == [(200, "")]
+    assert repository.load("default", second.id).hold is not None, "the best that is left"

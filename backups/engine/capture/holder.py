@@ -41,6 +41,7 @@ from ..gate import Gate, GateTimeout
 from ..runtime.child import Server
 from ..runtime.sqlite import connect, is_locked
 from .owners import owners
+from .rows import Rows
 from .sqlite import Database, Pinned, begin_immediate, check_writable
 from .versions import Version, is_same_file, replaced, version_of
 
@@ -306,7 +307,7 @@ class Holder:
         for database in self._databases:
             database.copy_pinned(self._pins[database.name], self._step)
 
-    def count(self) -> dict[str, dict[str, int]]:
+    def count(self) -> dict[str, Rows]:
         return {f"sqlite/{one.name}.sqlite3": one.count(self._pins[one.name]) for one in self._databases}
 
     def release(self) -> None:

@@ -26,7 +26,7 @@ from typing import Any, Literal
 from ..errors import NoSpace, SourceBroken, SourceBusy
 from ..runtime.sqlite import connect, is_locked
 from .owners import owners
-from .rows import count_rows, count_rows_of
+from .rows import REST, Rows, count_rows, count_rows_of
 from .versions import Version, is_same_file, replaced, version_of
 
 OPEN_WAIT = 5.0
@@ -234,10 +234,10 @@ class Database:
             self._read_lock()
             self._copy(step)
 
-    def count(self, pinned: Pinned) -> dict[str, int]:
+    def count(self, pinned: Pinned) -> Rows:
         """The rows of its tables at the cut, as far as they can be counted quickly."""
         if pinned.method == "raw":
-            return {}
+            return {REST: None}
         return count_rows(self._reader) if pinned.method == "pinned" else count_rows_of(self.staged)
 
     def _read_lock(self) -> None:

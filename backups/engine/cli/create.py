@@ -87,5 +87,5 @@ def _text(created: Created) -> str:
         f"{duration(created.seconds)}; writers paused for {manifest.pause_ms.sqlite:.1f} ms (SQLite) "
         f"and {manifest.pause_ms.chroma:.1f} ms (Chroma); proof: {created.backup.verification}"
     )
-    less = [f"  WARNING {item.message}; the backup before is held until `refbackup release`" for item in manifest.shrunk]
+    less = [f"  WARNING {item.message}; that backup is held until `refbackup release`" for item in manifest.shrunk]
     return "\n".join([line, *damage_lines(created.backup), *missing_lines(manifest.id, manifest.sources), *less])
