@@ -18,7 +18,7 @@ from backups.api.jobs import job_operation
 from backups.api.operation import Operation
 from backups.api.paging import Page, PageQuery, page
 from backups.api.permissions import require
-from backups.api.problems import Refused
+from backups.api.problems import Refused, unknown
 from backups.api.resource import resource
 from backups.api.schemas import RequestModel, ResponseModel, Text
 from backups.models import Job
@@ -163,10 +163,13 @@ class RepairSchema(ResponseModel, title="MadeRepair"):
     steps: Annotated[dict[str, int], Field(validation_alias="counts"), BeforeValidator(lambda counts: counts())]
 
 
+_LISTS: dict[type[Model], str] = {Check: "checks", Finding: "issues", Repair: "repairs"}
+
+
 def _find(model: type[M], number: int) -> M:
     row = model._default_manager.filter(pk=number).first()
     if row is None:
-        raise NotFound(f"There is no {model._meta.model_name} {number}.")
+        raise unknown(str(model._meta.model_name), number, f"consistency/{_LISTS[model]}")
     return row
 
 

@@ -26,6 +26,8 @@ class FavouriteIcon(RedirectView):
         return static("library/icon.svg")
 
 
+handler403 = "backups.admin.errors.not_allowed"
+handler404 = "backups.admin.errors.not_found"
 urlpatterns: list[URLPattern | URLResolver] = [
     path("healthz", alive, name="healthz"),
     path("metrics", metrics, name="metrics"),

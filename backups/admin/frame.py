@@ -8,12 +8,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from django.contrib import admin, messages
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseNotAllowed
+from django.db.models import Model, QuerySet
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, HttpResponseNotAllowed
 from django.shortcuts import render as render_template
 from django.urls import NoReverseMatch, reverse
 from django.utils.html import format_html
@@ -22,11 +23,13 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_protect
 
 from backups.engine.errors import HTTP_STATUS, EngineError, UsageError
+from backups.identity.permissions import groups_with
 from backups.models import Job
 
 from .badges import badges
 
 View = Callable[..., HttpResponseBase]
+M = TypeVar("M", bound=Model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +69,8 @@ def page(permission: str = "", *, methods: tuple[str, ...] = ("GET",)) -> Callab
                 return redirect_to_login(request.get_full_path(), reverse("admin:login"))
             if request.method not in (*methods, *(("HEAD",) if "GET" in methods else ())):
                 return HttpResponseNotAllowed(methods)
-            if permission and not request.user.has_perm(permission):
-                raise PermissionDenied
+            if permission:
+                require(request, permission)
             if _holds_nul(request, kwargs):
                 problem = UsageError("The request contains a NUL character.", hint="Nothing was changed.")
                 return refused(request, problem)
@@ -144,9 +147,23 @@ def return_address(request: HttpRequest, otherwise: str) -> str:
 
 
 def require(request: HttpRequest, permission: str) -> None:
-    """Raises ``PermissionDenied`` unless the account has *permission*."""
+    """Raises ``PermissionDenied``, which names the groups that have *permission*, unless the account has it."""
     if not request.user.has_perm(permission):
-        raise PermissionDenied
+        groups = groups_with(permission)
+        raise PermissionDenied(f"This needs the group {' or '.join(groups)}." if groups else "")
+
+
+def found_or_404(rows: QuerySet[M], what: str, **key: Any) -> M:
+    """The row with this *key*. Raises ``Http404`` that says that there is no *what* with it, such as ``job``."""
+    row = rows.filter(**key).first()
+    if row is None:
+        raise Http404(f"There is no {what} {next(iter(key.values()))}.")
+    return row
+
+
+def is_framed(request: HttpRequest) -> bool:
+    """Whether the address is below one of the pages of `TABS`."""
+    return any(address and request.path.startswith(address) for address in map(_address, TABS))
 
 
 def _holds_nul(request: HttpRequest, kwargs: dict[str, Any]) -> bool:

@@ -18,7 +18,6 @@ from django.http import (
     QueryDict,
     StreamingHttpResponse,
 )
-from django.shortcuts import get_object_or_404
 from django.shortcuts import render as render_template
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
@@ -34,7 +33,7 @@ from backups.models.listing import Cursor, Filter, Keyset, Part, chosen
 from backups.templatetags.backups_jobs import TONES, job_title
 
 from . import outcome, running
-from .frame import page, render, return_address, say
+from .frame import found_or_404, page, render, return_address, say
 
 PAGE = 50
 SEARCHED = 20_000
@@ -167,7 +166,7 @@ _FROM = {
 
 
 def _find(job_id: uuid.UUID) -> Job:
-    return get_object_or_404(Job.objects.select_related("plan", "again_after", "tried_again"), pk=job_id)
+    return found_or_404(Job.objects.select_related("plan", "again_after", "tried_again"), "job", pk=job_id)
 
 
 @page("backups.view_job")
@@ -224,7 +223,7 @@ def again(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
     """Queue a job like this one, and go to it."""
     found = _find(job_id)
     if not may_run_again(request, found):
-        raise PermissionDenied
+        raise PermissionDenied("You may not run this job again.")
     fresh = submit.run_again(actor_of(request), found)
     say(request, f"{job_title(fresh)} queued again.")
     return HttpResponseRedirect(fresh.get_absolute_url())

@@ -11,7 +11,7 @@ from django.contrib import messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import OuterRef, Subquery
 from django.http import Http404, HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, redirect
+from django.shortcuts import redirect
 from django.shortcuts import render as render_template
 from django.utils import timezone
 from pydantic import ValidationError
@@ -28,7 +28,7 @@ from backups.plans import cron as schedules
 from backups.plans import editing, retention_preview, scheduling, yaml_files
 from backups.plans.missed import Missed, missed_lately, missed_slots, unserved_slots
 
-from .frame import page, render, require, say
+from .frame import found_or_404, page, render, require, say
 from .plan_form import PlanForm, PruneForm, form_of, zones
 
 SHOWN_TIMES = 5
@@ -108,7 +108,7 @@ def new(request: HttpRequest) -> HttpResponse:
         return render(request, "backups/plan_kinds.html", "Add a plan", {"choices": choices})
     kind = job_type(name)
     if not kind.planned:
-        raise Http404
+        raise Http404(f"A plan cannot run {kind.title}.")
     require(request, kind.permission)
     form = form_of(kind)(request.POST or None, kind=kind)
     if request.method == "POST" and request.POST.get("do") == "save" and form.is_valid():
@@ -121,7 +121,7 @@ def new(request: HttpRequest) -> HttpResponse:
 @page("backups.view_plan", methods=("GET", "POST"))
 def one(request: HttpRequest, name: str) -> HttpResponse:
     """One plan: its times, its jobs, and its form."""
-    plan = get_object_or_404(Plan, name=name)
+    plan = found_or_404(Plan.objects.all(), "plan", name=name)
     kind = job_types().get(plan.kind)
     may_change = kind is not None and request.user.has_perms(("backups.change_plan", kind.permission))
     form = form_of(kind)(request.POST or None, kind=kind, plan=plan) if kind is not None else None
@@ -153,7 +153,7 @@ def one(request: HttpRequest, name: str) -> HttpResponse:
 @page("backups.run_plan", methods=("POST",))
 def switch(request: HttpRequest, name: str, what: str) -> HttpResponse:
     """Pause, resume, or run a plan now."""
-    plan, actor = get_object_or_404(Plan, name=name), actor_of(request)
+    plan, actor = found_or_404(Plan.objects.all(), "plan", name=name), actor_of(request)
     if what == "run":
         job = scheduling.run(plan, actor)
         say(request, f"{plan}: job queued. Its next times are not affected.")
@@ -172,7 +172,7 @@ def switch(request: HttpRequest, name: str, what: str) -> HttpResponse:
 @page("backups.change_plan", methods=("GET", "POST"))
 def delete(request: HttpRequest, name: str) -> HttpResponse:
     """Confirm, then delete the plan."""
-    plan = get_object_or_404(Plan, name=name)
+    plan = found_or_404(Plan.objects.all(), "plan", name=name)
     kind = job_types().get(plan.kind)
     if kind is not None:
         require(request, kind.permission)

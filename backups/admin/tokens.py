@@ -111,7 +111,7 @@ def revoke(request: HttpRequest, token_id: int) -> HttpResponse:
     """Revoke a token."""
     token = _visible_tokens(request).filter(pk=token_id).first()
     if token is None or not _may_revoke(request, token):
-        raise Http404
+        raise Http404(f"There is no token {token_id} that you may revoke.")
     tokens.revoke_token(actor_of(request), token)
     say(request, f"Token {token.name} revoked. Requests with it are refused from now on.")
     return redirect("backups:tokens")

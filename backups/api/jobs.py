@@ -9,7 +9,6 @@ from uuid import UUID
 from django.http import HttpResponseBase
 from django.urls import reverse
 from pydantic import Field
-from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 
 from backups.jobs import lifecycle, submit
@@ -20,7 +19,7 @@ from .authentication import actor
 from .operation import Handler, Operation, reply
 from .paging import FilterQuery, Page, PageQuery, page
 from .permissions import require
-from .problems import Refused
+from .problems import Refused, unknown
 from .schemas import Moment, ResponseModel, Text
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled", "interrupted"]
@@ -143,7 +142,7 @@ def job_operation(permission: str, **declared: Any) -> Callable[[Callable[..., J
 def _find_job(job_id: UUID) -> Job:
     row = Job.objects.select_related("plan").filter(pk=job_id).first()
     if row is None:
-        raise NotFound(f"There is no job {job_id}.")
+        raise unknown("job", job_id, "jobs")
     return row
 
 

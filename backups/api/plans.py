@@ -9,7 +9,6 @@ from django.http import HttpResponseBase
 from django.urls import reverse
 from django.utils import timezone
 from pydantic import Field, StringConstraints
-from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 
 from backups.engine.errors import UsageError
@@ -24,6 +23,7 @@ from .jobs import State, job_operation
 from .operation import Operation, reply
 from .paging import FilterQuery
 from .permissions import require
+from .problems import unknown
 from .schemas import RequestModel, ResponseModel, Text
 
 Cron = Annotated[str, StringConstraints(min_length=1, max_length=100)]
@@ -130,7 +130,7 @@ _TIMES_SHOWN = 5
 def _find_plan(name: str) -> Plan:
     row = Plan.objects.filter(name=name).first()
     if row is None:
-        raise NotFound(f"There is no plan {name!r}.")
+        raise unknown("plan", name, "schedules")
     return row
 
 

@@ -88,6 +88,11 @@ class Refused(exceptions.APIException):
         self.more = more or {}
 
 
+def unknown(what: str, name: object, listed: str, *, code: str = "not_found") -> Refused:
+    """404: there is no *what* with this name. *listed* is the address below ``/api/v1/`` that lists them."""
+    return Refused(404, code, f"There is no {what} {name}.", f"GET /api/v1/{listed} lists them.")
+
+
 def body(status: int, code: str, detail: str, hint: str = "", more: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The JSON object of a problem. Members of *more* never replace the standard ones."""
     standard = {

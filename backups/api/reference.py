@@ -1,19 +1,22 @@
 """The OpenAPI document, and a page to read and try it that loads nothing from other sites."""
 
 import functools
+import re
 from typing import Any
 
 from django.contrib import admin
 from django.contrib.auth.views import redirect_to_login
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import render
-from django.urls import reverse
+from django.urls import resolve, reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt, ensure_csrf_cookie
 from django.views.decorators.http import require_safe
 from drf_spectacular.generators import SchemaGenerator
 from rest_framework.request import Request
 from rest_framework.response import Response
+
+from backups.engine.errors import BackupNotFound
 
 from . import problems
 from .operation import Operation
@@ -33,9 +36,29 @@ def show_schema(request: Request) -> HttpResponseBase:
     return Response(description())
 
 
+_LISTED = {
+    "backups": "backup",
+    "jobs": "job",
+    "schedules": "plan",
+    "repositories": "repository",
+    "tokens": "token",
+    "consistency/checks": "check",
+    "consistency/issues": "finding",
+    "consistency/repairs": "repair",
+}
+_MEMBER = re.compile(f"/(?P<list>{'|'.join(_LISTED)})/(?P<name>[^/]+)")
+
+
 @csrf_exempt
 def not_found(request: HttpRequest) -> HttpResponse:
-    """A problem with 404, for any method and every other address below this interface."""
+    """A problem with 404, for any method and every other address below this interface; it says which name is none."""
+    asked = _MEMBER.search(request.path_info)
+    if asked is not None and resolve(request.path_info[: asked.end()]).func is not_found:  # nothing can have this name
+        backup = asked["list"] == "backups"
+        problem = problems.unknown(
+            _LISTED[asked["list"]], asked["name"], asked["list"], code=BackupNotFound.code if backup else "not_found"
+        )
+        return problems.plain(404, problem.code, str(problem.detail), problem.hint)
     return problems.plain(404, "not_found", "Nothing exists at this address.", problems.HINTS[404])
 
 

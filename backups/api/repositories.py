@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 
 from django.db import models
 from pydantic import Field, StringConstraints
-from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 
 from backups.catalog import missing
@@ -20,6 +19,7 @@ from .authentication import actor
 from .backups import VerifyRequest
 from .jobs import job_operation
 from .operation import Operation
+from .problems import unknown
 from .schemas import RequestModel, ResponseModel
 
 
@@ -94,7 +94,7 @@ def _schema(name: str) -> RepositorySchema:
 def _checked(name: str) -> str:
     names = configuration().repositories
     if name not in names:
-        raise NotFound(f"There is no repository {name!r}. Repositories: {', '.join(names)}.")
+        raise unknown("repository", name, "repositories")
     return name
 
 

@@ -9,7 +9,6 @@ from django.http import HttpResponseBase
 from django.urls import reverse
 from django.utils import timezone
 from pydantic import AfterValidator, Field, StringConstraints
-from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 
 from backups.identity import tokens
@@ -20,7 +19,7 @@ from .authentication import actor, token_of
 from .operation import Operation, reply
 from .paging import Page, PageQuery, page
 from .permissions import allowed, require
-from .problems import Refused
+from .problems import Refused, unknown
 from .schemas import RequestModel, ResponseModel
 
 
@@ -82,7 +81,7 @@ def _find_token(request: Request, token_id: int, permission: str) -> ApiToken:
     rows = ApiToken.objects.filter(pk=token_id)
     row = (rows if allowed(request, permission) else rows.filter(_own(request))).first()
     if row is None:
-        raise NotFound(f"There is no token {token_id} that you may see.")
+        raise unknown("token", f"{token_id} that you may see", "tokens")
     return row
 
 

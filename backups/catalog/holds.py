@@ -55,7 +55,7 @@ def indexed(backup_id: str, repository: str = "") -> IndexedBackup:
     row = IndexedBackup.objects.filter(repository__in=names, backup_id=backup_id).order_by("repository").first()
     if row is None:
         raise BackupNotFound(
-            f"There is no backup {backup_id!r} in the index.", hint="Rescan the repository if it was made elsewhere."
+            f"There is no backup {backup_id} in {' or '.join(names)}.", hint="Rescan the repository if it was made elsewhere."
         )
     return row
 

@@ -71,6 +71,11 @@ SCOPES: dict[str, tuple[str, ...]] = {
 """Scope of a token -> the permissions of its account that the token may use."""
 
 
+def groups_with(permission: str) -> list[str]:
+    """The groups that have *permission* from the start."""
+    return [name for name, permissions in GROUPS.items() if permission in permissions]
+
+
 def may(user: Any, permission: str, token: ApiToken | None = None) -> bool:
     """Whether an account has a permission, and the token, if any, has a scope that includes it."""
     if not user.is_active or not user.has_perm(permission):

@@ -26,7 +26,7 @@ def test_http_errors_are_problems(empty_site):
         problem(client.generic(method, BACKUPS), 405, "method_not_allowed")
     problem(client.get("/api/v1/nothing"), 404, "not_found")
     problem(client.post("/api/v1/nothing/"), 404, "not_found")
-    problem(client.get(f"{BACKUPS}/not-an-id"), 404, "not_found")
+    problem(client.get(f"{BACKUPS}/not-an-id"), 404, "no_backup")
     problem(client.get(BACKUPS, headers={"Accept": "text/html"}), 406, "not_acceptable")
     json_of(client.get(BACKUPS, headers={"Accept": "application/*;q=0.5, text/html"}), 200)
     problem(client.post(BACKUPS, "kind=full", content_type="application/x-www-form-urlencoded"), 415, "media_type")
@@ -37,6 +37,30 @@ def test_http_errors_are_problems(empty_site):
     problem(send(client, BACKUPS, '{"note": "\\ud800"}'), 400, "invalid")
     problem(send(client, BACKUPS, '{"note": "' + "n" * 3_000_000 + '"}'), 413, "too_large")
     assert not Job.objects.exists()
+
+
+def test_unknown_names_are_named_with_where_to_find_them(empty_site):
+    client = bearer(empty_site, "ada", "operator")
+    number, job = "999999", "00000000-0000-4000-8000-000000000000"
+    unknown = {
+        "backups": ("backup", "20260101T000000Z-full-abcdef", "no-id"),
+        "jobs": ("job", job, "no-uuid"),
+        "schedules": ("plan", "nowhere", "no plan"),
+        "repositories": ("repository", "nowhere", "-"),
+        "tokens": ("token", number, "none"),
+        "consistency/checks": ("check", number, "none"),
+        "consistency/issues": ("finding", number, "none"),
+        "consistency/repairs": ("repair", number, "-1"),
+    }
+    for place, (what, *names) in unknown.items():
+        for name in names:
+            told = problem(client.get(f"/api/v1/{place}/{name}"), 404, "no_backup" if what == "backup" else "not_found")
+            assert told["detail"].startswith(f"There is no {what} {name}"), told
+            assert "scan" in told["hint"] or told["hint"] == f"GET /api/v1/{place} lists them."
+    problem(send(client, f"{BACKUPS}/no-id/hold", {}), 404, "no_backup")
+    told = problem(client.get(f"{BACKUPS}/20260101T000000Z-full-abcdef?repository=main"), 404, "no_backup")
+    assert told["detail"] == "There is no backup 20260101T000000Z-full-abcdef in main."
+    assert problem(client.get(f"{BACKUPS}/latest/nothing"), 404, "not_found")["detail"] == "Nothing exists at this address."
 
 
 def test_body_without_content_length_is_refused(empty_site):

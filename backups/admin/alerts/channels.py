@@ -7,7 +7,6 @@ from typing import Any
 from django import forms
 from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
-from django.shortcuts import get_object_or_404
 from django.urls import reverse
 
 from backups.alerts import services
@@ -15,7 +14,7 @@ from backups.alerts.signature import new_key
 from backups.identity.sign_in import actor_of
 from backups.models import AlertChannel, AlertDelivery, Plan
 
-from ..frame import page, render, say
+from ..frame import found_or_404, page, render, say
 from .forms import QuietHoursForm, multiple_choice, severity_choice
 
 
@@ -93,7 +92,7 @@ def channel_new(request: HttpRequest, kind: str) -> HttpResponse:
 @page("backups.change_alert", methods=("GET", "POST"))
 def channel(request: HttpRequest, pk: int) -> HttpResponse:
     """One channel with its form, and its latest messages."""
-    found = get_object_or_404(AlertChannel, pk=pk)
+    found = found_or_404(AlertChannel.objects.all(), "channel", pk=pk)
     return _channel_form(request, found, found.name)
 
 
@@ -117,7 +116,7 @@ def _channel_form(request: HttpRequest, found: AlertChannel, title: str, *, key:
 @page("backups.change_alert", methods=("POST",))
 def channel_test(request: HttpRequest, pk: int) -> HttpResponse:
     """Send a test, and show the answer of the receiver."""
-    found = get_object_or_404(AlertChannel, pk=pk)
+    found = found_or_404(AlertChannel.objects.all(), "channel", pk=pk)
     answer = services.send_test(actor_of(request), found)
     if answer.ok:
         say(request, f"Test of {found.name} accepted. The receiver answered: {services.answer_line(answer)}")
@@ -130,7 +129,7 @@ def channel_test(request: HttpRequest, pk: int) -> HttpResponse:
 @page("backups.change_alert", methods=("POST",))
 def channel_key(request: HttpRequest, pk: int) -> HttpResponse:
     """Show the signing key of a webhook."""
-    found = get_object_or_404(AlertChannel, pk=pk)
+    found = found_or_404(AlertChannel.objects.all(), "channel", pk=pk)
     if found.kind != AlertChannel.Kind.WEBHOOK:
         raise Http404
     return _channel_form(request, found, found.name, key=services.reveal_key(actor_of(request), found))
@@ -139,7 +138,7 @@ def channel_key(request: HttpRequest, pk: int) -> HttpResponse:
 @page("backups.change_alert", methods=("POST",))
 def channel_remove(request: HttpRequest, pk: int) -> HttpResponse:
     """Delete a channel."""
-    found = get_object_or_404(AlertChannel, pk=pk)
+    found = found_or_404(AlertChannel.objects.all(), "channel", pk=pk)
     name = found.name
     services.remove_channel(actor_of(request), found)
     say(request, f"{name} deleted.")

@@ -10,7 +10,6 @@ from typing import Any
 
 from django.db.models import OuterRef, Q, QuerySet, Subquery
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
-from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from django.utils import timezone
 
@@ -21,7 +20,7 @@ from backups.models import Alert, AlertChannel, AlertDelivery, AlertLook, AlertR
 from backups.models.listing import Filter, Keyset, chosen
 from backups.monitoring.conditions import conditions, workers
 
-from ..frame import count_of, page, render, say
+from ..frame import count_of, found_or_404, page, render, say
 
 PAGE = 25
 DAYS = 30
@@ -237,10 +236,14 @@ def _channel_line(channel: AlertChannel) -> ChannelLine:
     return ChannelLine(channel=channel, target=services.masked(channel), receives=receives, last=last)
 
 
+def _find(alert_id: uuid.UUID) -> Alert:
+    return found_or_404(Alert.objects.filter(fired__isnull=False), "alert", pk=alert_id)
+
+
 @page("backups.view_alert")
 def alert(request: HttpRequest, alert_id: uuid.UUID) -> HttpResponse:
     """One alert and its messages."""
-    found = get_object_or_404(Alert, pk=alert_id, fired__isnull=False)
+    found = _find(alert_id)
     context = {
         "alert": found,
         "tone": TONES[Severity(found.severity)],
@@ -256,7 +259,9 @@ def alert(request: HttpRequest, alert_id: uuid.UUID) -> HttpResponse:
 def acknowledge(request: HttpRequest, alert_id: uuid.UUID) -> HttpResponse:
     """Acknowledge an alert, which stops further messages and escalation."""
     found = services.acknowledge(
-        actor_of(request), get_object_or_404(Alert, pk=alert_id, fired__isnull=False), request.POST.get("note", "")
+        actor_of(request),
+        _find(alert_id),
+        request.POST.get("note", ""),
     )
     if found.resolved is not None:
         say(request, f"{found}: already resolved.")

@@ -7,7 +7,6 @@ from typing import Any
 from django import forms
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from django.utils.text import slugify
 
@@ -16,7 +15,7 @@ from backups.identity.sign_in import actor_of
 from backups.models import AlertChannel, AlertRule
 from backups.monitoring.conditions import conditions
 
-from ..frame import page, render, say
+from ..frame import found_or_404, page, render, say
 from .forms import ModelForm, multiple_choice
 
 
@@ -76,7 +75,7 @@ class RuleForm(ModelForm):
 @page("backups.view_alert", methods=("GET", "POST"))
 def rule(request: HttpRequest, name: str) -> HttpResponse:
     """One rule, with its form for accounts that may change it."""
-    found = get_object_or_404(AlertRule, name=name)
+    found = found_or_404(AlertRule.objects.all(), "rule", name=name)
     return _rule_form(request, found, found.title)
 
 
@@ -111,7 +110,7 @@ def _free_name(title: str) -> str:
 @page("backups.change_alert", methods=("POST",))
 def rule_switch(request: HttpRequest, name: str) -> HttpResponse:
     """Enable or disable a rule."""
-    found = get_object_or_404(AlertRule, name=name)
+    found = found_or_404(AlertRule.objects.all(), "rule", name=name)
     enabled = request.POST.get("enabled") == "yes"
     services.switch_rule(actor_of(request), found, enabled=enabled)
     say(request, f"{found.title}: {'enabled' if enabled else 'disabled. Its alerts are resolved within a minute'}.")
@@ -121,7 +120,7 @@ def rule_switch(request: HttpRequest, name: str) -> HttpResponse:
 @page("backups.change_alert", methods=("POST",))
 def rule_remove(request: HttpRequest, name: str) -> HttpResponse:
     """Delete a rule that is not built in."""
-    found = get_object_or_404(AlertRule, name=name)
+    found = found_or_404(AlertRule.objects.all(), "rule", name=name)
     services.remove_rule(actor_of(request), found)
     say(request, f"{found.title} deleted.")
     return HttpResponseRedirect(reverse("backups:alerts") + "#rules")

@@ -225,7 +225,8 @@ class BaseRepository(ABC):
         for name in self._sets(set_name):
             if self.exists(name, backup_id):
                 return self.load(name, backup_id)
-        raise BackupNotFound(f"There is no backup {backup_id}.")
+        where = f"the set {set_name}" if set_name else "this repository"
+        raise BackupNotFound(f"There is no backup {backup_id} in {where}.")
 
     def _newest(self, set_name: str, *, before: datetime | None, kind: str | None) -> Backup:
         soundness = Soundness(self, set_name)
