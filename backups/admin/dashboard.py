@@ -184,8 +184,11 @@ def _events(request: HttpRequest) -> list[Event]:
         text, tone = _WORDS.get(action, f"{subject.replace('_', ' ').capitalize()} {what.replace('_', ' ')}"), ""
         if what in _ENDS:
             text, tone = f"{kind_title(subject)}: {Job.State(what).label.lower()}", TONES[Job.State(what)]
-            error = (after or {}).get("error") if isinstance(after, dict) else None
-            text += f". {str(error).split('. ')[0].rstrip('.')}" if error and what == Job.State.FAILED else ""
+            noted = after if isinstance(after, dict) else {}
+            if warning := noted.get("warning"):
+                text, tone = f"{kind_title(subject)}: {Job.WITH_WARNINGS.lower()}", "warn"
+            error = warning or (noted.get("error") if what == Job.State.FAILED else None)
+            text += f". {str(error).split('. ')[0].rstrip('.')}" if error else ""
         last = events[-1] if events else None
         if last is not None and (last.text, last.who) == (text, who):
             events[-1] = replace(last, count=last.count + 1, address=_area(target))

@@ -30,7 +30,7 @@ from backups.jobs import lifecycle, submit
 from backups.jobs.types import RESTORE_IN_PLACE, job_type, job_types
 from backups.models import IndexedBackup, Job, JobLog, Plan
 from backups.models.listing import Cursor, Filter, Keyset, Part, chosen
-from backups.templatetags.backups_jobs import TONES, job_title
+from backups.templatetags.backups_jobs import job_title, tone
 
 from . import outcome, running
 from .frame import found_or_404, page, render, return_address, say
@@ -311,8 +311,8 @@ def ended(request: HttpRequest) -> HttpResponseBase:
     notices = [
         {
             "text": f"{job_title(job)}: {job.get_state_display().lower()}",
-            "more": str((job.error or {}).get("message", "")),
-            "tone": TONES[Job.State(job.state)],
+            "more": str((job.error or job.warning or {}).get("message", "")),
+            "tone": tone(job),
             "address": job.get_absolute_url(),
         }
         for job in jobs

@@ -17,7 +17,8 @@ from backups.models import IndexedBackup, Job
 from backups.monitoring.conditions.workers import is_silent
 from backups.monitoring.gathering import worker_beat
 from backups.templatetags.backups_format import ago
-from backups.templatetags.backups_jobs import TONES, job_title, phase_label
+from backups.templatetags.backups_jobs import job_title, phase_label
+from backups.templatetags.backups_jobs import tone as tone_of
 
 from .frame import count_of
 
@@ -34,7 +35,7 @@ class JobSummary:
 
 def summarize(job: Job) -> JobSummary:
     """The state of a job in a sentence."""
-    tone, word = TONES[Job.State(job.state)], job.get_state_display()
+    tone, word = tone_of(job), job.get_state_display()
     if job.state == Job.State.QUEUED:
         return _waiting(job)
     if job.state == Job.State.RUNNING:
@@ -53,6 +54,9 @@ def summarize(job: Job) -> JobSummary:
         if loss is not None:
             hint = f"The complete backup {loss.complete.backup_id} is held until the loss is confirmed."
             return JobSummary(tone="warn", word=word, sentence=f"{_done(job)} {loss.text}", hint=hint)
+        if job.warning is not None:
+            hint = str(job.warning.get("hint") or "")
+            return JobSummary(tone=tone, word=word, sentence=f"{_done(job)} {job.warning['message']}", hint=hint)
         return JobSummary(tone=tone, word=word, sentence=_done(job))
     error = job.error or {}
     message = str(error.get("message") or "no details are known.")

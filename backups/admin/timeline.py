@@ -55,7 +55,11 @@ _RANK = {"proven": 0, "unproven": 1, "damaged": 2}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """The backups of a slot: the state of the worst, so that a proven one hides no other. ``x`` is in percent."""
+    """The backups of a slot. ``x`` is in percent.
+
+    The state is that of the worst, so that a proven one hides no other; after a damaged one, a newer proven one makes it
+    ``unproven``, a warning.
+    """
 
     x: float
     state: str
@@ -187,7 +191,9 @@ def _point(groups: list[_Group], begin: datetime, chosen: Range) -> Point:
             span = {"kind": leading.kind, "since": _param(newest - width), "until": _param(newest + timedelta(minutes=1))}
             address = f"{reverse('backups:backups')}?{urlencode(span)}"
     x = min(100.0, max(0.0, (newest - begin) / chosen.length * 100))
-    return Point(x=round(x, 2), state=leading.state, count=count, title=title, address=address)
+    proven = max((group.newest for group in groups if group.state == "proven"), default=begin)
+    state = "unproven" if leading.state == "damaged" and proven > leading.newest else leading.state
+    return Point(x=round(x, 2), state=state, count=count, title=title, address=address)
 
 
 def _param(moment: datetime) -> str:

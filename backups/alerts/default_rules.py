@@ -12,9 +12,8 @@ from backups.models import AlertRule, Severity
 from backups.monitoring.conditions import BUILT_IN, conditions
 from backups.monitoring.conditions.backups import LONG_OVERDUE_TIMES_RPO
 from backups.monitoring.conditions.plans import FAILURES_AT_RISK
+from backups.monitoring.conditions.repositories import HARDLY_ANY_PERCENT
 from backups.monitoring.conditions.workers import AWAY_MINUTES
-
-HARDLY_ANY_SPACE_PERCENT = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +51,11 @@ DEFAULTS = (
     Default("job-slow", "job_slow"),
     Default("backups-missing", "backups_missing", severity=_CRITICAL),
     Default("repository-away", "repository_away", lasting=2, severity=_CRITICAL),
+    Default("repository-read-only", "read_only", lasting=2, severity=_CRITICAL),
+    Default("repository-unreadable", "repository_unreadable", severity=_CRITICAL),
+    Default("store-broken", "source_broken", severity=_CRITICAL),
     Default("space-low", "space", lasting=10, settle=30),
-    Default("space-nearly-gone", "space", _FULL, HARDLY_ANY_SPACE_PERCENT, settle=30, severity=_CRITICAL),
+    Default("space-nearly-gone", "space", _FULL, HARDLY_ANY_PERCENT, settle=30, severity=_CRITICAL),
     Default("full-soon", "full_soon", lasting=60, settle=360),
     Default("drill-overdue", "drill_overdue", lasting=60),
     Default("drill-failed", "drill_failed", severity=_CRITICAL),
@@ -70,9 +72,6 @@ REPORTED_BY = {
     "plans": "no-proven-backup",
     "no_plan": "no-proven-backup",
     "worker_never_started": None,
-    "read_only": "plan-failed-thrice",
-    "repository_unreadable": "plan-failed-thrice",
-    "source_broken": "plan-failed-thrice",
     "slow_restore": None,
     "plan_missed": "worker-silent",
     "plan_never_due": "no-proven-backup",
@@ -82,8 +81,8 @@ REPORTED_BY = {
 }
 """The conditions without a rule, and the rule that reports what follows.
 
-None: without a worker no rule is evaluated, and a slow restore is for the overview. `plan-failed-thrice` fires after three
-hourly health checks or backups that failed.
+None: without a worker no rule is evaluated, and a slow restore is for the overview. In the other direction, `plan-failed` does
+not fire for a failure whose cause has a rule of its own (`conditions.plans`).
 """
 
 

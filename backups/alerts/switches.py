@@ -28,7 +28,8 @@ def started(job: Job, **_: Any) -> None:
 def ended(job: Job, *, retried: bool, **_: Any) -> None:
     """Write the calls for a job that ended; a failure that is retried is not reported yet."""
     if job.state == Job.State.SUCCEEDED:
-        _call(job, "success", f"{_name(job)} succeeded. {_outcome(job)}")
+        warning = f" {job.warning['message']}" if job.warning else ""
+        _call(job, "success", f"{_name(job)} succeeded. {_outcome(job)}{warning}")
     elif not retried:
         error = job.error or {}
         _call(job, "fail", f"{_name(job)}: {job.get_state_display().lower()}. {error.get('message', '')}".strip())

@@ -88,6 +88,11 @@ class BackupSchema(ResponseModel, title="Backup"):
     safety: bool
     sources: list[SourceSchema]
     problem: str
+    check_failed_at: Annotated[
+        datetime | None,
+        Field(description="When the last verification ended without a result; null if a later one did not, or none ever did."),
+    ] = None
+    check_failed: Annotated[str, Field(description="Why it did.")] = ""
     job: str | None
 
 
@@ -198,6 +203,12 @@ def find_backup(backup_id: str, repository: str = "") -> IndexedBackup:
     return row
 
 
+def _reachable(row: IndexedBackup) -> IndexedBackup:
+    """The same backup. Raises `RepositoryMissing` while its repository is not available, because a job would only fail."""
+    configuration().open(row.repository)
+    return row
+
+
 @Operation("backups.view_backup", query=BackupQuery, responses={200: Page[BackupSchema]})
 def list_backups(request: Request, *, query: BackupQuery) -> Page[BackupSchema]:
     """List backups, newest first."""
@@ -249,7 +260,7 @@ def delete_backup(request: Request, backup_id: str, *, query: RepositoryQuery) -
 
     A held backup is refused. If another backup needs this one, the job fails and nothing is deleted.
     """
-    row = find_backup(backup_id, query.repository)
+    row = _reachable(find_backup(backup_id, query.repository))
     return submit.delete(actor(request), [row.backup_id], repository=row.repository)
 
 
@@ -259,8 +270,7 @@ def verify_backup(request: Request, backup_id: str, *, query: RepositoryQuery, b
 
     The depth is `hashes` (check every byte) or `restore` (restore it and open its stores).
     """
-    row = find_backup(backup_id, query.repository)
-    configuration().open(row.repository)
+    row = _reachable(find_backup(backup_id, query.repository))
     return submit.verify(actor(request), backup_ids=[row.backup_id], repository=row.repository, set=row.set, depth=body.depth)
 
 
@@ -270,7 +280,7 @@ def drill_backup(request: Request, backup_id: str, *, query: RepositoryQuery) ->
 
     Restores the backup to a temporary folder, checks and times it, and removes it.
     """
-    row = find_backup(backup_id, query.repository)
+    row = _reachable(find_backup(backup_id, query.repository))
     return submit.drill(actor(request), backup_id=row.backup_id, repository=row.repository, set=row.set)
 
 
@@ -281,7 +291,7 @@ def preview_restore(request: Request, backup_id: str, *, query: RepositoryQuery,
     Changes nothing. The job's `result` lists the rows of each table, the vectors of each collection, and the accounts and
     permissions that the restore would change.
     """
-    row = find_backup(backup_id, query.repository)
+    row = _reachable(find_backup(backup_id, query.repository))
     return submit.preview_restore(actor(request), backup_id=row.backup_id, repository=row.repository, only=body.only)
 
 
@@ -296,7 +306,8 @@ def restore_backup(request: Request, backup_id: str, *, query: RepositoryQuery, 
 
 
 def submit_restore(request: Request, row: IndexedBackup, body: RestoreToFolder | RestoreInPlace) -> Job:
-    """Queue a restore. Raises `Refused` if the password is missing or wrong, or the folder exists."""
+    """Queue a restore. Raises `Refused` if the password is missing or wrong, or the folder exists; `RepositoryMissing`."""
+    _reachable(row)
     if isinstance(body, RestoreToFolder):
         if (configuration().restore_folder / body.folder).exists():
             raise Refused(

@@ -79,6 +79,10 @@ class JobSchema(ResponseModel, title="Job"):
     backup_id: str | None
     result: dict[str, Any] | None
     error: dict[str, Any] | None
+    warning: Annotated[
+        dict[str, Any] | None,
+        Field(description="Of a job that succeeded with a warning: `code`, `message` and `hint`, as in `error`."),
+    ] = None
 
 
 class LogQuery(FilterQuery):

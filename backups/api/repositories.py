@@ -98,6 +98,12 @@ def _checked(name: str) -> str:
     return name
 
 
+def _opened(name: str) -> str:
+    """The same name. Raises `RepositoryMissing` while it is not available, because a job would only fail."""
+    configuration().open(_checked(name))
+    return name
+
+
 @Operation("backups.view_backup", responses={200: RepositoryList})
 def list_repositories(request: Request) -> RepositoryList:
     """List repositories, the default one first."""
@@ -123,7 +129,7 @@ def reindex_repository(request: Request, name: str) -> Job:
 
     Finds backups that were made or deleted elsewhere.
     """
-    return submit.reindex(actor(request), repository=_checked(name))
+    return submit.reindex(actor(request), repository=_opened(name))
 
 
 class ForgetRequest(RequestModel, title="Forgetting"):
@@ -151,7 +157,7 @@ def forget_missing(request: Request, name: str, *, body: ForgetRequest) -> Forgo
 @job_operation("backups.verify_backup", body=VerifySetRequest)
 def verify_repository(request: Request, name: str, *, body: VerifySetRequest) -> Job:
     """Verify all backups of a set, or the newest one."""
-    return submit.verify(actor(request), repository=_checked(name), set=body.set, everything=body.everything, depth=body.depth)
+    return submit.verify(actor(request), repository=_opened(name), set=body.set, everything=body.everything, depth=body.depth)
 
 
 @job_operation("backups.delete_backup", body=PruneRequest)
@@ -165,4 +171,4 @@ def prune_repository(request: Request, name: str, *, body: PruneRequest) -> Job:
         raise UsageError(
             "Without a retention rule every backup would be deleted. Nothing was done.", hint="Send a rule such as keep_daily."
         )
-    return submit.prune(actor(request), repository=_checked(name), **rules)
+    return submit.prune(actor(request), repository=_opened(name), **rules)

@@ -22,6 +22,9 @@ from backups.engine.repository.soundness import Soundness
 from backups.engine.types import Backup, Depth
 from backups.models import IndexedBackup, Job
 
+from . import failed_checks
+from .failed_checks import FailedCheck
+
 _log = logging.getLogger(__name__)
 _BATCH = 500
 _LONGEST_MESSAGE = 300
@@ -85,7 +88,7 @@ def refresh_one(name: str, backup_id: str) -> IndexedBackup | None:
 
 
 def note_job(job: Job) -> None:
-    """Update the index after a job: the backups that it names or, unless it succeeded, all changed backups.
+    """Update the index after a job: the backups that it names or, unless it succeeded, all changed backups and failed checks.
 
     Errors are logged; the next health check refreshes the index again.
     """
@@ -96,6 +99,8 @@ def note_job(job: Job) -> None:
             refresh_some(job.repository, _named(job))
         else:
             refresh(job.repository)
+        if concerned := failed_checks.note(job):
+            refresh_some(job.repository, concerned)
     except (EngineError, OSError) as problem:
         _log.warning("The index of %s is out of date: %s", job.repository, problem)
 
@@ -111,7 +116,7 @@ def _named(job: Job) -> set[str]:
 
 def _known(name: str) -> QuerySet[IndexedBackup, Any]:
     rows = IndexedBackup.objects.filter(repository=name).order_by()
-    return rows.values_list("backup_id", "set", "verification", "seen", named=True)
+    return rows.values_list("backup_id", "set", "verification", "seen", *failed_checks.FIELDS, named=True)
 
 
 def _update(
@@ -131,7 +136,7 @@ def _update(
     removed = [backup_id for backup_id in gone if (known[backup_id].set, backup_id) in deleted]
     lost = [one for one in set(gone).difference(removed) if known[one].verification != IndexedBackup.Verification.MISSING]
     turned = [(known[backup_id].set, backup_id) for backup_id in lost]
-    for row in _read(name, repository, places):
+    for row in _read(name, repository, places, known):
         before = known.get(row.backup_id)
         if before is not None and (before.verification in IndexedBackup.UNUSABLE) is not row.damaged:
             turned.append((row.set, row.backup_id))
@@ -149,39 +154,46 @@ def _update(
         for one in repository.ids(set_name)
         if one > first and one not in done
     ]
-    again = sum(1 for _ in _read(name, repository, newer))
+    again = sum(1 for _ in _read(name, repository, newer, known))
     missing = sum(one.verification == IndexedBackup.Verification.MISSING for one in known.values() if one.backup_id in gone)
     return Change(found=found, read=len(places) + again, forgotten=len(removed), missing=missing + len(lost))
 
 
-def _read(name: str, repository: Repository, places: list[tuple[str, str]]) -> Iterator[IndexedBackup]:
+def _read(
+    name: str, repository: Repository, places: list[tuple[str, str]], known: Mapping[str, Any]
+) -> Iterator[IndexedBackup]:
     """Read the backups at *places* into the index, and yield their rows."""
     soundness = {set_name: Soundness(repository, set_name) for set_name, _ in places}
     for start in range(0, len(places), _BATCH):
-        rows = list(_rows(name, repository, places[start : start + _BATCH], soundness))
+        rows = list(_rows(name, repository, places[start : start + _BATCH], soundness, known))
         with transaction.atomic(using=configuration().database):
             IndexedBackup.objects.bulk_create(rows, update_conflicts=True, unique_fields=_KEY, update_fields=_FIELDS)
         yield from rows
 
 
 def _rows(
-    name: str, repository: Repository, places: list[tuple[str, str]], soundness: Mapping[str, Soundness]
+    name: str,
+    repository: Repository,
+    places: list[tuple[str, str]],
+    soundness: Mapping[str, Soundness],
+    known: Mapping[str, Any],
 ) -> Iterator[IndexedBackup]:
     for set_name, backup_id in places:
         seen = _seen(repository, set_name, backup_id)  # before reading, so that a concurrent change is noticed next time
         try:
-            yield _row(name, repository.load(set_name, backup_id, soundness[set_name]), seen)
+            check = failed_checks.noted(known.get(backup_id))
+            yield _row(name, repository.load(set_name, backup_id, soundness[set_name]), seen, check)
         except BackupNotFound:
             continue
         except EngineError as problem:
             yield _unreadable(name, set_name, backup_id, problem.message, seen)
 
 
-def _row(name: str, backup: Backup, seen: str) -> IndexedBackup:
+def _row(name: str, backup: Backup, seen: str, check: FailedCheck | None) -> IndexedBackup:
     manifest = backup.manifest
     restored = [proof for proof in backup.proofs if proof.ok and proof.depth is Depth.RESTORE]
     drill = next((proof for proof in reversed(backup.proofs) if proof.drill), None)
-    return IndexedBackup(
+    row = IndexedBackup(
         repository=name,
         backup_id=backup.id,
         set=manifest.set,
@@ -220,8 +232,18 @@ def _row(name: str, backup: Backup, seen: str) -> IndexedBackup:
         drill_seconds=drill.seconds if drill else None,
         job=manifest.job,
         problem=backup.problems[0].message if backup.problems else "",
+        damaged_in=_damaged_in(backup),
         losses="\n".join(backup.hold.shrunk) if backup.hold else "",
         seen=seen,
+    )
+    if check is not None:
+        check.apply(row, backup.proofs)
+    return row
+
+
+def _damaged_in(backup: Backup) -> str:
+    return next(
+        (problem.lies_in for problem in backup.problems if problem.lies_in is not None), backup.id if backup.damaged else ""
     )
 
 

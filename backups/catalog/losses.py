@@ -42,6 +42,17 @@ def told_by(losses: str) -> list[tuple[str, str]]:
     return [(text, shrunk.removesuffix(")")) if text else (shrunk, "") for text, _, shrunk in told]
 
 
+def shrunk_since(held: Iterable[IndexedBackup]) -> dict[tuple[str, str], str]:
+    """For a repository and a set among the backups *held* (`unconfirmed`): the id from which on its backups hold less."""
+    since: dict[tuple[str, str], str] = {}
+    for complete in held:
+        after = f"{complete.backup_id}~"  # of older holds, which name no backup: everything after it
+        first = min(shrunk or after for _, shrunk in told_by(complete.losses))
+        place = complete.repository, complete.set
+        since[place] = min(first, since.get(place, first))
+    return since
+
+
 def loss_of(row: IndexedBackup, held: Iterable[IndexedBackup]) -> Loss | None:
     """The loss that concerns *row*, among the backups *held* (`unconfirmed`); None if there is none."""
     if row.safety:

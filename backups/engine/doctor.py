@@ -302,8 +302,12 @@ def _check_repository(folder: Path, report: Diagnosis) -> None:
             f"safety backups of damaged stores: {', '.join(kept[:5])}",
             "Release and delete them when they are no longer needed.",
         )
-    if not proven:
-        report.add("warning", str(folder), "no backup is verified", "Run refbackup verify latest --depth restore.")
+    if not scanned:
+        report.add("warning", str(folder), "it holds no backup", "Make the first one with refbackup create.")
+    elif not proven:
+        usable = len(unsound) + len(broken) + len(newer) < len(scanned)
+        todo = "Run refbackup verify latest --depth restore." if usable else "Make a new full backup."
+        report.add("warning", str(folder), "no backup is verified", todo)
     if not os.access(folder, os.W_OK):
         report.add("problem", str(folder), "this user cannot write to it", "Correct owner and mode.")
     _check_leftovers(repository, report)

@@ -71,7 +71,10 @@ class _Stored(BaseModel):
 
 
 class Problem(_Stored):
-    """Damage: the source, file and byte offset, and the other backups that share it."""
+    """Damage: the source, file and byte offset, and the other backups that share it.
+
+    ``lies_in`` is the backup whose files are damaged, which may be an ancestor; None in older proofs.
+    """
 
     code: str
     source: Printable | None = None
@@ -79,6 +82,7 @@ class Problem(_Stored):
     offset: int | None = None
     message: Printable
     also_in: tuple[str, ...] = ()
+    lies_in: str | None = None
 
 
 class Digest(_Stored):

@@ -106,9 +106,11 @@ def verify_backup(
         try:
             _record(repository, backup.manifest.set, proof)
         except OSError as problem:
-            if problem.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            is_read_only = problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+            if proof.ok and not is_read_only:
                 raise
-            ctx.log(f"The result could not be recorded, because the repository is read-only: {problem}")
+            why = "the repository is read-only" if is_read_only else "it cannot be written"
+            ctx.log(f"The result could not be recorded, because {why}: {problem}")
     except OSError as problem:
         raise from_os_error(problem, f"Verifying {backup.id}") from problem
     return proof
@@ -319,7 +321,9 @@ def _with_others(repository: Repository, backup: Backup, findings: Findings) -> 
                 affected = {other for spot in own for other in shared[spot]}
             else:
                 affected = set()
+            spot = findings.spots.get(problem)
             update: dict[str, Any] = {"also_in": tuple(other for other in others if other in affected)}
+            update["lies_in"] = spot[0] if spot is not None else backup.id
             if problem.code == "archive" and not own:
                 update["offset"] = archives.first_corrupt_gap(backup.id)
                 if update["offset"] is None:

@@ -171,6 +171,7 @@ def end(
     exit_code: int | None = None,
     result: dict[str, Any] | None = None,
     error: dict[str, Any] | None = None,
+    warning: dict[str, Any] | None = None,
     backup_id: str = "",
     by_claim: bool = True,
 ) -> bool:
@@ -180,14 +181,14 @@ def end(
         if by_claim:
             row = row.filter(claim=job.claim)
         values: dict[str, Any] = {"backup_id": backup_id} if backup_id else {}
-        ended = row.update(
-            state=state, finished=timezone.now(), exit_code=exit_code, result=result, error=error, left=None, rate=0, **values
-        )
+        values |= {"exit_code": exit_code, "result": result, "error": error, "warning": warning}
+        ended = row.update(state=state, finished=timezone.now(), left=None, rate=0, **values)
         if not ended:
             return False
         job.refresh_from_db()
         _say_end(job)
         after = {"state": job.state, "backup": job.backup_id, "error": (error or {}).get("message")}
+        after |= {"warning": warning["message"]} if warning else {}
         audit.record(Actor.of(job), f"{job.kind}.{state}", f"job:{job.id}", after=after)
         retried = is_to_be_retried(job)
         if retried:
@@ -199,11 +200,13 @@ def end(
 
 def _say_end(job: Job) -> None:
     """Add the outcome to the log, which commands that have nothing to report would leave empty."""
-    error = job.error or {}
+    error = job.error or job.warning or {}
     took = f" after {duration(job.took.total_seconds())}" if job.took is not None else ""
     made = f", backup {job.backup_id}" if job.backup_id and job.state == Job.State.SUCCEEDED else ""
     why = " ".join(str(error[part]) for part in ("message", "hint") if error.get(part))
-    level = JobLog.Level.INFO if job.state == Job.State.SUCCEEDED else JobLog.Level.ERROR
+    level = JobLog.Level.ERROR
+    if job.state == Job.State.SUCCEEDED:
+        level = JobLog.Level.WARNING if job.warning else JobLog.Level.INFO
     say(job, f"{job.get_state_display()}{took}{made}{f': {why}' if why else '.'}", level)
 
 

@@ -45,8 +45,9 @@ def _end(job: Job) -> bool:
     else:
         state, backup_id = Job.State.CANCELLED if job.cancel_asked else Job.State.INTERRUPTED, ""
     job.state, job.result, job.backup_id = state, result, backup_id or job.backup_id
+    job.error = _error(job)
     completion.complete(job)
-    if not lifecycle.end(job, state, result=result, error=_error(job), backup_id=backup_id):
+    if not lifecycle.end(job, state, result=result, error=job.error, backup_id=backup_id):
         return False
     if result is not None:
         lifecycle.say(job, "The worker died after the work had been done; its result was found.", JobLog.Level.WARNING)

@@ -185,9 +185,10 @@ def _conclude(job: Job, status: int, output: ChildOutput, reason: StopReason | N
     answer = output.answer()
     error: dict[str, Any] | None = (answer or {}).get("error")
     result = answer if answer is not None and error is None else None
-    if result is not None and (status == 0 or (status < 0 and _is_clean(result))):
+    if result is not None and (status == 0 or (_is_clean(result) and (status < 0 or result.get("missing")))):
         # Its answer is complete, even if it was told to stop, or killed, right after it
-        return _finish(job, Job.State.SUCCEEDED, output, work, exit_code=status, result=result)
+        warning = _incomplete(result)
+        return _finish(job, Job.State.SUCCEEDED, output, work, exit_code=status, result=result, warning=warning)
     made = leftovers.published(job) if result is None else None
     if status < 0 or reason is not None:
         leftovers.clear(job)
@@ -212,8 +213,18 @@ def _conclude(job: Job, status: int, output: ChildOutput, reason: StopReason | N
 
 
 def _is_clean(result: dict[str, Any]) -> bool:
-    """Whether an answer has no finding, for which its command would exit with another status."""
-    return bool(result.get("ok", True)) and not result.get("problems") and not result.get("missing")
+    """Whether an answer has no problem, for which a job fails."""
+    return bool(result.get("ok", True)) and not result.get("problems")
+
+
+def _incomplete(result: dict[str, Any]) -> dict[str, Any] | None:
+    """The warning of a backup that was made, and lacks something that belongs into it."""
+    missing = result.get("missing")
+    if not missing:
+        return None
+    message = f"The backup was made, but it is incomplete: {missing[0]['message']}."
+    more = f" ({len(missing)} such findings altogether)" if len(missing) > 1 else ""
+    return _error(INCOMPLETE, f"{message}{more}", "Make them readable and back up again, or exclude them.")
 
 
 def _error(code: str, message: str, hint: str = "") -> dict[str, Any]:
@@ -231,11 +242,6 @@ def _what_remains(made: dict[str, Any] | None) -> str:
 def _unanswered(status: int, result: dict[str, Any] | None) -> dict[str, Any]:
     if result is not None:
         problems = [problem for item in result.get("results", [result]) for problem in item.get("problems", [])]
-        missing = result.get("missing", [])
-        if missing and not problems:
-            message = f"The backup was made, but it is incomplete: {missing[0]['message']}."
-            more = f" ({len(missing)} such findings altogether)" if len(missing) > 1 else ""
-            return _error(INCOMPLETE, f"{message}{more}", "Make them readable and back up again, or exclude them.")
         first = problems[0]["message"] if problems else f"The command exited with status {status}."
         code = {5: "damaged", 6: "source_broken"}.get(status, "findings")
         more = f" ({len(problems)} findings altogether)" if len(problems) > 1 else ""
@@ -257,6 +263,7 @@ def _finish(
     exit_code: int | None = None,
     result: dict[str, Any] | None = None,
     error: dict[str, Any] | None = None,
+    warning: dict[str, Any] | None = None,
 ) -> Job:
     """Complete the job and save its end, retrying while the database does not accept it. *work* is None before ``prepare``.
 
@@ -264,10 +271,10 @@ def _finish(
     """
     if error is not None and error["code"] == RepositoryMissing.code:
         error = {**error, "hint": REPOSITORY_AWAY}
-    result, error = storable(result), storable(error)
+    result, error, warning = storable(result), storable(error), storable(warning)
     made = str((result or {}).get("id") or "")
     backup_id = made if BACKUP_ID.fullmatch(made) else job.backup_id
-    job.state, job.result, job.backup_id = state, result, backup_id
+    job.state, job.result, job.error, job.backup_id = state, result, error, backup_id
     deadline = time.monotonic() + SAVE_WITHIN
     completed = False
     while True:
@@ -276,7 +283,9 @@ def _finish(
                 completion.complete(job, work)
                 completed = True
             if _write(job, output, _WAIT_AT_END):
-                ended = lifecycle.end(job, state, exit_code=exit_code, result=result, error=error, backup_id=backup_id)
+                ended = lifecycle.end(
+                    job, state, exit_code=exit_code, result=result, error=error, warning=warning, backup_id=backup_id
+                )
                 break
         except DatabaseError:
             connections[configuration().database].close_if_unusable_or_obsolete()
@@ -299,7 +308,8 @@ def _log_end(job: Job) -> None:
     seconds = job.took.total_seconds() if job.took else 0.0
     kind = job_types().get(job.kind)
     line = f"{kind.title if kind else job.kind} {str(job.pk)[:8]}: {job.get_state_display().lower()} after {seconds:.1f} s"
-    if job.error is None:
+    why = job.error or job.warning
+    if why is None:
         _log.info("%s%s", line, f", {job.backup_id}" if job.backup_id else "")
     else:
-        _log.warning("%s: %s", line, job.error["message"])
+        _log.warning("%s: %s", line, why["message"])

@@ -33,7 +33,7 @@ from .arguments import (
 from .job_type import JobType
 
 INCOMPLETE = "incomplete"
-"""Code of the error of a backup job that made a backup, but one from which files are missing."""
+"""Code of the warning of a backup job that made a backup from which files are missing; of its error in older jobs."""
 
 
 def engine(verb: str, arguments: Arguments, *more: str) -> list[str]:

@@ -49,6 +49,10 @@ class IndexedBackup(models.Model):
     drill_seconds = models.FloatField(null=True, blank=True)
     job = models.CharField(max_length=36, blank=True, help_text="The job that made it, from the manifest.")
     problem = models.TextField(blank=True, help_text="Why it is damaged or missing, in a sentence.")
+    damaged_in = models.CharField(max_length=80, blank=True, help_text="The backup in whose files its damage lies.")
+    check_failed_at = models.DateTimeField(null=True, blank=True, help_text="When a verification ended without a proof.")
+    check_failed = models.TextField(blank=True, help_text="Why, in a sentence (`backups.catalog.failed_checks`).")
+    check_found_damage = models.BooleanField(default=False)
     losses = models.TextField(
         blank=True, help_text="What a later backup no longer holds, a sentence a line, until it is released."
     )

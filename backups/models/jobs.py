@@ -30,6 +30,7 @@ class Job(models.Model):
         CANCELLED = "cancelled", "Cancelled"
         INTERRUPTED = "interrupted", "Interrupted"
 
+    WITH_WARNINGS = "Completed with warnings"
     ENDED = (State.SUCCEEDED, State.FAILED, State.CANCELLED, State.INTERRUPTED)
 
     class Via(models.TextChoices):
@@ -86,6 +87,7 @@ class Job(models.Model):
     exit_code = models.SmallIntegerField(null=True, blank=True)
     result = models.JSONField(null=True, blank=True, help_text="The JSON that the command printed.")
     error = models.JSONField(null=True, blank=True, help_text='{"code", "message", "hint", ...}')
+    warning = models.JSONField(null=True, blank=True, help_text="The same shape; of a job that is done, but not as wished.")
     backup_id = models.CharField(max_length=80, blank=True, help_text="The backup that it made or concerns.")
 
     class Meta:
@@ -123,6 +125,10 @@ class Job(models.Model):
 
     def get_absolute_url(self) -> str:
         return reverse("backups:job", args=[self.pk])
+
+    def get_state_display(self) -> str:  # type: ignore[no-redef]
+        """The state's label; of a job that is done with a warning, that."""
+        return self.WITH_WARNINGS if self.warning is not None else str(self.State(self.state).label)
 
     @property
     def has_ended(self) -> bool:

@@ -7,6 +7,12 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any
 
+CHECK_FAILED = "check_failed"
+"""Code of a finding of `backup_health`: one of its checks raised an error."""
+
+CONDITIONS_FOUND = "conditions_found"
+"""Code of a health check that worked and found conditions, each of which is reported for itself."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupFact:
@@ -22,6 +28,9 @@ class BackupFact:
     verified_at: datetime | None = None
     restore_seconds: float | None = None
     problem: str = ""
+    check_failed_at: datetime | None = None
+    """When its last verification ended without a result."""
+    check_failed: str = ""
     repository: str = ""
     stores: tuple[str, ...] = ()
     """Its sources, as ``KIND/NAME``."""
@@ -59,6 +68,16 @@ class SetFact:
     """Newest first."""
     missing: int = 0
     """Its backups that vanished from their repositories."""
+
+    @property
+    def not_counted(self) -> str:
+        """A sentence that says why the newest backup is not the newest proven one; empty if it is, or if there is none."""
+        if self.newest is None or (self.proven is not None and self.newest.time <= self.proven.time):
+            return ""
+        why = {"none": "is not proven", "damaged": "is damaged"}.get(
+            self.newest.verification, "holds far less than earlier ones"
+        )
+        return f"The newest backup, {self.newest.id}, does not count: it {why}."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +124,8 @@ class PlanFact:
     failed_in_a_row: int = 0
     """Failed runs since the last success; attempts of one run count once, cancelled runs not at all."""
     last_job: str = ""
+    code: str = ""
+    """Of the last error, or `CONDITIONS_FOUND`."""
     message: str = ""
     hint: str = ""
     missed: int = 0
@@ -124,6 +145,15 @@ class WorkerFact:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Excluded:
+    """A backup that was restored or drilled, and can no longer be restored: it is ``damaged`` or ``missing``."""
+
+    id: str
+    time: datetime
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreFact:
     """How long a restore took, and when that was."""
 
@@ -131,6 +161,8 @@ class RestoreFact:
     time: datetime
     real: bool = False
     """Whether a person restored; otherwise a verification did."""
+    excluded: Excluded | None = None
+    """Why it does not count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,11 +188,15 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DamagedBackup:
-    """A damaged backup, and what verification found."""
+    """A backup in whose files there is damage, what verification found, and the other backups that are damaged by it."""
 
     id: str
     set: str
     problem: str
+    itself: bool = True
+    """Whether it is in the index as damaged; otherwise it is missing or was removed."""
+    affected: tuple[str, ...] = ()
+    """Newest first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +231,8 @@ class Drills:
     failed: datetime | None = None
     failed_job: str = ""
     message: str = ""
+    excluded: Excluded | None = None
+    """The backup of the newest successful drill, if that drill does not count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,5 +312,11 @@ class Facts:
 
     @property
     def last_restore(self) -> RestoreFact | None:
-        """The newest measured restore of a whole backup, by a person or a verification."""
-        return max(self.restores, key=lambda one: one.time, default=None)
+        """The newest measured restore, by a person or a verification, of a whole backup that can still be restored."""
+        return max((one for one in self.restores if one.excluded is None), key=lambda one: one.time, default=None)
+
+    @property
+    def excluded_restore(self) -> Excluded | None:
+        """The backup of the newest restore that does not count, if it is newer than `last_restore`."""
+        last = max(self.restores, key=lambda one: one.time, default=None)
+        return last.excluded if last is not None else None

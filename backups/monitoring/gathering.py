@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import stat
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from statistics import median
 from typing import Any
@@ -19,27 +19,26 @@ from django.db.models import CharField, Count, F
 from django.db.models.functions import Cast, Substr
 from django.utils import timezone
 
+from backups.catalog.losses import shrunk_since, unconfirmed
 from backups.conf import Configuration, configuration
 from backups.engine.runtime import folders
 from backups.engine.types import SourceKind
 from backups.identity import audit
 from backups.jobs.heartbeat import heartbeat_file
-from backups.jobs.types import BACKUP, DRILL, HEALTH, INCOMPLETE, RESTORE, RESTORE_IN_PLACE
+from backups.jobs.types import BACKUP, HEALTH, INCOMPLETE
 from backups.models import AlertChannel, AlertDelivery, AlertLook, AuditEntry, IndexedBackup, Job, Plan, Worker
 from backups.plans import cron
 from backups.plans.missed import Missed, missed_lately
 
 from . import facts
 from .conditions import gather_more
-from .stored import absent_sources, losses, missing_backups, present_backups, repository_fact
+from .recoveries import drills, last_of, possible_since, restores
+from .stored import absent_sources, damaged_backups, missing_backups, present_backups, repository_fact
 
 _WINDOW = timedelta(days=30)
 _RECENT_JOBS = 10
 _MOST_PLANS = 200
 _LONGEST_WALK = 0.02
-_MOST_DAMAGED = 100
-"""Damaged backups that are listed one by one; the others are only counted."""
-
 _MOST_RUNS = 50
 """How many runs of a plan are read to count failures in a row."""
 
@@ -63,7 +62,9 @@ def gather(now: datetime, probed: tuple[facts.Probed, ...] | None = None) -> fac
     missing = missing_backups() if counts.missing else []
     jobs = _ended_jobs()
     newest = {name: _newest_backups(config, name) for name in names}
-    proven = {name: _newest_backups(config, name, *_PROVEN) for name in names}
+    held = unconfirmed()
+    shrunk = shrunk_since(held)
+    proven = {name: _newest_backups(config, name, *_PROVEN, before=shrunk) for name in names}
     sets = tuple(
         facts.SetFact(
             name=name,
@@ -92,10 +93,10 @@ def gather(now: datetime, probed: tuple[facts.Probed, ...] | None = None) -> fac
         clocks=_clocks(),
         running=tuple(_running(job, now) for job in sorted(running, key=lambda job: job.created, reverse=True)),
         waiting_since=tuple(job.not_before for job in unfinished if job.state == Job.State.QUEUED and job.not_before < now),
-        restores=_restores(itertools.chain.from_iterable(proven.values())),
-        drills=_drills(possible_since=_drills_possible_since(repositories, plans)),
-        damaged=_damaged() if counts.damaged else (),
-        losses=losses(),
+        restores=restores(itertools.chain.from_iterable(proven.values())),
+        drills=drills(possible_since(repositories, plans)),
+        damaged=damaged_backups() if counts.damaged else (),
+        losses=tuple(facts.LossFact(id=one.backup_id, set=one.set, losses=one.losses) for one in held),
         days=_days(now),
         counts=counts,
         bytes_to_back_up=_source_bytes(config) if all(one.newest is None for one in sets) else None,
@@ -110,20 +111,26 @@ def gather(now: datetime, probed: tuple[facts.Probed, ...] | None = None) -> fac
 _BACKUP_FIELDS = (
     *("repository", "backup_id", "kind", "time", "bytes_source", "bytes_stored"),
     *("seconds", "verification", "verified_at", "restore_seconds", "problem", "sources"),
+    *("check_failed_at", "check_failed"),
 )
 _PROVEN = (IndexedBackup.Verification.RESTORE, IndexedBackup.Verification.HASHES)
 
 
-def _newest_backups(config: Configuration, name: str, *verifications: str) -> list[facts.BackupFact]:
+def _newest_backups(
+    config: Configuration, name: str, *verifications: str, before: Mapping[tuple[str, str], str] | None = None
+) -> list[facts.BackupFact]:
     """The newest backup of the whole set in each repository, or there by each of *verifications*.
 
-    Safety backups do not count and, if the set has stores other than SQLite, snapshots neither.
+    Safety backups do not count and, if the set has stores other than SQLite, snapshots neither. *before* has the id, for a
+    repository and a set, from which on backups do not count.
     """
     partial = any(source.kind is not SourceKind.SQLITE for source in config.sources(name))
     backups = []
     for repository in config.repositories:
         rows = present_backups(repository).filter(set=name, safety=False).order_by("-time")
         rows = rows.exclude(kind=IndexedBackup.Kind.SNAPSHOT) if partial else rows
+        if (end := (before or {}).get((repository, name))) is not None:
+            rows = rows.filter(backup_id__lt=end)
         for chosen in [rows.filter(verification=one) for one in verifications] or [rows]:
             for row in chosen.values(*_BACKUP_FIELDS)[:1]:
                 sources = row.pop("sources")
@@ -150,7 +157,7 @@ def _ended_jobs() -> list[facts.EndedJob]:
                 facts.EndedJob(
                     id=str(pk),
                     set=set_name,
-                    ok=state == Job.State.SUCCEEDED or error.get("code") == INCOMPLETE,
+                    ok=state == Job.State.SUCCEEDED or error.get("code") == INCOMPLETE,  # of an older version
                     finished=finished,
                     code=str(error.get("code", "")),
                     message=str(error.get("message", "")),
@@ -165,6 +172,9 @@ def _plan(plan: Plan, config: Configuration, missed: Missed, now: datetime) -> f
     due = next(iter(cron.slots_after(plan.cron, plan.time_zone, now, 1)), None) if plan.enabled and not problem else None
     failed = _failed_runs(plan)
     last, error = failed[0] if failed else ("", {})
+    code = str(error.get("code", ""))
+    if code and plan.kind == HEALTH.name:
+        code = _code_of_check(last) or code
     return facts.PlanFact(
         name=plan.name,
         title=plan.title,
@@ -180,6 +190,7 @@ def _plan(plan: Plan, config: Configuration, missed: Missed, now: datetime) -> f
         missed=missed.count,
         missed_open=missed.open,
         last_job=last,
+        code=code,
         message=str(error.get("message", "")),
         hint=str(error.get("hint", "")),
         alert_after=plan.alert_after,
@@ -192,6 +203,13 @@ def _failed_runs(plan: Plan) -> list[tuple[str, dict[str, Any]]]:
     ended = plan.jobs.filter(state__in=(Job.State.SUCCEEDED, Job.State.FAILED, Job.State.INTERRUPTED), tried_again=None)
     rows = ended.order_by("-created").values_list("pk", "state", "error")[:_MOST_RUNS]
     return [(str(pk), error or {}) for pk, state, error in itertools.takewhile(lambda row: row[1] != Job.State.SUCCEEDED, rows)]
+
+
+def _code_of_check(job: str) -> str:
+    """`CONDITIONS_FOUND` if a health check failed because of conditions only; otherwise empty."""
+    result = Job.objects.filter(pk=job).values_list("result", flat=True).first() or {}
+    problems = result.get("problems", ())
+    return facts.CONDITIONS_FOUND if problems and all(one["code"] != facts.CHECK_FAILED for one in problems) else ""
 
 
 def _refused(plan: Plan) -> str:
@@ -243,47 +261,6 @@ def _running(job: Job, now: datetime) -> facts.RunningJob:
     )
 
 
-def _last(jobs: Any, *states: str) -> Job | None:
-    """The one of *jobs* that ended last in one of *states*, each of which is read from the index."""
-    each = (jobs.filter(state=state).order_by("-finished").first() for state in states)
-    return max(filter(None, each), key=lambda job: job.finished or job.created, default=None)
-
-
-def _drills(possible_since: datetime | None) -> facts.Drills:
-    """From the jobs, and from the index for drills without a job."""
-    drills = Job.objects.filter(kind=DRILL.name, tried_again=None, finished__isnull=False)
-    last_good, bad = _last(drills, Job.State.SUCCEEDED), _last(drills, Job.State.FAILED, Job.State.INTERRUPTED)
-    good = last_good.finished if last_good else None
-    job, message, failed = (str(bad.pk), str((bad.error or {}).get("message", "")), bad.finished) if bad else ("", "", None)
-    indexed = IndexedBackup.objects.filter(drilled_at__isnull=False).order_by("-drilled_at")
-    seconds = None
-    for at, ok, took in indexed.values_list("drilled_at", "drill_ok", "drill_seconds")[:1]:
-        if ok:
-            good, seconds = max(filter(None, (good, at))), took
-        elif at is not None and (failed is None or at > failed):
-            job, message, failed = "", "", at
-    if failed is not None and good is not None and good > failed:
-        job, message, failed = "", "", None
-    return facts.Drills(
-        last_good=good, seconds=seconds, could_be_since=possible_since, failed=failed, failed_job=job, message=message
-    )
-
-
-def _drills_possible_since(repositories: Iterable[facts.RepositoryFact], plans: Iterable[Plan]) -> datetime | None:
-    """When the first backup was made or, if it came later, the first plan for drills. None without a backup."""
-    first = min((one.first for one in repositories if one.first is not None), default=None)
-    planned = min((plan.created for plan in plans if plan.kind == DRILL.name), default=None)
-    return first if first is None or planned is None else max(first, planned)
-
-
-def _damaged() -> tuple[facts.DamagedBackup, ...]:
-    rows = IndexedBackup.objects.filter(verification=IndexedBackup.Verification.DAMAGED).order_by("-time", "-backup_id")
-    return tuple(
-        facts.DamagedBackup(id=id_, set=set_name, problem=problem)
-        for id_, set_name, problem in rows.values_list("backup_id", "set", "problem")[:_MOST_DAMAGED]
-    )
-
-
 def _failing_channels(now: datetime) -> list[facts.FailingChannel]:
     """Channels that gave up a message in the last two days and have delivered none since."""
     failing = []
@@ -307,30 +284,13 @@ def _audit_break() -> facts.AuditBreak | None:
 def _last_probed(now: datetime) -> tuple[facts.Probed, ...]:
     """The last health check's problems of stores and repositories; whether a repository is available is read afresh."""
     recent = Job.objects.filter(kind=HEALTH.name, finished__gt=now - _PROBES_HOLD)
-    last = _last(recent, Job.State.SUCCEEDED, Job.State.FAILED)
+    last = last_of(recent, Job.State.SUCCEEDED, Job.State.FAILED)
     problems = (last.result or {}).get("problems", ()) if last else ()
     seen = [one for one in problems if one["check"] in _PROBED and one["code"] not in ("no_repository", "read_only")]
     # A message begins with what it is about: the path of the store, or the name of the repository
     return tuple(
         facts.Probed(subject=one["message"].partition(": ")[0], **{name: one[name] for name in _FIELDS}) for one in seen
     )
-
-
-def _restores(proven: Iterable[facts.BackupFact]) -> tuple[facts.RestoreFact, ...]:
-    """The newest measured restore of a whole backup, by a verification and by a person."""
-    restores = [
-        facts.RestoreFact(seconds=one.restore_seconds, time=one.verified_at or one.time)
-        for one in proven
-        if one.verification == IndexedBackup.Verification.RESTORE and one.restore_seconds is not None
-    ]
-    for kind in (RESTORE.name, RESTORE_IN_PLACE.name):
-        asked = Job.objects.filter(kind=kind, state=Job.State.SUCCEEDED, finished__isnull=False).order_by("-finished")
-        for arguments, result, finished in asked.values_list("arguments", "result", "finished")[:_RECENT_JOBS]:
-            seconds = (result or {}).get("seconds")
-            if finished is not None and isinstance(seconds, int | float) and not arguments.get("only"):
-                restores.append(facts.RestoreFact(seconds=float(seconds), time=finished, real=True))
-                break
-    return tuple(restores)
 
 
 def _days(now: datetime) -> tuple[facts.Day, ...]:

@@ -24,7 +24,7 @@ from backups.engine.errors import EngineError
 from backups.engine.types import SourceKind
 
 from .conditions import CONDITIONS, Observation, conditions, present
-from .facts import Probed
+from .facts import CHECK_FAILED, Probed
 from .gathering import gather
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,7 +104,7 @@ def _failed(check: str, problem: Exception) -> Finding:
     message = str(getattr(problem, "message", None) or problem).rstrip(".")
     return Finding(
         check=check,
-        code="check_failed",
+        code=CHECK_FAILED,
         severity=Severity.CRITICAL,
         message=f"The check {check} failed: {message}.",
         hint=getattr(problem, "hint", "") or "Check the database and the disk that it names.",

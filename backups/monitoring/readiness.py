@@ -6,13 +6,11 @@ Only what was tested earns points. `gather` reads, `assess` decides.
 
 from __future__ import annotations
 
-import os
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 from django.db.models import Max, Q
@@ -29,7 +27,8 @@ from .conditions import Observation, observe
 from .conditions.backups import LONG_OVERDUE_TIMES_RPO
 from .conditions.repositories import full_soon
 from .conditions.restores import DRILL_OVERDUE_DAYS
-from .facts import Facts
+from .encryption import on_encrypted_disk
+from .facts import Excluded, Facts
 from .verdict import Verdict, verdict
 
 RECENT = timedelta(days=30)
@@ -152,7 +151,7 @@ class ReadinessFacts:
     alert_worked: datetime | None = None
     """When a message was last delivered to a channel."""
     control: datetime | None = None
-    """Instant of the newest backup of the control database."""
+    """Instant of the newest backup of the control database that is not damaged."""
     has_control: bool = True
     sqlite: tuple[int, ...] = field(default_factory=lambda: sqlite3.sqlite_version_info)
 
@@ -169,6 +168,10 @@ class _Evidence:
 
     def age(self, moment: datetime) -> str:
         return duration((self.facts.now - moment).total_seconds())
+
+    def excluded(self, one: Excluded | None, what: str) -> str:
+        """A further sentence about a restore or drill that does not count; empty if there is none."""
+        return f" A {what} {self.age(one.time)} ago does not count: its backup, {one.id}, is {one.why} now." if one else ""
 
     def fresh(self, moment: datetime, limit: timedelta, text: str, todo: str) -> Judgement:
         """Met if *moment* is not longer ago than *limit*, otherwise partly met."""
@@ -208,6 +211,7 @@ def _recovery_point(seen: _Evidence) -> Judgement:
     if point.seconds is None:
         return State.UNTESTED, "No proven backup.", "Back up now."
     text = f"The newest proven backup is {duration(point.seconds)} old (target: {duration(point.promised)})."
+    text += "".join(f" {reason}" for one in seen.facts.sets if (reason := one.not_counted))
     if "too_old" not in seen.held:
         return State.MET, text
     state = State.MISSED if point.seconds > LONG_OVERDUE_TIMES_RPO * point.promised else State.PARTLY
@@ -216,9 +220,11 @@ def _recovery_point(seen: _Evidence) -> Judgement:
 
 def _recovery_time(seen: _Evidence) -> Judgement:
     time = seen.verdict.recovery_time
+    excluded = seen.excluded(seen.facts.excluded_restore, "restore")
     if time.seconds is None:
-        return State.UNTESTED, "No restore has been timed.", "Verify a backup by restoring it."
-    text = f"A restore takes {duration(time.seconds)} (target: {duration(time.promised)})."
+        text = f"No restore has been timed.{excluded}"
+        return State.UNTESTED, text, "Verify a backup by restoring it."
+    text = f"A restore takes {duration(time.seconds)} (target: {duration(time.promised)}).{excluded}"
     if "slow_restore" not in seen.held:
         return State.MET, text
     return State.MISSED, text, "Use a faster disk, or raise the target."
@@ -228,10 +234,12 @@ def _drill(seen: _Evidence) -> Judgement:
     drills = seen.facts.drills
     if drills.failed is not None:
         return State.MISSED, f"The last drill, {seen.age(drills.failed)} ago, failed.", "Read what it found."
+    excluded = seen.excluded(drills.excluded, "drill")
     if drills.last_good is None:
-        return State.UNTESTED, "No drill has been run.", "Run a drill now."
+        text = f"No drill of a backup that is sound today has been run.{excluded}" if excluded else "No drill has been run."
+        return State.UNTESTED, text, "Run a drill now."
     took = f" and took {duration(drills.seconds)}" if drills.seconds is not None else ""
-    text = f"The last drill was {seen.age(drills.last_good)} ago{took}."
+    text = f"The last drill was {seen.age(drills.last_good)} ago{took}.{excluded}"
     if "drill_overdue" not in seen.held:
         return State.MET, text
     state = State.PARTLY if seen.facts.now - drills.last_good <= DRILL_LOST else State.MISSED
@@ -354,7 +362,7 @@ def gather(now: datetime) -> ReadinessFacts:
         encrypted=on_encrypted_disk(config.repositories[first]),
         alert_channels=AlertChannel.objects.filter(enabled=True).exclude(pk__in=switches).count(),
         alert_worked=delivered.aggregate(at=Max("finished"))["at"],
-        control=_newest(IndexedBackup.objects.filter(set__in=apart)),
+        control=_newest(IndexedBackup.objects.filter(set__in=apart).exclude(verification__in=IndexedBackup.UNUSABLE)),
         has_control=bool(apart),
     )
 
@@ -362,34 +370,6 @@ def gather(now: datetime) -> ReadinessFacts:
 def _newest(rows: Any) -> datetime | None:
     newest: datetime | None = rows.aggregate(at=Max("time"))["at"]
     return newest
-
-
-def on_encrypted_disk(folder: Path, *, sys: Path = Path("/sys/dev/block")) -> bool | None:
-    """Whether *folder*'s block device, or one below it, is encrypted by dm-crypt; None if the kernel does not know.
-
-    Source: ``/sys/dev/block/MAJOR:MINOR``, its ``slaves`` and their ``dm/uuid``.
-    """
-    try:
-        device = os.stat(folder).st_dev  # noqa: PTH116 - the number of the device
-    except OSError:
-        return None
-    place = sys / f"{os.major(device)}:{os.minor(device)}"
-    if not place.exists():
-        return None  # a network or overlay file system has no device of its own
-    return any(_is_crypt(device) for device in _stack(place))
-
-
-def _stack(place: Path) -> Iterable[Path]:
-    yield place
-    for below in sorted((place / "slaves").glob("*")):
-        yield from _stack(below.resolve())
-
-
-def _is_crypt(device: Path) -> bool:
-    try:
-        return (device / "dm" / "uuid").read_text(encoding="ascii").startswith("CRYPT-")
-    except OSError:
-        return False
 
 
 def now() -> Readiness:

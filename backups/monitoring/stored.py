@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from django.db.models import Q, QuerySet, Sum
+from django.db.models import QuerySet, Sum
 
 from backups.conf import Configuration
 from backups.models import IndexedBackup
@@ -17,7 +17,8 @@ from . import facts
 _WINDOW = timedelta(days=30)
 _SETTLED, _OLD_ENOUGH = timedelta(days=7), timedelta(days=14)
 _NAMED = 3
-_MOST_LOSSES = 100
+_MOST_DAMAGED = 1_000
+"""Damaged backups that are read; the others are only counted."""
 
 
 def missing_backups() -> list[Any]:
@@ -93,10 +94,16 @@ def absent_sources(config: Configuration, sets: Iterable[facts.SetFact]) -> Iter
                 yield facts.Probed(check="sources", code="source_broken", subject=str(source.path), message=message, hint=hint)
 
 
-def losses() -> tuple[facts.LossFact, ...]:
-    """Backups held for what later ones no longer hold, newest first."""
-    rows = IndexedBackup.objects.filter(~Q(losses="")).order_by("-time")
-    return tuple(
-        facts.LossFact(id=id_, set=set_name, losses=lost)
-        for id_, set_name, lost in rows.values_list("backup_id", "set", "losses")[:_MOST_LOSSES]
-    )
+def damaged_backups() -> tuple[facts.DamagedBackup, ...]:
+    """The damaged backups, newest first, as far as they are read; as one where they share damage."""
+    rows = IndexedBackup.objects.filter(verification=IndexedBackup.Verification.DAMAGED).order_by("-time", "-backup_id")
+    found: dict[str, list[tuple[str, str, str]]] = {}
+    for id_, set_name, problem, lies_in in rows.values_list("backup_id", "set", "problem", "damaged_in")[:_MOST_DAMAGED]:
+        found.setdefault(lies_in or id_, []).append((id_, set_name, problem))
+    damaged = []
+    for lies_in, members in found.items():
+        _, set_name, problem = next((one for one in members if one[0] == lies_in), members[-1])
+        others = tuple(id_ for id_, _, _ in members if id_ != lies_in)
+        itself = len(others) < len(members)
+        damaged.append(facts.DamagedBackup(id=lies_in, set=set_name, problem=problem, itself=itself, affected=others))
+    return tuple(damaged)

@@ -30,7 +30,7 @@ _PHASES = {
 @register.filter
 def tone(job: Job) -> str:
     """The class of a job's state: ``good``, ``warn``, ``bad``, ``busy`` or none."""
-    return TONES[Job.State(job.state)]
+    return "warn" if job.warning is not None else TONES[Job.State(job.state)]
 
 
 @register.filter

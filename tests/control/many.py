@@ -59,6 +59,9 @@ def many(*, backups: int = 0, jobs: int = 0, lines: int = 0) -> str:
                 "job": "''",
                 "problem": "''",
                 "losses": "''",
+                "check_failed": "''",
+                "check_found_damage": "0",
+                "damaged_in": "''",
                 "seen": "''",
             },
         )

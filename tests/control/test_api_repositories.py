@@ -75,6 +75,19 @@ def test_missing_repository_is_reported(empty_site):
     assert "There is no repository" in json_of(client.get(path), 200)["problem"]
     assert "Mount its disk" in problem(send(client, f"{path}/hold", {}), 503, "no_repository")["hint"]
     problem(client.get(f"{path}/files/data.tar.zst"), 503, "no_repository")
+    restore = {"to": "in_place", "confirm": "20260101T000000Z-full-abcdef"}
+    for verb, body in (
+        ("verify", {}),
+        ("drill", {}),
+        ("preview", {}),
+        ("restore", restore),
+        ("restore", {"to": "folder", "folder": "a"}),
+    ):
+        problem(send(client, f"{path}/{verb}", body), 503, "no_repository")
+    for verb, body in (("verify", {}), ("prune", {"keep_last": 1}), ("reindex", {})):
+        problem(send(client, f"{REPOSITORIES}/main/{verb}", body), 503, "no_repository")
+    problem(client.delete(path), 503, "no_repository")
+    assert not Job.objects.exists()
 
 
 @pytest.mark.slow

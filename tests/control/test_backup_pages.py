@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import os
 import re
 import sqlite3
@@ -210,11 +211,17 @@ def test_an_incomplete_backup_is_called_so_everywhere(site):
         descriptor = below
     os.close(descriptor)
     job = site.done(submit.back_up(site.actor, backup="full", verify="restore"))
-    assert (job.state, job.error["code"]) == (Job.State.FAILED, "incomplete")
-    assert "its path is too long to be restored" in job.error["message"]
+    assert (job.state, job.exit_code, job.error, job.warning["code"]) == (Job.State.SUCCEEDED, 6, None, "incomplete")
+    assert "its path is too long to be restored" in job.warning["message"]
     row = IndexedBackup.objects.get(backup_id=job.backup_id)
     assert row.incomplete and not row.damaged and row.verification == "restore"
     client = site.client("ann", "viewer")
+    for address in (job.get_absolute_url(), "/admin/backup/jobs/"):
+        page = client.get(address).content.decode()
+        assert "Completed with warnings" in page and "Failed" not in page.partition("<table")[2], address
+        assert job.warning["message"][:60] in html.unescape(page), address
+    answer = client.get(f"/api/v1/jobs/{job.pk}").json()
+    assert (answer["state"], answer["error"], answer["warning"]["code"]) == ("succeeded", None, "incomplete")
     page = client.get(row.get_absolute_url()).content.decode()
     assert "It is incomplete." in page and "what is missing (1)" in page and "its path is too long to be restored" in page
     assert "Incomplete" in client.get(LIST).content.decode()

@@ -13,7 +13,7 @@ from django.core.management import call_command
 
 from backups.jobs import submit
 from backups.models import AlertChannel, AlertDelivery, IndexedBackup, Worker
-from backups.monitoring import readiness
+from backups.monitoring import encryption, readiness
 from backups.monitoring.facts import (
     BackupFact,
     Drills,
@@ -189,11 +189,11 @@ def test_an_encrypted_disk_is_detected_from_sysfs(tmp_path):
 
     device = tmp_path.stat().st_dev
     top = tmp_path / "sys" / f"{os.major(device)}:{os.minor(device)}"
-    assert readiness.on_encrypted_disk(tmp_path, sys=tmp_path / "sys") is None
+    assert encryption.on_encrypted_disk(tmp_path, sys=tmp_path / "sys") is None
     (top / "slaves").mkdir(parents=True)
-    assert readiness.on_encrypted_disk(tmp_path, sys=tmp_path / "sys") is False
+    assert encryption.on_encrypted_disk(tmp_path, sys=tmp_path / "sys") is False
     below = tmp_path / "dm-0"
     (below / "dm").mkdir(parents=True)
     (below / "dm" / "uuid").write_text("CRYPT-LUKS2-0123-data\n")
     (top / "slaves" / "dm-0").symlink_to(below)
-    assert readiness.on_encrypted_disk(tmp_path, sys=tmp_path / "sys") is True
+    assert encryption.on_encrypted_disk(tmp_path, sys=tmp_path / "sys") is True

@@ -102,6 +102,13 @@ def _verdict(row: IndexedBackup, unreadable: EngineError | None, *, away: bool) 
         return {"state": "bad", "proof": "Its manifest cannot be read.", "more": unreadable.message}
     if row.damaged:
         return {"state": "bad", "proof": "It is damaged. Do not rely on it.", "more": row.problem}
+    if row.check_failed_at is not None:
+        earlier = f"It was verified on {_moment(row.verified_at)}. " if row.verified_at else ""
+        return {
+            "state": "warn",
+            "proof": f"The last verification failed on {_moment(row.check_failed_at)} without a result.",
+            "more": f"{row.check_failed} {earlier}Until a later verification succeeds, it does not count as verified.",
+        }
     if row.incomplete:
         more = "What is missing from it is listed below. Everything else can be restored."
         return {"state": "warn", "proof": "It is incomplete.", "more": more}
@@ -115,6 +122,10 @@ def _verdict(row: IndexedBackup, unreadable: EngineError | None, *, away: bool) 
         more = "A restore test proves more: it opens the stores and compares every record."
         return {"state": "good", "proof": "Its hashes are verified.", "more": more}
     return {"state": "warn", "proof": "It is not verified yet.", "more": "Verify it before you rely on it."}
+
+
+def _moment(time: datetime) -> str:
+    return f"{timezone.localtime(time):%Y-%m-%d %H:%M %Z}"
 
 
 def _better(row: IndexedBackup) -> IndexedBackup | None:

@@ -75,15 +75,15 @@ class Soundness:
             if parent is not None and not BACKUP_ID.fullmatch(parent):
                 raise ValueError
         except EngineError as problem:
-            return None, Problem(code="missing_file", message=problem.message)
+            return None, Problem(code="missing_file", message=problem.message, lies_in=backup_id)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            return None, Problem(code="manifest", message=f"The manifest of {backup_id} cannot be read.")
+            return None, Problem(code="manifest", message=f"The manifest of {backup_id} cannot be read.", lies_in=backup_id)
         found = self._repository.archive_bytes(self._set, backup_id)
         if found is None:
-            return parent, Problem(code="missing_file", message=f"The archive of {backup_id} is missing.")
+            return parent, Problem(code="missing_file", message=f"The archive of {backup_id} is missing.", lies_in=backup_id)
         if found != expected:
             message = f"The archive of {backup_id} has {found} bytes instead of {expected}."
-            return parent, Problem(code="archive_size", message=message)
+            return parent, Problem(code="archive_size", message=message, lies_in=backup_id)
         return parent, None
 
     def _of_sources(self, backup: Backup) -> list[Problem]:
@@ -100,7 +100,7 @@ class Soundness:
                     f"{problem.source or 'A source'} was damaged in {blamed.id}, and no test restore has succeeded since: "
                     f"{problem.message}"
                 )
-                found.append(Problem(code=SOURCE_SUSPECT, source=problem.source, message=message))
+                found.append(Problem(code=SOURCE_SUSPECT, source=problem.source, message=message, lies_in=blamed.id))
         return found[:1]
 
     def _last_tested_before(self, backup_id: str) -> Backup | None:

@@ -32,6 +32,9 @@ AHEAD_SECONDS = 300.0
 FAILURES_IN_A_ROW = 2.0
 """So many failed backup jobs in a row put protection at risk; one alone is worth knowing."""
 
+_MOST_NAMED = 3
+"""Backups that a sentence names; the others are counted."""
+
 _FIRST_SECONDS, _FIRST_RATE = 8.0, 60e6
 """To estimate the first backup: seconds that every backup takes, and bytes a second."""
 
@@ -202,10 +205,14 @@ def newest_incomplete(facts: Facts, threshold: float) -> Iterator[Observation]:
     severity=Severity.INFO,
 )
 def newest_unproven(facts: Facts, threshold: float) -> Iterator[Observation]:
-    """Worth knowing only: `no_proven_backup` holds once the newest proven backup is too old."""
+    """Worth knowing only, unless a verification failed: `no_proven_backup` holds once the newest proven backup is too old."""
     for newest, name, which in _newest(facts):
         age = newest.age(facts.now)
-        if newest.verification == IndexedBackup.Verification.NONE and age > threshold * 60:
+        if newest.check_failed_at is not None and newest.verification == IndexedBackup.Verification.NONE:
+            when = f"{newest.check_failed_at:%Y-%m-%d %H:%M} UTC"
+            text = f"{which} is not proven: its last verification failed at {when} without a result. {newest.check_failed}"
+            yield Observation(code="check_failed", subject=name, text=text, arguments=(newest.id,), severity=Severity.WARNING)
+        elif newest.verification == IndexedBackup.Verification.NONE and age > threshold * 60:
             text = f"{which}, {duration(age)} old, is not proven."
             yield Observation(subject=name, text=text, arguments=(newest.id,))
 
@@ -234,12 +241,28 @@ def content_lost(facts: Facts, threshold: float) -> Iterator[Observation]:
     summarize=lambda facts: _damaged_backups(facts.counts.damaged),
 )
 def damage(facts: Facts, threshold: float) -> Iterator[Observation]:
+    told = 0
     for one in facts.damaged:
-        text = f"Backup {one.id} is damaged: {one.problem or 'verification failed.'}"
-        yield Observation(subject=one.id, text=text, link="backups:backup", arguments=(one.id,))
-    rest = facts.counts.damaged - len(facts.damaged)
+        told += len(one.affected) + one.itself
+        named = ", ".join(one.affected[:_MOST_NAMED])
+        more = len(one.affected) - _MOST_NAMED
+        named += f" and {more:,} more" if more > 0 else ""
+        problem = one.problem or "verification failed."
+        if one.itself:
+            also = f" {_damaged_too(len(one.affected))}: {named}." if one.affected else ""
+            text = f"Backup {one.id} is damaged: {problem}{also}"
+        else:
+            needed = "a backup needs it" if len(one.affected) == 1 else "others need it"
+            text = f"Backup {one.id} is missing or damaged, and {needed}: {named}. {problem}"
+        page = one.id if one.itself else one.affected[0]
+        yield Observation(subject=one.id, text=text, link="backups:backup", arguments=(page,))
+    rest = facts.counts.damaged - told
     if rest > 0:
         yield _damaged_backups(rest, " more" if facts.damaged else "")
+
+
+def _damaged_too(count: int) -> str:
+    return "Another backup is damaged by it" if count == 1 else f"{count:,} other backups are damaged by it"
 
 
 def _damaged_backups(count: int, more: str = "") -> Observation:

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 
+from backups.engine.errors import DamageFound, NoSpace, PermissionMissing, RepositoryMissing
 from backups.engine.progress import duration
 from backups.jobs.types import BACKUP, HEALTH
 from backups.models import Severity
-from backups.monitoring.facts import Facts, PlanFact
+from backups.monitoring.facts import CONDITIONS_FOUND, Facts, PlanFact
 
-from .backups import LEAST_GRACE_SECONDS
-from .condition import Observation, condition, of
+from . import backups, repositories
+from .condition import Condition, Observation, condition, of
 
 FAILURES_IN_A_ROW = 1.0
 """From so many failed runs in a row on, a plan counts as failed; attempts of one run count once."""
 
 FAILURES_AT_RISK = 3.0
-"""From so many on, it puts protection at risk. Health checks excepted: they fail because of other conditions."""
+"""From so many on, it puts protection at risk. Failed health checks excepted: they protect nothing."""
 
 
 def _backup_plans(facts: Facts, set_name: str) -> list[PlanFact]:
@@ -40,7 +41,7 @@ def no_plan(facts: Facts, threshold: float) -> Iterator[Observation]:
 
 @condition("plans", "Backups are not planned often enough")
 def too_rare(facts: Facts, threshold: float) -> Iterator[Observation]:
-    allowed = timedelta(seconds=facts.promised_point + LEAST_GRACE_SECONDS)
+    allowed = timedelta(seconds=facts.promised_point + backups.LEAST_GRACE_SECONDS)
     for one in facts.sets:
         plans, which = _backup_plans(facts, one.name), of(one.name, facts.sets)
         due = min((plan.next for plan in plans if plan.next is not None), default=None)
@@ -64,6 +65,25 @@ def too_rare(facts: Facts, threshold: float) -> Iterator[Observation]:
         )
 
 
+_CAUSES: dict[str, tuple[Condition, float]] = {
+    RepositoryMissing.code: (repositories.repository_missing, 0.0),
+    PermissionMissing.code: (repositories.read_only, 0.0),
+    NoSpace.code: (repositories.nearly_full, repositories.HARDLY_ANY_PERCENT),
+    DamageFound.code: (backups.damage, 0.0),
+}
+"""Errors of jobs, and the condition that is their cause if it holds by that threshold, for which a critical rule exists."""
+
+
+def _is_told(plan: PlanFact, facts: Facts) -> bool:
+    """Whether another condition reports why the plan failed, and no address is to be written to if this plan fails."""
+    if plan.alert_to:
+        return False
+    if plan.code == CONDITIONS_FOUND or any(one.code == plan.code for one in facts.probed):
+        return True
+    cause, threshold = _CAUSES.get(plan.code, (None, 0.0))
+    return cause is not None and bool(cause.observe(facts, threshold))
+
+
 @condition(
     "plan_failed",
     "A scheduled job failed",
@@ -77,7 +97,7 @@ def too_rare(facts: Facts, threshold: float) -> Iterator[Observation]:
 )
 def plan_failed(facts: Facts, threshold: float) -> Iterator[Observation]:
     for plan in facts.plans:
-        if not plan.enabled or plan.failed_in_a_row < max(1.0, threshold, plan.alert_after):
+        if not plan.enabled or plan.failed_in_a_row < max(1.0, threshold, plan.alert_after) or _is_told(plan, facts):
             continue
         times = "" if plan.failed_in_a_row == 1 else f" {plan.failed_in_a_row} times in a row"
         yield Observation(

@@ -13,6 +13,9 @@ from .condition import Condition, Observation, condition
 NEARLY_FULL_PERCENT = 10.0
 """A repository is nearly full when less than this share of its disk is free."""
 
+HARDLY_ANY_PERCENT = 3.0
+"""Less than this is critical."""
+
 FULL_SOON_DAYS = 14.0
 """A repository will be full soon when its growth fills the disk within this time."""
 

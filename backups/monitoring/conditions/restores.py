@@ -41,7 +41,12 @@ def drill_overdue(facts: Facts, threshold: float) -> Iterator[Observation]:
     since = last or possible
     if since is not None and facts.now - since > timedelta(days=threshold):
         ago = f"The last drill was {duration((facts.now - since).total_seconds())} ago."
-        yield Observation(subject="", text=ago if last else "No drill has ever been run.")
+        never = "No drill has ever been run."
+        if facts.drills.excluded is not None:
+            never = (
+                f"No drill counts: {facts.drills.excluded.id}, which the last one restored, is {facts.drills.excluded.why} now."
+            )
+        yield Observation(subject="", text=ago if last else never)
 
 
 @condition(
