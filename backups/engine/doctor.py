@@ -24,8 +24,8 @@ from .progress import human_bytes
 from .repository.base import Unreadable
 from .repository.folder import Repository, open_repository
 from .runtime.context import Context
-from .runtime.sqlite import connect, is_interrupted, is_locked, primary_code
-from .runtime.sqlite_check import check_pages
+from .runtime.live_check import check_live
+from .runtime.sqlite import connect, is_locked, primary_code
 from .types import Source, SourceKind
 from .unfinished import leftovers, unfinished_exchange
 
@@ -181,27 +181,18 @@ def _check_sqlite(path: Path, report: Diagnosis) -> None:
 
 
 def _check_pages(database: sqlite3.Connection, path: Path, report: Diagnosis) -> bool:
-    """Run SQLite's quick check for at most `_CHECK_SECONDS`, and report what it finds. False if pages are damaged.
+    """Run SQLite's checks for about `_CHECK_SECONDS`, and report what they find. False if the database is damaged.
 
     Raises ``sqlite3.DatabaseError`` for a file that cannot be read as a database.
     """
     database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    deadline = time.monotonic() + _CHECK_SECONDS
-    database.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
-    try:
-        verdict = check_pages(database, thorough=False)
-    except sqlite3.OperationalError as problem:
-        if not is_interrupted(problem):
-            raise
-        message = f"too large to check within {_CHECK_SECONDS:g} s; no damage was found until then"
-        report.add("note", str(path), message, Advice.VERIFY)
-        return True
-    finally:
-        database.set_progress_handler(None, 0)
+    verdict = check_live(database, _CHECK_SECONDS)
     if verdict.damage:
         report.add("problem", str(path), f"damaged: {verdict.damage[0]}", Advice.RESTORE)
     for finding in verdict.findings:
         report.add("note", str(path), finding, Advice.HARMLESS)
+    for skipped in verdict.skipped:
+        report.add("note", str(path), f"not fully checked: {skipped}", Advice.VERIFY)
     return not verdict.damage
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ from .runtime.child import Server
 from .runtime.sqlite import connect
 from .runtime.sqlite_check import check_content
 
+_BEAT = 0.5
+"""Seconds between two signs of life."""
+
 _PAGE = 1000
 _SEARCHES = 3
 _TOLERANCE = 1e-5
@@ -40,11 +44,12 @@ class Prober:
 
     def __init__(self, server: Server) -> None:
         self._server = server
+        self._next_beat = 0.0
 
     def sqlite(self, path: str) -> dict[str, Any]:
         database = connect(Path(path), timeout=10)
         try:
-            database.set_progress_handler(self._beat, 2_000_000)
+            database.set_progress_handler(self._beat, 10_000)  # the steps within a module's check are few
             try:
                 database.execute("PRAGMA cache_size = -65536")
                 # three times as fast; a mapped file may crash the process, which is acceptable in a child
@@ -127,7 +132,9 @@ class Prober:
         return {"count": count, "searched": searched}
 
     def _beat(self) -> None:
-        self._server.emit("working")
+        if (now := time.monotonic()) >= self._next_beat:
+            self._next_beat = now + _BEAT
+            self._server.emit("working")
 
 
 def _search(collection: Any, vector: Any) -> int:

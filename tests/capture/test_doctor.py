@@ -13,9 +13,11 @@ import pytest
 from backups.engine import doctor
 from backups.engine.doctor import Advice, Finding, diagnose
 from backups.engine.errors import SourceBroken
+from backups.engine.runtime import live_check
 from backups.engine.runtime.context import Context
 from backups.engine.types import Source, SourceKind
 from tests.capture.conftest import Bench, Stores, chroma_source
+from tests.engine.planted import make, plant
 
 GRAPH_AT = 7
 """The highest byte of the first link in ``data_level0.bin``."""
@@ -71,6 +73,26 @@ def test_broken_pages_are_restored(tmp_path: Path) -> None:
     assert (finding.level, finding.advice) == ("problem", Advice.RESTORE) and finding.message.startswith("damaged")
 
 
+def test_a_missing_entry_of_an_index_is_seen(tmp_path: Path) -> None:
+    path = make(tmp_path / "app.sqlite3", "b-tree")
+    plant(path, "entry")
+    (finding,) = found(path)
+    assert (finding.level, finding.advice) == ("problem", Advice.RESTORE) and "by_a" in finding.message
+
+
+def test_a_large_database_is_checked_as_far_as_time_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make(tmp_path / "app.sqlite3", "fts5")
+    monkeypatch.setattr(live_check, "_MOST_COPIED", 0)
+    (finding,) = found(path)
+    assert (finding.level, finding.advice) == ("note", Advice.VERIFY)
+    assert finding.message.startswith("not fully checked: The full-text index t was read")
+    monkeypatch.setattr(doctor, "_CHECK_SECONDS", 0.0)
+    messages = [item.message for item in found(path)]
+    assert messages[0] == "not fully checked: 0 s were not enough to read all its pages"
+    plant(path, "DELETE FROM t_data WHERE id = 10")
+    assert {item.level for item in found(path)} == {"note"}, "an interrupted check finds nothing"
+
+
 def test_a_database_with_two_names_and_one_that_is_missing(tmp_path: Path) -> None:
     path = database(tmp_path / "app.sqlite3")
     (tmp_path / "other.sqlite3").hardlink_to(path)
@@ -106,6 +128,17 @@ def break_an_index(stores: Stores) -> None:
         file.write(b"\xa5" * 100)
 
 
+def break_the_full_text_index(stores: Stores) -> None:
+    with closing(sqlite3.connect(stores.chroma / "chroma.sqlite3")) as made, made:
+        made.execute("DELETE FROM embedding_fulltext_search_data WHERE id = 10")
+
+
+def lose_a_text(stores: Stores) -> None:
+    with closing(sqlite3.connect(stores.chroma / "chroma.sqlite3")) as made, made:
+        made.execute("INSERT INTO embedding_fulltext_search (rowid, string_value) VALUES (10000, 'three words here')")
+        made.execute("DELETE FROM embedding_fulltext_search_content WHERE id = 10000")
+
+
 def link_the_segment(stores: Stores) -> None:
     aside = stores.segment.rename(stores.chroma.with_name("aside"))
     (stores.chroma / "0000").symlink_to(aside)
@@ -121,6 +154,8 @@ CHROMA: dict[Callable[[Stores], None], tuple[str, str, str]] = {
     change_a_link: ("problem", "links that cannot be", Advice.REBUILD),
     cut_off: ("problem", "it ends", Advice.REBUILD),
     break_an_index: ("problem", "damaged", Advice.RESTORE),
+    break_the_full_text_index: ("problem", "damaged: The full-text index embedding_fulltext_search", Advice.RESTORE),
+    lose_a_text: ("problem", "damaged: The full-text index embedding_fulltext_search", Advice.RESTORE),
     link_the_segment: ("problem", "is a symbolic link", ""),
     link_the_database: ("problem", "is a symbolic link", ""),
 }

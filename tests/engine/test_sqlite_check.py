@@ -96,7 +96,7 @@ def unknown_parts(database: sqlite3.Connection) -> None:
 SOUND: dict[Callable[[sqlite3.Connection], None], list[str]] = {
     mismatch: ["The foreign keys of book cannot be checked here"],
     collation: ["The content of channel cannot be checked here", "The content of word cannot be checked here"],
-    function: ["The content of page cannot be checked here", "The content of tag cannot be checked here"],
+    function: ["The CHECK constraints of page cannot be checked here", "The content of tag cannot be checked here"],
     nulls: ["CHECK constraint failed in issue", "NULL value in issue.notes (2 times)"],
     latin: ["The rows of caf\\xe9 cannot be checked here"],
     newer_view: ["The view listed is not understood"],
@@ -187,6 +187,79 @@ def test_checksums_of_pages_are_not_overwritten_in_place(tmp_path: Path) -> None
     path.rename(tmp_path / "aside")
     restore_in_place(repository, backup, (source,), Context())
     assert path.read_bytes() == content
+
+
+def words(database: sqlite3.Connection) -> None:
+    """Tables of which parts are checked by other means, with an ordinary index, and one whose key is compared, on each."""
+    database.create_collation("LOCALIZED", lambda one, other: (one.lower() > other.lower()) - (one.lower() < other.lower()))
+    database.create_function("folded", 1, lambda text: text, deterministic=True)
+    database.create_function("REGEXP", 2, lambda pattern, text: True, deterministic=True)
+    for table, column, rest, key in (
+        ("word", "text COLLATE LOCALIZED", "", "text"),
+        ("folder", "text", "", "folded(text)"),
+        ("strict", "text CHECK (text REGEXP '^a')", "", "text"),
+        ("keyed", "text COLLATE LOCALIZED PRIMARY KEY", "WITHOUT ROWID", "text DESC"),
+        ("computed", "text, made AS (folded(text)) VIRTUAL", "", "made"),
+    ):
+        database.executescript(
+            f"CREATE TABLE {table} (number INTEGER, {column}) {rest};"
+            f"CREATE INDEX {table}_plain ON {table} (number); CREATE INDEX {table}_key ON {table} ({key});"
+            f"INSERT INTO {table} (number, text) VALUES (1, 'b'), (2, 'A'), (3, 'c'), (NULL, 'D');"
+        )
+
+
+def behind_an_index(path: Path, index: str, statement: str) -> None:
+    """Run *statement* while SQLite does not know of *index*."""
+    with closing(sqlite3.connect(path)) as database:
+        row = database.execute("SELECT * FROM sqlite_schema WHERE name = ?", (index,)).fetchone()
+        database.execute("PRAGMA writable_schema = ON")
+        database.execute("DELETE FROM sqlite_schema WHERE name = ?", (index,))
+        database.commit()
+    with closing(sqlite3.connect(path)) as database:
+        database.create_collation("LOCALIZED", lambda one, other: (one.lower() > other.lower()) - (one.lower() < other.lower()))
+        database.create_function("folded", 1, lambda text: text, deterministic=True)
+        database.create_function("REGEXP", 2, lambda pattern, text: True, deterministic=True)
+        database.execute(statement)
+        database.execute("PRAGMA writable_schema = ON")
+        database.execute("INSERT INTO sqlite_schema VALUES (?, ?, ?, ?, ?)", row)
+        database.commit()
+
+
+TABLES = ("word", "folder", "strict", "keyed", "computed")
+
+
+@pytest.mark.parametrize("kind", ["plain", "key"])
+@pytest.mark.parametrize("table", TABLES)
+def test_a_missing_entry_is_damage_without_the_applications_collation_or_function(
+    tmp_path: Path, table: str, kind: str
+) -> None:
+    path = made(tmp_path / "app.sqlite3", words)
+    sound = checked(path)
+    assert sound.damage == [] and len(sound.findings) == len(TABLES), "nothing beyond what is said of each table"
+    behind_an_index(path, f"{table}_{kind}", f"DELETE FROM {table} WHERE text = 'A'")
+    behind_an_index(path, f"{table}_{kind}", f"INSERT INTO {table} (number, text) VALUES (7, 'x'), (8, 'y')")
+    (message,) = [message for message in checked(path).damage if message.startswith("wrong # of")] or checked(path).damage[:1]
+    assert f"index {table}_{kind}" in message
+
+
+@pytest.mark.parametrize(("table", "kind"), [("word", "plain"), ("word", "key"), ("folder", "plain"), ("folder", "key")])
+def test_an_entry_of_another_row_is_damage(tmp_path: Path, table: str, kind: str) -> None:
+    path = made(tmp_path / "app.sqlite3", words)
+    if (table, kind) != ("folder", "key"):
+        behind_an_index(path, f"{table}_{kind}", f"UPDATE {table} SET text = 'e', number = 9 WHERE text = 'A'")
+    else:
+        behind_an_index(path, f"{table}_{kind}", f"UPDATE {table} SET rowid = 9 WHERE text = 'A'")
+    assert f"index {table}_{kind} differ from their rows" in checked(path).damage[0]
+
+
+def test_an_index_of_some_rows_is_said_to_be_unchecked(tmp_path: Path) -> None:
+    def partial(database: sqlite3.Connection) -> None:
+        words(database)
+        database.execute("CREATE INDEX some ON folder (number) WHERE number > 1")
+
+    assert any(
+        found.startswith("The index some of folder cannot be") for found in checked(made(tmp_path / "a", partial)).findings
+    )
 
 
 def test_a_broken_page_is_damage_whatever_else_cannot_be_checked(tmp_path: Path) -> None:

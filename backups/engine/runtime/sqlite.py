@@ -19,6 +19,21 @@ def connect(path: Path, *, mode: str = "rw", timeout: float = 0.0) -> sqlite3.Co
     the whole database (https://www.sqlite.org/pragma.html#pragma_writable_schema), and names need not be UTF-8.
     """
     database = sqlite3.connect(uri(path, mode=mode), uri=True, timeout=timeout, isolation_level=None, check_same_thread=False)
+    return _tolerant(database)
+
+
+def copy_in_memory(database: sqlite3.Connection) -> sqlite3.Connection:
+    """A connection to a copy, as `connect` makes it. Raises ``sqlite3.DatabaseError`` if *database* is locked or unreadable."""
+    copy = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    try:
+        database.backup(copy)
+        return _tolerant(copy)
+    except BaseException:
+        copy.close()
+        raise
+
+
+def _tolerant(database: sqlite3.Connection) -> sqlite3.Connection:
     database.execute("PRAGMA writable_schema = ON")
     database.text_factory = lambda text: text.decode("utf-8", "backslashreplace")
     return database

@@ -5,7 +5,8 @@ cannot be checked for that reason, and rows that break a constraint, are *findin
 database, and a copy of it is whole. *Damage* is a database whose pages or indexes are wrong.
 
 When the check of the whole database cannot be compiled, its pages are checked as a whole all the same (``quick_check`` compares
-no values, so that any collation will do), and then the content of each table.
+no values, so that any collation will do), and then the content of each table. Where a constraint or an index prevents that too,
+`index_check` compares what does not depend on it.
 """
 
 from __future__ import annotations
@@ -15,61 +16,61 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
-from .sqlite import primary_code, quoted
+from .index_check import check_indexes
+from .sqlite import is_locked, primary_code, quoted
+from .sqlite_verdict import Verdict
+from .time_limit import TimeLimit
+from .virtual_tables import check_virtual_tables
 
 _MOST_ROWS = 100_000
+_MOST_ROWS_OF_TABLE = 100
+"""SQLite's own limit of messages if the check is of one table."""
+
 _MOST_SHOWN = 20
 _BUILT_IN = ("BINARY", "NOCASE", "RTRIM")
 _ACCEPTED = re.compile(r"(NULL|non-[A-Z]+|TEXT|NUMERIC) value in .+|CHECK constraint failed in .+")
 """Messages of ``integrity_check`` about values (SQLite's ``pragma.c``; it has no codes for them). All others are damage."""
 
-
-@dataclass(slots=True)
-class Verdict:
-    """What the checks found. ``partial``: some of the checks could not run here."""
-
-    damage: list[str] = field(default_factory=list)
-    findings: list[str] = field(default_factory=list)
-    partial: bool = False
-    broken_keys: int = 0
-    rows: dict[str, int] = field(default_factory=dict)
-    _accepted: Counter[str] = field(default_factory=Counter)
-
-    def unchecked(self, what: str, why: object) -> None:
-        """Add a finding about something that cannot be checked here."""
-        self.partial = True
-        self.findings.append(f"{what} cannot be checked here: {why}")
+_OF_MODULES = re.compile(r"((malformed|unable to validate the) inverted index for |fts5: |In RTree ).*", re.DOTALL)
+"""What ``integrity_check`` of SQLite 3.44 or later passes on from the modules of virtual tables; see `virtual_tables`."""
 
 
-def check_pages(database: sqlite3.Connection, *, thorough: bool) -> Verdict:
+def check_pages(database: sqlite3.Connection, *, thorough: bool, limit: TimeLimit | None = None) -> Verdict:
     """Check pages and, if *thorough*, compare every index with its table. *database* comes from `sqlite.connect`.
 
-    Raises ``sqlite3.OperationalError`` for a locked database and for a query that a progress handler ended.
+    Virtual tables are checked as the ordinary tables that hold their content. If *limit* passes, the verdict is what was found
+    until then, and `Verdict.late`. Raises ``sqlite3.OperationalError`` for a locked database.
     """
-    verdict = Verdict()
+    verdict = Verdict(limit=limit)
     try:
         _check_whole(database, verdict, "integrity_check" if thorough else "quick_check")
     except sqlite3.DatabaseError as problem:
-        if primary_code(problem) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_INTERRUPT):
+        if is_locked(problem):
             raise
-        verdict.damage.append(str(problem))
-    for message, count in verdict._accepted.items():
+        verdict.damaged(str(problem))
+    for message, count in verdict.accepted.items():
         verdict.findings.append(message if count == 1 else f"{message} ({count} times)")
     return verdict
 
 
-def check_content(database: sqlite3.Connection) -> Verdict:
-    """`check_pages`, thorough, then count broken foreign keys and the rows of every table."""
-    verdict = check_pages(database, thorough=True)
-    if not verdict.damage:
+def check_content(
+    database: sqlite3.Connection, *, own: bool = True, thorough: bool = True, limit: TimeLimit | None = None
+) -> Verdict:
+    """`check_pages`, then virtual tables, broken foreign keys and the rows of every table.
+
+    *own*: nobody else uses *database*. Of another one, only what can be read without delaying a writer is checked.
+    """
+    verdict = check_pages(database, thorough=thorough, limit=limit)
+    if not verdict.damage and not verdict.late:
         try:
-            with _stand_ins(database):
-                _check_keys(database, verdict)
-                _count_rows(database, verdict)
+            check_virtual_tables(database, verdict, own=own)
+            if own:
+                with _stand_ins(database):
+                    _check_keys(database, verdict)
+                    _count_rows(database, verdict)
         except sqlite3.DatabaseError as problem:
-            verdict.damage.append(str(problem))
+            verdict.damaged(str(problem))
     return verdict
 
 
@@ -79,42 +80,54 @@ def _check_whole(database: sqlite3.Connection, verdict: Verdict, check: str) -> 
         return
     with _stand_ins(database):
         tables = list(_tables(database))
-        _without_constraints(database, True)
-        try:
+        with _without_constraints(database):
             for what in [""] if accounted else [f"({quoted(table)})" for table in tables]:
                 if problem := _run(database, f"quick_check{what}", verdict):
                     verdict.unchecked("The database as a whole", problem)
-        finally:
-            _without_constraints(database, False)
     for table in tables:
-        if problem := _run(database, f"{check}({quoted(table)})", verdict):
-            verdict.unchecked(f"The content of {table}", problem)
+        _check_table(database, verdict, check, table)
+
+
+def _check_table(database: sqlite3.Connection, verdict: Verdict, check: str, table: str) -> None:
+    first = _run(database, f"{check}({quoted(table)})", verdict)
+    if first is None:
+        return
+    with _without_constraints(database):
+        if _run(database, f"{check}({quoted(table)})", verdict) is None:
+            verdict.unchecked(f"The CHECK constraints of {table}", first)
+            return
+    verdict.unchecked(f"The content of {table}", first)
+    if check == "integrity_check":
+        database.execute("PRAGMA writable_schema = RESET")  # an index that could not be opened is not tried again
+        database.execute("PRAGMA writable_schema = ON")
+        with _stand_ins(database):
+            check_indexes(database, verdict, table)
 
 
 def _run(database: sqlite3.Connection, check: str, verdict: Verdict) -> sqlite3.Error | None:
     """Run one check. Returns the error if it cannot be compiled here."""
     name, paren, argument = check.partition("(")
-    whole = not paren
+    most, where = (_MOST_ROWS_OF_TABLE, argument.rstrip(")")) if paren else (_MOST_ROWS, "the database")
     accepted: Counter[str] = Counter()
     try:
-        rows = database.execute(f"PRAGMA {name}({_MOST_ROWS})" if whole else f"PRAGMA {name}({argument}")
+        rows = database.execute(f"PRAGMA {name}({argument}" if paren else f"PRAGMA {name}({most})")
         for number, (message,) in enumerate(rows, start=1):
-            if message == "ok" or message in verdict.damage:
+            if message == "ok" or _OF_MODULES.fullmatch(message):
                 continue
             if _ACCEPTED.fullmatch(message):
                 accepted[message] += 1
             else:
-                verdict.damage.append(str(message))
+                verdict.damaged(str(message))
             if len(verdict.damage) >= _MOST_SHOWN:
                 break
-            if number >= _MOST_ROWS:
-                verdict.unchecked("The rest of the database", f"it has more than {_MOST_ROWS:,} rows that break a constraint")
+            if number >= most:
+                verdict.unchecked(f"The rest of {where}", f"it has more than {most:,} rows that break a constraint")
     except sqlite3.DatabaseError as problem:
         if primary_code(problem) != sqlite3.SQLITE_ERROR:
             raise
         return problem
     finally:
-        verdict._accepted |= accepted  # the greater count: a table may be checked twice
+        verdict.accepted |= accepted  # the greater count: a table may be checked twice
     return None
 
 
@@ -141,9 +154,9 @@ def _check_definitions(database: sqlite3.Connection, verdict: Verdict) -> bool:
         message = f"The {kind} {name} is not understood by SQLite {sqlite3.sqlite_version}"
         if kind in ("view", "index") and str(statement).upper().startswith("CREATE "):
             verdict.partial = True
-            verdict.findings.append(f"{message}: it needs a newer version, or its definition is damaged")
+            verdict.found(f"{message}: it needs a newer version, or its definition is damaged")
         else:
-            verdict.damage.append(f"{message}, so it cannot be read")
+            verdict.damaged(f"{message}, so it cannot be read")
     if not named:
         verdict.unchecked("A trigger", why)
     return accounted
@@ -188,8 +201,13 @@ def _stand_ins(database: sqlite3.Connection) -> Iterator[None]:
             database.create_collation(name, None)
 
 
-def _without_constraints(database: sqlite3.Connection, without: bool) -> None:
-    database.execute(f"PRAGMA ignore_check_constraints = {int(without)}")
+@contextmanager
+def _without_constraints(database: sqlite3.Connection) -> Iterator[None]:
+    database.execute("PRAGMA ignore_check_constraints = 1")
+    try:
+        yield
+    finally:
+        database.execute("PRAGMA ignore_check_constraints = 0")
 
 
 def _check_keys(database: sqlite3.Connection, verdict: Verdict) -> None:
