@@ -133,7 +133,7 @@ def create_backup(repository: Repository, request: Request, ctx: Context) -> Cre
         raise from_os_error(problem, "Making the backup") from problem
     if request.verify is not None:
         try:
-            depth = _depth(repository, backup, request.verify, ctx)
+            depth = request.verify if request.safety else _depth(repository, backup, request.verify, ctx)
             proof = verify_backup(repository, backup, depth, ctx, written_only=True, application=request.application)
         except EngineError as problem:
             raise type(problem)(

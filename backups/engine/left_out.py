@@ -91,23 +91,28 @@ def _entry(path: str, reason: Absence, detail: str, count: int) -> dict[str, Any
 class _Named(Protocol):
     @property
     def name(self) -> str: ...
+    @property
+    def reason(self) -> Absence: ...
+    @property
+    def count(self) -> int: ...
 
 
 class Outside:
-    """Tells what of a live folder is outside of its backup, which a restore in place must therefore keep.
+    """Tells what a restore in place does not take for new since the backup, although the backup does not hold it.
 
-    That is whatever *left_out* names, and whatever matches a pattern of *exclude*, now or at the time of the backup.
+    That is what matches a pattern of *exclude*, and what *left_out* names as lost or as part of another source. Entries that
+    are only counted name nothing, and instead of a link or a pipe of that time there may be anything now.
     """
 
     def __init__(self, left_out: Iterable[_Named], exclude: Iterable[str]) -> None:
-        self._names = frozenset(item.name for item in left_out)
+        self._names = frozenset(
+            item.name for item in left_out if not item.count and (item.reason.is_loss or item.reason is Absence.OTHER_SOURCE)
+        )
         self._excluded = Patterns(exclude)
 
     def __call__(self, path: str, *, is_folder: bool) -> bool:
         """Whether *path*, relative to the folder, or a folder above it, is outside. What the backup holds is never outside: ask
         only about the rest."""
-        if "" in self._names:
-            return True
         parts = path.split("/")
         for length in range(1, len(parts) + 1):
             above = "/".join(parts[:length])

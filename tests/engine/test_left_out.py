@@ -49,11 +49,13 @@ def test_patterns_that_are_refused(pattern: str) -> None:
 
 
 def test_what_is_outside_is_kept_with_everything_below_it() -> None:
-    found = bounded([("closed", Absence.UNREADABLE, ""), ("deep/pipe \udcff", Absence.SPECIAL, "")])
+    found = bounded(
+        [("closed", Absence.UNREADABLE, ""), ("deep/odd \udcff", Absence.CHANGED, ""), ("link", Absence.SPECIAL, "")]
+    )
     outside = Outside([LeftOut.model_validate_json(json.dumps(item)) for item in found], ["*.tmp", "cache/"])
-    for path in ("closed", "closed/a/b", "deep/pipe \udcff", "new/a.tmp", "new/cache/a"):
+    for path in ("closed", "closed/a/b", "deep/odd \udcff", "new/a.tmp", "new/cache/a"):
         assert outside(path, is_folder=False), path
-    for path in ("close", "deep", "deep/pipe \\xff", "new/cache"):
+    for path in ("close", "deep", "deep/odd \\xff", "new/cache", "link"):
         assert not outside(path, is_folder=False), path
 
 
@@ -69,4 +71,6 @@ def test_many_entries_are_counted_by_folder() -> None:
     assert [(item.path, item.detail) for item in found if item.reason.is_loss] == [("a/3", "Permission denied")]
     everything = [LeftOut(**item) for item in bounded([(chr(65 + n), Absence.SPECIAL, "") for n in range(20)], 10)]
     assert [(item.path, item.count) for item in everything] == [("", 20)]
-    assert Outside(everything, [])("any", is_folder=False)
+    lost = [LeftOut(**item) for item in bounded([(f"a/{n}", Absence.UNREADABLE, "") for n in range(20)], 10)]
+    for counted in (everything, lost):
+        assert not Outside(counted, [])("a/any", is_folder=False), "what is only counted says nothing about a name"

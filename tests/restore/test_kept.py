@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 
 from backups.engine.errors import RestoreUndone
+from backups.engine.left_out import MOST_LEFT_OUT
 from backups.engine.repository.folder import Repository, initialise
 from backups.engine.restore.commands import Commands
 from backups.engine.restore.in_place import restore_in_place
+from backups.engine.restore.to_folder import restore_to
 from backups.engine.runtime import folders
 from backups.engine.types import Backup, Source, SourceKind
 from tests.engine.test_folders import nest
@@ -82,6 +84,66 @@ def test_where_the_backup_has_something_of_that_name_both_remain(scene: Scene) -
     assert (scene.live / "tool").read_text() == "tool"
     (kept,) = scene.live.glob("tool.before-*")
     assert kept.readlink() == scene.elsewhere / "big"
+
+
+MANY = MOST_LEFT_OUT + 5
+
+
+@pytest.mark.slow
+def test_of_more_than_can_be_listed_everything_that_no_backup_holds_is_kept(scene: Scene) -> None:
+    """Counting by folder, as the manifest does, must neither lose a link nor keep a file of later."""
+    links = scene.live / "links"
+    links.mkdir()
+    for number in range(MANY):
+        (links / f"{number}").symlink_to("/etc")
+        (scene.live / f"deep/{number}").write_text("old")
+    before = scene.back_up()
+    (links / "evil.conf").write_text("later")
+    (links / "0").unlink()
+    (links / "0").write_text("a file of later in place of a link of then")
+    for number in range(MANY):
+        (scene.live / f"deep/{number}").unlink()
+        (scene.live / f"deep/{number}").symlink_to("/usr")
+    scene.restore(before)
+    assert {path.name for path in links.iterdir()} == {f"{number}" for number in range(1, MANY)}
+    assert all((links / f"{number}").is_symlink() for number in range(1, MANY))
+    assert {(scene.live / f"deep/{number}").read_text() for number in range(MANY)} == {"old"}
+    kept = [*(scene.live / "deep").glob("*.before-*")]
+    assert len(kept) == MANY and all(path.readlink() == Path("/usr") for path in kept)
+    safety = next(item for item in scene.repository.backups("default") if item.manifest.safety)
+    restore_to(scene.repository, safety, scene.elsewhere / "back", context())
+    assert (scene.elsewhere / "back/files/papers/links/evil.conf").read_text() == "later"
+
+
+def test_what_lies_deeper_than_any_path_is_kept(scene: Scene) -> None:
+    before = scene.back_up()
+    nest(scene.live / "deep", 17, "x" * 252)
+    (scene.live / "tool").write_text("changed")
+    path = "deep/" + "/".join(["x" * 252] * 17)
+    assert len(path) > 4096
+    scene.restore(before)
+    assert (scene.live / "tool").read_text() == "tool"
+    with folders.opened(scene.live) as root, folders.opened(path, root) as folder:
+        assert os.listdir(folder) == ["file"]
+
+
+def test_what_is_in_a_folder_where_the_backup_has_a_file_or_a_link(scene: Scene) -> None:
+    (scene.live / "later").symlink_to("deep")
+    (scene.live / "deep").chmod(0o555)
+    before = scene.back_up()
+    for name in ("tool", "later"):
+        (scene.live / name).unlink()
+        (scene.live / name).mkdir()
+        (scene.live / name / ("n" * 255)).symlink_to("/etc")
+    (scene.live / "deep").chmod(0o755)
+    (scene.live / "deep/out").symlink_to("/etc")
+    scene.restore(before)
+    assert (scene.live / "tool").read_text() == "tool" and (scene.live / "later").readlink() == Path("deep")
+    for name in ("tool", "later"):
+        (kept,) = scene.live.glob(f"{name}.before-*")
+        assert (kept / ("n" * 255)).is_symlink()
+    assert {path.name for path in (scene.live / "deep").iterdir()} == {"one", "out"}
+    assert stat.S_IMODE((scene.live / "deep").stat().st_mode) == 0o555
 
 
 def test_excluded_files_are_kept_and_the_rest_is_the_backups(scene: Scene) -> None:

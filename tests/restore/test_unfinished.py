@@ -17,7 +17,8 @@ from backups.engine.doctor import diagnose
 from backups.engine.errors import ExchangeUnfinished, RepositoryLocked, RestoreIncomplete, RestoreRefused
 from backups.engine.repository.folder import initialise
 from backups.engine.restore.commands import Commands
-from backups.engine.restore.in_place import finish_exchange, restore_in_place
+from backups.engine.restore.ending import finish_exchange
+from backups.engine.restore.in_place import restore_in_place
 from backups.engine.runtime import durable
 from backups.engine.types import Source, SourceKind
 from backups.engine.unfinished import JOURNAL, STAGE, exclusive_restore, unfinished_exchange

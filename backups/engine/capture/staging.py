@@ -20,8 +20,8 @@ GRAIN_NS = 2_000_000_000
 """The coarsest granularity of time stamps that is allowed for."""
 
 _PIECE = 1 << 20
-_SKIPPED = ("chroma.sqlite3-journal", "chroma.sqlite3-wal", "chroma.sqlite3-shm")
-"""Files of SQLite's locks and logs, not of the data."""
+LOGS = ("chroma.sqlite3-journal", "chroma.sqlite3-wal", "chroma.sqlite3-shm")
+"""Files of SQLite's locks and logs in a Chroma directory, not of the data."""
 
 
 def identify(status: os.stat_result, now_ns: int) -> Identity:
@@ -87,7 +87,7 @@ class DirectoryCopy:
         walked = [
             (path, status)
             for path, status in folders.below(self.live, strict=True)  # but a segment may vanish with its collection
-            if stat.S_ISDIR(status.st_mode) or (stat.S_ISREG(status.st_mode) and path not in _SKIPPED)
+            if stat.S_ISDIR(status.st_mode) or (stat.S_ISREG(status.st_mode) and path not in LOGS)
         ]
         files = {path for path, status in walked if not stat.S_ISDIR(status.st_mode)}
         moved = {path for path, status in walked if path in files and not is_unchanged(self._parent.get(path), status)}

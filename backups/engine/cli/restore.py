@@ -14,7 +14,8 @@ from ..errors import DamageFound, RestoreRefused, UsageError
 from ..progress import duration, human_bytes
 from ..repository.folder import open_repository
 from ..restore.commands import Commands
-from ..restore.in_place import finish_exchange, plan_in_place, restore_in_place
+from ..restore.ending import finish_exchange
+from ..restore.in_place import plan_in_place, restore_in_place
 from ..restore.salvage import find_for_salvage
 from ..restore.to_folder import Restored, restore_to, select
 from ..types import Backup
@@ -92,7 +93,7 @@ def run(call: Call) -> Outcome:
     restored = restore_in_place(
         repository, backup, sources, call.ctx, only=arguments.only, commands=_commands(call), wait=arguments.wait
     )
-    return _outcome(asdict(restored), _text(restored), backup, arguments.only)
+    return _outcome(asdict(restored), _text(restored), backup, arguments.only, DamageFound.exit_code if restored.damaged else 0)
 
 
 def _outcome(answer: dict[str, Any], text: str, backup: Backup, only: str | None, code: int = 0) -> Outcome:
@@ -128,7 +129,8 @@ def _finish(call: Call) -> Outcome:
     restored = finish_exchange(
         unfinished, repository, call.ctx, undo=arguments.undo, commands=_commands(call), wait=arguments.wait
     )
-    return _outcome(asdict(restored), _text(restored), repository.find(restored.id, None), only)
+    code = DamageFound.exit_code if restored.damaged else 0
+    return _outcome(asdict(restored), _text(restored), repository.find(restored.id, None), only, code)
 
 
 def _commands(call: Call) -> Commands:

@@ -25,10 +25,12 @@ from ..gate import GateTimeout
 from ..runtime import durable
 from ..runtime.sqlite import connect
 from .commands import Commands
-from .targets import Target, databases_of, folders_of, refuse_mounts_below
+from .targets import Target, databases_of, folders_of, logs_of, refuse_mounts_below
+from .writes import Watch
 
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
+_STEP_BYTES = 1 << 20
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -94,25 +96,27 @@ class OpenStores:
         return int(self.live[name].execute("PRAGMA data_version").fetchone()[0])
 
 
-def exchange_stores(targets: list[Target], opened: OpenStores, commands: Commands, wait: float) -> None:
+def exchange_stores(targets: list[Target], opened: OpenStores, watch: Watch, commands: Commands, wait: float) -> None:
     """Exchange all *targets*, waiting at most *wait* seconds for each lock.
 
-    On an error some targets may be exchanged already (see `Target.exchanged`), and the caller rolls back.
+    On an error some targets may be exchanged already (see `Target.exchanged`), and the caller rolls back. Raises `StoreWritten`
+    if *watch* tells that a store was written to, before any database is committed.
     """
-    step: Callable[[], None] = partial(_exchange_folders, folders_of(targets), opened, commands, wait)
+    step: Callable[[], None] = partial(_exchange_folders, folders_of(targets), opened, watch, commands, wait)
     for target in reversed(databases_of(targets)):  # each step runs the next one while its database is locked
-        step = partial(_exchange_database, target, opened, commands, wait, step)
+        step = partial(_exchange_database, target, opened, watch, commands, wait, step)
     step()
 
 
 def _exchange_database(
-    target: Target, opened: OpenStores, commands: Commands, wait: float, once_locked: Callable[[], None]
+    target: Target, opened: OpenStores, watch: Watch, commands: Commands, wait: float, once_locked: Callable[[], None]
 ) -> None:
     name = target.record.name
-    if not target.is_database():
-        _replace_file(target, commands, wait)
+    if target.as_file or not target.is_database():
+        _replace_file(target, watch, commands, wait)
         durable.reach("in-place-database")
-        opened.live[name] = opened.connect(target.path)
+        if not target.as_file:
+            opened.live[name] = opened.connect(target.path)
         once_locked()
         return
     staged = opened.connect(target.staged)
@@ -122,6 +126,7 @@ def _exchange_database(
     def locked() -> None:
         if wal:
             opened.keep_old_state(target)
+        watch.refuse_written(target)
         durable.reach("in-place-locked")
         once_locked()
 
@@ -148,7 +153,9 @@ def copy_database(
     the transaction back. If the lock cannot be acquired within *wait* seconds, raises what *stayed_locked* returns for the
     names of the processes that have the file open.
     """
+    # the first step must not fill the cache: in rollback-journal mode SQLite would write pages before all stores are locked
     pages = max(1, int(source.execute("PRAGMA page_count").fetchone()[0]) // 4)
+    pages = min(pages, _STEP_BYTES // int(source.execute("PRAGMA page_size").fetchone()[0]))
     deadline = time.monotonic() + wait
     locked = False
 
@@ -164,12 +171,14 @@ def copy_database(
     source.backup(live, pages=pages, progress=progress, sleep=0.005)
 
 
-def _replace_file(target: Target, commands: Commands, wait: float) -> None:
-    """Put the staged file where there is no usable database, after its old logs were set aside: SQLite would replay them.
+def _replace_file(target: Target, watch: Watch, commands: Commands, wait: float) -> None:
+    """Put the staged file in place, after the old logs were set aside: SQLite would replay them.
 
-    The logs go first, and the file is replaced in one step. A crash in between leaves the unusable file without its logs.
+    The old logs go first, the file is replaced in one step, and its own logs come last. A crash in between leaves a file
+    without its logs.
     """
     target.refuse_open(commands, stopped=True, wait=wait)
+    watch.refuse_written(target)
     target.created = target.exchanged = True
     for old in logs_of(target.path):
         if old.exists():
@@ -179,18 +188,19 @@ def _replace_file(target: Target, commands: Commands, wait: float) -> None:
     durable.sync_folder(target.path.parent)
     if target.path.exists():
         aside = target.stage / f"old-{target.path.name}"
-        aside.hardlink_to(target.path)
+        try:
+            aside.hardlink_to(target.path)
+        except OSError:  # the kernel lets users link only what they own (proc(5), protected_hardlinks)
+            target.path.rename(aside)
         target.set_aside.append((target.path, aside))
     target.staged.replace(target.path)
+    for staged, log in zip(logs_of(target.staged), logs_of(target.path), strict=True):
+        if staged.exists():
+            staged.rename(log)
     durable.sync_folder(target.path.parent)
 
 
-def logs_of(database: Path) -> list[Path]:
-    """The files that SQLite may keep beside *database*."""
-    return [database.with_name(database.name + suffix) for suffix in ("-wal", "-shm", "-journal")]
-
-
-def _exchange_folders(targets: list[Target], opened: OpenStores, commands: Commands, wait: float) -> None:
+def _exchange_folders(targets: list[Target], opened: OpenStores, watch: Watch, commands: Commands, wait: float) -> None:
     for target in targets:
         try:
             opened.close_gate(target, wait)
@@ -198,6 +208,7 @@ def _exchange_folders(targets: list[Target], opened: OpenStores, commands: Comma
             raise RestoreRefused(f"{problem}. Nothing was changed.") from None
         target.refuse_open(commands, stopped=True, wait=wait)
         refuse_mounts_below(target.path)
+        watch.refuse_written(target)
         if target.path.exists():
             swap(target.path, target.staged)
         else:
@@ -205,6 +216,8 @@ def _exchange_folders(targets: list[Target], opened: OpenStores, commands: Comma
             target.created = True
         target.exchanged = True
         durable.sync_folder(target.path.parent)
+        if not target.created:
+            watch.refuse_written(target, target.staged)  # nothing keeps writers out of a folder of files
         durable.reach("in-place-folder")
 
 

@@ -11,18 +11,14 @@ import sqlite3
 import stat
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..capture.owners import owners
+from ..check_stores import Findings
 from ..chroma_files.tables import DATABASE
-from ..create import Request, create_backup
 from ..errors import (
-    Cancelled,
     DamageFound,
-    EngineError,
-    NoSpace,
     RestoreIncomplete,
     RestoreRefused,
     RestoreUndone,
@@ -32,16 +28,21 @@ from ..repository.base import DATA
 from ..repository.folder import Repository
 from ..runtime import durable, folders
 from ..runtime.context import Context
-from ..types import Backup, BackupKind, Depth, Hold, Problem, Source, SourceKind
+from ..types import Backup, Depth, Problem, Source, SourceKind
 from ..unfinished import Journal, JournalStore, UnfinishedExchange, end_journals, exclusive_restore, interrupted, write_journal
 from ..verify import record_failure
 from .commands import NO_COMMANDS, Commands
 from .exchange import OpenStores, complete_swap, exchange_stores
-from .keep import keep_outside
+from .keep import entries_of, keep_outside
 from .roll_back import chroma_positions, quick_check, roll_back
+from .safety import can_be_backed_up, discard, make_safety_backup
 from .stage import check_staged, fit_to_live, stage
 from .targets import Target, find_targets, folders_of, refuse_nested
-from .to_folder import Restored, check_manifest, select
+from .to_folder import Restored, check_manifest
+from .writes import StoreWritten, Watch
+
+_TRIES = 3
+"""Safety backups, each made because a store was written to after the one before."""
 
 
 def restore_in_place(
@@ -63,26 +64,27 @@ def restore_in_place(
     2. Stage each replacement beside its target and check it.                            staging folders
     3. Run the ``stop`` command.                                                         the same
     4. Make a safety backup of the live stores in the same repository and set; hold it.  and that backup
-    5. Record the exchange (`unfinished`). Lock all databases, then all gates; exchange  each store either old or new, and
-       the folders; commit the databases.                                                the record
+    5. Record the exchange (`unfinished`). Lock all databases, then all gates; go back   each store either old or new, and
+       to 4 if a store was written to since; exchange the folders; commit the databases. the record
     6. Check the live stores, and run the ``check`` command. If either fails, roll back. the same
     7. Remove the record. Run the ``start`` command, also after an error.                staging folders
     ==================================================================================== ==============================
 
-    A crash after the record was written is finished or undone by `finish_exchange`, or by a restore of all its stores. If a
-    lock in step 5 takes longer than *wait* seconds, nothing is changed.
+    A crash after the record was written is finished or undone by `ending.finish_exchange`, or by a restore of all its stores.
+    If a lock in step 5 takes longer than *wait* seconds, or the stores do not rest, nothing is changed. The stores of a safety
+    backup are restored as they were, also damaged ones; the result names them.
 
     Raises `RepositoryLocked` if another restore is running there, `ExchangeUnfinished` if one was interrupted and this one
     would not replace all its stores, `DamageFound`, `RestoreRefused` (nothing was changed), `RestoreUndone` (rolled back),
     `RestoreIncomplete` (says what is where).
     """
     began = time.monotonic()
-    targets = find_targets(select(backup, only), sources, ctx, whole=only is None)
+    targets = find_targets(backup, only, sources, ctx)
     refuse_nested(targets, repository, backup, sources)
     try:
         with exclusive_restore(target.path for target in targets) as own:
             exchange = _Exchange(repository, backup, targets, only, commands, wait, ctx, own)
-            size, checks = exchange.run()
+            size, findings = exchange.run()
     except OSError as problem:
         raise from_os_error(problem, "Restoring in place") from problem
     return Restored(
@@ -90,38 +92,9 @@ def restore_in_place(
         to=", ".join(str(target.path) for target in targets),
         seconds=round(time.monotonic() - began, 3),
         bytes=size,
-        checks=checks,
+        checks={**findings.checks, "safety_backup": exchange.safety},
+        damaged=tuple(problem.model_dump(mode="json") for problem in findings.problems),
     )
-
-
-def finish_exchange(
-    exchange: UnfinishedExchange,
-    repository: Repository,
-    ctx: Context,
-    *,
-    undo: bool = False,
-    commands: Commands = NO_COMMANDS,
-    wait: float = 30.0,
-) -> Restored:
-    """Restore again what an interrupted restore in place was restoring, or, to *undo* it, its safety backup.
-
-    Both can be repeated after a crash of their own. Raises what `restore_in_place` raises, and `RestoreRefused` if the record
-    cannot be read, or if it cannot be undone.
-    """
-    journal = exchange.journal
-    if journal is None:
-        raise RestoreRefused(exchange.message, hint="Restore a backup of all stores in place. Nothing was changed.")
-    if not undo:
-        backup = repository.load(journal.set, journal.backup)
-        return restore_in_place(repository, backup, exchange.sources, ctx, only=journal.only, commands=commands, wait=wait)
-    new = [str(store.path) for store in journal.targets if not store.existed]
-    if new:
-        raise RestoreRefused(
-            f"The restore of {journal.backup} cannot be undone: {', '.join(new)} did not exist before it. Nothing was changed.",
-            hint="Finish it with `refbackup restore --finish`.",
-        )
-    backup = repository.load(journal.set, journal.safety_backup)
-    return restore_in_place(repository, backup, exchange.sources, ctx, commands=commands, wait=wait)
 
 
 class _Exchange:
@@ -146,24 +119,25 @@ class _Exchange:
         self._commands = commands
         self._wait = wait
         self._ctx = ctx
+        self._began = ctx.now()
         self._folders = sorted({target.stage for target in targets})
         self._earlier = self._find_earlier()
-        self._safety = ""
+        self.safety = ""
 
-    def run(self) -> tuple[int, dict[str, Any]]:
+    def run(self) -> tuple[int, Findings]:
         """Returns the bytes written and the results of the checks."""
         for target in folders_of(self._targets):
             target.refuse_open(self._commands, stopped=False)
         try:
             size = self._stage()
-            checks = check_staged(self._repository, self._backup, self._targets, self._ctx)
+            findings = check_staged(self._repository, self._backup, self._targets, self._ctx)
             self._exchange_between_commands()
         except BaseException as problem:
             if not _is_mixed(problem):
                 self._remove_stages(self._folders)
             raise
         self._remove_stages([*self._folders, *(self._earlier.folders if self._earlier else ())])
-        return size, {**checks, "safety_backup": self._safety}
+        return size, findings
 
     def _stage(self) -> int:
         """Stage the replacements; damage is recorded, so that ``latest`` skips the backup. Raises `DamageFound`."""
@@ -194,24 +168,17 @@ class _Exchange:
         """Steps 3 to 7."""
         try:
             self._commands.run_stop(self._ctx)
-            saved = self._make_safety_backup()
-            self._prepare_replacements(saved)
-            journal = self._journal(saved.id if saved is not None else "")
-            self._safety = journal.safety_backup
-            self._own(self._folders)
-            write_journal(self._folders, journal)
-            durable.reach("in-place-recorded")
-            _exchange_and_check(self._targets, self._commands, self._wait, self._ctx)
+            self._exchange_at_rest()
         except RestoreIncomplete as problem:
             if not _is_mixed(problem):
                 self._end()
             where = (
-                f"The safety backup is {self._safety}."
-                if self._safety
+                f"The safety backup is {self.safety}."
+                if self.safety
                 else "No store existed before, so there is no safety backup."
             )
             raise type(problem)(
-                f"{problem.message} {where}", hint=problem.hint, **{**problem.details, "safety_backup": self._safety}
+                f"{problem.message} {where}", hint=problem.hint, **{**problem.details, "safety_backup": self.safety}
             ) from problem
         except BaseException:
             end_journals(self._folders)
@@ -222,9 +189,35 @@ class _Exchange:
             raise RestoreIncomplete(
                 f"{self._backup.id} is restored, but the application was not started: {failure}",
                 hint="Start the application yourself; the data is in place and was checked.",
-                safety_backup=self._safety,
+                safety_backup=self.safety,
                 restored=True,
             )
+
+    def _exchange_at_rest(self) -> None:
+        """Steps 4 to 6, again if a store was written to after its safety backup. Raises `RestoreRefused` if that goes on."""
+        saved: Backup | None = None
+        for attempt in range(1, _TRIES + 1):
+            try:
+                with Watch(self._targets) as watch:
+                    before, saved = saved, self._make_safety_backup()
+                    if before is not None:
+                        discard(self._repository, before, self._ctx)
+                    self._prepare_replacements(saved, watch)
+                    journal = self._journal(saved.id if saved is not None else "")
+                    self.safety = journal.safety_backup
+                    self._own(self._folders)
+                    write_journal(self._folders, journal)
+                    durable.reach("in-place-recorded")
+                    _exchange_and_check(self._targets, watch, self._commands, self._wait, self._ctx)
+                return
+            except StoreWritten as written:
+                end_journals(self._folders)
+                if attempt == _TRIES:
+                    raise RestoreRefused(
+                        f"{written}, {_TRIES} times in a row: that would be lost. Nothing was changed.",
+                        hint="Stop the application, or give --stop-command and --start-command, and restore again.",
+                    ) from written
+                self._ctx.log(f"{written}. It is made again.")
 
     def _end(self) -> str | None:
         """Record that all stores are of one time, and start the application. Returns why it could not be started."""
@@ -249,55 +242,27 @@ class _Exchange:
             only=self._only,
             targets=tuple(
                 JournalStore(
-                    kind=target.record.kind, name=target.record.name, path=target.path, existed=_can_be_backed_up(target)
+                    kind=target.record.kind, name=target.record.name, path=target.path, existed=can_be_backed_up(target)
                 )
                 for target in self._targets
             ),
         )
 
-    def _prepare_replacements(self, saved: Backup | None) -> None:
+    def _prepare_replacements(self, saved: Backup | None, watch: Watch) -> None:
         """Make the staged stores fit to take the place of the live ones, and durable."""
-        records = {(record.kind, record.name): record for record in (saved.manifest.sources if saved is not None else ())}
         for target in self._targets:
             fit_to_live(target)
-            if target.record.kind is not SourceKind.SQLITE:
-                keep_outside(target, records.get((target.record.kind, target.record.name)), self._ctx.now(), self._ctx)
+        held = entries_of(self._repository, saved) if saved is not None else {}
+        for target in folders_of(self._targets):
+            if target.record.prefix in held:
+                watch.keeps(target, keep_outside(target, held, self._began, self._ctx))
         for folder in self._folders:
             durable.sync_tree_folders(folder)
 
     def _make_safety_backup(self) -> Backup | None:
-        """Back up the live stores, and hold that backup. None if no store exists."""
-        existing = tuple(
-            Source(kind=target.record.kind, name=target.record.name, path=target.path)
-            for target in self._targets
-            if _can_be_backed_up(target)
-        )
-        if not existing:
-            self._ctx.log("None of the targets exists, so no safety backup is made.")
-            return None
         state = "the mixed stores, " if self._earlier is not None else ""
         note = f"safety: {state}before the restore of {self._backup.id}"
-        request = Request(
-            sources=existing,
-            set=self._backup.manifest.set,
-            kind=BackupKind.INCREMENTAL,
-            note=note,
-            verify=Depth.HASHES,
-            wait=60.0,
-            within=self._wait,
-            safety=True,
-        )
-        try:
-            created = create_backup(self._repository, request, replace(self._ctx, lines=[]))
-        except (Cancelled, NoSpace):
-            raise
-        except EngineError as problem:
-            raise RestoreRefused(
-                f"The safety backup failed: {problem.message} Nothing was changed.", hint=problem.hint, reason=problem.code
-            ) from problem
-        self._repository.set_hold(created.backup, Hold(time=self._ctx.now(), note=note))
-        self._ctx.log(f"Safety backup of the live data: {created.backup.id}")
-        return created.backup
+        return make_safety_backup(self._repository, self._targets, self._backup.manifest.set, note, self._wait, self._ctx)
 
     @staticmethod
     def _remove_stages(folders: list[Path]) -> None:
@@ -306,20 +271,16 @@ class _Exchange:
             durable.remove_tree(folder)
 
 
-def _can_be_backed_up(target: Target) -> bool:
-    return (target.path / DATABASE if target.record.kind is SourceKind.CHROMA else target.path).exists()
-
-
 def _is_mixed(problem: BaseException) -> bool:
     return isinstance(problem, RestoreIncomplete) and bool(problem.details.get("mixed"))
 
 
-def _exchange_and_check(targets: list[Target], commands: Commands, wait: float, ctx: Context) -> None:
+def _exchange_and_check(targets: list[Target], watch: Watch, commands: Commands, wait: float, ctx: Context) -> None:
     """Steps 5 and 6."""
     with OpenStores() as opened:
         try:
             with ctx.phase("restore", "exchange"):
-                exchange_stores(targets, opened, commands, wait)
+                exchange_stores(targets, opened, watch, commands, wait)
                 durable.reach("in-place-exchanged")
         except (OSError, sqlite3.Error) as problem:
             roll_back(targets, opened, wait)
@@ -352,7 +313,7 @@ def plan_in_place(
 
     Raises the errors of step 1, and `DamageFound` if the manifest was changed.
     """
-    targets = find_targets(select(backup, only), sources, Context(), whole=only is None)
+    targets = find_targets(backup, only, sources, Context())
     refuse_nested(targets, repository, backup, sources)
     check_manifest(repository, backup)
     planned = [

@@ -1,73 +1,80 @@
 """Keeps what a live folder contains and no backup holds: it is carried over into the folder's replacement.
 
-These are links that point out of the folder, pipes, sockets and devices, what matches an exclude pattern, and what could not be
-read (`left_out`). Except for folders, the same inode gets a second name, so that nothing is read or copied.
+The live folder is walked, and whatever the archive of its safety backup does not list is kept: links that point out of the
+folder, pipes, sockets and devices, paths that are too long, and files that could not be read. So is what the restored backup
+leaves out by a pattern, or names as left out although it belongs into it. Except for folders, the same inode gets a second
+name, so that nothing is read or copied. Everything is reached through descriptors, since paths may be longer than a system call
+takes.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import Final
 
+from ..archive.reader import Archives, locate_in
+from ..archive.table import Entry, EntryType
+from ..capture.staging import LOGS
 from ..errors import RestoreRefused
 from ..left_out import Outside
 from ..names import printable
+from ..repository.folder import Repository
 from ..runtime import folders
 from ..runtime.context import Context
-from ..types import SourceKind, SourceRecord
+from ..types import Backup, SourceKind
 from .targets import Target
 
-_MOST_NAMED = 20
+_MOST_NAMED: Final = 20
+_LONGEST_NAME: Final = 255
 
 
-def keep_outside(target: Target, saved: SourceRecord | None, moment: datetime, ctx: Context) -> None:
-    """Carry over into the replacement of a folder what neither it nor the safety backup holds.
+def entries_of(repository: Repository, backup: Backup) -> Mapping[str, Entry]:
+    """Everything that *backup* holds, by its path in the archive. Raises `DamageFound`."""
+    with Archives(locate_in(repository.backup_folder(backup.manifest.set, ""))) as archives:
+        return archives.tree(backup.id).entries
 
-    *saved* is the record of the live folder in the safety backup, None if it did not exist. Where the replacement has something
-    of the same name, the live one is kept as ``NAME.before-MOMENT``. Raises `RestoreRefused` for what cannot be kept.
+
+def keep_outside(target: Target, saved: Mapping[str, Entry], moment: datetime, ctx: Context) -> frozenset[str]:
+    """Carry over into the replacement of a folder what neither it nor the safety backup, which holds *saved*, has.
+
+    Returns the paths of what was carried over. Where the replacement has something else of the same name, the live one is kept
+    as ``NAME.before-MOMENT``. It may be called again for the same replacement. Raises `RestoreRefused` for what cannot be kept.
     """
-    if saved is None:
-        return
-    records = (target.record, saved)
-    outside = Outside(
-        [item for record in records for item in record.left_out], [p for record in records for p in record.exclude]
-    )
-    unsaved = {item.name for item in saved.left_out if not item.count}
-    crowded = next((item for item in saved.left_out if item.count and item.reason.is_loss), None)
-    if crowded is not None or "" in unsaved:
-        place = target.path / (crowded.name if crowded is not None else "")
-        raise _refused(place, "too much of it cannot be read to be kept" if crowded is not None else "it cannot be read")
-    kept = []
-    above = None
-    for path, status in folders.below(target.path):
-        if above is not None and path.startswith(above):
-            continue
-        is_folder = stat.S_ISDIR(status.st_mode)
-        place = target.staged / path
-        if os.path.lexists(place):
-            if path not in unsaved:
+    outside = Outside(target.record.left_out, target.record.exclude)
+    kept: dict[str, str] = {}
+    with folders.opened(target.path) as live, folders.opened(target.staged) as staged:
+        carrier = _Carrier(live, staged, moment)
+        for path, status in _walk(target):
+            is_folder = stat.S_ISDIR(status.st_mode)
+            if _holds(saved.get(f"{target.record.prefix}/{path}"), status) and (
+                not outside(path, is_folder=is_folder) or carrier.has(path)
+            ):
                 continue
-            place = place.with_name(f"{place.name}.before-{moment:%Y%m%dT%H%M%SZ}")
-        elif not outside(path, is_folder=is_folder) and not _is_unknown_to_chroma(target, status):
-            continue
-        try:
-            _carry(target.path / path, place, target)
-        except OSError as problem:
-            raise _refused(target.path / path, f"it cannot be kept: {problem.strerror}") from problem
-        above = f"{path}/" if is_folder else None
-        kept.append(str(place.relative_to(target.staged)))
-    for path in kept[:_MOST_NAMED]:
-        ctx.log(f"{target.record.prefix}: kept {printable(path)}, which no backup holds")
+            try:
+                kept[path] = carrier.folder(path) if is_folder else carrier.carry(path, status)
+            except OSError as problem:
+                raise _refused(target.path / path, f"it cannot be kept: {problem.strerror}") from problem
+        carrier.finish()
+    for place in list(kept.values())[:_MOST_NAMED]:
+        ctx.log(f"{target.record.prefix}: kept {printable(place)}, which no backup holds")
     if len(kept) > _MOST_NAMED:
-        ctx.log(f"{target.record.prefix}: kept {len(kept) - _MOST_NAMED} more, which no backup holds")
+        ctx.log(f"{target.record.prefix}: kept {len(kept) - _MOST_NAMED:,} more, which no backup holds")
+    return frozenset(kept)
 
 
-def _is_unknown_to_chroma(target: Target, status: os.stat_result) -> bool:
-    """Whether Chroma's directory contains what a backup of it does not: anything but files and folders."""
-    regular = stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)
-    return target.record.kind is SourceKind.CHROMA and not regular
+def _walk(target: Target) -> Iterator[tuple[str, os.stat_result]]:
+    try:
+        for path, status in folders.below(target.path, strict=True):
+            if target.record.kind is not SourceKind.CHROMA or path not in LOGS:
+                yield path, status
+    except OSError as problem:
+        place = target.path / problem.filename if isinstance(problem.filename, str) else target.path
+        raise _refused(place, f"it cannot be read: {problem.strerror}") from problem
 
 
 def _refused(place: Path, why: str) -> RestoreRefused:
@@ -77,47 +84,145 @@ def _refused(place: Path, why: str) -> RestoreRefused:
     )
 
 
-def _carry(live: Path, place: Path, target: Target) -> None:
-    """Give *live*, with everything below it, the second name *place*, with the folders above as in the live store."""
-    new_folders = []
-    for above in reversed(place.relative_to(target.staged).parents):
-        folder = target.staged / above
-        if not folder.is_dir():
-            folder.mkdir(mode=0o700)
-            new_folders.append((target.path / above, folder))
-    around = place.parent.stat()
-    pending = [(live, place)]
-    while pending:
-        source, copy = pending.pop()
-        if stat.S_ISDIR(source.lstat().st_mode):
-            copy.mkdir(mode=0o700)
-            new_folders.append((source, copy))
-            pending += [(Path(entry.path), copy / entry.name) for entry in os.scandir(source)]
-        else:
-            _link(source, copy)
-    if not new_folders or new_folders[0][1] == place:
-        os.utime(place.parent, ns=(around.st_atime_ns, around.st_mtime_ns))
-    for source, copy in reversed(new_folders):
-        _copy_status(source, copy)
+def _holds(entry: Entry | None, status: os.stat_result) -> bool:
+    if entry is None:
+        return False
+    kind = {stat.S_IFREG: EntryType.FILE, stat.S_IFDIR: EntryType.FOLDER, stat.S_IFLNK: EntryType.LINK}
+    return entry.kind is kind.get(stat.S_IFMT(status.st_mode))
 
 
-def _link(live: Path, copy: Path) -> None:
-    status = live.lstat()
+class _Carrier:
+    """Gives what is in the folder *live* a second name in the folder *staged*; both are descriptors.
+
+    ``_places`` maps folders of *live* to those that stand for them in *staged*; the others have the same path. ``_finish`` has
+    what folders get at the end: a made one the status of the live one, an older one its own as it was.
+    """
+
+    def __init__(self, live: int, staged: int, moment: datetime) -> None:
+        self._live = live
+        self._staged = staged
+        self._suffix = f".before-{moment:%Y%m%dT%H%M%SZ}"
+        self._places: dict[str, str] = {"": ""}
+        self._finish: dict[str, os.stat_result] = {}
+
+    def has(self, path: str) -> bool:
+        """Whether the replacement has something at *path*."""
+        above, _, name = path.rpartition("/")
+        try:
+            with folders.opened(above, self._staged) as folder:
+                return _status(name, folder) is not None
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            return False
+        except OSError:  # a link on the way
+            return False
+
+    def folder(self, path: str) -> str:
+        """The folder that stands for the live folder *path*, made with those above it where there is none."""
+        missing = []
+        above = path
+        while above not in self._places:
+            missing.append(above)
+            above = above.rpartition("/")[0]
+        place = self._places[above]
+        for one in reversed(missing):
+            place = self._places[one] = self._make_folder(one, place)
+        return place
+
+    def _make_folder(self, path: str, above: str) -> str:
+        with self._writable(above) as into:
+            for name in self._names(path):
+                found = _status(name, into)
+                if found is None:
+                    os.mkdir(name, 0o700, dir_fd=into)
+                    self._finish[_join(above, name)] = self._live_status(path)
+                if found is None or stat.S_ISDIR(found.st_mode):
+                    return _join(above, name)
+        raise AssertionError("there are names without end")
+
+    def carry(self, path: str, status: os.stat_result) -> str:
+        """Give the live *path*, which is not a folder, a second name; returns that name."""
+        above = path.rpartition("/")[0]
+        place = self.folder(above)
+        with self._writable(place) as into, folders.opened(above, self._live) as source:
+            live = path.rpartition("/")[2]
+            for name in self._names(path):
+                found = _status(name, into)
+                if found is None:
+                    _link(live, source, name, into, status)
+                if found is None or _is_second_name(name, into, found, live, source, status):
+                    return _join(place, name)
+        raise AssertionError("there are names without end")
+
+    def finish(self) -> None:
+        """Give folders their status, what is in a folder before the folder."""
+        for place, status in sorted(self._finish.items(), reverse=True):
+            with folders.opened(place, self._staged) as folder:
+                _set_status(folder, status)
+
+    @contextmanager
+    def _writable(self, place: str) -> Iterator[int]:
+        with folders.opened(place, self._staged) as folder:
+            status = os.fstat(folder)
+            if place not in self._finish:
+                self._finish[place] = status
+            if stat.S_IMODE(status.st_mode) & 0o700 != 0o700 and status.st_uid == os.geteuid():
+                os.fchmod(folder, 0o700)
+            yield folder
+
+    def _names(self, path: str) -> Iterator[str]:
+        """The name of *path*, then those to take when something else has it."""
+        name = path.rpartition("/")[2]
+        yield name
+        number = 1
+        while True:
+            suffix = self._suffix + (f".{number}" if number > 1 else "")
+            cut = os.fsencode(name)[: _LONGEST_NAME - len(suffix)]
+            yield (cut.decode("utf-8", "ignore") if printable(name) == name else os.fsdecode(cut)) + suffix
+            number += 1
+
+    def _live_status(self, path: str) -> os.stat_result:
+        with folders.opened(path, self._live) as folder:
+            return os.fstat(folder)
+
+
+def _join(above: str, name: str) -> str:
+    return f"{above}/{name}" if above else name
+
+
+def _status(name: str, folder: int) -> os.stat_result | None:
     try:
-        os.link(live, copy, follow_symlinks=False)
+        return os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+def _link(live: str, source: int, name: str, into: int, status: os.stat_result) -> None:
+    try:
+        os.link(live, name, src_dir_fd=source, dst_dir_fd=into, follow_symlinks=False)
     except OSError:  # the kernel lets users link only what they own (proc(5), protected_hardlinks)
         if stat.S_ISLNK(status.st_mode):
-            copy.symlink_to(live.readlink())
+            os.symlink(os.readlink(live, dir_fd=source), name, dir_fd=into)
         elif stat.S_ISFIFO(status.st_mode):
-            os.mkfifo(copy, 0o600)
-            _copy_status(live, copy)
+            os.mkfifo(name, 0o600, dir_fd=into)
+            os.chmod(name, stat.S_IMODE(status.st_mode), dir_fd=into)
+            os.utime(name, ns=(status.st_atime_ns, status.st_mtime_ns), dir_fd=into)
         else:
             raise
 
 
-def _copy_status(live: Path, copy: Path) -> None:
-    status = live.stat()
+def _is_second_name(name: str, into: int, found: os.stat_result, live: str, source: int, status: os.stat_result) -> bool:
+    """Whether an earlier call carried it over; replacements have neither pipes nor links that point out of them."""
+    if os.path.samestat(found, status):
+        return True
+    if stat.S_IFMT(found.st_mode) != stat.S_IFMT(status.st_mode):
+        return False
+    if stat.S_ISLNK(status.st_mode):
+        return os.readlink(name, dir_fd=into) == os.readlink(live, dir_fd=source)
+    return stat.S_ISFIFO(status.st_mode)
+
+
+def _set_status(folder: int, status: os.stat_result) -> None:
     if os.geteuid() == 0:
-        os.chown(copy, status.st_uid, status.st_gid)
-    copy.chmod(stat.S_IMODE(status.st_mode))
-    os.utime(copy, ns=(status.st_atime_ns, status.st_mtime_ns))
+        os.fchown(folder, status.st_uid, status.st_gid)
+    os.fchmod(folder, stat.S_IMODE(status.st_mode))
+    os.utime(folder, ns=(status.st_atime_ns, status.st_mtime_ns))

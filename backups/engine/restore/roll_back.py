@@ -8,19 +8,21 @@ import sqlite3
 from collections.abc import Iterator
 
 from ..chroma_files.tables import DATABASE, list_collections
-from ..errors import RestoreIncomplete
+from ..errors import EngineError, RestoreIncomplete
 from ..gate import GateTimeout
 from ..runtime import durable
 from ..runtime.sqlite import connect
 from ..runtime.sqlite_check import check_pages
 from ..types import SourceKind
-from .exchange import OpenStores, copy_database, logs_of, swap
-from .targets import Target, databases_of, folders_of
+from .exchange import OpenStores, copy_database, swap
+from .targets import Target, databases_of, folders_of, logs_of
 
 
 def quick_check(targets: list[Target]) -> str | None:
-    """None if the live stores are readable; else which is not, and why."""
+    """None if the live stores are readable, or were damaged when they were backed up; else which is not, and why."""
     for target in targets:
+        if target.damaged:
+            continue
         if target.record.kind is SourceKind.SQLITE:
             try:
                 with contextlib.closing(connect(target.path, timeout=10)) as live:
@@ -44,7 +46,7 @@ def _chroma_position(target: Target) -> object:
         with contextlib.closing(connect(target.path / DATABASE, mode="ro", timeout=5)) as database:
             newest = database.execute("SELECT max(seq_id) FROM embeddings_queue").fetchone()
             return newest, sorted(database.execute("SELECT segment_id, seq_id FROM max_seq_id")), list_collections(database)
-    except sqlite3.DatabaseError as problem:
+    except (sqlite3.DatabaseError, EngineError) as problem:
         return str(problem)
 
 
@@ -76,10 +78,16 @@ def _put_database_back(target: Target, opened: OpenStores, wait: float) -> None:
     if target.created:
         if name in opened.live:
             opened.live[name].close()
-        for new in [target.path, *logs_of(target.path)]:
-            new.unlink(missing_ok=True)
+        if not target.staged.exists():
+            for new, staged in zip(logs_of(target.path), logs_of(target.staged), strict=True):
+                if target.as_file and new.exists():
+                    new.rename(staged)
+                new.unlink(missing_ok=True)
+            target.path.rename(target.staged)
         for old, aside in target.set_aside:
             aside.rename(old)
+        target.set_aside.clear()
+        target.created = False
         durable.sync_folder(target.path.parent)
         return
     if before is None:
@@ -100,6 +108,7 @@ def _put_folder_back(target: Target, opened: OpenStores, wait: float) -> None:
     with _inside_gate(target, opened, wait):
         if target.created:
             target.path.rename(target.staged)
+            target.created = False
         else:
             swap(target.path, target.staged)
 

@@ -6,7 +6,6 @@ import contextlib
 import os
 import sqlite3
 import stat
-from typing import Any
 
 from ..check_stores import Findings
 from ..errors import DamageFound, RestoreRefused
@@ -18,7 +17,7 @@ from ..runtime.space import need_space
 from ..runtime.sqlite import connect
 from ..types import Backup, Depth, SourceKind
 from ..verify import record_failure
-from .targets import Target, databases_of
+from .targets import Target, databases_of, logs_of
 from .to_folder import check_untouched, plan, wanted_by
 
 _RUNS_AS_OWNER = stat.S_ISUID | stat.S_ISGID
@@ -43,16 +42,22 @@ def stage(repository: Repository, backup: Backup, targets: list[Target], ctx: Co
     return size
 
 
-def check_staged(repository: Repository, backup: Backup, targets: list[Target], ctx: Context) -> dict[str, Any]:
+def check_staged(repository: Repository, backup: Backup, targets: list[Target], ctx: Context) -> Findings:
     """Check the replacements before anything live is changed; returns the results.
 
-    A damaged one is recorded as a failed proof. Raises `DamageFound`.
+    A damaged one is recorded as a failed proof. Raises `DamageFound`, except for a safety backup: its blocks matched their
+    hashes when they were staged, so the store was damaged before it was replaced, and goes back as it was.
     """
     findings = Findings()
     for target in targets:
-        check_untouched(backup, target.stage, target.record, findings, ctx)
-    if findings.problems:
+        one = Findings()
+        check_untouched(backup, target.stage, target.record, one, ctx)
+        target.damaged = bool(one.problems)
+        findings.problems += one.problems
+        findings.checks |= one.checks
+    if findings.problems and not backup.damaged:
         record_failure(repository, backup, Depth.RESTORE, findings.problems, ctx)
+    if findings.problems and not backup.manifest.safety:
         raise DamageFound(
             f"The data staged from {backup.id} is damaged: {findings.problems[0].message.rstrip('.')}. Nothing was changed.",
             hint="The backup is now marked as damaged, and `latest` selects the one before it: run the same command again, or "
@@ -60,12 +65,12 @@ def check_staged(repository: Repository, backup: Backup, targets: list[Target], 
             id=backup.id,
             problems=[problem.model_dump(mode="json") for problem in findings.problems],
         )
-    return findings.checks
+    return findings
 
 
 def fit_to_live(target: Target) -> None:
     """Give the replacement the page size and the owner of the live store."""
-    if target.record.kind is SourceKind.SQLITE:
+    if target.record.kind is SourceKind.SQLITE and not target.as_file:
         _refuse_checksums(target)
         _fit_page_size(target)
     _fit_owner(target)
@@ -124,6 +129,9 @@ def _fit_owner(target: Target) -> None:
     """
     root = os.geteuid() == 0
     store = (target.path if target.path.exists() else target.path.parent).stat()
+    for log in logs_of(target.staged) if root and target.as_file else ():
+        if log.exists():
+            os.chown(log, store.st_uid, store.st_gid)
     with folders.opened(target.stage) as above:
         inside = folders.below(target.staged) if target.staged.is_dir() else ()
         for path, status in [("", target.staged.lstat()), *inside]:

@@ -20,18 +20,21 @@ from ..runtime.sqlite import connect, is_locked
 from ..types import Backup, Source, SourceKind, SourceRecord
 from ..unfinished import STAGE
 from .commands import Commands
+from .to_folder import select
 
 
 @dataclass(slots=True)
 class Target:
     """A live store: its record in the backup, its path, and the folder beside it in which the replacement is staged.
 
-    ``created`` and ``exchanged`` say what the exchange did. ``set_aside`` has pairs of old paths and where they were moved.
+    ``damaged``: the replacement is, as the store was when it was backed up. ``created`` and ``exchanged`` say what the exchange
+    did. ``set_aside`` has pairs of old paths and where they were moved.
     """
 
     record: SourceRecord
     path: Path
     stage: Path
+    damaged: bool = False
     created: bool = False
     exchanged: bool = False
     set_aside: list[tuple[Path, Path]] = field(default_factory=list)
@@ -46,6 +49,11 @@ class Target:
         """The gate of a Chroma directory, if an application uses one."""
         gate = Gate(self.path)
         return gate if self.record.kind is SourceKind.CHROMA and gate.exists() else None
+
+    @property
+    def as_file(self) -> bool:
+        """Whether the replacement is the raw bytes of a database that SQLite cannot read."""
+        return self.record.kind is SourceKind.SQLITE and self.record.method == "raw"
 
     def is_database(self) -> bool:
         """Whether SQLite's backup API can write into the file at ``path``: it is a readable or a locked database."""
@@ -91,6 +99,11 @@ def _who_has_open(file: Path) -> str | None:
     return None
 
 
+def logs_of(database: Path) -> list[Path]:
+    """The files that SQLite may keep beside *database*."""
+    return [database.with_name(database.name + suffix) for suffix in ("-wal", "-shm", "-journal")]
+
+
 def databases_of(targets: list[Target]) -> list[Target]:
     """The SQLite databases among *targets*."""
     return [target for target in targets if target.record.kind is SourceKind.SQLITE]
@@ -101,14 +114,17 @@ def folders_of(targets: list[Target]) -> list[Target]:
     return [target for target in targets if target.record.kind is not SourceKind.SQLITE]
 
 
-def find_targets(records: tuple[SourceRecord, ...], sources: tuple[Source, ...], ctx: Context, *, whole: bool) -> list[Target]:
-    """The live store of each record: the source of its kind and name, or, without *sources*, the path it was captured from.
+def find_targets(backup: Backup, only: str | None, sources: tuple[Source, ...], ctx: Context) -> list[Target]:
+    """The live store of each record of *backup* that *only* selects, and what replaces it.
 
-    Raises `RestoreRefused` for a store that cannot be exchanged, and, if *whole*, for a source that no record matches.
+    That is the source of its kind and name, or, without *sources*, the path it was captured from. Raises `RestoreRefused` for a
+    store that cannot be exchanged, for the raw bytes of a broken store unless they are in a safety backup, and, without *only*,
+    for a source that no record matches.
     """
+    records = select(backup, only)
     given = {(source.kind, source.name): source.path for source in sources}
     unmatched = sorted(f"{kind}:{name}" for kind, name in given.keys() - {(record.kind, record.name) for record in records})
-    if unmatched and whole:
+    if unmatched and only is None:
         raise RestoreRefused(
             f"The backup does not hold {', '.join(unmatched)}. Restoring the rest would leave stores of different times.",
             hint="Choose a backup that holds them all, or say --only KIND[:NAME]. Nothing was changed.",
@@ -130,7 +146,7 @@ def find_targets(records: tuple[SourceRecord, ...], sources: tuple[Source, ...],
             refuse_mounts_below(path)
         if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
             raise RestoreRefused(f"{path.parent} does not exist or is not writable.")
-        if record.method == "raw":
+        if record.method == "raw" and not backup.manifest.safety:
             raise RestoreRefused(
                 f"The backup holds {record.prefix} only as the raw bytes of a broken store.",
                 hint="Restore it into a folder and repair it there, or choose another backup.",
