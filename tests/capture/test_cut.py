@@ -48,9 +48,9 @@ def test_backups_under_constant_writes(bench: Bench, application: Start, peer: S
     database, chroma = tmp_path / "app.sqlite3", tmp_path / "chroma"
     writer = application([database], [chroma], churn=True)
 
-    made = backups_in_a_row(bench, (sqlite_source(database), chroma_source(chroma)), 30 * soak, full_every=20)
+    made = backups_in_a_row(bench, (sqlite_source(database), chroma_source(chroma)), 15 * soak, full_every=10)
 
-    assert writer.end()["batches"] > 30 * soak
+    assert writer.end()["batches"] > 15 * soak
     check_all(
         bench, made, lambda folder: check_state([folder / "sqlite/app.sqlite3"], [folder / "chroma/vectors"]), client=peer
     )
@@ -67,11 +67,11 @@ def test_backups_under_constant_writes(bench: Bench, application: Start, peer: S
         pytest.param({"gate": True, "churn": True}, id="inside the gate"),
     ],
 )
-def test_other_ways_to_write(bench: Bench, application: Start, tmp_path: Path, settings: dict) -> None:
+def test_other_ways_to_write(bench: Bench, application: Start, tmp_path: Path, settings: dict, soak: int) -> None:
     database, chroma = tmp_path / "app.sqlite3", tmp_path / "chroma"
     writer = application([database], [chroma], **settings)
 
-    made = backups_in_a_row(bench, (sqlite_source(database), chroma_source(chroma)), 8, full_every=5)
+    made = backups_in_a_row(bench, (sqlite_source(database), chroma_source(chroma)), 4 * soak, full_every=3)
 
     writer.end()
     space = settings.get("space", "l2")
@@ -85,12 +85,12 @@ def test_other_ways_to_write(bench: Bench, application: Start, tmp_path: Path, s
 @pytest.mark.slow
 @pytest.mark.parametrize(("size", "threshold"), [(50, 20), (7, 20), (100, 1000)])
 def test_chroma_alone_under_a_writer_without_sqlite(
-    bench: Bench, peer: Start, tmp_path: Path, size: int, threshold: int
+    bench: Bench, peer: Start, tmp_path: Path, size: int, threshold: int, soak: int
 ) -> None:
     directory = tmp_path / "chroma"
     writer = peer("loose", directory, size, threshold, 16, 40)
 
-    made = backups_in_a_row(bench, (chroma_source(directory),), 15, full_every=8)
+    made = backups_in_a_row(bench, (chroma_source(directory),), 6 * soak, full_every=4)
 
     writer.end()
     for backup in made:
@@ -101,7 +101,7 @@ def test_chroma_alone_under_a_writer_without_sqlite(
 
 @pytest.mark.slow
 def test_several_stores_of_each_kind_are_captured_at_one_instant(
-    bench: Bench, application: Start, peer: Start, tmp_path: Path
+    bench: Bench, application: Start, peer: Start, tmp_path: Path, soak: int
 ) -> None:
     databases = [tmp_path / "one.sqlite3", tmp_path / "two.sqlite3"]
     chromas = [tmp_path / "chroma-one", tmp_path / "chroma-two"]
@@ -116,11 +116,11 @@ def test_several_stores_of_each_kind_are_captured_at_one_instant(
         files_source(files),
     )
 
-    made = backups_in_a_row(bench, sources, 8, full_every=5)
+    made = backups_in_a_row(bench, sources, 5 * soak, full_every=3)
 
     writer.end()
     alone.end()
-    assert len({check_one_moment(bench.restore(backup)) for backup in made}) > 4
+    assert len({check_one_moment(bench.restore(backup)) for backup in made}) > 2 * soak
 
 
 def check_one_moment(folder: Path) -> int:
@@ -133,12 +133,12 @@ def check_one_moment(folder: Path) -> int:
 
 
 @pytest.mark.slow
-def test_neither_backup_nor_writer_starves(bench: Bench, application: Start, peer: Start, tmp_path: Path) -> None:
+def test_neither_backup_nor_writer_starves(bench: Bench, application: Start, peer: Start, tmp_path: Path, soak: int) -> None:
     database, chroma = tmp_path / "app.sqlite3", tmp_path / "chroma"
     writer = application([database], [chroma], gate=True)
     readers = [peer("shared", chroma), peer("shared", chroma)]
 
-    made = backups_in_a_row(bench, (sqlite_source(database), chroma_source(chroma)), 8)
+    made = backups_in_a_row(bench, (sqlite_source(database), chroma_source(chroma)), 4 * soak)
 
     assert all(reader.end()["count"] > 100 for reader in readers)
     assert writer.end()["slowest_ms"] < 5000

@@ -119,12 +119,12 @@ def test_two_names_of_one_database_are_refused_by_name(bench: Bench, tmp_path: P
 
 
 @pytest.mark.slow
-def test_the_sum_is_conserved_in_thirty_pins_under_two_writers(bench: Bench, peer: Start, tmp_path: Path, soak: int) -> None:
+def test_the_sum_is_conserved_under_two_writers(bench: Bench, peer: Start, tmp_path: Path, soak: int) -> None:
     path = accounts(tmp_path / "app.sqlite3", padding=500)
     writers = [peer("transfer", path, seed) for seed in "ab"]
     seen, methods = [], []
 
-    for number in range(30 * soak):
+    for number in range(15 * soak):
         created = bench.create(sqlite_source(path), kind="incremental" if number else "full")
         methods.append(created.backup.manifest.sources[0].method)
         assert created.backup.manifest.pause_ms.sqlite < 1000
@@ -135,8 +135,8 @@ def test_the_sum_is_conserved_in_thirty_pins_under_two_writers(bench: Bench, pee
         shutil.rmtree(folder)
 
     assert seen == sorted(seen)
-    assert len(set(seen)) > 20, "the writers stood still"
-    assert methods.count("pinned") > 20
+    assert len(set(seen)) > 10 * soak, "the writers stood still"
+    assert methods.count("pinned") > 10 * soak
     for writer in writers:
         writer.end()
 
