@@ -6,6 +6,7 @@ It is here because the apps `backups` and `consistency` do not import each other
 from collections.abc import Iterator
 from datetime import datetime
 
+from backups.engine.progress import counted
 from backups.monitoring.conditions import Condition, Observation
 from backups.monitoring.facts import Facts
 from consistency.checking import changed_since
@@ -38,7 +39,7 @@ def _find(facts: Facts, threshold: float) -> Iterator[Observation]:
     if serious > threshold:
         worst = sorted(last.kinds.items(), key=lambda item: -item[1])[:5]
         kinds = ", ".join(f"{count:,} “{KINDS[kind][0]}”" for kind, count in worst)
-        many = "1 finding" if serious == 1 else f"{serious:,} findings"
+        many = counted(serious, "finding")
         text = f"SQLite and Chroma disagree: {many} ({kinds})."
         todo = "Review the findings, and plan a repair."
         yield Observation(subject="stores", text=text, todo=todo, link="consistency:overview")

@@ -19,6 +19,7 @@ from pydantic import Field
 
 from backups.conf import configuration
 from backups.engine.errors import EngineError
+from backups.engine.progress import counted
 from backups.engine.types import SourceKind
 from backups.jobs.arguments import Arguments, BackupArguments
 from backups.jobs.job_type import JobType
@@ -81,7 +82,7 @@ def _summary(result: dict[str, Any]) -> str:
 
 def _check_summary(result: dict[str, Any]) -> str:
     number = result["findings"]
-    findings = "no finding" if not number else "1 finding" if number == 1 else f"{number:,} findings"
+    findings = counted(number, "finding") if number else "no findings"
     return f"{result['state'].capitalize()}: {findings} in {result['records']:,} rows and records."
 
 
@@ -90,7 +91,7 @@ def _repair_summary(repair: dict[str, Any]) -> str:
     count = repair["steps"].get({"done": "applied"}.get(repair["state"], repair["state"]), 0)
     rest = {name: number for name, number in repair["steps"].items() if name in ("skipped", "kept")}
     more = "".join(f", {number:,} {name}" for name, number in rest.items())
-    return f"{count:,} record{'' if count == 1 else 's'} {verb}{more}."
+    return f"{counted(count, 'record')} {verb}{more}."
 
 
 _SHOWN: dict[str, Any] = {"sentence": _summary, "template": "consistency/outcome.html"}

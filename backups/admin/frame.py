@@ -124,11 +124,6 @@ def say_queued(request: HttpRequest, what: str, job: Job) -> None:
     say(request, format_html('{}: <a href="{}">show the job</a>.', what, job.get_absolute_url()))
 
 
-def count_of(number: int, noun: str) -> str:
-    """A number with its noun: ``1 backup``, ``2,000 backups``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def address_of(target: str) -> str:
     """The page of the target of an audit entry, such as ``job:ID``; empty if it has none."""
     kind, _, name = target.partition(":")

@@ -11,7 +11,7 @@ from typing import Any
 from django.utils import timezone
 
 from backups.catalog.losses import loss_of, unconfirmed
-from backups.engine.progress import duration, human_bytes
+from backups.engine.progress import counted, duration, human_bytes
 from backups.jobs.types import BACKUP, job_types
 from backups.models import IndexedBackup, Job
 from backups.monitoring.conditions.workers import is_silent
@@ -19,8 +19,6 @@ from backups.monitoring.gathering import worker_beat
 from backups.templatetags.backups_format import ago
 from backups.templatetags.backups_jobs import job_title, phase_label
 from backups.templatetags.backups_jobs import tone as tone_of
-
-from .frame import count_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +105,7 @@ def _backup(found: dict[str, Any]) -> str:
 def _verified(found: dict[str, Any]) -> str:
     results = found["results"]
     depth = "restore-tested" if all(one["depth"] == "restore" for one in results) else "verified by hashes"
-    return f"{count_of(len(results), 'backup')} sound, {depth}."
+    return f"{counted(len(results), 'backup')} sound, {depth}."
 
 
 def _restored(found: dict[str, Any]) -> str:
@@ -119,13 +117,13 @@ def _restored(found: dict[str, Any]) -> str:
 def _pruned(found: dict[str, Any]) -> str:
     removed, kept = len(found["removed"]), len(found["kept"])
     would = "would be removed" if found.get("dry_run") else "removed"
-    return f"{count_of(removed, 'backup') if removed else 'No backups'} {would}, {kept} kept."
+    return f"{counted(removed, 'backup') if removed else 'No backups'} {would}, {kept} kept."
 
 
 def _indexed(found: dict[str, Any]) -> str:
     read = sum(one["read"] for one in found["repositories"].values())
     found_backups = sum(one["found"] for one in found["repositories"].values())
-    return f"{count_of(found_backups, 'backup')} in the repository, {read} read."
+    return f"{counted(found_backups, 'backup')} in the repository, {read} read."
 
 
 _SENTENCES = {
@@ -198,7 +196,7 @@ def _stores(checks: dict[str, Any]) -> Iterable[Store]:
         kind, _, rest = name.partition("/")
         if isinstance(found.get("tables"), dict):
             broken = found.get("foreign_key_check") or 0
-            text = f"integrity check: {found.get('integrity_check', 'not run')}, {count_of(int(broken), 'broken foreign key')}"
+            text = f"integrity check: {found.get('integrity_check', 'not run')}, {counted(int(broken), 'broken foreign key')}"
             text = "; ".join([text, *found.get("findings", [])])
             yield Store(name=rest, kind=kind, checks=text, counts=tuple(sorted(found["tables"].items())))
         elif isinstance(found.get("collections"), dict):

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from backups.conf import configuration
 from backups.engine.errors import UsageError
+from backups.engine.progress import counted
 from backups.identity.sign_in import actor_of
 from backups.jobs.arguments import PruneArguments
 from backups.jobs.types import PRUNE, job_type, job_types
@@ -26,6 +27,7 @@ from backups.monitoring.conditions.workers import is_silent
 from backups.monitoring.gathering import worker_beat
 from backups.plans import cron as schedules
 from backups.plans import editing, retention_preview, scheduling, yaml_files
+from backups.plans.cron_words import in_words
 from backups.plans.missed import Missed, missed_lately, missed_slots, unserved_slots
 
 from .frame import found_or_404, page, render, require, say
@@ -64,7 +66,7 @@ def times_of(cron: str, zone: str, count: int = SHOWN_TIMES) -> Times:
     if problem:
         return Times("", [], f"{problem[:1].upper()}{problem[1:]}.", zone)
     try:
-        words = schedules.in_words(cron)
+        words = in_words(cron, zone)
     except ValueError:
         words = cron
     return Times(words, schedules.slots_after(cron, zone, timezone.now(), count), "", zone)
@@ -245,7 +247,7 @@ def import_plans(request: HttpRequest) -> HttpResponse:
             raise UsageError(f"You lack permissions that these plans need: {', '.join(missing)}.", hint="No plan was changed.")
         if request.POST.get("do") == "save":
             done = yaml_files.import_entries(actor_of(request), entries, replace=context["replace"])
-            say(request, f"{len(done)} plan{'' if len(done) == 1 else 's'} changed." if done else "No plan needed a change.")
+            say(request, f"{counted(len(done), 'plan')} changed." if done else "No plan needed a change.")
             return redirect("backups:plans")
     except UsageError as problem:
         found = problem.details.get("problems") or [problem.message]

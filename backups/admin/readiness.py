@@ -8,7 +8,7 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils import timezone
 
-from backups.engine.progress import duration
+from backups.engine.progress import clock, duration
 from backups.identity.sign_in import actor_of
 from backups.jobs import submit
 from backups.models import IndexedBackup
@@ -101,7 +101,7 @@ def _bars(drills: list[IndexedBackup], target: float) -> list[Bar]:
                 width=round(width * 0.7, 3),
                 height=round(max(2.0, _height(seconds, most)), 2),
                 ok=bool(row.drill_ok),
-                title=f"{timezone.localtime(row.drilled_at):%Y-%m-%d %H:%M}: {outcome}",
+                title=f"{clock(timezone.localtime(row.drilled_at))}: {outcome}",
                 address=row.get_absolute_url(),
             )
         )

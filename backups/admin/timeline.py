@@ -172,7 +172,7 @@ def _point(groups: list[_Group], begin: datetime, chosen: Range) -> Point:
     newest = max(group.newest for group in groups)
     stored = human_bytes(sum(group.stored for group in groups))
     moment = timezone.localtime(leading.newest if leading.count == 1 else newest)
-    when = f"{moment:%a %d %b %H:%M}"
+    when = f"{moment:%a %d %b %H:%M} {moment.tzname()}"
     if count == 1:
         proof = IndexedBackup.Verification(leading.verification).label.lower()
         title = f"{leading.kind.capitalize()}, {when}, {stored}, {proof}"

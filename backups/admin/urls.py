@@ -12,7 +12,7 @@ from backups.engine.repository.base import DATA, MANIFEST, SUMS
 from . import audit, dashboard, jobs, plans, readiness, second_factor, tokens
 from .alerts import channels, rules, subscription
 from .alerts import overview as alerts
-from .backups import delete
+from .backups import delete, holding
 from .backups import detail as backup
 from .backups import list as backups
 from .restore import report, steps
@@ -37,6 +37,7 @@ urlpatterns: list[URLPattern] = [
     path("figures/", dashboard.figures, name="figures"),
     path("backups/", backups.overview, name="backups"),
     path("backups/chosen/", backups.act_on_selected, name="chosen"),
+    path("backups/release/", holding.release, name="release"),
     path("backups/forget/", backups.forget, name="forget_missing"),
     path("backups/delete/", delete.delete, name="delete"),
     path("backups/<str:backup_id>/", backup.backup, name="backup"),

@@ -16,7 +16,8 @@ from backups.jobs.arguments import Name
 from backups.jobs.types import job_types
 from backups.models import Job, Plan
 from backups.plans import editing, scheduling
-from backups.plans.cron import in_words, slots_after
+from backups.plans.cron import slots_after
+from backups.plans.cron_words import in_words
 
 from .authentication import actor
 from .jobs import State, job_operation
@@ -137,7 +138,7 @@ def _find_plan(name: str) -> Plan:
 def _schema(plan: Plan) -> PlanSchema:
     last = plan.jobs.order_by("-created", "-id").only("id", "state").first()
     try:
-        words = in_words(plan.cron)
+        words = in_words(plan.cron, plan.time_zone)
         times = slots_after(plan.cron, plan.time_zone, timezone.now(), _TIMES_SHOWN) if plan.enabled else []
     except ValueError as problem:
         words, times = str(problem), []
@@ -233,7 +234,7 @@ def preview_schedule(request: Request, *, query: CronQuery) -> CronTimes:
     try:
         if len(query.cron.split()) != 5 or query.time_zone not in available_timezones():
             raise ValueError(f"{query.cron!r} in {query.time_zone!r} is not five fields in a time zone such as Europe/Berlin")
-        words = in_words(query.cron)
+        words = in_words(query.cron, query.time_zone)
         times = slots_after(query.cron, query.time_zone, timezone.now(), query.count)
     except ValueError as problem:
         raise UsageError(f"{problem}.", hint="Write minute, hour, day of month, month, day of week: 0 3 * * *.") from None

@@ -20,7 +20,7 @@ from .chroma_files.hnsw import index_stamps
 from .chroma_files.tables import DATABASE, Collection, check_supported, list_collections, pending_ids, refuse_links
 from .errors import EngineError, RepositoryTooNew
 from .gate import Gate
-from .progress import human_bytes
+from .progress import counted, human_bytes
 from .repository.base import Unreadable
 from .repository.folder import Repository, open_repository
 from .runtime.context import Context
@@ -241,7 +241,7 @@ def _check_chroma(directory: Path, report: Diagnosis) -> None:
     for name in unfinished:
         message = "a record is in Chroma's log alone: a write is under way, or a writer was killed"
         report.add("note", f"{directory} {name}", message, Advice.COMPLETES)
-    report.add("ok", str(directory), f"tables {version}, journal mode {mode}, {len(listed)} collections")
+    report.add("ok", str(directory), f"tables {version}, journal mode {mode}, {counted(len(listed), 'collection')}")
     if not Gate(directory).exists():
         holders = owners(database_file)
         message = "no application uses the gate, so it must be closed for a restore in place"
@@ -254,7 +254,7 @@ def _check_index(directory: Path, collection: Collection, report: Diagnosis) -> 
     subject = f"{directory} {collection.name}"
     try:
         count = check_graph(folder, ids=True) if collection.vector_segment else 0
-        report.add("ok", subject, f"{count} vectors indexed, {collection.space}")
+        report.add("ok", subject, f"{counted(count, 'vector')} indexed, {collection.space}")
         return
     except BrokenIndex as problem:
         why = f"{problem.file}: {problem}"
@@ -280,7 +280,7 @@ def _check_repository(folder: Path, report: Diagnosis) -> None:
     kept = [item.id for item in unsound if item.manifest.safety]
     proven = [item for item in scanned if not isinstance(item, Unreadable) and item.verified_at and not item.damaged]
     stored = sum(item.manifest.bytes_stored for item in scanned if not isinstance(item, Unreadable))
-    report.add("ok", str(folder), f"{len(scanned)} backups, {human_bytes(stored)}, {len(proven)} verified")
+    report.add("ok", str(folder), f"{counted(len(scanned), 'backup')}, {human_bytes(stored)}, {len(proven)} verified")
     if broken or damaged:
         named = ", ".join((broken + damaged)[:5])
         report.add("problem", str(folder), f"damaged: {named}", "Make a new full backup, then delete the damaged ones.")
@@ -315,7 +315,7 @@ def _check_leftovers(repository: Repository, report: Diagnosis) -> None:
             report.add(
                 "note",
                 str(place),
-                f"{len(left)} folders of {what}, or of a running one",
+                f"{counted(len(left), 'folder')} of {what}, or of a running one",
                 "The next backup removes them.",
             )
     trash = repository.in_trash(datetime.now(UTC), timedelta(0))

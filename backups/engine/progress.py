@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, TextIO
 
 from .runtime.context import Progress
 from .runtime.wording import ago as ago
+from .runtime.wording import clock as clock
+from .runtime.wording import counted as counted
 from .runtime.wording import duration as duration
 from .runtime.wording import human_bytes as human_bytes
 

@@ -16,14 +16,11 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo, available_timezones
 
-from cron_descriptor import Options, get_description
 from cronsim import CronSim, CronSimError
 from django.utils import timezone
 
 _LARGEST_SHIFT = timedelta(days=1, hours=1)
 """Larger than any change of clocks: Samoa once skipped a whole day."""
-
-_WORDS = Options(locale_code="en_US", use_24hour_time_format=True)
 
 
 def slots(cron: str, zone: str, after: datetime) -> Iterator[datetime]:
@@ -92,18 +89,6 @@ def check(cron: str, zone: str) -> str:
     except ValueError as problem:
         return str(problem)
     return ""
-
-
-def in_words(cron: str) -> str:
-    """A cron expression in words: ``Every day at 03:00``. Raises `ValueError`."""
-    try:
-        words = str(get_description(cron, _WORDS))
-    except Exception as problem:  # the library has no exception class of its own
-        raise ValueError(f"{cron!r} is not a cron expression: {problem}") from problem
-    _, hour, *days = cron.split()
-    if days == ["*", "*", "*"] and hour != "*" and words.startswith("At "):
-        return f"Every day at {words[3:]}"
-    return words.replace("At 0 minutes past the hour", "Every hour").replace("Every hour, every hour", "Every hour")
 
 
 _zones = functools.cache(available_timezones)

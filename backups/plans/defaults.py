@@ -45,7 +45,7 @@ DEFAULTS = (
     Default(
         "daily-consistency", "Daily consistency check, with safe repairs", "check_consistency", "0 6 * * *", {"repair": "safe"}
     ),
-    Default("weekly-drill", "Weekly test restore", "drill", "30 7 * * 0", {"backup_id": "latest"}),
+    Default("weekly-drill", "Weekly drill", "drill", "30 7 * * 0", {"backup_id": "latest"}),
     Default("daily-prune", "Daily prune", "prune", "30 5 * * *", {**_PRUNE, "keep_hourly": 48}),
     Default(
         "daily-second", "Daily full in the second repository", "backup", "0 4 * * *", {"repository": "second", "backup": "full"}

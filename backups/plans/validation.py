@@ -13,7 +13,8 @@ from backups.engine.errors import EngineError, UsageError
 from backups.jobs.types import job_type
 from backups.models import Plan
 
-from .cron import in_words, slots_after
+from .cron import slots_after
+from .cron_words import in_words
 
 WRITABLE = (
     *("title", "kind", "arguments", "cron", "time_zone", "host", "attempts", "limit_minutes"),

@@ -57,12 +57,12 @@ def elapsed(time: datetime) -> str:
 
 @register.simple_tag
 def moment(time: datetime | None, style: str = "full") -> SafeString | str:
-    """A ``<time>`` in the reader's zone, or with the style ``ago`` how long ago; the exact time and UTC on hover."""
+    """A ``<time>`` with the site's zone, or with the style ``ago`` how long ago; the exact time and UTC on hover."""
     if time is None:
         return _NONE
     local = timezone.localtime(time)
     hover = f"{local:%Y-%m-%d %H:%M:%S} {local.tzname()} ({time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC)"
-    shown = ago(time) if style == "ago" else f"{local:%Y-%m-%d %H:%M}"
+    shown = ago(time) if style == "ago" else progress.clock(local)
     return format_html('<time datetime="{}" title="{}">{}</time>', time.astimezone(UTC).isoformat(), hover, shown)
 
 
@@ -73,7 +73,7 @@ def moment_in(time: datetime, zone: str) -> SafeString:
     same = there.utcoffset() == here.utcoffset()
     also = "" if same else format_html(' <span class="quiet">= {} {}</span>', f"{here:%a %H:%M}", here.tzname())
     stamp = time.astimezone(UTC).isoformat()
-    return format_html('<time datetime="{}">{} {}</time>{}', stamp, f"{there:%Y-%m-%d %H:%M}", there.tzname(), also)
+    return format_html('<time datetime="{}">{}</time>{}', stamp, progress.clock(there), also)
 
 
 @register.filter
@@ -121,9 +121,7 @@ def counted(count: int, most: int) -> str:
 def who_gains(counts: dict[str, int]) -> str:
     """The accounts and groups that a restore gives rights to: ``2 accounts and 1 group``."""
     parts = [
-        f"{counts[name]:,} {word}{'' if counts[name] == 1 else 's'}"
-        for name, word in (("gives", "account"), ("gives_groups", "group"))
-        if counts[name]
+        progress.counted(counts[name], word) for name, word in (("gives", "account"), ("gives_groups", "group")) if counts[name]
     ]
     return " and ".join(parts)
 

@@ -3,6 +3,7 @@
 from django import template
 
 from backups.engine.errors import UsageError
+from backups.engine.progress import counted
 from backups.jobs.types import job_type
 from backups.models import Job
 
@@ -53,7 +54,7 @@ def job_title(job: Job) -> str:
         return title + (f" of {', '.join(arguments['only'])}" if arguments.get("only") else "")
     if job.kind == "verify":
         count = len(arguments.get("backup_ids") or ())
-        named = "1 backup" if count == 1 else f"{count} backups" if count else "the latest backup"
+        named = counted(count, "backup") if count else "the latest backup"
         return "Verify all backups" if arguments.get("everything") else f"Verify {named}"
     if job.kind == "drill":
         return "Drill"
@@ -61,7 +62,7 @@ def job_title(job: Job) -> str:
         return f"Restore into {arguments['folder']}"
     if job.kind == "delete":
         count = len(arguments.get("backup_ids") or ())
-        return "Delete 1 backup" if count == 1 else f"Delete {count} backups"
+        return f"Delete {counted(count, 'backup')}"
     if job.kind == "prune" and arguments.get("dry_run"):
         return "Prune (dry run)"
     return kind_title(job.kind)

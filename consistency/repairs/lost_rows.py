@@ -10,6 +10,7 @@ from typing import Any
 from django.db import DatabaseError, connections, transaction
 from django.db.backends.utils import CursorWrapper
 
+from backups.engine.runtime.wording import counted
 from consistency.declaration import backup_databases
 from consistency.engine.context import Context
 from consistency.engine.errors import RepairRefused
@@ -96,7 +97,7 @@ def find_lost(sides: OpenStores, ids: Sequence[str], ctx: Context) -> Search:
 
 def _why(read: int, damaged: int) -> str:
     if damaged:
-        many = "1 damaged backup was" if damaged == 1 else f"{damaged} damaged backups were"
+        many = counted(damaged, "damaged backup was", "damaged backups were")
         return f"No sound backup has the row; {many} not searched."
     return f"None of the {read} newest backups has the row." if read == MOST_BACKUPS else "No backup has the row."
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 
 from backups.engine.chroma_files.tables import find_collection
+from backups.engine.runtime.wording import counted
 from consistency.declaration import Rebuilder, Writer
 from consistency.engine.broken_index import is_broken
 from consistency.engine.compare import fetched
@@ -87,8 +88,8 @@ def _write_rows(mapping: Mapping, step: Step, writer: Writer, ctx: Context) -> N
                     left += _write(ids, sides, (step.before or {}).get("dimension"), writer)
                 phase.advance(len(ids))
         sides.vectors.refresh()
-        note = f"The new index holds {sides.vectors.count():,} vectors."
-    step.move(Step.State.APPLIED, note + (f" {left:,} rows have none that can be used." if left else ""))
+        note = f"The new index holds {counted(sides.vectors.count(), 'vector')}."
+    step.move(Step.State.APPLIED, note + (f" {counted(left, 'row has', 'rows have')} none that can be used." if left else ""))
 
 
 def _write(ids: list[str], sides: OpenStores, dimension: int | None, writer: Writer) -> int:

@@ -10,6 +10,7 @@ from django.db import DatabaseError, connections, transaction
 from django.db.backends.utils import CursorWrapper
 from django.utils import timezone
 
+from backups.engine.runtime.wording import counted
 from consistency.declaration import VectorRecord, Writer, snapshot_maker
 from consistency.engine.context import Context
 from consistency.engine.errors import RepairRefused
@@ -99,7 +100,7 @@ def _refuse(plan: Plan, *, attended: bool) -> None:
     refuse_unfinished(unfinished())
     if not attended and plan.critical:
         raise RepairRefused(
-            f"The check has {plan.critical} critical findings, so nothing is repaired automatically.",
+            f"The check has {counted(plan.critical, 'critical finding')}, so nothing is repaired automatically.",
             hint="Review them, then repair what you choose.",
         )
     if not plan.findings:
@@ -111,7 +112,7 @@ def _make_snapshot(plan: Plan, ctx: Context) -> str:
     if make is None:
         return ""
     with ctx.phase("repair", "snapshot"):
-        return make(f"before the repair of {len(plan.findings)} findings of check {plan.check.pk}")
+        return make(f"before the repair of {counted(len(plan.findings), 'finding')} of check {plan.check.pk}")
 
 
 def _carry_out(made: Repair, writer: Writer, ctx: Context) -> None:
@@ -190,11 +191,11 @@ def _insert(cursor: CursorWrapper, alias: str, step: Step, planned: LostRow) -> 
     left += planned.left
     note = f"From backup {planned.backup}"
     if done:
-        note += f", with {len(done):,} row{'s' if len(done) > 1 else ''} that referred to it"
+        note += f", with {counted(len(done), 'row')} that referred to it"
     note += "."
     if left:
         note += " Still lost: " + "; ".join(
-            f"{number:,} row{'s' if number > 1 else ''} of {table} ({why})" for (table, why), number in sorted(left.items())
+            f"{counted(number, 'row')} of {table} ({why})" for (table, why), number in sorted(left.items())
         )
         note += "."
     step.move(step.state, note, after=journal.stored_rows((*planned.rows, *done), left))

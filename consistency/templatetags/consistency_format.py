@@ -8,7 +8,7 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from backups.engine.runtime.wording import duration
+from backups.engine.runtime.wording import clock, duration
 from consistency.web import labels
 
 register = template.Library()
@@ -17,14 +17,14 @@ register.filter("duration", duration)
 
 @register.simple_tag
 def moment(time: datetime | None, style: str = "full") -> SafeString | str:
-    """A ``<time>`` in the local time zone with UTC on hover; with *style* ``ago``, how long ago, and both on hover."""
+    """A ``<time>`` with the site's zone; with *style* ``ago``, how long ago, and the time on hover. UTC is there too."""
     if time is None:
         return "\N{EN DASH}"
     local = timezone.localtime(time)
     hover = f"{local:%Y-%m-%d %H:%M:%S} {local.tzname()} ({time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC)"
     seconds = round((timezone.now() - time).total_seconds())
     ago = "just now" if seconds < 1 else f"{duration(seconds)} ago"
-    shown = ago if style == "ago" else f"{local:%Y-%m-%d %H:%M}"
+    shown = ago if style == "ago" else clock(local)
     return format_html('<time datetime="{}" title="{}">{}</time>', time.astimezone(UTC).isoformat(), hover, shown)
 
 

@@ -10,12 +10,13 @@ from django.shortcuts import render
 from django.urls import reverse
 from django.utils import timezone
 
+from backups.engine.runtime.wording import clock, counted
 from consistency.checking import changed_since, latest_live_check
 from consistency.frame import Work, page
 from consistency.models import Check, Repair
 from consistency.web.page import queue_work, render_page, running_context, running_state
 from consistency.web.repairs import with_counts
-from consistency.web.summary import SEVERITIES, count_of, present_verdict, summary_of
+from consistency.web.summary import SEVERITIES, present_verdict, summary_of
 
 _BARS = 30
 _HISTORY = 10
@@ -74,12 +75,12 @@ def _bars(checks: list[Check]) -> Iterator[dict[str, Any]]:
                 height = max(share, 1.5)
                 top -= height
                 parts.append({"level": level, "y": round(top, 2), "height": round(height, 2)})
-        findings = count_of(check.findings_count, "finding", "findings") if check.findings_count else "no findings"
+        findings = counted(check.findings_count, "finding", "findings") if check.findings_count else "no findings"
         yield {
             "check": check,
             "x": round(number * width + width * 0.1, 2),
             "width": round(width * 0.8, 2),
             "middle": round((number + 0.5) * width, 2),
             "parts": parts,
-            "title": f"{timezone.localtime(check.started):%Y-%m-%d %H:%M}: {findings}",
+            "title": f"{clock(timezone.localtime(check.started))}: {findings}",
         }

@@ -9,13 +9,14 @@ from django.contrib import messages
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 
+from backups.engine.runtime.wording import counted
 from consistency.checking import latest_live_check
 from consistency.engine.findings import FindingKind
 from consistency.frame import Work, frame, page
 from consistency.models import Check, Repair, Step
 from consistency.repairs.journal import still_lost
 from consistency.web.page import object_or_404, paginate, queue_work, render_page, running_context
-from consistency.web.summary import Verdict, count_of, summary_of
+from consistency.web.summary import Verdict, summary_of
 
 _MOST_FINDINGS = 500
 _MOST_REASONS = 3
@@ -113,7 +114,7 @@ def with_counts(repairs: Iterable[Repair]) -> Iterator[dict[str, Any]]:
 def _outcome(made: Repair) -> Verdict:
     """What a repair did, in a sentence: nothing, if every step was skipped, with the reasons."""
     counts, lost = made.counts(), still_lost(made)
-    records = {state: count_of(number, "record", "records") for state, number in counts.items()}
+    records = {state: counted(number, "record", "records") for state, number in counts.items()}
     parts = [f"{records[state]} {done}." for state, done in _DONE.items() if state in counts]
     if made.state == Repair.State.UNDONE:
         return Verdict(tone="", word="Undone.", sentence=" ".join(parts))
@@ -124,7 +125,7 @@ def _outcome(made: Repair) -> Verdict:
         return Verdict(tone="warn", word="Nothing was repaired.", sentence=" ".join([*parts, *notes]))
     if lost:
         parts += [
-            "Still lost: " + ", ".join(f"{count_of(lost[table], 'row', 'rows')} of {table}" for table in sorted(lost)) + "."
+            "Still lost: " + ", ".join(f"{counted(lost[table], 'row', 'rows')} of {table}" for table in sorted(lost)) + "."
         ]
     return Verdict(tone="warn" if lost else "good", word="Repaired.", sentence=" ".join(parts))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.db.models import Count
 
+from backups.engine.runtime.wording import counted
 from consistency.checking import changed_since, latest_live_check, new_findings, previous_check
 from consistency.declaration import declared, option
 from consistency.engine.errors import Mistake
@@ -55,10 +56,10 @@ def verdict_of(check: Check | None) -> Verdict:
         return Verdict(tone="", word="Not checked yet.", sentence="Rows and vectors were never compared.")
     compared = f"{check.records:,} rows and records"
     if check.verdict == State.CONSISTENT:
-        in_flight = f" {count_of(check.in_flight, 'vector is', 'vectors are')} in flight." if check.in_flight else ""
+        in_flight = f" {counted(check.in_flight, 'vector is', 'vectors are')} in flight." if check.in_flight else ""
         return Verdict(tone="good", word="Rows and vectors agree.", sentence=f"All {compared} were compared.{in_flight}")
-    findings = count_of(check.findings_count, "finding", "findings")
-    parts = [count_of(check.severities[level], *_NOUNS[level]) for level in SEVERITIES if check.severities.get(level)]
+    findings = counted(check.findings_count, "finding", "findings")
+    parts = [counted(check.severities[level], *_NOUNS[level]) for level in SEVERITIES if check.severities.get(level)]
     state = State(check.verdict)
     return Verdict(tone=TONES[state], word=_SENTENCES[state], sentence=f"{findings} in {compared} ({', '.join(parts)}).")
 
@@ -117,11 +118,6 @@ def plan_summary(check: Check) -> dict[str, Any] | None:
         "of_kinds": everything.kinds,
         "writer": declared().writer is not None,
     }
-
-
-def count_of(number: int, one: str, many: str) -> str:
-    """``1 finding``, ``1,234 findings``."""
-    return f"{number:,} {one if number == 1 else many}"
 
 
 def _count_new(check: Check) -> int | None:

@@ -18,7 +18,7 @@ from typing import NoReturn
 
 from backups.engine.config import check_set_name
 from backups.engine.errors import EngineError, RepositoryMissing, RepositoryTooNew, UsageError, from_os_error
-from backups.engine.progress import duration, human_bytes
+from backups.engine.progress import counted, duration, human_bytes
 from backups.engine.repository.base import Unreadable
 from backups.engine.repository.folder import Repository, open_repository
 from backups.engine.runtime.context import Context
@@ -101,7 +101,7 @@ def judge(
     how = f"verified by {newest.verification}" if newest.verified_at or deep else "not verified"
     if deep is not None and deep.ok:
         how = f"every byte read in {duration(deep.seconds)}"
-    summary = f"{newest.id} is {duration(max(0.0, age))} old, {how}, {len(backups)} backups"
+    summary = f"{newest.id} is {duration(max(0.0, age))} old, {how}, {counted(len(backups), 'backup')}"
     return Answer(level=level, text="; ".join([*critical, *warnings, summary]), figures=" ".join(figures))
 
 

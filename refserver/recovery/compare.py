@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 
 from backups.engine.archive.reader import Archives, locate_in
 from backups.engine.errors import EngineError
-from backups.engine.progress import human_bytes
+from backups.engine.progress import counted, human_bytes
 from backups.engine.repository.folder import Repository
 from backups.engine.runtime.sqlite import connect
 from backups.engine.types import Backup, SourceKind
@@ -69,9 +69,12 @@ def _documents(locations: Locations) -> Iterator[Difference]:
     titles = {f"{content}{PurePath(name).suffix.lower()}": str(title) for content, name, title in papers}
     present = {entry.name for entry in os.scandir(folder) if entry.is_file()} if folder.is_dir() else set()
     if lost := sorted(titles.keys() - present):
-        yield Difference(f"{_count(lost, 'paper')} without a document in {folder}: {_some(titles[name] for name in lost)}")
+        yield Difference(
+            f"{counted(len(lost), 'paper')} without a document in {folder}: {_some(titles[name] for name in lost)}"
+        )
     if strange := sorted(present - titles.keys()):
-        yield Difference(f"{_count(strange, 'file')} in {folder} without a paper: {_some(strange)}")
+        many = counted(len(strange), "file")
+        yield Difference(f"{many} in {folder} without a paper: {_some(strange)}")
 
 
 def _vectors(locations: Locations) -> Iterator[Difference]:
@@ -84,9 +87,12 @@ def _vectors(locations: Locations) -> Iterator[Difference]:
     with closing(connect(directory / "chroma.sqlite3", timeout=5)) as chroma:
         vectors = set(chroma.execute(_VECTORS).fetchall())
     if lost := sorted(rows - vectors):
-        yield Difference(f"{_count(lost, 'row')} without a vector in {directory}: {_some(name for _, name in lost)}")
+        many = counted(len(lost), "row")
+        yield Difference(f"{many} without a vector in {directory}: {_some(name for _, name in lost)}")
     if strange := sorted(vectors - rows):
-        yield Difference(f"{_count(strange, 'vector')} in {directory} without a row: {_some(name for _, name in strange)}")
+        yield Difference(
+            f"{counted(len(strange), 'vector')} in {directory} without a row: {_some(name for _, name in strange)}"
+        )
 
 
 def _since(locations: Locations, repository: Repository, backup: Backup) -> Iterator[Difference]:
@@ -111,9 +117,13 @@ def _since(locations: Locations, repository: Repository, backup: Backup) -> Iter
 def _files_since(live: Path, kept: dict[PurePath, int], backup_id: str) -> Iterator[Difference]:
     now = {name: _size(live / name) for name in kept}
     if lost := sorted(name for name, size in now.items() if size is None):
-        yield Difference(f"{_count(lost, 'file')} of {backup_id} no longer in {live}: {_some(map(str, lost))}", problem=False)
+        yield Difference(
+            f"{counted(len(lost), 'file')} of {backup_id} no longer in {live}: {_some(map(str, lost))}", problem=False
+        )
     if changed := sorted(name for name, size in now.items() if size is not None and size != kept[name]):
-        yield Difference(f"{_count(changed, 'file')} in {live} not as large as in {backup_id}: {_some(map(str, changed))}")
+        yield Difference(
+            f"{counted(len(changed), 'file')} in {live} not as large as in {backup_id}: {_some(map(str, changed))}"
+        )
 
 
 def _size(path: Path) -> int | None:
@@ -124,10 +134,6 @@ def _size(path: Path) -> int | None:
         return path.stat().st_size
     except OSError:
         return None
-
-
-def _count(things: list[str] | list[tuple[str, str]] | list[PurePath], what: str) -> str:
-    return f"{len(things)} {what}{'' if len(things) == 1 else 's'}"
 
 
 def _some(names: Iterable[str]) -> str:

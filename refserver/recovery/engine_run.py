@@ -17,15 +17,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from backups.engine.cli.text import missing_lines
 from backups.engine.errors import EngineError, from_json
-from backups.engine.progress import duration, human_bytes
+from backups.engine.progress import counted, duration, human_bytes
 from backups.engine.runtime.processes import end_with_parent
 
 from .interruption import Interruption
 from .locations import ROOT, Locations
 from .report import Report
 
-_MOST_MISSING = 20
 STOP_SECONDS = 300.0
 """How long a restore may take to stop; a started exchange is finished or undone."""
 
@@ -110,17 +110,15 @@ class EngineRun:
         self._report.write(f"    {size} in {seconds}; every block matched its hash{opened}")
         for problem in answer.get("damaged", ()):
             self._report.write(f"    DAMAGED when it was backed up, {problem['source']}: {problem['message']}")
-        missing = answer.get("missing", ())
-        for item in missing[:_MOST_MISSING]:
-            self._report.write(f"    MISSING from the backup, {item['source']}: {item['message']}")
-        if len(missing) > _MOST_MISSING:
-            self._report.write(f"    MISSING and {len(missing) - _MOST_MISSING:,} more")
+        for line in missing_lines(answer["id"], answer.get("missing", ())):
+            self._report.write(f"  {line}")
         for name, check in answer["checks"].items():
             if not isinstance(check, dict):
                 continue
             if "tables" in check:
                 rows = sum(count for count in check["tables"].values() if isinstance(count, int))
-                result = f"integrity_check {check['integrity_check']}, {rows:,} rows in {len(check['tables'])} tables"
+                tables = counted(len(check["tables"]), "table")
+                result = f"integrity_check {check['integrity_check']}, {counted(rows, 'row')} in {tables}"
                 self._report.write(f"    {name}: {'; '.join([result, *check.get('findings', [])])}")
             elif "collections" in check:
                 counts = ", ".join(f"{title} {about['count']:,}" for title, about in check["collections"].items())

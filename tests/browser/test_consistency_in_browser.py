@@ -6,7 +6,7 @@ import re
 import textwrap
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.browser.served import Served
 
@@ -26,8 +26,23 @@ PLANT = """
 
 
 def verdict(page: Page, text: str) -> None:
-    """Wait until the page shows the verdict; it reloads when the work is done."""
-    expect(page.locator(".rb-verdict .say").first).to_contain_text(text, timeout=30_000)
+    """Wait until the page shows the verdict, and all work is done: it may reload until then, and offers no other check."""
+    expect(page.locator(".rb-verdict .say").first).to_contain_text(text, timeout=60_000)
+    expect(page.get_by_role("button", name="Check now")).to_be_visible(timeout=60_000)
+
+
+def test_page_does_not_reload_while_another_one_is_on_its_way(signed_in, served_site: Served):
+    page = signed_in()
+    page.goto(served_site.address + TOP)
+    held: list[Route] = []
+    page.route("**/admin/backup/jobs/", lambda route: held.append(route))  # playwright sets attributes of it
+    page.get_by_role("link", name="Jobs", exact=True).click(no_wait_after=True)
+    with page.expect_response(lambda answer: "/running/" in answer.url) as ended:
+        page.evaluate("address => { htmx.ajax('GET', address, {target: 'body', swap: 'none'}) }", f"{TOP}running/?seen=ended")
+    assert ended.value.headers["hx-refresh"] == "true" and len(held) == 1
+    page.wait_for_timeout(300)  # for a reload, which must not come
+    held[0].continue_()
+    page.wait_for_url("**/admin/backup/jobs/")
 
 
 def test_findings_are_repaired_and_undone(signed_in, served_site: Served, assert_clean):
@@ -63,7 +78,8 @@ def test_findings_are_repaired_and_undone(signed_in, served_site: Served, assert
     assert_clean(page)
     page.get_by_role("button", name="Undo this repair").click()
     page.wait_for_url(served_site.address + TOP)
-    expect(page.locator(".rb-repairs")).to_contain_text("4 of 4 records undone", timeout=30_000)
+    expect(page.locator(".rb-repairs")).to_contain_text("4 of 4 records undone", timeout=60_000)
+    verdict(page, "Rows and vectors do not agree: 4 findings")
 
     plain = signed_in(width=390, dark=True, scripts=False)
     plain.goto(served_site.address + TOP)

@@ -97,7 +97,7 @@ def test_default_plans_are_listed_in_words(empty_site):
 def test_cron_expression_in_words(empty_site):
     client = bearer(empty_site, "ada", "viewer")
     found = json_of(client.get("/api/v1/schedule-times?cron=0+3+*+*+1&count=3"), 200)
-    assert found["in_words"] == "At 03:00, only on Monday" and len(found["next"]) == 3
+    assert found["in_words"] == "Mondays at 03:00 UTC" and len(found["next"]) == 3
     first, second = (datetime.fromisoformat(moment) for moment in found["next"][:2])
     assert second - first == timedelta(days=7) and first.weekday() == 0
     for query in ("cron=nonsense", "cron=*+*+*+*+*+*", "cron=0+3+*+*+*&time_zone=Nowhere", "cron=61+*+*+*+*"):

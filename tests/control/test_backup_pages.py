@@ -291,6 +291,22 @@ def test_selected_backups_are_verified_held_and_deleted(site, line):
 
 
 @pytest.mark.slow
+def test_holds_are_released_after_a_page_that_shows_their_reasons(site, line):
+    for backup_id in line[:2]:
+        holds.hold(site.actor, backup_id, f"for the audit of {backup_id[-6:]}")
+    root = site.client("root", superuser=True)
+    assert f"for the audit of {line[0][-6:]}" in root.get(LIST).content.decode()
+    answer = root.post(f"{LIST}chosen/", {"id": line[:3], "do": "release", "back": LIST}, follow=True)
+    page = answer.content.decode()
+    assert "Release 2 holds?" in page and "1 selected backup is not held" in page
+    assert page.count("for the audit of") == 2
+    assert IndexedBackup.objects.filter(held=True).count() == 2, "nothing is released yet"
+    assert site.client("restorer", "restorer").get(f"{LIST}release/?id={line[0]}").status_code == 403
+    said = root.post(f"{LIST}release/", {"id": line[:2], "back": LIST}, follow=True).content.decode()
+    assert "2 backups released." in said and not IndexedBackup.objects.filter(held=True).exists()
+
+
+@pytest.mark.slow
 def test_rights(site, line):
     full = line[0]
     asked = {

@@ -102,7 +102,7 @@ def test_the_daily_plan_repairs_safe_findings_unless_any_is_critical(joined_site
     PageEmbedding.objects.filter(pk=pages[5]).update(vector=b"\0" * 16)  # wrong dimension: critical
     job = joined_site.done(scheduling.run(plan, joined_site.actor))
     assert job.state == Job.State.SUCCEEDED, job.error
-    assert job.result["state"] == "critical" and "critical findings" in job.result["left_alone"]
+    assert job.result["state"] == "critical" and "1 critical finding, so nothing" in job.result["left_alone"]
     assert not Repair.objects.exists()
     PageEmbedding.objects.filter(pk=pages[5]).delete()
     job = joined_site.done(scheduling.run(plan, joined_site.actor))

@@ -19,6 +19,9 @@ from tests.control.test_alert_pages import fired
 from tests.control.test_consistency_pages import QUICK
 
 TOPS = ("/", "/admin/", "/admin/backup/", "/no/such/page", "/admin/backup/jobs/")
+_WITHOUT_ZONE = re.compile(r">[^<>]*\d{4}-\d\d-\d\d \d\d:\d\d(?![:\d]| [A-Z+-])")
+"""A time to the minute without its zone, in the text of a page."""
+
 _EXAMPLES = 3
 """Addresses visited of each page: rows of a list differ only in their ids."""
 
@@ -52,7 +55,9 @@ def crawl(client: Client) -> dict[str, tuple[int, str]]:
         if answer.status_code in (301, 302):
             waiting.append((urljoin(address, answer.headers["Location"]), source or address))
         elif "text/html" in answer.headers.get("Content-Type", "") and not answer.streaming:
-            waiting += [(link, address) for link in sorted(links_of(answer.content.decode(), address))]
+            page = answer.content.decode()
+            assert not (bare := _WITHOUT_ZONE.search(page)), (address, bare and bare[0])
+            waiting += [(link, address) for link in sorted(links_of(page, address))]
         answer.close()  # of downloads
     return visited
 

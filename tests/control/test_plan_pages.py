@@ -105,7 +105,7 @@ def test_preview_saves_nothing_and_works_without_scripts(root):
     answer = root.post(f"{PLANS}daily-full/", {**FORM, "backup": "full", "cron": "15 4 * * 1", "do": "preview"})
     assert answer.status_code == 200
     page = text_of(answer)
-    assert "At 04:15, only on Monday" in page and page.count("04:15") >= 6
+    assert "Mondays at 04:15" in page and page.count("04:15") >= 6
     assert Plan.objects.get(name="daily-full").cron == "0 3 * * *"
     answer = root.post(f"{PLANS}daily-prune/", {**FORM, "keep_daily": "3", "verified_floor": "2", "do": "preview"})
     assert "There are no backups yet" in text_of(answer)
@@ -113,7 +113,7 @@ def test_preview_saves_nothing_and_works_without_scripts(root):
 
 def test_the_live_preview(root):
     found = root.get(f"{PLANS}-/times/", {"cron": "0 */6 * * *", "time_zone": "Asia/Tokyo"})
-    assert "Every 6 hours in Asia/Tokyo" in text_of(found) and found.content.count(b"<time") == 10
+    assert "Every 6 hours (Asia/Tokyo)" in text_of(found) and found.content.count(b"<time") == 10
     assert "bad hour" in text_of(root.get(f"{PLANS}-/times/", {"cron": "0 25 * * *", "time_zone": "UTC"}))
     assert "Give at least one rule" in text_of(root.get(f"{PLANS}-/retention/", {"verified_floor": "2"}))
     assert "are not valid yet" in text_of(root.get(f"{PLANS}-/retention/", {"keep_daily": "x"}))

@@ -18,6 +18,7 @@ from backups.jobs import queue, types
 from backups.models import AuditEntry, Job, Plan
 from backups.plans import cron as cron_times
 from backups.plans import defaults, editing, scheduling
+from backups.plans.cron_words import in_words
 from tests.control.conftest import HOST, environment_of
 from tests.library.places import ROOT
 
@@ -150,28 +151,38 @@ def test_invalid_cron_expressions_are_explained(cron, zone, why):
     ("cron", "words"),
     [
         ("0 * * * *", "Every hour"),
-        ("10 * * * *", "At 10 minutes past the hour"),
-        ("0 3 * * *", "Every day at 03:00"),
-        ("30 23 * * 0", "At 23:30, only on Sunday"),
-        ("30 23 * * 7", "At 23:30, only on Sunday"),
+        ("10 * * * *", "Every hour at 10 minutes past"),
+        ("1,31 * * * *", "Every hour at 1 and 31 minutes past"),
+        ("0 3 * * *", "Every day at 03:00 UTC"),
+        ("30 23 * * 0", "Sundays at 23:30 UTC"),
+        ("30 23 * * 7", "Sundays at 23:30 UTC"),
+        ("30 23 * * sun", "Sundays at 23:30 UTC"),
+        ("0 3 * * 1,3,5", "Mondays, Wednesdays and Fridays at 03:00 UTC"),
+        ("0 3 * * 1-5", "Monday to Friday at 03:00 UTC"),
         ("*/15 * * * *", "Every 15 minutes"),
-        ("0 */6 * * *", "Every 6 hours"),
-        ("0 2,14 * * *", "Every day at 02:00 and 14:00"),
-        ("5 3 1 * *", "At 03:05, on day 1 of the month"),
-        ("0 0 29 2 *", "At 00:00, on day 29 of the month, only in February"),
-        ("0 0 13 * 5", "At 00:00, on day 13 of the month, or on Friday"),
-        ("0 0 * * 1#2", "At 00:00, on the second Monday of the month"),
-        ("0 0 L * *", "At 00:00, on the last day of the month"),
-        ("0 9-17 * * 1-5", "Every hour, between 09:00 and 17:59, Monday through Friday"),
+        ("0 */6 * * *", "Every 6 hours (UTC)"),
+        ("0 2,14 * * *", "Every day at 02:00 and 14:00 UTC"),
+        ("5 3 1 * *", "The 1st of each month at 03:05 UTC"),
+        ("0 0 29 2 *", "Every year on 29 February at 00:00 UTC"),
+        ("0 0 13 * 5", "At 00:00, on day 13 of the month, or on Friday (UTC)"),
+        ("0 0 * * 1#2", "The second Monday of each month at 00:00 UTC"),
+        ("0 0 L * *", "The last day of each month at 00:00 UTC"),
+        ("15 3 * * 6L", "The last Saturday of each month at 03:15 UTC"),
+        ("0 3 1,15 * *", "The 1st and 15th of each month at 03:00 UTC"),
+        ("0 3 * 3,6 *", "Every day in March and June at 03:00 UTC"),
+        ("0 3 1 3,6 *", "The 1st of March and June at 03:00 UTC"),
+        ("0 9-17 * * 1-5", "Every hour, between 09:00 and 17:59, Monday to Friday (UTC)"),
     ],
 )
 def test_cron_in_words(cron, words):
-    assert cron_times.in_words(cron) == words
+    assert in_words(cron, "UTC") == words
+    assert in_words(cron) == words.removesuffix(" (UTC)").removesuffix(" UTC")
+    assert in_words(cron, "Europe/Berlin") == words.replace("(UTC)", "UTC").replace("UTC", "(Europe/Berlin)")
 
 
 def test_every_default_plan_has_words_and_due_times():
     for default in defaults.DEFAULTS:
-        assert cron_times.check(default.cron, "UTC") == "" and cron_times.in_words(default.cron)
+        assert cron_times.check(default.cron, "UTC") == "" and in_words(default.cron, "UTC")
 
 
 # Serving

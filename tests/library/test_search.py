@@ -145,7 +145,7 @@ def test_vectors_of_another_model_are_not_compared(sample_library, client: Clien
     response = client.get("/api/search?q=dna")
     assert response.status_code == 503
     assert "manage.py reembed" in response.json()["detail"]
-    assert "1 papers embedded" in sample_library.manage("reembed").stdout
+    assert "1 paper embedded" in sample_library.manage("reembed").stdout
     assert client.get("/api/search?q=dna").status_code == 200
 
 

@@ -15,12 +15,13 @@ from django.utils import timezone
 
 from backups.alerts import services
 from backups.alerts.evaluation import accepts
+from backups.engine.progress import counted
 from backups.identity.sign_in import actor_of
 from backups.models import Alert, AlertChannel, AlertDelivery, AlertLook, AlertRule, AlertSubscription, Severity
 from backups.models.listing import Filter, Keyset, chosen
 from backups.monitoring.conditions import conditions, workers
 
-from ..frame import count_of, found_or_404, page, render, say
+from ..frame import found_or_404, page, render, say
 
 PAGE = 25
 DAYS = 30
@@ -139,7 +140,7 @@ def _sentence(firing: Sequence[Alert], rules: Sequence[RuleLine], channels: Sequ
     sending = [line for line in channels if line.channel.enabled and line.channel.kind != AlertChannel.Kind.PING]
     if firing:
         worst = firing[0]
-        many = f"{count_of(len(firing), 'alert')} firing."
+        many = f"{counted(len(firing), 'alert')} firing."
         unsent = "" if sending else " No messages are sent: add a channel."
         return Sentence(tone=TONES[Severity(worst.severity)], text=f"{many} {worst.text}", more=f"{worst.todo}{unsent}")
     looked = AlertLook.objects.filter(host="").values_list("at", flat=True).first()
@@ -156,7 +157,7 @@ def _sentence(firing: Sequence[Alert], rules: Sequence[RuleLine], channels: Sequ
             more="Add a channel below, and send a test.",
         )
     untested = [line.channel.name for line in sending if not line.channel.tested_ok]
-    counts = f"{count_of(enabled, 'rule')} enabled, {count_of(len(sending), 'channel')}."
+    counts = f"{counted(enabled, 'rule')} enabled, {counted(len(sending), 'channel')}."
     more = f"Not tested successfully: {', '.join(untested)}." if untested else ""
     return Sentence(tone="warn" if untested else "good", text=f"No alerts. {counts}", more=more)
 
@@ -175,7 +176,7 @@ def _bars(now: datetime) -> list[Bar]:
         height = max(2, round(48 * len(found) / most)) if found else 2
         worst = max(found, key=_ORDER.__getitem__, default="")
         tone = TONES[Severity(worst)] if worst else "none"
-        bars.append(Bar(x=place * 10, y=50 - height, height=height, tone=tone, title=f"{day}: {count_of(len(found), 'alert')}"))
+        bars.append(Bar(x=place * 10, y=50 - height, height=height, tone=tone, title=f"{day}: {counted(len(found), 'alert')}"))
     return bars
 
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
-from django.utils import timezone
 
 from backups.catalog.lineage import lineage
 from backups.engine.errors import UsageError
+from backups.engine.progress import counted
 from backups.identity.sign_in import actor_of
 from backups.jobs import submit
 from backups.models import IndexedBackup
 
-from ..frame import count_of, page, render, return_address, say, say_queued
+from ..frame import page, render, return_address, say, say_queued
 from .selection import selected
 
 
@@ -43,7 +43,7 @@ def deletions(rows: list[IndexedBackup]) -> list[Deletion]:
         deletion = found[row.backup_id]
         deletion.needed_by = blocking
         deletion.why = (
-            deletion.why or f"{count_of(len(blocking), 'backup')} still {'needs' if len(blocking) == 1 else 'need'} it."
+            deletion.why or f"{counted(len(blocking), 'backup')} still {'needs' if len(blocking) == 1 else 'need'} it."
         )
         staying.add(row.backup_id)
     return [found[row.backup_id] for row in rows]
@@ -66,7 +66,7 @@ def delete(request: HttpRequest) -> HttpResponse:
         for repository in sorted({row.repository for row in going}):
             ids = [row.backup_id for row in going if row.repository == repository]
             job = submit.delete(actor_of(request), ids, repository=repository)
-            say_queued(request, f"Deletion of {count_of(len(ids), 'backup')} queued", job)
+            say_queued(request, f"Deletion of {counted(len(ids), 'backup')} queued", job)
         return HttpResponseRedirect(reverse("backups:backups"))
     context = {
         "going": going,
@@ -74,9 +74,8 @@ def delete(request: HttpRequest) -> HttpResponse:
         "bytes": sum(row.bytes_stored for row in going),
         "last_proven": _sets_without_proof(going),
         "back": back,
-        "zone": timezone.get_current_timezone_name(),
     }
-    title = "Delete this backup?" if len(rows) == 1 else f"Delete {len(rows)} backups?"
+    title = "Delete this backup?" if len(rows) == 1 else f"Delete {counted(len(rows), 'backup')}?"
     return render(request, "backups/backup_delete.html", title, context)
 
 

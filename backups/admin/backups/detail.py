@@ -14,6 +14,7 @@ from backups.catalog.losses import loss_of, unconfirmed
 from backups.conf import REPOSITORY_AWAY, configuration
 from backups.engine.errors import BackupNotFound, EngineError, UsageError
 from backups.engine.names import BACKUP_ID
+from backups.engine.progress import clock
 from backups.engine.repository.base import DATA, MANIFEST, SUMS
 from backups.engine.types import Backup, Depth, Proof, SourceKind, SourceRecord
 from backups.identity.sign_in import actor_of
@@ -71,7 +72,6 @@ def backup(request: HttpRequest, backup_id: str) -> HttpResponse:
         "delete": deletions([row])[0],
         "files": [DATA, MANIFEST, SUMS],
         "better": _better(row) if row.damaged else None,
-        "zone": timezone.get_current_timezone_name(),
         "saved": 1 - row.bytes_stored / row.bytes_source if row.bytes_source else None,
     }
     return render(request, "backups/backup.html", "Backup", context)
@@ -125,7 +125,7 @@ def _verdict(row: IndexedBackup, unreadable: EngineError | None, *, away: bool) 
 
 
 def _moment(time: datetime) -> str:
-    return f"{timezone.localtime(time):%Y-%m-%d %H:%M %Z}"
+    return clock(timezone.localtime(time))
 
 
 def _better(row: IndexedBackup) -> IndexedBackup | None:

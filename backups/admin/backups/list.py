@@ -9,18 +9,19 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils import timezone
 
-from backups.catalog import holds
 from backups.catalog.missing import forget_missing, missing_backups
 from backups.conf import configuration
-from backups.engine.errors import EngineError, UsageError
+from backups.engine.errors import UsageError
+from backups.engine.progress import counted
 from backups.engine.types import Depth
 from backups.identity.sign_in import actor_of
 from backups.jobs import submit
 from backups.models import IndexedBackup
 from backups.models.listing import Part, minute_of
 
-from ..frame import count_of, page, render, require, return_address, say, say_queued
+from ..frame import page, render, require, return_address, say, say_queued
 from ..protection import Protection
+from .holding import hold
 from .selection import (
     BACKUPS,
     MARKS,
@@ -35,6 +36,11 @@ _MOST_LOSSES = 5
 _MOST_DRILLS = 20
 COUNTED = 1_000
 """Matches are counted up to this number."""
+_CONFIRMED = {
+    "delete": ("backups:delete", "backups.delete_backup"),
+    "release": ("backups:release", "backups.hold_backup"),
+}
+"""Actions that a page of their own shows before they are done: its address and permission."""
 
 
 @page("backups.view_backup")
@@ -88,7 +94,7 @@ def _matches(wanted: BackupFilter, part: Part[IndexedBackup], request: HttpReque
 
 @page("backups.view_backup", methods=("POST",))
 def act_on_selected(request: HttpRequest) -> HttpResponse:
-    """Verify, hold or delete the selected backups."""
+    """Verify or hold the selected backups, or go to the page that releases or deletes them."""
     rows = selected(request.POST.getlist("id"))
     back = return_address(request, reverse("backups:backups"))
     what = request.POST.get("do", "")
@@ -96,15 +102,16 @@ def act_on_selected(request: HttpRequest) -> HttpResponse:
         say(request, "No backup was selected. Nothing was changed.", level=messages.WARNING)
         return HttpResponseRedirect(back)
     ids = [row.backup_id for row in rows]
-    if what == "delete":
-        require(request, "backups.delete_backup")
-        return HttpResponseRedirect(f"{reverse('backups:delete')}?{urlencode({'id': ids, 'back': back}, doseq=True)}")
+    if what in _CONFIRMED:
+        address, permission = _CONFIRMED[what]
+        require(request, permission)
+        return HttpResponseRedirect(f"{reverse(address)}?{urlencode({'id': ids, 'back': back}, doseq=True)}")
     if what == "verify":
         require(request, "backups.verify_backup")
         for repository in sorted({row.repository for row in rows}):
             ids = [row.backup_id for row in rows if row.repository == repository]
             job = submit.verify(actor_of(request), backup_ids=ids, depth=Depth.HASHES.value, repository=repository)
-            say_queued(request, f"Verification of {count_of(len(ids), 'backup')} queued", job)
+            say_queued(request, f"Verification of {counted(len(ids), 'backup')} queued", job)
     elif what == "drill":
         require(request, "backups.verify_backup")
         for row in rows[:_MOST_DRILLS]:
@@ -112,34 +119,14 @@ def act_on_selected(request: HttpRequest) -> HttpResponse:
         left = len(rows) - _MOST_DRILLS
         say(
             request,
-            f"{count_of(min(len(rows), _MOST_DRILLS), 'drill')} queued{f'; {left:,} more were not' if left > 0 else ''}.",
+            f"{counted(min(len(rows), _MOST_DRILLS), 'drill')} queued{f'; {left:,} more were not' if left > 0 else ''}.",
         )
-    elif what in ("hold", "release"):
+    elif what == "hold":
         require(request, "backups.hold_backup")
-        _hold_or_release(request, rows, hold=what == "hold")
+        hold(request, rows)
     else:
         raise UsageError(f"Unknown action {what!r}.", hint="Nothing was changed.")
     return HttpResponseRedirect(back)
-
-
-def _hold_or_release(request: HttpRequest, rows: list[IndexedBackup], *, hold: bool) -> None:
-    actor, note = actor_of(request), request.POST.get("note", "").strip()
-    done, refused = 0, []
-    for row in rows:
-        try:
-            if hold:
-                holds.hold(actor, row.backup_id, note, repository=row.repository)
-            elif row.held:
-                holds.release(actor, row.backup_id, repository=row.repository)
-            done += hold or row.held
-        except EngineError as problem:
-            refused.append(f"{row.backup_id}: {problem.message}")
-    if done:
-        say(request, f"{count_of(done, 'backup')} {'held' if hold else 'released'}{f': {note}' if hold and note else ''}.")
-    elif not refused:
-        say(request, "None of these backups is held. Nothing was changed.", level=messages.WARNING)
-    if refused:
-        say(request, f"Not {'held' if hold else 'released'}: " + "; ".join(refused), level=messages.WARNING)
 
 
 @page("backups.delete_backup", methods=("POST",))
@@ -153,5 +140,5 @@ def forget(request: HttpRequest) -> HttpResponse:
     for repository in sorted({row.repository for row in rows}):
         mine = [row.backup_id for row in rows if row.repository == repository]
         count += len(forget_missing(actor, repository=repository, backup_ids=mine))
-    say(request, f"{count_of(count, 'missing backup')} acknowledged as lost, and forgotten.")
+    say(request, f"{counted(count, 'missing backup')} acknowledged as lost, and forgotten.")
     return HttpResponseRedirect(reverse("backups:backups"))

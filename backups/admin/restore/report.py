@@ -9,10 +9,10 @@ from django.contrib import admin
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import render as render_template
 from django.urls import reverse
-from django.utils import timezone
 from django.utils.cache import add_never_cache_headers
 
 from backups.engine.errors import BackupNotFound
+from backups.engine.progress import counted
 from backups.jobs.types import PREVIEW, RESTORE, RESTORE_IN_PLACE
 from backups.models import IndexedBackup, Job
 
@@ -85,7 +85,6 @@ def _report_context(job: Job) -> dict[str, Any]:
         "preview": preview,
         "changes": summarize_preview(preview.result, in_place=True) if preview is not None and preview.result else None,
         "phases": job.phases,
-        "zone": timezone.get_current_timezone_name(),
         "age": (job.created - row.time) if row else None,
         "next_page": reverse("backups:restore_report", args=[job.pk]),
     }
@@ -104,8 +103,9 @@ def _checks(checks: dict[str, Any]) -> list[dict[str, Any]]:
         if "tables" in facts:
             rows = sum(facts["tables"].values())
             broken = facts.get("foreign_key_check") or 0
-            keys = f"{broken:,} broken foreign key{'' if broken == 1 else 's'}" if broken else "no broken foreign keys"
-            text = f"integrity check {facts['integrity_check']}; {len(facts['tables'])} tables, {rows:,} rows; {keys}"
+            keys = counted(broken, "broken foreign key") if broken else "no broken foreign keys"
+            tables = counted(len(facts["tables"]), "table")
+            text = f"integrity check {facts['integrity_check']}; {tables}, {counted(rows, 'row')}; {keys}"
             text = "; ".join([text, *facts.get("findings", [])])
             found.append({"store": store, "text": text, "good": facts["integrity_check"] != "failed"})
         elif "collections" in facts:

@@ -88,4 +88,4 @@ def _text(created: Created) -> str:
         f"and {manifest.pause_ms.chroma:.1f} ms (Chroma); proof: {created.backup.verification}"
     )
     less = [f"  WARNING {item.message}; that backup is held until `refbackup release`" for item in manifest.shrunk]
-    return "\n".join([line, *damage_lines(created.backup), *missing_lines(manifest.id, manifest.sources), *less])
+    return "\n".join([line, *damage_lines(created.backup), *missing_lines(manifest.id, missing_json(manifest.sources)), *less])

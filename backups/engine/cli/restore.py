@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DamageFound, RestoreRefused, UsageError
-from ..progress import duration, human_bytes
+from ..progress import counted, duration, human_bytes
 from ..repository.folder import open_repository
 from ..restore.commands import Commands
 from ..restore.ending import finish_exchange
@@ -99,7 +99,8 @@ def run(call: Call) -> Outcome:
 def _outcome(answer: dict[str, Any], text: str, backup: Backup, only: str | None, code: int = 0) -> Outcome:
     """What was or would be restored, and which files the backup does not have."""
     records = select(backup, only)
-    return Outcome({**answer, "missing": missing_json(records)}, "\n".join([text, *missing_lines(backup.id, records)]), code)
+    missing = missing_json(records)
+    return Outcome({**answer, "missing": missing}, "\n".join([text, *missing_lines(backup.id, missing)]), code)
 
 
 def _finish(call: Call) -> Outcome:
@@ -171,7 +172,7 @@ def _text(restored: Restored) -> str:
         damaged.insert(0, "As they were when they were backed up, damaged:")
     if restored.dry_run:
         line = (
-            f"Dry run: {restored.checks['files']} files, {human_bytes(restored.bytes)} of {restored.id} would be "
+            f"Dry run: {counted(restored.checks['files'], 'file')}, {human_bytes(restored.bytes)} of {restored.id} would be "
             f"written to {restored.to}. Nothing was written."
         )
         return "\n".join([line, *damaged])
@@ -182,7 +183,7 @@ def _text(restored: Restored) -> str:
     if restored.checks.get("safety_backup"):
         lines.append(f"Safety backup of the replaced data: {restored.checks['safety_backup']}")
     if restored.lost:
-        lines.append(f"{len(restored.lost)} blocks could not be read and were replaced by zeros:")
+        lines.append(f"{counted(len(restored.lost), 'block')} could not be read and replaced by zeros:")
     lines += [f"  {b.path}, bytes {b.offset} to {b.offset + b.bytes}: {b.message}" for b in restored.lost]
     return "\n".join(lines + damaged)
 

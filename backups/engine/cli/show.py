@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..progress import duration, human_bytes
+from ..progress import counted, duration, human_bytes
 from ..types import Backup
 from .arguments import add_id
 from .call import Call, Outcome
 from .list import listed_json
-from .text import damage_lines, missing_lines, proof_words
+from .text import damage_lines, missing_json, missing_lines, proof_words
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,16 +49,17 @@ def _text(backup: Backup) -> str:
         for proof in backup.proofs
     ]
     for record in manifest.sources:
-        lines.append(f"  {record.prefix}  {human_bytes(record.bytes)}, {record.files} files, {record.method}")
+        lines.append(f"  {record.prefix}  {human_bytes(record.bytes)}, {counted(record.files, 'file')}, {record.method}")
         lines += [f"    excluded: {', '.join(record.exclude)}"] if record.exclude else []
         lines += [
-            f"    {item.name}: {item.digest.count} records of {item.dimension or 0} dimensions" for item in record.collections
+            f"    {item.name}: {counted(item.digest.count, 'record')} of {counted(item.dimension or 0, 'dimension')}"
+            for item in record.collections
         ]
     return "\n".join(
         [
             *lines,
             *damage_lines(backup),
-            *missing_lines(manifest.id, manifest.sources),
+            *missing_lines(manifest.id, missing_json(manifest.sources)),
             *(f"  log: {line}" for line in manifest.log),
         ]
     )

@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,8 @@ def missing_json(records: tuple[SourceRecord, ...]) -> list[dict[str, str]]:
     ]
 
 
-def missing_lines(backup_id: str, records: tuple[SourceRecord, ...]) -> list[str]:
+def missing_lines(backup_id: str, missing: Sequence[Mapping[str, str]]) -> list[str]:
     """A line for each of `missing_json`, of many only for the first."""
-    lines = [f"  MISSING {item['source']}: {item['message']}" for item in missing_json(records)]
-    more = [f"  MISSING and {len(lines) - _MOST_MISSING:,} more; see `refbackup show {backup_id} --json`"]
-    return lines[:_MOST_MISSING] + (more if len(lines) > _MOST_MISSING else [])
+    lines = [f"  MISSING {item['source']}: {item['message']}" for item in missing[:_MOST_MISSING]]
+    left = len(missing) - len(lines)
+    return lines + ([f"  MISSING and {left:,} more; see `refbackup show {backup_id} --json`"] if left else [])

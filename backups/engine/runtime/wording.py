@@ -1,4 +1,6 @@
-"""Numbers for people: sizes, durations, and how long ago."""
+"""Numbers for people: sizes, durations, how long ago, times with their zone, and counts."""
+
+from datetime import datetime
 
 
 def human_bytes(count: float) -> str:
@@ -36,6 +38,16 @@ def ago(seconds: float) -> str:
         return "just now"
     text = duration(round(abs(seconds)))
     return f"{text} ago" if seconds > 0 else f"in {text}"
+
+
+def clock(moment: datetime) -> str:
+    """A time to the minute with the zone that it is given in, such as ``2026-11-30 07:40 UTC``."""
+    return f"{moment:%Y-%m-%d %H:%M} {moment.tzname()}"
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """A number with its noun: ``1 backup``, ``2,000 backups``. *many* is for plurals that do not just end with an s."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
 
 
 def _with_unit(value: float, unit: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from django.core.management.base import BaseCommand
 from django.utils import timezone
 
+from backups.engine.progress import counted
 from backups.monitoring import health
 
 
@@ -25,9 +26,8 @@ class Command(BaseCommand):
         if options["json"]:
             self.stdout.write(json.dumps(found.as_json()))
         else:
-            self.stdout.write(
-                f"{found.severity.upper()}: {len(found.findings) or 'no'} findings of {len(found.checks)} checks."
-            )
+            findings = counted(len(found.findings), "finding") if found.findings else "no findings"
+            self.stdout.write(f"{found.severity.upper()}: {findings} of {counted(len(found.checks), 'check')}.")
             for finding in found.findings:
                 self.stdout.write(f"{finding.severity:8} {finding.message}")
                 if finding.hint:

@@ -59,7 +59,7 @@ def _failures(one: SetFact) -> list[EndedJob]:
     "The last backups failed",
     todo="Read the job's log.",
     unit="failed in a row",
-    phrase="{:g} in a row",
+    phrase="{:g} or more in a row",
     default=FAILURES_IN_A_ROW,
     before_first_backup=True,
 )

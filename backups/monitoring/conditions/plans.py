@@ -90,7 +90,7 @@ def _is_told(plan: PlanFact, facts: Facts) -> bool:
     todo="Read the job's log.",
     link="backups:job",
     unit="times",
-    phrase="{:g} in a row",
+    phrase="{:g} or more in a row",
     default=FAILURES_IN_A_ROW,
     severity=Severity.INFO,
     check="plans",

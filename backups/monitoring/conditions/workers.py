@@ -54,7 +54,7 @@ def is_silent(heartbeat: datetime | None, now: datetime) -> bool:
     link="backups:jobs",
     query="state=queued",
     unit="minutes",
-    phrase="for {:g} minutes",
+    phrase="for {:g} min",
     default=SILENT_MINUTES,
     before_first_backup=True,
 )
@@ -124,7 +124,7 @@ def clock_jumped(facts: Facts, threshold: float) -> Iterator[Observation]:
     todo="Check its phase and its log; cancel it if it hangs.",
     link="backups:job",
     unit="times the usual time",
-    phrase="longer than {:g} times",
+    phrase="longer than {:g} times the usual duration",
     default=SLOW_TIMES_USUAL,
     severity=Severity.INFO,
     check="jobs",
@@ -143,7 +143,7 @@ def job_slow(facts: Facts, threshold: float) -> Iterator[Observation]:
     todo="Its worker is gone or hangs; the job is closed when a worker runs on its host again.",
     link="backups:job",
     unit="minutes",
-    phrase="for {:g} minutes",
+    phrase="for {:g} min",
     default=JOB_SILENT_MINUTES,
     check="jobs",
 )

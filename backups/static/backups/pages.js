@@ -11,6 +11,14 @@
     const polls = (event.detail.elt.getAttribute("hx-trigger") || "").includes("every");
     if (polls && document.hidden) event.preventDefault();
   });
+  // Do not reload because work has ended while another page is on its way: the reload would end that. A download does not leave the page.
+  let left = 0;
+  const isLeaving = () => Date.now() - left < 10000;
+  window.addEventListener("beforeunload", () => { left = Date.now(); });
+  window.addEventListener("pageshow", () => { left = 0; });
+  document.addEventListener("htmx:beforeOnLoad", function (event) {
+    if (event.detail.xhr.getResponseHeader("HX-Refresh") && isLeaving()) event.preventDefault();
+  });
   // Show errors of the server in place of the answer.
   document.addEventListener("htmx:beforeSwap", function (event) {
     const html = (event.detail.xhr.getResponseHeader("Content-Type") || "").startsWith("text/html");

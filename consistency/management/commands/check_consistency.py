@@ -10,6 +10,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from backups.engine.runtime.context import Progress, cancel_on_signals
+from backups.engine.runtime.wording import counted
 from consistency.checking import new_findings, run_check
 from consistency.engine.context import Context
 from consistency.engine.errors import ConsistencyError, Mistake
@@ -95,12 +96,14 @@ class Command(BaseCommand):
             )
             answer["plan"] = plan.as_json()
             if options["unattended"] and plan.critical:
-                answer["left_alone"] = f"{plan.critical} critical findings, so nothing was repaired automatically."
+                answer["left_alone"] = f"{counted(plan.critical, 'critical finding')}, so nothing was repaired automatically."
                 text += f"\n{answer['left_alone']}"
             elif options["dry_run"] or (not plan.findings and options["of"] is None):
-                text += f"\n{len(plan.findings)} repairs planned; {plan.asks} need confirmation, {plan.left} manual work."
+                asks = counted(plan.asks, "needs", "need")
+                text += f"\n{counted(len(plan.findings), 'repair')} planned; {asks} confirmation, {plan.left} manual work."
                 if Action.REBUILD_INDEX in plan.actions:
-                    text += f"\nRebuilding an index cannot be undone, and loses {plan.without_row} records without a row."
+                    loses = counted(plan.without_row, "record")
+                    text += f"\nRebuilding an index cannot be undone, and loses {loses} without a row."
             else:
                 made = repair(plan, actor=options["actor"], attended=not options["unattended"], ctx=ctx)
                 check, repaired, said = self._checked_again(made, options, ctx)
@@ -135,14 +138,14 @@ class Command(BaseCommand):
         }
 
     def _check_text(self, check: Check) -> str:
-        lines = [f"{check.verdict}: {check.records} rows and records compared in {check.seconds:.1f} s."]
+        lines = [f"{check.verdict}: {check.records:,} rows and records compared in {check.seconds:.1f} s."]
         lines += [f"  {number} {kind}" for kind, number in sorted(check.kinds.items())]
         lines += [f"  {check.in_flight} in flight"] if check.in_flight else []
         lines += [
             f"    {item.kind} {item.mapping} {item.record}: {item.message}" for item in check.findings.order_by("pk")[:_LISTED]
         ]
         more = check.findings_count + check.in_flight - _LISTED
-        lines += [f"    and {more} more"] if more > 0 else []
+        lines += [f"    and {more:,} more"] if more > 0 else []
         return "\n".join(lines)
 
 

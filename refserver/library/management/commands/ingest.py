@@ -12,6 +12,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import OperationalError
 
 from backups.engine.gate import GateTimeout
+from backups.engine.progress import counted
 from refserver.library.embedding import EmbeddingUnavailable
 from refserver.library.ingest import Outcome, Result, files_in, ingest
 
@@ -19,7 +20,10 @@ from refserver.library.ingest import Outcome, Result, files_in, ingest
 class Command(BaseCommand):
     """Reads files and folders, reports each file, and fails if one of them fails."""
 
-    help = "Add PDF, Markdown and text files to the library; folders are read with their subfolders."
+    help = (
+        "Add PDF, Markdown and text files to the library; folders are read with their subfolders. "
+        "To add deleted papers again as they were, use --details-from."
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("paths", nargs="+", metavar="PATH", type=Path, help="a file or a folder")
@@ -27,7 +31,8 @@ class Command(BaseCommand):
             "--details-from",
             metavar="DATABASE",
             type=Path,
-            help="a restored library database: its title, authors, year and so on are used for documents that it knows",
+            help="take title, authors, year and summary of documents that it knows from this library database, such as the "
+            "sqlite/refserver.sqlite3 of a backup restored with `refbackup restore --to`, and not from the documents",
         )
         parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
 
@@ -52,7 +57,7 @@ class Command(BaseCommand):
             raise SystemExit(1)
 
     def _report(self, result: Result) -> None:
-        note = f": {result.reason}" if result.reason else f": “{result.title}”, {result.pages} page(s)"
+        note = f": {result.reason}" if result.reason else f": “{result.title}”, {counted(result.pages, 'page')}"
         style = self.style.NOTICE if result.outcome is Outcome.FAILED else str
         self.stderr.write(f"{result.outcome:9} {result.path}{note}", style)
 

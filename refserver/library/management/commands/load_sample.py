@@ -8,6 +8,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import connection
 
 from backups.engine.gate import GateTimeout
+from backups.engine.progress import counted
 from refserver.library.embedding import EmbeddingUnavailable
 from refserver.library.ingest import Outcome, ingest_document
 from refserver.library.models import Paper
@@ -20,14 +21,18 @@ class Command(BaseCommand):
     help = "Load the sample library, about sixty well-known papers, into a library that never had papers."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--again", action="store_true", help="load papers that were deleted, too")
+        parser.add_argument(
+            "--again",
+            action="store_true",
+            help="also load papers of the sample that were deleted; without it they stay deleted",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         sample = list(sample_documents())
         own = Paper.objects.exclude(content_hash__in=[document.content_hash for document in sample]).count()
         if own:
-            others = "1 other paper" if own == 1 else f"{own:,} other papers"
-            self.stdout.write(f"The library has {others}; the sample was not loaded.")
+            others = counted(own, "other paper")
+            self.stdout.write(f"The library has {others} of its own; the sample was not loaded.")
             return
         if _papers_ever() >= len(sample) and not options["again"]:
             self.stdout.write("Sample library: loaded before; papers deleted since stay deleted (--again loads them).")
@@ -36,7 +41,7 @@ class Command(BaseCommand):
             counts = Counter(ingest_document(document.file_name, document).outcome for document in sample)
         except (EmbeddingUnavailable, GateTimeout) as error:
             raise CommandError(f"The sample was not loaded completely: {error}") from error
-        added = "1 paper" if counts[Outcome.ADDED] == 1 else f"{counts[Outcome.ADDED]} papers"
+        added = counted(counts[Outcome.ADDED], "paper")
         self.stdout.write(f"Sample library: {added} added, {counts[Outcome.DUPLICATE]} already present.")
 
 

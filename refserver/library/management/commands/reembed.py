@@ -5,6 +5,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
+from backups.engine.progress import counted
 from refserver.library import catalogue, embedding
 from refserver.library.embedding import EmbeddingUnavailable
 from refserver.library.models import Paper
@@ -30,4 +31,4 @@ class Command(BaseCommand):
             if paper is not None:  # it may have been removed
                 catalogue.embed_again(paper)
             self.stderr.write(f"{number} of {len(keys)}", str)
-        self.stdout.write(f"{len(keys)} papers embedded with {model}.")
+        self.stdout.write(f"{counted(len(keys), 'paper')} embedded with {model}.")

@@ -1,0 +1,63 @@
+"""Holding several backups, and releasing several holds after a page that shows their reasons."""
+
+from __future__ import annotations
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
+
+from backups.catalog import holds
+from backups.engine.errors import EngineError
+from backups.engine.progress import counted
+from backups.identity.sign_in import actor_of
+from backups.models import IndexedBackup
+
+from ..frame import page, render, return_address, say
+from .selection import selected
+
+
+def hold(request: HttpRequest, rows: list[IndexedBackup]) -> None:
+    """Hold *rows* with the note of the form, and say which could not be held."""
+    actor, note = actor_of(request), request.POST.get("note", "").strip()
+    refused = []
+    for row in rows:
+        try:
+            holds.hold(actor, row.backup_id, note, repository=row.repository)
+        except EngineError as problem:
+            refused.append(f"{row.backup_id}: {problem.message}")
+    _say_done(request, len(rows) - len(refused), f"held{f': {note}' if note else ''}", refused)
+
+
+@page("backups.hold_backup", methods=("GET", "POST"))
+def release(request: HttpRequest) -> HttpResponse:
+    """Show the selected holds with their reasons; a POST releases them."""
+    values = request.POST if request.method == "POST" else request.GET
+    back = return_address(request, reverse("backups:backups"))
+    rows = selected(values.getlist("id"))
+    held = [row for row in rows if row.held]
+    if not held:
+        say(request, "None of these backups is held. Nothing was changed.", level=messages.WARNING)
+        return HttpResponseRedirect(back)
+    if request.method == "POST":
+        _release(request, held)
+        return HttpResponseRedirect(back)
+    context = {"held": held, "others": len(rows) - len(held), "back": back}
+    title = "Release this hold?" if len(held) == 1 else f"Release {counted(len(held), 'hold')}?"
+    return render(request, "backups/backup_release.html", title, context)
+
+
+def _release(request: HttpRequest, rows: list[IndexedBackup]) -> None:
+    refused = []
+    for row in rows:
+        try:
+            holds.release(actor_of(request), row.backup_id, repository=row.repository)
+        except EngineError as problem:
+            refused.append(f"{row.backup_id}: {problem.message}")
+    _say_done(request, len(rows) - len(refused), "released", refused)
+
+
+def _say_done(request: HttpRequest, done: int, what: str, refused: list[str]) -> None:
+    if done:
+        say(request, f"{counted(done, 'backup')} {what}.")
+    if refused:
+        say(request, f"Not {what.partition(':')[0]}: " + "; ".join(refused), level=messages.WARNING)
