@@ -27,7 +27,7 @@ from .runtime.context import Context
 from .runtime.live_check import check_live
 from .runtime.sqlite import connect, is_locked, primary_code
 from .types import Source, SourceKind
-from .unfinished import leftovers, unfinished_exchange
+from .unfinished import abandoned, unfinished_exchange
 
 Level = Literal["ok", "note", "warning", "problem"]
 _LOW_SPACE = 1 << 30
@@ -61,6 +61,7 @@ class Advice(StrEnum):
         "Chroma cannot be relied on to open it. Restore the newest good backup, or write its vectors again into a new "
         "collection: where they come from SQLite, manage.py check_consistency offers that."
     )
+    NEXT_RESTORE = "The next restore in place of a store beside it removes it, and so does refbackup prune."
     USE_GATE = "Use backups.engine.gate around calls of Chroma, or give the restore stop and start commands."
 
 
@@ -335,9 +336,9 @@ def _check_restores(sources: tuple[Source, ...], report: Diagnosis) -> None:
         safety = unfinished.journal.safety_backup if unfinished.journal is not None else ""
         kept = f" The safety backup is {safety}." if safety else ""
         report.add("problem", ", ".join(map(str, unfinished.folders)), f"{unfinished.message}{kept}", error.hint)
-    for left in leftovers([source.path for source in sources]):
-        if not left.exchanging:
-            report.add("note", str(left.folder), "left by a restore that changed nothing, or that is complete", "Remove it.")
+    for folder in abandoned([source.path for source in sources]):
+        message = "left by a restore that was killed before it changed anything, or after its end"
+        report.add("note", str(folder), message, Advice.NEXT_RESTORE)
 
 
 def _check_space(folder: Path, report: Diagnosis, why: str) -> None:

@@ -134,6 +134,25 @@ def leftovers(paths: Iterable[Path]) -> list[Leftover]:
     return [_read(left) for folder in _around(paths) for left in sorted(folder.glob(f"{STAGE}*"))]
 
 
+def abandoned(paths: Iterable[Path]) -> list[Path]:
+    """The staging folders beside *paths* of restores that were killed before the exchange or after its end.
+
+    No process holds them, and no unfinished exchange needs them.
+    """
+    return [left.folder for left in leftovers(paths) if not left.exchanging and not _in_use(left.folder)]
+
+
+def remove_abandoned(paths: Iterable[Path], log: Callable[[str], None]) -> None:
+    """Remove what `abandoned` names, as far as possible. The caller holds the lock `exclusive_restore` of *paths*."""
+    for folder in abandoned(paths):
+        try:
+            durable.remove_tree(folder)
+        except OSError as problem:
+            log(f"{folder}, which a killed restore left, cannot be removed: {problem.strerror or problem}")
+        else:
+            log(f"Removed {folder}, which a killed restore left.")
+
+
 def interrupted(paths: Sequence[Path]) -> UnfinishedExchange | None:
     """Like `unfinished_exchange`, for one who holds the lock `exclusive_restore`, or knows that no restore is running."""
     stores = {Path(os.path.realpath(path)) for path in paths}
@@ -153,7 +172,7 @@ def interrupted(paths: Sequence[Path]) -> UnfinishedExchange | None:
 def exclusive_restore(paths: Iterable[Path]) -> Iterator[Callable[[Iterable[Path]], None]]:
     """Keep other restores in place away from the folders around *paths*. Raises `RepositoryLocked`.
 
-    Yields a function that locks staging folders until the end: while it is locked, a journal in one is of a running restore.
+    Yields a function that locks staging folders until the end: while one is locked, it is that of a running restore.
 
     The folders themselves are locked, so that no lock file is left beside the stores; the kernel drops the locks of a process
     that dies.

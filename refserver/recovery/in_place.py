@@ -23,7 +23,7 @@ from backups.engine.errors import (
 from backups.engine.runtime import durable
 from backups.engine.runtime.context import Context
 from backups.engine.types import Source, SourceKind
-from backups.engine.unfinished import interrupted, leftovers
+from backups.engine.unfinished import abandoned, interrupted
 
 from . import services
 from .engine_run import EngineResult, EngineRun
@@ -147,8 +147,8 @@ class InPlaceRestore:
         unfinished = interrupted(paths)
         if unfinished is None:
             if self.stores is not Stores.NEW:
-                for left in leftovers(paths):  # staged, before anything was changed
-                    durable.remove_tree(left.folder)
+                for folder in abandoned(paths):  # staged, before anything was changed
+                    durable.remove_tree(folder)
             killed = self._interruption.requested and result.code < 0
             return Cancelled("Stopped. Nothing was changed.") if killed else result.error
         self.stores = Stores.MIXED
@@ -218,8 +218,8 @@ class InPlaceRestore:
                 problems.append(f"{finding.subject}: {finding.message}")
             elif finding.level == "ok" and any(finding.subject == str(path) for path in paths):
                 self._report.write(f"    {finding.subject}: {finding.message}")
-        for left in leftovers(paths):
-            self._report.write(f"    left by an earlier restore; remove it: rm -r {shlex.quote(str(left.folder))}")
+        for folder in abandoned(paths):
+            self._report.write(f"    left by an earlier restore; remove it: rm -r {shlex.quote(str(folder))}")
         if problems:
             raise DamageFound("; ".join(problems), hint="Restore another backup: --list shows them.")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from backups.engine.archive.reader import Archives, locate_in, locate_table
+from backups.engine.errors import DamageFound
 from backups.engine.repository.folder import initialise
 from backups.engine.types import Backup, Source, SourceKind
 from tests.restore.stores import back_up, make_database, refbackup, rows_of, tree_of
@@ -63,12 +64,13 @@ def test_the_archive_says_what_the_manifest_says(scene: Scene) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["gone", "garbage"])
+@pytest.mark.parametrize("how", ["gone", "garbage", "another"])
 def test_a_lost_manifest_loses_nothing_else(scene: Scene, tmp_path: Path, how: str) -> None:
     """Not even if those of the backups below it are lost as well."""
-    for number in range(3):
-        manifest = scene.folder(number) / "manifest.json"
-        manifest.unlink() if how == "gone" else manifest.write_bytes(b"garbage")
+    manifests = [scene.folder(number) / "manifest.json" for number in range(3)]
+    contents = [manifest.read_bytes() for manifest in manifests]
+    for manifest, other in zip(manifests, contents[1:] + contents[:1], strict=True):
+        manifest.unlink() if how == "gone" else manifest.write_bytes(b"garbage" if how == "garbage" else other)
     command = ["restore", scene.backups[2].id, "--to=back", f"--repo={scene.repository.folder}"]
     assert refbackup(*command, cwd=tmp_path).code == 5
     done = refbackup(*command, "--salvage", cwd=tmp_path)
@@ -78,6 +80,22 @@ def test_a_lost_manifest_loses_nothing_else(scene: Scene, tmp_path: Path, how: s
     assert tree_of(tmp_path / "back/files/papers") == tree_of(scene.files)
     part = refbackup(*command[:2], "--salvage", "--to=part", "--only=files:papers", command[3], cwd=tmp_path)
     assert part.code == 0 and tree_of(tmp_path / "part/files/papers") == tree_of(scene.files)
+
+
+@pytest.mark.parametrize("how", ["gone", "garbage", "another"])
+def test_what_is_said_of_a_backup_that_another_needs_without_its_manifest(scene: Scene, how: str) -> None:
+    manifest = scene.folder(1) / "manifest.json"
+    if how == "gone":
+        manifest.unlink()
+    else:
+        manifest.write_bytes((scene.folder(0) / "manifest.json").read_bytes() if how == "another" else b"\0")
+    with pytest.raises(DamageFound) as damage:
+        locate_in(scene.folder(0).parent)(scene.backups[1].id)
+    said = {"gone": "has no manifest", "garbage": "cannot be read", "another": "is that of another backup"}[how]
+    assert said in damage.value.message and scene.backups[1].id in damage.value.message
+    assert "--salvage" in damage.value.hint
+    (inherited,) = scene.repository.load("default", scene.backups[2].id).inherited
+    assert scene.backups[1].id in inherited.message and "missing" not in inherited.message
 
 
 def test_an_archive_that_is_cut_off_as_well_is_refused(scene: Scene, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from backups.engine.restore.ending import finish_exchange
 from backups.engine.restore.in_place import restore_in_place
 from backups.engine.runtime import durable
 from backups.engine.types import Source, SourceKind
-from backups.engine.unfinished import JOURNAL, STAGE, exclusive_restore, unfinished_exchange
+from backups.engine.unfinished import JOURNAL, STAGE, abandoned, exclusive_restore, unfinished_exchange
 from tests.restore.stores import Ran, back_up, change_rows, context, make_database, python, refbackup, rows_of, tree_of
 from tests.restore.test_in_place import LOCK, ask, run
 
@@ -221,6 +221,35 @@ def test_a_record_that_cannot_be_read_stops_everything_but_a_whole_restore(scene
         scene.restore(only="sqlite:app")
     with pytest.raises(RestoreRefused):
         finish_exchange(found, scene.repository, context())
+
+
+@pytest.mark.slow
+def test_what_killed_restores_left_is_removed_unless_it_is_needed(scene: Scene) -> None:
+    command_line = ("restore", scene.backup.id, "--in-place", "--yes")
+    before = scene.state()
+    for fault in ("in-place-staging", "restore-write@2"):
+        assert command(scene, *command_line, REFBACKUP_FAULT=f"{fault}:kill").code == -signal.SIGKILL
+    assert len(scene.stages()) == 1, "the second has removed that of the first"
+    (note,) = [found for found in diagnose(None, scene.sources, context()).findings if STAGE in found.subject]
+    assert note.level == "note" and "prune" in note.advice and scene.stages()
+    with exclusive_restore(scene.databases) as own:
+        own(scene.stages())
+        assert abandoned(scene.databases) == []
+        assert not [found for found in diagnose(None, scene.sources, context()).findings if STAGE in found.subject]
+    pruning = ["prune", "--keep-last=9", f"--repo={scene.repository.folder}"]
+    assert refbackup(*pruning, "--dry-run", cwd=scene.folder).code == 0 and scene.stages()
+    pruned = refbackup(*pruning, cwd=scene.folder)
+    assert pruned.code == 0 and scene.stages() == [] and STAGE in pruned.err
+    kill_in_exchange(scene, "in-place-recorded")
+    assert refbackup(*pruning, cwd=scene.folder).code == 0 and len(scene.stages()) == 1
+    other = scene.folder / "other.sqlite3"
+    make_database(other, 3)
+    alone = (Source(kind=SourceKind.SQLITE, name="other", path=other),)
+    restore_in_place(scene.repository, back_up(scene.repository, alone, set="other"), alone, context())
+    assert len(scene.stages()) == 1, "an unfinished exchange needs it"
+    assert command(scene, "restore", "--undo", "--yes").code == 0
+    assert scene.state() == before
+    clear(scene)
 
 
 def test_two_restores_of_one_store_at_once(scene: Scene) -> None:

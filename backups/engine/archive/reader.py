@@ -45,7 +45,8 @@ Locate = Callable[[str], Stored]
 def locate_in(set_folder: Path, *, salvage: bool = False) -> Locate:
     """A `Locate` for the backups of one set that reads each manifest once, and of it only what it needs.
 
-    With *salvage*, the archive itself says where its table is if the manifest cannot be read (`locate_table`).
+    With *salvage*, the archive itself says where its table is (`locate_table`) if the manifest cannot be read, is that of
+    another backup, or names another place.
     """
     known: dict[str, Stored] = {}
 
@@ -54,7 +55,10 @@ def locate_in(set_folder: Path, *, salvage: bool = False) -> Locate:
             if not BACKUP_ID.fullmatch(backup):
                 raise DamageFound(f"{backup!r} is not the id of a backup.")
             try:
-                known[backup] = _located(set_folder / backup, backup)
+                found = _located(set_folder / backup, backup)
+                if salvage:
+                    read_table(found, backup)
+                known[backup] = found
             except DamageFound:
                 if not salvage:
                     raise
@@ -67,6 +71,8 @@ def locate_in(set_folder: Path, *, salvage: bool = False) -> Locate:
 def _located(folder: Path, backup: str) -> Stored:
     try:
         manifest = json.loads(read_manifest(folder))
+        if manifest["id"] != backup:
+            raise DamageFound(f"The manifest of {backup} is that of another backup.", hint=salvage_hint(backup), id=backup)
         data = manifest["data"]
         stored = Stored(
             path=folder / "data.tar.zst",
@@ -76,13 +82,26 @@ def _located(folder: Path, backup: str) -> Stored:
             table_blake3=str(data["table_blake3"]),
         )
     except FileNotFoundError:
+        if folder.is_dir():
+            message = f"The backup {backup} has no manifest; its archive may be intact."
+            raise DamageFound(message, hint=salvage_hint(backup), id=backup) from None
         raise DamageFound(f"The backup {backup}, which others need, is missing.", id=backup) from None
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as problem:
-        raise DamageFound(f"The manifest of {backup} cannot be read: {problem}.", id=backup) from None
+        raise DamageFound(
+            f"The manifest of {backup} cannot be read: {problem}.", hint=salvage_hint(backup), id=backup
+        ) from None
     in_bounds = 0 <= stored.table_offset <= 1 << 62 and 0 < stored.table_bytes <= MAX_TABLE_BYTES
     if not in_bounds or not isinstance(stored.parent, str | None):
         raise DamageFound(f"The manifest of {backup} names an impossible table or parent.", id=backup)
     return stored
+
+
+def salvage_hint(backup: str) -> str:
+    """What to do about a backup whose manifest is lost or wrong."""
+    return (
+        "Restore a sound backup: `refbackup verify --all` finds one. Without one, the archive may do without its manifest: "
+        f"`refbackup restore {backup} --to DIR --salvage`, or --salvage with the id of a backup that builds on it."
+    )
 
 
 def locate_table(folder: Path, backup: str) -> Stored:
@@ -130,6 +149,21 @@ class BlockDamaged(DamageFound):
         super().__init__(f"{message} (archive of {backup}, byte {offset})", id=backup, offset=offset)
         self.backup = backup
         self.offset = offset
+
+
+def read_table(where: Stored, backup: str) -> bytes:
+    """The compressed table at its place, compared with its hash. Raises `DamageFound`."""
+    try:
+        with where.path.open("rb") as file:
+            file.seek(where.table_offset)
+            stored = file.read(where.table_bytes)
+    except FileNotFoundError:
+        raise DamageFound(f"The archive {where.path} is missing.", id=backup) from None
+    except OSError as problem:
+        raise from_os_error(problem, f"Reading {where.path}") from problem
+    if len(stored) != where.table_bytes or digest(stored).hex() != where.table_blake3:
+        raise BlockDamaged("The table was changed after it was written", backup=backup, offset=where.table_offset)
+    return stored
 
 
 class Archives:
@@ -246,18 +280,7 @@ class Archives:
             return found
 
     def _read_table(self, backup: str) -> Table:
-        where = self._locate(backup)
-        try:
-            with where.path.open("rb") as file:
-                file.seek(where.table_offset)
-                stored = file.read(where.table_bytes)
-        except FileNotFoundError:
-            raise DamageFound(f"The archive {where.path} is missing.", id=backup) from None
-        except OSError as problem:
-            raise from_os_error(problem, f"Reading {where.path}") from problem
-        if len(stored) != where.table_bytes or digest(stored).hex() != where.table_blake3:
-            raise BlockDamaged("The table was changed after it was written", backup=backup, offset=where.table_offset)
-        return unpack(backup, decompress_table(backup, stored), check_path)
+        return unpack(backup, decompress_table(backup, read_table(self._locate(backup), backup)), check_path)
 
 
 class _File:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from datetime import timedelta
+from pathlib import Path
 
-from ..errors import UsageError
+from ..errors import RepositoryLocked, UsageError
 from ..prune import empty_trash, prune, refuse_empty
+from ..repository.folder import Repository
 from ..repository.retention import Decision, Policy, PolicyError, parse_duration
+from ..unfinished import abandoned, exclusive_restore, remove_abandoned
 from .call import Call, Outcome
 from .text import table
 
@@ -60,9 +64,23 @@ def run(call: Call) -> Outcome:
         keep: [{"id": item.id, "reasons": list(item.reasons)} for item in decisions if item.keep is keep]
         for keep in (True, False)
     }
+    if not arguments.dry_run:
+        _clear_restores(call, repository, [set_name] if set_name else repository.sets())
     emptied = [name for result in results for name in result.emptied]
     answer = {"kept": decided[True], "removed": decided[False], "dry_run": arguments.dry_run, "emptied": emptied}
     return Outcome(answer, _text(decisions, arguments.dry_run))
+
+
+def _clear_restores(call: Call, repository: Repository, sets: list[str]) -> None:
+    """Remove what killed restores left beside the sources: those of the settings, or else of the newest backup of each set."""
+    paths = [source.path for source in call.sources()]
+    for name in sets if not paths else ():
+        newest = next(repository.newest_first(name), None)
+        paths += [Path(record.path) for record in newest.manifest.sources] if newest is not None else []
+    for path in paths:
+        if path.parent.is_dir() and abandoned([path]):
+            with contextlib.suppress(RepositoryLocked, PermissionError), exclusive_restore([path]):
+                remove_abandoned([path], call.ctx.log)
 
 
 def _emptied_text(emptied: list[str], dry_run: bool) -> str:

@@ -72,6 +72,8 @@ class Soundness:
         try:
             about = json.loads(self._repository.read_manifest(self._set, backup_id))
             parent, expected = about.get("parent"), about["data"]["bytes"]
+            if about["id"] != backup_id:
+                return None, Problem(code="manifest", message=f"The manifest of {backup_id} is that of another backup.")
             if parent is not None and not BACKUP_ID.fullmatch(parent):
                 raise ValueError
         except EngineError as problem:

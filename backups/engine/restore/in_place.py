@@ -29,7 +29,16 @@ from ..repository.folder import Repository
 from ..runtime import durable, folders
 from ..runtime.context import Context
 from ..types import Backup, Depth, Problem, Source, SourceKind
-from ..unfinished import Journal, JournalStore, UnfinishedExchange, end_journals, exclusive_restore, interrupted, write_journal
+from ..unfinished import (
+    Journal,
+    JournalStore,
+    UnfinishedExchange,
+    end_journals,
+    exclusive_restore,
+    interrupted,
+    remove_abandoned,
+    write_journal,
+)
 from ..verify import record_failure
 from .commands import NO_COMMANDS, Commands
 from .exchange import OpenStores, complete_swap, exchange_stores
@@ -82,7 +91,9 @@ def restore_in_place(
     targets = find_targets(backup, only, sources, ctx)
     refuse_nested(targets, repository, backup, sources)
     try:
-        with exclusive_restore(target.path for target in targets) as own:
+        paths = [target.path for target in targets]
+        with exclusive_restore(paths) as own:
+            remove_abandoned(paths, ctx.log)
             exchange = _Exchange(repository, backup, targets, only, commands, wait, ctx, own)
             size, findings = exchange.run()
     except OSError as problem:
@@ -140,7 +151,14 @@ class _Exchange:
         return size, findings
 
     def _stage(self) -> int:
-        """Stage the replacements; damage is recorded, so that ``latest`` skips the backup. Raises `DamageFound`."""
+        """Stage the replacements in locked folders. Damage is recorded, so that ``latest`` skips the backup.
+
+        Raises `DamageFound`.
+        """
+        for folder in self._folders:
+            folder.mkdir(mode=0o700)
+        self._own(self._folders)
+        durable.reach("in-place-staging")
         try:
             return stage(self._repository, self._backup, self._targets, self._ctx)
         except DamageFound as damage:
@@ -205,7 +223,6 @@ class _Exchange:
                     self._prepare_replacements(saved, watch)
                     journal = self._journal(saved.id if saved is not None else "")
                     self.safety = journal.safety_backup
-                    self._own(self._folders)
                     write_journal(self._folders, journal)
                     durable.reach("in-place-recorded")
                     _exchange_and_check(self._targets, watch, self._commands, self._wait, self._ctx)
