@@ -39,7 +39,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
 from .engine.config import parse_source
-from .engine.errors import EngineError, RepositoryMissing, RepositoryTooNew, UsageError
+from .engine.errors import EngineError, RepositoryMissing, UsageError
 from .engine.names import NAME
 from .engine.repository.folder import Repository, open_repository
 from .engine.runtime.environment import closest
@@ -90,9 +90,9 @@ class Configuration:
             )
         try:
             return open_repository(self.repositories[name])
-        except RepositoryTooNew:
-            raise
         except RepositoryMissing as problem:
+            if problem.hint != RepositoryMissing.default_hint:
+                raise  # it is there, and cannot be read
             raise RepositoryMissing(problem.message, hint=REPOSITORY_AWAY) from problem
 
     def sources(self, set_name: str) -> tuple[Source, ...]:

@@ -4,8 +4,8 @@
 #   scripts/check_backups.sh [--max-age HOURS] [--deep] [--repo REPO] [--set NAME]
 #
 #   0 OK         the newest usable backup of every set is at most HOURS old (26) and verified
-#   1 WARNING    it was never verified, others are damaged, the disk is nearly full, or a clock was wrong
-#   2 CRITICAL   too old, the newest is damaged or incomplete, no backup, or no repository
+#   1 WARNING    it was never verified, is incomplete, older ones are damaged, the disk is nearly full, or a clock was wrong
+#   2 CRITICAL   too old, the newest is damaged, no backup, or no repository
 #   3 UNKNOWN    wrong arguments, no engine, or no answer in time
 #
 # Every set is checked; of others than default and control, the age does not count. --deep reads every byte that the newest backups

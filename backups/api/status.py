@@ -71,6 +71,7 @@ class Counts(ResponseModel):
     backups: int
     proven: int
     damaged: int
+    missing: int
     running: int
     waiting: int
 

@@ -77,11 +77,14 @@ def note(job: Job) -> list[str]:
     """
     if job.state == Job.State.CANCELLED:
         return []
-    rows = IndexedBackup.objects.filter(repository=job.repository).exclude(verification__in=IndexedBackup.UNUSABLE)
+    rows = IndexedBackup.objects.filter(repository=job.repository)
+    if job.state == Job.State.SUCCEEDED:
+        return _lift(job, rows)
+    rows = rows.exclude(verification__in=IndexedBackup.UNUSABLE)
     found: dict[str, dict[str, Any]] = {}
     for backup_id, message, lies_in in _damage(job):
         found.setdefault(backup_id, {"check_failed": message, "check_found_damage": True, "damaged_in": lies_in})
-    if not found and job.state in (Job.State.FAILED, Job.State.INTERRUPTED):
+    if not found:
         stopped_at = _stopped_at(job, rows)
         if stopped_at is not None:
             why = str((job.error or {}).get("message") or "Its process was stopped.")
@@ -92,6 +95,15 @@ def note(job: Job) -> list[str]:
         for backup_id, values in found.items()
         if rows.filter(backup_id=backup_id).update(check_failed_at=now, **values)
     ]
+
+
+def _lift(job: Job, rows: QuerySet[IndexedBackup]) -> list[str]:
+    """Forget the failed checks of backups that a job has verified, whatever the clock says of the order."""
+    sound = [str(result["id"]) for result in (job.result or {}).get("results", ()) if result.get("ok") is True]
+    noted = rows.filter(backup_id__in=sound, check_failed_at__isnull=False)
+    ids = list(noted.values_list("backup_id", flat=True))
+    noted.update(check_failed_at=None, check_failed="", check_found_damage=False)
+    return ids
 
 
 def _damage(job: Job) -> Iterator[tuple[str, str, str]]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
+import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,7 +16,7 @@ from django.db.models import QuerySet
 from backups.conf import configuration
 from backups.engine.errors import BackupNotFound, EngineError, RepositoryMissing
 from backups.engine.names import BACKUP_ID
-from backups.engine.repository.base import STAMP
+from backups.engine.repository.base import MANIFEST, STAMP
 from backups.engine.repository.folder import Repository
 from backups.engine.repository.soundness import Soundness
 from backups.engine.types import Backup, Depth
@@ -47,9 +47,9 @@ class Change:
 def refresh(name: str, *, everything: bool = False) -> Change:
     """Update the index of the repository *name*, reading only changed backups, or with *everything* all.
 
-    Changes are found by modification times and by the sizes of archives: publishing, deleting, a hold and a proof each change a
-    folder of the backup. Damage within files is not noticed here. Backups that nobody deleted and that are gone become
-    `missing`. Raises `RepositoryMissing`.
+    Changes are found by modification times of folders and manifests and by the sizes of archives: publishing, deleting, a hold
+    and a proof each change a folder of the backup. Damage within files is not noticed here. Backups that nobody deleted and
+    that are gone become `missing`. Raises `RepositoryMissing`.
     """
     repository = configuration().open(name)
     known = {row.backup_id: row for row in _known(name)}
@@ -63,10 +63,20 @@ def refresh(name: str, *, everything: bool = False) -> Change:
 
 
 def refresh_all() -> None:
-    """Update the index of every repository that is available; called each minute. Raises ``OSError`` and `EngineError`."""
+    """Update the index of every repository that is available; called each minute.
+
+    Raises the first ``OSError`` or `EngineError` after all of them.
+    """
+    problems: list[Exception] = []
     for name in configuration().repositories:
-        with contextlib.suppress(RepositoryMissing):  # a condition of its own
+        try:
             refresh(name)
+        except RepositoryMissing:
+            continue  # a condition of its own
+        except (EngineError, OSError) as problem:
+            problems.append(problem)
+    if problems:
+        raise problems[0]
 
 
 def refresh_some(name: str, backup_ids: Iterable[str]) -> None:
@@ -186,7 +196,9 @@ def _rows(
         except BackupNotFound:
             continue
         except EngineError as problem:
-            yield _unreadable(name, set_name, backup_id, problem.message, seen)
+            # In another folder than before, it is still a backup of its set
+            home = known[backup_id].set if backup_id in known else set_name
+            yield _unreadable(name, home, backup_id, problem.message, seen)
 
 
 def _row(name: str, backup: Backup, seen: str, check: FailedCheck | None) -> IndexedBackup:
@@ -271,11 +283,12 @@ def _unreadable(name: str, set_name: str, backup_id: str, problem: str, seen: st
 
 def _seen(repository: Repository, set_name: str, backup_id: str) -> str:
     folder = repository.backup_folder(set_name, backup_id)
-    return f"{_changed(folder)}.{_changed(folder / 'proofs')}.{repository.archive_bytes(set_name, backup_id)}"
+    changed = ".".join(f"{_changed(one):x}" for one in (folder, folder / "proofs", folder / MANIFEST))
+    return f"{changed}.{repository.archive_bytes(set_name, backup_id)}.{zlib.crc32(set_name.encode()):x}"
 
 
 def _changed(folder: Path) -> int:
     try:
         return folder.stat().st_mtime_ns
-    except FileNotFoundError:
-        return 0
+    except OSError:
+        return 0  # reading it will tell why

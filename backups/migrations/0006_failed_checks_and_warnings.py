@@ -3,12 +3,6 @@
 from django.db import migrations, models
 
 
-def read_damaged_again(apps, schema_editor):
-    """The next refresh of the index finds out where the damage lies."""
-    rows = apps.get_model("backups", "IndexedBackup").objects.using(schema_editor.connection.alias)
-    rows.filter(verification="damaged").update(seen="")
-
-
 class Migration(migrations.Migration):
 
     dependencies = [
@@ -41,5 +35,4 @@ class Migration(migrations.Migration):
             name='warning',
             field=models.JSONField(blank=True, help_text='The same shape; of a job that is done, but not as wished.', null=True),
         ),
-        migrations.RunPython(read_damaged_again, migrations.RunPython.noop),
     ]

@@ -86,6 +86,9 @@ class RepositoryFact:
 
     name: str
     there: bool = True
+    problem: str = ""
+    """Why it cannot be opened, and in ``hint`` what to do; both empty if there is simply none."""
+    hint: str = ""
     writable: bool = True
     used: int = 0
     free: int = 0

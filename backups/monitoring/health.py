@@ -26,6 +26,7 @@ from backups.engine.types import SourceKind
 from .conditions import CONDITIONS, Observation, conditions, present
 from .facts import CHECK_FAILED, Probed
 from .gathering import gather
+from .stored import unavailable
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCTOR_SECONDS = 600.0
@@ -112,10 +113,12 @@ def _failed(check: str, problem: Exception) -> Finding:
 
 
 def _repositories() -> Iterator[Probed]:
-    """Rescans every repository."""
+    """Rescans every repository that is available."""
+    away = unavailable(configuration())  # a condition of its own
     for name in configuration().repositories:
         try:
-            index.refresh(name)
+            if name not in away:
+                index.refresh(name)
         except EngineError as problem:
             message = f"The repository {name} cannot be read: {problem.message}"
             yield Probed(check="repositories", code=problem.code, subject=name, message=message, hint=problem.hint)

@@ -166,6 +166,11 @@ class _Evidence:
     held: dict[str, Observation]
     """The conditions that hold, by code; the worst of each."""
 
+    @property
+    def first(self) -> str:
+        """What to do first while there is no backup; empty if there is one."""
+        return "" if any(one.newest is not None for one in self.facts.sets) else "Make the first backup."
+
     def age(self, moment: datetime) -> str:
         return duration((self.facts.now - moment).total_seconds())
 
@@ -209,7 +214,7 @@ def assess(facts: Facts, more: ReadinessFacts) -> Readiness:
 def _recovery_point(seen: _Evidence) -> Judgement:
     point = seen.verdict.recovery_point
     if point.seconds is None:
-        return State.UNTESTED, "No proven backup.", "Back up now."
+        return State.UNTESTED, "No proven backup.", seen.first or "Back up now."
     text = f"The newest proven backup is {duration(point.seconds)} old (target: {duration(point.promised)})."
     text += "".join(f" {reason}" for one in seen.facts.sets if (reason := one.not_counted))
     if "too_old" not in seen.held:
@@ -223,7 +228,7 @@ def _recovery_time(seen: _Evidence) -> Judgement:
     excluded = seen.excluded(seen.facts.excluded_restore, "restore")
     if time.seconds is None:
         text = f"No restore has been timed.{excluded}"
-        return State.UNTESTED, text, "Verify a backup by restoring it."
+        return State.UNTESTED, text, seen.first or "Verify a backup by restoring it."
     text = f"A restore takes {duration(time.seconds)} (target: {duration(time.promised)}).{excluded}"
     if "slow_restore" not in seen.held:
         return State.MET, text
@@ -237,7 +242,7 @@ def _drill(seen: _Evidence) -> Judgement:
     excluded = seen.excluded(drills.excluded, "drill")
     if drills.last_good is None:
         text = f"No drill of a backup that is sound today has been run.{excluded}" if excluded else "No drill has been run."
-        return State.UNTESTED, text, "Run a drill now."
+        return State.UNTESTED, text, seen.first or "Run a drill now."
     took = f" and took {duration(drills.seconds)}" if drills.seconds is not None else ""
     text = f"The last drill was {seen.age(drills.last_good)} ago{took}.{excluded}"
     if "drill_overdue" not in seen.held:

@@ -10,6 +10,8 @@ from typing import Any
 from django.db.models import QuerySet, Sum
 
 from backups.conf import Configuration
+from backups.engine.errors import EngineError, RepositoryMissing
+from backups.engine.repository.folder import open_repository
 from backups.models import IndexedBackup
 
 from . import facts
@@ -32,14 +34,18 @@ def present_backups(repository: str) -> QuerySet[IndexedBackup]:
     return IndexedBackup.objects.filter(repository=repository).exclude(verification=IndexedBackup.Verification.MISSING)
 
 
-def is_available(path: Path) -> bool:
-    """Whether there is a repository in a folder: a disk that is not mounted leaves its mount point empty."""
-    return (path / "repository.json").is_file()
+def why_unavailable(path: Path) -> EngineError | None:
+    """Why the repository in a folder cannot be opened; None if it can. A disk that is not mounted leaves an empty folder."""
+    try:
+        open_repository(path)
+    except EngineError as problem:
+        return problem
+    return None
 
 
 def unavailable(config: Configuration) -> frozenset[str]:
     """The names of the repositories that are not available."""
-    return frozenset(name for name, path in config.repositories.items() if not is_available(path))
+    return frozenset(name for name, path in config.repositories.items() if why_unavailable(path) is not None)
 
 
 def repository_fact(name: str, path: Path, missing: list[Any], now: datetime) -> facts.RepositoryFact:
@@ -48,7 +54,8 @@ def repository_fact(name: str, path: Path, missing: list[Any], now: datetime) ->
     first = rows.order_by("time").values_list("time", flat=True).first()
     # The index that it is added up from has no verification; to read the rows would take longer than all else on a page.
     used = IndexedBackup.objects.filter(repository=name).aggregate(used=Sum("bytes_stored"))["used"] or 0
-    there = is_available(path)
+    away = why_unavailable(path)
+    explained = away is not None and away.hint != RepositoryMissing.default_hint
     try:
         writable = os.access(path, os.W_OK | os.X_OK) and not os.statvfs(path).f_flag & os.ST_RDONLY
         disk = shutil.disk_usage(path)
@@ -57,7 +64,9 @@ def repository_fact(name: str, path: Path, missing: list[Any], now: datetime) ->
         writable, free, size = False, 0, 0
     return facts.RepositoryFact(
         name=name,
-        there=there,
+        there=away is None,
+        problem=away.message if away is not None and explained else "",
+        hint=away.hint if away is not None and explained else "",
         writable=writable,
         used=used - sum(one.bytes_stored for one in missing),
         free=free,
@@ -82,14 +91,25 @@ def _growth(rows: Any, first: datetime | None, now: datetime) -> float | None:
     return float((grown.aggregate(total=Sum("bytes_stored"))["total"] or 0) / (over / timedelta(days=1)))
 
 
+def _why_absent(path: Path) -> str:
+    """Why a store cannot be found; empty if it is there."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return "it does not exist"
+    except OSError as problem:
+        return f"it cannot be reached: {problem.strerror}"
+    return ""
+
+
 def absent_sources(config: Configuration, sets: Iterable[facts.SetFact]) -> Iterator[facts.Probed]:
     """Stores that are not where they were when they were backed up."""
     for one in sets:
         if one.newest is None:
             continue
         for source in config.sources(one.name):
-            if f"{source.kind}/{source.name}" in one.newest.stores and not source.path.exists():
-                message = f"{source.path}: it does not exist."
+            if f"{source.kind}/{source.name}" in one.newest.stores and (why := _why_absent(source.path)):
+                message = f"{source.path}: {why}."
                 hint = "Mount its disk, or correct its path in the settings."
                 yield facts.Probed(check="sources", code="source_broken", subject=str(source.path), message=message, hint=hint)
 

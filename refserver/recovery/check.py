@@ -30,6 +30,9 @@ from .locations import CONTROL, DEFAULT, read_locations
 DEFAULT_MAX_AGE = 26.0
 """Hours: a daily backup may be two hours late."""
 
+_MOST_DEEP = 5
+"""Backups that a deep check reads to find a sound one."""
+
 _CLOCKS_DIFFER = timedelta(minutes=5)
 
 
@@ -88,9 +91,12 @@ def judge(
         critical.append(f"the newest backup, {whole[0].id}, is damaged: {_first_problem(whole[0])}")
     elif deep is not None and not deep.ok:
         critical.append(f"{deep.id} is damaged: {deep.problems[0].message}")
+    read = deep is not None and deep.ok and deep.id == newest.id
+    if newest.manifest.incomplete:
+        warnings.append(f"{newest.id} is incomplete: files or folders are missing from it")
     if -age > _CLOCKS_DIFFER.total_seconds():
         warnings.append(f"{newest.id} is from the future: a clock was wrong")
-    if newest.verified_at is None and deep is None:
+    if newest.verified_at is None and not read:
         warnings.append(f"{newest.id} was never verified")
     if damaged:
         warnings.append(f"{len(damaged)} damaged: {', '.join(damaged[:3])}")
@@ -98,8 +104,8 @@ def judge(
     if free < 2 * full:
         warnings.append(f"{human_bytes(free)} free, less than two full backups need")
     level = Level.CRITICAL if critical else Level.WARNING if warnings else Level.OK
-    how = f"verified by {newest.verification}" if newest.verified_at or deep else "not verified"
-    if deep is not None and deep.ok:
+    how = f"verified by {newest.verification}" if newest.verified_at else "not verified"
+    if deep is not None and read:
         how = f"every byte read in {duration(deep.seconds)}"
     summary = f"{newest.id} is {duration(max(0.0, age))} old, {how}, {counted(len(backups), 'backup')}"
     return Answer(level=level, text="; ".join([*critical, *warnings, summary]), figures=" ".join(figures))
@@ -165,12 +171,19 @@ def answer(argv: Sequence[str] | None = None) -> Answer:
 
 
 def _deep(repository: Repository, name: str) -> Proof | None:
-    """Read every byte that the newest usable backup needs; None if there is none."""
-    try:
-        newest = repository.find("latest", name)
-    except EngineError:
-        return None
-    return verify_backup(repository, newest, Depth.HASHES, Context())
+    """Read every byte that the newest usable backup needs; if it turns out to be damaged, the next. None without any."""
+    proof: Proof | None = None
+    for _ in range(_MOST_DEEP):
+        try:
+            newest = repository.find("latest", name)
+        except EngineError:
+            break
+        if proof is not None and newest.id == proof.id:
+            break  # the damage could not be recorded
+        proof = verify_backup(repository, newest, Depth.HASHES, Context())
+        if proof.ok:
+            break
+    return proof
 
 
 def main() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -115,3 +116,12 @@ def test_the_recovery_point_counts_no_shrunk_backup_on_hold(empty_site: Site) ->
     assert f"The newest backup, {shrunk.backup_id}, does not count: it holds far less than earlier ones." in point.text
     IndexedBackup.objects.filter(pk=complete.pk).update(held=False, losses="")
     assert verdict.now().newest.id == shrunk.backup_id, "confirmed"
+
+
+def test_a_store_that_cannot_be_reached_is_told_at_once(empty_site: Site) -> None:
+    indexed(sources=[{"kind": "files", "name": "documents"}])
+    path = Path(empty_site.places.settings["REFSERVER_FILES"])
+    for make, why in ((lambda: None, "it does not exist"), (lambda: path.symlink_to(path), "it cannot be reached: ")):
+        make()
+        [seen] = conditions()["source_broken"].observe(gather(timezone.now()))
+        assert seen.subject == str(path) and why in seen.text and seen.severity == "critical"

@@ -214,9 +214,9 @@ def test_each_planted_fault_is_found(sound):
     heartbeat.beat()
 
     (sound.places.root / "backups").rename(sound.places.root / "moved")
-    assert codes()["no_repository"] == "critical"
+    assert codes()["repository_missing"] == "critical"
     (sound.places.root / "moved").rename(sound.places.root / "backups")
-    assert "no_repository" not in codes()
+    assert "repository_missing" not in codes()
 
 
 @pytest.mark.slow

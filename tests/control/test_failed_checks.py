@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from datetime import timedelta
 
 import pytest
 from django.utils import timezone
@@ -37,6 +38,8 @@ def test_a_verification_that_was_stopped_leaves_the_backup_unverified(site):
     assert (answer["proof"], answer["check_failed"]) == ("none", row.check_failed) and answer["check_failed_at"]
     now = verdict.now()
     assert now.newest is None and now.counts.proven == 0 and "check_failed" in {reason.code for reason in now.reasons}
+    # The clock was ahead then, and has been set back
+    IndexedBackup.objects.update(check_failed_at=timezone.now() + timedelta(days=1))
     assert site.done(submit.verify(site.actor)).state == Job.State.SUCCEEDED
     row.refresh_from_db()
     assert row.verification == "restore" and row.check_failed_at is None and row.check_failed == ""

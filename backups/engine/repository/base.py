@@ -189,7 +189,7 @@ class BaseRepository(ABC):
                 yield self.load(set_name, backup_id, soundness)
             except BackupNotFound:
                 continue  # deleted since the set was listed
-            except (DamageFound, RepositoryTooNew) as refused:
+            except EngineError as refused:  # a folder that cannot be read must not hide the other backups
                 code = "manifest" if isinstance(refused, DamageFound) else refused.code
                 problem = Problem(code=code, file=MANIFEST, message=refused.message)
                 yield Unreadable(set=set_name, id=backup_id, problem=problem)

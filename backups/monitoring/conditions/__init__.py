@@ -124,7 +124,10 @@ def observe(facts: Facts) -> list[Observation]:
             observed = guarded(one.name, broken, functools.partial(one.observe, facts)) or ()
         else:
             continue
-        seen += (one.complete(one.summarize(facts)),) if observed and one.summarize is not None else observed
+        if observed and one.summarize is not None:
+            summary = one.summarize(facts)
+            observed = (one.complete(summary),) if summary is not None else ()
+        seen += observed
     seen.sort(key=lambda observation: -_ORDER.index(observation.severity))
     first: dict[tuple[str, str], Observation] = {}
     for observation in seen:

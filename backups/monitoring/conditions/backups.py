@@ -169,6 +169,7 @@ def dated_ahead(facts: Facts, threshold: float) -> Iterator[Observation]:
     code="damaged",
     todo="Make a full backup, then read what verification found.",
     link="backups:backup",
+    severity=Severity.CRITICAL,
 )
 def newest_damaged(facts: Facts, threshold: float) -> Iterator[Observation]:
     for newest, name, which in _newest(facts):
@@ -238,7 +239,7 @@ def content_lost(facts: Facts, threshold: float) -> Iterator[Observation]:
     todo="Make a full backup, check the disk, and delete damaged backups when newer ones are proven.",
     link="backups:backups",
     query="proof=damaged",
-    summarize=lambda facts: _damaged_backups(facts.counts.damaged),
+    summarize=lambda facts: _all_damaged(facts),
 )
 def damage(facts: Facts, threshold: float) -> Iterator[Observation]:
     told = 0
@@ -259,6 +260,14 @@ def damage(facts: Facts, threshold: float) -> Iterator[Observation]:
     rest = facts.counts.damaged - told
     if rest > 0:
         yield _damaged_backups(rest, " more" if facts.damaged else "")
+
+
+def _all_damaged(facts: Facts) -> Observation | None:
+    """In one sentence; None if only the newest backup is damaged, which is a condition of its own."""
+    newest = {one.newest.id for one in facts.sets if one.newest is not None}
+    if facts.counts.damaged == 1 and any(one.id in newest for one in facts.damaged):
+        return None
+    return _damaged_backups(facts.counts.damaged)
 
 
 def _damaged_too(count: int) -> str:

@@ -110,8 +110,8 @@ class Condition:
     """Which of the checks of `backup_health` reports it."""
     before_first_backup: bool = False
     """Whether it matters before the first backup: whether that backup can be made."""
-    summarize: Callable[[Facts], Observation] | None = None
-    """One observation in place of many, for views that show everything at once."""
+    summarize: Callable[[Facts], Observation | None] | None = None
+    """One observation in place of many, or none, for views that show everything at once."""
     gather: Callable[[datetime], Any] | None = None
     """For a project's condition: reads ``facts.more[name]``, once a minute. Must be quick."""
 

@@ -38,9 +38,15 @@ def repository_missing(facts: Facts, threshold: float) -> Iterator[Observation]:
         if not one.there:
             holds_newest = any(each.proven is None or each.proven.repository in ("", one.name) for each in facts.sets)
             text = f"The {_name(one, facts)} is not available."
+            if one.problem:
+                text = f"The {_name(one, facts)} cannot be opened: {one.problem}"
             # Created on the mount point of a disk that is not mounted, an empty repository would hide the one with the backups
             known = one.first is not None or one.missing
-            todo = "" if known else "Mount its disk, correct its path in the settings, or create it with `refbackup init`."
+            todo = (
+                one.hint
+                if one.hint or known
+                else "Mount its disk, correct its path in the settings, or create it with `refbackup init`."
+            )
             yield Observation(subject=one.name, text=text, todo=todo, unprotected=holds_newest or not facts.sets)
 
 
