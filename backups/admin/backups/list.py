@@ -49,8 +49,10 @@ def overview(request: HttpRequest) -> HttpResponse:
     wanted, problems = BackupFilter.of(request.GET)
     part = page_of_backups(wanted, request.GET)
     count = _matches(wanted, part, request) if wanted.active else None
-    newest = IndexedBackup.objects.order_by("-time", "-backup_id").first()
-    recent = list(IndexedBackup.objects.order_by("-time", "-backup_id").values_list("set", "host")[:500])
+    every = IndexedBackup.objects.order_by("-time", "-backup_id")
+    # Conditions, and `latest`, leave out snapshots and safety backups; so does the first sentence
+    newest = every.filter(safety=False).exclude(kind=IndexedBackup.Kind.SNAPSHOT).first() or every.first()
+    recent = list(every.values_list("set", "host")[:500])
     protection = Protection.now()
     context = {
         "filter": wanted,
