@@ -17,6 +17,7 @@ from typing import Any
 from .. import __version__
 from .application_check import NO_CHECK, ApplicationCheck
 from .capture.cut import STEP_TIMEOUT, Cut, Instant
+from .capture.digests import digest_source
 from .config import REREAD_HOURS
 from .errors import EngineError, SourceBroken, UsageError, from_os_error
 from .repository.base import STAMP, stamp
@@ -31,10 +32,8 @@ from .types import (
     Allowance,
     Backup,
     BackupKind,
-    Collection,
     DataFile,
     Depth,
-    Digest,
     Manifest,
     Problem,
     Shrunk,
@@ -285,7 +284,7 @@ def _pack(
             whole_bytes=table.whole_bytes if table else 0,
         )
         digests = {
-            source.prefix: _digest(cut, source, instant, before.get(source.prefix), watch)
+            source.prefix: digest_source(cut, source, instant, before.get(source.prefix), watch.check, ctx)
             for source in sources
             if source.kind is SourceKind.CHROMA and source.name not in instant.broken
         }
@@ -320,48 +319,6 @@ def _refuse_unknown_files(repository: Repository, request: Request, sources: lis
                 f"{source.path} is not a SQLite database, and no earlier backup holds it.",
                 hint="Correct the path; of an encrypted database, back up an export. No backup was made.",
             )
-
-
-def _digest(
-    cut: Cut, source: Source, instant: Instant, before: SourceRecord | None, watch: LogWatch
-) -> tuple[Collection, ...] | Problem:
-    """The digests of the collections of a Chroma directory, read from the copy, or those of the parent if nothing changed."""
-    if before is not None and not instant.changed[source.prefix]:
-        return before.collections
-    parents = {item.id: item for item in before.collections} if before is not None else {}
-    answer = cut.holder.ask(
-        "digest",
-        timeout=STEP_TIMEOUT,
-        check=watch.check,
-        directory=str(cut.staged(source)),
-        parents={item.id: _parent_digest(item) for item in parents.values()},
-    )
-    if "problem" in answer:
-        return Problem(
-            code="chroma_structure",
-            source=source.name,
-            file=answer["file"],
-            offset=answer["offset"],
-            message=answer["problem"],
-        )
-    collections = []
-    for item in answer["collections"]:
-        digest = item.pop("digest")
-        old = parents[item["id"]].digest if item["id"] in parents else None
-        if digest is None:
-            assert old is not None
-            collections.append(Collection(**item, digest=old))
-        else:
-            if digest["indexed"] is None and old is not None:
-                digest |= {"indexed": old.indexed, "indexed_count": old.indexed_count}
-            collections.append(Collection(**item, digest=Digest(**digest)))
-    return tuple(collections)
-
-
-def _parent_digest(collection: Collection) -> dict[str, Any]:
-    """The fields of `chroma_files.digests.ParentDigest`."""
-    digest = collection.digest.model_dump(include={"count", "indexed_count", "indexed", "records"})
-    return {"metadata_at": collection.metadata_at, "vector_at": collection.vector_at, **digest}
 
 
 def _manifest(

@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 from .capture.owners import owners
 from .chroma_files.errors import BrokenIndex
-from .chroma_files.graph import check_graph
 from .chroma_files.hnsw import index_stamps
 from .chroma_files.tables import DATABASE, Collection, check_supported, list_collections, pending_ids, refuse_links
+from .chroma_files.whole import check_index
 from .errors import EngineError, RepositoryTooNew
 from .gate import Gate
 from .progress import counted, human_bytes
@@ -35,6 +35,7 @@ _LEAST_SPACE = 64 << 10
 _PATIENCE = 5.0
 _CHECK_SECONDS = 10.0
 _STANDS_STILL = 1.0
+_LOOKS = 2
 
 
 class Advice(StrEnum):
@@ -60,6 +61,10 @@ class Advice(StrEnum):
     REBUILD = (
         "Chroma cannot be relied on to open it. Restore the newest good backup, or write its vectors again into a new "
         "collection: where they come from SQLite, manage.py check_consistency offers that."
+    )
+    UNREACHED = (
+        "Chroma's indexes have such vectors where many are equal or max_neighbors is small. A new collection with more "
+        "neighbours finds more of them."
     )
     NEXT_RESTORE = "The next restore in place of a store beside it removes it, and so does refbackup prune."
     USE_GATE = "Use backups.engine.gate around calls of Chroma, or give the restore stop and start commands."
@@ -231,14 +236,14 @@ def _check_chroma(directory: Path, report: Diagnosis) -> None:
             listed = list_collections(database)
             unfinished = [item.name for item in listed if pending_ids(database, item)]
             mode = str(database.execute("PRAGMA journal_mode").fetchone()[0])
+            for collection in listed:
+                _check_index(directory, database, collection, report)
     except sqlite3.DatabaseError as problem:
         _report_unreadable(database_file, problem, report)
         return
     except EngineError as problem:
         report.add("problem", str(directory), problem.message, problem.hint)
         return
-    for collection in listed:
-        _check_index(directory, collection, report)
     for name in unfinished:
         message = "a record is in Chroma's log alone: a write is under way, or a writer was killed"
         report.add("note", f"{directory} {name}", message, Advice.COMPLETES)
@@ -249,22 +254,31 @@ def _check_chroma(directory: Path, report: Diagnosis) -> None:
         report.add("note", str(directory), message + (f"; open in {holders}" if holders else ""), Advice.USE_GATE)
 
 
-def _check_index(directory: Path, collection: Collection, report: Diagnosis) -> None:
+def _check_index(directory: Path, database: sqlite3.Connection, listed: Collection, report: Diagnosis) -> None:
     """Check an index; one that contradicts itself and does not change for a second is broken, else it is being written."""
-    folder = directory / collection.vector_segment
-    subject = f"{directory} {collection.name}"
-    try:
-        count = check_graph(folder, ids=True) if collection.vector_segment else 0
-        report.add("ok", subject, f"{counted(count, 'vector')} indexed, {collection.space}")
-        return
-    except BrokenIndex as problem:
-        why = f"{problem.file}: {problem}"
-    before = index_stamps(folder)
-    time.sleep(_STANDS_STILL)
-    if index_stamps(folder) != before:
-        report.add("note", subject, f"its index is being written ({why})", Advice.WAIT)
-    else:
-        report.add("problem", subject, f"its index is broken: {why}", Advice.REBUILD)
+    folder = directory / listed.vector_segment
+    subject = f"{directory} {listed.name}"
+    why = ""
+    for _ in range(_LOOKS):
+        before = index_stamps(folder)
+        collection = next((item for item in list_collections(database) if item.id == listed.id), None)
+        if collection is None:
+            return  # deleted since
+        try:
+            graph = check_index(directory, database, collection)
+        except BrokenIndex as problem:
+            why = f"{problem.file}: {problem}"
+        else:
+            report.add("ok", subject, f"{counted(graph.count, 'vector')} indexed, {collection.space}")
+            if graph.unreached:
+                message = f"no search can find {graph.unreached} of its {graph.count} vectors: no link leads to them"
+                report.add("note", subject, message, Advice.UNREACHED)
+            return
+        time.sleep(_STANDS_STILL)
+        if index_stamps(folder) == before:
+            report.add("problem", subject, f"its index is broken: {why}", Advice.REBUILD)
+            return
+    report.add("note", subject, f"its index is being written ({why})", Advice.WAIT)
 
 
 def _check_repository(folder: Path, report: Diagnosis) -> None:

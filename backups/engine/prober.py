@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .chroma_files.digests import CollectionDigest, digest_collections
+from .chroma_files.digests import digest_collections
 from .chroma_files.errors import BrokenIndex
 from .chroma_files.records import as_client, count_records, find_records, stored_records
 from .chroma_files.tables import ADD, DELETE, UPSERT, Collection, list_collections, log_rows, open_at_rest, pending_ids
@@ -70,7 +70,6 @@ class Prober:
             return {"problem": f"chroma.sqlite3: {problem}"}
         collections = {}
         for item in found:
-            assert isinstance(item, CollectionDigest)
             fields = {name: getattr(item, name) for name in ("count", "indexed", "recent", "records")}
             collections[item.collection.id] = {"name": item.collection.name, **fields}
         return {"collections": collections}

@@ -19,7 +19,7 @@ def is_broken(mapping: Mapping, stores: Stores, ctx: Context) -> bool:
     """Whether the index of the mapping's collection is broken. Raises `StoreUnreadable`, `StoreBusy` and `Cancelled`."""
     try:
         with open_stores(mapping, stores, ctx) as sides:
-            sides.vectors.check_graph()
+            sides.vectors.check_index()
     except IndexBroken:
         return True
     return False

@@ -111,7 +111,7 @@ def _compare_mapping(mapping: Mapping, stores: Stores, ctx: Context, report: Cal
         report(item)
 
     with open_stores(mapping, stores, ctx) as sides, closing(Suspects(count_and_report)) as suspects:
-        sides.vectors.check_graph()
+        sides.vectors.check_index()
         collection = sides.vectors.collection
         total = sides.rows.count() + (count_records(sides.records, collection) if collection else 0)
         with ctx.phase(_OPERATION, mapping.name, total) as phase:

@@ -88,6 +88,7 @@ class VectorStore:
         """
         with self._changing() as client:
             for name in COLLECTIONS:
+                _end_replacing(client, name)
                 collection = _create_collection(client, name)
                 for ids in _batches(edit.delete.get(name, ())):
                     collection.delete(ids=list(ids))
@@ -97,23 +98,19 @@ class VectorStore:
     def recreate(self, name: CollectionName) -> None:
         """Replace a collection, with its index, by an empty one with the same settings and metadata. Raises as `apply` does.
 
-        The new one gets the name once the old one is deleted. After a crash in between, the next call finds it under its first
-        name, and completes that.
+        The new one gets the name once the old one is deleted. What a crash leaves in between, the next change ends: it removes
+        the new one while the old one is there, and gives it the name when that is gone.
         """
         with self._changing() as client:
-            old, new = (_existing_collection(client, one) for one in (name, f"{name}-rebuilt"))
-            if old is not None:
-                if new is not None:
-                    client.delete_collection(new.name)
-                settings = {"hnsw": old.configuration_json["hnsw"]}  # of the embedding function there is nothing to keep
-                new = client.create_collection(
-                    f"{name}-rebuilt", embedding_function=None, configuration=settings, metadata=old.metadata
-                )
-                client.delete_collection(name)
-            if new is not None:
-                new.modify(name=name)
-            else:
+            _end_replacing(client, name)
+            old = _existing_collection(client, name)
+            if old is None:
                 _create_collection(client, name)
+                return
+            settings = {"hnsw": old.configuration_json["hnsw"]}  # of the embedding function there is nothing to keep
+            client.create_collection(_replacement(name), embedding_function=None, configuration=settings, metadata=old.metadata)
+            client.delete_collection(name)
+            _end_replacing(client, name)
 
     def nearest(self, name: CollectionName, vector: Matrix, limit: int) -> list[Match]:
         """At most *limit* records, the most similar to *vector* first."""
@@ -218,6 +215,21 @@ def _open(directory: Path) -> Any:
 def _create_collection(client: Any, name: CollectionName) -> Any:
     # No embedding function: vectors come from `embedding`, and Chroma's default would download a model.
     return client.get_or_create_collection(name, embedding_function=None, configuration={"hnsw": {"space": "l2"}})
+
+
+def _replacement(name: CollectionName) -> str:
+    """The name of the collection that is to replace *name*, until it does."""
+    return f"{name}-rebuilt"
+
+
+def _end_replacing(client: Any, name: CollectionName) -> None:
+    new = _existing_collection(client, _replacement(name))
+    if new is None:
+        return
+    if _existing_collection(client, name) is not None:
+        client.delete_collection(new.name)
+    else:
+        new.modify(name=name)
 
 
 def _existing_collection(client: Any, name: str) -> Any:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -67,6 +68,19 @@ def test_the_scanner_agrees_with_pickle(segment: Path) -> None:
     assert dict(id_table.labels(segment)) == known["id_to_label"]
     assert id_table.total_added(segment) == known["total_elements_added"]
     assert len(read(segment)) == len(known["id_to_label"]) >= 400
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 1000, 1001])
+@pytest.mark.parametrize("dump", [pickle.dumps, pickle._dumps])  # type: ignore[attr-defined]
+def test_tables_that_python_pickled_are_read(tmp_path: Path, dump: Callable[..., bytes], count: int) -> None:
+    """As 0.5 and 0.6 did: a dictionary of one pair, or one pair after a thousand, is written in another way than several."""
+    ids = {f"id{n}": n + 1 for n in range(count)}
+    table = {"dimensionality": 3, "total_elements_added": count, "id_to_label": ids, "last": {}, "max_seq_id": 7}
+    for protocol in range(2, 6):
+        (tmp_path / "index_metadata.pickle").write_bytes(dump(table, protocol))
+        assert dict(id_table.labels(tmp_path, count)) == ids
+        found = {key: value for member, key, value in id_table.scan(tmp_path / "index_metadata.pickle") if not member}
+        assert found == {"dimensionality": 3, "total_elements_added": count, "max_seq_id": 7}
 
 
 class Canary:
@@ -174,6 +188,16 @@ def test_a_file_truncated_anywhere_is_broken(copy: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", hnsw.FILES)
+def test_a_file_that_goes_on_is_broken(copy: Path, name: str) -> None:
+    with (copy / name).open("ab") as file:
+        file.write(bytes(40))
+    with pytest.raises(BrokenIndex) as problem:
+        check_graph(copy)
+        list(id_table.labels(copy))
+    assert problem.value.file == ("length.bin" if name == "data_level0.bin" else name)
+
+
+@pytest.mark.parametrize("name", hnsw.FILES)
 def test_a_missing_file_is_broken(copy: Path, name: str) -> None:
     (copy / name).unlink()
     if name == "link_lists.bin":
@@ -255,7 +279,7 @@ def flipped(path: Path, offset: int, bit: int) -> None:
 def found_by(folder: Path) -> str:
     """The file in which the check of the graph finds a contradiction, "" for none."""
     try:
-        check_graph(folder, ids=True)
+        check_graph(folder, cosine=True)
     except BrokenIndex as problem:
         return problem.file
     return ""
@@ -313,6 +337,77 @@ def test_links_that_cannot_be_are_found(copy: Path) -> None:
         assert found_by(copy), (path.name, offset)
         path.write_bytes(kept)
     assert found_by(copy) == ""
+
+
+def words_of(path: Path) -> npt.NDArray[np.uint32]:
+    return np.fromfile(path, "<u4")
+
+
+def without_links(copy: Path, chosen: Callable[[int], bool]) -> None:
+    """Empty the lists at level 0 of the elements *chosen*."""
+    data = bytearray((copy / "data_level0.bin").read_bytes())
+    for number, (start, _) in enumerate(level_0(copy)):
+        if chosen(number):
+            data[start : start + 2] = b"\0\0"
+    (copy / "data_level0.bin").write_bytes(data)
+
+
+def test_elements_that_lost_their_links_are_found(copy: Path) -> None:
+    """Nothing was deleted here. Where something was, an element may have been added that has no links, and none leads to it."""
+    kept = {path: path.read_bytes() for path in copy.iterdir()}
+    everything: Callable[[int], bool] = lambda number: True  # noqa: E731
+    for chosen in (everything, lambda number: number == 7, lambda number: number % 2 == 0):
+        without_links(copy, chosen)
+        assert found_by(copy) == "data_level0.bin"
+        (copy / "data_level0.bin").write_bytes(kept[copy / "data_level0.bin"])
+    words, at, header = words_of(copy / "link_lists.bin"), 0, hnsw.read_header(copy)
+    assert header is not None
+    for _ in range(header.count):
+        length, at = int(words[at]) // 4, at + 1
+        words[at : at + length] = 0
+        at += length
+    (copy / "link_lists.bin").write_bytes(words.tobytes())
+    assert found_by(copy) == "link_lists.bin"
+
+
+def test_an_element_that_nothing_links_to_is_counted_and_not_damage(copy: Path) -> None:
+    data = bytearray((copy / "data_level0.bin").read_bytes())
+    elements = level_0(copy)
+    header = hnsw.read_header(copy)
+    assert header is not None
+    above = np.flatnonzero(words_of(copy / "link_lists.bin"))
+    hidden = next(n for n in range(20, header.count) if n != header.enter_point and n < above[0])
+    for start, links in elements:
+        others = [link for link in links if link != hidden]
+        struct.pack_into("<H", data, start, len(others))
+        struct.pack_into(f"<{len(others)}I", data, start + 4, *others)
+    (copy / "data_level0.bin").write_bytes(data)
+    before = check_graph(copy)
+    assert before.unreached == 1 and before.count == header.count
+
+
+def test_a_link_may_be_there_twice_and_not_thrice(copy: Path) -> None:
+    """Chroma's threads do that: one writes a list that holds an element which another then adds."""
+    start, links = level_0(copy)[3]
+    data = bytearray((copy / "data_level0.bin").read_bytes())
+    struct.pack_into("<I", data, start + 4, links[1])
+    (copy / "data_level0.bin").write_bytes(data)
+    assert found_by(copy) == ""
+    struct.pack_into("<I", data, start + 12, links[1])
+    (copy / "data_level0.bin").write_bytes(data)
+    assert found_by(copy) == "data_level0.bin"
+
+
+def test_lengths_that_do_not_fit_unit_vectors_are_found(copy: Path) -> None:
+    header = hnsw.read_header(copy)
+    assert header is not None
+    content = (copy / "length.bin").read_bytes()
+    for wrong in (0.0, float("nan"), -1.0):
+        (copy / "length.bin").write_bytes(content[:40] + struct.pack("<f", wrong) + content[44:])
+        assert found_by(copy) == "data_level0.bin"
+    (copy / "length.bin").write_bytes(content)
+    flipped(copy / "data_level0.bin", 9 * header.size_per_element + header.vector_offset + 3, 6)  # an exponent's high bit
+    assert found_by(copy) == "data_level0.bin"
 
 
 def test_links_that_end_too_early_are_found(copy: Path) -> None:

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from backups.engine import doctor
 from backups.engine.chroma_files.errors import BrokenIndex
 from backups.engine.chroma_files.hnsw import check_structure, read_header
 from backups.engine.chroma_files.tables import list_collections, open_at_rest, pending_ids
+from backups.engine.runtime.context import Context
 from tests.capture.conftest import Bench, Start, Stores, chroma_source
 from tests.capture.processes import Peer, run, until
 from tests.capture.states import vectors_of
@@ -47,7 +49,39 @@ def remove(name: str) -> Callable[[Path], None]:
     return lambda segment: (segment / name).unlink()
 
 
+def lose_links(segment: Path) -> None:
+    header = read_header(segment)
+    assert header is not None
+    content = bytearray((segment / "data_level0.bin").read_bytes())
+    for start in range(0, header.count * header.size_per_element, header.size_per_element):
+        content[start : start + 2] = b"\0\0"
+    (segment / "data_level0.bin").write_bytes(content)
+
+
+def mark(segment: Path, deleted: bool) -> None:
+    """Turn the mark of the first element that is, or is not, *deleted*."""
+    header = read_header(segment)
+    assert header is not None
+    content = bytearray((segment / "data_level0.bin").read_bytes())
+    starts = range(0, header.count * header.size_per_element, header.size_per_element)
+    content[next(start for start in starts if bool(content[start + 2]) == deleted) + 2] ^= 1
+    (segment / "data_level0.bin").write_bytes(content)
+
+
+def go_on(name: str) -> Callable[[Path], None]:
+    def apply(segment: Path) -> None:
+        with (segment / name).open("ab") as file:
+            file.write(b"more")
+
+    return apply
+
+
 BREAKS = {
+    "links lost": lose_links,
+    "a record marked as deleted": lambda segment: mark(segment, False),
+    "links go on": go_on("link_lists.bin"),
+    "vectors go on": go_on("data_level0.bin"),
+    "id table goes on": go_on("index_metadata.pickle"),
     "vectors cut off": cut_off("data_level0.bin", 0.5),
     "header counts one more": count_one_more,
     "header cut off": cut_off("header.bin", 0.5),
@@ -66,9 +100,13 @@ BREAKS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("broken", BREAKS)
-def test_a_broken_directory_is_reported_kept_and_skipped(bench: Bench, stores: Stores, broken: str) -> None:
+def test_a_broken_directory_is_reported_kept_and_skipped(
+    bench: Bench, stores: Stores, broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     good = bench.create(*stores.sources).backup
     BREAKS[broken](stores.segment)
+    monkeypatch.setattr(doctor, "_STANDS_STILL", 0.1)
+    assert not doctor.diagnose(None, (chroma_source(stores.chroma),), Context()).ok
 
     ended = run(
         "create", "--repo", bench.repository.folder, "--kind", "incremental", "--verify", "none", "--within", "2",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
 from collections.abc import Iterator
 from typing import Any
@@ -59,9 +60,14 @@ def assert_rebuilt() -> None:
     check = checked()
     assert check.verdict == "consistent", list(check.findings.values_list("message", flat=True))
     assert_equal_stores()
-    page = PageEmbedding.objects.order_by("pk")[3]
-    vector = np.frombuffer(page.vector, "<f4")
-    assert store().nearest(PAGES, vector, 1)[0].id == f"page-{page.pk}"
+    # Chroma builds an index with several threads. With three neighbours, no link leads to one vector in some hundred.
+    stored = [np.frombuffer(page.vector, "<f4") for page in PageEmbedding.objects.all()]
+    found = [vector for vector in stored if store().nearest(PAGES, vector, 1)[0].similarity > 0.9999]
+    assert len(found) > 0.9 * len(stored)
+    assert_settings_kept()
+
+
+def assert_settings_kept() -> None:
     client = client_of(store())
     collection = client.get_collection(PAGES, embedding_function=None)
     assert SETTINGS.items() <= collection.configuration_json["hnsw"].items() and collection.metadata == {"made by": "hand"}
@@ -104,6 +110,23 @@ def test_broken_index_is_found_and_rebuilt(indexed: Places, where: str, capsys: 
     assert_rebuilt()
 
 
+def test_whatever_doctor_calls_broken_is_a_finding(indexed: Places) -> None:
+    segment = segment_of(store())
+    header = read_header(segment)
+    assert header is not None
+    data = (segment / "data_level0.bin").read_bytes()
+    faults = {
+        "is marked as deleted": data[:2] + b"\1" + data[3:],
+        "has no links": b"\0\0" + data[2:],
+        "has room for another number": data + b"\0",
+    }
+    for message, content in faults.items():
+        (segment / "data_level0.bin").write_bytes(content)
+        assert message in checked().findings.get(kind="broken_index").message
+    shutil.rmtree(segment)
+    assert "older than its index, which holds 0" in checked().findings.get(kind="broken_index").message
+
+
 def test_index_that_is_whole_again_is_not_rebuilt(indexed: Places) -> None:
     whole = (segment_of(store()) / "data_level0.bin").read_bytes()
     break_link("data_level0.bin")
@@ -139,6 +162,7 @@ KILL = """
 import os, signal, sys
 from django.conf import settings
 settings.CONSISTENCY = {"DECLARATION": "refserver.library.consistency.DECLARATION", "SETTLE_SECONDS": 0.05}
+import chromadb.api.client
 import chromadb.api.models.Collection as models
 from backups.engine.chroma_files import vectors as files
 from consistency.engine import suspects
@@ -157,6 +181,8 @@ if point == "before":
     consistency.GateWriter.recreate = die
 elif point == "without a collection":
     models.Collection.modify = die
+elif point == "with both collections":
+    chromadb.api.client.Client.delete_collection = die
 elif point == "with an empty collection":
     real = consistency.GateWriter.recreate
     consistency.GateWriter.recreate = lambda *given: (real(*given), die())
@@ -173,13 +199,13 @@ repair.repair(plan_repair(Check.objects.get(), only_safe=False))
 """
 
 
-POINTS = ("before", "without a collection", "with an empty collection", "among the rows", "at the end")
+POINTS = ("before", "without a collection", "with both collections", "with an empty collection", "among the rows", "at the end")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("point", "then"),
-    [*((point, "resumed") for point in POINTS), *((point, "given up") for point in (POINTS[1], POINTS[3]))],
+    [*((point, "resumed") for point in POINTS), *((point, "given up") for point in ("without a collection", "among the rows"))],
 )
 def test_killed_rebuild(indexed: Places, point: str, then: str) -> None:
     break_link("data_level0.bin")
@@ -198,3 +224,33 @@ def test_killed_rebuild(indexed: Places, point: str, then: str) -> None:
         repair(plan_repair(found))
         assert checked().verdict == "consistent"
         assert_equal_stores()
+        assert_settings_kept()
+
+
+RECREATE = """
+import os, signal, sys
+import chromadb.api.client
+import chromadb.api.models.Collection as models
+from refserver.library.vectors import PAGES, store
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if sys.argv[1] == "with both collections":
+    chromadb.api.client.Client.delete_collection = die
+else:
+    models.Collection.modify = die
+store().recreate(PAGES)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("point", "pages"), [("with both collections", True), ("without a collection", False)])
+def test_the_next_change_ends_what_a_killed_rebuild_left(indexed: Places, point: str, pages: bool) -> None:
+    """Also a change that has nothing to do with it."""
+    held = store().count(PAGES)
+    vectors.store().close()
+    assert indexed.script(RECREATE, point).returncode == -9
+    store().apply(Edit(delete={"papers": ["paper-1"]}))
+    assert store().count(PAGES) == (held if pages else 0)
+    assert_settings_kept()

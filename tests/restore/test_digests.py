@@ -15,7 +15,7 @@ import pytest
 from backups.engine.check_stores import PROBER
 from backups.engine.chroma_files.digests import digest_collections
 from backups.engine.chroma_files.records import as_client, stored_records
-from backups.engine.chroma_files.tables import Collection, list_collections, open_at_rest
+from backups.engine.chroma_files.tables import list_collections, open_at_rest
 from backups.engine.chroma_files.vectors import stored_vectors
 from backups.engine.runtime.child import Child
 from tests.restore.stores import DIMENSION, Chroma, ChromaError, vector
@@ -311,7 +311,6 @@ def test_more_records_than_one_call_returns(tmp_path: Path, prober: Child) -> No
 
 def digests(directory: Path) -> Any:
     (found,) = digest_collections(directory, {})
-    assert not isinstance(found, Collection)
     return found
 
 
@@ -343,8 +342,8 @@ def test_a_change_of_any_indexed_vector_is_found(store: Path, tmp_path: Path, pr
     count, size, start = header[3], header[4], header[6]
     content = data.read_bytes()
     for element in range(count):
-        # not the last bits: a vector of a cosine collection is digested as Chroma returns it, multiplied by its length
-        place = element * size + start + 4 * (element * 7 % DIMENSION) + 2
+        # neither the last bits, which multiplying by the length may hide, nor the first: the vector would not have the length 1
+        place = element * size + start + 4 * (element * 7 % DIMENSION) + 1
         flipped = bytearray(content)
         flipped[place] ^= 1 << element % 7
         data.write_bytes(flipped)

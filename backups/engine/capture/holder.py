@@ -30,12 +30,12 @@ from collections.abc import Callable
 from dataclasses import astuple
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..chroma_files.errors import BrokenIndex, NotChroma
 from ..chroma_files.hnsw import check_structure
 from ..chroma_files.quiescence import QuiescenceProblem, Unrest, quiescence_problems
-from ..chroma_files.tables import DATABASE, Collection, check_supported, refuse_links
+from ..chroma_files.tables import DATABASE, check_supported, refuse_links
 from ..errors import EngineError, SourceBroken, SourceBusy
 from ..gate import Gate, GateTimeout
 from ..runtime.child import Server
@@ -44,6 +44,9 @@ from .owners import owners
 from .rows import Rows
 from .sqlite import Database, Pinned, begin_immediate, check_writable
 from .versions import Version, is_same_file, replaced, version_of
+
+if TYPE_CHECKING:
+    from ..chroma_files.digests import CollectionDigest
 
 PIN_TRIES = 8
 """Attempts to pin a database in place before it is copied instead."""
@@ -336,12 +339,14 @@ class Holder:
         self._server.emit("copied", bytes=done)
 
 
-def _as_json(item: Any) -> dict[str, Any]:
-    collection: Collection = getattr(item, "collection", item)
+def _as_json(item: CollectionDigest) -> dict[str, Any]:
     fields = ("id", "name", "dimension", "space", "metadata_at", "vector_at")
     digests = ("count", "indexed_count", "indexed", "recent", "records")
-    digest = None if item is collection else {name: getattr(item, name) for name in digests}
-    return {name: getattr(collection, name) for name in fields} | {"digest": digest}
+    return {
+        **{name: getattr(item.collection, name) for name in fields},
+        "digest": {name: getattr(item, name) for name in digests},
+        "altered": item.altered,
+    }
 
 
 def _busy(path: Path, what: str) -> SourceBusy:

@@ -14,8 +14,9 @@ digest      hashed for each record
             ``chroma:document``; values of a list follow in their order, with the key's name
 =========== ==========================================================================================================
 
-Because they are sums, digests continue those of the parent backup: when every record digested then still exists unchanged,
-which the sequence numbers show (Chroma gives a record a new one with every change), only new records are read and added.
+All of a changed file is read, also where Chroma's sequence numbers say that nothing was written: a digest says what the backup
+holds, and files may be damaged or edited. Because digests are sums, those of the records that were not written since
+the parent can be told apart, and compared with the parent's.
 """
 
 from __future__ import annotations
@@ -29,12 +30,11 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from .errors import BrokenIndex
-from .graph import check_graph
-from .id_table import PICKLE, labels
+from .id_table import labels
 from .index import Index
 from .records import count_records, stored_records
-from .tables import Collection, list_collections, log_rows, open_at_rest, pending_ids
+from .tables import Collection, list_collections, log_rows, open_at_rest
+from .whole import check_index
 
 _MODULUS = 1 << 256
 
@@ -42,14 +42,19 @@ _MODULUS = 1 << 256
 class SetHash:
     """A hash of a set of byte strings that does not depend on their order."""
 
-    def __init__(self, count: int = 0, digest: str = "") -> None:
-        self.count = count
-        self._total = int.from_bytes(bytes.fromhex(digest), "little")
+    def __init__(self) -> None:
+        self.count = 0
+        self._total = 0
 
     def add(self, record: bytes) -> None:
         """Count one more member."""
         self.count += 1
         self._total += int.from_bytes(blake3(record).digest(), "little")
+
+    def update(self, other: SetHash) -> None:
+        """Count the members of *other* too."""
+        self.count += other.count
+        self._total += other._total
 
     def hexdigest(self) -> str:
         """The sum as 64 hexadecimal digits."""
@@ -70,7 +75,10 @@ class ParentDigest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionDigest:
-    """The digests of one collection, in hex. ``indexed`` is None when its index was not copied because it has not changed."""
+    """The digests of one collection, in hex. ``indexed`` is None when its index was not copied because it has not changed.
+
+    ``altered``: records differ from the parent's, although Chroma has not written them since.
+    """
 
     collection: Collection
     count: int
@@ -78,30 +86,23 @@ class CollectionDigest:
     indexed: str | None
     recent: str
     records: str
+    altered: bool
 
 
 def digest_collections(
     directory: Path, parents: dict[str, ParentDigest], check: Callable[[], None] = lambda: None
-) -> list[CollectionDigest | Collection]:
+) -> list[CollectionDigest]:
     """The digests of the collections in a directory at rest, by name.
 
-    *parents* maps ids of collections to their digests in the parent backup. A collection that has not moved since is returned
-    as a bare `Collection`. An index whose files are not in *directory*, because they have not changed, is not digested. *check*
-    is called every 1,024 records, and may raise. Raises `BrokenIndex` and ``sqlite3.DatabaseError``.
+    *parents* maps ids of collections to their digests in the parent backup. The index of such a collection is not digested if
+    its files are not in *directory*, because they have not changed. *check* is called every 1,024 records, and may raise.
+    Raises `BrokenIndex` and ``sqlite3.DatabaseError``.
     """
     with closing(open_at_rest(directory)) as database:
         return [
-            collection
-            if _is_unmoved(parents.get(collection.id), collection)
-            and not _index_is_here(directory, collection)
-            and not pending_ids(database, collection)
-            else _digest(directory, database, collection, parents.get(collection.id), check)
+            _digest(directory, database, collection, parents.get(collection.id), check)
             for collection in list_collections(database)
         ]
-
-
-def _is_unmoved(parent: ParentDigest | None, collection: Collection) -> bool:
-    return parent is not None and (parent.metadata_at, parent.vector_at) == (collection.metadata_at, collection.vector_at)
 
 
 def _index_is_here(directory: Path, collection: Collection) -> bool:
@@ -116,20 +117,17 @@ def _digest(
     parent: ParentDigest | None,
     check: Callable[[], None],
 ) -> CollectionDigest:
-    records = _digest_records(database, collection, parent, check)
+    records, altered = _digest_records(database, collection, parent, check)
     recent = SetHash()
     for number, operation, identifier, vector in log_rows(database, collection, collection.vector_at):
         recent.add(struct.pack("<QI", number, operation) + _prefixed(identifier) + (vector or b""))
-    folder = directory / collection.vector_segment
     indexed: SetHash | None = None
     if parent is None or _index_is_here(directory, collection):
-        # if files changed without a write, the parent's digest says nothing about them
-        indexed = _digest_index(folder, database, collection, None if _is_unmoved(parent, collection) else parent, check)
-        older = count_records(database, collection, collection.vector_at)
-        if older > indexed.count:
-            raise BrokenIndex(
-                f"{older} records of {collection.name} are older than its index, which holds {indexed.count}", PICKLE
-            )
+        indexed = SetHash()
+        if check_index(directory, database, collection, check).count:
+            folder = directory / collection.vector_segment
+            indexed, vectors_altered = _digest_index(folder, database, collection, parent, check)
+            altered |= vectors_altered
     return CollectionDigest(
         collection=collection,
         count=records.count,
@@ -137,37 +135,40 @@ def _digest(
         indexed=indexed.hexdigest() if indexed is not None else None,
         recent=recent.hexdigest(),
         records=records.hexdigest(),
+        altered=altered,
     )
 
 
 def _digest_records(
     database: sqlite3.Connection, collection: Collection, parent: ParentDigest | None, check: Callable[[], None]
-) -> SetHash:
-    records, after = SetHash(), None
-    if parent is not None and count_records(database, collection, parent.metadata_at) == parent.count:
-        records, after = SetHash(parent.count, parent.records), parent.metadata_at
-    for record in stored_records(database, collection, after):
-        records.add(repr(record).encode("utf-8", "surrogatepass"))
-        if not records.count % 1024:
-            check()
-    return records
+) -> tuple[SetHash, bool]:
+    """The digest, and whether records that were not written since the parent differ from the parent's."""
+    records, altered = SetHash(), False
+    since = parent.metadata_at if parent is not None else 0
+    for span in ((None, since), (since, None)):
+        for record in stored_records(database, collection, *span):
+            records.add(repr(record).encode("utf-8", "surrogatepass"))
+            if not records.count % 1024:
+                check()
+        if parent is not None and span[0] is None:
+            altered = records.count == parent.count and records.hexdigest() != parent.records
+    return records, altered
 
 
 def _digest_index(
     folder: Path, database: sqlite3.Connection, collection: Collection, parent: ParentDigest | None, check: Callable[[], None]
-) -> SetHash:
-    vectors = SetHash()
-    if not collection.vector_segment or not check_graph(folder, check):
-        return vectors
+) -> tuple[SetHash, bool]:
+    """The digest, and whether vectors that were not written since the parent differ from the parent's."""
     new = _new_in_index(folder, database, collection, parent)
-    if new is not None and parent is not None:
-        vectors = SetHash(parent.indexed_count or 0, parent.indexed)
+    vectors, added = SetHash(), SetHash()
     with closing(Index(folder, cosine=collection.cosine)) as index:
-        for identifier, vector in index.stream(new):
-            vectors.add(_prefixed(identifier) + vector)
-            if not vectors.count % 1024:
+        for number, (identifier, vector) in enumerate(index.stream()):
+            (added if new is not None and identifier in new else vectors).add(_prefixed(identifier) + vector)
+            if not number % 1024:
                 check()
-    return vectors
+    altered = new is not None and parent is not None and vectors.hexdigest() != parent.indexed
+    vectors.update(added)
+    return vectors, altered
 
 
 def _new_in_index(

@@ -72,10 +72,10 @@ def read_header(folder: Path) -> Header | None:
 def check_structure(folder: Path) -> int:
     """Compare the sizes of a segment's files with each other and return the number of elements.
 
-    They fit whenever the files are at rest, also after updates, deletes and additions. Files may be longer than their elements
-    need: they are created for 100, written in place and never truncated. When all elements of an index are deleted, the client
-    that opens it next starts a new one, whose id table still counts them. Reads the sizes, 100 bytes of header and the head of
-    the id table. Raises `BrokenIndex`.
+    They fit whenever the files are at rest, also after updates, deletes and additions. Two files may be longer than their
+    elements need, by as many elements: they are created for 100 to 10,000, written in place and never truncated. When all
+    elements of an index are deleted, the client that opens it next starts a new one, whose id table still counts them. Reads
+    the sizes, 100 bytes of header and the head of the id table. Raises `BrokenIndex`.
     """
     header = read_header(folder)
     has_table = (folder / PICKLE).exists()
@@ -89,6 +89,7 @@ def check_structure(folder: Path) -> int:
         return 0
     if header.count == 0 and next(labels(folder), None) is None:
         return 0
+    room = set()
     for name, width in {"length.bin": 4, "data_level0.bin": header.size_per_element}.items():
         needed = header.count * width
         try:
@@ -97,6 +98,9 @@ def check_structure(folder: Path) -> int:
             raise BrokenIndex(f"{name} is missing", name) from None
         if size < needed:
             raise BrokenIndex(f"{name} has {size} bytes; {header.count} elements need {needed}", name, size)
+        room.add(size / width)
+    if len(room) > 1:
+        raise BrokenIndex("it has room for another number of elements than data_level0.bin", "length.bin")
     added = total_added(folder)
     if added != header.count:
         raise BrokenIndex(f"the id table counts {added} elements and header.bin {header.count}", PICKLE)

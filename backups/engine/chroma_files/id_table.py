@@ -91,6 +91,8 @@ def _scan(read: Callable[[int], bytes]) -> Iterator[Item]:
     have_key = False
     depth = 0
     between = False  # after EMPTY_DICT or SETITEMS: a MARK says that more items of the same dictionary follow
+    alone = ""  # the dictionary that seemed to have ended there, until a pair without a MARK shows whose it is
+    held: tuple[Scalar, Scalar] | None = None  # that pair
     names: list[str] = []  # the texts before the root, which name the class of an object
     memo: dict[int, str] = {}
     memoized = 0
@@ -116,11 +118,19 @@ def _scan(read: Callable[[int], bytes]) -> Iterator[Item]:
                     at = end
                     continue
         at += 1
+        if held is not None and op not in _SKIPPED:
+            pair, held = held, None
+            if op == 0x73:  # SETITEM: it is the only pair of that dictionary, or the last
+                member, depth, between, alone = alone, depth + 1, True, ""
+                yield member, *pair
+                continue
+            alone = ""
+            yield member, *pair
         if between and op not in _SKIPPED:
             between = False
             if op == 0x28:  # MARK
                 continue
-            member, depth = "", depth - 1
+            alone, member, depth = member, "", depth - 1
         value: Scalar
         if op == 0x58:  # BINUNICODE
             length = _U32.unpack_from(content, at)[0]
@@ -159,10 +169,10 @@ def _scan(read: Callable[[int], bytes]) -> Iterator[Item]:
             if depth == 2 or have_key != (depth == 1):
                 raise BrokenIndex("the id table is nested too deep", PICKLE, base + start)
             member, have_key = str(key) if depth else "", False
-            depth, between = depth + 1, True
+            depth, between, alone = depth + 1, True, ""
             continue
         elif op == 0x75:  # SETITEMS ends some of a dictionary's items
-            between = True
+            between, alone = True, ""
             continue
         elif op in _SKIPPED:
             if op == 0x94:
@@ -184,6 +194,8 @@ def _scan(read: Callable[[int], bytes]) -> Iterator[Item]:
         elif op == 0x2E:  # STOP
             if depth:
                 raise BrokenIndex("the id table ends too early", PICKLE, base + start)
+            if at < len(content) or read(0):
+                raise BrokenIndex("the id table goes on after its end", PICKLE, base + at)
             return
         else:
             raise BrokenIndex(f"the id table holds the opcode {op:#04x}, which Chroma does not write", PICKLE, base + start)
@@ -195,6 +207,9 @@ def _scan(read: Callable[[int], bytes]) -> Iterator[Item]:
             continue
         if have_key:
             have_key = False
-            yield member, key, value
+            if alone:
+                held = key, value
+            else:
+                yield member, key, value
         else:
             key, have_key = value, True

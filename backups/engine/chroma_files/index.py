@@ -19,6 +19,9 @@ Integers = npt.NDArray[np.int64]
 
 _DATA = "data_level0.bin"
 _CHUNK = 4 << 20
+_ROUNDING = 0.01
+_SHORTEST, _LONGEST = 1e-15, 1e15
+"""Lengths whose squares are far from the limits of float32, with which hnswlib computes them."""
 _GAP = 12
 """Elements between two wanted ones that are read along rather than skipped."""
 
@@ -131,6 +134,19 @@ class Index:
     def labels_in(self, elements: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
         """The labels of *elements*."""
         return np.ascontiguousarray(elements[:, self._label_at : self._label_at + 8]).view("<u8").ravel()
+
+    def wrong_lengths(self, first: int, elements: npt.NDArray[np.uint8]) -> Integers:
+        """Which of *elements* have another length than 1, or a stored length that cannot be; the first has the number *first*.
+
+        Only with cosine distance, and not where the stored length is so small or large that Chroma may fail to normalize.
+        """
+        if self._lengths is None:
+            return np.zeros(0, np.int64)
+        lengths = self._lengths[first : first + len(elements)]
+        vectors = self._vectors_in(elements, np.arange(len(elements)))
+        with np.errstate(over="ignore", invalid="ignore"):
+            unit = np.abs(np.einsum("ij,ij->i", vectors, vectors) - 1) < _ROUNDING
+            return np.flatnonzero(np.where(unit, ~(lengths > 0), (lengths > _SHORTEST) & (lengths < _LONGEST)))
 
     def _vectors_in(self, elements: npt.NDArray[np.uint8], rows: Integers) -> Floats:
         return np.ascontiguousarray(elements[rows, self._vector_at : self._label_at]).view("<f4")

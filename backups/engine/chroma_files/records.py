@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import operator
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ DOCUMENT = "chroma:document"
 Value = tuple[str | int | float | bool | None, ...]
 """A metadata row: key, string, integer, float, boolean, and a sixth field, true, for one value of a list."""
 
+_WRITTEN = "e.segment_id = ?1 AND (?2 IS NULL OR e.seq_id > ?2) AND (?3 IS NULL OR e.seq_id <= ?3)"
 _VALUES = "string_value, {0}.int_value, {0}.float_value, {0}.bool_value"
 
 
@@ -84,36 +86,36 @@ def find_records(database: sqlite3.Connection, collection: Collection, ids: Sequ
 
 
 def stored_records(
-    database: sqlite3.Connection, collection: Collection, after: int | None = None
+    database: sqlite3.Connection, collection: Collection, after: int | None = None, until: int | None = None
 ) -> Iterator[tuple[str, tuple[Value, ...]]]:
-    """Each record's id and its metadata rows, the document among them, by key; with *after*, of records changed since."""
+    """Each record's id and its metadata rows, the document among them, by key; those written *after* and *until* a position."""
     rows = database.execute(
         f"SELECT e.id, e.embedding_id, m.key, m.{_VALUES.format('m')} FROM embeddings e"
-        " LEFT JOIN embedding_metadata m ON m.id = e.id WHERE e.segment_id = ? AND (? IS NULL OR e.seq_id > ?)"
-        " ORDER BY e.id, m.key",
-        (collection.metadata_segment, after, after),
+        f" LEFT JOIN embedding_metadata m ON m.id = e.id WHERE {_WRITTEN} ORDER BY e.id, m.key",
+        (collection.metadata_segment, after, until),
     )
-    lists = _lists(database, collection, after)
+    lists = _lists(database, collection, after, until)
     pending = next(lists, None)
-    for (number, identifier), group in itertools.groupby(rows, key=lambda row: row[:2]):
-        values = [row[2:] for row in group if row[2] is not None]
+    for number, group in itertools.groupby(rows, key=operator.itemgetter(0)):
+        first = next(group)
+        values = [row[2:] for row in itertools.chain((first,), group) if row[2] is not None]
         while pending is not None and pending[0] <= number:
             if pending[0] == number:
                 values.append((*pending[1:], True))
             pending = next(lists, None)
-        yield identifier, tuple(values)
+        yield first[1], tuple(values)
 
 
 def _lists(
-    database: sqlite3.Connection, collection: Collection, after: int | None
+    database: sqlite3.Connection, collection: Collection, after: int | None, until: int | None
 ) -> Iterator[tuple[int, str, str, int, float, int]]:
     """The rows of metadata that holds lists, ordered as `stored_records` needs them."""
     if _has_lists(database):
         yield from database.execute(
             f"SELECT a.id, a.key, a.{_VALUES.format('a')}"
-            " FROM embedding_metadata_array a JOIN embeddings e ON e.id = a.id WHERE e.segment_id = ?"
-            " AND (? IS NULL OR e.seq_id > ?) ORDER BY a.id, a.key, a.rowid",
-            (collection.metadata_segment, after, after),
+            f" FROM embedding_metadata_array a JOIN embeddings e ON e.id = a.id WHERE {_WRITTEN}"
+            " ORDER BY a.id, a.key, a.rowid",
+            (collection.metadata_segment, after, until),
         )
 
 

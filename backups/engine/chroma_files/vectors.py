@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from .errors import BrokenIndex
-from .graph import check_graph
 from .index import Floats, Index
 from .tables import ADD, DELETE, UPDATE, Collection
+from .whole import check_index
 
 _TRIES = 40
 _PAUSE = 0.05
@@ -136,11 +136,14 @@ class Vectors:
         matrix, failed, odd = self.read([place], dimension)
         return None if failed else odd.get(0, matrix[0].tobytes())
 
-    def check_graph(self) -> None:
-        """Check the links of the index. Raises `BrokenIndex`."""
-        if self.collection is not None and self.collection.vector_segment:
-            folder = self._directory / self.collection.vector_segment
-            self._until_whole(lambda: check_graph(folder, self._check))
+    def check_index(self) -> None:
+        """Check that the index is whole, as its collection is now. Raises `BrokenIndex`."""
+        self._until_whole(self._check_index)
+
+    def _check_index(self) -> None:
+        collection = self._find()
+        if collection is not None:
+            check_index(self._directory, self.database, collection, self._check)
 
     def _load(self) -> None:
         self._until_whole(self._read_files)
