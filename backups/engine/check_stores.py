@@ -9,9 +9,10 @@ from typing import Any
 from .archive.sharing import Spot
 from .chroma_files.tables import DATABASE
 from .errors import Cancelled, EngineError, NoSpace
+from .names import printable
 from .runtime.child import Child
 from .runtime.context import Context
-from .types import Backup, Problem, SourceKind, SourceRecord
+from .types import Backup, Depth, Problem, Proof, SourceKind, SourceRecord
 
 PROBER = "backups.engine.prober"
 _MOST_PROBLEMS = 50
@@ -70,6 +71,21 @@ def _sqlite_checks(answer: dict[str, Any]) -> dict[str, Any]:
         "foreign_key_check": answer["broken_keys"],
     }
     return results | ({"findings": answer["findings"]} if answer["findings"] else {})
+
+
+def unchecked_in(proof: Proof) -> list[str]:
+    """For each database of which a part could not be checked, what that is first, without a full stop."""
+    found = []
+    for name, about in proof.checks.items():
+        if isinstance(about, dict) and about.get("integrity_check") == "partial":
+            first, *others = about.get("findings") or ["a part cannot be checked here"]
+            found.append(printable(f"{name}: {first}" + (f" (and {len(others)} more)" if others else "")))
+    return found
+
+
+def unchecked(backup: Backup) -> list[str]:
+    """What the newest restore of *backup* could not check (`unchecked_in`)."""
+    return next((unchecked_in(proof) for proof in reversed(backup.proofs) if proof.depth is Depth.RESTORE), [])
 
 
 def _check_chroma(record: SourceRecord, directory: Path, findings: Findings, ctx: Context) -> None:

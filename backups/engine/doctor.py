@@ -51,7 +51,7 @@ class Advice(StrEnum):
     )
     OTHER_DISK = "Look for errors of the disk in the system's log, and restore the newest good backup onto a disk that works."
     RESTORE = "Restore it from the newest good backup."
-    HARMLESS = "Nothing has to be done: the application uses it like that, and backups hold it as it is."
+    HARMLESS = "Nothing has to be done if the application works with it: backups hold it as it is."
     VERIFY = "Run refbackup verify latest --depth restore, which checks a copy completely."
     USE_WAL = "Switch it to WAL: sqlite3 FILE 'PRAGMA journal_mode=WAL'."
     ONE_NAME = "Use one name everywhere, and remove the others."

@@ -20,7 +20,7 @@ from .archive.blocks import BLOCK
 from .archive.reader import Archives, BlockDamaged, locate_in
 from .archive.sharing import Spot, sharers
 from .archive.table import EntryType, FrameRef, Tree
-from .check_stores import Findings, check_stores
+from .check_stores import Findings, check_stores, unchecked_in
 from .errors import DamageFound, RepositoryTooNew, from_os_error
 from .extract import data_bytes, extract
 from .repository.base import DATA, MANIFEST, SUMS
@@ -103,6 +103,8 @@ def verify_backup(
             drill=drill,
             scope="written" if written_only and depth is Depth.HASHES else "needed",
         )
+        for part in unchecked_in(proof):
+            ctx.log(f"NOT CHECKED {part}")
         try:
             _record(repository, backup.manifest.set, proof)
         except OSError as problem:

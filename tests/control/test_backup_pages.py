@@ -24,7 +24,7 @@ from backups.catalog.lineage import Lineage, Relative, draw, lineage
 from backups.conf import configuration
 from backups.engine import prune
 from backups.engine.runtime import folders
-from backups.engine.types import SourceKind
+from backups.engine.types import Depth, Proof, SourceKind
 from backups.jobs import submit
 from backups.models import AuditEntry, IndexedBackup, Job, Severity
 from backups.monitoring import conditions
@@ -236,6 +236,18 @@ def test_an_incomplete_backup_is_called_so_everywhere(site):
     folders.remove(folder / ("x" * 250))
     assert site.done(submit.back_up(site.actor, backup="full", verify="restore")).state == Job.State.SUCCEEDED
     assert "incomplete" not in {one.kind for one in conditions.present(gather(timezone.now()))}
+
+
+def test_what_a_restore_could_not_check_is_said(site):
+    job = site.done(submit.back_up(site.actor, backup="snapshot", verify="none"))
+    checks = {"sqlite/app.sqlite3": {"integrity_check": "partial", "findings": ["The content of x cannot be checked here: y"]}}
+    proof = Proof(id=job.backup_id, time=timezone.now(), ok=True, depth=Depth.RESTORE, seconds=1, bytes=1, checks=checks)
+    site.repository.record_proof("default", proof)
+    index.refresh_all()
+    row = IndexedBackup.objects.get(backup_id=job.backup_id)
+    page = html.unescape(site.client("ann", "viewer").get(row.get_absolute_url()).content.decode())
+    said = "sqlite/app.sqlite3: The content of x cannot be checked here: y"
+    assert f"Not all of it could be checked: {said}." in page and f"Not checked: {said}" in page
 
 
 @pytest.mark.slow

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from backups.engine.check_stores import unchecked
+from backups.engine.cli import main
 from backups.engine.create import Request, create_backup
 from backups.engine.errors import RestoreRefused
 from backups.engine.repository.folder import initialise
@@ -99,9 +101,9 @@ SOUND: dict[Callable[[sqlite3.Connection], None], list[str]] = {
     function: ["The CHECK constraints of page cannot be checked here", "The content of tag cannot be checked here"],
     nulls: ["CHECK constraint failed in issue", "NULL value in issue.notes (2 times)"],
     latin: ["The rows of caf\\xe9 cannot be checked here"],
-    newer_view: ["The view listed is not understood"],
+    newer_view: ["The view listed cannot be checked here"],
     newer_trigger: ["A trigger cannot be checked here"],
-    newer_index: ["The index by_a is not understood"],
+    newer_index: ["The index by_a cannot be checked here"],
     unknown_parts: [],
 }
 """How a database is made, and how its findings begin, sorted."""
@@ -151,6 +153,8 @@ def test_such_a_database_is_backed_up_proven_and_restored_in_place(tmp_path: Pat
     assert backup.proof is not None
     check = backup.proof.checks["sqlite/app.sqlite3"]
     assert check["integrity_check"] == "partial" and "NULL value in issue.notes (2 times)" in check["findings"]
+    (said,) = unchecked(repository.load("default", backup.id))
+    assert said.startswith("sqlite/app.sqlite3: The view listed cannot be checked here: ") and said.endswith(" more)")
     with closing(sqlite3.connect(path)) as database:
         database.execute("PRAGMA writable_schema = ON")
         database.execute("DELETE FROM thing")
@@ -159,6 +163,21 @@ def test_such_a_database_is_backed_up_proven_and_restored_in_place(tmp_path: Pat
     with closing(connect(path)) as database:
         assert database.execute("SELECT count(*) FROM thing").fetchone() == (2,)
         assert database.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'listed'").fetchone() == (1,)
+
+
+def test_create_and_the_log_say_what_could_not_be_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = made(tmp_path / "app.sqlite3", collation)
+    repository = f"--repo={tmp_path / 'repo'}"
+    assert main(["init", repository]) == 0
+    assert main(["create", repository, "--sqlite", str(path), "--verify=restore", "--progress=lines"]) == 0
+    told = capsys.readouterr()
+    line = (
+        "NOT CHECKED sqlite/app.sqlite3: The content of channel cannot be checked here: no such collation sequence: LOCALIZED"
+    )
+    assert f"  {line} (and 1 more)" in told.out.splitlines()
+    assert line in told.err
+    assert main(["show", "latest", repository]) == 0
+    assert line in capsys.readouterr().out
 
 
 def reserve_checksums(path: Path) -> Path:

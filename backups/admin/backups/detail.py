@@ -12,6 +12,7 @@ from backups.catalog import downloads, holds
 from backups.catalog.lineage import draw, lineage, shares
 from backups.catalog.losses import loss_of, unconfirmed
 from backups.conf import REPOSITORY_AWAY, configuration
+from backups.engine.check_stores import unchecked, unchecked_in
 from backups.engine.errors import BackupNotFound, EngineError, UsageError
 from backups.engine.names import BACKUP_ID
 from backups.engine.progress import clock
@@ -57,7 +58,7 @@ def backup(request: HttpRequest, backup_id: str) -> HttpResponse:
         "row": row,
         "stored": stored,
         "unreadable": unreadable,
-        "verdict": _verdict(row, unreadable, away=bool(away)),
+        "verdict": _verdict(row, unreadable, unchecked(stored) if stored else [], away=bool(away)),
         "away": away,
         "usable": not row.missing and not away,
         "family": family,
@@ -92,7 +93,7 @@ def _job(number: str) -> Job | None:
         return None  # another scheduler made the backup and gave the run an id of its own
 
 
-def _verdict(row: IndexedBackup, unreadable: EngineError | None, *, away: bool) -> dict[str, str]:
+def _verdict(row: IndexedBackup, unreadable: EngineError | None, parts: list[str], *, away: bool) -> dict[str, str]:
     """Whether a backup can be relied on, in two sentences."""
     if away:
         return {"state": "bad", "proof": "Unknown: its repository is not available.", "more": REPOSITORY_AWAY}
@@ -117,7 +118,8 @@ def _verdict(row: IndexedBackup, unreadable: EngineError | None, *, away: bool) 
         return {"state": "warn", "proof": f"It is {row.get_verification_display().lower()}, but shrunk.", "more": ""}
     if row.verification == "restore":
         proof = "It is restore-tested: it was restored, opened, and compared with the source."
-        return {"state": "good", "proof": proof, "more": ""}
+        more = f"Not all of it could be checked: {'; '.join(parts)}." if parts else ""
+        return {"state": "good", "proof": proof, "more": more}
     if row.verification == "hashes":
         more = "A restore test proves more: it opens the stores and compares every record."
         return {"state": "good", "proof": "Its hashes are verified.", "more": more}
@@ -200,6 +202,7 @@ def _proof(proof: Proof) -> dict[str, Any]:
     return {
         "proof": proof,
         "depth": depth,
+        "unchecked": unchecked_in(proof),
         "rate": proof.bytes / proof.seconds if proof.seconds else None,
         "restore_seconds": proof.checks.get("restore_seconds"),
         "application": _application(proof.checks.get("application")),

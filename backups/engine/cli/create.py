@@ -6,13 +6,14 @@ import argparse
 from typing import Any
 
 from ..application_check import ApplicationCheck
+from ..check_stores import unchecked
 from ..config import check_note, check_patterns, check_set_name
 from ..create import Created, Request, create_backup
 from ..progress import duration, human_bytes
 from ..types import BackupKind, Depth
 from .arguments import add_examine, add_sources
 from .call import Call, Outcome
-from .text import damage_lines, manifest_json, missing_json, missing_lines
+from .text import damage_lines, manifest_json, missing_json, missing_lines, unchecked_lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,6 +73,7 @@ def _json(created: Created) -> dict[str, Any]:
         ],
         "verification": created.backup.verification,
         "problems": [problem.model_dump(mode="json") for problem in created.backup.problems],
+        "unchecked": unchecked(created.backup),
         "missing": missing_json(manifest.sources),
         "shrunk": [item.model_dump(mode="json") for item in manifest.shrunk],
         "reason": created.reason,
@@ -88,4 +90,5 @@ def _text(created: Created) -> str:
         f"and {manifest.pause_ms.chroma:.1f} ms (Chroma); proof: {created.backup.verification}"
     )
     less = [f"  WARNING {item.message}; that backup is held until `refbackup release`" for item in manifest.shrunk]
-    return "\n".join([line, *damage_lines(created.backup), *missing_lines(manifest.id, missing_json(manifest.sources)), *less])
+    missing = missing_lines(manifest.id, missing_json(manifest.sources))
+    return "\n".join([line, *damage_lines(created.backup), *unchecked_lines(unchecked(created.backup)), *missing, *less])

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ..check_stores import unchecked
 from ..progress import counted, duration, human_bytes
 from ..types import Backup
 from .arguments import add_id
 from .call import Call, Outcome
 from .list import listed_json
-from .text import damage_lines, missing_json, missing_lines, proof_words
+from .text import damage_lines, missing_json, missing_lines, proof_words, unchecked_lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +60,7 @@ def _text(backup: Backup) -> str:
         [
             *lines,
             *damage_lines(backup),
+            *unchecked_lines(unchecked(backup)),
             *missing_lines(manifest.id, missing_json(manifest.sources)),
             *(f"  log: {line}" for line in manifest.log),
         ]

@@ -58,6 +58,11 @@ def damage_lines(backup: Backup) -> list[str]:
     return [f"  DAMAGED {problem.source or ''}: {problem.message}" for problem in backup.problems]
 
 
+def unchecked_lines(parts: list[str]) -> list[str]:
+    """A line for each database of which a part could not be checked."""
+    return [f"  NOT CHECKED {part}" for part in parts]
+
+
 def proof_words(backup: Backup) -> str:
     """The proof of *backup*, and whether it is incomplete."""
     proof = backup.verification.upper() if backup.damaged else backup.verification

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from ..application_check import ApplicationCheck
+from ..check_stores import unchecked_in
 from ..errors import UsageError
 from ..progress import duration, human_bytes
 from ..repository.base import Unreadable
@@ -13,6 +14,7 @@ from ..types import Backup, Depth, Proof
 from ..verify import verify_many
 from .arguments import add_examine
 from .call import Call, Outcome
+from .text import unchecked_lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,6 +75,7 @@ def proof_text(proof: Proof) -> str:
         lines.append(f"  {problem.code}: {problem.message}")
         if problem.also_in:
             lines.append(f"    also needed by: {', '.join(problem.also_in)}")
+    lines += unchecked_lines(unchecked_in(proof))
     if proof.drill and "recovery_point_seconds" in proof.checks:
         age = duration(proof.checks["recovery_point_seconds"])
         lines.append(f"  recovery took {duration(proof.seconds)}; the cut was {age} ago")

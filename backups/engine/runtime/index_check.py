@@ -43,14 +43,14 @@ def check_indexes(database: sqlite3.Connection, verdict: Verdict, table: str) ->
 
 def _compare_counts(database: sqlite3.Connection, verdict: Verdict, table: str, indexes: tuple[str, str], key: str) -> None:
     """Compare the numbers of entries of an index and of the table without row numbers, whose rows cannot be looked up here."""
-    # SQLite would count the entries of any index if it were asked for count(*)
+    # count(*) would be of any index
     query = f"SELECT count({quoted(key)}) + total({quoted(key)} IS NULL) FROM {quoted(table)} INDEXED BY "
     entries, rows = (int(database.execute(query + quoted(index)).fetchone()[0]) for index in indexes)
     _report(verdict, indexes[0], rows, entries, entries, 0)
 
 
 def _compare(database: sqlite3.Connection, verdict: Verdict, table: str, index: str, rowid: str) -> None:
-    """Look up the row of each entry and compare its values, without those that functions compute."""
+    """Look up the row of each entry and compare its values, except for values that functions compute."""
     query = "SELECT name FROM pragma_index_xinfo(?) WHERE key AND cid >= 0"
     names = [quoted(name) for (name,) in database.execute(query, (index,))]
     (rows,) = database.execute(f"SELECT count(*) FROM {quoted(table)} NOT INDEXED").fetchone()

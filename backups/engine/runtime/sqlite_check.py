@@ -151,12 +151,11 @@ def _check_definitions(database: sqlite3.Connection, verdict: Verdict) -> bool:
             continue
         named = True
         accounted = accounted and not root
-        message = f"The {kind} {name} is not understood by SQLite {sqlite3.sqlite_version}"
         if kind in ("view", "index") and str(statement).upper().startswith("CREATE "):
-            verdict.partial = True
-            verdict.found(f"{message}: it needs a newer version, or its definition is damaged")
+            why = f"its definition needs a newer version than SQLite {sqlite3.sqlite_version}, or is damaged"
+            verdict.unchecked(f"The {kind} {name}", why)
         else:
-            verdict.damaged(f"{message}, so it cannot be read")
+            verdict.damaged(f"The {kind} {name} is not understood by SQLite {sqlite3.sqlite_version}, so it cannot be read")
     if not named:
         verdict.unchecked("A trigger", why)
     return accounted

@@ -12,13 +12,14 @@ from .time_limit import TimeLimit
 class Verdict:
     """What the checks found until ``limit`` passed; nothing that is added later counts.
 
-    ``partial``: some checks could not run here. ``skipped``: what nobody looked at.
+    ``unknown``: how many of the findings, from the first, are about what cannot be checked here. ``skipped``: what was not
+    looked at because that takes more time, or a copy.
     """
 
     damage: list[str] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
-    partial: bool = False
+    unknown: int = 0
     broken_keys: int = 0
     rows: dict[str, int] = field(default_factory=dict)
     accepted: Counter[str] = field(default_factory=Counter)
@@ -28,6 +29,11 @@ class Verdict:
     def late(self) -> bool:
         """Whether the limit has passed."""
         return self.limit is not None and self.limit.passed
+
+    @property
+    def partial(self) -> bool:
+        """Whether some checks could not run here."""
+        return self.unknown > 0
 
     def damaged(self, message: str) -> None:
         """Add damage."""
@@ -42,5 +48,5 @@ class Verdict:
     def unchecked(self, what: str, why: object) -> None:
         """Add a finding about something that cannot be checked here."""
         if not self.late:
-            self.partial = True
-            self.findings.append(f"{what} cannot be checked here: {why}")
+            self.findings.insert(self.unknown, f"{what} cannot be checked here: {why}")
+            self.unknown += 1

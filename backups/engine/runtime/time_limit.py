@@ -27,7 +27,7 @@ class TimeLimit:
         wait = self._seconds
         while not self._over.wait(wait):
             self.passed = True
-            self._database.interrupt()  # repeated: it ends only statements that have begun
+            self._database.interrupt()  # repeated: it does not affect the next statement
             wait = _PULSE
 
     def __enter__(self) -> TimeLimit:
