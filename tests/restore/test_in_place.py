@@ -208,6 +208,8 @@ def test_a_log_left_beside_a_missing_database_is_not_replayed(scene: Scene) -> N
     Path(f"{scene.live.database}-wal").write_bytes(log)
     restored = scene.restore()
     assert scene.rows() == scene.restored("sqlite") and restored.checks["safety_backup"] == ""
+    (kept,) = scene.live.folder.glob("app.sqlite3-wal.before-*")
+    assert kept.read_bytes() == log, "no backup holds it"
     # the planted log would have been replayed: this is what happens without care
     shutil.copy(scene.history.expected(0) / "sqlite/app.sqlite3", scene.live.folder / "naive.sqlite3")
     Path(f"{scene.live.folder}/naive.sqlite3-wal").write_bytes(log)
@@ -251,6 +253,16 @@ def test_a_database_of_a_single_page_is_restored_and_put_back(scene: Scene, tmp_
     restore_in_place(scene.repository, backup, scene.live.sources, context(), only="sqlite")
     with closing(sqlite3.connect(scene.live.database)) as database:
         assert database.execute("SELECT count(*) FROM sqlite_schema").fetchone() == (0,)
+
+
+@pytest.mark.slow
+def test_what_is_left_of_a_chroma_directory_without_its_database_is_kept(scene: Scene) -> None:
+    (scene.live.chroma / "chroma.sqlite3").unlink()
+    before = tree_of(scene.live.chroma)
+    scene.restore(only="chroma")
+    assert scene.now("chroma") == scene.restored("chroma") and scene.leftovers() == []
+    (kept,) = scene.live.folder.glob("vectors.before-*")
+    assert before and tree_of(kept) == before
 
 
 @pytest.mark.slow

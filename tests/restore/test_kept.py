@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import stat
+import struct
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -181,6 +182,32 @@ def test_setuid_setgid_and_sticky_bits(scene: Scene) -> None:
     scene.restore(before)
     modes = {name: stat.S_IMODE((scene.live / name).stat().st_mode) for name in ("tool", "deep", "gone")}
     assert modes == {"tool": 0o4755, "deep": 0o3775, "gone": 0o755}, "a file that is gone may have been another user's"
+
+
+@pytest.mark.parametrize("name", ["user.colour", "system.posix_acl_access"])
+def test_attributes_of_the_live_files_are_kept_and_a_backup_says_that_it_has_none(scene: Scene, name: str) -> None:
+    acl = struct.pack("<I", 2) + b"".join(
+        struct.pack("<HHI", tag, mode, who)
+        for tag, mode, who in [(1, 6, 2**32 - 1), (2, 4, 1234), (4, 4, 2**32 - 1), (16, 4, 2**32 - 1), (32, 0, 2**32 - 1)]
+    )
+    value = acl if name.startswith("system") else b"red"
+    try:
+        for path in (scene.live / "deep", scene.live / "deep/one"):
+            os.setxattr(path, name, value)
+    except OSError:
+        pytest.skip("this machine's file system has no such attributes")
+    (scene.live / "deep/one").chmod(0o440)
+    mode = (scene.live / "deep/one").stat().st_mode
+    before = scene.back_up()
+    assert any("2 have extended attributes" in line for line in before.manifest.log)
+    (scene.live / "deep/one").unlink()
+    (scene.live / "deep/one").write_text("two")
+    os.setxattr(scene.live / "deep/one", name, value)
+    scene.restore(before)
+    assert (scene.live / "deep/one").read_text() == "one" and (scene.live / "deep/one").stat().st_mode == mode
+    for path in (scene.live / "deep", scene.live / "deep/one"):
+        kept = os.getxattr(path, name)
+        assert kept == value or (name.startswith("system") and struct.pack("<HHI", 2, 4, 1234) in kept)
 
 
 @as_root

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from backups.engine.repository.folder import initialise
+from backups.engine.restore.in_place import restore_in_place
+from backups.engine.restore.to_folder import restore_to
 from backups.engine.types import Source, SourceKind
 from backups.engine.unfinished import STAGE, unfinished_exchange
-from tests.restore.stores import back_up, change_rows, make_database, refbackup, rows_of
+from tests.restore.stores import History, back_up, change_rows, context, make_database, refbackup, rows_of, tree_of
 
 
 class Scene:
@@ -92,3 +94,40 @@ def test_the_restore_over_a_damaged_database_is_undone_and_finished(tmp_path: Pa
     finished = scene.run("--finish")
     assert finished.code == 0, finished.err
     assert rows_of(scene.database) == scene.rows and (scene.files / "old.txt").read_text() == "old"
+
+
+def index_of(chroma: Path) -> Path:
+    return next(path.parent for path in chroma.glob("*/header.bin"))
+
+
+def no_database(chroma: Path) -> None:
+    garbage(chroma / "chroma.sqlite3")
+
+
+def short_vectors(chroma: Path) -> None:
+    cut_off(index_of(chroma) / "data_level0.bin")
+
+
+def no_ids(chroma: Path) -> None:
+    (index_of(chroma) / "index_metadata.pickle").write_bytes(b"nothing")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "damage",
+    [no_database, short_vectors, no_ids],
+    ids=lambda damage: str(damage.__name__),
+)
+def test_the_restore_over_a_damaged_chroma_directory_is_undone(
+    history: History, mine: History, tmp_path: Path, damage: Any
+) -> None:
+    live = history.live.copy(tmp_path / "live")
+    damage(live.chroma)
+    before = tree_of(live.chroma)
+    made = restore_in_place(mine.repository, mine.backup(0), live.sources, context(), only="chroma")
+    assert tree_of(live.chroma) == tree_of(history.expected(0) / "chroma/vectors")
+    safety = mine.repository.find(made.checks["safety_backup"], "default")
+    restore_to(mine.repository, safety, tmp_path / "back", context())
+    assert tree_of(tmp_path / "back/chroma/vectors") == before
+    undone = restore_in_place(mine.repository, safety, live.sources, context(), only="chroma")
+    assert [problem["source"] for problem in undone.damaged] == ["vectors"] and tree_of(live.chroma) == before

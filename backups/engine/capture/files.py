@@ -17,6 +17,9 @@ from ..runtime import folders
 from .block_store import ReadFailed
 
 _BECAME_ANOTHER: Final = (errno.ELOOP, errno.ENXIO, errno.ENOTDIR, errno.EISDIR)
+ATTRIBUTES: Final = ("user.", "system.posix_acl_")
+"""How the names of extended attributes begin that users set: their own, and access control lists (xattr(7), acl(5))."""
+
 _WITHOUT_TIMES: Final = ("tmpfs", "ramfs")
 """File systems that do not change a file's times when it is written to through a mapping."""
 
@@ -93,6 +96,15 @@ def _content(root: int, path: str, leave_out: LeaveOut) -> list[Listed]:
     except OSError as problem:
         raise ReadFailed(problem.errno, problem.strerror, path) from problem
     return found
+
+
+def has_attributes(path: str, root: int) -> bool:
+    """Whether a file or folder has any of the `ATTRIBUTES`."""
+    try:
+        names = os.listxattr(f"/proc/self/fd/{root}/{path}", follow_symlinks=False)
+    except OSError:
+        return False
+    return any(name.startswith(ATTRIBUTES) for name in names)
 
 
 def status_of(path: str, root: int) -> os.stat_result:

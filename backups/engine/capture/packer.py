@@ -34,7 +34,7 @@ from ..runtime import folders
 from ..runtime.child import Server
 from ..runtime.threads import pool
 from .block_store import BlockStore, ReadFailed
-from .files import LeaveOut, Listed, devices_without_times, open_regular, reason_of, status_of, walk
+from .files import LeaveOut, Listed, devices_without_times, has_attributes, open_regular, reason_of, status_of, walk
 from .free_pages import blank_free_pages
 from .staging import DirectoryCopy, Seen, identify, is_unchanged, storable_time
 from .versions import replaced, version_of
@@ -182,6 +182,11 @@ class Packer:
             found = list(walk(root, prefix, elsewhere, Patterns(source["exclude"]), leave_out))
             self._blocks.find_moved(self._parent, prefix, {f"{prefix}/{item.path}" for item in found})
             self._folder_entry(prefix, os.fstat(root).st_mode, os.fstat(root).st_mtime_ns)
+            more = [item.path for item in found if item.kind is not EntryType.LINK and has_attributes(item.path, root)]
+            if more:
+                tally.note(
+                    f"{len(more):,} have extended attributes or access control lists, which are not stored; first {more[0]}"
+                )
             for item in found:
                 path = f"{prefix}/{item.path}"
                 if item.mtime_ns != storable_time(item.mtime_ns):

@@ -11,6 +11,7 @@ module        contents
 ``stage``     replacements staged beside the live stores, and checked
 ``safety``    the safety backup of the live stores
 ``writes``    whether a live store was written to since its safety backup
+``attributes`` extended attributes and access control lists of the live store, given to its replacement
 ``keep``      what live folders contain and no backup holds, carried over
 ``exchange``  all stores exchanged at one instant
 ``roll_back`` the checks afterwards, and putting the old stores back

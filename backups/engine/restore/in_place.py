@@ -40,9 +40,10 @@ from ..unfinished import (
     write_journal,
 )
 from ..verify import record_failure
+from .attributes import carry_attributes
 from .commands import NO_COMMANDS, Commands
 from .exchange import OpenStores, complete_swap, exchange_stores
-from .keep import entries_of, keep_outside
+from .keep import entries_of, keep_outside, keep_unsaved
 from .roll_back import chroma_positions, quick_check, roll_back
 from .safety import can_be_backed_up, discard, make_safety_backup
 from .stage import check_staged, fit_to_live, stage
@@ -220,12 +221,15 @@ class _Exchange:
                     before, saved = saved, self._make_safety_backup()
                     if before is not None:
                         discard(self._repository, before, self._ctx)
-                    self._prepare_replacements(saved, watch)
+                    saved_targets = self._prepare_replacements(saved, watch)
                     journal = self._journal(saved.id if saved is not None else "")
                     self.safety = journal.safety_backup
                     write_journal(self._folders, journal)
                     durable.reach("in-place-recorded")
                     _exchange_and_check(self._targets, watch, self._commands, self._wait, self._ctx)
+                for target in self._targets:
+                    if target not in saved_targets:
+                        keep_unsaved(target, self._began, self._ctx)
                 return
             except StoreWritten as written:
                 end_journals(self._folders)
@@ -265,16 +269,18 @@ class _Exchange:
             ),
         )
 
-    def _prepare_replacements(self, saved: Backup | None, watch: Watch) -> None:
-        """Make the staged stores fit to take the place of the live ones, and durable."""
+    def _prepare_replacements(self, saved: Backup | None, watch: Watch) -> list[Target]:
+        """Make the staged stores fit to take the place of the live ones, and durable. Returns those that *saved* holds."""
         for target in self._targets:
             fit_to_live(target)
+            carry_attributes(target, self._ctx)
         held = entries_of(self._repository, saved) if saved is not None else {}
         for target in folders_of(self._targets):
             if target.record.prefix in held:
                 watch.keeps(target, keep_outside(target, held, self._began, self._ctx))
         for folder in self._folders:
             durable.sync_tree_folders(folder)
+        return [target for target in self._targets if target.record.prefix in held]
 
     def _make_safety_backup(self) -> Backup | None:
         state = "the mixed stores, " if self._earlier is not None else ""

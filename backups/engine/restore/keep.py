@@ -24,7 +24,7 @@ from ..errors import RestoreRefused
 from ..left_out import Outside
 from ..names import printable
 from ..repository.folder import Repository
-from ..runtime import folders
+from ..runtime import durable, folders
 from ..runtime.context import Context
 from ..types import Backup, SourceKind
 from .targets import Target
@@ -65,6 +65,24 @@ def keep_outside(target: Target, saved: Mapping[str, Entry], moment: datetime, c
     if len(kept) > _MOST_NAMED:
         ctx.log(f"{target.record.prefix}: kept {len(kept) - _MOST_NAMED:,} more, which no backup holds")
     return frozenset(kept)
+
+
+def keep_unsaved(target: Target, moment: datetime, ctx: Context) -> None:
+    """After the exchange, keep what was in the place of a store of which there is no safety backup.
+
+    That is a Chroma directory without its database, or the logs of a missing database. It stays beside the store, as
+    ``NAME.before-MOMENT``.
+    """
+    left = []
+    if target.record.kind is SourceKind.SQLITE:
+        left = [(old, aside) for old, aside in target.set_aside if aside.stat().st_size and not old.name.endswith("-shm")]
+    elif target.staged.is_dir() and any(target.staged.iterdir()):
+        left = [(target.path, target.staged)]
+    for old, aside in left:
+        place = old.with_name(f"{old.name}.before-{moment:%Y%m%dT%H%M%SZ}")
+        aside.rename(place)
+        durable.sync_folder(place.parent)
+        ctx.log(f"{target.record.prefix}: {old.name}, which no backup holds, is kept as {place.name}")
 
 
 def _walk(target: Target) -> Iterator[tuple[str, os.stat_result]]:
