@@ -62,7 +62,7 @@ def compare(
 def _of_broken(old: SourceRecord, new: SourceRecord, before: str, allowance: Allowance) -> Iterable[tuple[Peak, int]]:
     """Of a store in which nothing can be counted, its files."""
     peak = Peak(unit="bytes", count=old.bytes, backup=before)
-    if new.problems and _is_loss(peak, new.bytes, None, allowance):
+    if new.problems and _matters(peak, None, allowance) and _is_loss(peak, new.bytes, allowance):
         yield peak, new.bytes
 
 
@@ -95,7 +95,9 @@ def _of_source(
         after = has.get(key, 0)
         if after >= peak.count or any(fnmatchcase(f"{new.name}.{peak.name}", pattern) for pattern in allowance.names):
             continue
-        if key not in unknown and _is_loss(peak, after, most.get(_FILES), allowance):
+        if not _matters(peak, most.get(_FILES), allowance):
+            continue
+        if key not in unknown and _is_loss(peak, after, allowance):
             lost[key] = peak, after
         else:
             kept.append(peak)
@@ -104,10 +106,13 @@ def _of_source(
     return list(lost.values()), kept
 
 
-def _is_loss(peak: Peak, after: int, files: Peak | None, allowance: Allowance) -> bool:
+def _matters(peak: Peak, files: Peak | None, allowance: Allowance) -> bool:
     least = _LEAST_BYTES if peak.unit == "bytes" else allowance.least
-    many_files = files is not None and files.count >= allowance.least
-    return (peak.count >= least or many_files) and after < peak.count * (1 - allowance.percent / 100)
+    return peak.count >= least or (files is not None and files.count >= allowance.least)
+
+
+def _is_loss(peak: Peak, after: int, allowance: Allowance) -> bool:
+    return after < peak.count * (1 - allowance.percent / 100)
 
 
 def _is_counted(key: _Key, record: SourceRecord) -> bool:

@@ -126,7 +126,11 @@ def test_close_points_are_merged(site):
     found = timeline.timeline(timeline.RANGES["30d"], timezone.now())
     (point,) = [point for lane in found.lanes for point in lane.points][:1]
     assert found.count == 30 and sum(len(lane.points) for lane in found.lanes) <= 2
-    assert point.state == "damaged" and "1 damaged" in point.title
+    assert point.state == "unproven" and "1 damaged" in point.title, "newer ones are proven"
+    indexed(30, "damaged", "incremental", minutes=59)
+    found = timeline.timeline(timeline.RANGES["30d"], timezone.now())
+    (point,) = [point for lane in found.lanes for point in lane.points][:1]
+    assert point.state == "damaged" and "2 damaged" in point.title
     client = site.client("vera", "viewer")
     assert client.get(point.address).status_code == 200
 

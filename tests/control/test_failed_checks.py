@@ -11,7 +11,8 @@ import pytest
 from django.utils import timezone
 
 from backups.catalog import index
-from backups.jobs import submit
+from backups.jobs import lifecycle, submit
+from backups.jobs.reconcile import reconcile
 from backups.models import IndexedBackup, Job
 from backups.monitoring import verdict
 from tests.control.conftest import HOST
@@ -77,3 +78,11 @@ def test_a_verification_that_never_began_changes_nothing(site):
     for state in ("failed", "cancelled"):
         index.note_job(Job.objects.create(state=state, error=error, arguments={"backup_ids": [made]}, **values))
         assert IndexedBackup.objects.get(backup_id=made).verification == "restore"
+
+
+def test_a_worker_that_died_while_it_verified_is_told_on_the_backup(empty_site):
+    made = empty_site.done(submit.back_up(empty_site.actor, backup="full", only=["sqlite"], verify="hashes")).backup_id
+    job = submit.verify(empty_site.actor, backup_ids=[made], set="default-sqlite")
+    assert lifecycle.claim(HOST, "gone:1:1") == job and reconcile(HOST) == [job]
+    row = IndexedBackup.objects.get(backup_id=made)
+    assert row.verification == "none" and row.check_failed.startswith("The worker died before the job ended")
