@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -65,6 +66,8 @@ DAMAGED = {
     ("b-tree", "entry"): "an entry of an index",
     ("b-tree", "page"): "a page of an index",
     ("b-tree", "free"): "the list of free pages",
+    ("b-tree", "count"): "pages at the end, or the number of them",
+    ("b-tree", "end"): "pages at the end",
 }
 """What is done to which database, and what is lost."""
 
@@ -119,4 +122,24 @@ def _break_free_list(path: Path) -> None:
         file.write((2).to_bytes(4, "big"))
 
 
-_BY_HAND: dict[str, Callable[[Path], None]] = {"entry": _lose_entry, "page": _break_page, "free": _break_free_list}
+def _change_count(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA journal_mode = DELETE")
+    with path.open("r+b") as file:
+        file.seek(28)
+        pages = int.from_bytes(file.read(4), "big")
+        file.seek(28)
+        file.write((pages + 5).to_bytes(4, "big"))
+
+
+def _cut_off(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 3 * 1024)
+
+
+_BY_HAND: dict[str, Callable[[Path], None]] = {
+    "entry": _lose_entry,
+    "page": _break_page,
+    "free": _break_free_list,
+    "count": _change_count,
+    "end": _cut_off,
+}

@@ -55,7 +55,7 @@ def test_damage_is_seen_by_a_proof_and_by_doctor(tmp_path: Path, base: str, faul
     request.getfixturevalue("large")
     read = examined(path)
     assert read.damage or read.skipped
-    with closing(sqlite3.connect(path)) as database:
+    with closing(connect(path)) as database:
         assert database.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'terms'").fetchone() == (0,)
 
 

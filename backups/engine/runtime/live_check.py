@@ -6,7 +6,7 @@ import sqlite3
 from contextlib import closing
 
 from .sqlite import copy_in_memory, is_locked
-from .sqlite_check import check_content
+from .sqlite_check import check_content, check_header
 from .sqlite_verdict import Verdict
 from .time_limit import TimeLimit
 
@@ -20,6 +20,10 @@ def check_live(database: sqlite3.Connection, seconds: float) -> Verdict:
     Where ``skipped`` is empty, the verdict is that of `check_content`. *database* comes from `sqlite.connect`. Raises
     ``sqlite3.DatabaseError`` for one that is locked or cannot be read.
     """
+    verdict = Verdict()
+    check_header(database, verdict)  # SQLite would correct it in a copy
+    if verdict.damage:
+        return verdict
     pages, size = (database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
     if pages * size <= _MOST_COPIED:
         try:

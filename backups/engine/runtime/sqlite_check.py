@@ -36,6 +36,22 @@ _OF_MODULES = re.compile(r"((malformed|unable to validate the) inverted index fo
 """What ``integrity_check`` of SQLite 3.44 or later passes on from the modules of virtual tables; see `virtual_tables`."""
 
 
+def check_header(database: sqlite3.Connection, verdict: Verdict) -> None:
+    """Add damage if the header promises more pages than there are: SQLite refuses such a file, but `sqlite.connect` does not.
+
+    Raises ``sqlite3.OperationalError`` for a locked database.
+    """
+    database.execute("PRAGMA writable_schema = RESET")
+    try:
+        database.execute("PRAGMA user_version").fetchone()  # reads the header, and no definitions
+    except sqlite3.DatabaseError as problem:
+        if primary_code(problem) != sqlite3.SQLITE_CORRUPT:
+            raise
+        verdict.damaged(f"{problem}: it is shorter than its header says")
+    finally:
+        database.execute("PRAGMA writable_schema = ON")
+
+
 def check_pages(database: sqlite3.Connection, *, thorough: bool, limit: TimeLimit | None = None) -> Verdict:
     """Check pages and, if *thorough*, compare every index with its table. *database* comes from `sqlite.connect`.
 
@@ -44,7 +60,9 @@ def check_pages(database: sqlite3.Connection, *, thorough: bool, limit: TimeLimi
     """
     verdict = Verdict(limit=limit)
     try:
-        _check_whole(database, verdict, "integrity_check" if thorough else "quick_check")
+        check_header(database, verdict)
+        if not verdict.damage:
+            _check_whole(database, verdict, "integrity_check" if thorough else "quick_check")
     except sqlite3.DatabaseError as problem:
         if is_locked(problem):
             raise
