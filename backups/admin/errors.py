@@ -38,5 +38,6 @@ def _framed(
     """The error in the frame, with what *exception* says, or *otherwise*; None for other pages and for who is no staff."""
     if not is_framed(request) or not hasattr(request, "user") or not admin.site.has_permission(request):
         return None
-    said = exception.args[0] if exception.args and isinstance(exception.args[0], str) else otherwise
+    [said, *_] = exception.args or [""]
+    said = said if isinstance(said, str) and said else otherwise  # for an address without a page it is a dictionary
     return render(request, "backups/error.html", title, {"said": said, "hint": hint}, status=status)

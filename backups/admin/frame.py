@@ -144,8 +144,9 @@ def return_address(request: HttpRequest, otherwise: str) -> str:
 def require(request: HttpRequest, permission: str) -> None:
     """Raises ``PermissionDenied``, which names the groups that have *permission*, unless the account has it."""
     if not request.user.has_perm(permission):
-        groups = groups_with(permission)
-        raise PermissionDenied(f"This needs the group {' or '.join(groups)}." if groups else "")
+        *others, last = groups_with(permission) or [""]
+        named = f"{', '.join(others)} or {last}" if others else last
+        raise PermissionDenied(f"This needs the group {named}." if named else "")
 
 
 def found_or_404(rows: QuerySet[M], what: str, **key: Any) -> M:

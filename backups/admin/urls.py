@@ -1,4 +1,4 @@
-"""Addresses of all pages: ``path("admin/backup/", include("backups.admin.urls"))``."""
+"""Addresses of all pages: ``path("admin/backup/", include("backups.admin.urls"))``. `errors` has their error pages."""
 
 from __future__ import annotations
 

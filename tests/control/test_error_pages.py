@@ -55,7 +55,7 @@ def test_refused_addresses_keep_the_tabs_and_name_the_groups(joined_site):
     assert answer.status_code == 403 and "This needs the group operator or restorer." in text(answer)
     assert f'href="{BACKUP}jobs/"' in answer.content.decode() and f'href="{BACKUP}tokens/"' not in answer.content.decode()
     answer = nobody.get(BACKUP)
-    assert answer.status_code == 403 and "This needs the group viewer or operator or restorer." in text(answer)
+    assert answer.status_code == 403 and "This needs the group viewer, operator or restorer." in text(answer)
     assert "Go to Administration" in text(answer)
     job = submit.drill(joined_site.actor, backup_id="latest")
     assert "This needs the group operator or restorer." in text(viewer.post(f"{job.get_absolute_url()}cancel/"))
