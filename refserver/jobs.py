@@ -5,11 +5,10 @@ proofs check the consistency of restored stores.
 """
 
 import json
-import os
+import secrets
 import shlex
 import subprocess
 import sys
-import tempfile
 from collections.abc import Generator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -153,7 +152,7 @@ def copies_from_backups(database: Path) -> Generator[tuple[str, Path | None], No
     for row in IndexedBackup.objects.exclude(verification=missing).order_by("-time", "-backup_id"):
         try:
             sources = config.live_sources(row.set)
-            scratch = config.open(row.repository).scratch
+            repository = config.open(row.repository)
         except EngineError:
             continue
         here = (one for one in sources if one.kind is SourceKind.SQLITE and one.path.resolve() == database.resolve())
@@ -163,9 +162,8 @@ def copies_from_backups(database: Path) -> Generator[tuple[str, Path | None], No
         if row.verification in IndexedBackup.UNUSABLE:
             yield row.backup_id, None
             continue
-        scratch.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=scratch, prefix=f"{os.getpid()}.") as folder:
-            target = Path(folder) / "copy"
+        with repository.scratch_folder(secrets.token_hex(4)) as folder:
+            target = folder / "copy"
             only = f"{source.kind}:{source.name}"
             more = (row.backup_id, "--to", str(target), "--only", only)
             command = engine("restore", Arguments(repository=row.repository), *more)

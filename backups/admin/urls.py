@@ -7,7 +7,7 @@ import re
 from django.urls import URLPattern, path, register_converter
 from django.urls.converters import StringConverter
 
-from backups.engine.repository.base import DATA, MANIFEST, SUMS
+from backups.engine.names import DATA, MANIFEST, SUMS
 
 from . import audit, dashboard, jobs, plans, readiness, second_factor, tokens
 from .alerts import channels, rules, subscription

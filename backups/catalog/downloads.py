@@ -19,7 +19,7 @@ from django.utils.http import http_date, parse_http_date_safe
 
 from backups.conf import configuration
 from backups.engine.errors import BackupNotFound, DamageFound, from_os_error
-from backups.engine.repository.base import DATA, MANIFEST, SUMS
+from backups.engine.names import DATA, MANIFEST, SUMS
 from backups.engine.repository.folder import Repository
 from backups.identity import audit
 from backups.identity.audit import Actor
@@ -53,9 +53,8 @@ def answer(request: HttpRequest, row: IndexedBackup, name: str, actor: Actor) ->
     repository = configuration().open(row.repository)
     if name not in FILES:
         raise BackupNotFound(f"A backup has no file {name!r}.", hint=f"It has {', '.join(FILES)}.")
-    path = repository.backup_folder(row.set, row.backup_id) / name
     try:
-        file = path.open("rb")
+        file = os.fdopen(repository.open_file(row.set, row.backup_id, name), "rb")
     except FileNotFoundError:
         raise BackupNotFound(f"{name} of {row.backup_id} is not in the repository.", hint="Verify the backup.") from None
     except OSError as problem:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from django.db import transaction
@@ -16,7 +14,7 @@ from django.db.models import QuerySet
 from backups.conf import configuration
 from backups.engine.errors import BackupNotFound, EngineError, RepositoryMissing
 from backups.engine.names import BACKUP_ID
-from backups.engine.repository.base import MANIFEST, STAMP
+from backups.engine.repository.base import STAMP
 from backups.engine.repository.folder import Repository
 from backups.engine.repository.soundness import Soundness
 from backups.engine.types import Backup, Depth
@@ -57,7 +55,7 @@ def refresh(name: str, *, everything: bool = False) -> Change:
     changed = [
         (set_name, backup_id)
         for backup_id, set_name in places.items()
-        if everything or backup_id not in known or known[backup_id].seen != _seen(repository, set_name, backup_id)
+        if everything or backup_id not in known or known[backup_id].seen != repository.seen(set_name, backup_id)
     ]
     return _update(name, repository, known, changed, known.keys() - places.keys(), found=len(places))
 
@@ -189,7 +187,7 @@ def _rows(
     known: Mapping[str, Any],
 ) -> Iterator[IndexedBackup]:
     for set_name, backup_id in places:
-        seen = _seen(repository, set_name, backup_id)  # before reading, so that a concurrent change is noticed next time
+        seen = repository.seen(set_name, backup_id)  # before reading, so that a concurrent change is noticed next time
         try:
             check = failed_checks.noted(known.get(backup_id))
             yield _row(name, repository.load(set_name, backup_id, soundness[set_name]), seen, check)
@@ -279,16 +277,3 @@ def _unreadable(name: str, set_name: str, backup_id: str, problem: str, seen: st
         problem=problem,
         seen=seen,
     )
-
-
-def _seen(repository: Repository, set_name: str, backup_id: str) -> str:
-    folder = repository.backup_folder(set_name, backup_id)
-    changed = ".".join(f"{_changed(one):x}" for one in (folder, folder / "proofs", folder / MANIFEST))
-    return f"{changed}.{repository.archive_bytes(set_name, backup_id)}.{zlib.crc32(set_name.encode()):x}"
-
-
-def _changed(folder: Path) -> int:
-    try:
-        return folder.stat().st_mtime_ns
-    except OSError:
-        return 0  # reading it will tell why

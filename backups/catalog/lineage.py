@@ -11,7 +11,7 @@ from django.db.models import QuerySet
 
 from backups.conf import configuration
 from backups.engine.archive.blocks import BLOCK
-from backups.engine.archive.reader import Archives, locate_in
+from backups.engine.archive.reader import Archives
 from backups.engine.errors import EngineError
 from backups.models import IndexedBackup
 
@@ -69,9 +69,8 @@ def _related(row: IndexedBackup, related: str, values: list[str]) -> tuple[Relat
 
 @functools.lru_cache(maxsize=256)
 def _shares(repository: str, set_name: str, backup_id: str) -> dict[str, int]:
-    folder = configuration().open(repository).backup_folder(set_name, "")
     found: dict[int, int] = {}
-    with Archives(locate_in(folder)) as archives:
+    with Archives(configuration().open(repository).locate(set_name)) as archives:
         tree = archives.tree(backup_id)
         for entry in tree.entries.values():
             left = entry.size

@@ -230,7 +230,8 @@ def _begin(
     """Open the staged archive on the newest readable parent. Returns the parent, or None and why an incremental has none."""
     where: dict[str, Any] = {
         "folder": str(staged),
-        "set_folder": str(repository.backup_folder(request.set, "")),
+        "repository": str(repository.folder),
+        "set_name": request.set,
         "timeout": STEP_TIMEOUT,
         "check": ctx.check,
     }

@@ -22,7 +22,7 @@ from .errors import EngineError, RepositoryTooNew
 from .gate import Gate
 from .progress import counted, human_bytes
 from .repository.base import Unreadable
-from .repository.folder import Repository, open_repository
+from .repository.folder import SCRATCH, STAGING, Repository, open_repository
 from .runtime.context import Context
 from .runtime.live_check import check_live
 from .runtime.sqlite import connect, is_locked, primary_code
@@ -321,16 +321,13 @@ def _check_repository(folder: Path, report: Diagnosis) -> None:
 
 
 def _check_leftovers(repository: Repository, report: Diagnosis) -> None:
-    for place, what in (
-        (repository.staging, "an interrupted backup"),
-        (repository.scratch, "an interrupted verification"),
-    ):
-        left = [item.name for item in place.iterdir()] if place.is_dir() else []
-        if left:
+    left = repository.debris()
+    for place, what in ((STAGING, "an interrupted backup"), (SCRATCH, "an interrupted verification")):
+        if count := sum(name.startswith(f"{place}/") for name in left):
             report.add(
                 "note",
-                str(place),
-                f"{counted(len(left), 'folder')} of {what}, or of a running one",
+                str(repository.folder / place),
+                f"{counted(count, 'folder')} of {what}, or of a running one",
                 "The next backup removes them.",
             )
     trash = repository.in_trash(datetime.now(UTC), timedelta(0))

@@ -6,9 +6,9 @@ import contextlib
 import os
 
 from .application_check import ApplicationCheck
-from .archive.reader import Archives, locate_in
+from .archive.reader import Archives
 from .errors import EngineError
-from .repository.base import DATA
+from .names import DATA
 from .repository.folder import Repository
 from .runtime.context import Context
 from .types import Backup, Depth, Proof
@@ -36,14 +36,14 @@ def passed(proof: Proof) -> bool:
 
 def forget_cached(repository: Repository, backup: Backup) -> None:
     """Ask the kernel to drop the archives that *backup* needs from its page cache (``posix_fadvise(2)``, a hint)."""
-    locate = locate_in(repository.backup_folder(backup.manifest.set, ""))
+    locate = repository.locate(backup.manifest.set)
     needed = {backup.id}
     with contextlib.suppress(EngineError), Archives(locate) as archives:
         tree = archives.tree(backup.id)
         needed |= {ref.backup for entry in tree.entries.values() for ref in tree.refs(entry)}
     for name in needed:
         with contextlib.suppress(OSError):
-            descriptor = os.open(repository.backup_folder(backup.manifest.set, name) / DATA, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = repository.open_file(backup.manifest.set, name, DATA)
             try:
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             finally:

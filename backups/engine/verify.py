@@ -17,16 +17,16 @@ from typing import Any
 
 from .application_check import NO_CHECK, ApplicationCheck
 from .archive.blocks import BLOCK
-from .archive.reader import Archives, BlockDamaged, locate_in
+from .archive.reader import Archives, BlockDamaged
 from .archive.sharing import Spot, sharers
 from .archive.table import EntryType, FrameRef, Tree
 from .check_stores import Findings, check_stores, unchecked_in
 from .errors import DamageFound, RepositoryTooNew, from_os_error
 from .extract import data_bytes, extract
-from .repository.base import DATA, MANIFEST, SUMS
+from .names import DATA, MANIFEST, SUMS
 from .repository.folder import Repository
-from .runtime import durable
 from .runtime.context import Context, Phase
+from .runtime.enclosure import NotAllowed
 from .runtime.space import need_space
 from .runtime.threads import pool, run_ahead
 from .types import Backup, Depth, Problem, Proof
@@ -183,7 +183,6 @@ def verify_many(
 
 def _check_files(repository: Repository, backup: Backup, ctx: Context) -> Findings:
     """Compare manifest and archive with ``SHA256SUMS``, and the archive with the manifest."""
-    folder = repository.backup_folder(backup.manifest.set, backup.id)
     findings = Findings()
     wanted = backup.manifest.data
     try:
@@ -195,13 +194,16 @@ def _check_files(repository: Repository, backup: Backup, ctx: Context) -> Findin
         total = hashlib.sha256()
         size = 0
         try:
-            with (folder / name).open("rb") as file:
+            with os.fdopen(repository.open_file(backup.manifest.set, backup.id, name), "rb") as file:
                 while piece := file.read(_PIECE):
                     ctx.check()
                     total.update(piece)
                     size += len(piece)
         except FileNotFoundError:
             findings.add("missing_file", f"{name} is missing.", file=name)
+            continue
+        except NotAllowed as problem:
+            findings.add("missing_file", f"{name} cannot be read: {problem}.", file=name)
             continue
         findings.bytes += size
         found = total.hexdigest()
@@ -222,7 +224,7 @@ def _check_files(repository: Repository, backup: Backup, ctx: Context) -> Findin
 def _check_blocks(
     repository: Repository, backup: Backup, findings: Findings, ctx: Context, checked: Checked, *, written_only: bool
 ) -> None:
-    with Archives(locate_in(repository.backup_folder(backup.manifest.set, ""))) as archives:
+    with Archives(repository.locate(backup.manifest.set)) as archives:
         tree = _tree(archives, backup, findings)
         if tree is None:
             return
@@ -313,7 +315,7 @@ def _with_others(repository: Repository, backup: Backup, findings: Findings) -> 
     others = [other for other in repository.ids(backup.manifest.set) if other != backup.id]
     own = {spot for spot in findings.spots.values() if spot[0] == backup.id}
     named = []
-    with Archives(locate_in(repository.backup_folder(backup.manifest.set, ""))) as archives:
+    with Archives(repository.locate(backup.manifest.set)) as archives:
         shared = sharers(archives, others, set(findings.spots.values()))
         for problem in findings.problems:
             affected: set[str]
@@ -345,11 +347,9 @@ def _check_restore(
 ) -> None:
     if drill:
         findings.checks["recovery_point_seconds"] = round(max(0.0, (ctx.now() - backup.manifest.time).total_seconds()), 3)
-    scratch = repository.scratch / f"{os.getpid()}.{ctx.token()}"
-    try:
-        durable.make_folder(scratch)
+    with repository.scratch_folder(ctx.token()) as scratch:
         began = time.monotonic()
-        with Archives(locate_in(repository.backup_folder(backup.manifest.set, ""))) as archives:
+        with Archives(repository.locate(backup.manifest.set)) as archives:
             tree = _tree(archives, backup, findings)
             if tree is None:
                 return
@@ -370,5 +370,3 @@ def _check_restore(
         findings.checks["files"] = sum(1 for entry in tree.entries.values() if entry.kind is EntryType.FILE)
         if not findings.problems:
             findings.checks |= application.run(backup, scratch, ctx)
-    finally:
-        durable.remove_tree(scratch)

@@ -48,9 +48,8 @@ def clear(job: Job) -> None:
             _clear_partial(job)
     with contextlib.suppress(EngineError, OSError):
         repository = configuration().open(job.repository)
-        pid = job.child.split(":")[1] if job.child else "-"
-        for left in repository.scratch.glob(f"{pid}.*"):
-            durable.remove_tree(left)
+        if job.child:
+            repository.clear_scratch(int(job.child.split(":")[1]))
         if job.writes:
             with repository.writing("clearing up", timezone.now(), wait=_LOCK_WITHIN):
                 repository.clear_debris()

@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from backups.engine.archive.reader import Archives, locate_in
+from backups.engine.archive.reader import Archives
 from backups.engine.errors import EngineError
 from backups.engine.progress import counted, human_bytes
 from backups.engine.repository.folder import Repository
@@ -97,7 +97,7 @@ def _vectors(locations: Locations) -> Iterator[Difference]:
 
 def _since(locations: Locations, repository: Repository, backup: Backup) -> Iterator[Difference]:
     """What the newest backup holds and the stores have lost."""
-    with repository.reading(), Archives(locate_in(repository.backup_folder(backup.manifest.set, ""))) as archives:
+    with repository.reading(), Archives(repository.locate(backup.manifest.set)) as archives:
         sizes = {
             PurePath(entry.path): entry.size for entry in archives.tree(backup.id).entries.values() if entry.kind.name == "FILE"
         }

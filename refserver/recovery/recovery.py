@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backups.engine.errors import BackupNotFound, Cancelled, DamageFound, EngineError, RepositoryLocked, RestoreRefused
+from backups.engine.names import MANIFEST
 from backups.engine.progress import duration, human_bytes
-from backups.engine.repository.base import MANIFEST
 from backups.engine.repository.folder import Repository, open_repository
 from backups.engine.restore.to_folder import select
 from backups.engine.runtime import durable, locks

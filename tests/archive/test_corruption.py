@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from backups.engine.archive.blocks import BLOCK
-from backups.engine.archive.reader import Archives, locate_in
+from backups.engine.archive.reader import Archives
 from backups.engine.archive.table import FrameRef
 from backups.engine.cli import main
 from backups.engine.errors import DamageFound, RepositoryMissing
@@ -44,7 +44,7 @@ def run(capsys: Any, *arguments: object) -> tuple[int, dict[str, Any]]:
 
 
 def archives_of(history: History) -> Archives:
-    return Archives(locate_in(history.repository.backup_folder("default", "")))
+    return Archives(history.repository.locate("default"))
 
 
 def is_whole(history: History, number: int) -> bool:

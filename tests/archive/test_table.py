@@ -32,6 +32,7 @@ from backups.engine.archive.table import (
     unpack,
 )
 from backups.engine.errors import DamageFound, EngineError
+from backups.engine.runtime.enclosure import Enclosure
 from tests.restore.stores import History
 
 FULL = "20260101T000000Z-full-000000"
@@ -175,7 +176,7 @@ class Lone(Archives):
         def locate(backup: str) -> Stored:
             if backup not in parents:
                 raise DamageFound(f"no {backup}")
-            return Stored(path=path, parent=parents[backup], table_offset=0, table_bytes=1, table_blake3="")
+            return Stored(folder=Enclosure(path), parent=parents[backup], table_offset=0, table_bytes=1, table_blake3="")
 
         super().__init__(locate)
 
@@ -296,9 +297,8 @@ PATHS = [
 
 @pytest.fixture
 def empty(tmp_path) -> Any:
-    path = tmp_path / "data"
-    path.write_bytes(b"")
-    return path
+    (tmp_path / "data.tar.zst").write_bytes(b"")
+    return tmp_path
 
 
 @pytest.mark.parametrize("wrong", [*HOSTILE])

@@ -19,7 +19,7 @@ import pytest
 
 from backups.engine.archive.blocks import BLOCK
 from backups.engine.archive.paths import LONGEST_PATH
-from backups.engine.archive.reader import Archives, locate_in
+from backups.engine.archive.reader import Archives
 from backups.engine.capture.files import devices_without_times
 from backups.engine.capture.staging import GRAIN_NS
 from backups.engine.cli.text import proof_words
@@ -460,7 +460,7 @@ def test_holes_take_neither_time_nor_space(bench: Bench, folder: Path) -> None:
         os.pwrite(file.fileno(), b"more", 3 << 30)
     incremental = bench.create(files_source(folder), kind="incremental", verify="restore").backup
     assert incremental.manifest.bytes_stored < 100_000 < full.manifest.bytes_stored < 3_000_000
-    with Archives(locate_in(bench.repository.backup_folder("default", ""))) as archives:
+    with Archives(bench.repository.locate("default")) as archives:
         assert data_bytes(archives, archives.tree(incremental.id), lambda path: True) == 3 * BLOCK
     target = bench.restore(incremental) / "files/papers/sparse"
     assert time.monotonic() - began < 60

@@ -15,7 +15,7 @@ from unittest.mock import patch
 import pytest
 
 from backups.engine.archive.blocks import BLOCK, MAX_DEPTH
-from backups.engine.archive.reader import Archives, locate_in
+from backups.engine.archive.reader import Archives
 from backups.engine.archive.table import Entry, EntryType
 from backups.engine.capture.packer import Packer
 from backups.engine.capture.staging import GRAIN_NS, identify, is_unchanged
@@ -43,8 +43,8 @@ def read_of(bench: Bench, sources: list[dict[str, Any]], folder: Path, parent: s
     """Pack in this process on top of *parent*, publish nothing, and return the tallies by source."""
     folder.mkdir()
     reader = Packer(Quiet())
-    set_folder = str(bench.repository.backup_folder("default", ""))
-    problem = reader.begin("20300101T000000Z-incremental-000000", str(folder), set_folder, parent, reread=reread)
+    place = (str(folder), str(bench.repository.folder), "default")
+    problem = reader.begin("20300101T000000Z-incremental-000000", *place, parent, reread=reread)
     assert problem is None
     return reader.pack(sources, 0, 1 << 40)["sources"]
 
@@ -242,7 +242,7 @@ def test_a_file_that_disappears_while_it_is_read_leaves_no_trace(bench: Bench, t
         (folder / name).write_bytes(name.encode() * 1000)
     (tmp_path / "staged").mkdir()
     reader = Meddler(happens)
-    reader.begin("20300101T000000Z-full-000000", str(tmp_path / "staged"), str(tmp_path), None)
+    reader.begin("20300101T000000Z-full-000000", str(tmp_path / "staged"), str(tmp_path), "default", None)
     source = {"kind": "files", "prefix": "files/papers", "path": str(folder), "elsewhere": [], "exclude": []}
     tally = reader.pack([source], 0, 0)["sources"]["files/papers"]
     assert tally["files"] == 2
@@ -287,7 +287,7 @@ def test_twenty_changes_of_one_block_all_restore_and_deltas_stay_shallow(bench: 
 
 def depth_of(bench: Bench, backup: str) -> int:
     """How many deltas lie below the second block of the file in *backup*, counted by walking down."""
-    with Archives(locate_in(bench.repository.backup_folder("default", ""))) as archives:
+    with Archives(bench.repository.locate("default")) as archives:
         tree = archives.tree(backup)
         ref = list(tree.refs(tree.entries["files/papers/file"]))[1]
         depth = 0

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from backups.engine.archive.reader import Archives, locate_in
+from backups.engine.archive.reader import Archives
 from backups.engine.cli import main
 from backups.engine.create import Request, create_backup
 from backups.engine.errors import BackupNotFound, DamageFound
@@ -38,7 +38,7 @@ def states(repository: Repository) -> list[str]:
 
 def flip_shared_block(mine: History) -> None:
     """Damage a block of the full backup that every incremental still needs."""
-    with Archives(locate_in(mine.repository.backup_folder("default", ""))) as archives:
+    with Archives(mine.repository.locate("default")) as archives:
         trees = [archives.tree(backup_id) for backup_id in mine.ids]
         needed = [{ref for entry in tree.entries.values() for ref in tree.refs(entry)} for tree in trees]
         frame = archives.frame(next(ref for ref in set.intersection(*needed) if ref.backup == mine.ids[0]))

@@ -413,11 +413,11 @@ def test_a_restore_waits_for_a_running_removal(mine: History, tmp_path: Path) ->
 
 
 def test_set_uid_bits_are_not_restored(history: History, tmp_path: Path) -> None:
-    from backups.engine.archive.reader import Archives, locate_in
+    from backups.engine.archive.reader import Archives
     from backups.engine.extract import extract
     from backups.engine.runtime.context import Phase
 
-    with Archives(locate_in(history.repository.backup_folder("default", ""))) as archives:
+    with Archives(history.repository.locate("default")) as archives:
         tree = archives.tree(history.ids[0])
         for entry in tree.entries.values():
             if entry.kind is not EntryType.LINK:
@@ -428,14 +428,14 @@ def test_set_uid_bits_are_not_restored(history: History, tmp_path: Path) -> None
 
 def test_nothing_is_written_through_a_planted_link(history: History, tmp_path: Path) -> None:
     """The staging folder is new, but another user of the parent folder could create a link there first."""
-    from backups.engine.archive.reader import Archives, locate_in
+    from backups.engine.archive.reader import Archives
     from backups.engine.extract import extract
     from backups.engine.runtime.context import Phase
 
     (tmp_path / "target/sqlite").mkdir(parents=True)
     (tmp_path / "outside").write_text("mine")
     (tmp_path / "target/sqlite/app.sqlite3").symlink_to(tmp_path / "outside")
-    with Archives(locate_in(history.repository.backup_folder("default", ""))) as archives, pytest.raises(FileExistsError):
+    with Archives(history.repository.locate("default")) as archives, pytest.raises(FileExistsError):
         tree = archives.tree(history.ids[0])
         extract(archives, tree, tmp_path / "target", Phase(context(), "restore", "write", 1))
     assert (tmp_path / "outside").read_text() == "mine"

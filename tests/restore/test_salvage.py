@@ -11,6 +11,7 @@ import pytest
 from backups.engine.archive.reader import Archives, locate_in, locate_table
 from backups.engine.errors import DamageFound
 from backups.engine.repository.folder import initialise
+from backups.engine.runtime.enclosure import Enclosure
 from backups.engine.types import Backup, Source, SourceKind
 from tests.restore.stores import back_up, make_database, refbackup, rows_of, tree_of
 
@@ -48,18 +49,18 @@ def scene(tmp_path: Path) -> Scene:
 
 
 def test_the_archive_says_what_the_manifest_says(scene: Scene) -> None:
-    set_folder = scene.folder(0).parent
+    backups = Enclosure(scene.folder(0).parent)
     ids = [backup.id for backup in scene.backups]
-    located = locate_in(set_folder)
+    located = locate_in(backups)
     for backup_id in ids:
-        found, expected = locate_table(set_folder / backup_id, backup_id), located(backup_id)
+        found, expected = locate_table(backups.inside(backup_id), backup_id), located(backup_id)
         assert found.parent in (expected.parent, None), "a table that is whole needs no parent"
         assert found == replace(expected, parent=found.parent)
     with Archives(located) as archives:
         expected = [archives.tree(backup_id) for backup_id in ids]
     for backup_id in ids:
-        (set_folder / backup_id / "manifest.json").write_bytes(b"\0" * 100)
-    with Archives(locate_in(set_folder, salvage=True)) as archives:
+        (backups.path(backup_id) / "manifest.json").write_bytes(b"\0" * 100)
+    with Archives(locate_in(backups, salvage=True)) as archives:
         assert [archives.tree(backup_id) for backup_id in ids] == expected
 
 

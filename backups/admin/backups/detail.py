@@ -14,9 +14,8 @@ from backups.catalog.losses import loss_of, unconfirmed
 from backups.conf import REPOSITORY_AWAY, configuration
 from backups.engine.check_stores import unchecked, unchecked_in
 from backups.engine.errors import BackupNotFound, EngineError, UsageError
-from backups.engine.names import BACKUP_ID
+from backups.engine.names import BACKUP_ID, DATA, MANIFEST, SUMS
 from backups.engine.progress import clock
-from backups.engine.repository.base import DATA, MANIFEST, SUMS
 from backups.engine.types import Backup, Depth, Proof, SourceKind, SourceRecord
 from backups.identity.sign_in import actor_of
 from backups.jobs import submit, types

@@ -41,7 +41,6 @@ from backups.engine.extract import extract
 from backups.engine.repository.folder import Repository
 from backups.engine.restore.in_place import plan_in_place
 from backups.engine.restore.to_folder import plan, select, wanted_by
-from backups.engine.runtime import durable
 from backups.engine.runtime.context import Context
 from backups.engine.runtime.space import need_space
 from backups.engine.types import Backup, Depth, Source, SourceKind, SourceRecord
@@ -63,12 +62,11 @@ def preview(
     """
     began = time.monotonic()
     records = select(backup, only)
-    scratch = repository.scratch / f"{os.getpid()}.{ctx.token()}"
     live = {(source.kind, source.name): source.path for source in sources or ()}
     state = live_state(sources or (), only)
-    comparison = Comparison(repository, backup, ctx, scratch, live)
     try:
-        with _guarded_scratch(scratch):
+        with repository.scratch_folder(ctx.token()) as scratch, _guarded(scratch):
+            comparison = Comparison(repository, backup, ctx, scratch, live)
             tree = _restore_databases(comparison, records)
             answer = {
                 "id": backup.id,
@@ -93,9 +91,8 @@ def preview(
 
 
 @contextlib.contextmanager
-def _guarded_scratch(scratch: Path) -> Iterator[None]:
-    """Create the scratch folder; it is removed on leaving the block, or by a guard process if this one is killed."""
-    durable.make_folder(scratch)
+def _guarded(scratch: Path) -> Iterator[None]:
+    """A guard process removes the scratch folder if this process is killed."""
     remove = "import shutil, sys; sys.stdin.read(); shutil.rmtree(sys.argv[1], ignore_errors=True)"
     guard = subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", remove, str(scratch)],
@@ -108,10 +105,8 @@ def _guarded_scratch(scratch: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        durable.remove_tree(scratch)
-        assert guard.stdin is not None
-        guard.stdin.close()
-        guard.wait(timeout=30)
+        guard.kill()
+        guard.communicate()
 
 
 def _restore_databases(comparison: Comparison, records: tuple[SourceRecord, ...]) -> Tree:

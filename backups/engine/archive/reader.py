@@ -11,12 +11,12 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import zstandard
 
-from ..errors import DamageFound, from_os_error
-from ..names import BACKUP_ID
+from ..errors import DamageFound, EngineError, from_os_error
+from ..names import BACKUP_ID, DATA, MANIFEST
+from ..runtime.enclosure import Enclosure, NotAllowed
 from .blocks import ZEROS, ZEROS_DIGEST, BrokenFrame, decompress, digest
 from .paths import check_path, link_stays_inside
 from .table import MAX_TABLE_BYTES, EntryType, Frame, FrameRef, Frames, Table, Tree, decompress_table, unpack
@@ -29,20 +29,24 @@ MAX_MANIFEST_BYTES = 1 << 26
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """The place of an archive and of the table in it, and the parent, all from the backup's manifest."""
+    """The *folder* of a backup, the place of the table in its archive, and its parent, all from its manifest."""
 
-    path: Path
+    folder: Enclosure
     parent: str | None
     table_offset: int
     table_bytes: int
     table_blake3: str
+
+    def open(self) -> int:
+        """A new descriptor of the archive. Raises ``OSError``."""
+        return self.folder.open_file(DATA)
 
 
 Locate = Callable[[str], Stored]
 """From a backup's id to its archive. Raises `DamageFound`."""
 
 
-def locate_in(set_folder: Path, *, salvage: bool = False) -> Locate:
+def locate_in(set_folder: Enclosure, *, salvage: bool = False) -> Locate:
     """A `Locate` for the backups of one set that reads each manifest once, and of it only what it needs.
 
     With *salvage*, the archive itself says where its table is (`locate_table`) if the manifest cannot be read, is that of
@@ -55,34 +59,34 @@ def locate_in(set_folder: Path, *, salvage: bool = False) -> Locate:
             if not BACKUP_ID.fullmatch(backup):
                 raise DamageFound(f"{backup!r} is not the id of a backup.")
             try:
-                found = _located(set_folder / backup, backup)
+                found = _located(set_folder.inside(backup), backup)
                 if salvage:
                     read_table(found, backup)
                 known[backup] = found
             except DamageFound:
                 if not salvage:
                     raise
-                known[backup] = locate_table(set_folder / backup, backup)
+                known[backup] = locate_table(set_folder.inside(backup), backup)
         return known[backup]
 
     return locate
 
 
-def _located(folder: Path, backup: str) -> Stored:
+def _located(folder: Enclosure, backup: str) -> Stored:
     try:
         manifest = json.loads(read_manifest(folder))
         if manifest["id"] != backup:
             raise DamageFound(f"The manifest of {backup} is that of another backup.", hint=salvage_hint(backup), id=backup)
         data = manifest["data"]
         stored = Stored(
-            path=folder / "data.tar.zst",
+            folder=folder,
             parent=manifest["parent"],
             table_offset=int(data["table_offset"]),
             table_bytes=int(data["table_bytes"]),
             table_blake3=str(data["table_blake3"]),
         )
     except FileNotFoundError:
-        if folder.is_dir():
+        if folder.is_folder():
             message = f"The backup {backup} has no manifest; its archive may be intact."
             raise DamageFound(message, hint=salvage_hint(backup), id=backup) from None
         raise DamageFound(f"The backup {backup}, which others need, is missing.", id=backup) from None
@@ -104,14 +108,13 @@ def salvage_hint(backup: str) -> str:
     )
 
 
-def locate_table(folder: Path, backup: str) -> Stored:
+def locate_table(folder: Enclosure, backup: str) -> Stored:
     """The archive of *backup* without its manifest: the table is the skippable frame that ends it. Raises `DamageFound`.
 
     The parent of an incremental is the newest backup that its table names; writers name it since version 0.3.
     """
-    path = folder / "data.tar.zst"
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        with os.fdopen(folder.open_file(DATA), "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             head = -1
             while (head := content.rfind(struct.pack("<I", SKIPPABLE_TABLE), 0, head if head >= 0 else len(content))) >= 0:
                 size = int.from_bytes(content[head + 4 : head + 8], "little")
@@ -125,7 +128,7 @@ def locate_table(folder: Path, backup: str) -> Stored:
     table = unpack(backup, decompress_table(backup, stored), check_path)
     named = [name for name in table.backups if name != backup]
     return Stored(
-        path=path,
+        folder=folder,
         parent=None if table.whole else max(named, default=None),
         table_offset=head + 8,
         table_bytes=len(stored),
@@ -133,13 +136,9 @@ def locate_table(folder: Path, backup: str) -> Stored:
     )
 
 
-def read_manifest(folder: Path) -> bytes:
-    """The bytes of a backup's manifest. Raises ``OSError``, and ``ValueError`` for a file that is too large."""
-    with (folder / "manifest.json").open("rb") as file:
-        content = file.read(MAX_MANIFEST_BYTES + 1)
-    if len(content) > MAX_MANIFEST_BYTES:
-        raise ValueError("it is larger than any manifest")
-    return content
+def read_manifest(folder: Enclosure) -> bytes:
+    """The bytes of a backup's manifest. Raises ``OSError``, also for a file that is too large."""
+    return folder.read(MANIFEST, MAX_MANIFEST_BYTES)
 
 
 class BlockDamaged(DamageFound):
@@ -154,13 +153,11 @@ class BlockDamaged(DamageFound):
 def read_table(where: Stored, backup: str) -> bytes:
     """The compressed table at its place, compared with its hash. Raises `DamageFound`."""
     try:
-        with where.path.open("rb") as file:
+        with os.fdopen(where.open(), "rb") as file:
             file.seek(where.table_offset)
             stored = file.read(where.table_bytes)
-    except FileNotFoundError:
-        raise DamageFound(f"The archive {where.path} is missing.", id=backup) from None
     except OSError as problem:
-        raise from_os_error(problem, f"Reading {where.path}") from problem
+        raise _unreadable(backup, problem) from problem
     if len(stored) != where.table_bytes or digest(stored).hex() != where.table_blake3:
         raise BlockDamaged("The table was changed after it was written", backup=backup, offset=where.table_offset)
     return stored
@@ -271,7 +268,7 @@ class Archives:
         with self._lock:
             found = self._files.get(backup)
             if found is None:
-                found = self._files[backup] = _File(self._locate(backup).path, backup)
+                found = self._files[backup] = _File(self._locate(backup).open, backup)
             self._files.move_to_end(backup)
             found.take()
             while len(self._files) > _OPEN_FILES:
@@ -286,13 +283,11 @@ class Archives:
 class _File:
     """A descriptor that `close` closes once no thread reads it."""
 
-    def __init__(self, path: Path, backup: str) -> None:
+    def __init__(self, opened: Callable[[], int], backup: str) -> None:
         try:
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise DamageFound(f"The archive {path} is missing.", id=backup) from None
+            self._descriptor = opened()
         except OSError as problem:
-            raise from_os_error(problem, f"Opening {path}") from problem
+            raise _unreadable(backup, problem) from problem
         self._users = 0
         self._closing = False
         self._lock = threading.Lock()
@@ -317,6 +312,14 @@ class _File:
                 os.close(self._descriptor)
 
 
+def _unreadable(backup: str, problem: OSError) -> EngineError:
+    if isinstance(problem, FileNotFoundError):
+        return DamageFound(f"The archive of {backup} is missing.", id=backup)
+    if isinstance(problem, NotAllowed):
+        return DamageFound(f"The archive of {backup} cannot be read: {problem}.", id=backup)
+    return from_os_error(problem, f"Reading the archive of {backup}")
+
+
 def _check_links(tree: Tree) -> None:
     """Raise `DamageFound` for a link that points out of its source, and for an entry whose parent is not a folder."""
     for path, entry in tree.entries.items():
@@ -333,7 +336,7 @@ def _check_links(tree: Tree) -> None:
 def _first_corrupt_gap(frames: Frames, where: Stored) -> int | None:
     extents = [(frame.offset, frame.stored, SKIPPABLE_BLOCK) for frame in map(frames.__getitem__, range(len(frames)))]
     at = 0
-    with where.path.open("rb") as file:
+    with os.fdopen(where.open(), "rb") as file:
         for offset, stored, magic in [*extents, (where.table_offset, where.table_bytes, SKIPPABLE_TABLE)]:
             if offset < at:
                 return offset

@@ -32,6 +32,7 @@ from ..errors import DamageFound
 from ..left_out import Absence, Patterns, bounded
 from ..runtime import folders
 from ..runtime.child import Server
+from ..runtime.enclosure import Enclosure
 from ..runtime.threads import pool
 from .block_store import BlockStore, ReadFailed
 from .files import LeaveOut, Listed, devices_without_times, has_attributes, open_regular, reason_of, status_of, walk
@@ -78,7 +79,9 @@ class Packer:
         self._reported = 0.0
         self._without_times = devices_without_times()
 
-    def begin(self, owner: str, folder: str, set_folder: str, parent: str | None, *, reread: bool = False) -> str | None:
+    def begin(
+        self, owner: str, folder: str, repository: str, set_name: str, parent: str | None, *, reread: bool = False
+    ) -> str | None:
         """Begin, or begin again without a parent. Returns why the parent cannot be used, or None.
 
         With *reread*, every file is read, also one that seems to be the same as in the parent.
@@ -88,7 +91,7 @@ class Packer:
         self._parent = None
         if parent is not None:
             try:
-                self._archives = Archives(locate_in(Path(set_folder)))
+                self._archives = Archives(locate_in(Enclosure(Path(repository), f"backups/{set_name}")))
                 self._parent = self._archives.tree(parent)
             except DamageFound as damage:
                 why, parent = damage.message, None

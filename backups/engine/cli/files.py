@@ -6,7 +6,7 @@ import argparse
 from datetime import UTC, datetime
 from typing import Any
 
-from ..archive.reader import Archives, locate_in
+from ..archive.reader import Archives
 from ..repository.folder import Repository
 from ..types import Backup
 from .arguments import add_id
@@ -39,7 +39,7 @@ def run(call: Call) -> Outcome:
 
 
 def _files_of(repository: Repository, backup: Backup) -> list[dict[str, Any]]:
-    with repository.reading(), Archives(locate_in(repository.backup_folder(backup.manifest.set, ""))) as archives:
+    with repository.reading(), Archives(repository.locate(backup.manifest.set)) as archives:
         tree = archives.tree(backup.id)
         return [
             {

@@ -18,14 +18,14 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from ..archive.reader import Locate
 from ..errors import BackupInUse, BackupNotFound, DamageFound, EngineError, RepositoryTooNew, UsageError
-from ..names import BACKUP_ID
+from ..names import BACKUP_ID, DATA, MANIFEST, SUMS
 from ..types import Backup, BackupKind, Hold, Manifest, Problem, Proof
 from .soundness import Soundness
 
 FORMAT = 1
 STAMP = "%Y%m%dT%H%M%SZ"
-MANIFEST, DATA, SUMS = "manifest.json", "data.tar.zst", "SHA256SUMS"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +58,14 @@ class BaseRepository(ABC):
     @abstractmethod
     def exists(self, set_name: str, backup_id: str) -> bool:
         """Whether something is stored under the id, readable or not."""
+
+    @abstractmethod
+    def locate(self, set_name: str, *, salvage: bool = False) -> Locate:
+        """From the id of a backup of the set to its archive (`archive.reader.locate_in`)."""
+
+    @abstractmethod
+    def open_file(self, set_name: str, backup_id: str, name: str) -> int:
+        """A descriptor of the manifest, archive or checksums of a backup, to read. Raises ``OSError``."""
 
     @abstractmethod
     def read_manifest(self, set_name: str, backup_id: str) -> bytes:
@@ -126,6 +134,10 @@ class BaseRepository(ABC):
     @abstractmethod
     def deleted(self) -> set[tuple[str, str]]:
         """Set and id of the backups that were deleted or pruned: all in the trash, and the last that left it."""
+
+    @abstractmethod
+    def scratch_folder(self, token: str) -> AbstractContextManager[Path]:
+        """A new folder of this process for restores that are not kept; removed at the end."""
 
     @abstractmethod
     def clear_debris(self) -> list[str]:

@@ -20,14 +20,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 import uuid
-from contextlib import AbstractContextManager
+import zlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from ..archive.reader import MAX_MANIFEST_BYTES, read_manifest
+from ..archive.reader import MAX_MANIFEST_BYTES, Locate, locate_in, read_manifest
 from ..errors import (
     NO_SPACE,
     BackupNotFound,
@@ -38,14 +41,19 @@ from ..errors import (
     UsageError,
     from_os_error,
 )
-from ..names import BACKUP_ID, NAME
+from ..names import BACKUP_ID, DATA, MANIFEST, NAME, SUMS
 from ..runtime import durable
+from ..runtime.enclosure import Enclosure, NotAllowed
 from ..types import Backup, Depth, Hold, Manifest, Proof
 from . import leases
-from .base import DATA, FORMAT, MANIFEST, SUMS, BaseRepository, stamp
+from .base import FORMAT, BaseRepository, stamp
 
+STAGING, SCRATCH = "staging", "scratch"
 EMPTIED = ".emptied"
 """File in the trash with the names of what left it, the newest last."""
+
+MOST_SETS = 10_000
+MOST_ABOUT_BYTES, MOST_SUMS_BYTES, MOST_HOLD_BYTES, MOST_PROOF_BYTES = 1 << 16, 1 << 12, 1 << 16, 1 << 22
 
 MOST_EMPTIED = 10_000
 MOST_PROOFS = 40
@@ -57,141 +65,166 @@ class Repository(BaseRepository):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.staging = folder / "staging"
-        self.scratch = folder / "scratch"
-        self.trash = folder / "trash"
+        self.content = Enclosure(folder)
+        """All files and folders of the repository are opened, made and removed through it."""
+        self.staging, self.scratch, self.trash = folder / STAGING, folder / SCRATCH, folder / "trash"
 
     def backup_folder(self, set_name: str, backup_id: str) -> Path:
-        """The folder of a backup, which may not exist."""
-        return self.folder / "backups" / set_name / backup_id
+        """Where a backup is or would be, for messages."""
+        return self.content.path(f"backups/{set_name}/{backup_id}")
+
+    def _backup(self, set_name: str, backup_id: str) -> Enclosure:
+        return self.content.inside(f"backups/{set_name}/{backup_id}")
 
     def writing(self, what: str, now: datetime, wait: float = 0.0) -> AbstractContextManager[None]:
-        return leases.writing(self.folder, what, now.isoformat(timespec="seconds"), wait)
+        return leases.writing(self.content, what, now.isoformat(timespec="seconds"), wait)
 
     def reading(self) -> AbstractContextManager[None]:
-        return leases.reading(self.folder)
+        return leases.reading(self.content)
 
     def removing(self) -> AbstractContextManager[None]:
-        return leases.removing(self.folder)
+        return leases.removing(self.content)
 
     # Reading
 
     def sets(self) -> list[str]:
-        try:
-            names = sorted(entry.name for entry in os.scandir(self.folder / "backups") if entry.is_dir())
-        except FileNotFoundError:
-            return []
-        return [name for name in names if NAME.fullmatch(name)]
+        names = [name for name in self.content.names("backups", MOST_SETS) if NAME.fullmatch(name)]
+        return [name for name in names if self.content.is_folder(f"backups/{name}")]
 
     def ids(self, set_name: str) -> list[str]:
-        try:
-            entries = os.scandir(self.folder / "backups" / set_name)
-        except FileNotFoundError:
-            return []
-        return sorted((entry.name for entry in entries if BACKUP_ID.fullmatch(entry.name)), reverse=True)
+        return [name for name in reversed(self.content.names(f"backups/{set_name}")) if BACKUP_ID.fullmatch(name)]
 
     def exists(self, set_name: str, backup_id: str) -> bool:
-        return self.backup_folder(set_name, backup_id).is_dir()
+        return self.content.is_folder(f"backups/{set_name}/{backup_id}")
+
+    def locate(self, set_name: str, *, salvage: bool = False) -> Locate:
+        return locate_in(self.content.inside(f"backups/{set_name}"), salvage=salvage)
+
+    def open_file(self, set_name: str, backup_id: str, name: str) -> int:
+        return self._backup(set_name, backup_id).open_file(name)
 
     def read_manifest(self, set_name: str, backup_id: str) -> bytes:
         try:
-            return read_manifest(self.backup_folder(set_name, backup_id))
+            return read_manifest(self._backup(set_name, backup_id))
         except FileNotFoundError:
             if self.exists(set_name, backup_id):
                 raise DamageFound(f"Backup {backup_id} has no manifest.", id=backup_id) from None
             raise BackupNotFound(f"There is no backup {backup_id} in the set {set_name}.") from None
-        except ValueError as problem:
+        except NotAllowed as problem:
             raise DamageFound(f"The manifest of {backup_id} cannot be read: {problem}.", id=backup_id) from None
         except OSError as problem:
             raise from_os_error(problem, f"Reading the manifest of {backup_id}") from problem
 
     def read_sums(self, set_name: str, backup_id: str) -> str:
         try:
-            return (self.backup_folder(set_name, backup_id) / SUMS).read_text("ascii")
+            return self._backup(set_name, backup_id).read(SUMS, MOST_SUMS_BYTES).decode("ascii")
         except (OSError, ValueError) as problem:
             raise DamageFound(f"{SUMS} of {backup_id} cannot be read: {problem}.", id=backup_id) from problem
 
     def proofs(self, set_name: str, backup_id: str) -> tuple[Proof, ...]:
-        folder = self.backup_folder(set_name, backup_id) / "proofs"
-        try:
-            names = sorted(entry.name for entry in os.scandir(folder) if not entry.name.startswith("."))
-        except OSError:
-            return ()
+        folder = self._backup(set_name, backup_id).inside("proofs")
         proofs = []
-        for name in names:
+        for name in self._proof_names(set_name, backup_id):
             try:
-                proof = Proof.model_validate_json((folder / name).read_bytes())
+                proof = Proof.model_validate_json(folder.read(name, MOST_PROOF_BYTES))
             except (OSError, ValidationError):
                 continue  # a proof that cannot be read proves nothing
             if proof.id == backup_id:
                 proofs.append(proof)
         return tuple(proofs)
 
-    def was_restored(self, set_name: str, backup_id: str) -> bool:
+    def _proof_names(self, set_name: str, backup_id: str) -> list[str]:
         try:
-            names = os.scandir(self.backup_folder(set_name, backup_id) / "proofs")
+            names = self._backup(set_name, backup_id).names("proofs", MOST_PROOFS * 10)
         except OSError:
-            return False
-        with names:
-            return any(entry.name.endswith(f"-{Depth.RESTORE}.json") for entry in names)
+            return []
+        return [name for name in names if not name.startswith(".")]
+
+    def was_restored(self, set_name: str, backup_id: str) -> bool:
+        return any(name.endswith(f"-{Depth.RESTORE}.json") for name in self._proof_names(set_name, backup_id))
 
     def archive_bytes(self, set_name: str, backup_id: str) -> int | None:
         try:
-            return (self.backup_folder(set_name, backup_id) / DATA).stat().st_size
+            found = self._backup(set_name, backup_id).status(DATA)
         except OSError:
             return None
+        return found.st_size if found is not None and stat.S_ISREG(found.st_mode) else None
 
     def hold(self, set_name: str, backup_id: str) -> Hold | None:
         try:
-            return Hold.model_validate_json((self.backup_folder(set_name, backup_id) / "hold.json").read_bytes())
+            return Hold.model_validate_json(self._backup(set_name, backup_id).read("hold.json", MOST_HOLD_BYTES))
         except FileNotFoundError:
             return None
         except (OSError, ValidationError):
             return Hold(time=datetime.fromisoformat("1970-01-01T00:00:00Z"), note="hold.json cannot be read")
 
+    def seen(self, set_name: str, backup_id: str) -> str:
+        """A short text that is another one after every change of a backup, its proofs, its hold or the size of its archive."""
+        folder = self._backup(set_name, backup_id)
+        changed = ".".join(f"{_changed(folder, path):x}" for path in ("", "proofs", MANIFEST))
+        return f"{changed}.{self.archive_bytes(set_name, backup_id)}.{zlib.crc32(set_name.encode()):x}"
+
     # Recording
 
     def record_proof(self, set_name: str, proof: Proof) -> None:
-        folder = self.backup_folder(set_name, proof.id) / "proofs"
-        durable.make_folder(folder)
+        folder = self._backup(set_name, proof.id).inside("proofs")
+        folder.make_folder()
         name = f"{stamp(proof.time)}-{proof.time.microsecond:06d}-{proof.depth}.json"
-        durable.write_file(folder / name, proof.model_dump_json(exclude_defaults=True).encode())
-        for old in sorted(folder.glob(f"*-{proof.depth}.json"))[:-MOST_PROOFS]:
-            old.unlink()
+        folder.write_file(name, proof.model_dump_json(exclude_defaults=True).encode())
+        same_depth = [old for old in folder.names() if old.endswith(f"-{proof.depth}.json") and not old.startswith(".")]
+        for old in same_depth[:-MOST_PROOFS]:
+            folder.unlink(old)
 
     def set_hold(self, backup: Backup, hold: Hold | None) -> None:
-        path = self.backup_folder(backup.manifest.set, backup.id) / "hold.json"
+        folder = self._backup(backup.manifest.set, backup.id)
         if hold is not None:
-            durable.write_file(path, hold.model_dump_json().encode())
-        elif path.exists():
-            path.unlink()
-            durable.sync_folder(path.parent)
+            folder.write_file("hold.json", hold.model_dump_json().encode())
+        else:
+            folder.unlink("hold.json")
 
     # Making and removing
 
+    def debris(self) -> list[str]:
+        """What interrupted or running backups and verifications have in the repository: ``staging/NAME``, ``scratch/NAME``."""
+        return [f"{folder}/{name}" for folder in (STAGING, SCRATCH) for name in self.content.names(folder)]
+
     def clear_debris(self) -> list[str]:
         cleared = []
-        for folder in (self.staging, self.scratch):
-            for left in sorted(folder.iterdir()) if folder.is_dir() else []:
-                if folder == self.scratch and _in_use(left):
-                    continue
-                try:
-                    durable.remove_tree(left)
-                except OSError as problem:  # leftovers take space, but must not block a backup
-                    cleared.append(f"{folder.name}/{left.name}, but not all of it: {problem.strerror or problem}")
-                else:
-                    cleared.append(f"{folder.name}/{left.name}")
+        for left in self.debris():
+            if left.startswith(SCRATCH) and _in_use(left.rpartition("/")[2]):
+                continue
+            try:
+                self.content.remove_tree(left)
+            except OSError as problem:  # leftovers take space, but must not block a backup
+                cleared.append(f"{left}, but not all of it: {problem.strerror or problem}")
+            else:
+                cleared.append(left)
         return cleared
+
+    def clear_scratch(self, pid: int) -> None:
+        """Remove the scratch folders of a process that ended."""
+        for left in self.debris():
+            if left.startswith(f"{SCRATCH}/{pid}."):
+                self.content.remove_tree(left)
 
     def is_scratch(self, place: Path) -> bool:
         """Whether *place* lies in a scratch folder of a running process, which nobody else clears."""
-        above = [folder for folder in place.parents if folder.parent == Path(os.path.realpath(self.scratch))]
-        return any(_in_use(folder) for folder in above)
+        scratch = Path(os.path.realpath(self.folder), SCRATCH)
+        return any(_in_use(folder.name) for folder in place.parents if folder.parent == scratch)
+
+    @contextmanager
+    def scratch_folder(self, token: str) -> Iterator[Path]:
+        name = f"{SCRATCH}/{os.getpid()}.{token}"
+        try:
+            self.content.make_folder(name)
+            yield self.content.path(name)
+        finally:
+            self.content.remove_tree(name)
 
     def stage(self, backup_id: str, token: str) -> Path:
-        folder = self.staging / f"{backup_id}.{token}"
-        durable.make_folder(folder)
-        return folder
+        name = f"{STAGING}/{backup_id}.{token}"
+        self.content.make_folder(name)
+        return self.content.path(name)
 
     def publish(self, staged: Path, manifest: Manifest) -> None:
         """Write manifest and checksums into *staged*, sync it and move it to its place. The last step is one rename."""
@@ -205,61 +238,72 @@ class Repository(BaseRepository):
         sums = f"{manifest.data.sha256}  {DATA}\n{hashlib.sha256(content).hexdigest()}  {MANIFEST}\n"
         durable.write_file(staged / SUMS, sums.encode())
         durable.sync_folder(staged)
-        durable.publish(staged, self.backup_folder(manifest.set, manifest.id))
+        self.content.publish(f"{STAGING}/{staged.name}", f"backups/{manifest.set}/{manifest.id}")
 
     def remove(self, set_name: str, backup_id: str, now: datetime) -> None:
-        durable.make_folder(self.trash)
-        durable.publish(self.backup_folder(set_name, backup_id), self.trash / f"{stamp(now)}.{set_name}.{backup_id}")
+        self.content.publish(f"backups/{set_name}/{backup_id}", f"trash/{stamp(now)}.{set_name}.{backup_id}")
 
     def in_trash(self, now: datetime, grace: timedelta) -> list[str]:
-        names = sorted(left.name for left in self.trash.iterdir() if left.name != EMPTIED) if self.trash.is_dir() else []
         oldest = stamp(now - grace)
+        names = [name for name in self.content.names("trash") if not name.startswith(".")]
         return [name for name in names if not grace or name.split(".", 1)[0] <= oldest]
 
     def empty_trash(self, now: datetime, grace: timedelta) -> list[str]:
         names = self.in_trash(now, grace)
         for name in names:
-            durable.remove_tree(self.trash / name)
+            self.content.remove_tree(f"trash/{name}")
         if names:
             self._note_emptied(names)
         return names
 
     def _note_emptied(self, names: list[str]) -> None:
         """Remember what left the trash, so that it is not taken for lost. Without space for that, it is."""
-        path = self.trash / EMPTIED
-        before = path.read_text().splitlines() if path.is_file() else []
         try:
-            durable.write_file(path, "".join(f"{name}\n" for name in [*before, *names][-MOST_EMPTIED:]).encode())
+            kept = [*self._emptied(), *names][-MOST_EMPTIED:]
+            self.content.write_file(f"trash/{EMPTIED}", "".join(f"{name}\n" for name in kept).encode())
         except OSError as problem:
             if problem.errno not in NO_SPACE:
                 raise
 
+    def _emptied(self) -> list[str]:
+        try:
+            return self.content.read(f"trash/{EMPTIED}", MOST_EMPTIED * 256).decode(errors="replace").splitlines()
+        except (FileNotFoundError, NotAllowed):
+            return []
+
     def deleted(self) -> set[tuple[str, str]]:
-        names = [left.name for left in self.trash.iterdir()] if self.trash.is_dir() else []
-        if EMPTIED in names:
-            names += (self.trash / EMPTIED).read_text(errors="replace").splitlines()
+        names = [*self.content.names("trash"), *self._emptied()]
         parts = (name.partition(".")[2].rpartition(".") for name in names)
         return {(set_name, backup_id) for set_name, _, backup_id in parts}
 
 
-def _in_use(folder: Path) -> bool:
+def _changed(folder: Enclosure, path: str) -> int:
+    try:
+        found = folder.status(path)
+    except OSError:
+        return 0  # reading it will tell why
+    return found.st_mtime_ns if found is not None else 0
+
+
+def _in_use(name: str) -> bool:
     """Whether the process that made a scratch folder, named in it, is alive on this host."""
-    pid = folder.name.split(".")[0]
+    pid = name.split(".")[0]
     return pid.isdigit() and Path("/proc", pid).exists()
 
 
 def initialise(folder: Path, now: datetime) -> Repository:
     """Make a repository in *folder*, which is new or empty. Raises `UsageError`, `NoSpace`, `PermissionMissing`."""
     try:
-        if (folder / "repository.json").exists():
+        content = Enclosure(folder)
+        if folder.exists() and content.status("repository.json") is not None:
             raise UsageError(f"{folder} is already a repository.", hint="Nothing was changed.")
         if folder.exists() and any(folder.iterdir()):
             raise UsageError(f"{folder} is not empty.", hint="Choose a new or empty folder. Nothing was changed.")
         durable.make_folder(folder)
         for name in ("backups", "trash"):  # deleting must not need space for a new folder
-            durable.make_folder(folder / name)
+            content.make_folder(name)
         about = {"format": FORMAT, "id": str(uuid.uuid4()), "created": now.isoformat(timespec="seconds")}
-        durable.write_file(folder / "repository.json", json.dumps(about).encode() + b"\n")
+        content.write_file("repository.json", json.dumps(about).encode() + b"\n")
     except OSError as problem:
         raise from_os_error(problem, f"Making a repository in {folder}") from problem
     return Repository(folder)
@@ -268,7 +312,7 @@ def initialise(folder: Path, now: datetime) -> Repository:
 def open_repository(folder: Path) -> Repository:
     """The repository in *folder*. Raises `RepositoryMissing` and `RepositoryTooNew`."""
     try:
-        about = json.loads((folder / "repository.json").read_bytes())
+        about = json.loads(Enclosure(folder).read("repository.json", MOST_ABOUT_BYTES))
         version = about["format"]
     except FileNotFoundError:
         raise RepositoryMissing(f"There is no repository in {folder}.") from None

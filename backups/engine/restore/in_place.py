@@ -24,7 +24,7 @@ from ..errors import (
     RestoreUndone,
     from_os_error,
 )
-from ..repository.base import DATA
+from ..names import DATA
 from ..repository.folder import Repository
 from ..runtime import durable, folders
 from ..runtime.context import Context

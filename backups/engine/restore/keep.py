@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from ..archive.reader import Archives, locate_in
+from ..archive.reader import Archives
 from ..archive.table import Entry, EntryType
 from ..capture.staging import LOGS
 from ..errors import RestoreRefused
@@ -35,7 +35,7 @@ _LONGEST_NAME: Final = 255
 
 def entries_of(repository: Repository, backup: Backup) -> Mapping[str, Entry]:
     """Everything that *backup* holds, by its path in the archive. Raises `DamageFound`."""
-    with Archives(locate_in(repository.backup_folder(backup.manifest.set, ""))) as archives:
+    with Archives(repository.locate(backup.manifest.set)) as archives:
         return archives.tree(backup.id).entries
 
 

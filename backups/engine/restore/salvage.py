@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ..archive.reader import Archives, locate_in
+from ..archive.reader import Archives
 from ..archive.table import EntryType, Tree
 from ..errors import DamageFound
-from ..repository.base import DATA, STAMP
+from ..repository.base import STAMP
 from ..repository.folder import Repository
 from ..types import Backup, BackupKind, DataFile, Manifest, Source, SourceKind, SourceRecord
 
@@ -29,14 +29,13 @@ def find_for_salvage(repository: Repository, wanted: str, set_name: str | None) 
 
 
 def _described(repository: Repository, set_name: str, backup_id: str) -> Backup:
-    folder = repository.backup_folder(set_name, backup_id)
-    locate = locate_in(folder.parent, salvage=True)
+    locate = repository.locate(set_name, salvage=True)
     with Archives(locate) as archives:
         tree = archives.tree(backup_id)
     stored = locate(backup_id)
     moment = datetime.strptime(backup_id[:16], STAMP).replace(tzinfo=UTC)
     records = _records(tree)
-    size = (folder / DATA).stat().st_size
+    size = repository.archive_bytes(set_name, backup_id) or 0
     manifest = Manifest(
         id=backup_id,
         set=set_name,

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..archive.reader import Archives, locate_in
+from ..archive.reader import Archives
 from ..archive.table import EntryType, Tree
 from ..check_stores import Findings, check_stores
 from ..errors import DamageFound, TargetOccupied, UsageError, from_os_error
 from ..extract import Lost, data_bytes, extract
-from ..repository.base import DATA, MANIFEST
+from ..names import DATA, MANIFEST
 from ..repository.folder import Repository
 from ..runtime import durable
 from ..runtime.context import Context
@@ -72,7 +72,7 @@ def wanted_by(records: tuple[SourceRecord, ...]) -> Callable[[str], bool]:
 def check_manifest(repository: Repository, backup: Backup) -> None:
     """Raise `DamageFound` if the manifest was changed since it was published."""
     expected = repository.expected_sums(backup.manifest.set, backup.id)[MANIFEST]
-    content = (repository.backup_folder(backup.manifest.set, backup.id) / MANIFEST).read_bytes()
+    content = repository.read_manifest(backup.manifest.set, backup.id)
     if hashlib.sha256(content).hexdigest() != expected:
         raise DamageFound(
             f"The manifest of {backup.id} was changed after it was written. Nothing was restored.",
@@ -91,7 +91,7 @@ def plan(
     """
     if not salvage:
         check_manifest(repository, backup)
-    archives = Archives(locate_in(repository.backup_folder(backup.manifest.set, ""), salvage=salvage))
+    archives = Archives(repository.locate(backup.manifest.set, salvage=salvage))
     try:
         tree = archives.tree(backup.id)
     except BaseException:

@@ -101,19 +101,24 @@ def _staged(path: Path, content: bytes, mode: int) -> Iterator[Path]:
     try:
         descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
-            reach("write")
-            view = memoryview(content)
-            while view:
-                view = view[os.write(descriptor, view) :]
-            reach("sync")
-            os.fsync(descriptor)
+            write_and_sync(descriptor, content)
         finally:
             os.close(descriptor)
-        reach("rename")
         yield staged
     finally:
         staged.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def write_and_sync(descriptor: int, content: bytes) -> None:
+    """Write a staged file, which the caller then renames."""
+    reach("write")
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]
+    reach("sync")
+    os.fsync(descriptor)
+    reach("rename")
 
 
 def sync_tree_folders(folder: Path) -> None:

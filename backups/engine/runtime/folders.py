@@ -86,14 +86,14 @@ def write_mapped_pages(descriptor: int) -> None:
         SYNC_FILE_RANGE(descriptor, ctypes.c_int64(0), ctypes.c_int64(0), _WRITE_AND_WAIT)
 
 
-def remove(folder: Path) -> None:
-    """Remove *folder* with its content; it must be a folder.
+def remove(folder: str | Path, at: int | None = None) -> None:
+    """Remove *folder* with its content; it must be a folder, in the folder with the descriptor *at* if that is given.
 
     Folders that their owner may not write to are made writable first. Raises ``OSError``, also for a mount point: what is
     mounted below *folder* stays as it is.
     """
-    _make_writable(str(folder), None)
-    with opened(folder) as root:
+    _make_writable(str(folder), at)
+    with opened(folder, at) as root:
         mount = _mount(root)
         pending, emptied, moved = [""], [], 0
         while pending:
@@ -117,7 +117,7 @@ def remove(folder: Path) -> None:
                     pending.append(inside)
         for path in reversed(emptied[1:]):
             os.rmdir(path, dir_fd=root)
-    folder.rmdir()
+    os.rmdir(folder, dir_fd=at)
 
 
 def _make_writable(path: str, root: int | None) -> None:
