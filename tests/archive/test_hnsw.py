@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backups.engine.chroma_files import hnsw, id_table
-from backups.engine.chroma_files.errors import BrokenIndex
+from backups.engine.chroma_files.errors import BrokenIndex, UnsupportedIndex
 from backups.engine.chroma_files.graph import check_graph
 from backups.engine.chroma_files.index import Index
 from tests.restore.stores import History
@@ -256,6 +256,13 @@ def test_a_header_with_one_number_changed(copy: Path, field: int) -> None:
         assert tracemalloc.get_traced_memory()[1] < 64 << 20
     finally:
         tracemalloc.stop()
+
+
+def test_a_header_of_zeros_is_broken_and_not_of_an_unknown_version(copy: Path) -> None:
+    (copy / "header.bin").write_bytes(bytes(HEADER.size))
+    with pytest.raises(BrokenIndex) as problem:
+        hnsw.read_header(copy)
+    assert not isinstance(problem.value, UnsupportedIndex)
 
 
 def test_impossible_offsets_are_refused(copy: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from backups.engine import doctor
 from backups.engine.chroma_files.errors import BrokenIndex
 from backups.engine.chroma_files.hnsw import check_structure, read_header
+from backups.engine.chroma_files.id_table import labels
 from backups.engine.chroma_files.tables import list_collections, open_at_rest, pending_ids
 from backups.engine.runtime.context import Context
 from tests.capture.conftest import Bench, Start, Stores, chroma_source
@@ -76,7 +77,17 @@ def go_on(name: str) -> Callable[[Path], None]:
     return apply
 
 
+def rename_an_id(segment: Path) -> None:
+    """In both directions, as the table is written."""
+    path = segment / "index_metadata.pickle"
+    (name, _) = next(labels(segment))
+    content = path.read_bytes().replace(name.encode(), name.encode().upper())
+    assert content != path.read_bytes()
+    path.write_bytes(content)
+
+
 BREAKS = {
+    "an id renamed": rename_an_id,
     "links lost": lose_links,
     "a record marked as deleted": lambda segment: mark(segment, False),
     "links go on": go_on("link_lists.bin"),

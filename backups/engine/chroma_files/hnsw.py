@@ -61,7 +61,9 @@ def read_header(folder: Path) -> Header | None:
     if len(content) != _HEADER.size:
         raise BrokenIndex(f"header.bin has {len(content)} bytes instead of {_HEADER.size}", "header.bin")
     header = Header(*_HEADER.unpack(content))
-    if header.version != 1:
+    if header.version < 1:
+        raise BrokenIndex(f"the header has the format version {header.version}, which does not exist", "header.bin", 0)
+    if header.version > 1:
         raise UnsupportedIndex(f"the index has format version {header.version}; 1 is supported", "header.bin", 0)
     in_order = header.vector_offset < header.label_offset <= header.size_per_element - _U64.size
     if not in_order or (header.label_offset - header.vector_offset) % 4:

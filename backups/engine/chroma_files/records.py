@@ -59,6 +59,16 @@ def count_records(database: sqlite3.Connection, collection: Collection, until: i
     return int(row[0])
 
 
+def count_among(database: sqlite3.Connection, collection: Collection, ids: Sequence[str], until: int) -> int:
+    """How many of *ids*, some hundred that differ, are records that are unchanged since that position of the log."""
+    chosen = ", ".join("?" * len(ids))
+    row = database.execute(
+        f"SELECT count(*) FROM embeddings WHERE segment_id = ? AND seq_id <= ? AND embedding_id IN ({chosen})",
+        (collection.metadata_segment, until, *ids),
+    ).fetchone()
+    return int(row[0])
+
+
 def find_records(database: sqlite3.Connection, collection: Collection, ids: Sequence[str]) -> dict[str, Record]:
     """Those of *ids* that the collection holds, by id, without their vectors."""
     rows = database.execute(

@@ -9,10 +9,11 @@ from pathlib import Path
 from .errors import BrokenIndex
 from .graph import ABSENT, DELETED, LIVE, Graph, check_graph
 from .id_table import PICKLE, labels
-from .records import count_records
+from .records import count_among, count_records
 from .tables import DELETE, Collection, log_rows
 
 _DATA = "data_level0.bin"
+_PAGE = 500
 
 
 def check_index(
@@ -32,18 +33,19 @@ def check_index(
     folder = directory / collection.vector_segment
     if collection.vector_segment:
         graph = check_graph(folder, check, cosine=collection.cosine)
-    named = _check_ids(folder, graph, database, collection) if graph.count else 0
-    older = count_records(database, collection, collection.vector_at)
-    if older > named:
-        raise BrokenIndex(f"{older} records of {collection.name} are older than its index, which holds {named}", PICKLE)
+    held = _check_ids(folder, graph, database, collection) if graph.count else 0
+    older = count_records(database, collection, collection.vector_at)  # after the ids: a writer only makes it smaller meanwhile
+    if older > held:
+        raise BrokenIndex(f"{older} records of {collection.name} are older than its index, which holds {held}", PICKLE)
     return graph
 
 
 def _check_ids(folder: Path, graph: Graph, database: sqlite3.Connection, collection: Collection) -> int:
-    """The number of ids."""
+    """The number of ids that are records older than the index."""
     deleted = {name for _, operation, name, _ in log_rows(database, collection, collection.vector_at) if operation == DELETE}
     unnamed = graph.labels.copy()
-    named = 0
+    held = 0
+    names: list[str] = []
     for identifier, label in labels(folder, graph.count):
         state = unnamed[label] if 0 <= label < len(unnamed) else ABSENT
         if state == ABSENT:
@@ -51,7 +53,10 @@ def _check_ids(folder: Path, graph: Graph, database: sqlite3.Connection, collect
         if state == DELETED and identifier not in deleted:
             raise BrokenIndex(f"the element of {identifier!r} is marked as deleted", _DATA)
         unnamed[label] = ABSENT
-        named += 1
+        names.append(identifier)
+        if len(names) == _PAGE:
+            held += count_among(database, collection, names, collection.vector_at)
+            names.clear()
     if (unnamed == LIVE).any():
         raise BrokenIndex("an element that has no id is not marked as deleted", _DATA)
-    return named
+    return held + count_among(database, collection, names, collection.vector_at)
