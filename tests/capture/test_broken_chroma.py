@@ -138,6 +138,16 @@ def test_a_broken_directory_is_reported_kept_and_skipped(
 
 
 @pytest.mark.slow
+def test_a_proof_finds_a_broken_full_text_index(bench: Bench, stores: Stores) -> None:
+    with closing(sqlite3.connect(stores.chroma / "chroma.sqlite3")) as database, database:
+        database.execute("DELETE FROM embedding_fulltext_search_data WHERE id = 10")
+    ended = run("create", "--repo", bench.repository.folder, "--verify", "restore", "--chroma", stores.chroma)
+    assert (ended.code, ended.json["verification"]) == (6, "damaged")
+    (problem,) = ended.json["problems"]
+    assert problem["code"] == "chroma_structure" and "full-text index embedding_fulltext_search" in problem["message"]
+
+
+@pytest.mark.slow
 def test_a_damaged_chroma_does_not_affect_sqlite(bench: Bench, stores: Stores) -> None:
     BREAKS["vectors cut off"](stores.segment)
     created = bench.create(*stores.sources)
