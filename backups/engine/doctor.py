@@ -18,7 +18,7 @@ from .chroma_files.errors import BrokenIndex
 from .chroma_files.hnsw import index_stamps
 from .chroma_files.tables import DATABASE, Collection, check_supported, list_collections, pending_ids, refuse_links
 from .chroma_files.whole import check_index
-from .errors import EngineError, RepositoryTooNew
+from .errors import EngineError, PermissionMissing, RepositoryTooNew
 from .gate import Gate
 from .progress import counted, human_bytes
 from .repository.base import Unreadable
@@ -288,8 +288,10 @@ def _check_repository(folder: Path, report: Diagnosis) -> None:
         report.add("problem", str(folder), problem.message, problem.hint)
         return
     scanned = repository.scan()
-    broken = [item.id for item in scanned if isinstance(item, Unreadable) and item.problem.code != RepositoryTooNew.code]
-    newer = [item.id for item in scanned if isinstance(item, Unreadable) and item.problem.code == RepositoryTooNew.code]
+    unreadable = [item for item in scanned if isinstance(item, Unreadable)]
+    newer = [item.id for item in unreadable if item.problem.code == RepositoryTooNew.code]
+    closed = [item.id for item in unreadable if item.problem.code == PermissionMissing.code]
+    broken = [item.id for item in unreadable if item.id not in {*newer, *closed}]
     unsound = [item for item in scanned if not isinstance(item, Unreadable) and item.damaged]
     damaged = [item.id for item in unsound if not item.manifest.safety]
     kept = [item.id for item in unsound if item.manifest.safety]
@@ -299,6 +301,8 @@ def _check_repository(folder: Path, report: Diagnosis) -> None:
     if broken or damaged:
         named = ", ".join((broken + damaged)[:5])
         report.add("problem", str(folder), f"damaged: {named}", "Make a new full backup, then delete the damaged ones.")
+    if closed:
+        report.add("problem", str(folder), f"this user cannot read: {', '.join(closed[:5])}", "Correct owner and mode.")
     if newer:
         report.add("problem", str(folder), f"written by a newer version: {', '.join(newer[:5])}", "Upgrade refbackup.")
     if kept:
@@ -311,7 +315,7 @@ def _check_repository(folder: Path, report: Diagnosis) -> None:
     if not scanned:
         report.add("warning", str(folder), "it holds no backup", "Make the first one with refbackup create.")
     elif not proven:
-        usable = len(unsound) + len(broken) + len(newer) < len(scanned)
+        usable = len(unsound) + len(unreadable) < len(scanned)
         todo = "Run refbackup verify latest --depth restore." if usable else "Make a new full backup."
         report.add("warning", str(folder), "no backup is verified", todo)
     if not os.access(folder, os.W_OK):

@@ -60,7 +60,7 @@ def empty_trash(repository: Repository, ctx: Context, *, dry_run: bool) -> list[
 
 def _decide(repository: Repository, set_name: str, policy: Policy, ctx: Context) -> tuple[Decision, ...]:
     refuse_empty(policy)
-    repository.refuse_newer(set_name)
+    repository.refuse_unknown(set_name)
     return decide(candidates(repository.backups(set_name)), policy, ctx.now())
 
 

@@ -161,3 +161,19 @@ def test_a_damaged_source_is_suspected_until_a_test_restore_passes(tmp_path: Pat
     again = back_up(repository, sources, "incremental", verify=Depth.HASHES)
     assert again.proofs[-1].depth is Depth.HASHES and not repository.load("default", again.id).damaged
     assert good.id != again.id
+
+
+def test_nothing_is_removed_while_the_needs_of_a_backup_are_unknown(mine: History, told: Told) -> None:
+    """A folder of another user, or a bad sector: for root, a link to itself is as unreadable."""
+    repo, last = f"--repo={mine.repository.folder}", mine.place(3)
+    shutil.move(last, mine.folder / "aside")
+    last.symlink_to(last)
+    code, listed = told("list", repo)
+    assert code == 0 and [item["id"] for item in listed["backups"]] == list(reversed(mine.ids)), "it hides no other"
+    assert told("show", "latest", repo)[1]["id"] == mine.ids[2]
+    assert told("prune", "--keep-within=1d", "--dry-run", repo)[0] == 1
+    assert told("prune", "--keep-last=1", "--verified-floor=0", repo)[0] == 1
+    assert told("delete", mine.ids[2], repo)[0] == 1
+    last.unlink()
+    shutil.move(mine.folder / "aside", last)
+    assert told("list", repo)[0] == 0 and len(mine.repository.backups("default")) == 4

@@ -11,7 +11,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -188,11 +188,14 @@ class BaseRepository(ABC):
             hint = f"Sets with backups: {', '.join(sets)}." if sets else "The repository holds no backup."
             raise BackupNotFound(f"The set {set_name} has no backup.", hint=hint)
 
-    def refuse_newer(self, set_name: str) -> None:
-        """Raise `RepositoryTooNew` when a set holds a backup of a later format, whose needs are unknown to this version."""
-        for item in self._scan_set(set_name):
-            if isinstance(item, Unreadable) and item.problem.code == RepositoryTooNew.code:
-                raise RepositoryTooNew(item.problem.message)
+    def refuse_unknown(self, set_name: str) -> None:
+        """Raise when it is unknown what a backup of a set needs, so that nothing may be removed.
+
+        `RepositoryTooNew` for one of a later format, `PermissionMissing` or another error for one that cannot be read now.
+        """
+        for backup_id in self.ids(set_name):
+            with suppress(DamageFound, BackupNotFound):
+                self.read(set_name, backup_id)
 
     def _scan_set(self, set_name: str) -> Iterator[Backup | Unreadable]:
         soundness = Soundness(self, set_name)
@@ -287,9 +290,9 @@ class BaseRepository(ABC):
     def delete(self, set_name: str, backup_id: str, now: datetime) -> None:
         """Move a backup, which may be unreadable, into the trash, in one step.
 
-        Raises `BackupInUse` when it is held or others need it, and `RepositoryTooNew` when that cannot be known.
+        Raises `BackupInUse` when it is held or others need it, and as `refuse_unknown` when that cannot be known.
         """
-        self.refuse_newer(set_name)
+        self.refuse_unknown(set_name)
         hold = self.hold(set_name, backup_id)
         if hold is not None:
             raise BackupInUse(
