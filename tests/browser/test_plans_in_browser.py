@@ -46,7 +46,7 @@ def test_plan_is_added_with_live_preview_changed_and_deleted(served_site, signed
     page.fill("#id_name", "by-hand")
     page.fill("#id_cron", "45 4 * * 1-5")
     due = page.get_by_role("status", name="Next times")
-    expect(due).to_contain_text("At 04:45, Monday through Friday")
+    expect(due).to_contain_text("Monday to Friday at 04:45")
     expect(due.locator("li")).to_have_count(5)
     page.fill("#id_time_zone", "Asia/Tokyo")
     expect(due).to_contain_text("in Asia/Tokyo")
@@ -59,7 +59,7 @@ def test_plan_is_added_with_live_preview_changed_and_deleted(served_site, signed
     page.fill("#id_cron", "45 4 * * 1-5")
     page.get_by_role("button", name="Add plan").click()
     page.wait_for_url(f"**{PLANS}by-hand/")
-    expect(page.locator(".rb-verdict")).to_contain_text("At 04:45, Monday through Friday")
+    expect(page.locator(".rb-verdict")).to_contain_text("Monday to Friday at 04:45")
     page.get_by_role("button", name="Pause").click()
     expect(page.locator(".rb-verdict")).to_contain_text("Paused by admin")
     page.get_by_role("button", name="Resume").click()
@@ -100,7 +100,7 @@ def test_preview_without_scripts(served_site, signed_in):
     page.goto(f"{served_site.address}{PLANS}weekly-full/")
     page.fill("#id_cron", "5 5 5 * *")
     page.get_by_role("button", name="Preview").click()
-    expect(page.get_by_role("status", name="Next times")).to_contain_text("At 05:05, on day 5 of the month")
+    expect(page.get_by_role("status", name="Next times")).to_contain_text("The 5th of each month at 05:05 UTC")
     page.goto(f"{served_site.address}{PLANS}weekly-full/")
     assert page.input_value("#id_cron") == "30 23 * * 0", "nothing was saved"
 
