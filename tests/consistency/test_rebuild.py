@@ -144,7 +144,7 @@ def test_rows_without_a_usable_vector_are_left(indexed: Places) -> None:
     first.save()
     break_link("data_level0.bin")
     made = repair(plan_repair(checked(), only_safe=False, kinds=["broken_index"]))
-    assert "1 rows have none that can be used" in made.steps.get().note
+    assert "1 row has none that can be used" in made.steps.get().note
     assert store().count(PAGES) == PageEmbedding.objects.count() - 1
     assert checked().kinds == {"wrong_dimension": 1, "missing_in_chromadb": 1, "count_mismatch": 2}
 
