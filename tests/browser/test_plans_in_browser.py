@@ -49,7 +49,7 @@ def test_plan_is_added_with_live_preview_changed_and_deleted(served_site, signed
     expect(due).to_contain_text("Monday to Friday at 04:45")
     expect(due.locator("li")).to_have_count(5)
     page.fill("#id_time_zone", "Asia/Tokyo")
-    expect(due).to_contain_text("in Asia/Tokyo")
+    expect(due).to_contain_text("(Asia/Tokyo)")
     page.fill("#id_cron", "99 4 * * *")
     expect(due).to_contain_text("bad minute")
     page.get_by_role("button", name="Add plan").click()
