@@ -258,6 +258,12 @@ def _reads_all(parent: Backup, request: Request, ctx: Context) -> bool:
     return last is None or ctx.now() - last >= timedelta(hours=request.reread_hours)
 
 
+def _is_trusted(repository: Repository, parent: Backup) -> bool:
+    """Whether no later backup is damaged, as one would be whose records do not have the digest that was carried on."""
+    later = itertools.takewhile(lambda item: item.id != parent.id, repository.newest_first(parent.manifest.set))
+    return not any(item.damaged for item in later)
+
+
 def _pack(
     cut: Cut,
     sources: list[Source],
@@ -274,6 +280,9 @@ def _pack(
         log_cut(instant, ctx)
         cut.copy_pinned(instant)
     before = {record.prefix: record for record in parent.manifest.sources} if parent is not None else {}
+    carry_on = (
+        parent is not None and not request.safety and not _reads_all(parent, request, ctx) and _is_trusted(repository, parent)
+    )
     requests = [pack_request(source, sources, instant, cut, repository, request.exclude) for source in sources]
     table = parent.manifest.data if parent is not None else None
     with ctx.phase("create", "store", sum(size_of(source) for source in sources)) as phase:
@@ -285,7 +294,7 @@ def _pack(
             whole_bytes=table.whole_bytes if table else 0,
         )
         digests = {
-            source.prefix: digest_source(cut, source, instant, before.get(source.prefix), watch.check, ctx)
+            source.prefix: digest_source(cut, source, instant, before.get(source.prefix), watch.check, ctx, carry_on=carry_on)
             for source in sources
             if source.kind is SourceKind.CHROMA and source.name not in instant.broken
         }

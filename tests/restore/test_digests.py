@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 import shutil
+import sqlite3
 import struct
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 
 from backups.engine.check_stores import PROBER
 from backups.engine.chroma_files.digests import digest_collections
+from backups.engine.chroma_files.errors import BrokenIndex
 from backups.engine.chroma_files.records import as_client, stored_records
 from backups.engine.chroma_files.tables import list_collections, open_at_rest
 from backups.engine.chroma_files.vectors import stored_vectors
@@ -364,7 +367,6 @@ def test_a_change_of_any_indexed_vector_is_found(store: Path, tmp_path: Path, pr
         ("UPDATE embedding_metadata SET string_value = 'x' WHERE id = 7 AND key = 'chroma:document'", "records"),
         ("DELETE FROM embedding_metadata WHERE id = 7 AND key = 'n'", "records"),
         ("UPDATE embedding_metadata SET key = 'm' WHERE id = 7 AND key = 'n'", "records"),
-        ("UPDATE embeddings SET embedding_id = 'other' WHERE id = 7", "records"),
         ("INSERT INTO embedding_metadata_array (id, key, string_value) VALUES (7, 'l', 'x')", "records"),
         ("DELETE FROM embeddings WHERE id = 7", "records count"),
         ("DELETE FROM embeddings_queue WHERE seq_id = (SELECT max(seq_id) FROM embeddings_queue)", "recent"),
@@ -378,9 +380,6 @@ def test_a_change_of_any_indexed_vector_is_found(store: Path, tmp_path: Path, pr
 )
 @pytest.mark.slow
 def test_any_change_of_a_row_is_found(store: Path, tmp_path: Path, statement: str, part: str) -> None:
-    import sqlite3
-    from contextlib import closing
-
     copy = Path(shutil.copytree(store, tmp_path / "copy"))
     good = digests(copy)
     with closing(sqlite3.connect(copy / "chroma.sqlite3")) as database:
@@ -392,11 +391,17 @@ def test_any_change_of_a_row_is_found(store: Path, tmp_path: Path, statement: st
 
 
 @pytest.mark.slow
+def test_a_record_with_an_id_that_the_index_does_not_have_is_found(store: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(store, tmp_path / "copy"))
+    with closing(sqlite3.connect(copy / "chroma.sqlite3")) as database, database:
+        database.execute("UPDATE embeddings SET embedding_id = 'other' WHERE id = 7")
+    with pytest.raises(BrokenIndex, match="20 records of col are older than its index, which holds 19"):
+        digests(copy)
+
+
+@pytest.mark.slow
 def test_a_client_that_returns_wrong_records_is_found(store: Path, tmp_path: Path, prober: Child) -> None:
     """The log says one thing, the metadata another: only the client's answers show it."""
-    import sqlite3
-    from contextlib import closing
-
     copy = Path(shutil.copytree(store, tmp_path / "copy"))
     with closing(sqlite3.connect(copy / "chroma.sqlite3")) as database:
         database.execute("UPDATE embeddings SET embedding_id = 'nobody' WHERE embedding_id = 'n24'")

@@ -11,12 +11,20 @@ from .cut import STEP_TIMEOUT, Cut, Instant
 
 
 def digest_source(
-    cut: Cut, source: Source, instant: Instant, before: SourceRecord | None, check: Callable[[], None], ctx: Context
+    cut: Cut,
+    source: Source,
+    instant: Instant,
+    before: SourceRecord | None,
+    check: Callable[[], None],
+    ctx: Context,
+    *,
+    carry_on: bool,
 ) -> tuple[Collection, ...] | Problem:
     """The digests of the collections of a Chroma directory, read from the copy, or those of the parent if nothing changed.
 
-    *before* is the source in the parent. A problem if the files contradict each other. Logs records that differ from the
-    parent's although Chroma has not written them.
+    *before* is the source in the parent. With *carry_on*, records that Chroma has not written since then are not read; without,
+    those that differ from the parent's although Chroma has not written them are logged. A problem if the files contradict each
+    other.
     """
     if before is not None and not instant.changed[source.prefix]:
         return before.collections
@@ -27,6 +35,7 @@ def digest_source(
         check=check,
         directory=str(cut.staged(source)),
         parents={item.id: _parent_digest(item) for item in parents.values()},
+        carry_on=carry_on,
     )
     if "problem" in answer:
         return Problem(

@@ -319,16 +319,16 @@ class Holder:
         for directory in self._directories:
             directory.release()
 
-    def digest(self, directory: str, parents: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    def digest(self, directory: str, parents: dict[str, dict[str, Any]], *, carry_on: bool) -> dict[str, Any]:
         """Digests of a copy, or ``{"problem", "file", "offset"}`` when its files contradict each other.
 
-        *parents* maps ids of collections to the fields of `digests.ParentDigest`.
+        *parents* maps ids of collections to the fields of `digests.ParentDigest`. *carry_on* as there.
         """
         from ..chroma_files import digests  # numpy is loaded only when a Chroma directory changed
 
         try:
             known = {collection: digests.ParentDigest(**fields) for collection, fields in parents.items()}
-            found = digests.digest_collections(Path(directory), known)
+            found = digests.digest_collections(Path(directory), known, carry_on=carry_on)
         except BrokenIndex as problem:
             return {"problem": str(problem), "file": problem.file, "offset": problem.offset}
         except sqlite3.DatabaseError as problem:

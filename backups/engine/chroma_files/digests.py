@@ -14,9 +14,10 @@ digest      hashed for each record
             ``chroma:document``; values of a list follow in their order, with the key's name
 =========== ==========================================================================================================
 
-All of a changed file is read, also where Chroma's sequence numbers say that nothing was written: a digest says what the backup
-holds, and files may be damaged or edited. Because digests are sums, those of the records that were not written since
-the parent can be told apart, and compared with the parent's.
+Because they are sums, digests can continue those of the parent backup: when every record digested then still exists unchanged,
+which the sequence numbers show (Chroma gives a record a new one with every change), only new records are read and added.
+They would then claim the old content for records that were damaged or edited without a write. So from time to time all are
+read, and those that were not written since the parent are compared with the parent's.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ _MODULUS = 1 << 256
 class SetHash:
     """A hash of a set of byte strings that does not depend on their order."""
 
-    def __init__(self) -> None:
-        self.count = 0
-        self._total = 0
+    def __init__(self, count: int = 0, digest: str = "") -> None:
+        self.count = count
+        self._total = int.from_bytes(bytes.fromhex(digest), "little")
 
     def add(self, record: bytes) -> None:
         """Count one more member."""
@@ -77,7 +78,7 @@ class ParentDigest:
 class CollectionDigest:
     """The digests of one collection, in hex. ``indexed`` is None when its index was not copied because it has not changed.
 
-    ``altered``: records differ from the parent's, although Chroma has not written them since.
+    ``altered``: records differ from the parent's, although Chroma has not written them since; found only if all were read.
     """
 
     collection: Collection
@@ -90,17 +91,18 @@ class CollectionDigest:
 
 
 def digest_collections(
-    directory: Path, parents: dict[str, ParentDigest], check: Callable[[], None] = lambda: None
+    directory: Path, parents: dict[str, ParentDigest], check: Callable[[], None] = lambda: None, *, carry_on: bool = False
 ) -> list[CollectionDigest]:
     """The digests of the collections in a directory at rest, by name.
 
     *parents* maps ids of collections to their digests in the parent backup. The index of such a collection is not digested if
-    its files are not in *directory*, because they have not changed. *check* is called every 1,024 records, and may raise.
+    its files are not in *directory*, because they have not changed. With *carry_on*, only what was written since the parent is
+    read, and of an index only its structure is checked. *check* is called every 1,024 records, and may raise.
     Raises `BrokenIndex` and ``sqlite3.DatabaseError``.
     """
     with closing(open_at_rest(directory)) as database:
         return [
-            _digest(directory, database, collection, parents.get(collection.id), check)
+            _digest(directory, database, collection, parents.get(collection.id), check, carry_on)
             for collection in list_collections(database)
         ]
 
@@ -116,17 +118,18 @@ def _digest(
     collection: Collection,
     parent: ParentDigest | None,
     check: Callable[[], None],
+    carry_on: bool,
 ) -> CollectionDigest:
-    records, altered = _digest_records(database, collection, parent, check)
+    records, altered = _digest_records(database, collection, parent, check, carry_on)
     recent = SetHash()
     for number, operation, identifier, vector in log_rows(database, collection, collection.vector_at):
         recent.add(struct.pack("<QI", number, operation) + _prefixed(identifier) + (vector or b""))
     indexed: SetHash | None = None
     if parent is None or _index_is_here(directory, collection):
         indexed = SetHash()
-        if check_index(directory, database, collection, check).count:
+        if check_index(directory, database, collection, check, ids=not carry_on).count:
             folder = directory / collection.vector_segment
-            indexed, vectors_altered = _digest_index(folder, database, collection, parent, check)
+            indexed, vectors_altered = _digest_index(folder, database, collection, parent, check, carry_on)
             altered |= vectors_altered
     return CollectionDigest(
         collection=collection,
@@ -140,12 +143,19 @@ def _digest(
 
 
 def _digest_records(
-    database: sqlite3.Connection, collection: Collection, parent: ParentDigest | None, check: Callable[[], None]
+    database: sqlite3.Connection,
+    collection: Collection,
+    parent: ParentDigest | None,
+    check: Callable[[], None],
+    carry_on: bool,
 ) -> tuple[SetHash, bool]:
     """The digest, and whether records that were not written since the parent differ from the parent's."""
     records, altered = SetHash(), False
     since = parent.metadata_at if parent is not None else 0
-    for span in ((None, since), (since, None)):
+    spans: tuple[tuple[int | None, int | None], ...] = ((None, since), (since, None))
+    if carry_on and parent is not None and count_records(database, collection, since) == parent.count:
+        records, spans = SetHash(parent.count, parent.records), spans[1:]
+    for span in spans:
         for record in stored_records(database, collection, *span):
             records.add(repr(record).encode("utf-8", "surrogatepass"))
             if not records.count % 1024:
@@ -156,13 +166,22 @@ def _digest_records(
 
 
 def _digest_index(
-    folder: Path, database: sqlite3.Connection, collection: Collection, parent: ParentDigest | None, check: Callable[[], None]
+    folder: Path,
+    database: sqlite3.Connection,
+    collection: Collection,
+    parent: ParentDigest | None,
+    check: Callable[[], None],
+    carry_on: bool,
 ) -> tuple[SetHash, bool]:
     """The digest, and whether vectors that were not written since the parent differ from the parent's."""
     new = _new_in_index(folder, database, collection, parent)
     vectors, added = SetHash(), SetHash()
+    wanted = None
+    # of files that changed although nothing was written, the parent's digest says nothing
+    if carry_on and new is not None and parent is not None and parent.vector_at != collection.vector_at:
+        vectors, wanted = SetHash(parent.indexed_count or 0, parent.indexed), new
     with closing(Index(folder, cosine=collection.cosine)) as index:
-        for number, (identifier, vector) in enumerate(index.stream()):
+        for number, (identifier, vector) in enumerate(index.stream(wanted)):
             (added if new is not None and identifier in new else vectors).add(_prefixed(identifier) + vector)
             if not number % 1024:
                 check()
