@@ -1,7 +1,5 @@
 """Makes the findings of earlier checks agree with what a newer check found."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from django.db.models import Count, Exists, OuterRef, Q, QuerySet

@@ -3,8 +3,6 @@
 Nothing starts before the stores have been looked at, because a start creates what is missing, and so hides a loss.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import sqlite3

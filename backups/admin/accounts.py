@@ -1,7 +1,5 @@
 """Django's own pages of accounts and groups: changes are audited, and the password change limits wrong guesses."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The audit log: search, verification of the hash chain, and export."""
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """The overview: verdict, figures, running jobs, timeline, next runs and latest events."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any

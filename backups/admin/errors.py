@@ -3,8 +3,6 @@
 A project names them in its root URLs: ``handler403 = "backups.admin.errors.not_allowed"``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from django.contrib import admin

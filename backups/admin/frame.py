@@ -3,8 +3,6 @@
 Templates escape every value, notes included; `say` escapes its text. Nothing in `backups` marks text from outside as safe.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass

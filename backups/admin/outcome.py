@@ -1,7 +1,5 @@
 """The state and result of a job: a sentence, and tables."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Forms of plans: one for each job type, with fields for its arguments."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal, get_args, get_origin
 from zoneinfo import available_timezones

@@ -1,7 +1,5 @@
 """Plans: the list, one plan, adding, import and export."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any

@@ -1,7 +1,5 @@
 """Readiness: the score, its reasons, and the drills that it is based on."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A queued or running job on the pages: its steps, its phases, and the pause of writers."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime

@@ -1,7 +1,5 @@
 """The second factor of the signed-in account: enrolment, recovery codes, the code at sign-in, removal."""
 
-from __future__ import annotations
-
 from base64 import b32encode
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Backups over time: points of the timeline and figures of the charts, aggregated by the database."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta

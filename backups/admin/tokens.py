@@ -1,7 +1,5 @@
 """API tokens: the list, a form for a new one, and revocation."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta

@@ -1,7 +1,5 @@
 """Addresses of all pages: ``path("admin/backup/", include("backups.admin.urls"))``. `errors` has their error pages."""
 
-from __future__ import annotations
-
 import re
 
 from django.urls import URLPattern, path, register_converter

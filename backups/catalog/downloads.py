@@ -5,8 +5,6 @@ joins parts of different files (RFC 9110, sections 13 and 14). Files never chang
 a download, the open file can still be read to its end.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

@@ -4,8 +4,6 @@ The repository does not know of them, so the jobs tell. Until a later proof show
 as proven, whatever earlier proofs say; if the verification found damage that it could not record, the backup is damaged.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime

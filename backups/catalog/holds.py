@@ -1,7 +1,5 @@
 """Holds: backups that retention keeps whatever its rules."""
 
-from __future__ import annotations
-
 from django.utils import timezone
 
 from backups.conf import configuration

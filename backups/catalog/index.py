@@ -1,7 +1,5 @@
 """The index of backups in the control database. It can be rebuilt from the repository at any time."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass

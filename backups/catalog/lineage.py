@@ -1,7 +1,5 @@
 """The ancestors and dependents of a backup, from the index, and their drawing as a small graph."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Backups that hold far less than the one before them, until a person confirms the loss by releasing that one."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 

@@ -14,8 +14,6 @@ Words that are `FOLDER` or `INSTANT` are replaced. In the environment, ``REFBACK
 settings of the sources (``REFSERVER_DATABASE``, ...) are the paths of the restored stores.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Checks restored stores: SQLite's own checks, and Chroma's records against the digests of the manifest."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any

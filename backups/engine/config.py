@@ -1,7 +1,5 @@
 """Settings from the environment and ``.env``, checked at once: every problem is reported, with its name and the fix."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass

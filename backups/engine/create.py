@@ -3,8 +3,6 @@
 The way of the data: live stores → the cut (`capture.cut`) → blocks → staged archive → published folder → proof.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import time

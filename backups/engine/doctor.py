@@ -1,7 +1,5 @@
 """Diagnoses sources and repository and gives advice, without changing anything."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Drills: a backup is restored as in an emergency, checked by the application too, and timed."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 

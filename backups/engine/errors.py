@@ -25,8 +25,6 @@ The second column is ``code`` (stable, for programs), the third ``exit_code``. T
 what was left unchanged; its hint says what to do next.
 """
 
-from __future__ import annotations
-
 import errno
 from typing import Any, ClassVar
 

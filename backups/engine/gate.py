@@ -28,8 +28,6 @@ turnstile  ``flock``: every caller passes through it on the way to ``lock``; one
 The locks of a process that dies are gone. A gate is not re-entrant.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Iterator

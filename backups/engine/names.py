@@ -1,7 +1,5 @@
 """The forms of names and ids. Child processes import this without `types`, for a quick start."""
 
-from __future__ import annotations
-
 import re
 from typing import Final
 

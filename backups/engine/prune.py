@@ -1,7 +1,5 @@
 """Removes backups that retention does not keep. `repository.retention` decides, without side effects."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 

@@ -1,7 +1,5 @@
 """The sources of a backup: checks before it is made, what the packer does with each, and their records in the manifest."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import stat

@@ -6,8 +6,6 @@ that restore was interrupted, and the stores may be of different times: nothing 
 finished or undone (``refbackup restore --finish``, ``--undo``).
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import shlex

@@ -3,8 +3,6 @@
 The result, good or bad, is recorded in the repository as a proof, where ``list`` and retention find it on any machine.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import hashlib

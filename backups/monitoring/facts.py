@@ -1,7 +1,5 @@
 """What is known about the backups at one moment, as values. `gathering` reads them, `conditions` judges them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime

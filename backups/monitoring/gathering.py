@@ -4,8 +4,6 @@ Most queries are answered from an index and cost hardly more with more backups a
 running jobs, channels, sets and repositories only.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import stat

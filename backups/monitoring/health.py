@@ -4,8 +4,6 @@ Beyond the facts that every view reads, `run_checks` probes repositories and sto
 other views use what it found until the next health check.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

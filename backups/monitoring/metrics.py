@@ -3,8 +3,6 @@
 Names and units follow https://prometheus.io/docs/practices/naming/; the list is in ``docs/reference/metrics.md``.
 """
 
-from __future__ import annotations
-
 import ipaddress
 from collections.abc import Callable, Iterator
 from datetime import datetime

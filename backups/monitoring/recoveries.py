@@ -1,7 +1,5 @@
 """Reads how restores and drills went. Only those count whose backup could still be restored today."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any

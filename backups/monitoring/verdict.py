@@ -3,8 +3,6 @@
 `gathering.gather` reads the facts; `verdict` reads no clock, no database and no disk.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime

@@ -1,7 +1,5 @@
 """Cron expressions in plain English. The usual forms are worded here, all others by the library cron-descriptor."""
 
-from __future__ import annotations
-
 import calendar
 from collections.abc import Sequence
 

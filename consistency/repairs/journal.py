@@ -1,7 +1,5 @@
 """The contents of a repair's journal: records and rows as JSON, the record to write, and when two entries are the same."""
 
-from __future__ import annotations
-
 import base64
 from collections import Counter
 from collections.abc import Mapping, Sequence

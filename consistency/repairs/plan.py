@@ -1,7 +1,5 @@
 """What a repair would do. Changes nothing."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Rebuilds broken indexes: an empty collection takes the place of the old one, and every usable vector is written again."""
 
-from __future__ import annotations
-
 from contextlib import closing
 
 from backups.engine.chroma_files.tables import find_collection

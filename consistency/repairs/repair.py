@@ -1,7 +1,5 @@
 """Carries out a planned repair, and resumes one that was interrupted."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any

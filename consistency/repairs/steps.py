@@ -1,7 +1,5 @@
 """What carrying out and undoing a repair share: the lock, the writer, and batches of steps with their stores open."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Undoes a repair from its journal."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any

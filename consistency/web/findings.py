@@ -1,7 +1,5 @@
 """One finding: what each side holds, next to each other, with the differences marked."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """How pages name kinds of finding, repairs, causes and severities."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from consistency.engine.findings import Cause, FindingKind, Repair, Severity, State

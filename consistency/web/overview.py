@@ -1,7 +1,5 @@
 """The overview: do rows and vectors agree, what runs, and the button that checks again."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What all pages share: rendering in the project's frame, queueing work, showing what runs, and paging."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, TypeVar
 

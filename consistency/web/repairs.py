@@ -1,7 +1,5 @@
 """The plan of a repair, one repair with its journal, and undoing or resuming it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A check in a sentence, by kind of finding, and what a repair of it would do."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

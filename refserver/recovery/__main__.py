@@ -1,7 +1,5 @@
 """The command line of ``scripts/disaster_recovery.sh``; exit codes are those of ``refbackup``."""
 
-from __future__ import annotations
-
 import argparse
 import re
 import sys

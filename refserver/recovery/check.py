@@ -3,8 +3,6 @@
 ``scripts/check_backups.sh`` runs it. It only reads; the repository may be read-only.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import re

@@ -3,8 +3,6 @@
 The library's consistency check compares more; this needs neither Django nor a control database.
 """
 
-from __future__ import annotations
-
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """Runs ``refbackup restore`` as a child process and passes its progress on."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import json

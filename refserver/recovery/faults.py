@@ -3,8 +3,6 @@
 It needs neither Django nor a working database. `refserver.start` uses it before and after errors, ``--look`` shows the result.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import pwd

@@ -1,7 +1,5 @@
 """Restores over the live stores, while the application is stopped."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shlex

@@ -1,7 +1,5 @@
 """A signal to stop, obeyed where it is safe."""
 
-from __future__ import annotations
-
 import contextlib
 import signal
 from collections.abc import Iterator

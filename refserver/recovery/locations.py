@@ -1,7 +1,5 @@
 """Where the stores, the repository and the pid file are, read without Django: the same paths as in `refserver.settings`."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import subprocess

@@ -1,7 +1,5 @@
 """``disaster_recovery.sh --look``: the state of stores, repository and services, and which section helps. Changes nothing."""
 
-from __future__ import annotations
-
 from backups.engine.doctor import diagnose
 from backups.engine.errors import EngineError
 from backups.engine.repository.folder import Repository, open_repository

@@ -1,7 +1,5 @@
 """What a restore would replace, stop and do. Changes nothing."""
 
-from __future__ import annotations
-
 import getpass
 import os
 import socket

@@ -1,7 +1,5 @@
 """One recovery: preview, confirmation, lock, restore, summary."""
 
-from __future__ import annotations
-
 import contextlib
 import selectors
 import shlex

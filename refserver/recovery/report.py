@@ -1,7 +1,5 @@
 """What a recovery did: shown on the screen, and kept in a file."""
 
-from __future__ import annotations
-
 import os
 import re
 import sys

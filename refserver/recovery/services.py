@@ -4,8 +4,6 @@ Two can be stopped: the systemd unit ``refserver``, and a ``manage.py serve`` th
 a store open are only named.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Waits until RefServer has stopped: says at once what it waits for, and interrupts its running jobs after a grace period."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from pathlib import Path

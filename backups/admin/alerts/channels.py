@@ -1,7 +1,5 @@
 """Alert channels: add, change, test and remove."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from django import forms

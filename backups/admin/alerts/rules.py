@@ -1,7 +1,5 @@
 """Alert rules: read, add, change, switch and remove."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from django import forms

@@ -1,7 +1,5 @@
 """The alerts that the signed-in account receives by mail."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect

@@ -1,7 +1,5 @@
 """Deleting backups: which of the selected ones can be deleted, the confirmation, and the job."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from django.contrib import messages

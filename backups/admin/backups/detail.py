@@ -1,7 +1,5 @@
 """One backup: its contents, proofs, lineage and jobs, the actions on it, and its downloads."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Any
 

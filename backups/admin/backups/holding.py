@@ -1,7 +1,5 @@
 """Holding several backups, and releasing several holds after a page that shows their reasons."""
 
-from __future__ import annotations
-
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse

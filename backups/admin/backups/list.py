@@ -1,7 +1,5 @@
 """The list of backups, newest first, and what can be done with the selected ones."""
 
-from __future__ import annotations
-
 from urllib.parse import urlencode
 
 from django.contrib import messages

@@ -1,7 +1,5 @@
 """The preview of a restore: finding the job that made it, and its result sorted for the pages."""
 
-from __future__ import annotations
-
 import uuid
 from datetime import timedelta
 from typing import Any

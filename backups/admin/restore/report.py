@@ -1,7 +1,5 @@
 """The restore while it runs, and its report."""
 
-from __future__ import annotations
-
 import uuid
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The four steps of a restore, each an address whose query holds the whole selection, so that going back loses nothing."""
 
-from __future__ import annotations
-
 import uuid
 from typing import Any
 

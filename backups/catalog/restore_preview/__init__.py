@@ -22,8 +22,6 @@ accounts   `account_changes.compare`; None when their database is not restored
 Each store has ``live``: ``ok``, ``missing``, ``broken``, ``busy`` or ``unknown`` (not this project's), and ``why``.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

@@ -1,7 +1,5 @@
 """SQLite stores: rows, schema, migrations and accounts of the live database and of the backup's."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sqlite3

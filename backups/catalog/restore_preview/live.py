@@ -1,7 +1,5 @@
 """One preview in progress, and read-only access to both sides of it."""
 
-from __future__ import annotations
-
 import sqlite3
 import time
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Chroma and file stores: collections and files of the live store and of the backup's."""
 
-from __future__ import annotations
-
 import contextlib
 import sqlite3
 import stat

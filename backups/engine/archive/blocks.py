@@ -6,8 +6,6 @@ raw-content dictionary, what ``zstd --patch-from`` makes. HNSW and SQLite files 
 of such a block takes some hundred bytes where a plain frame takes half the block.
 """
 
-from __future__ import annotations
-
 import threading
 from typing import Final
 

@@ -1,7 +1,5 @@
 """Checks the names inside an archive, which may come from a hostile repository, before anything is written to them."""
 
-from __future__ import annotations
-
 import re
 from typing import Final
 

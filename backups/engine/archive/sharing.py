@@ -1,7 +1,5 @@
 """Which backups need a damaged frame, directly or below a delta, or a damaged archive's table."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable
 
 from ..errors import DamageFound

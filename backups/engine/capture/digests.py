@@ -1,7 +1,5 @@
 """The digests of a Chroma directory, as the manifest keeps them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

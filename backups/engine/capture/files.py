@@ -1,7 +1,5 @@
 """Lists a folder of files, without following links and without what belongs to other sources, and opens its files."""
 
-from __future__ import annotations
-
 import errno
 import os
 import stat

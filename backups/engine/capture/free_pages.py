@@ -6,8 +6,6 @@ Chroma purges its log whenever it writes the index, and leaves a thousand vector
 not kept in backups.
 """
 
-from __future__ import annotations
-
 import os
 import struct
 from collections.abc import Iterator

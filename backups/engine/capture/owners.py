@@ -1,7 +1,5 @@
 """Which processes have a file open. Linux only; elsewhere none are found."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fcntl

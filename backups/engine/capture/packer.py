@@ -13,8 +13,6 @@ pack    reads every source, writes the archive                                  
 ======= ========================================================================= =====================================
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import stat

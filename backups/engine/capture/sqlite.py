@@ -13,8 +13,6 @@ API copies it. A database in rollback-journal mode cannot be pinned without stop
 beforehand, and under W's lock only if it changed since.
 """
 
-from __future__ import annotations
-
 import os
 import sqlite3
 import time

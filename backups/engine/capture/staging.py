@@ -4,8 +4,6 @@ A file counts as unchanged when its inode, size, mtime and ctime are those seen 
 of time stamps (git's rule for racy entries). Other files are compared byte by byte, and written only where they differ.
 """
 
-from __future__ import annotations
-
 import os
 import stat
 import time

@@ -1,7 +1,5 @@
 """Whether a file is still the one that was seen before: it may be replaced while a backup runs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ..errors import SourceBusy

@@ -1,7 +1,5 @@
 """What is wrong with the files of a Chroma directory."""
 
-from __future__ import annotations
-
 from ..errors import SourceBroken
 
 

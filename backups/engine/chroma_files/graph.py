@@ -16,8 +16,6 @@ same link twice: threads that update and add do not wait for each other. A link 
 be told from a right one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field

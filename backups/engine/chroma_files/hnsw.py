@@ -12,8 +12,6 @@ index_metadata.pickle ids and labels (`id_table`); written last
 ===================== ===================================================================================
 """
 
-from __future__ import annotations
-
 import contextlib
 import struct
 from dataclasses import dataclass

@@ -7,8 +7,6 @@ The scanner knows the opcodes for dict, str, int, float, bool, None and that one
 loaded is only looked at.
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path

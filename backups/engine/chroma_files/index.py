@@ -1,7 +1,5 @@
 """The vectors in the HNSW files of one segment: all in the order of the file, or some by label."""
 
-from __future__ import annotations
-
 import os
 from array import array
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ The lock alone is not enough: the HNSW files are written outside any transaction
 write is under way (`tables`; ``docs/explanation/the-cut.md``).
 """
 
-from __future__ import annotations
-
 import sqlite3
 from collections.abc import Container
 from enum import Enum

@@ -1,7 +1,5 @@
 """The records of a collection, from Chroma's metadata tables: ids, documents and metadata, without their vectors."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import operator

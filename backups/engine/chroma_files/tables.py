@@ -5,8 +5,6 @@ once every ``sync_threshold`` records, the HNSW files, outside any transaction. 
 the position of each segment in the log.
 """
 
-from __future__ import annotations
-
 import json
 import sqlite3
 from collections.abc import Iterator

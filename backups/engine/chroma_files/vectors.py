@@ -3,8 +3,6 @@
 A vector is in the index, unless the log after the index's position says otherwise.
 """
 
-from __future__ import annotations
-
 import json
 import sqlite3
 import time

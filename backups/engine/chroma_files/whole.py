@@ -1,7 +1,5 @@
 """Whether the index of a collection is whole: its files, its ids, and the records that it must hold."""
 
-from __future__ import annotations
-
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path

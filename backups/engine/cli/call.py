@@ -1,7 +1,5 @@
 """What every command gets and returns."""
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``refbackup create``"""
 
-from __future__ import annotations
-
 import argparse
 from typing import Any
 

@@ -1,7 +1,5 @@
 """``refbackup delete``"""
 
-from __future__ import annotations
-
 import argparse
 
 from ..errors import DamageFound, EngineError

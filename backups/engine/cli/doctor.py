@@ -1,7 +1,5 @@
 """``refbackup doctor``"""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """``refbackup drill``"""
 
-from __future__ import annotations
-
 import argparse
 
 from ..application_check import ApplicationCheck

@@ -1,7 +1,5 @@
 """``refbackup files``"""
 
-from __future__ import annotations
-
 import argparse
 from datetime import UTC, datetime
 from typing import Any

@@ -1,7 +1,5 @@
 """``refbackup hold``"""
 
-from __future__ import annotations
-
 import argparse
 
 from ..config import check_note

@@ -1,7 +1,5 @@
 """``refbackup init``"""
 
-from __future__ import annotations
-
 import argparse
 
 from ..repository.folder import initialise

@@ -1,7 +1,5 @@
 """The parser of ``refbackup``."""
 
-from __future__ import annotations
-
 import argparse
 from importlib import import_module
 from typing import NoReturn

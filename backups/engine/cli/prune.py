@@ -1,7 +1,5 @@
 """``refbackup prune``"""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 from datetime import timedelta

@@ -1,7 +1,5 @@
 """``refbackup release``"""
 
-from __future__ import annotations
-
 import argparse
 
 from .arguments import add_id

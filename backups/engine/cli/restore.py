@@ -1,7 +1,5 @@
 """``refbackup restore``"""
 
-from __future__ import annotations
-
 import argparse
 import functools
 import os

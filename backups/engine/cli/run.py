@@ -1,7 +1,5 @@
 """Runs a command: errors become messages and exit codes, signals cancel."""
 
-from __future__ import annotations
-
 import argparse
 import io
 import json

@@ -1,7 +1,5 @@
 """``refbackup show``"""
 
-from __future__ import annotations
-
 import argparse
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What several commands print."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import shutil

@@ -4,8 +4,6 @@ A backend (`folder` is the only one) stores manifests, archives, proofs and hold
 each, and provides locks. Finding, loading and deleting by rules is done here.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -15,8 +15,6 @@
       writer  readers                 locks (leases.py)
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -10,8 +10,6 @@ readers   restore, verify, every other reader     delete and prune, which remove
 ========= ======================================= =============================================
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import json

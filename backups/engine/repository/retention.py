@@ -35,8 +35,6 @@ Rules, any one of which keeps a backup
 Raising a number of a policy, or lengthening its window, never removes more: each rule only adds to what is kept.
 """
 
-from __future__ import annotations
-
 import enum
 import re
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """Extended attributes and access control lists, which backups do not hold: a replacement gets those of the live store."""
 
-from __future__ import annotations
-
 import os
 import stat
 

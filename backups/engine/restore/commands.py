@@ -1,7 +1,5 @@
 """The application's commands around a restore in place."""
 
-from __future__ import annotations
-
 import shlex
 import subprocess
 from collections.abc import Callable

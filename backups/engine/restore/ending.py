@@ -1,7 +1,5 @@
 """Ends a restore in place that was interrupted in the exchange: finishes it, or undoes it."""
 
-from __future__ import annotations
-
 from ..errors import RestoreRefused
 from ..repository.folder import Repository
 from ..runtime.context import Context

@@ -5,8 +5,6 @@ snapshot, and writers wait. Chroma directories and folders of files are exchange
 (`gate`) may keep Chroma open; others must be stopped by a command, or not have the directory open.
 """
 
-from __future__ import annotations
-
 import sqlite3
 import stat
 import time

@@ -7,8 +7,6 @@ name, so that nothing is read or copied. Everything is reached through descripto
 takes.
 """
 
-from __future__ import annotations
-
 import os
 import stat
 from collections.abc import Iterator, Mapping

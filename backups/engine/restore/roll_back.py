@@ -1,7 +1,5 @@
 """After an exchange: checks the live stores, and puts the old ones back."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import sqlite3

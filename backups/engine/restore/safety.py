@@ -1,7 +1,5 @@
 """The safety backup of a restore in place: the live stores as they were, whatever their state."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from ..chroma_files.tables import DATABASE

@@ -1,7 +1,5 @@
 """Backups whose manifest is lost: what can be said of them from the archive, so that ``--salvage`` can restore it."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Stages the replacements of live stores beside them, and checks them."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sqlite3

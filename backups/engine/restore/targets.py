@@ -1,7 +1,5 @@
 """The live stores that a restore in place replaces."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

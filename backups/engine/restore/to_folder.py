@@ -1,7 +1,5 @@
 """Restores a backup into a folder. ``in_place`` uses the same steps to stage what it exchanges."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

@@ -6,8 +6,6 @@ environment variable ``REFBACKUP_FAULT=step:kill`` or ``step:full`` (or ``step@n
 child process.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import errno

@@ -4,8 +4,6 @@ System calls refuse a path of ``PATH_MAX`` (4,096) bytes or more (path_resolutio
 reached from the descriptor of a folder above them.
 """
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import os

@@ -4,8 +4,6 @@ The order of an index depends on its collation, but not which rows it has an ent
 read the index from its first entry to its last; it must never search with it.
 """
 
-from __future__ import annotations
-
 import sqlite3
 
 from .sqlite import primary_code, quoted

@@ -1,7 +1,5 @@
 """SQLite's checks of a database that an application uses: they write nothing, and end after some seconds."""
 
-from __future__ import annotations
-
 import sqlite3
 from contextlib import closing
 

@@ -3,8 +3,6 @@
 They exclude other processes and other descriptors of this one, across hosts too if the file system passes them on.
 """
 
-from __future__ import annotations
-
 import fcntl
 import os
 import time

@@ -1,7 +1,5 @@
 """What root makes in a folder of another user belongs to that user, who would otherwise be locked out of it."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Processes: identities that stay unique when numbers are reused or the machine reboots, and the ends of children."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import functools

@@ -1,7 +1,5 @@
 """Free space, checked before anything large is written."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Opening SQLite databases with the standard library's module, and the reason of a refusal."""
 
-from __future__ import annotations
-
 import sqlite3
 from pathlib import Path
 from urllib.parse import quote

@@ -9,8 +9,6 @@ no values, so that any collation will do), and then the content of each table. W
 `index_check` compares what does not depend on it.
 """
 
-from __future__ import annotations
-
 import re
 import sqlite3
 from collections import Counter

@@ -1,7 +1,5 @@
 """What SQLite's checks of a database found."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass, field
 

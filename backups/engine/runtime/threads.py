@@ -1,7 +1,5 @@
 """Work that threads do ahead of the one that uses its results."""
 
-from __future__ import annotations
-
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator

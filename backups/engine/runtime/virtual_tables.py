@@ -6,8 +6,6 @@ indexes these need the write lock, so they run only on a copy (https://www.sqlit
 https://www.sqlite.org/rtree.html, section 9).
 """
 
-from __future__ import annotations
-
 import re
 import sqlite3
 from collections import defaultdict

@@ -9,8 +9,6 @@ Each threshold is a constant of the module of its subject; an alert rule may use
 function with `condition` in the module of its subject, and an entry below.
 """
 
-from __future__ import annotations
-
 import functools
 import logging
 from collections.abc import Callable

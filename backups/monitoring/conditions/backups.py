@@ -1,7 +1,5 @@
 """Conditions of a set's backups: their age, their proof, damage, and jobs that fail."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 

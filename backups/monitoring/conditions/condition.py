@@ -1,7 +1,5 @@
 """What a condition is: something about the backups that needs attention, and how it is found in the facts."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime

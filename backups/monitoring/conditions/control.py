@@ -1,7 +1,5 @@
 """Conditions of the control plane itself: the audit, alert channels and detectors."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from backups.models import Severity

@@ -1,7 +1,5 @@
 """Conditions of plans: whether backups are planned often enough, and plans that fail or cannot run."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from datetime import timedelta
 

@@ -1,7 +1,5 @@
 """Conditions of repositories and their disks, and of the stores that are backed up."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from backups.engine.progress import duration, human_bytes

@@ -1,7 +1,5 @@
 """Conditions of restores and drills."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from datetime import timedelta
 

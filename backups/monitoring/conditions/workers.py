@@ -1,7 +1,5 @@
 """Conditions of workers, their hosts' clocks, and their jobs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
