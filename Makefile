@@ -28,7 +28,7 @@ test: ## The whole suite, with coverage of the engine
 	scripts/test.sh
 
 quick: install ## The tests not marked slow, in about three minutes on two cores
-	$(PYTHON) -m pytest -m "not slow" -q -n auto --maxprocesses 4 --dist loadfile
+	$(PYTHON) -m pytest -m "not slow" -q -n $$(($$(nproc) < 4 ? $$(nproc) + 1 : 4)) --dist loadfile
 
 soak: install ## Backups under writers and random kills, four times as long as in the suite
 	$(PYTHON) -m pytest -q --soak 4 tests/capture/test_cut.py tests/capture/test_pin.py tests/control/test_faults_chaos.py

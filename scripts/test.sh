@@ -17,7 +17,9 @@ if (($#)); then
 fi
 # A file's tests stay together, because they share servers that take seconds to start. Files run in the order of their names, not
 # those with many tests first: the longest tests are alone in their files, and would all be left for the end.
-options=(-n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder ${ALL_PROGRAMS:+--all-programs})
+# One process more than there are cores, because tests wait for children and servers.
+cores=$(nproc)
+options=(-n $((cores < 4 ? cores + 1 : 4)) --dist loadfile --no-loadscope-reorder ${ALL_PROGRAMS:+--all-programs})
 status=0
 printf '\n==> The engine, with coverage\n'
 .venv/bin/python -m coverage erase
