@@ -29,6 +29,7 @@ def contents(folder: Path) -> dict[str, object]:
         "zstd -dc data.tar.zst | tar x -C {target}",
     ],
 )
+@pytest.mark.slow
 def test_a_full_backup_is_restored_with_plain_tar_and_zstd(history: History, tmp_path: Path, unpack: str) -> None:
     target = tmp_path / "unpacked"
     target.mkdir()

@@ -117,6 +117,7 @@ def test_skipped_files_are_logged(bench: Bench, folder: Path, tmp_path: Path) ->
     assert len([line for line in bench.lines if "is left out" in line]) == 4
 
 
+@pytest.mark.slow
 def test_messages_show_names_that_are_not_text(bench: Bench, folder: Path) -> None:
     """The command reports such names too, in its log, in JSON and in the manifest."""
     os.mkfifo(os.path.join(os.fsencode(folder), b"pipe \xff"))
@@ -179,6 +180,7 @@ def test_five_thousand_small_files(bench: Bench, folder: Path) -> None:
     assert state(bench.restore(again.backup) / "files/papers") == wanted
 
 
+@pytest.mark.slow
 def test_a_file_that_keeps_changing_is_captured_and_noted(bench: Bench, folder: Path) -> None:
     busy = folder / "busy.log"
     busy.write_bytes(bytes(40 << 20))

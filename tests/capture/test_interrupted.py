@@ -188,6 +188,7 @@ def test_cancelled_by_a_signal(bench: Bench, large: Path, number: int, whole_gro
 
 
 @pytest.mark.parametrize("signalled", ["holder", "packer"])
+@pytest.mark.slow
 def test_a_signal_to_the_process_group_is_handled_by_the_parent(bench: Bench, large: Path, signalled: str) -> None:
     """A service manager signals each process of a service on its own; children leave the answer to their parent."""
     with command("create", "--repo", bench.repository.folder, "--verify", "none", "--sqlite", large) as backup:
@@ -212,6 +213,7 @@ def test_cancelled_while_waiting_for_a_lock(bench: Bench, stores: Stores, peer: 
     assert bench.is_clear()
 
 
+@pytest.mark.slow
 def test_children_end_with_their_parent(bench: Bench, large: Path) -> None:
     with command("create", "--repo", bench.repository.folder, "--sqlite", large) as backup:
         packer = storing(bench, backup)

@@ -171,6 +171,7 @@ def test_a_killed_process_holds_no_lock(bench: Bench, stores: Stores) -> None:
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), what="the end of the children")
 
 
+@pytest.mark.slow
 def test_neither_the_reading_process_nor_the_command_has_a_connection(bench: Bench, large: Path) -> None:
     with command("create", "--repo", bench.repository.folder, "--verify", "none", "--sqlite", large) as backup:
         packer = storing(bench, backup)

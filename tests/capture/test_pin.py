@@ -88,6 +88,7 @@ def test_a_database_replaced_while_another_is_stored_fails_the_backup(
     assert bench.ids() == [] and bench.is_clear()
 
 
+@pytest.mark.slow
 def test_a_chroma_database_replaced_while_it_is_locked_is_noticed(stores: Stores) -> None:
     directory = Directory("vectors", stores.chroma)
     directory.connect()

@@ -80,6 +80,7 @@ def has(answer: dict[str, Any], **wanted: Any) -> None:
 # What each command answers
 
 
+@pytest.mark.slow
 def test_every_command_from_init_to_an_empty_trash(tmp_path: Path, database: Path, run: Run) -> None:
     """The first hour with the tool."""
     repo = ["--repo", tmp_path / "repo"]
@@ -191,6 +192,7 @@ def test_a_prune_that_is_killed_leaves_only_usable_backups(mine: History, tmp_pa
     assert len(mine.repository.ids("default")) == 3
 
 
+@pytest.mark.slow
 def test_sets_are_independent(repo: Path, database: Path, run: Run) -> None:
     made = {}
     for name in ("default", "other"):
@@ -268,6 +270,7 @@ def test_doctor_reports_problems_with_advice(mine: History, database: Path, tmp_
 
 
 @pytest.mark.parametrize("command", ["list", "show", "files", "verify", "drill", "prune", "doctor", "restore"])
+@pytest.mark.slow
 def test_every_command_prints_text(history: History, capsys: Any, command: str, tmp_path: Path) -> None:
     arguments = {
         "show": ["latest"],

@@ -56,6 +56,7 @@ print(json.dumps(seen))
 """
 
 
+@pytest.mark.slow
 def test_what_frees_space_works_with_no_byte_free(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()

@@ -81,6 +81,7 @@ def test_a_backup_is_as_consistent_as_its_source(sample_library: Places, tmp_pat
     assert (code, answer["left_out"]) == (0, ["papers", "pages"])
 
 
+@pytest.mark.slow
 def test_the_probe_answer(home: Home, tmp_path: Path) -> None:
     plant(home, "missing_in_chromadb", "orphaned_chromadb")
     home.close()

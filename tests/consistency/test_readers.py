@@ -163,6 +163,7 @@ def table_of(members: dict[str, int]) -> bytes:
 
 
 @given(st.dictionaries(st.text(max_size=2000), st.integers(0, 2**31 - 1), max_size=30))
+@pytest.mark.slow
 def test_the_scanner_reads_what_pickle_reads(tmp_path_factory: pytest.TempPathFactory, members: dict[str, int]) -> None:
     members = {key.encode("utf-8", "replace").decode(): label for key, label in members.items()}
     folder = tmp_path_factory.mktemp("table")

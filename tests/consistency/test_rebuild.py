@@ -76,6 +76,7 @@ def assert_settings_kept() -> None:
 
 
 @pytest.mark.parametrize("where", ["data_level0.bin", "link_lists.bin"])
+@pytest.mark.slow
 def test_broken_index_is_found_and_rebuilt(indexed: Places, where: str, capsys: pytest.CaptureFixture[str]) -> None:
     some = store().records(PAGES, ["page-1"])["page-1"]
     store().apply(Edit(write={PAGES: [Record("page-90001", some.vector, some.document, some.metadata)]}))

@@ -101,6 +101,7 @@ def with_mail(server, **more):
     return override_settings(EMAIL_BACKEND=mail.SMTP, DEFAULT_FROM_EMAIL="RefServer <refserver@example.org>", **(values | more))
 
 
+@pytest.mark.slow
 def test_an_alert_is_mailed_once_and_its_end_is_a_reply(empty_site, monkeypatch, clock):
     rule()
     with mail_server() as server, with_mail(server):

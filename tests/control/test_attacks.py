@@ -55,6 +55,7 @@ def row(**values) -> IndexedBackup:
 # Addresses and bodies
 
 
+@pytest.mark.slow
 def test_out_of_range_times_are_not_server_errors(empty_site):
     client = empty_site.client("ada", "viewer", "restorer")
     row()
@@ -127,6 +128,7 @@ def test_plan_token_cannot_delete_through_a_prune_plan(empty_site):
         pytest.param("version: 1\nplans: [" + "{}," * 300_000 + "]", id="many values"),
     ],
 )
+@pytest.mark.slow
 def test_expensive_plan_file_is_refused_quickly(text):
     began = time.process_time()
     with pytest.raises(UsageError, match="larger than plans can be"):
@@ -275,6 +277,7 @@ def test_private_pages_are_not_cached(empty_site, settings):
         assert "no-store" in client.get(address).headers["Cache-Control"], address
 
 
+@pytest.mark.slow
 def test_files_made_by_commands_are_private(tmp_path):
     made = tmp_path / "made"
     write = f"from pathlib import Path; Path({str(made)!r}).write_text('')"
@@ -295,6 +298,7 @@ def test_stored_answer_is_not_repeated_without_the_permission(empty_site):
     assert "Idempotency-Replayed" not in send(other, "/api/v1/backups", {"note": "secret"}, Idempotency_Key="k").headers
 
 
+@pytest.mark.slow
 def test_nothing_changes_by_get_or_without_csrf_token(empty_site):
     changing = [pattern for pattern in all_pages() if "{" not in pattern]
     assert len(changing) > 20
@@ -308,6 +312,7 @@ def test_nothing_changes_by_get_or_without_csrf_token(empty_site):
     assert (AuditEntry.objects.count(), Job.objects.count(), Plan.objects.count()) == before
 
 
+@pytest.mark.slow
 def test_viewer_can_change_only_their_own_settings(empty_site):
     viewer, nobody = empty_site.client("ada", "viewer"), empty_site.client("bob")
     own = ("/alerts/mine/", "/second-factor/", "/second-factor/code/", "/audit/verify/")

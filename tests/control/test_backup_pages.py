@@ -62,6 +62,7 @@ def listed(client, **query) -> list[str]:
     return re.findall(r'name="id" value="([^"]+)"', page.content.decode())
 
 
+@pytest.mark.slow
 def test_list_filters(empty_site):
     now = timezone.now()
     rows = {
@@ -372,6 +373,7 @@ def status(response) -> int:
     return response.status_code
 
 
+@pytest.mark.slow
 def test_interrupted_download_resumes(download, site):
     client, address, content = download
     whole = client.get(address)
@@ -411,6 +413,7 @@ def test_invalid_range_returns_whole_file(download, asked):
     assert (answer.status_code, body(answer)) == (200, content)
 
 
+@pytest.mark.slow
 def test_conditional_head_and_missing_requests(download):
     client, address, content = download
     head = client.head(address)

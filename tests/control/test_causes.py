@@ -42,6 +42,7 @@ def damaged(empty_site: Site, mine: History):
 
 
 @pytest.mark.parametrize("number", [0, 3])
+@pytest.mark.slow
 def test_a_flipped_byte_is_one_alert_that_names_its_dependents(damaged: Any, mine: History, number: int) -> None:
     flip_shared_block(mine)
     assert main(["verify", mine.ids[number], f"--repo={mine.repository.folder}", "--progress=none"]) == 5

@@ -157,6 +157,7 @@ def test_repository_can_be_given_by_name(site):
     assert code == 0 and IndexedBackup.objects.get().backup_id == made["id"]
 
 
+@pytest.mark.slow
 def test_real_process_ends_with_the_engines_code(empty_site):
     done = empty_site.places.manage("verify_backups", "--json")
     assert done.returncode == 4 and json.loads(done.stdout)["error"]["code"] == "no_backup", done.stderr

@@ -77,6 +77,7 @@ def test_worker_that_lost_its_claim_changes_nothing(site):
     assert (job.state, job.phase) == (Job.State.RUNNING, "")
 
 
+@pytest.mark.slow
 def test_backup_of_one_store_goes_to_its_own_set(site):
     job = site.done(submit.back_up(site.actor, backup="full", only=["sqlite"]))
     assert job.state == Job.State.SUCCEEDED, job.error
@@ -84,6 +85,7 @@ def test_backup_of_one_store_goes_to_its_own_set(site):
     assert row.set == "default-sqlite" and [source["kind"] for source in row.sources] == ["sqlite"]
 
 
+@pytest.mark.slow
 def test_restore_in_place_needs_the_id_and_spares_the_control_database(site):
     made = site.done(submit.back_up(site.actor, set="control"))
     with pytest.raises(RestoreRefused, match="not the id of the backup"):

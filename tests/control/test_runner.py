@@ -153,6 +153,7 @@ def test_cancel_leaves_no_files_of_backup_verification_and_restore(yard):
     (Path(settings.REFSERVER_FILES) / "large.bin").unlink()
 
 
+@pytest.mark.slow
 def test_leftovers_of_killed_restore_are_removed_but_not_those_of_another_restore(empty_site):
     made = empty_site.done(submit.back_up(empty_site.actor, backup="full", only=["sqlite"], verify="none"))
     job = submit.restore_to_folder(empty_site.actor, backup_id=made.backup_id, folder="back")
@@ -169,6 +170,7 @@ def test_leftovers_of_killed_restore_are_removed_but_not_those_of_another_restor
     assert job.state == Job.State.INTERRUPTED and not partial.exists()
 
 
+@pytest.mark.slow
 def test_restored_folder_counts_as_success_without_a_reported_end(empty_site):
     made = empty_site.done(submit.back_up(empty_site.actor, backup="full", only=["sqlite"], verify="none"))
     job = submit.restore_to_folder(empty_site.actor, backup_id=made.backup_id, folder="back")
@@ -212,6 +214,7 @@ def test_reconciler_completes_restore_in_place_of_dead_worker(empty_site):
     assert not list(Path(settings.BACKUPS["RUN_FOLDER"]).glob("accounts-*"))
 
 
+@pytest.mark.slow
 def test_remembered_accounts_are_private_and_removed_when_job_is_given_up(empty_site):
     made = empty_site.done(submit.back_up(empty_site.actor, backup="full", only=["sqlite"], verify="none"))
     submit.restore_in_place(empty_site.actor, backup_id=made.backup_id, typed=made.backup_id, only="sqlite")
@@ -228,6 +231,7 @@ def test_remembered_accounts_are_private_and_removed_when_job_is_given_up(empty_
     assert not kept.exists() and not partial.exists()
 
 
+@pytest.mark.slow
 def test_unknown_accounts_are_reported_as_not_compared(empty_site):
     made = empty_site.done(submit.back_up(empty_site.actor, backup="full", only=["sqlite"], verify="none"))
     job = submit.restore_in_place(empty_site.actor, backup_id=made.backup_id, typed=made.backup_id, only="sqlite")
@@ -323,6 +327,7 @@ def test_saving_the_end_is_retried(chores, monkeypatch):
     assert lines == ["line 0", "line 1", "line 2"]
 
 
+@pytest.mark.slow
 def test_process_killed_from_outside_is_reported(yard):
     job = yard.begun(yard.ask(seconds=30.0))
     kill(pid_of(job.child))

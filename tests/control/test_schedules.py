@@ -359,6 +359,7 @@ def test_consistency_plan_is_made_once_its_job_type_exists(empty_site, settings,
         assert defaults.install() == ["daily-consistency"]
 
 
+@pytest.mark.slow
 def test_order_of_default_plans_on_a_sunday(empty_site):
     defaults.install()
     monday = utc("2026-05-11T00:05")

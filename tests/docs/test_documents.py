@@ -103,6 +103,7 @@ def test_no_document_names_a_place_of_one_machine() -> None:
         assert not found, f"{name(page)} says {found[0]!r}"
 
 
+@pytest.mark.slow
 def test_generated_parts_are_current() -> None:
     command = [sys.executable, str(ROOT / "docs" / "generate.py"), "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

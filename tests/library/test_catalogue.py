@@ -31,6 +31,7 @@ def document(name: str = "whales", pages: int = 2) -> Document:
     )
 
 
+@pytest.mark.slow
 def test_a_paper_is_added_to_both_stores_with_its_original(library):
     paper = catalogue.add(document())
     assert_equal_stores()
@@ -104,6 +105,7 @@ catalogue.add(documents.parse("long.md", (("long text " * 150 + chr(10) * 2) * 5
 """
 
 
+@pytest.mark.slow
 def test_the_next_change_corrects_a_crash_before_the_commit(library):
     catalogue.add(document("before"))
     assert library.script(KILLED_BEFORE_THE_COMMIT).returncode == -9

@@ -40,7 +40,7 @@ def test_deleted_papers_of_the_sample_stay_deleted(sample_library):
 def test_the_sample_is_not_mixed_with_other_papers(library, tmp_path):
     (tmp_path / "a.md").write_text("# Mine")
     library.manage("ingest", tmp_path / "a.md")
-    assert "The library has 1 other paper;" in library.manage("load_sample").stdout
+    assert "The library has 1 other paper of its own;" in library.manage("load_sample").stdout
     assert Paper.objects.count() == 1
 
 

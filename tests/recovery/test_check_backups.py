@@ -9,6 +9,8 @@ import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
+
 from backups.engine.repository.folder import open_repository
 from backups.engine.types import Depth, Source, SourceKind
 from refserver.recovery.check import Level, judge
@@ -26,6 +28,7 @@ def level(done: Done) -> int:
     return done.returncode
 
 
+@pytest.mark.slow
 def test_fresh_old_missing_and_invalid(clone: Clone, tmp_path: Path) -> None:
     fine = clone.check()
     assert level(fine) == 0
@@ -40,6 +43,7 @@ def test_fresh_old_missing_and_invalid(clone: Clone, tmp_path: Path) -> None:
     assert level(clone.check(REFSERVER_ENV_FILE="gone")) == 3
 
 
+@pytest.mark.slow
 def test_deep_finds_a_flipped_byte(clone: Clone) -> None:
     whole = clone.check("--deep")
     assert level(whole) == 0
@@ -60,6 +64,7 @@ def test_deep_finds_a_flipped_byte(clone: Clone) -> None:
     assert "no usable backup: 2 damaged" in again.stdout
 
 
+@pytest.mark.slow
 def test_a_missing_archive_is_noticed_without_reading_it(clone: Clone) -> None:
     newest, full = clone.ids()
     (clone.repository / "backups/default" / newest / "data.tar.zst").unlink()
@@ -72,6 +77,7 @@ def test_a_missing_archive_is_noticed_without_reading_it(clone: Clone) -> None:
     assert level(clone.check()) == 2
 
 
+@pytest.mark.slow
 def test_every_set_is_checked(clone: Clone) -> None:
     repository = open_repository(clone.repository)
     source = Source(kind=SourceKind.SQLITE, name="control", path=clone.root / "control.sqlite3")
@@ -135,6 +141,7 @@ def test_the_check_can_be_stopped(clone: Clone) -> None:
     assert said.startswith("BACKUPS UNKNOWN")
 
 
+@pytest.mark.slow
 def test_judgements(template: Clone) -> None:
     scanned = open_repository(template.repository).scan("default")
     now = datetime.now(UTC)
