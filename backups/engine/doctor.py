@@ -65,6 +65,10 @@ class Advice(StrEnum):
         "neighbours finds more of them."
     )
     NEXT_RESTORE = "The next restore in place of a store beside it removes it, and so does refbackup prune."
+    REPOSITORY = (
+        "Put back a folder or a regular file. Links in a repository are not followed: to keep a part of it on another disk, "
+        "mount that disk there."
+    )
     USE_GATE = "Use backups.engine.gate around calls of Chroma, or give the restore stop and start commands."
 
 
@@ -138,7 +142,10 @@ def diagnose(repository: Path | None, sources: tuple[Source, ...], ctx: Context)
     if repository is None:
         report.add("note", "repository", "none given", "Give --repo or set BACKUP_REPOSITORY.")
     else:
-        _check_repository(repository, report)
+        try:
+            _check_repository(repository, report)
+        except OSError as problem:
+            report.add("problem", str(repository), f"it cannot be read: {problem}", Advice.REPOSITORY)
     return report
 
 

@@ -1,8 +1,7 @@
 """Sources, backups, manifests, proofs and holds.
 
-What is stored as JSON is a pydantic model, so that every field from a hostile or damaged repository is checked. Unknown fields
-are ignored; a change that older versions must not ignore raises ``format``.
-"""
+What is stored as JSON is a pydantic model: every field from a hostile or damaged repository is checked. Unknown fields are
+ignored; a change that older versions must not ignore raises ``format``."""
 
 from __future__ import annotations
 
@@ -383,8 +382,9 @@ class Backup:
     @property
     def problems(self) -> tuple[Problem, ...]:
         """Why it is damaged: the problems found at capture, those of the `failure`, and the inherited ones."""
-        failed = self.failure.problems if self.failure is not None else ()
-        return tuple(dict.fromkeys((*self.manifest.problems, *failed, *self.inherited)))
+        failed = self.failure.problems if self.failure is not None else ()  # they repeat those of the capture
+        found = (*self.manifest.problems, *failed, *self.inherited)
+        return tuple({one.model_copy(update={"lies_in": None}): one for one in found}.values())
 
     @property
     def verified_at(self) -> datetime | None:

@@ -193,6 +193,12 @@ def _check_files(repository: Repository, backup: Backup, ctx: Context) -> Findin
         size = 0
         try:
             with os.fdopen(repository.open_file(backup.manifest.set, backup.id, name), "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                if name == DATA and size != wanted.bytes:
+                    message = f"{name} has {size} bytes instead of {wanted.bytes}."
+                    findings.add("archive_size", message, file=name, offset=min(size, wanted.bytes))
+                    continue
+                size = 0
                 while piece := file.read(_PIECE):
                     ctx.check()
                     total.update(piece)
@@ -208,9 +214,6 @@ def _check_files(repository: Repository, backup: Backup, ctx: Context) -> Findin
         if name == MANIFEST:
             if found != expected[name]:
                 findings.add("manifest", f"{name} was changed after it was written: its SHA-256 differs.", file=name)
-        elif size != wanted.bytes:
-            message = f"{name} has {size} bytes instead of {wanted.bytes}."
-            findings.add("archive_size", message, file=name, offset=min(size, wanted.bytes))
         elif found not in (expected[name], wanted.sha256):
             findings.add("archive", f"{name} was changed after it was written: its SHA-256 differs.", file=name)
         elif expected[name] != wanted.sha256:

@@ -270,6 +270,7 @@ def test_a_broken_index_is_backed_up_as_such_while_the_application_runs(bench: B
         assert application.hear() == "ready"
         ended = run("create", "--repo", bench.repository.folder, "--chroma", stores.chroma, "--within", "20")
     assert ended.code == 6
+    assert len(ended.json["problems"]) == 1, ended.json["problems"]
     (problem,) = ended.json["problems"]
     assert problem["code"] == "chroma_structure" and "data_level0.bin" in problem["message"]
     assert bench.latest() == good.id and ended.json["id"] in bench.ids()

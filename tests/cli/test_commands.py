@@ -146,7 +146,7 @@ def test_verify_and_drill_print_the_same_json(mine: History, run: Run) -> None:
     code, answer = run("verify", "--all", *repo)
     assert code == 5 and answer["ok"] is False and len(answer["results"]) == 4
     for problem in (problem for result in answer["results"] for problem in result["problems"]):
-        assert set(problem) == {"code", "source", "file", "offset", "message", "also_in"}
+        assert set(problem) == {"code", "source", "file", "offset", "message", "also_in", "lies_in"}
     assert run("verify", "--all", mine.ids[0], *repo)[0] == 2
 
 

@@ -165,7 +165,7 @@ def test_restore_in_place_of_a_killed_worker_gets_sigterm_and_changes_nothing(ya
         kill(pid_of(job.worker))
         yard.ended(job, 40)
     assert job.state == Job.State.INTERRUPTED and not hasattr(job, "tried_again")
-    assert job.log.filter(line__contains="refbackup doctor").exists()
+    assert job.log.filter(line__contains="refbackup doctor").exists(), list(job.log.values_list("line", flat=True))
     assert not processes.identity(child)
     assert not list(database.parent.glob(".refbackup-restore.*"))
     with sqlite3.connect(database) as reader:

@@ -15,7 +15,7 @@ from backups.engine.repository.folder import open_repository
 from backups.engine.types import Depth, Source, SourceKind
 from refserver.recovery.check import Level, judge
 from tests.recovery.clone import Clone, Done
-from tests.restore.stores import back_up, make_database
+from tests.restore.stores import back_up, make_database, until
 
 LINE = re.compile(r"^BACKUPS (OK|WARNING|CRITICAL|UNKNOWN): [^|\n]+( \| (\S+=-?[\d.]+\w*(;[\d.]*)*\s?)+)?\n$")
 
@@ -117,10 +117,20 @@ def test_a_missing_environment_is_reported_in_one_line(clone: Clone) -> None:
     assert "no working .venv" in done.stdout
 
 
+def let_the_check_hang(clone: Clone, seconds: int) -> Path:
+    """Let the check's Python hang, as reading from a disk that is away does. Returns a file that exists from then on."""
+    real, begun = (clone.root / ".venv").resolve() / "bin/python", clone.root / "begun"
+    (clone.root / ".venv").unlink()
+    (clone.root / ".venv/bin").mkdir(parents=True)
+    python = clone.root / ".venv/bin/python"
+    hang = f"touch {begun}; exec sleep {seconds}"
+    python.write_text(f'#!/bin/sh\ncase "$*" in *recovery.check*) {hang} ;; *) exec {real} "$@" ;; esac\n')
+    python.chmod(0o755)
+    return begun
+
+
 def test_a_hanging_repository_is_unknown(clone: Clone) -> None:
-    """A fifo instead of a file: opening it blocks forever."""
-    (clone.repository / "repository.json").unlink()
-    os.mkfifo(clone.repository / "repository.json")
+    let_the_check_hang(clone, 60)
     script = clone.root / "scripts/check_backups.sh"
     script.write_text(script.read_text().replace("seconds=60", "seconds=1"))
     done = clone.check()
@@ -129,13 +139,12 @@ def test_a_hanging_repository_is_unknown(clone: Clone) -> None:
 
 
 def test_the_check_can_be_stopped(clone: Clone) -> None:
-    (clone.repository / "repository.json").unlink()
-    os.mkfifo(clone.repository / "repository.json")
+    begun = let_the_check_hang(clone, 2)
     with subprocess.Popen(
         ["scripts/check_backups.sh"], cwd=clone.root, env=clone.environment(), stdout=subprocess.PIPE, text=True
     ) as process:
-        with (clone.repository / "repository.json").open("w"):  # returns when the check has it open
-            process.terminate()
+        until(begun.exists, "the check")
+        process.terminate()
         said, _ = process.communicate(timeout=20)
     assert process.returncode == 3
     assert said.startswith("BACKUPS UNKNOWN")

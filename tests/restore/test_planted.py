@@ -134,12 +134,14 @@ def test_a_file_of_a_backup_that_is_none(scene: Scene, name: str, kind: str) -> 
     assert not (scene.root / "restored").exists()
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "SHA256SUMS", "hold.json", "proofs/20300101T000000Z-000000-restore.json"])
+@pytest.mark.parametrize(
+    "name", ["manifest.json", "SHA256SUMS", "data.tar.zst", "hold.json", "proofs/20300101T000000Z-000000-restore.json"]
+)
 def test_a_sparse_file_of_a_terabyte(scene: Scene, name: str) -> None:
     with (scene.backup / name).open("wb") as file:
         file.truncate(1 << 40)
     shown = scene.run("verify", scene.backup.name)
-    assert shown.code == (5 if name in ("manifest.json", "SHA256SUMS") else 0)
+    assert shown.code == (0 if name.endswith("hold.json") or name.startswith("proofs") else 5)
     assert scene.run("list").code == 0
 
 
@@ -148,3 +150,18 @@ def test_a_repository_whose_description_is_a_pipe(scene: Scene) -> None:
     os.mkfifo(scene.repository / "repository.json")
     listed = scene.run("list")
     assert listed.code == 1 and "repository.json is a named pipe" in listed.err
+
+
+def test_a_set_that_is_a_link_is_not_left_out(scene: Scene) -> None:
+    (scene.repository / "backups/two").symlink_to(scene.outside)
+    verified = scene.run("verify", "--all-sets")
+    assert verified.code != 0 and "two is a symbolic link" in verified.err
+    examined = scene.run("doctor")
+    assert examined.code != 0 and "two is a symbolic link" in examined.out + examined.err
+
+
+def test_hidden_files_among_the_proofs_hide_none(scene: Scene) -> None:
+    proven = scene.run("list").out
+    for number in range(500):
+        (scene.backup / f"proofs/.{number}.tmp").touch()
+    assert scene.run("list").out == proven

@@ -91,7 +91,7 @@ def test_what_is_said_of_a_backup_that_another_needs_without_its_manifest(scene:
     else:
         manifest.write_bytes((scene.folder(0) / "manifest.json").read_bytes() if how == "another" else b"\0")
     with pytest.raises(DamageFound) as damage:
-        locate_in(scene.folder(0).parent)(scene.backups[1].id)
+        locate_in(Enclosure(scene.folder(0).parent))(scene.backups[1].id)
     said = {"gone": "has no manifest", "garbage": "cannot be read", "another": "is that of another backup"}[how]
     assert said in damage.value.message and scene.backups[1].id in damage.value.message
     assert "--salvage" in damage.value.hint

@@ -105,7 +105,9 @@ def no_database(chroma: Path) -> None:
 
 
 def short_vectors(chroma: Path) -> None:
-    cut_off(index_of(chroma) / "data_level0.bin")
+    vectors = index_of(chroma) / "data_level0.bin"
+    with vectors.open("r+b") as file:
+        file.truncate(vectors.stat().st_size // 10)  # the file has room for more than twice as many as there are
 
 
 def no_ids(chroma: Path) -> None:

@@ -86,8 +86,8 @@ class Repository(BaseRepository):
     # Reading
 
     def sets(self) -> list[str]:
-        names = [name for name in self.content.names("backups", MOST_SETS) if NAME.fullmatch(name)]
-        return [name for name in names if self.content.is_folder(f"backups/{name}")]
+        # one that is no folder is not left out: reading it says what is there instead
+        return [name for name in self.content.names("backups", MOST_SETS) if NAME.fullmatch(name)]
 
     def ids(self, set_name: str) -> list[str]:
         return [name for name in reversed(self.content.names(f"backups/{set_name}")) if BACKUP_ID.fullmatch(name)]
@@ -133,10 +133,10 @@ class Repository(BaseRepository):
 
     def _proof_names(self, set_name: str, backup_id: str) -> list[str]:
         try:
-            names = self._backup(set_name, backup_id).names("proofs", MOST_PROOFS * 10)
+            names = self._backup(set_name, backup_id).names("proofs")
         except OSError:
             return []
-        return [name for name in names if not name.startswith(".")]
+        return [name for name in names if not name.startswith(".")][-MOST_PROOFS * len(Depth) :]
 
     def was_restored(self, set_name: str, backup_id: str) -> bool:
         return any(name.endswith(f"-{Depth.RESTORE}.json") for name in self._proof_names(set_name, backup_id))
