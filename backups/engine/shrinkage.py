@@ -145,3 +145,18 @@ def hold_until_confirmed(repository: Repository, before: Backup, manifest: Manif
                 backup = repository.read(manifest.set, backup_id)
         hold = backup.hold or Hold(time=manifest.time, note=f"{manifest.id} holds much less", automatic=True)
         repository.set_hold(backup, hold.model_copy(update={"shrunk": (*hold.shrunk, *lines)[:_MOST_TOLD]}))
+
+
+def unconfirmed_loss(backups: Iterable[Backup], backup_id: str) -> str:
+    """A sentence on what a backup lacks for which an earlier one is held, without its full stop; "" if nothing.
+
+    *backups* are those of its set, in any order.
+    """
+    for item in backups:
+        if item.hold is None or item.id >= backup_id:
+            continue
+        told = [line.rpartition(" (") for line in item.hold.shrunk]
+        lost = [text for text, _, since in told if since.removesuffix(")") <= backup_id]
+        if lost:
+            return f"{backup_id} holds far less than {item.id}, which is held until somebody releases it: {'; '.join(lost[:3])}"
+    return ""

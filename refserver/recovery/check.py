@@ -20,6 +20,7 @@ from backups.engine.progress import counted, duration, human_bytes
 from backups.engine.repository.base import Unreadable
 from backups.engine.repository.folder import Repository, open_repository
 from backups.engine.runtime.context import Context
+from backups.engine.shrinkage import unconfirmed_loss
 from backups.engine.types import Backup, BackupKind, Depth, Proof
 from backups.engine.verify import verify_backup
 
@@ -90,6 +91,8 @@ def judge(
     elif deep is not None and not deep.ok:
         critical.append(f"{deep.id} is damaged: {deep.problems[0].message}")
     read = deep is not None and deep.ok and deep.id == newest.id
+    if loss := unconfirmed_loss(backups, newest.id):
+        warnings.append(loss)
     if newest.manifest.incomplete:
         warnings.append(f"{newest.id} is incomplete: files or folders are missing from it")
     if -age > _CLOCKS_DIFFER.total_seconds():

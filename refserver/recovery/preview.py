@@ -12,6 +12,7 @@ from backups.engine.progress import duration, human_bytes
 from backups.engine.repository.folder import Repository
 from backups.engine.restore.in_place import plan_in_place
 from backups.engine.restore.to_folder import check_manifest
+from backups.engine.shrinkage import unconfirmed_loss
 from backups.engine.types import Backup, Source
 
 from . import services
@@ -42,8 +43,8 @@ class Plan:
     end: End | None = None
 
 
-def show_backup(backup: Backup, only: str | None, locations: Locations, report: Report) -> None:
-    """Report which backup is restored, how old it is, and how it was verified."""
+def show_backup(repository: Repository, backup: Backup, only: str | None, locations: Locations, report: Report) -> None:
+    """Report which backup is restored, how old it is, how it was verified, and whether it holds far less than earlier ones."""
     moment = backup.manifest.time
     age = duration(max(0.0, (datetime.now(UTC) - moment).total_seconds()))
     unverified = "" if backup.verified_at else ": it is checked before anything is changed"
@@ -54,6 +55,8 @@ def show_backup(backup: Backup, only: str | None, locations: Locations, report: 
     report.write(f"Proof          {backup.verification}{unverified}")
     if backup.manifest.note:
         report.write(f"Note           {backup.manifest.note}")
+    if loss := unconfirmed_loss(repository.backups(backup.manifest.set), backup.id):
+        report.write(f"WARNING        {loss}.")
 
 
 def show_plan(repository: Repository, plan: Plan, report: Report) -> None:

@@ -92,7 +92,7 @@ class Recovery:
     def _restore(self, repository: Repository, plan: Plan) -> int:
         """Preview, confirm and restore. Raises `DamageFound` if the backup is damaged, before anything is stopped."""
         request, report = self._request, self._report
-        show_backup(plan.backup, plan.only, self._locations, report)
+        show_backup(repository, plan.backup, plan.only, self._locations, report)
         show_plan(repository, plan, report)
         if request.dry_run:
             show_steps(plan, self._locations, report)
@@ -222,7 +222,7 @@ class Recovery:
 
     def _into_folder(self, repository: Repository, backup: Backup, folder: Path) -> int:
         request, report = self._request, self._report
-        show_backup(backup, request.only, self._locations, report)
+        show_backup(repository, backup, request.only, self._locations, report)
         report.write(f"Into           {folder}; nothing live is changed")
         arguments = ["--to", str(folder), *(["--only", request.only] if request.only else [])]
         arguments.append("--dry-run" if request.dry_run else "--check")

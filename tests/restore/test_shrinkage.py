@@ -12,8 +12,9 @@ import pytest
 
 from backups.engine.cli import main
 from backups.engine.repository.folder import Repository, initialise
-from backups.engine.shrinkage import compare
+from backups.engine.shrinkage import compare, unconfirmed_loss
 from backups.engine.types import DEFAULT_ALLOWANCE, Allowance, Depth, Hold, Source, SourceKind
+from refserver.recovery.check import Level, judge
 from tests.restore.stores import Chroma, back_up, make_database, vector
 
 
@@ -47,9 +48,17 @@ def test_an_emptied_table_is_reported_and_the_backup_before_is_held(
     assert not after.damaged and any(line.startswith("SHRUNK item in sqlite/app") for line in after.manifest.log)
     hold = repository.load("default", before.id).hold
     assert hold is not None and hold.automatic and after.id in hold.shrunk[0]
+    told = f"{after.id} holds far less than {before.id}, which is held until somebody releases it: item in sqlite/app"
+    for command in (["list"], ["restore", "latest", "--to", str(tmp_path / "restored"), "--dry-run"]):
+        assert main([*command, f"--repo={repository.folder}"]) == 0
+        said = capsys.readouterr()
+        assert "held: later ones lost content" in said.out or told in said.err
+    answer = judge(repository.scan("default"), datetime.now(UTC), max_age=26, free=1 << 40)
+    assert answer.level is Level.WARNING and told in answer.text
     code = main(["release", before.id, "--json", f"--repo={repository.folder}"])
     assert (code, json.loads(capsys.readouterr().out)["hold"]) == (0, None)
     assert repository.load("default", before.id).hold is None
+    assert not unconfirmed_loss(repository.backups("default"), after.id)
     assert not back_up(repository, sources, kind).manifest.shrunk, "confirmed"
 
 

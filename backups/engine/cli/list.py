@@ -71,7 +71,7 @@ def listed_text(items: list[Backup | Unreadable]) -> str:
                 human_bytes(manifest.bytes_source),
                 human_bytes(manifest.bytes_stored),
                 proof_words(item),
-                "held" if item.hold else "",
+                ("held: later ones lost content" if item.hold.shrunk else "held") if item.hold else "",
                 manifest.note,
             )
         )

@@ -16,6 +16,7 @@ from ..restore.ending import finish_exchange
 from ..restore.in_place import plan_in_place, restore_in_place
 from ..restore.salvage import find_for_salvage
 from ..restore.to_folder import Restored, restore_to, select
+from ..shrinkage import unconfirmed_loss
 from ..types import Backup
 from ..unfinished import unfinished_exchange
 from .arguments import add_id, add_sources
@@ -70,6 +71,8 @@ def run(call: Call) -> Outcome:
             call.ctx.log(f"{lost} Names and sizes are taken from its archive; the stores cannot be compared with the cut.")
     else:
         backup = call.backup(repository)
+    if loss := unconfirmed_loss(repository.backups(backup.manifest.set), backup.id):
+        call.ctx.log(f"SHRUNK {loss}.")
     if arguments.to:
         restored = restore_to(
             repository,
