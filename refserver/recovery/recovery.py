@@ -266,7 +266,7 @@ class Recovery:
         write = self._report.write
         write()
         write(_SUMMARY[restore.stores])
-        if restore.stores is not Stores.OLD and restore.safety_backup:
+        if restore.stores not in (Stores.OLD, Stores.UNDONE) and restore.safety_backup:
             write(f"Safety backup  {restore.safety_backup}")
             write(f"To go back     {self._way_back(restore.safety_backup)}")
         for path, aside in restore.aside:

@@ -117,7 +117,7 @@ def _finish(call: Call) -> Outcome:
         where = ", ".join(str(source.path) for source in sources) or "no source is given"
         raise RestoreRefused(
             f"No interrupted restore is recorded beside the sources ({where}).",
-            hint="Name its stores with --sqlite, --chroma and --files. Nothing was changed.",
+            hint="If one was, name its stores with --sqlite, --chroma and --files as that restore did. Nothing was changed.",
         )
     journal = unfinished.journal
     repository = call.repository() if journal is None or arguments.repo else open_repository(journal.repository)
@@ -181,7 +181,7 @@ def _text(restored: Restored) -> str:
     lines = [
         f"{restored.id} restored to {restored.to}: {human_bytes(restored.bytes)} in {duration(restored.seconds)} ({rate}/s)"
     ]
-    if restored.checks.get("safety_backup"):
+    if restored.checks.get("safety_backup") not in (None, "", restored.id):  # an undo restored it
         lines.append(f"Safety backup of the replaced data: {restored.checks['safety_backup']}")
     if restored.lost:
         lines.append(f"{counted(len(restored.lost), 'block')} could not be read and replaced by zeros:")
