@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import sqlite3
+import sys
 import time
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ from typing import Any, Literal
 from .capture.owners import owners
 from .chroma_files.errors import BrokenIndex
 from .chroma_files.hnsw import index_stamps
+from .chroma_files.records import count_records
 from .chroma_files.tables import DATABASE, Collection, check_supported, list_collections, pending_ids, refuse_links
 from .chroma_files.whole import check_index
 from .errors import EngineError, PermissionMissing, RepositoryTooNew
@@ -255,7 +257,7 @@ def _check_chroma(directory: Path, report: Diagnosis) -> None:
     report.add("ok", str(directory), f"tables {version}, journal mode {mode}, {counted(len(listed), 'collection')}")
     if not Gate(directory).exists():
         holders = owners(database_file)
-        message = "no application uses the gate, so it must be closed for a restore in place"
+        message = "no application has used the gate here yet; one that does not must be closed for a restore in place"
         report.add("note", str(directory), message + (f"; open in {holders}" if holders else ""), Advice.USE_GATE)
 
 
@@ -274,7 +276,11 @@ def _check_index(directory: Path, database: sqlite3.Connection, listed: Collecti
         except BrokenIndex as problem:
             why = f"{problem.file}: {problem}"
         else:
-            report.add("ok", subject, f"{counted(graph.count, 'vector')} indexed, {collection.space}")
+            records = count_records(database, collection, sys.maxsize)
+            where = (
+                "all in the index" if graph.count >= records else f"{graph.count:,} in the index, the others in Chroma's log"
+            )
+            report.add("ok", subject, f"{counted(records, 'record')}, {where}; {collection.space}")
             if graph.unreached:
                 message = f"no search can find {graph.unreached} of its {graph.count} vectors: no link leads to them"
                 report.add("note", subject, message, Advice.UNREACHED)

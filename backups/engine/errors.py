@@ -61,7 +61,9 @@ class TargetOccupied(UsageError):
 class RepositoryMissing(EngineError):
     code = "no_repository"
     exit_code = 3
-    default_hint = "Create one with `refbackup init --repo PATH`, or correct --repo or BACKUP_REPOSITORY."
+    default_hint = (
+        "Mount its disk, or correct --repo or BACKUP_REPOSITORY. A new one is made with `refbackup init --repo PATH`."
+    )
 
 
 class RepositoryTooNew(RepositoryMissing):
