@@ -97,8 +97,7 @@ def digest_collections(
 
     *parents* maps ids of collections to their digests in the parent backup. The index of such a collection is not digested if
     its files are not in *directory*, because they have not changed. With *carry_on*, only what was written since the parent is
-    read, and of an index only its structure is checked. *check* is called every 1,024 records, and may raise.
-    Raises `BrokenIndex` and ``sqlite3.DatabaseError``.
+    digested. *check* is called every 1,024 records, and may raise. Raises `BrokenIndex` and ``sqlite3.DatabaseError``.
     """
     with closing(open_at_rest(directory)) as database:
         return [
@@ -127,7 +126,7 @@ def _digest(
     indexed: SetHash | None = None
     if parent is None or _index_is_here(directory, collection):
         indexed = SetHash()
-        if check_index(directory, database, collection, check, ids=not carry_on).count:
+        if check_index(directory, database, collection, check).count:
             folder = directory / collection.vector_segment
             indexed, vectors_altered = _digest_index(folder, database, collection, parent, check, carry_on)
             altered |= vectors_altered

@@ -15,12 +15,7 @@ _PAGE = 500
 
 
 def check_index(
-    directory: Path,
-    database: sqlite3.Connection,
-    collection: Collection,
-    check: Callable[[], None] = lambda: None,
-    *,
-    ids: bool = True,
+    directory: Path, database: sqlite3.Connection, collection: Collection, check: Callable[[], None] = lambda: None
 ) -> Graph:
     """Check the index of *collection* in *directory* as far as its files and the tables show.
 
@@ -29,15 +24,14 @@ def check_index(
       killed while it wrote the files leaves that, and Chroma completes it. Each element without an id is marked as deleted.
     - It holds every record that is older than the index.
 
-    Without *ids*, which take most of the time, the second is left out, and of the third only the number is compared. *check* is
-    called now and then, and may raise. Raises `BrokenIndex`, also for files that are being written, and
+    *check* is called now and then, and may raise. Raises `BrokenIndex`, also for files that are being written, and
     ``sqlite3.DatabaseError``.
     """
     graph = Graph()
     folder = directory / collection.vector_segment
     if collection.vector_segment:
         graph = check_graph(folder, check, cosine=collection.cosine)
-    held = _check_ids(folder, graph, database, collection) if graph.count and ids else graph.count
+    held = _check_ids(folder, graph, database, collection) if graph.count else 0
     older = count_records(database, collection, collection.vector_at)  # after the ids: a writer only makes it smaller meanwhile
     if older > held:
         raise BrokenIndex(f"{older} records of {collection.name} are older than its index, which holds {held}", PICKLE)
