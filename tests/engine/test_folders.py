@@ -39,6 +39,25 @@ def test_a_tree_deeper_than_any_path(tmp_path: Path) -> None:
     assert not made.exists()
 
 
+@pytest.mark.parametrize("number", [folders._OPENAT2, 9999, None], ids=["openat2", "no such call", "not Linux"])
+def test_no_link_is_followed_on_the_way_to_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int | None
+) -> None:
+    monkeypatch.setattr(folders, "_OPENAT2", number)
+    (tmp_path / "a/b/c").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("a")
+    (tmp_path / "a/end").symlink_to("b")
+    with folders.opened(tmp_path) as root:
+        with folders.opened("a/b/c", root) as found:
+            assert os.path.samestat(os.fstat(found), (tmp_path / "a/b/c").stat())
+        for path in ("link", "link/b", "link/b/c", "a/end"):
+            with pytest.raises(NotADirectoryError), folders.opened(path, root):
+                pass
+        with pytest.raises(FileNotFoundError), folders.opened("a/none/c", root):
+            pass
+    assert len(os.listdir("/proc/self/fd")) < 100
+
+
 def test_a_strict_walk_ends_where_something_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "closed").mkdir(mode=0)
     (tmp_path / "open").touch()

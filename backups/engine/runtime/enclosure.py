@@ -1,9 +1,9 @@
 """A folder that others may write to, such as a repository: no name in it leads anywhere else, and no file is too large.
 
-Whoever can write to the folder can put a link, a FIFO, a device or a sparse file of a terabyte under any name. So every path
-is opened component by component from the folder's own descriptor, without following links (openat(2) with ``O_NOFOLLOW``);
-files are opened without waiting (``O_NONBLOCK``) and must be regular; and a size is compared with its bound before memory is
-used. The path of the folder itself is trusted: it comes from the settings and may contain links.
+Others can put a link, a FIFO, a device or a sparse file of a terabyte under any name. So every path is opened from a descriptor
+of the folder, and no link is followed on the way (`folders.open_folder`) or at its end (``O_NOFOLLOW``); files are opened
+without waiting (``O_NONBLOCK``) and must be regular; and a size is compared with its bound before memory is used. The path of
+the folder is trusted: it comes from the settings and may contain links.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import itertools
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,25 +68,27 @@ class Enclosure:
     @contextmanager
     def opened(self, path: str = "") -> Iterator[int]:
         """A descriptor of a folder."""
-        descriptor = os.open(self.root, _FOLDER & ~os.O_NOFOLLOW)
+        names = (*_components(self.within), *_components(path))
+        root = folders.open_folder(self.root)
         try:
-            for name in (*_components(self.within), *_components(path)):
-                try:
-                    below = os.open(name, _FOLDER, dir_fd=descriptor)
-                except OSError as problem:
-                    self._name_what_is_there(descriptor, name, path, problem)
-                    raise
-                os.close(descriptor)
-                descriptor = below
+            descriptor = folders.open_folder("/".join(names), root)
+        except NotADirectoryError as problem:
+            raise self._not_allowed(root, names) from problem
+        finally:
+            os.close(root)
+        try:
             yield descriptor
         finally:
             os.close(descriptor)
 
-    def _name_what_is_there(self, above: int, name: str, path: str, problem: OSError) -> None:
-        """Raise `NotAllowed` where the error of a system call would speak of levels of links."""
-        if problem.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.EISDIR):
-            kind = stat.S_IFMT(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode)
-            raise NotAllowed(self.path(path), f"is {_KINDS.get(kind, 'a file')}") from problem
+    def _not_allowed(self, root: int, names: Sequence[str]) -> NotAllowed:
+        """What is in the way: the first of *names*, each in the folder before it, that is not a folder."""
+        for depth, name in enumerate(names, 1):
+            with folders.opened("/".join(names[: depth - 1]), root) as above:
+                kind = stat.S_IFMT(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode)
+            if kind != stat.S_IFDIR:
+                break
+        return NotAllowed(self.root.joinpath(*names[:depth]), f"is {_KINDS.get(kind, 'a file')}")
 
     def open_file(self, path: str) -> int:
         """A descriptor to read a regular file."""
@@ -106,13 +108,15 @@ class Enclosure:
             try:
                 descriptor = os.open(name, flags, 0o600, dir_fd=folder)
             except OSError as problem:
-                self._name_what_is_there(folder, name, path, problem)
-                raise
-        kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
-        if kind != stat.S_IFREG:
-            os.close(descriptor)
-            raise NotAllowed(self.path(path), f"is {_KINDS.get(kind, 'a special file')}")
-        return descriptor
+                if problem.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+                    raise
+                kind = stat.S_IFMT(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+            else:
+                kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
+                if kind == stat.S_IFREG:
+                    return descriptor
+                os.close(descriptor)
+        raise NotAllowed(self.path(path), f"is {_KINDS.get(kind, 'a special file')}")
 
     def read(self, path: str, most: int) -> bytes:
         """The content of a file that may have up to *most* bytes."""

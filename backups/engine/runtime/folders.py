@@ -8,38 +8,89 @@ import ctypes
 import errno
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-SYNC_FILE_RANGE: Final = getattr(ctypes.CDLL(None), "sync_file_range", None)
+_LIBRARY: Final = ctypes.CDLL(None, use_errno=True)
+SYNC_FILE_RANGE: Final = getattr(_LIBRARY, "sync_file_range", None)
 _WRITE_AND_WAIT: Final = 1 | 2 | 4
 _FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _STEP: Final = 500
 """Characters in one step towards a folder; each takes at most four bytes."""
+_OPENAT2: Final = 437 if sys.platform == "linux" else None
+"""The number of openat2(2) since Linux 5.6, on every architecture."""
+_NO_SYMLINKS: Final = 4
+
+
+class _How(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+_HOW: Final = ctypes.byref(_How(_FLAGS, 0, _NO_SYMLINKS))
+_SYSCALL: Final = _LIBRARY.syscall
+_SYSCALL.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t)
+_SYSCALL.restype = ctypes.c_long
 
 
 @contextmanager
 def opened(path: str | Path, root: int | None = None) -> Iterator[int]:
-    """A descriptor of the folder *path*, which starts at the descriptor *root*. No component after *root* may be a link."""
-    if root is None:
-        descriptor = os.open(path, _FLAGS & ~os.O_NOFOLLOW)
-    else:
-        descriptor = os.dup(root)
-        left = str(path)
-        while left:
-            step = left if len(left) <= _STEP else left[: left.rindex("/", 0, _STEP)]
-            left = left[len(step) + 1 :]
-            above = descriptor
-            try:
-                descriptor = os.open(step, _FLAGS, dir_fd=above)
-            finally:
-                os.close(above)
+    """A descriptor of the folder *path* while the context lasts (`open_folder`)."""
+    descriptor = open_folder(path, root)
     try:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def open_folder(path: str | Path, root: int | None = None) -> int:
+    """A new descriptor of the folder *path*, which starts at the descriptor *root*.
+
+    No component after *root* may be a link: it raises ``NotADirectoryError``, as a file does.
+    """
+    if root is None:
+        return os.open(path, _FLAGS & ~os.O_NOFOLLOW)
+    descriptor = os.dup(root)
+    left = str(path)
+    while left:
+        step = left if len(left) <= _STEP else left[: left.rindex("/", 0, _STEP)]
+        left = left[len(step) + 1 :]
+        above = descriptor
+        try:
+            descriptor = _step(step, above)
+        finally:
+            os.close(above)
+    return descriptor
+
+
+def _step(path: str, above: int) -> int:
+    if "/" not in path:
+        return os.open(path, _FLAGS, dir_fd=above)
+    descriptor = _openat2(path, above)
+    if descriptor is None:
+        first, _, rest = path.partition("/")
+        between = os.open(first, _FLAGS, dir_fd=above)
+        try:
+            descriptor = _step(rest, between)
+        finally:
+            os.close(between)
+    return descriptor
+
+
+def _openat2(path: str, above: int) -> int | None:
+    """All of `_step` in one call; None if the kernel does not know it, or a filter forbids it."""
+    if _OPENAT2 is None:
+        return None
+    found: int = _SYSCALL(_OPENAT2, above, os.fsencode(path), _HOW, ctypes.sizeof(_How))
+    if found >= 0:
+        return found
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EPERM):
+        return None
+    code = errno.ENOTDIR if code == errno.ELOOP else code
+    raise OSError(code, os.strerror(code), path)
 
 
 def below(folder: Path, *, strict: bool = False) -> Iterator[tuple[str, os.stat_result]]:
