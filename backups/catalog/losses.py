@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from backups.engine.shrinkage import told_in
 from backups.models import IndexedBackup
 
 _MOST = 100
@@ -32,12 +33,8 @@ def unconfirmed() -> list[IndexedBackup]:
 
 
 def told_by(losses: str) -> list[tuple[str, str]]:
-    """The sentences of `IndexedBackup.losses`, each with the id of the backup that has less; empty in older holds.
-
-    Ids sort in the order in which backups were made.
-    """
-    told = [line.rpartition(" (") for line in losses.splitlines()]
-    return [(text, shrunk.removesuffix(")")) if text else (shrunk, "") for text, _, shrunk in told]
+    """The sentences of `IndexedBackup.losses` (`told_in`). Ids sort in the order in which backups were made."""
+    return told_in(losses.splitlines())
 
 
 def shrunk_since(held: Iterable[IndexedBackup]) -> dict[tuple[str, str], str]:

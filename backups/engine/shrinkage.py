@@ -147,16 +147,21 @@ def hold_until_confirmed(repository: Repository, before: Backup, manifest: Manif
         repository.set_hold(backup, hold.model_copy(update={"shrunk": (*hold.shrunk, *lines)[:_MOST_TOLD]}))
 
 
-def unconfirmed_loss(backups: Iterable[Backup], backup_id: str) -> str:
+def told_in(lines: Iterable[str]) -> list[tuple[str, str]]:
+    """The sentences of `Hold.shrunk`, each with the id of the backup that has less; empty in older holds."""
+    told = [line.rpartition(" (") for line in lines]
+    return [(text, since.removesuffix(")")) if text else (since, "") for text, _, since in told]
+
+
+def unconfirmed_loss(holds: Iterable[tuple[str, Hold | None]], backup_id: str) -> str:
     """A sentence on what a backup lacks for which an earlier one is held, without its full stop; "" if nothing.
 
-    *backups* are those of its set, in any order.
+    *holds* are the ids of the backups of its set, in any order, each with its hold.
     """
-    for item in backups:
-        if item.hold is None or item.id >= backup_id:
+    for held, hold in holds:
+        if hold is None or held >= backup_id:
             continue
-        told = [line.rpartition(" (") for line in item.hold.shrunk]
-        lost = [text for text, _, since in told if since.removesuffix(")") <= backup_id]
+        lost = [text for text, since in told_in(hold.shrunk) if since <= backup_id]
         if lost:
-            return f"{backup_id} holds far less than {item.id}, which is held until somebody releases it: {'; '.join(lost[:3])}"
+            return f"{backup_id} holds far less than {held}, which is held until someone releases it: {'; '.join(lost[:3])}"
     return ""

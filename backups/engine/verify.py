@@ -190,7 +190,6 @@ def _check_files(repository: Repository, backup: Backup, ctx: Context) -> Findin
         expected = {DATA: wanted.sha256}
     for name in sorted(expected):
         total = hashlib.sha256()
-        size = 0
         try:
             with os.fdopen(repository.open_file(backup.manifest.set, backup.id, name), "rb") as file:
                 size = os.fstat(file.fileno()).st_size
@@ -198,11 +197,9 @@ def _check_files(repository: Repository, backup: Backup, ctx: Context) -> Findin
                     message = f"{name} has {size} bytes instead of {wanted.bytes}."
                     findings.add("archive_size", message, file=name, offset=min(size, wanted.bytes))
                     continue
-                size = 0
                 while piece := file.read(_PIECE):
                     ctx.check()
                     total.update(piece)
-                    size += len(piece)
         except FileNotFoundError:
             findings.add("missing_file", f"{name} is missing.", file=name)
             continue

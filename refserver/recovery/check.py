@@ -91,7 +91,7 @@ def judge(
     elif deep is not None and not deep.ok:
         critical.append(f"{deep.id} is damaged: {deep.problems[0].message}")
     read = deep is not None and deep.ok and deep.id == newest.id
-    if loss := unconfirmed_loss(backups, newest.id):
+    if loss := unconfirmed_loss(((item.id, item.hold) for item in backups), newest.id):
         warnings.append(loss)
     if newest.manifest.incomplete:
         warnings.append(f"{newest.id} is incomplete: files or folders are missing from it")

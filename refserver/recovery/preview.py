@@ -55,7 +55,7 @@ def show_backup(repository: Repository, backup: Backup, only: str | None, locati
     report.write(f"Proof          {backup.verification}{unverified}")
     if backup.manifest.note:
         report.write(f"Note           {backup.manifest.note}")
-    if loss := unconfirmed_loss(repository.backups(backup.manifest.set), backup.id):
+    if loss := unconfirmed_loss(repository.holds(backup.manifest.set), backup.id):
         report.write(f"WARNING        {loss}.")
 
 

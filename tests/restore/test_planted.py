@@ -1,4 +1,4 @@
-"""A repository in which somebody planted links, pipes and huge files: nothing outside changes, nothing hangs, each is named."""
+"""Links, pipes and huge files planted in a repository: nothing outside it changes, nothing hangs, and each is named."""
 
 import os
 import shutil
@@ -84,19 +84,14 @@ def test_links_in_the_place_of_its_folders(scene: Scene) -> None:
     assert create(scene).code == 0
 
 
-def test_a_link_in_the_place_of_a_lock(scene: Scene) -> None:
+@pytest.mark.parametrize(
+    ("plant", "said"), [(Path.symlink_to, "writer is a symbolic link"), (Path.hardlink_to, "writer has other names")]
+)
+def test_another_file_in_the_place_of_a_lock(scene: Scene, plant: Callable[[Path, Path], None], said: str) -> None:
     (scene.repository / "writer").unlink(missing_ok=True)
-    (scene.repository / "writer").symlink_to(scene.outside / "file")
+    plant(scene.repository / "writer", scene.outside / "file")
     made = create(scene)
-    assert made.code == 1 and "writer is a symbolic link" in made.err
-    scene.assert_untouched()
-
-
-def test_a_second_name_in_the_place_of_a_lock(scene: Scene) -> None:
-    (scene.repository / "writer").unlink(missing_ok=True)
-    (scene.repository / "writer").hardlink_to(scene.outside / "file")
-    made = create(scene)
-    assert made.code == 1 and "writer has other names" in made.err
+    assert made.code == 1 and said in made.err
     scene.assert_untouched()
 
 
@@ -150,6 +145,12 @@ def test_a_repository_whose_description_is_a_pipe(scene: Scene) -> None:
     os.mkfifo(scene.repository / "repository.json")
     listed = scene.run("list")
     assert listed.code == 1 and "repository.json is a named pipe" in listed.err
+
+
+def test_a_stray_file_among_the_sets_is_none(scene: Scene) -> None:
+    listed = scene.run("list").out
+    (scene.repository / "backups/Thumbs.db").write_bytes(b"stray")
+    assert scene.run("list").out == listed and scene.run("verify", "--all-sets").code == 0
 
 
 def test_a_set_that_is_a_link_is_not_left_out(scene: Scene) -> None:

@@ -48,7 +48,7 @@ def test_an_emptied_table_is_reported_and_the_backup_before_is_held(
     assert not after.damaged and any(line.startswith("SHRUNK item in sqlite/app") for line in after.manifest.log)
     hold = repository.load("default", before.id).hold
     assert hold is not None and hold.automatic and after.id in hold.shrunk[0]
-    told = f"{after.id} holds far less than {before.id}, which is held until somebody releases it: item in sqlite/app"
+    told = f"{after.id} holds far less than {before.id}, which is held until someone releases it: item in sqlite/app"
     for command in (["list"], ["restore", "latest", "--to", str(tmp_path / "restored"), "--dry-run"]):
         assert main([*command, f"--repo={repository.folder}"]) == 0
         said = capsys.readouterr()
@@ -58,7 +58,7 @@ def test_an_emptied_table_is_reported_and_the_backup_before_is_held(
     code = main(["release", before.id, "--json", f"--repo={repository.folder}"])
     assert (code, json.loads(capsys.readouterr().out)["hold"]) == (0, None)
     assert repository.load("default", before.id).hold is None
-    assert not unconfirmed_loss(repository.backups("default"), after.id)
+    assert not unconfirmed_loss(repository.holds("default"), after.id)
     assert not back_up(repository, sources, kind).manifest.shrunk, "confirmed"
 
 

@@ -71,7 +71,7 @@ def run(call: Call) -> Outcome:
             call.ctx.log(f"{lost} Names and sizes are taken from its archive; the stores cannot be compared with the cut.")
     else:
         backup = call.backup(repository)
-    if loss := unconfirmed_loss(repository.backups(backup.manifest.set), backup.id):
+    if loss := unconfirmed_loss(repository.holds(backup.manifest.set), backup.id):
         call.ctx.log(f"SHRUNK {loss}.")
     if arguments.to:
         restored = restore_to(

@@ -177,6 +177,10 @@ class BaseRepository(ABC):
         """The readable backups of a set; each is read when the iterator reaches it."""
         return (item for item in self._scan_set(set_name) if isinstance(item, Backup))
 
+    def holds(self, set_name: str) -> Iterator[tuple[str, Hold | None]]:
+        """The ids of a set's backups, newest first, each with its hold; reads nothing else of them."""
+        return ((backup_id, self.hold(set_name, backup_id)) for backup_id in self.ids(set_name))
+
     def require_backups(self, set_name: str | None) -> None:
         """Raise `BackupNotFound` when a set, or with None the whole repository, holds nothing: then nothing can be checked."""
         sets = [name for name in self.sets() if self.ids(name)]

@@ -86,8 +86,13 @@ class Repository(BaseRepository):
     # Reading
 
     def sets(self) -> list[str]:
-        # one that is no folder is not left out: reading it says what is there instead
-        return [name for name in self.content.names("backups", MOST_SETS) if NAME.fullmatch(name)]
+        names = [name for name in self.content.names("backups", MOST_SETS) if NAME.fullmatch(name)]
+        return [name for name in names if not self._is_file(f"backups/{name}")]
+
+    def _is_file(self, path: str) -> bool:
+        """A stray file is no set. A link or a pipe in the place of one is not passed over: reading it says what it is."""
+        found = self.content.status(path)
+        return found is not None and stat.S_ISREG(found.st_mode)
 
     def ids(self, set_name: str) -> list[str]:
         return [name for name in reversed(self.content.names(f"backups/{set_name}")) if BACKUP_ID.fullmatch(name)]
