@@ -33,7 +33,7 @@ def not_allowed(request: HttpRequest, exception: Exception) -> HttpResponseBase:
 def _framed(
     request: HttpRequest, exception: Exception, title: str, status: int, otherwise: str, hint: str = ""
 ) -> HttpResponse | None:
-    """The error in the frame, with what *exception* says, or *otherwise*; None for other pages and for who is no staff."""
+    """The error in the frame, with the text of *exception* or *otherwise*; None outside the admin, and without staff rights."""
     if not is_framed(request) or not hasattr(request, "user") or not admin.site.has_permission(request):
         return None
     [said, *_] = exception.args or [""]

@@ -111,7 +111,7 @@ class LeftOut(_Stored):
     """Something in a folder that its backup does not hold, with everything below it.
 
     ``path`` is relative to the folder, for people; if it is not UTF-8, ``raw`` has its bytes as hexadecimal digits. With a
-    ``count`` above 0, ``path`` is a folder in which that many are left out; other parts of it may be in the backup.
+    ``count`` above 0, ``path`` is a folder, and ``count`` entries in it are left out; others may be in the backup.
     """
 
     path: str

@@ -28,7 +28,7 @@ class Missed:
 
 
 def missed_lately(plans: Iterable[Plan], now: datetime) -> dict[str, Missed]:
-    """The plans with missed runs, by name: those that no worker has served yet, and those that `scheduling` noted."""
+    """The plans with missed runs, by name: runs that no worker has served yet, and runs that `scheduling` noted."""
     entries = AuditEntry.objects.filter(action="plan.missed").order_by("-number").values_list("target", "time", "after")
     noted: dict[str, tuple[int, datetime]] = {}
     for target, moment, after in entries[:_MOST_ENTRIES]:

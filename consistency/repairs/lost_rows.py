@@ -135,7 +135,7 @@ def _dependents(
     referring: dict[str, list[tuple[str, str, str | None]]],
     followed: set[tuple[Any, ...]],
 ) -> tuple[list[TableRow], Counter[Reason]]:
-    """Rows that refer to *lost* ones, the nearest first, and how many are left out. Those that are present end the search."""
+    """Rows that refer to *lost* ones, the nearest first, and how many are left out. A row that is present ends the search."""
     found: list[TableRow] = []
     left: Counter[Reason] = Counter()
     level = lost

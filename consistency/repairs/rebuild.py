@@ -37,7 +37,7 @@ def rebuild_indexes(made: Repair, writer: Writer, ctx: Context) -> None:
 
     1. With all other writers kept out: skip the step if the index is not broken any more; write down that it is begun; replace
        the collection by an empty one; write that down.
-    2. For some rows at a time, with all other writers kept out: write those that Chroma does not hold as they are.
+    2. For some rows at a time, with all other writers kept out: write each row that Chroma lacks or holds differently.
     3. Record that the step is done.
 
     A crash before the end of 1 leaves a step that is begun, and the old collection, the new one, or none: all of 1 is done

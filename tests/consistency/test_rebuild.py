@@ -41,7 +41,7 @@ def indexed(sample_library: Places) -> Iterator[Places]:
 
 
 def break_link(where: str) -> None:
-    """Flip a high bit of a link: of the first element, or of the first one that is above level 0."""
+    """Flip a high bit of a link: of the first element, or of the first above level 0."""
     file = segment_of(store()) / where
     content = bytearray(file.read_bytes())
     if where == "data_level0.bin":

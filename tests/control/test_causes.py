@@ -72,7 +72,7 @@ def test_a_job_that_fails_for_a_known_cause_is_no_second_alert() -> None:
     assert alerts("permission", disk(writable=False)) == {"repository-read-only"}
     assert alerts("no_space", disk(free=20)) == {"space-nearly-gone"}
     assert alerts("conditions_found", disk(writable=False), kind="health") == {"repository-read-only"}
-    assert alerts("no_space", disk(free=90)) == {thrice}, "a warning of little space is no critical alert"
+    assert alerts("no_space", disk(free=90)) == {thrice}, "little space is a warning, not a critical alert"
     assert alerts("no_repository", {}) == {thrice}, "the repository is back, and the plan still fails"
     assert alerts("check_failed", {}, kind="health") == {thrice}
     assert alerts("no_repository", disk(there=False), alert_to=("a@example.org",)) == {thrice, "repository-away"}

@@ -1,4 +1,4 @@
-"""Undoing the restore of stores that were damaged brings back the bytes that were there, whatever their state."""
+"""Undoing the restore over damaged stores brings back their bytes as they were."""
 
 from __future__ import annotations
 

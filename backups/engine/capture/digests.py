@@ -21,7 +21,7 @@ def digest_source(
     """The digests of the collections of a Chroma directory, read from the copy, or those of the parent if nothing changed.
 
     *before* is the source in the parent. With *carry_on*, records that Chroma has not written since then are not read; without,
-    those that differ from the parent's although Chroma has not written them are logged. A problem if the files contradict each
+    it is logged if such records differ from the parent's. A problem if the files contradict each
     other.
     """
     if before is not None and not instant.changed[source.prefix]:

@@ -53,7 +53,7 @@ def is_open_elsewhere(path: Path) -> bool | None:
 
     This process must not have it open: its POSIX locks on the file would be lost. The kernel grants a write lease on a file
     only while no other descriptor of it exists (fcntl(2), "Leases"): to its owner and to root, on local file systems. It is
-    given back at once; an open in that moment waits for that. Elsewhere, a lock that somebody holds on it or its logs is proof.
+    given back at once; an open in that moment waits for that. Elsewhere, a lock of another process on it or its logs is proof.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

@@ -17,7 +17,7 @@ digest      hashed for each record
 Because they are sums, digests can continue those of the parent backup: when every record digested then still exists unchanged,
 which the sequence numbers show (Chroma gives a record a new one with every change), only new records are read and added.
 They would then claim the old content for records that were damaged or edited without a write. So from time to time all are
-read, and those that were not written since the parent are compared with the parent's.
+read, and the digest of what was not written since the parent is compared with the parent's.
 """
 
 from __future__ import annotations
@@ -100,93 +100,77 @@ def digest_collections(
     digested. *check* is called every 1,024 records, and may raise. Raises `BrokenIndex` and ``sqlite3.DatabaseError``.
     """
     with closing(open_at_rest(directory)) as database:
-        return [
-            _digest(directory, database, collection, parents.get(collection.id), check, carry_on)
-            for collection in list_collections(database)
-        ]
+        reading = _Reading(directory, database, check, carry_on)
+        return [reading.digest(collection, parents.get(collection.id)) for collection in list_collections(database)]
 
 
-def _index_is_here(directory: Path, collection: Collection) -> bool:
-    """Whether the folder of the index was copied, since a file in it was changed or removed after the parent."""
-    return collection.vector_segment != "" and (directory / collection.vector_segment).is_dir()
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """The arguments of `digest_collections`, with the open database of the directory."""
 
+    directory: Path
+    database: sqlite3.Connection
+    check: Callable[[], None]
+    carry_on: bool
 
-def _digest(
-    directory: Path,
-    database: sqlite3.Connection,
-    collection: Collection,
-    parent: ParentDigest | None,
-    check: Callable[[], None],
-    carry_on: bool,
-) -> CollectionDigest:
-    records, altered = _digest_records(database, collection, parent, check, carry_on)
-    recent = SetHash()
-    for number, operation, identifier, vector in log_rows(database, collection, collection.vector_at):
-        recent.add(struct.pack("<QI", number, operation) + _prefixed(identifier) + (vector or b""))
-    indexed: SetHash | None = None
-    if parent is None or _index_is_here(directory, collection):
-        indexed = SetHash()
-        if check_index(directory, database, collection, check).count:
-            folder = directory / collection.vector_segment
-            indexed, vectors_altered = _digest_index(folder, database, collection, parent, check, carry_on)
-            altered |= vectors_altered
-    return CollectionDigest(
-        collection=collection,
-        count=records.count,
-        indexed_count=indexed.count if indexed is not None else None,
-        indexed=indexed.hexdigest() if indexed is not None else None,
-        recent=recent.hexdigest(),
-        records=records.hexdigest(),
-        altered=altered,
-    )
+    def digest(self, collection: Collection, parent: ParentDigest | None) -> CollectionDigest:
+        records, altered = self._records(collection, parent)
+        recent = SetHash()
+        for number, operation, identifier, vector in log_rows(self.database, collection, collection.vector_at):
+            recent.add(struct.pack("<QI", number, operation) + _prefixed(identifier) + (vector or b""))
+        indexed: SetHash | None = None
+        if parent is None or self._has_index(collection):
+            indexed = SetHash()
+            if check_index(self.directory, self.database, collection, self.check).count:
+                indexed, vectors_altered = self._vectors(collection, parent)
+                altered |= vectors_altered
+        return CollectionDigest(
+            collection=collection,
+            count=records.count,
+            indexed_count=indexed.count if indexed is not None else None,
+            indexed=indexed.hexdigest() if indexed is not None else None,
+            recent=recent.hexdigest(),
+            records=records.hexdigest(),
+            altered=altered,
+        )
 
+    def _has_index(self, collection: Collection) -> bool:
+        """Whether the folder of the index was copied, since a file in it was changed or removed after the parent."""
+        return collection.vector_segment != "" and (self.directory / collection.vector_segment).is_dir()
 
-def _digest_records(
-    database: sqlite3.Connection,
-    collection: Collection,
-    parent: ParentDigest | None,
-    check: Callable[[], None],
-    carry_on: bool,
-) -> tuple[SetHash, bool]:
-    """The digest, and whether records that were not written since the parent differ from the parent's."""
-    records, altered = SetHash(), False
-    since = parent.metadata_at if parent is not None else 0
-    spans: tuple[tuple[int | None, int | None], ...] = ((None, since), (since, None))
-    if carry_on and parent is not None and count_records(database, collection, since) == parent.count:
-        records, spans = SetHash(parent.count, parent.records), spans[1:]
-    for span in spans:
-        for record in stored_records(database, collection, *span):
-            records.add(repr(record).encode("utf-8", "surrogatepass"))
-            if not records.count % 1024:
-                check()
-        if parent is not None and span[0] is None:
-            altered = records.count == parent.count and records.hexdigest() != parent.records
-    return records, altered
+    def _records(self, collection: Collection, parent: ParentDigest | None) -> tuple[SetHash, bool]:
+        """The digest, and whether records that were not written since the parent differ from the parent's."""
+        records, altered = SetHash(), False
+        since = parent.metadata_at if parent is not None else 0
+        spans: tuple[tuple[int | None, int | None], ...] = ((None, since), (since, None))
+        if self.carry_on and parent is not None and count_records(self.database, collection, since) == parent.count:
+            records, spans = SetHash(parent.count, parent.records), spans[1:]
+        for span in spans:
+            for record in stored_records(self.database, collection, *span):
+                records.add(repr(record).encode("utf-8", "surrogatepass"))
+                if not records.count % 1024:
+                    self.check()
+            if parent is not None and span[0] is None:
+                altered = records.count == parent.count and records.hexdigest() != parent.records
+        return records, altered
 
-
-def _digest_index(
-    folder: Path,
-    database: sqlite3.Connection,
-    collection: Collection,
-    parent: ParentDigest | None,
-    check: Callable[[], None],
-    carry_on: bool,
-) -> tuple[SetHash, bool]:
-    """The digest, and whether vectors that were not written since the parent differ from the parent's."""
-    new = _new_in_index(folder, database, collection, parent)
-    vectors, added = SetHash(), SetHash()
-    wanted = None
-    # of files that changed although nothing was written, the parent's digest says nothing
-    if carry_on and new is not None and parent is not None and parent.vector_at != collection.vector_at:
-        vectors, wanted = SetHash(parent.indexed_count or 0, parent.indexed), new
-    with closing(Index(folder, cosine=collection.cosine)) as index:
-        for number, (identifier, vector) in enumerate(index.stream(wanted)):
-            (added if new is not None and identifier in new else vectors).add(_prefixed(identifier) + vector)
-            if not number % 1024:
-                check()
-    altered = new is not None and parent is not None and vectors.hexdigest() != parent.indexed
-    vectors.update(added)
-    return vectors, altered
+    def _vectors(self, collection: Collection, parent: ParentDigest | None) -> tuple[SetHash, bool]:
+        """The digest, and whether vectors that were not written since the parent differ from the parent's."""
+        folder = self.directory / collection.vector_segment
+        new = _new_in_index(folder, self.database, collection, parent)
+        vectors, added = SetHash(), SetHash()
+        wanted = None
+        # of files that changed although nothing was written, the parent's digest says nothing
+        if self.carry_on and new is not None and parent is not None and parent.vector_at != collection.vector_at:
+            vectors, wanted = SetHash(parent.indexed_count or 0, parent.indexed), new
+        with closing(Index(folder, cosine=collection.cosine)) as index:
+            for number, (identifier, vector) in enumerate(index.stream(wanted)):
+                (added if new is not None and identifier in new else vectors).add(_prefixed(identifier) + vector)
+                if not number % 1024:
+                    self.check()
+        altered = new is not None and parent is not None and vectors.hexdigest() != parent.indexed
+        vectors.update(added)
+        return vectors, altered
 
 
 def _new_in_index(

@@ -268,7 +268,7 @@ class _Exchange:
         )
 
     def _prepare_replacements(self, saved: Backup | None, watch: Watch) -> list[Target]:
-        """Make the staged stores fit to take the place of the live ones, and durable. Returns those that *saved* holds."""
+        """Make the staged stores fit to take the place of the live ones, and durable. Returns what *saved* holds."""
         for target in self._targets:
             fit_to_live(target)
             carry_attributes(target, self._ctx)

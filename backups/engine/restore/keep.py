@@ -110,7 +110,7 @@ def _holds(entry: Entry | None, status: os.stat_result) -> bool:
 class _Carrier:
     """Gives what is in the folder *live* a second name in the folder *staged*; both are descriptors.
 
-    ``_places`` maps folders of *live* to those that stand for them in *staged*; the others have the same path. ``_finish`` has
+    ``_places`` maps folders of *live* to their counterparts in *staged*; the others have the same path. ``_finish`` has
     what folders get at the end: a made one the status of the live one, an older one its own as it was.
     """
 

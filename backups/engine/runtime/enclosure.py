@@ -187,7 +187,7 @@ class Enclosure:
             os.fsync(folder)
 
     def unlink(self, path: str) -> None:
-        """Remove an entry that is no folder, durably. It may be missing."""
+        """Remove a file or link durably. It may be missing."""
         above, name = _split(path)
         with contextlib.suppress(FileNotFoundError), self.opened(above) as folder:
             os.unlink(name, dir_fd=folder)
