@@ -47,9 +47,10 @@ class BackupQuery(PageQuery):
 
 
 class RepositoryQuery(RequestModel):
-    """Selects a repository when several hold the same backup."""
+    """Selects a repository, and a set, when several hold the same backup."""
 
     repository: Annotated[Text, Field(description="Repository name; by default the first that holds the backup.")] = ""
+    set: Annotated[Text, Field(description="Set name; required if several sets of the repository hold the id.")] = ""
 
 
 class SourceSchema(ResponseModel, title="Source"):
@@ -188,18 +189,18 @@ _LONGEST_CHAIN = 1000
 _MOST_CHILDREN = 500
 
 
-def find_backup(backup_id: str, repository: str = "") -> IndexedBackup:
-    """The backup of an address. Raises `BackupNotFound`, or `NotFound` if there is no latest one."""
+def find_backup(backup_id: str, repository: str = "", set_name: str = "") -> IndexedBackup:
+    """The backup of an address. Raises as `holds.indexed`, or `NotFound` if there is no latest one."""
     if backup_id != "latest":
-        return holds.indexed(backup_id, repository)
+        return holds.indexed(backup_id, repository, set_name)
     config = configuration()
     rows = IndexedBackup.objects.filter(
-        repository=repository or config.default_repository, set=config.default_set, safety=False
+        repository=repository or config.default_repository, set=set_name or config.default_set, safety=False
     )
     undamaged = rows.exclude(verification__in=IndexedBackup.UNUSABLE).exclude(kind=IndexedBackup.Kind.SNAPSHOT)
     row = undamaged.order_by("-time", "-backup_id").first()
     if row is None:
-        raise NotFound("The default set has no undamaged full or incremental backup.")
+        raise NotFound(f"The set {set_name or config.default_set} has no undamaged full or incremental backup.")
     return row
 
 
@@ -232,7 +233,7 @@ def create_backup(request: Request, *, body: NewBackup) -> Job:
 @Operation("backups.view_backup", query=RepositoryQuery, responses={200: BackupDetails}, problems=(503,))
 def show_backup(request: Request, backup_id: str, *, query: RepositoryQuery) -> BackupDetails:
     """Show a backup with its manifest, proofs and lineage."""
-    row = find_backup(backup_id, query.repository)
+    row = find_backup(backup_id, query.repository, query.set)
     values = _values(row) | {"lineage": _lineage(row), "manifest": None, "proof_history": []}
     try:
         _, stored = holds.stored(row)
@@ -244,7 +245,7 @@ def show_backup(request: Request, backup_id: str, *, query: RepositoryQuery) -> 
 
 
 def _lineage(row: IndexedBackup) -> Lineage:
-    rows = IndexedBackup.objects.filter(repository=row.repository)
+    rows = IndexedBackup.objects.filter(**row.home)
     needs: list[str] = []
     parent = row.parent_id
     while parent and parent not in needs and len(needs) < _LONGEST_CHAIN:
@@ -260,8 +261,8 @@ def delete_backup(request: Request, backup_id: str, *, query: RepositoryQuery) -
 
     A held backup is refused. If another backup needs this one, the job fails and nothing is deleted.
     """
-    row = _reachable(find_backup(backup_id, query.repository))
-    return submit.delete(actor(request), [row.backup_id], repository=row.repository)
+    row = _reachable(find_backup(backup_id, query.repository, query.set))
+    return submit.delete(actor(request), [row.backup_id], **row.home)
 
 
 @job_operation("backups.verify_backup", query=RepositoryQuery, body=VerifyRequest)
@@ -270,8 +271,8 @@ def verify_backup(request: Request, backup_id: str, *, query: RepositoryQuery, b
 
     The depth is `hashes` (check every byte) or `restore` (restore it and open its stores).
     """
-    row = _reachable(find_backup(backup_id, query.repository))
-    return submit.verify(actor(request), backup_ids=[row.backup_id], repository=row.repository, set=row.set, depth=body.depth)
+    row = _reachable(find_backup(backup_id, query.repository, query.set))
+    return submit.verify(actor(request), backup_ids=[row.backup_id], **row.home, depth=body.depth)
 
 
 @job_operation("backups.verify_backup", query=RepositoryQuery)
@@ -280,8 +281,8 @@ def drill_backup(request: Request, backup_id: str, *, query: RepositoryQuery) ->
 
     Restores the backup to a temporary folder, checks and times it, and removes it.
     """
-    row = _reachable(find_backup(backup_id, query.repository))
-    return submit.drill(actor(request), backup_id=row.backup_id, repository=row.repository, set=row.set)
+    row = _reachable(find_backup(backup_id, query.repository, query.set))
+    return submit.drill(actor(request), backup_id=row.backup_id, **row.home)
 
 
 @job_operation("backups.restore_backup", query=RepositoryQuery, body=PreviewRequest)
@@ -291,8 +292,8 @@ def preview_restore(request: Request, backup_id: str, *, query: RepositoryQuery,
     Changes nothing. The job's `result` lists the rows of each table, the vectors of each collection, and the accounts and
     permissions that the restore would change.
     """
-    row = _reachable(find_backup(backup_id, query.repository))
-    return submit.preview_restore(actor(request), backup_id=row.backup_id, repository=row.repository, only=body.only)
+    row = _reachable(find_backup(backup_id, query.repository, query.set))
+    return submit.preview_restore(actor(request), backup_id=row.backup_id, **row.home, only=body.only)
 
 
 @job_operation("backups.restore_backup", query=RepositoryQuery, body=RestoreRequest, problems=(409, 503))
@@ -302,7 +303,7 @@ def restore_backup(request: Request, backup_id: str, *, query: RepositoryQuery, 
     A restore in place first makes a safety backup of the live stores, and rolls back if a check fails. `confirm` is the
     backup's id, even if the address says `latest`. With a session, `password` is the password of the account.
     """
-    return submit_restore(request, find_backup(backup_id, query.repository), body)
+    return submit_restore(request, find_backup(backup_id, query.repository, query.set), body)
 
 
 def submit_restore(request: Request, row: IndexedBackup, body: RestoreToFolder | RestoreInPlace) -> Job:
@@ -313,15 +314,14 @@ def submit_restore(request: Request, row: IndexedBackup, body: RestoreToFolder |
             raise Refused(
                 409, "target_occupied", f"The folder {body.folder} already exists. Nothing was done.", "Choose another name."
             )
-        values = body.model_dump(exclude={"to"})
-        return submit.restore_to_folder(actor(request), backup_id=row.backup_id, repository=row.repository, **values)
+        values = body.model_dump(exclude={"to"}) | {"backup_id": row.backup_id, **row.home}
+        return submit.restore_to_folder(actor(request), **values)
     if body.confirm != row.backup_id:
         raise RestoreRefused("`confirm` is not the id of the backup. Nothing was changed.", hint="Send the full id.")
     if token_of(request) is None:
         _check_password(request, body.password)
-    return submit.restore_in_place(
-        actor(request), typed=body.confirm, backup_id=row.backup_id, repository=row.repository, only=body.only
-    )
+    values = {"backup_id": row.backup_id, **row.home, "only": body.only}
+    return submit.restore_in_place(actor(request), typed=body.confirm, **values)
 
 
 def _check_password(request: Request, password: str | None) -> None:
@@ -343,15 +343,15 @@ def hold_backup(request: Request, backup_id: str, *, query: RepositoryQuery, bod
 
     Neither retention nor a request deletes a held backup until it is released.
     """
-    row = find_backup(backup_id, query.repository)
-    return backup_schema(holds.hold(actor(request), row.backup_id, body.note, repository=row.repository))
+    row = find_backup(backup_id, query.repository, query.set)
+    return backup_schema(holds.hold(actor(request), row, body.note))
 
 
 @Operation("backups.hold_backup", query=RepositoryQuery, responses={200: BackupSchema}, problems=(409, 503))
 def release_backup(request: Request, backup_id: str, *, query: RepositoryQuery) -> BackupSchema:
     """Release a held backup."""
-    row = find_backup(backup_id, query.repository)
-    return backup_schema(holds.release(actor(request), row.backup_id, repository=row.repository))
+    row = find_backup(backup_id, query.repository, query.set)
+    return backup_schema(holds.release(actor(request), row))
 
 
 _FILE = {"application/zstd": {"type": "string", "format": "binary"}, "application/json": {}, "text/plain": {"type": "string"}}
@@ -370,7 +370,7 @@ def download_backup(request: Request, backup_id: str, file_name: str, *, query: 
     To resume a download, send `Range: bytes=N-` with the `ETag` of the first part as `If-Range`: the response is the rest of
     the same file, or the whole file if it has changed. One range per request. `SHA256SUMS` holds the checksums.
     """
-    row = find_backup(backup_id, query.repository)
+    row = find_backup(backup_id, query.repository, query.set)
     response = downloads.answer(request._request, row, file_name, actor(request))
     headers = {name: response.headers[name] for name in ("ETag", "Content-Range") if name in response.headers}
     if response.status_code == 412:

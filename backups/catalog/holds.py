@@ -4,7 +4,7 @@ from django.utils import timezone
 
 from backups.conf import configuration
 from backups.engine.config import check_note
-from backups.engine.errors import BackupNotFound
+from backups.engine.errors import BackupNotFound, DamageFound
 from backups.engine.repository.folder import Repository
 from backups.engine.types import Backup, Hold
 from backups.identity import audit
@@ -16,18 +16,17 @@ from .index import refresh_one
 _HOLD_WAIT = 2.0
 
 
-def hold(actor: Actor, backup_id: str, note: str, *, repository: str = "") -> IndexedBackup:
+def hold(actor: Actor, row: IndexedBackup, note: str) -> IndexedBackup:
     """Hold a backup. Raises `RepositoryLocked` while another process writes."""
-    return _set_hold(actor, backup_id, Hold(time=timezone.now(), note=check_note(note)), repository)
+    return _set_hold(actor, row, Hold(time=timezone.now(), note=check_note(note)))
 
 
-def release(actor: Actor, backup_id: str, *, repository: str = "") -> IndexedBackup:
+def release(actor: Actor, row: IndexedBackup) -> IndexedBackup:
     """Release a hold; one because of a loss is confirmed by it. Raises `RepositoryLocked` while another process writes."""
-    return _set_hold(actor, backup_id, None, repository)
+    return _set_hold(actor, row, None)
 
 
-def _set_hold(actor: Actor, backup_id: str, new: Hold | None, repository: str) -> IndexedBackup:
-    row = indexed(backup_id, repository)
+def _set_hold(actor: Actor, row: IndexedBackup, new: Hold | None) -> IndexedBackup:
     opened, backup = stored(row)
     action = "backup.held" if new else "backup.released"
     with opened.writing("hold", timezone.now(), wait=_HOLD_WAIT):
@@ -37,25 +36,39 @@ def _set_hold(actor: Actor, backup_id: str, new: Hold | None, repository: str) -
     audit.record(
         actor,
         action,
-        f"backup:{backup_id}",
+        f"backup:{row.backup_id}",
         before={"held": row.held, "note": row.hold_note} | ({"losses": row.losses} if row.losses else {}),
         after={"held": new is not None, "note": new.note if new else ""},
     )
-    changed = refresh_one(row.repository, backup_id)
+    changed = refresh_one(row)
     assert changed is not None
     return changed
 
 
-def indexed(backup_id: str, repository: str = "") -> IndexedBackup:
-    """The row of a backup in the index. Raises `BackupNotFound`."""
+def indexed(backup_id: str, repository: str = "", set_name: str = "") -> IndexedBackup:
+    """The row of a backup in the index, by default in the first repository that holds it.
+
+    Raises `BackupNotFound`, and `DamageFound` if several sets of that repository hold the id and none is named.
+    """
     # All names are listed so that the database can use its index
     names = [repository] if repository else sorted(configuration().repositories)
-    row = IndexedBackup.objects.filter(repository__in=names, backup_id=backup_id).order_by("repository").first()
-    if row is None:
+    rows = IndexedBackup.objects.filter(repository__in=names, backup_id=backup_id)
+    if set_name:
+        rows = rows.filter(set=set_name)
+    found = list(rows.order_by("repository", "set"))
+    if not found:
+        place = f"the set {set_name} of {' or '.join(names)}" if set_name else " or ".join(names)
         raise BackupNotFound(
-            f"There is no backup {backup_id} in {' or '.join(names)}.", hint="Rescan the repository if it was made elsewhere."
+            f"There is no backup {backup_id} in {place}.", hint="Rescan the repository if it was made elsewhere."
         )
-    return row
+    homes = [row.set for row in found if row.repository == found[0].repository]
+    if len(homes) > 1:
+        raise DamageFound(
+            f"The sets {' and '.join(homes)} each hold a backup {backup_id}, and only one of them was made here.",
+            id=backup_id,
+            hint="Choose it in the list of backups, or name its set. Nothing was changed.",
+        )
+    return found[0]
 
 
 def stored(row: IndexedBackup) -> tuple[Repository, Backup]:

@@ -1,13 +1,16 @@
 """The index of backups in the control database. It can be rebuilt from the repository at any time."""
 
+import functools
 import logging
+import operator
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 
 from backups.conf import configuration
 from backups.engine.errors import BackupNotFound, EngineError, RepositoryMissing
@@ -26,7 +29,10 @@ _BATCH = 500
 _LONGEST_MESSAGE = 300
 MISSING = "It is no longer in the repository, and nobody deleted it."
 
-_KEY = ("repository", "backup_id")
+_KEY = ("repository", "backup_id", "set")
+_Place = tuple[str, str]
+"""The set and the id of a backup."""
+
 _FIELDS = [field.name for field in IndexedBackup._meta.concrete_fields if not field.primary_key and field.name not in _KEY]
 
 
@@ -48,14 +54,16 @@ def refresh(name: str, *, everything: bool = False) -> Change:
     that are gone become `missing`. Raises `RepositoryMissing`.
     """
     repository = configuration().open(name)
-    known = {row.backup_id: row for row in _known(name)}
-    places = {backup_id: set_name for set_name in repository.sets() for backup_id in repository.ids(set_name)}
+    known = {(row.set, row.backup_id): row for row in _known(name)}
+    places = [(set_name, backup_id) for set_name in repository.sets() for backup_id in repository.ids(set_name)]
+    times = Counter(backup_id for _, backup_id in {*places, *known})
+    twins = {backup_id for backup_id, count in times.items() if count > 1}
     changed = [
-        (set_name, backup_id)
-        for backup_id, set_name in places.items()
-        if everything or backup_id not in known or known[backup_id].seen != repository.seen(set_name, backup_id)
+        place
+        for place in places
+        if everything or place not in known or place[1] in twins or known[place].seen != repository.seen(*place)
     ]
-    return _update(name, repository, known, changed, known.keys() - places.keys(), found=len(places))
+    return _update(name, repository, known, changed, known.keys() - set(places), found=len(places))
 
 
 def refresh_all() -> None:
@@ -80,17 +88,16 @@ def refresh_some(name: str, backup_ids: Iterable[str]) -> None:
     repository = configuration().open(name)
     wanted = set(backup_ids)
     sets = repository.sets()
-    homes = {backup_id: [one for one in sets if repository.exists(one, backup_id)] for backup_id in sorted(wanted)}
-    places = [(found[0], backup_id) for backup_id, found in homes.items() if found]
-    known = {row.backup_id: row for row in _known(name)}
-    gone = {backup_id for backup_id, found in homes.items() if not found and backup_id in known}
+    places = [(one, backup_id) for backup_id in sorted(wanted) for one in sets if repository.exists(one, backup_id)]
+    known = {(row.set, row.backup_id): row for row in _known(name)}
+    gone = {place for place in known if place[1] in wanted}.difference(places)
     _update(name, repository, known, places, gone, found=len(places))
 
 
-def refresh_one(name: str, backup_id: str) -> IndexedBackup | None:
-    """Update and return the row of one backup; None when the backup no longer exists."""
-    refresh_some(name, [backup_id])
-    return IndexedBackup.objects.filter(repository=name, backup_id=backup_id).first()
+def refresh_one(row: IndexedBackup) -> IndexedBackup | None:
+    """Read one backup again, and return its row; None when the backup no longer exists."""
+    refresh_some(row.repository, [row.backup_id])
+    return IndexedBackup.objects.filter(**row.home, backup_id=row.backup_id).first()
 
 
 def note_job(job: Job) -> None:
@@ -128,46 +135,51 @@ def _known(name: str) -> QuerySet[IndexedBackup, Any]:
 def _update(
     name: str,
     repository: Repository,
-    known: Mapping[str, Any],
-    places: list[tuple[str, str]],
-    gone: Collection[str],
+    known: Mapping[_Place, Any],
+    places: list[_Place],
+    gone: Collection[_Place],
     *,
     found: int,
 ) -> Change:
-    """Read the backups at *places* (set, id), and remove or mark the rows of those in *gone*.
+    """Read the backups at *places*, and remove or mark the rows of those in *gone*.
 
     A backup that becomes usable, or no longer is, may change the judgement of newer ones of its set: they are read too.
     """
     deleted = repository.deleted() if gone else set()
-    removed = [backup_id for backup_id in gone if (known[backup_id].set, backup_id) in deleted]
+    removed = [place for place in gone if place in deleted]
     lost = [one for one in set(gone).difference(removed) if known[one].verification != IndexedBackup.Verification.MISSING]
-    turned = [(known[backup_id].set, backup_id) for backup_id in lost]
+    turned = list(lost)
     for row in _read(name, repository, places, known):
-        before = known.get(row.backup_id)
+        before = known.get((row.set, row.backup_id))
         if before is not None and (before.verification in IndexedBackup.UNUSABLE) is not row.damaged:
             turned.append((row.set, row.backup_id))
     for start in range(0, len(removed), _BATCH):
-        IndexedBackup.objects.filter(repository=name, backup_id__in=removed[start : start + _BATCH]).delete()
+        _at(name, removed[start : start + _BATCH]).delete()
     for start in range(0, len(lost), _BATCH):
-        IndexedBackup.objects.filter(repository=name, backup_id__in=lost[start : start + _BATCH]).update(
-            verification=IndexedBackup.Verification.MISSING, problem=MISSING, seen=""
-        )
+        missing_now = IndexedBackup.Verification.MISSING
+        _at(name, lost[start : start + _BATCH]).update(verification=missing_now, problem=MISSING, seen="")
     oldest = {set_name: min(one for where, one in turned if where == set_name) for set_name, _ in turned}
-    done = {backup_id for _, backup_id in places}
+    done = set(places)
     newer = [
         (set_name, one)
         for set_name, first in oldest.items()
         for one in repository.ids(set_name)
-        if one > first and one not in done
+        if one > first and (set_name, one) not in done
     ]
     again = sum(1 for _ in _read(name, repository, newer, known))
-    missing = sum(one.verification == IndexedBackup.Verification.MISSING for one in known.values() if one.backup_id in gone)
+    missing = sum(known[place].verification == IndexedBackup.Verification.MISSING for place in gone)
     return Change(found=found, read=len(places) + again, forgotten=len(removed), missing=missing + len(lost))
 
 
-def _read(
-    name: str, repository: Repository, places: list[tuple[str, str]], known: Mapping[str, Any]
-) -> Iterator[IndexedBackup]:
+def _at(name: str, places: list[_Place]) -> QuerySet[IndexedBackup]:
+    ids: dict[str, list[str]] = {}
+    for set_name, backup_id in places:
+        ids.setdefault(set_name, []).append(backup_id)
+    wanted = [Q(set=set_name, backup_id__in=of_set) for set_name, of_set in ids.items()]
+    return IndexedBackup.objects.filter(functools.reduce(operator.or_, wanted), repository=name)
+
+
+def _read(name: str, repository: Repository, places: list[_Place], known: Mapping[_Place, Any]) -> Iterator[IndexedBackup]:
     """Read the backups at *places* into the index, and yield their rows."""
     soundness = {set_name: Soundness(repository, set_name) for set_name, _ in places}
     for start in range(0, len(places), _BATCH):
@@ -180,21 +192,19 @@ def _read(
 def _rows(
     name: str,
     repository: Repository,
-    places: list[tuple[str, str]],
+    places: list[_Place],
     soundness: Mapping[str, Soundness],
-    known: Mapping[str, Any],
+    known: Mapping[_Place, Any],
 ) -> Iterator[IndexedBackup]:
     for set_name, backup_id in places:
         seen = repository.seen(set_name, backup_id)  # before reading, so that a concurrent change is noticed next time
         try:
-            check = failed_checks.noted(known.get(backup_id))
+            check = failed_checks.noted(known.get((set_name, backup_id)))
             yield _row(name, repository.load(set_name, backup_id, soundness[set_name]), seen, check)
         except BackupNotFound:
             continue
         except EngineError as problem:
-            # In another folder than before, it is still a backup of its set
-            home = known[backup_id].set if backup_id in known else set_name
-            yield _unreadable(name, home, backup_id, problem.message, seen)
+            yield _unreadable(name, set_name, backup_id, problem.message, seen)
 
 
 def _row(name: str, backup: Backup, seen: str, check: FailedCheck | None) -> IndexedBackup:

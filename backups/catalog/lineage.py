@@ -43,25 +43,26 @@ class Lineage:
 
 def lineage(row: IndexedBackup) -> Lineage:
     """The lineage of a backup according to the index."""
-    ancestors = _related(row, "b.repository = %s AND b.backup_id = r.parent_id AND r.parent_id <> ''", [row.repository])
-    dependents = _related(row, "b.parent_id = r.backup_id AND NOT (b.parent_id = '')", [])  # the condition of the partial index
+    ancestors = _related(row, "b.backup_id = r.parent_id AND r.parent_id <> ''")
+    dependents = _related(row, "b.parent_id = r.backup_id AND NOT (b.parent_id = '')")  # the condition of the partial index
     last = ancestors[-1].parent_id if ancestors else row.parent_id
     return Lineage(ancestors=ancestors, dependents=dependents, broken=last)
 
 
-def _related(row: IndexedBackup, related: str, values: list[str]) -> tuple[Relative, ...]:
+def _related(row: IndexedBackup, related: str) -> tuple[Relative, ...]:
     table = IndexedBackup._meta.db_table
     statement = f"""
         WITH RECURSIVE related (backup_id, parent_id, steps) AS (
             SELECT backup_id, parent_id, 0 FROM {table} WHERE id = %s
             UNION
             SELECT b.backup_id, b.parent_id, r.steps + 1 FROM related r JOIN {table} b ON {related}
+                AND b.repository = %s AND b."set" = %s
             WHERE r.steps < {MOST}
         )
         SELECT backup_id, parent_id, steps FROM related WHERE steps > 0 ORDER BY steps, backup_id LIMIT {MOST}
     """
     with connections[configuration().database].cursor() as cursor:
-        cursor.execute(statement, [row.pk, *values])
+        cursor.execute(statement, [row.pk, row.repository, row.set])
         return tuple(Relative(*found) for found in cursor.fetchall())
 
 

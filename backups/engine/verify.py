@@ -172,11 +172,12 @@ def verify_many(
     *,
     application: ApplicationCheck = NO_CHECK,
 ) -> Iterator[Proof]:
-    """Verify several backups, yielding each proof; blocks that they share are read once."""
-    checked = Checked()
+    """Verify several backups, yielding each proof, in their order; blocks that those of a set share are read once."""
+    checked: dict[str, Checked] = {}
     for backup in backups:
         ctx.check()
-        yield verify_backup(repository, backup, depth, ctx, checked=checked, application=application)
+        of_set = checked.setdefault(backup.set, Checked())
+        yield verify_backup(repository, backup, depth, ctx, checked=of_set, application=application)
 
 
 def _check_files(repository: Repository, backup: Backup, ctx: Context) -> Findings:

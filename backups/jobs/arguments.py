@@ -36,7 +36,10 @@ class OfSet(Arguments):
 
 
 class OfBackup(Arguments):
+    """Arguments of a job that works on one backup; ``set`` is empty for the only set that holds it."""
+
     backup_id: BackupId
+    set: Name | Literal[""] = ""
 
 
 class BackupArguments(OfSet):
@@ -78,6 +81,7 @@ class RestoreInPlaceArguments(OfBackup):
 
 
 class DeleteArguments(Arguments):
+    set: Name | Literal[""] = ""
     backup_ids: Annotated[tuple[BackupId, ...], Field(min_length=1, max_length=500)]
 
 

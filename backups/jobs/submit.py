@@ -37,8 +37,7 @@ prune, reindex = _request(PRUNE), _request(REINDEX)
 
 def restore_to_folder(actor: Actor, *, once: uuid.UUID | None = None, **arguments: Any) -> Job:
     """Queue a restore below ``RESTORE_FOLDER``; *arguments* as `RestoreArguments`, *once* as in `lifecycle.enqueue`."""
-    row = indexed(str(arguments.get("backup_id", "")), str(arguments.get("repository", "")))
-    return lifecycle.enqueue(RESTORE, {**arguments, "repository": row.repository}, actor, once=once)
+    return lifecycle.enqueue(RESTORE, arguments | _row(arguments).home, actor, once=once)
 
 
 def restore_in_place(actor: Actor, *, typed: str, once: uuid.UUID | None = None, **arguments: Any) -> Job:
@@ -47,19 +46,23 @@ def restore_in_place(actor: Actor, *, typed: str, once: uuid.UUID | None = None,
     *once* as in `lifecycle.enqueue`. Raises `RestoreRefused` for another *typed*, for a set that is kept apart (it holds the
     jobs and the audit), and while another restore in place is queued or running on this host.
     """
-    row = indexed(str(arguments.get("backup_id", "")), str(arguments.get("repository", "")))
+    row = _row(arguments)
     if typed != row.backup_id:
         raise RestoreRefused("The typed id is not the id of the backup. Nothing was changed.", hint="Type the full id.")
     why, hint = refusal_in_place(row)
     if why:
         raise RestoreRefused(why, hint=hint)
     try:
-        return lifecycle.enqueue(RESTORE_IN_PLACE, {**arguments, "repository": row.repository}, actor, once=once)
+        return lifecycle.enqueue(RESTORE_IN_PLACE, arguments | row.home, actor, once=once)
     except IntegrityError:  # of the constraint one_restore_in_place_a_host
         raise RestoreRefused(
             "Another restore in place is queued or running. Nothing was changed.",
             hint="Wait until it has ended, or cancel it under Jobs.",
         ) from None
+
+
+def _row(arguments: dict[str, Any]) -> IndexedBackup:
+    return indexed(*(str(arguments.get(name, "")) for name in ("backup_id", "repository", "set")))
 
 
 def refusal_in_place(row: IndexedBackup) -> tuple[str, str]:
@@ -73,13 +76,13 @@ def refusal_in_place(row: IndexedBackup) -> tuple[str, str]:
     )
 
 
-def delete(actor: Actor, backup_ids: Sequence[str], *, repository: str = "") -> Job:
-    """Queue the deletion of backups that no other backup needs. Raises `UsageError` for a held backup."""
+def delete(actor: Actor, backup_ids: Sequence[str], *, repository: str = "", set: str = "") -> Job:
+    """Queue the deletion of backups of a set that no other backup needs. Raises `UsageError` for a held backup."""
     for backup_id in backup_ids:
-        row = indexed(backup_id, repository)
+        row = indexed(backup_id, repository, set)
         if row.held:
             raise UsageError(f"Backup {backup_id} is held: {row.hold_note or 'no reason given'}.", hint="Release it first.")
-    return lifecycle.enqueue(DELETE, {"backup_ids": list(backup_ids), "repository": repository}, actor)
+    return lifecycle.enqueue(DELETE, {"backup_ids": list(backup_ids), "repository": repository, "set": set}, actor)
 
 
 def run_again(actor: Actor, job: Job) -> Job:

@@ -6,13 +6,14 @@ reliable, and keeps live files out of the process that answers requests.
 
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 from django.utils.module_loading import import_string
 
+from backups.catalog.holds import indexed
 from backups.conf import configuration
 from backups.engine.errors import BackupNotFound, UsageError
 from backups.models import IndexedBackup
@@ -24,6 +25,7 @@ from .arguments import (
     CommandArguments,
     DeleteArguments,
     DrillArguments,
+    OfBackup,
     OfSet,
     PruneArguments,
     RestoreArguments,
@@ -97,31 +99,30 @@ def _set_of(arguments: OfSet) -> str:
 
 def _verify(arguments: VerifyArguments, job: str) -> list[str]:
     name = _set_of(arguments)
-    which = list(arguments.backup_ids) or (["--all", "--set", name] if arguments.everything else ["latest", "--set", name])
+    of_set = ["--all", "--set", name] if arguments.everything else [f"{name}/latest"]
+    which = _named(arguments.set, arguments.backup_ids) or of_set
     more = examination(name) if arguments.depth == "restore" else []
     return engine("verify", arguments, *which, "--depth", arguments.depth, *more)
 
 
 def _drill(arguments: DrillArguments, job: str) -> list[str]:
     name = _set_of(arguments)
-    which = [arguments.backup_id, *(["--set", name] if arguments.backup_id == "latest" else [])]
-    return engine("drill", arguments, *which, *examination(name))
+    which = f"{name}/latest" if arguments.backup_id == "latest" else _id(arguments)
+    return engine("drill", arguments, which, *examination(name))
 
 
 def _restore(arguments: RestoreArguments, job: str) -> list[str]:
     folder = configuration().restore_folder / arguments.folder
     if folder.is_symlink():
         raise UsageError(f"{folder} is a symbolic link.", hint="Nothing was restored. Choose another name.")
-    more = [arguments.backup_id, "--to", str(folder), *_only(arguments.only)]
+    more = [_id(arguments), "--to", str(folder), *_only(arguments.only)]
     more += ["--check"] if arguments.check else []
     return engine("restore", arguments, *more)
 
 
 def _restore_in_place(arguments: RestoreInPlaceArguments, job: str) -> list[str]:
-    row = IndexedBackup.objects.filter(backup_id=arguments.backup_id).only("set").first()
-    if row is None:
-        raise BackupNotFound(f"There is no backup {arguments.backup_id} in the index.", hint="Rescan the repository.")
-    more = [arguments.backup_id, "--in-place", "--yes", *_only(arguments.only)]
+    row = indexed(arguments.backup_id, arguments.repository, arguments.set)
+    more = [f"{row.set}/{row.backup_id}", "--in-place", "--yes", *_only(arguments.only)]
     for source in configuration().live_sources(row.set):
         more += [f"--{source.kind}", f"{source.name}={source.path}"]
     return engine("restore", arguments, *more)
@@ -129,7 +130,7 @@ def _restore_in_place(arguments: RestoreInPlaceArguments, job: str) -> list[str]
 
 def _preview(arguments: RestoreInPlaceArguments, job: str) -> list[str]:
     more = [f"--repository={arguments.repository}"] if arguments.repository else []
-    return management("preview_restore", arguments.backup_id, "--json", "--progress", "json", *more, *_only(arguments.only))
+    return management("preview_restore", _id(arguments), "--json", "--progress", "json", *more, *_only(arguments.only))
 
 
 def _prune(arguments: PruneArguments, job: str) -> list[str]:
@@ -140,6 +141,14 @@ def _prune(arguments: PruneArguments, job: str) -> list[str]:
     more += ["--keep-within", arguments.keep_within] if arguments.keep_within else []
     more += ["--dry-run"] if arguments.dry_run else []
     return engine("prune", arguments, *more, "--verified-floor", str(arguments.verified_floor))
+
+
+def _id(arguments: OfBackup | DrillArguments) -> str:
+    return _named(arguments.set, [arguments.backup_id])[0]
+
+
+def _named(set_name: str, ids: Iterable[str]) -> list[str]:
+    return [f"{set_name}/{backup_id}" if set_name else backup_id for backup_id in ids]
 
 
 def _only(only: str | None) -> list[str]:
@@ -173,7 +182,7 @@ DELETE = JobType(
     name="delete",
     title="Delete",
     arguments=DeleteArguments,
-    command=lambda arguments, job: engine("delete", arguments, *arguments.backup_ids),
+    command=lambda arguments, job: engine("delete", arguments, *_named(arguments.set, arguments.backup_ids)),
     writes=True,
     permission="backups.delete_backup",
     planned=False,

@@ -1,5 +1,7 @@
 """The index of backups, rebuilt from the repositories at any time (`backups.catalog.index`)."""
 
+from urllib.parse import urlencode
+
 from django.db import models
 from django.urls import reverse
 
@@ -71,7 +73,7 @@ class IndexedBackup(models.Model):
             ("restore_backup", "May restore backups"),
             ("delete_backup", "May delete backups"),
         )
-        constraints = (models.UniqueConstraint(fields=["repository", "backup_id"], name="a_backup_once_a_repository"),)
+        constraints = (models.UniqueConstraint(fields=["repository", "backup_id", "set"], name="a_backup_once_a_set"),)
         indexes = (
             models.Index(fields=["-time", "-backup_id"], name="backup_newest"),
             models.Index(fields=["repository", "set", "-time"], name="backup_of_set"),
@@ -93,7 +95,17 @@ class IndexedBackup(models.Model):
         return self.backup_id
 
     def get_absolute_url(self) -> str:
-        return reverse("backups:backup", args=[self.backup_id])
+        return f"{reverse('backups:backup', args=[self.backup_id])}?{urlencode(self.home)}"
+
+    @property
+    def address(self) -> str:
+        """What identifies it, in one word: ``REPOSITORY/SET/ID``."""
+        return f"{self.repository}/{self.set}/{self.backup_id}"
+
+    @property
+    def home(self) -> dict[str, str]:
+        """Its repository and set, which identify it together with its id."""
+        return {"repository": self.repository, "set": self.set}
 
     @property
     def damaged(self) -> bool:

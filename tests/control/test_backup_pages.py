@@ -59,7 +59,11 @@ def listed(client, **query) -> list[str]:
     """The ids on a page of the list, in order."""
     page = client.get(LIST, query)
     assert page.status_code == 200
-    return re.findall(r'name="id" value="([^"]+)"', page.content.decode())
+    return ids_on(page.content.decode())
+
+
+def ids_on(page: str) -> list[str]:
+    return re.findall(r'name="id" value="main/[^"/]+/([^"]+)"', page)
 
 
 @pytest.mark.slow
@@ -107,13 +111,13 @@ def test_list_pages_in_both_directions(empty_site):
     seen, page = [], client.get(LIST).content.decode()
     pages = []
     while page:
-        pages.append(re.findall(r'name="id" value="([^"]+)"', page))
+        pages.append(ids_on(page))
         seen += pages[-1]
         last, page = page, follow("next", page)
     assert seen == wanted and [len(one) for one in pages] == [50, 50, 30]
     middle = follow("prev", last)
-    assert re.findall(r'name="id" value="([^"]+)"', middle) == pages[1]
-    assert re.findall(r'name="id" value="([^"]+)"', follow("prev", middle)) == pages[0]
+    assert ids_on(middle) == pages[1]
+    assert ids_on(follow("prev", middle)) == pages[0]
     assert follow("prev", follow("prev", middle)) is None
 
 
@@ -196,7 +200,7 @@ def test_damaged_backup_shows_findings_and_alternative(site, line):
     assert job.state == Job.State.FAILED
     page = site.client("ann", "viewer").get(f"{LIST}{middle}/").content.decode()
     assert "It is damaged. Do not rely on it" in page
-    assert f'Use this backup instead: <a href="{LIST}{sound}/"' in page
+    assert f'Use this backup instead: <a href="{LIST}{sound}/?repository=main&amp;set=default"' in page
     assert "Also needed by" in page and f'href="{LIST}{last}/">{last}</a>' in page
 
 
@@ -272,14 +276,14 @@ def test_needed_and_held_backups_cannot_be_deleted(site, line):
     assert "None of these backups can be deleted" in page and f"{LIST}{last}/" in page
     answer = client.post(f"{LIST}delete/", {"id": [full, middle]})
     assert answer.status_code == 400 and "Nothing was deleted" in answer.content.decode()
-    holds.hold(site.actor, middle, "for the auditor")
+    holds.hold(site.actor, holds.indexed(middle), "for the auditor")
     page = client.get(f"{LIST}delete/", {"id": line}).content.decode()
     assert "1 backup," in page and "It is held: for the auditor" in page
     assert page.count("1 backup still needs it") == 1  # the full one; the last, which needs the held one, is deleted
     assert client.post(f"{LIST}delete/", {"id": line}).status_code == 302
     site.work()
     assert set(IndexedBackup.objects.values_list("backup_id", flat=True)) == {full, middle}
-    holds.release(site.actor, middle)
+    holds.release(site.actor, holds.indexed(middle))
     page = client.get(f"{LIST}delete/", {"id": [full, middle]}).content.decode()
     assert "2 backups," in page and "will have no proven backup" in page
     client.post(f"{LIST}delete/", {"id": [full, middle]})
@@ -306,7 +310,7 @@ def test_selected_backups_are_verified_held_and_deleted(site, line):
 @pytest.mark.slow
 def test_holds_are_released_after_a_page_that_shows_their_reasons(site, line):
     for backup_id in line[:2]:
-        holds.hold(site.actor, backup_id, f"for the audit of {backup_id[-6:]}")
+        holds.hold(site.actor, holds.indexed(backup_id), f"for the audit of {backup_id[-6:]}")
     root = site.client("root", superuser=True)
     assert f"for the audit of {line[0][-6:]}" in root.get(LIST).content.decode()
     answer = root.post(f"{LIST}chosen/", {"id": line[:3], "do": "release", "back": LIST}, follow=True)

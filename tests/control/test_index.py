@@ -21,7 +21,7 @@ def rows() -> list[tuple[object, ...]]:
 def test_index_is_rebuilt_from_the_repository_alone(site):
     full = site.done(submit.back_up(site.actor, backup="full", note="kept"))
     site.done(submit.back_up(site.actor, backup="incremental"))
-    holds.hold(site.actor, full.backup_id, "for the auditor")
+    holds.hold(site.actor, holds.indexed(full.backup_id), "for the auditor")
     before = rows()
     IndexedBackup.objects.all().delete()
     assert index.refresh("main") == index.Change(found=2, read=2, forgotten=0)

@@ -33,7 +33,7 @@ def made(empty_site):
         for kind in ("full", "incremental", "incremental")
     ]
     index.refresh("main")
-    holds.hold(empty_site.actor, ids[0], "for the auditor")
+    holds.hold(empty_site.actor, holds.indexed(ids[0]), "for the auditor")
     return ids
 
 
@@ -100,7 +100,7 @@ def test_nothing_is_forgotten_while_the_repository_is_away(empty_site, made):
 
 
 def test_what_was_deleted_is_not_missing(empty_site, made, capsys):
-    holds.release(empty_site.actor, made[0])
+    holds.release(empty_site.actor, holds.indexed(made[0]))
     assert empty_site.done(submit.delete(empty_site.actor, [made[2]])).state == "succeeded"
     assert states() == ["hashes"] * 2
     call_command("prune_backups", "--keep-last", "1", "--verified-floor", "0", "--empty-trash")

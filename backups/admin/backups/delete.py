@@ -28,23 +28,27 @@ class Deletion:
 
 def deletions(rows: list[IndexedBackup]) -> list[Deletion]:
     """Which of *rows* can be deleted together: no held ones, and none that a remaining backup needs."""
-    found = {row.backup_id: Deletion(row) for row in rows}
-    staying = {row.backup_id for row in rows if row.held}
-    for backup_id in staying:
-        note = found[backup_id].row.hold_note
-        found[backup_id].why = f"It is held{f': {note}' if note else ''}."
+    found = {_place(row): Deletion(row) for row in rows}
+    staying = {_place(row) for row in rows if row.held}
+    for place in staying:
+        note = found[place].row.hold_note
+        found[place].why = f"It is held{f': {note}' if note else ''}."
     for row in sorted(rows, key=lambda row: row.backup_id, reverse=True):
-        dependents = [one.backup_id for one in lineage(row).dependents]
+        dependents = [(row.repository, row.set, one.backup_id) for one in lineage(row).dependents]
         blocking = [one for one in dependents if one not in found or one in staying]
         if not blocking:
             continue
-        deletion = found[row.backup_id]
-        deletion.needed_by = blocking
+        deletion = found[_place(row)]
+        deletion.needed_by = [backup_id for _, _, backup_id in blocking]
         deletion.why = (
             deletion.why or f"{counted(len(blocking), 'backup')} still {'needs' if len(blocking) == 1 else 'need'} it."
         )
-        staying.add(row.backup_id)
-    return [found[row.backup_id] for row in rows]
+        staying.add(_place(row))
+    return [found[_place(row)] for row in rows]
+
+
+def _place(row: IndexedBackup) -> tuple[str, str, str]:
+    return row.repository, row.set, row.backup_id
 
 
 @page("backups.delete_backup", methods=("GET", "POST"))
@@ -61,9 +65,9 @@ def delete(request: HttpRequest) -> HttpResponse:
     if request.method == "POST":
         if not going:
             raise UsageError("None of these backups can be deleted.", hint="Nothing was deleted.")
-        for repository in sorted({row.repository for row in going}):
-            ids = [row.backup_id for row in going if row.repository == repository]
-            job = submit.delete(actor_of(request), ids, repository=repository)
+        for repository, set_name in sorted({(row.repository, row.set) for row in going}):
+            ids = [row.backup_id for row in going if (row.repository, row.set) == (repository, set_name)]
+            job = submit.delete(actor_of(request), ids, repository=repository, set=set_name)
             say_queued(request, f"Deletion of {counted(len(ids), 'backup')} queued", job)
         return HttpResponseRedirect(reverse("backups:backups"))
     context = {

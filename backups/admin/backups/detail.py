@@ -1,5 +1,6 @@
 """One backup: its contents, proofs, lineage and jobs, the actions on it, and its downloads."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -31,7 +32,7 @@ _MOST_TABLES = 200
 def backup(request: HttpRequest, backup_id: str) -> HttpResponse:
     """One backup."""
     try:
-        row = holds.indexed(backup_id, request.GET.get("repository", ""))
+        row = _row(request.GET, backup_id)
     except BackupNotFound:
         return _gone(request, backup_id)
     about = list(jobs_about(row.backup_id)[:12])
@@ -73,6 +74,10 @@ def backup(request: HttpRequest, backup_id: str) -> HttpResponse:
         "saved": 1 - row.bytes_stored / row.bytes_source if row.bytes_source else None,
     }
     return render(request, "backups/backup.html", "Backup", context)
+
+
+def _row(given: Mapping[str, str], backup_id: str) -> IndexedBackup:
+    return holds.indexed(backup_id, given.get("repository", ""), given.get("set", ""))
 
 
 def _gone(request: HttpRequest, backup_id: str) -> HttpResponse:
@@ -228,24 +233,24 @@ def _application(reported: Any) -> dict[str, Any] | None:
 @page("backups.view_backup", methods=("POST",))
 def act(request: HttpRequest, backup_id: str) -> HttpResponse:
     """Verify, drill, hold or release one backup."""
-    row = holds.indexed(backup_id, request.POST.get("repository", ""))
+    row = _row(request.POST, backup_id)
     what = request.POST.get("do", "")
-    actor, where = actor_of(request), {"repository": row.repository}
+    actor, where = actor_of(request), row.home
     if what == "hashes":
         require(request, "backups.verify_backup")
         say_queued(request, "Verification queued", submit.verify(actor, backup_ids=[row.backup_id], depth=what, **where))
     elif what == "drill":
         require(request, "backups.verify_backup")
-        job = submit.drill(actor, backup_id=row.backup_id, set=row.set, **where)
+        job = submit.drill(actor, backup_id=row.backup_id, **where)
         say_queued(request, "Drill queued", job)
     elif what == "hold":
         require(request, "backups.hold_backup")
         note = request.POST.get("note", "").strip()
-        holds.hold(actor, row.backup_id, note, **where)
+        holds.hold(actor, row, note)
         say(request, f"The backup is held{f': {note}' if note else ''}. Prune keeps it until it is released.")
     elif what == "release":
         require(request, "backups.hold_backup")
-        holds.release(actor, row.backup_id, **where)
+        holds.release(actor, row)
         say(request, "The backup is released. The retention rules apply to it again.")
     else:
         raise UsageError(f"Unknown action {what!r}.", hint="Nothing was changed.")
@@ -255,5 +260,5 @@ def act(request: HttpRequest, backup_id: str) -> HttpResponse:
 @page("backups.download_backup")
 def download(request: HttpRequest, backup_id: str, name: str) -> HttpResponseBase:
     """One of the backup's files, or a range of it."""
-    row = holds.indexed(backup_id, request.GET.get("repository", ""))
+    row = _row(request.GET, backup_id)
     return downloads.answer(request, row, name, actor_of(request))

@@ -20,7 +20,7 @@ def hold(request: HttpRequest, rows: list[IndexedBackup]) -> None:
     refused = []
     for row in rows:
         try:
-            holds.hold(actor, row.backup_id, note, repository=row.repository)
+            holds.hold(actor, row, note)
         except EngineError as problem:
             refused.append(f"{row.backup_id}: {problem.message}")
     _say_done(request, len(rows) - len(refused), f"held{f': {note}' if note else ''}", refused)
@@ -48,7 +48,7 @@ def _release(request: HttpRequest, rows: list[IndexedBackup]) -> None:
     refused = []
     for row in rows:
         try:
-            holds.release(actor_of(request), row.backup_id, repository=row.repository)
+            holds.release(actor_of(request), row)
         except EngineError as problem:
             refused.append(f"{row.backup_id}: {problem.message}")
     _say_done(request, len(rows) - len(refused), "released", refused)

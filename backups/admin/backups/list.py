@@ -101,21 +101,23 @@ def act_on_selected(request: HttpRequest) -> HttpResponse:
     if not rows:
         say(request, "No backup was selected. Nothing was changed.", level=messages.WARNING)
         return HttpResponseRedirect(back)
-    ids = [row.backup_id for row in rows]
     if what in _CONFIRMED:
         address, permission = _CONFIRMED[what]
         require(request, permission)
-        return HttpResponseRedirect(f"{reverse(address)}?{urlencode({'id': ids, 'back': back}, doseq=True)}")
+        query = urlencode({"id": [row.address for row in rows], "back": back}, doseq=True)
+        return HttpResponseRedirect(f"{reverse(address)}?{query}")
     if what == "verify":
         require(request, "backups.verify_backup")
-        for repository in sorted({row.repository for row in rows}):
-            ids = [row.backup_id for row in rows if row.repository == repository]
-            job = submit.verify(actor_of(request), backup_ids=ids, depth=Depth.HASHES.value, repository=repository)
+        for repository, set_name in sorted({(row.repository, row.set) for row in rows}):
+            ids = [row.backup_id for row in rows if (row.repository, row.set) == (repository, set_name)]
+            job = submit.verify(
+                actor_of(request), backup_ids=ids, depth=Depth.HASHES.value, repository=repository, set=set_name
+            )
             say_queued(request, f"Verification of {counted(len(ids), 'backup')} queued", job)
     elif what == "drill":
         require(request, "backups.verify_backup")
         for row in rows[:_MOST_DRILLS]:
-            submit.drill(actor_of(request), backup_id=row.backup_id, set=row.set, repository=row.repository)
+            submit.drill(actor_of(request), backup_id=row.backup_id, **row.home)
         left = len(rows) - _MOST_DRILLS
         say(
             request,
@@ -135,7 +137,7 @@ def forget(request: HttpRequest) -> HttpResponse:
     if not request.POST.get("sure"):
         raise UsageError("Tick the box to confirm that these backups are lost.", hint="Nothing was forgotten.")
     actor, ids = actor_of(request), request.POST.getlist("id")
-    rows = missing_backups().filter(backup_id__in=ids)
+    rows = [row for row in selected(ids) if row.missing]
     count = 0
     for repository in sorted({row.repository for row in rows}):
         mine = [row.backup_id for row in rows if row.repository == repository]

@@ -108,7 +108,10 @@ def permissions_of(request: HttpRequest) -> dict[str, bool]:
     return {name: request.user.has_perm(f"backups.{name}_backup") for name in names}
 
 
-def selected(ids: list[str]) -> list[IndexedBackup]:
-    """The backups with these ids, newest first; unknown ids are left out."""
-    known = IndexedBackup.objects.filter(repository__in=list(configuration().repositories), backup_id__in=ids[:_MOST_SELECTED])
-    return sorted(known.order_by(), key=lambda row: (row.time, row.backup_id), reverse=True)
+def selected(addresses: list[str]) -> list[IndexedBackup]:
+    """The backups at these addresses (`IndexedBackup.address`), or with these ids, newest first; unknown ones are left out."""
+    wanted = set(addresses[:_MOST_SELECTED])
+    ids = {one.rpartition("/")[2] for one in wanted}
+    found = IndexedBackup.objects.filter(repository__in=list(configuration().repositories), backup_id__in=ids).order_by()
+    known = [row for row in found if row.address in wanted or row.backup_id in wanted]
+    return sorted(known, key=lambda row: (row.time, row.backup_id), reverse=True)

@@ -45,7 +45,8 @@ def is_from_just_now(job: Job) -> bool:
 
 def is_preview_of(job: Job, selection: RestoreSelection) -> bool:
     """Whether the job previews the stores of *selection*, and was not interrupted."""
-    return (job.arguments.get("only") or "") == selection.only and job.state != Job.State.INTERRUPTED
+    same_set = not selection.backup_set or job.arguments.get("set") in (None, "", selection.backup_set)
+    return same_set and (job.arguments.get("only") or "") == selection.only and job.state != Job.State.INTERRUPTED
 
 
 def summarize_preview(result: dict[str, Any], *, in_place: bool) -> dict[str, Any]:

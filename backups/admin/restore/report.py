@@ -59,12 +59,18 @@ def _restore_job(job_id: uuid.UUID) -> Job:
 def _report_context(job: Job) -> dict[str, Any]:
     """The facts of a report, from the job, the backup, and the preview that preceded it."""
     in_place = job.kind == RESTORE_IN_PLACE.name
-    row = IndexedBackup.objects.filter(repository=job.repository, backup_id=job.arguments["backup_id"]).order_by().first()
+    home = {"repository": job.repository} | ({"set": job.arguments["set"]} if job.arguments.get("set") else {})
+    row = IndexedBackup.objects.filter(**home, backup_id=job.arguments["backup_id"]).order_by().first()
     result = job.result or {}
     checks = result.get("checks") or {}
     safety = str(checks.get("safety_backup") or (job.error or {}).get("safety_backup") or "")
     only = job.arguments.get("only") or ""
-    selection = RestoreSelection(backup=job.arguments["backup_id"], only=only, target="in_place" if in_place else "")
+    selection = RestoreSelection(
+        backup=job.arguments["backup_id"],
+        backup_set=job.arguments.get("set", ""),
+        only=only,
+        target="in_place" if in_place else "",
+    )
     previews = jobs_about(selection.backup).filter(kind=PREVIEW.name, state=Job.State.SUCCEEDED, created__lte=job.created)
     preview = next((one for one in previews[:10] if is_preview_of(one, selection)), None) if in_place else None
     return {

@@ -44,6 +44,7 @@ class RestoreSelection(Filter):
 
     backup: str = ""
     repository: str = ""
+    backup_set: str = ""
     only: str = ""
     target: str = ""
     folder: str = ""
@@ -57,6 +58,7 @@ class RestoreSelection(Filter):
         return cls(
             backup=given.get("backup", "")[:80],
             repository=given.get("repository", "")[:64],
+            backup_set=given.get("backup_set", "")[:64],
             only=only if _ONLY.fullmatch(only) else "",
             target="in_place" if given.get("target") == "in_place" else "",
             folder=given.get("folder", "").strip()[:200],
@@ -89,7 +91,7 @@ class RestoreTarget:
     @classmethod
     def of(cls, selection: RestoreSelection) -> RestoreTarget:
         """Look the backup up. Raises `BackupNotFound`."""
-        row = holds.indexed(selection.backup, selection.repository)
+        row = holds.indexed(selection.backup, selection.repository, selection.backup_set)
         try:
             sources = configuration().live_sources(row.set)
         except EngineError:

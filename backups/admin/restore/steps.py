@@ -41,11 +41,16 @@ def choose_backup(request: HttpRequest) -> HttpResponse:
     part = page_of_backups(wanted, request.GET, _PAGE)
     recent = IndexedBackup.objects.order_by("-time", "-backup_id").values_list("set", flat=True)[:500]
     protection, newest = Protection.now(), _restorable(configuration().default_set).first()
-    kept = {name: value for name, value in selection.parameters().items() if name not in ("repository", "look", "again")}
+    of_backup = ("repository", "backup_set", "look", "again")
+    kept = {name: value for name, value in selection.parameters().items() if name not in of_backup}
     context = {
         "filter": wanted,
         "rows": [
-            (row, selection.as_query(backup=row.backup_id, repository=_repository(row), look="", again="")) for row in part.rows
+            (
+                row,
+                selection.as_query(backup=row.backup_id, repository=_repository(row), backup_set=row.set, look="", again=""),
+            )
+            for row in part.rows
         ],
         "older": wanted.as_query(**kept, older=BACKUPS.write(part.older)) if part.older else "",
         "newer": wanted.as_query(**kept, newer=BACKUPS.write(part.newer)) if part.newer else "",
@@ -184,7 +189,11 @@ def _preview_context(
 
 def _queue_preview(request: HttpRequest, selection: RestoreSelection) -> Job:
     return submit.preview_restore(
-        actor_of(request), backup_id=selection.backup, repository=selection.repository, only=selection.only or None
+        actor_of(request),
+        backup_id=selection.backup,
+        repository=selection.repository,
+        set=selection.backup_set,
+        only=selection.only or None,
     )
 
 
@@ -267,7 +276,7 @@ def _confirmation_errors(request: HttpRequest, row: IndexedBackup, typed: str) -
 
 
 def _queue(request: HttpRequest, selection: RestoreSelection, row: IndexedBackup, typed: str) -> Job:
-    common = {"backup_id": row.backup_id, "repository": row.repository, "only": selection.only or None}
+    common = {"backup_id": row.backup_id, **row.home, "only": selection.only or None}
     if selection.in_place:
         return submit.restore_in_place(actor_of(request), typed=typed, once=_once(request), **common)
     return submit.restore_to_folder(actor_of(request), folder=selection.folder, once=_once(request), **common)

@@ -20,7 +20,7 @@ def add_id(parser: argparse.ArgumentParser, default: str | None = None) -> None:
         metavar="ID",
         nargs=None if default is None else "?",
         default=default,
-        help="id, unique prefix, latest, latest:full or @2026-11-20T10:00Z",
+        help="id, unique prefix, latest, latest:full or @2026-11-20T10:00Z; SET/ID also names the set",
     )
 
 

@@ -4,7 +4,7 @@ import argparse
 
 from ..errors import DamageFound, EngineError
 from ..prune import delete
-from ..repository.base import Unreadable
+from ..repository.base import Unreadable, split_name
 from ..repository.folder import Repository
 from ..types import Backup
 from .call import Call, Outcome
@@ -20,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(call: Call) -> Outcome:
     """Move the backups to the trash. An error lists the backups deleted before it."""
     repository = call.repository()
-    selected = {item.id: item for item in (_find(call, repository, name) for name in call.arguments.id)}
+    found = (_find(call, repository, name) for name in call.arguments.id)
+    selected = {(item.id, item.set): item for item in found}
     deleted: list[str] = []
     for _, backup in sorted(selected.items(), reverse=True):  # newest first: dependents before what they depend on
         try:
@@ -37,10 +38,12 @@ def run(call: Call) -> Outcome:
 
 def _find(call: Call, repository: Repository, name: str) -> Backup | Unreadable:
     """The backup called *name*; an unreadable one is only found by its whole id."""
+    set_name, backup_id = split_name(name, call.set_name())
     try:
-        return repository.find(name, call.set_name())
+        return repository.find(backup_id, set_name)
     except DamageFound:
-        for item in repository.scan(call.set_name()):
-            if isinstance(item, Unreadable) and item.id == name:
-                return item
-        raise
+        damaged = (item for item in repository.scan(set_name) if isinstance(item, Unreadable) and item.id == backup_id)
+        items = list(damaged)
+        if len(items) != 1:
+            raise
+        return items[0]

@@ -8,6 +8,7 @@ from ..check_stores import unchecked_in
 from ..errors import UsageError
 from ..progress import duration, human_bytes
 from ..repository.base import Unreadable
+from ..repository.soundness import SAME_ID
 from ..types import Backup, Depth, Proof
 from ..verify import verify_many
 from .arguments import add_examine
@@ -44,12 +45,19 @@ def run(call: Call) -> Outcome:
     else:
         backups = [repository.find(name, call.set_name()) for name in arguments.id or ["latest"]]
     application = ApplicationCheck(examine=arguments.examine or call.settings.examine_command)
-    proofs = list(verify_many(repository, backups, depth, call.ctx, application=application))
+    proved = verify_many(repository, backups, depth, call.ctx, application=application)
+    proofs = [_with_same_id(backup, proof) for backup, proof in zip(backups, proved, strict=True)]
     ok = all(proof.ok for proof in proofs) and not unreadable
     results = [proof_json(proof) for proof in proofs] + [_unreadable_json(item, depth) for item in unreadable]
     lines = [proof_text(proof) for proof in proofs]
     lines += [f"{item.id}: DAMAGED\n  manifest: {item.problem.message}" for item in unreadable]
     return Outcome({"ok": ok, "results": results}, "\n".join(lines), 0 if ok else 5)
+
+
+def _with_same_id(backup: Backup, proof: Proof) -> Proof:
+    """Bytes do not tell which of two backups with one id is real: the result is damage, whatever the recorded proof says."""
+    same = tuple(problem for problem in backup.inherited if problem.code == SAME_ID)
+    return proof.model_copy(update={"ok": False, "problems": (*proof.problems, *same)}) if same else proof
 
 
 def _unreadable_json(item: Unreadable, depth: Depth) -> dict[str, Any]:

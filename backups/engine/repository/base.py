@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from ..archive.reader import Locate
 from ..errors import BackupInUse, BackupNotFound, DamageFound, EngineError, RepositoryTooNew, UsageError
-from ..names import BACKUP_ID, DATA, MANIFEST, SUMS
+from ..names import BACKUP_ID, DATA, MANIFEST, NAME, SUMS
 from ..types import Backup, BackupKind, Hold, Manifest, Problem, Proof
 from .soundness import Soundness
 
@@ -214,9 +214,11 @@ class BaseRepository(ABC):
     def find(self, wanted: str, set_name: str | None) -> Backup:
         """The backup that *wanted* names: an id, a unique prefix, ``latest``, ``latest:KIND`` or ``@TIME``.
 
-        ``latest`` and ``@TIME`` skip damaged backups and safety backups. *set_name* None searches every set for ids and
-        prefixes, and ``default`` otherwise. Raises `BackupNotFound`, and `UsageError` for a kind or time that is not one.
+        Each may begin with the name of its set: ``SET/ID``. ``latest`` and ``@TIME`` skip damaged backups and safety backups.
+        Without a set, every set is searched for ids and prefixes, and ``default`` otherwise. Raises `BackupNotFound`,
+        `DamageFound` for an id that several sets hold, and `UsageError` for a kind or time that is not one.
         """
+        set_name, wanted = split_name(wanted, set_name)
         if BACKUP_ID.fullmatch(wanted):
             return self._by_id(wanted, set_name)
         if wanted.startswith("@"):
@@ -228,20 +230,26 @@ class BaseRepository(ABC):
             return self._newest(set_name or "default", before=None, kind=kind or None)
         places = [(name, backup_id) for name in self._sets(set_name) for backup_id in self.ids(name)]
         matches = [place for place in places if place[1].startswith(wanted)] if wanted else []
-        if len(matches) > 1:
+        if len({backup_id for _, backup_id in matches}) == 1:
+            return self._by_id(matches[0][1], set_name)
+        if matches:
             names = ", ".join(backup_id for _, backup_id in matches[:5])
             raise BackupNotFound(f"{wanted!r} is the beginning of {len(matches)} backups: {names}.")
-        if not matches:
-            raise BackupNotFound(f"No backup's id begins with {wanted!r}.")
-        return self.load(*matches[0])
+        raise BackupNotFound(f"No backup's id begins with {wanted!r}.")
 
     def _sets(self, set_name: str | None) -> list[str]:
         return [set_name] if set_name else self.sets()
 
     def _by_id(self, backup_id: str, set_name: str | None) -> Backup:
-        for name in self._sets(set_name):
-            if self.exists(name, backup_id):
-                return self.load(name, backup_id)
+        homes = [name for name in self._sets(set_name) if self.exists(name, backup_id)]
+        if len(homes) > 1:
+            raise DamageFound(
+                f"The sets {' and '.join(homes)} each hold a backup {backup_id}, and only one of them was made by `refbackup`.",
+                id=backup_id,
+                hint=f"Name the one you want: {homes[0]}/{backup_id}. Nothing was changed.",
+            )
+        if homes:
+            return self.load(homes[0], backup_id)
         where = f"the set {set_name}" if set_name else "this repository"
         raise BackupNotFound(f"There is no backup {backup_id} in {where}.")
 
@@ -309,6 +317,17 @@ class BaseRepository(ABC):
                 needed_by=dependents,
             )
         self.remove(set_name, backup_id, now)
+
+
+def split_name(wanted: str, set_name: str | None) -> tuple[str | None, str]:
+    """The set and the rest of ``SET/ID``; *set_name* if *wanted* names no set. Raises `UsageError` if it names another."""
+    named, slash, rest = wanted.rpartition("/")
+    if not slash:
+        return set_name, wanted
+    if not NAME.fullmatch(named) or set_name not in (None, named):
+        given = f" is not in the set {set_name}" if NAME.fullmatch(named) else " does not name a backup"
+        raise UsageError(f"{wanted!r}{given}.", hint="Write it as SET/ID, without --set.")
+    return named, rest
 
 
 def parse_manifest(backup_id: str, content: bytes) -> Manifest:

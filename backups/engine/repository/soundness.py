@@ -1,4 +1,5 @@
-"""What a backup's manifest and proofs do not tell: whether the files that it needs exist, and whether its sources were sound.
+"""What a backup's manifest and proofs do not tell: whether the files that it needs exist, whether another set holds its id,
+and whether its sources were sound.
 
 Damage of a block that several backups share is not here: `verify` records it in the proofs of each of them.
 """
@@ -13,6 +14,9 @@ from ..types import SOURCE_PROBLEMS, Backup, Depth, Manifest, Problem
 SOURCE_SUSPECT = "source_suspect"
 """Code of the problem that a source was damaged in an earlier backup, and no test restore has shown since that it is sound."""
 
+SAME_ID = "same_id"
+"""Code of the problem that another set holds a backup with the same id."""
+
 _Link = tuple[str | None, Problem | None]
 """A backup's parent, and what is wrong with its files."""
 
@@ -20,6 +24,7 @@ _Link = tuple[str | None, Problem | None]
 class Stored(Protocol):
     """What it takes of a repository to judge its backups; see `base.BaseRepository`."""
 
+    def sets(self) -> list[str]: ...
     def ids(self, set_name: str) -> list[str]: ...
     def read_manifest(self, set_name: str, backup_id: str) -> bytes: ...
     def archive_bytes(self, set_name: str, backup_id: str) -> int | None: ...
@@ -37,11 +42,27 @@ class Soundness:
         self._links: dict[str, _Link] = {}
         self._chains: dict[str, Problem | None] = {}
         self._tested: dict[str, Backup | None] = {}
+        self._twins: dict[str, str] | None = None
 
     def inherited(self, backup: Backup) -> tuple[Problem, ...]:
         """The problems of a backup whose manifest and proofs were read."""
-        found = self._of_files(backup.id)
-        return (*([found] if found is not None else []), *self._of_sources(backup))
+        found = (self._of_files(backup.id), self._of_twins(backup.id))
+        return (*(problem for problem in found if problem is not None), *self._of_sources(backup))
+
+    def _of_twins(self, backup_id: str) -> Problem | None:
+        """Ids are random: one that two sets hold was copied there, and which of the two is the copy cannot be told."""
+        if self._twins is None:
+            others = [name for name in self._repository.sets() if name != self._set]
+            self._twins = {one: name for name in others for one in self._repository.ids(name)}
+        if backup_id not in self._twins:
+            return None
+        other = self._twins[backup_id]
+        return Problem(
+            code=SAME_ID,
+            message=f"The sets {self._set} and {other} each hold a backup {backup_id}, and only one of them was made by "
+            "`refbackup`. Delete the other one.",
+            lies_in=backup_id,
+        )
 
     def _of_files(self, backup_id: str) -> Problem | None:
         """What is wrong with the files that a backup needs, seen from it: first its own, then those of its ancestors."""
