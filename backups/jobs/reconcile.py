@@ -4,6 +4,9 @@ import secrets
 import time
 from typing import Any
 
+from django.db import transaction
+
+from backups.conf import configuration
 from backups.engine.runtime import processes
 from backups.models import Job, JobLog
 
@@ -47,17 +50,21 @@ def _end(job: Job) -> bool:
     job.state, job.result, job.backup_id = state, result, backup_id or job.backup_id
     job.error = _error(job)
     completion.complete(job)
-    if not lifecycle.end(job, state, result=result, error=job.error, backup_id=backup_id):
-        return False
+    with transaction.atomic(using=configuration().database):  # whoever sees the end sees why
+        if not lifecycle.end(job, state, result=result, error=job.error, backup_id=backup_id):
+            return False
+        lifecycle.say(job, _what_happened(job), JobLog.Level.ERROR if result is None else JobLog.Level.WARNING)
     if result is not None:
-        lifecycle.say(job, "The worker died after the work had been done; its result was found.", JobLog.Level.WARNING)
         completion.prove_later(job)
-    elif job.kind == RESTORE_IN_PLACE.name:
-        line = "The worker died. `refbackup doctor` shows whether a store was exchanged, and where the safety backup is."
-        lifecycle.say(job, line, JobLog.Level.ERROR)
-    else:
-        lifecycle.say(job, "The worker died. What had been staged is removed now or by the next run.", JobLog.Level.ERROR)
     return True
+
+
+def _what_happened(job: Job) -> str:
+    if job.state == Job.State.SUCCEEDED:
+        return "The worker died after the work had been done; its result was found."
+    if job.kind == RESTORE_IN_PLACE.name:
+        return "The worker died. `refbackup doctor` shows whether a store was exchanged, and where the safety backup is."
+    return "The worker died. What had been staged is removed now or by the next run."
 
 
 def _take_over(job: Job) -> bool:
