@@ -104,5 +104,6 @@ def _is_proven(backup: Backup, spoiled: datetime | None) -> bool:
 
 def delete(repository: Repository, backup: Backup | Unreadable, ctx: Context) -> None:
     """Move one backup to the trash. Raises `BackupInUse` if it is held or other backups need it."""
+    set_name = backup.set if isinstance(backup, Unreadable) else backup.manifest.set
     with repository.writing("delete", ctx.now()), repository.removing():
-        repository.delete(backup.set, backup.id, ctx.now())
+        repository.delete(set_name, backup.id, ctx.now())

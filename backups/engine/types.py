@@ -359,10 +359,6 @@ class Backup:
         return self.manifest.id
 
     @property
-    def set(self) -> str:
-        return self.manifest.set
-
-    @property
     def proof(self) -> Proof | None:
         """The newest proof."""
         return self.proofs[-1] if self.proofs else None

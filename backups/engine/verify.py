@@ -176,7 +176,7 @@ def verify_many(
     checked: dict[str, Checked] = {}
     for backup in backups:
         ctx.check()
-        of_set = checked.setdefault(backup.set, Checked())
+        of_set = checked.setdefault(backup.manifest.set, Checked())
         yield verify_backup(repository, backup, depth, ctx, checked=of_set, application=application)
 
 

@@ -3,24 +3,43 @@
 from typing import Any
 
 from django.db import transaction
-from django_q.models import Schedule
+from django_q.conf import Conf
+from django_q.models import OrmQ, Schedule
 from django_q.tasks import async_task
 
 from backups.conf import configuration
 
+WORK, TICK = "backups.worker.tasks.work", "backups.worker.tasks.tick"
+
 
 def install_tick(host: str) -> bool:
     """Schedule the tick of *host*, once a minute. Returns whether it was missing."""
-    tick = {
-        "func": "backups.worker.tasks.tick",
+    with transaction.atomic(using=configuration().database):
+        return bool(Schedule.objects.update_or_create(name=tick_name(host), defaults=tick(host))[1])
+
+
+def tick(host: str) -> dict[str, Any]:
+    """The fields of the schedule of *host*, besides its name."""
+    return {
+        "func": TICK,
+        "hook": None,
         "args": repr((host,)),
+        "kwargs": None,
         "schedule_type": Schedule.MINUTES,
         "minutes": 1,
         "repeats": -1,
         "cluster": host,
+        "intended_date_kwarg": None,
     }
-    with transaction.atomic(using=configuration().database):
-        return bool(Schedule.objects.update_or_create(name=tick_name(host), defaults=tick)[1])
+
+
+def clear(host: str) -> None:
+    """Remove the messages for *host* from a queue in the database, which may have come back in a restore.
+
+    Nothing is lost: jobs are in the control database, and a worker that starts looks for them.
+    """
+    if Conf.ORM is not None:
+        OrmQ.objects.using(Conf.ORM).filter(key=host).delete()
 
 
 def tick_name(host: str) -> str:
@@ -38,9 +57,9 @@ def nudge(host: str) -> None:
 
 def wake(host: str) -> None:
     """Wake a worker of *host* now. Raises ``DatabaseError`` or ``OSError`` when the queue cannot be reached."""
-    async_task("backups.worker.tasks.work", host, q_options={"cluster": host, "task_name": "work", "save": False})
+    async_task(WORK, host, q_options={"cluster": host, "task_name": "work", "save": False})
 
 
 def request_tick(host: str, broker: Any) -> None:
     """Run the tick of *host* now, besides its schedule. Raises as `wake`."""
-    async_task("backups.worker.tasks.tick", host, q_options={"broker": broker, "task_name": "tick", "save": False})
+    async_task(TICK, host, q_options={"broker": broker, "task_name": "tick", "save": False})

@@ -31,13 +31,14 @@ from django_q.brokers import get_broker
 from django_q.conf import Conf
 from django_q.monitor import monitor
 from django_q.pusher import pusher
-from django_q.scheduler import scheduler
 from django_q.worker import worker
 
 from backups.conf import configuration
 from backups.engine.runtime import processes
 from backups.jobs import interruption, queue
 from backups.jobs.interruption import Request
+
+from . import allowed
 
 _log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class WorkerPool:
         importlib.import_module("backups.worker.tasks")  # once here, so that forked workers need not
         self._broker = get_broker(configuration().host)
         self._replace_pipes()
+        self._clear_queue()
         connections.close_all()
         self._pool = [self._start_worker() for _ in range(self._size)]
         self._monitor = self._start(monitor, self._results, self._broker)
@@ -77,7 +79,7 @@ class WorkerPool:
             self._replace_dead()
             if time.monotonic() - scheduled >= _SCHEDULER_EVERY:
                 scheduled = time.monotonic()
-                scheduler(broker=self._broker)
+                self._queue_scheduled()
             self._pause(Conf.GUARD_CYCLE)
         self._stop()
 
@@ -137,7 +139,7 @@ class WorkerPool:
             self._tick_now()
 
     def _replace_pipes(self) -> None:
-        self._tasks = _Pipe(maxsize=Conf.QUEUE_LIMIT, ctx=self._context)
+        self._tasks = _Tasks(self._broker, maxsize=Conf.QUEUE_LIMIT, ctx=self._context)
         self._results = _Pipe(ctx=self._context)
 
     def _start_worker(self) -> BaseProcess:
@@ -148,6 +150,18 @@ class WorkerPool:
         started = self._context.Process(target=_begin, args=arguments, name=target.__name__, daemon=True)
         started.start()
         return started
+
+    def _clear_queue(self) -> None:
+        try:
+            queue.clear(configuration().host)
+        except DatabaseError as problem:
+            _log.warning("The queue cannot be cleared: %s. Its messages wake workers, and do no harm", problem)
+
+    def _queue_scheduled(self) -> None:
+        try:
+            allowed.run_schedules(self._broker)
+        except DatabaseError as problem:
+            _log.warning("The schedules cannot be read: %s. Retrying in half a minute", problem)
 
     def _tick_now(self) -> None:
         """Request a tick now, because jobs may have lost their worker, and schedule one every minute."""
@@ -179,6 +193,24 @@ class _Pipe(Queue):  # type: ignore[type-arg]  # not subscriptable before Python
 
     def qsize(self) -> int:
         return 0
+
+
+class _Tasks(_Pipe):
+    """The queue from the pusher to the workers, which takes only what is allowed."""
+
+    def __init__(self, broker: Any, **options: Any) -> None:
+        super().__init__(**options)
+        self._broker = broker
+
+    def put(self, obj: Any, block: bool = True, timeout: float | None = None) -> None:
+        if allowed.is_allowed(obj):
+            super().put(obj, block, timeout)
+            return
+        try:
+            allowed.refuse(obj)
+            self._broker.acknowledge(obj["ack_id"])
+        except (DatabaseError, OSError) as problem:
+            _log.warning("The refused message is not in the audit: %s", problem)
 
 
 class _Timer:
