@@ -144,10 +144,7 @@ def diagnose(repository: Path | None, sources: tuple[Source, ...], ctx: Context)
     if repository is None:
         report.add("note", "repository", "none given", "Give --repo or set BACKUP_REPOSITORY.")
     else:
-        try:
-            _check_repository(repository, report)
-        except OSError as problem:
-            report.add("problem", str(repository), f"it cannot be read: {problem}", Advice.REPOSITORY)
+        _check_repository(repository, report)
     return report
 
 
@@ -298,7 +295,18 @@ def _check_repository(folder: Path, report: Diagnosis) -> None:
     except EngineError as problem:
         report.add("problem", str(folder), problem.message, problem.hint)
         return
-    scanned = repository.scan()
+    for check in (_check_backups, _check_debris, _check_trash):
+        try:
+            check(repository, report)
+        except OSError as problem:  # such as a link in the place of a folder: the other folders are checked all the same
+            report.add("problem", str(folder), f"it cannot be read: {problem}", Advice.REPOSITORY)
+    if not os.access(folder, os.W_OK):
+        report.add("problem", str(folder), "this user cannot write to it", "Correct owner and mode.")
+    _check_space(folder, report, "backups need room")
+
+
+def _check_backups(repository: Repository, report: Diagnosis) -> None:
+    folder, scanned = repository.folder, repository.scan()
     unreadable = [item for item in scanned if isinstance(item, Unreadable)]
     newer = [item.id for item in unreadable if item.problem.code == RepositoryTooNew.code]
     closed = [item.id for item in unreadable if item.problem.code == PermissionMissing.code]
@@ -329,13 +337,9 @@ def _check_repository(folder: Path, report: Diagnosis) -> None:
         usable = len(unsound) + len(unreadable) < len(scanned)
         todo = "Run refbackup verify latest --depth restore." if usable else "Make a new full backup."
         report.add("warning", str(folder), "no backup is verified", todo)
-    if not os.access(folder, os.W_OK):
-        report.add("problem", str(folder), "this user cannot write to it", "Correct owner and mode.")
-    _check_leftovers(repository, report)
-    _check_space(folder, report, "backups need room")
 
 
-def _check_leftovers(repository: Repository, report: Diagnosis) -> None:
+def _check_debris(repository: Repository, report: Diagnosis) -> None:
     left = repository.debris()
     for place, what in ((STAGING, "an interrupted backup"), (SCRATCH, "an interrupted verification")):
         if count := sum(name.startswith(f"{place}/") for name in left):
@@ -345,6 +349,9 @@ def _check_leftovers(repository: Repository, report: Diagnosis) -> None:
                 f"{counted(count, 'folder')} of {what}, or of a running one",
                 "The next backup removes them.",
             )
+
+
+def _check_trash(repository: Repository, report: Diagnosis) -> None:
     trash = repository.in_trash(datetime.now(UTC), timedelta(0))
     if trash:
         report.add(

@@ -23,6 +23,7 @@ from .errors import DamageFound, RepositoryTooNew, from_os_error
 from .extract import data_bytes, extract
 from .names import DATA, MANIFEST, SUMS
 from .repository.folder import Repository
+from .repository.soundness import PROOFS
 from .runtime.context import Context, Phase
 from .runtime.enclosure import NotAllowed
 from .runtime.space import need_space
@@ -105,6 +106,9 @@ def verify_backup(
             ctx.log(f"NOT CHECKED {part}")
         try:
             _record(repository, backup.manifest.set, proof)
+        except NotAllowed as problem:
+            unrecorded = Problem(code=PROOFS, message=f"The result cannot be recorded: {problem}.")
+            proof = proof.model_copy(update={"ok": False, "problems": (*proof.problems, unrecorded)})
         except OSError as problem:
             is_read_only = problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
             if proof.ok and not is_read_only:
@@ -149,19 +153,18 @@ def _record(repository: Repository, set_name: str, proof: Proof) -> None:
             for problem in proof.problems
             if other in problem.also_in
         )
-        repository.record_proof(
-            set_name,
-            Proof(
-                id=other,
-                time=proof.time,
-                ok=False,
-                depth=Depth.HASHES,
-                seconds=0.0,
-                bytes=0,
-                problems=shared,
-                checks={"found_in": proof.id},
-            ),
+        failed = Proof(
+            id=other,
+            time=proof.time,
+            ok=False,
+            depth=Depth.HASHES,
+            seconds=0.0,
+            bytes=0,
+            problems=shared,
+            checks={"found_in": proof.id},
         )
+        with contextlib.suppress(NotAllowed):  # proofs that cannot be read are damage of that backup already
+            repository.record_proof(set_name, failed)
 
 
 def verify_many(

@@ -98,9 +98,24 @@ def test_another_file_in_the_place_of_a_lock(scene: Scene, plant: Callable[[Path
 def test_a_link_in_the_place_of_the_proofs(scene: Scene) -> None:
     shutil.rmtree(scene.backup / "proofs")
     (scene.backup / "proofs").symlink_to(scene.outside)
-    verified = scene.run("verify", scene.backup.name)
-    assert verified.code != 0 and "proofs is a symbolic link" in verified.err
+    for _ in range(2):
+        verified = scene.run("verify", "--all")
+        assert verified.code == 5 and "proofs is a symbolic link" in verified.out, verified.err
+    assert scene.run("show", "latest").code == 4
     scene.assert_untouched()
+
+
+def test_proofs_that_cannot_be_read_stop_no_other_verification(scene: Scene) -> None:
+    first = scene.backup
+    shutil.rmtree(first / "proofs")
+    (first / "proofs").touch()
+    assert create(scene).code == 0
+    listed = scene.run("list").out.splitlines()
+    assert ["damaged" in line.lower() for line in listed if first.name in line] == [True]
+    verified = scene.run("verify", "--all")
+    assert verified.code == 5 and "proofs is a file" in verified.out
+    assert verified.out.count(": ok (") == 1 and verified.out.count(": DAMAGED (") == 1
+    assert scene.run("show", "latest").code == 0
 
 
 def test_a_link_in_the_place_of_a_hold(scene: Scene) -> None:
@@ -109,6 +124,25 @@ def test_a_link_in_the_place_of_a_hold(scene: Scene) -> None:
     assert scene.run("hold", scene.backup.name, "--note", "kept").code == 0
     assert not (scene.backup / "hold.json").is_symlink()
     scene.assert_untouched()
+
+
+def test_a_folder_in_the_place_of_a_hold_is_released(scene: Scene) -> None:
+    (scene.backup / "hold.json/deep").mkdir(parents=True)
+    assert "hold.json cannot be read" in scene.run("show", scene.backup.name).out
+    assert scene.run("release", scene.backup.name).code == 0
+    assert "hold.json" not in scene.run("show", scene.backup.name).out
+    (scene.backup / "hold.json").mkdir()
+    assert scene.run("hold", scene.backup.name, "--note", "kept").code == 0
+    assert "kept" in scene.run("show", scene.backup.name).out
+
+
+def test_doctor_looks_past_a_link(scene: Scene) -> None:
+    shutil.rmtree(scene.repository / "staging")
+    (scene.repository / "staging").symlink_to(scene.outside)
+    assert scene.run("delete", scene.backup.name).code == 0
+    examined = scene.run("doctor", "--sqlite", f"app={scene.root / 'app.sqlite3'}")
+    assert "staging is a symbolic link" in examined.out and "1 deleted backups" in examined.out
+    assert "backups need room" in examined.out
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "SHA256SUMS", "data.tar.zst"])

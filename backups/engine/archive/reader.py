@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import zstandard
 
@@ -23,7 +24,8 @@ from .table import MAX_TABLE_BYTES, EntryType, Frame, FrameRef, Frames, Table, T
 from .writer import SKIPPABLE_BLOCK, SKIPPABLE_TABLE
 
 _OPEN_FILES = 64
-_PIECE = 1 << 20
+_LITTLE = 1 << 10
+"""Compressed bytes decompressed at once where a size is not known: they become 32 MiB at most."""
 MAX_MANIFEST_BYTES = 1 << 26
 
 
@@ -340,32 +342,34 @@ def _first_corrupt_gap(frames: Frames, where: Stored) -> int | None:
         for offset, stored, magic in [*extents, (where.table_offset, where.table_bytes, SKIPPABLE_TABLE)]:
             if offset < at:
                 return offset
-            file.seek(at)
-            between = file.read(offset - at)
+            end = offset
             if magic == SKIPPABLE_TABLE or where.parent is not None:
                 head = struct.pack("<II", magic, stored)
-                if not between.endswith(head):
-                    return max(at, offset - len(head))
-                between = between[: -len(head)]
-            if not _decompresses(between):
+                end = offset - len(head)
+                file.seek(max(at, end))
+                if end < at or file.read(len(head)) != head:
+                    return max(at, end)
+            file.seek(at)
+            if not _decompresses(file, end - at):
                 return at
             at = offset + stored
         file.seek(at)
         return at if file.read(1) else None
 
 
-def _decompresses(frames: bytes) -> bool:
-    """Whether *frames* are complete zstd frames with correct checksums."""
-    while frames:
-        one = zstandard.ZstdDecompressor().decompressobj()
-        try:
-            for first in range(0, len(frames), _PIECE):
-                one.decompress(frames[first : first + _PIECE])
-                if one.eof:
-                    frames = one.unused_data + frames[first + _PIECE :]
-                    break
-            else:
+def _decompresses(file: BinaryIO, left: int) -> bool:
+    """Whether the next *left* bytes are complete zstd frames with correct checksums. Reads and decompresses them in pieces."""
+    one, piece = None, b""
+    while piece or left:
+        if not piece:
+            piece = file.read(min(_LITTLE, left))
+            left -= len(piece)
+            if not piece:
                 return False
+        one = one or zstandard.ZstdDecompressor().decompressobj()
+        try:
+            one.decompress(piece)
         except zstandard.ZstdError:
             return False
-    return True
+        one, piece = (None, one.unused_data) if one.eof else (one, b"")
+    return one is None

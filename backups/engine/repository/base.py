@@ -78,6 +78,10 @@ class BaseRepository(ABC):
         """The readable proofs of a backup, oldest first."""
 
     @abstractmethod
+    def proofs_hidden(self, set_name: str, backup_id: str) -> str:
+        """Why the names of a backup's proofs cannot be read; empty when they can, or when there is none."""
+
+    @abstractmethod
     def hold(self, set_name: str, backup_id: str) -> Hold | None:
         """The hold on a backup. One that cannot be read still holds."""
 

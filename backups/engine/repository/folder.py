@@ -136,11 +136,18 @@ class Repository(BaseRepository):
                 proofs.append(proof)
         return tuple(proofs)
 
+    def proofs_hidden(self, set_name: str, backup_id: str) -> str:
+        try:
+            self._backup(set_name, backup_id).names("proofs")
+        except OSError as problem:
+            return str(problem)
+        return ""
+
     def _proof_names(self, set_name: str, backup_id: str) -> list[str]:
         try:
             names = self._backup(set_name, backup_id).names("proofs")
         except OSError:
-            return []
+            return []  # `proofs_hidden` says why
         return [name for name in names if not name.startswith(".")][-MOST_PROOFS * len(Depth) :]
 
     def was_restored(self, set_name: str, backup_id: str) -> bool:
@@ -180,6 +187,8 @@ class Repository(BaseRepository):
 
     def set_hold(self, backup: Backup, hold: Hold | None) -> None:
         folder = self._backup(backup.manifest.set, backup.id)
+        if folder.is_folder("hold.json"):  # it holds, like anything else of that name
+            folder.remove_tree("hold.json")
         if hold is not None:
             folder.write_file("hold.json", hold.model_dump_json().encode())
         else:

@@ -17,6 +17,9 @@ SOURCE_SUSPECT = "source_suspect"
 SAME_ID = "same_id"
 """Code of the problem that another set holds a backup with the same id."""
 
+PROOFS = "proofs"
+"""Code of the problem that the proofs of a backup, and with them its failures, cannot be read."""
+
 _Link = tuple[str | None, Problem | None]
 """A backup's parent, and what is wrong with its files."""
 
@@ -28,6 +31,7 @@ class Stored(Protocol):
     def ids(self, set_name: str) -> list[str]: ...
     def read_manifest(self, set_name: str, backup_id: str) -> bytes: ...
     def archive_bytes(self, set_name: str, backup_id: str) -> int | None: ...
+    def proofs_hidden(self, set_name: str, backup_id: str) -> str: ...
     def was_restored(self, set_name: str, backup_id: str) -> bool: ...
     def read(self, set_name: str, backup_id: str) -> Backup: ...
 
@@ -46,8 +50,12 @@ class Soundness:
 
     def inherited(self, backup: Backup) -> tuple[Problem, ...]:
         """The problems of a backup whose manifest and proofs were read."""
-        found = (self._of_files(backup.id), self._of_twins(backup.id))
+        found = (self._of_files(backup.id), self._of_twins(backup.id), self._of_proofs(backup.id))
         return (*(problem for problem in found if problem is not None), *self._of_sources(backup))
+
+    def _of_proofs(self, backup_id: str) -> Problem | None:
+        why = self._repository.proofs_hidden(self._set, backup_id)
+        return Problem(code=PROOFS, message=f"Its proofs cannot be read: {why}.", lies_in=backup_id) if why else None
 
     def _of_twins(self, backup_id: str) -> Problem | None:
         """Ids are random: one that two sets hold was copied there, and which of the two is the copy cannot be told."""
