@@ -104,12 +104,12 @@ def test_page_of_a_backup_reloads_when_its_job_has_ended(empty_site):
     backup = indexed()
     client = empty_site.client("root", superuser=True)
     job = submit.drill(empty_site.actor, backup_id=backup.backup_id)
-    assert "?busy" in client.get(backup.get_absolute_url()).content.decode()
+    assert "&amp;busy" in client.get(backup.get_absolute_url()).content.decode()
     asked = client.get(backup.get_absolute_url(), {"busy": ""})
     assert asked.status_code == 204 and "HX-Refresh" not in asked.headers
     lifecycle.cancel(job, empty_site.actor)
     assert client.get(backup.get_absolute_url(), {"busy": ""}).headers["HX-Refresh"] == "true"
-    assert "?busy" not in client.get(backup.get_absolute_url()).content.decode()
+    assert "&amp;busy" not in client.get(backup.get_absolute_url()).content.decode()
 
 
 def test_cluster_with_an_unproven_backup_is_not_drawn_as_proven(empty_site):

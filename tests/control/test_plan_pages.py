@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import cProfile
 import html
 import random
 import re
-import time
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
@@ -41,7 +41,8 @@ def test_list_summary(root, empty_site):
     assert "Plans do not run" in text_of(root.get(PLANS)), "no worker was ever seen"
     heartbeat.beat()
     page = text_of(root.get(PLANS))
-    assert "plans enabled. Next: Hourly" in page and "Every day at 03:00 UTC" in page
+    assert re.search(r"\d plans enabled\. Next: [A-Z][a-z]+", page), "which one is next depends on the time"
+    assert "Every day at 03:00 UTC" in page
     plan = Plan.objects.get(name="daily-full")
     job = scheduling.run(plan, empty_site.actor)
     Job.objects.filter(pk=job.pk).update(state=Job.State.FAILED, error={"message": "The disk is full."})
@@ -259,10 +260,10 @@ def test_retention_preview_is_bounded(root, monkeypatch):
     for row, parent in pairwise(rows):
         row.parent_id = parent.backup_id if row.kind == "incremental" else ""
     IndexedBackup.objects.bulk_create(rows)
-    began = time.process_time()
-    answer = root.get(f"{PLANS}daily-prune/")
-    took = time.process_time() - began
-    assert "would be deleted now" in text_of(answer) and took < 0.6, f"{took:.3f} s"
+    with cProfile.Profile() as profile:
+        answer = root.get(f"{PLANS}daily-prune/")
+    calls = sum(entry.callcount for entry in profile.getstats())
+    assert "would be deleted now" in text_of(answer) and calls < 200 * retention_preview.MOST, f"{calls:,} calls"
     monkeypatch.setattr(retention_preview, "MOST", 100)
     assert "default: too many backups for a preview here" in text_of(root.get(f"{PLANS}daily-prune/"))
 
