@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from .errors import UsageError, from_os_error
-from .repository.base import Unreadable
+from .repository.base import Unreadable, set_of
 from .repository.folder import Repository
 from .repository.retention import Candidate, Decision, EmptyPolicyError, Policy, decide, removal_order
 from .runtime.context import Context
@@ -104,6 +104,5 @@ def _is_proven(backup: Backup, spoiled: datetime | None) -> bool:
 
 def delete(repository: Repository, backup: Backup | Unreadable, ctx: Context) -> None:
     """Move one backup to the trash. Raises `BackupInUse` if it is held or other backups need it."""
-    set_name = backup.set if isinstance(backup, Unreadable) else backup.manifest.set
     with repository.writing("delete", ctx.now()), repository.removing():
-        repository.delete(set_name, backup.id, ctx.now())
+        repository.delete(set_of(backup), backup.id, ctx.now())

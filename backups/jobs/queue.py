@@ -15,10 +15,10 @@ WORK, TICK = "backups.worker.tasks.work", "backups.worker.tasks.tick"
 def install_tick(host: str) -> bool:
     """Schedule the tick of *host*, once a minute. Returns whether it was missing."""
     with transaction.atomic(using=configuration().database):
-        return bool(Schedule.objects.update_or_create(name=tick_name(host), defaults=tick(host))[1])
+        return bool(Schedule.objects.update_or_create(name=tick_name(host), defaults=tick_fields(host))[1])
 
 
-def tick(host: str) -> dict[str, Any]:
+def tick_fields(host: str) -> dict[str, Any]:
     """The fields of the schedule of *host*, besides its name."""
     return {
         "func": TICK,

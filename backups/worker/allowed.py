@@ -49,7 +49,7 @@ def run_schedules(broker: Any) -> None:
     """Queue what is due among the schedules of this host, as Django-Q's scheduler does, after disabling all but the tick."""
     host = configuration().host
     with transaction.atomic(using=configuration().database):
-        for schedule in _due(host).exclude(name=queue.tick_name(host), **queue.tick(host)):
+        for schedule in _due(host).exclude(name=queue.tick_name(host), **queue.tick_fields(host)):
             Schedule.objects.filter(pk=schedule.pk).update(repeats=0)
             _record("queue.schedule_refused", schedule.func)
     scheduler(broker=broker)

@@ -210,7 +210,7 @@ class _Tasks(_Pipe):
             allowed.refuse(obj)
             self._broker.acknowledge(obj["ack_id"])
         except (DatabaseError, OSError) as problem:
-            _log.warning("The refused message is not in the audit: %s", problem)
+            _log.warning("A refused message could not be recorded or removed: %s", problem)
 
 
 class _Timer:

@@ -42,7 +42,7 @@ def test_planted_schedules_and_messages_never_run(yard):
     Schedule.objects.create(name="nightly", func="os.mkdir", args=repr((str(touch[0]),)), **common)
     sync = repr({"q_options": {"sync": True}})
     Schedule.objects.create(name="sync", func="os.mkdir", args=repr((str(touch[1]),)), kwargs=sync, **common)
-    hooked = {"name": f"{queue.tick_name(HOST)} ", **queue.tick(HOST), "next_run": due, "hook": "os.mkdir"}
+    hooked = {"name": f"{queue.tick_name(HOST)} ", **queue.tick_fields(HOST), "next_run": due, "hook": "os.mkdir"}
     Schedule.objects.create(**hooked)
     Schedule.objects.filter(name=queue.tick_name(HOST)).update(func="os.mkdir", args=repr((str(touch[2]),)), next_run=due)
     async_task("os.mkdir", str(touch[3]), q_options={"cluster": HOST})

@@ -14,7 +14,7 @@ from backups.jobs import submit
 from backups.models import IndexedBackup
 
 from ..frame import page, render, return_address, say, say_queued
-from .selection import selected
+from .selection import by_home, selected
 
 
 @dataclass(slots=True)
@@ -28,27 +28,23 @@ class Deletion:
 
 def deletions(rows: list[IndexedBackup]) -> list[Deletion]:
     """Which of *rows* can be deleted together: no held ones, and none that a remaining backup needs."""
-    found = {_place(row): Deletion(row) for row in rows}
-    staying = {_place(row) for row in rows if row.held}
-    for place in staying:
-        note = found[place].row.hold_note
-        found[place].why = f"It is held{f': {note}' if note else ''}."
+    found = {row.address: Deletion(row) for row in rows}
+    staying = {row.address for row in rows if row.held}
+    for address in staying:
+        note = found[address].row.hold_note
+        found[address].why = f"It is held{f': {note}' if note else ''}."
     for row in sorted(rows, key=lambda row: row.backup_id, reverse=True):
-        dependents = [(row.repository, row.set, one.backup_id) for one in lineage(row).dependents]
+        dependents = [f"{row.repository}/{row.set}/{one.backup_id}" for one in lineage(row).dependents]
         blocking = [one for one in dependents if one not in found or one in staying]
         if not blocking:
             continue
-        deletion = found[_place(row)]
-        deletion.needed_by = [backup_id for _, _, backup_id in blocking]
+        deletion = found[row.address]
+        deletion.needed_by = [one.rpartition("/")[2] for one in blocking]
         deletion.why = (
             deletion.why or f"{counted(len(blocking), 'backup')} still {'needs' if len(blocking) == 1 else 'need'} it."
         )
-        staying.add(_place(row))
-    return [found[_place(row)] for row in rows]
-
-
-def _place(row: IndexedBackup) -> tuple[str, str, str]:
-    return row.repository, row.set, row.backup_id
+        staying.add(row.address)
+    return [found[row.address] for row in rows]
 
 
 @page("backups.delete_backup", methods=("GET", "POST"))
@@ -65,8 +61,7 @@ def delete(request: HttpRequest) -> HttpResponse:
     if request.method == "POST":
         if not going:
             raise UsageError("None of these backups can be deleted.", hint="Nothing was deleted.")
-        for repository, set_name in sorted({(row.repository, row.set) for row in going}):
-            ids = [row.backup_id for row in going if (row.repository, row.set) == (repository, set_name)]
+        for (repository, set_name), ids in by_home(going).items():
             job = submit.delete(actor_of(request), ids, repository=repository, set=set_name)
             say_queued(request, f"Deletion of {counted(len(ids), 'backup')} queued", job)
         return HttpResponseRedirect(reverse("backups:backups"))

@@ -24,6 +24,7 @@ from .selection import (
     BACKUPS,
     MARKS,
     BackupFilter,
+    by_home,
     page_of_backups,
     permissions_of,
     selected,
@@ -108,8 +109,7 @@ def act_on_selected(request: HttpRequest) -> HttpResponse:
         return HttpResponseRedirect(f"{reverse(address)}?{query}")
     if what == "verify":
         require(request, "backups.verify_backup")
-        for repository, set_name in sorted({(row.repository, row.set) for row in rows}):
-            ids = [row.backup_id for row in rows if (row.repository, row.set) == (repository, set_name)]
+        for (repository, set_name), ids in by_home(rows).items():
             job = submit.verify(
                 actor_of(request), backup_ids=ids, depth=Depth.HASHES.value, repository=repository, set=set_name
             )

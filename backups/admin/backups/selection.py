@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -106,6 +106,14 @@ def permissions_of(request: HttpRequest) -> dict[str, bool]:
     """Which actions on backups the account may use, by name: ``may.restore`` in a template."""
     names = ("verify", "hold", "download", "restore", "delete", "create")
     return {name: request.user.has_perm(f"backups.{name}_backup") for name in names}
+
+
+def by_home(rows: Iterable[IndexedBackup]) -> dict[tuple[str, str], list[str]]:
+    """The ids of *rows* by repository and set, in this order: a job works on the backups of one set."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in sorted(rows, key=lambda row: (row.repository, row.set)):
+        found.setdefault((row.repository, row.set), []).append(row.backup_id)
+    return found
 
 
 def selected(addresses: list[str]) -> list[IndexedBackup]:

@@ -4,7 +4,7 @@ import argparse
 
 from ..errors import DamageFound, EngineError
 from ..prune import delete
-from ..repository.base import Unreadable, split_name
+from ..repository.base import Unreadable, set_of, split_name
 from ..repository.folder import Repository
 from ..types import Backup
 from .call import Call, Outcome
@@ -21,7 +21,7 @@ def run(call: Call) -> Outcome:
     """Move the backups to the trash. An error lists the backups deleted before it."""
     repository = call.repository()
     found = (_find(call, repository, name) for name in call.arguments.id)
-    selected = {(item.id, _set_of(item)): item for item in found}
+    selected = {(item.id, set_of(item)): item for item in found}
     deleted: list[str] = []
     for _, backup in sorted(selected.items(), reverse=True):  # newest first: dependents before what they depend on
         try:
@@ -34,10 +34,6 @@ def run(call: Call) -> Outcome:
     if len(deleted) == 1:
         return Outcome({"id": deleted[0], "deleted": True}, f"{deleted[0]} is {where}")
     return Outcome({"ids": deleted, "deleted": True}, f"{len(deleted)} backups are {where}")
-
-
-def _set_of(item: Backup | Unreadable) -> str:
-    return item.set if isinstance(item, Unreadable) else item.manifest.set
 
 
 def _find(call: Call, repository: Repository, name: str) -> Backup | Unreadable:

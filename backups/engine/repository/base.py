@@ -35,6 +35,11 @@ class Unreadable:
     problem: Problem
 
 
+def set_of(item: Backup | Unreadable) -> str:
+    """The set of a backup, readable or not."""
+    return item.set if isinstance(item, Unreadable) else item.manifest.set
+
+
 def stamp(moment: datetime) -> str:
     """A moment in UTC as ids and file names write it: ``20261121T030000Z``."""
     return moment.strftime(STAMP)

@@ -50,12 +50,14 @@ class Soundness:
 
     def inherited(self, backup: Backup) -> tuple[Problem, ...]:
         """The problems of a backup whose manifest and proofs were read."""
-        found = (self._of_files(backup.id), self._of_twins(backup.id), self._of_proofs(backup.id))
+        found = (self._of_files(backup.id), self._of_twins(backup.id), self._of_proofs(backup))
         return (*(problem for problem in found if problem is not None), *self._of_sources(backup))
 
-    def _of_proofs(self, backup_id: str) -> Problem | None:
-        why = self._repository.proofs_hidden(self._set, backup_id)
-        return Problem(code=PROOFS, message=f"Its proofs cannot be read: {why}.", lies_in=backup_id) if why else None
+    def _of_proofs(self, backup: Backup) -> Problem | None:
+        if backup.proofs:
+            return None
+        why = self._repository.proofs_hidden(self._set, backup.id)
+        return Problem(code=PROOFS, message=f"Its proofs cannot be read: {why}.", lies_in=backup.id) if why else None
 
     def _of_twins(self, backup_id: str) -> Problem | None:
         """Ids are random: one that two sets hold was copied there, and which of the two is the copy cannot be told."""
