@@ -4,7 +4,7 @@ from django.utils import timezone
 
 from backups.conf import configuration
 from backups.engine.config import check_note
-from backups.engine.errors import BackupNotFound, DamageFound
+from backups.engine.errors import BackupNotFound, UsageError
 from backups.engine.repository.folder import Repository
 from backups.engine.types import Backup, Hold
 from backups.identity import audit
@@ -48,7 +48,7 @@ def _set_hold(actor: Actor, row: IndexedBackup, new: Hold | None) -> IndexedBack
 def indexed(backup_id: str, repository: str = "", set_name: str = "") -> IndexedBackup:
     """The row of a backup in the index, by default in the first repository that holds it.
 
-    Raises `BackupNotFound`, and `DamageFound` if several sets of that repository hold the id and none is named.
+    Raises `BackupNotFound`, and `UsageError` if several sets of that repository hold the id and none is named.
     """
     # All names are listed so that the database can use its index
     names = [repository] if repository else sorted(configuration().repositories)
@@ -63,9 +63,8 @@ def indexed(backup_id: str, repository: str = "", set_name: str = "") -> Indexed
         )
     homes = [row.set for row in found if row.repository == found[0].repository]
     if len(homes) > 1:
-        raise DamageFound(
+        raise UsageError(
             f"The sets {' and '.join(homes)} each hold a backup {backup_id}, and only one of them was made here.",
-            id=backup_id,
             hint="Choose it in the list of backups, or name its set. Nothing was changed.",
         )
     return found[0]

@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import sys
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -21,7 +22,7 @@ from .chroma_files.whole import check_index
 from .errors import EngineError, PermissionMissing, RepositoryTooNew
 from .gate import Gate
 from .progress import counted, human_bytes
-from .repository.base import Unreadable
+from .repository.base import Unreadable, set_of
 from .repository.folder import SCRATCH, STAGING, Repository, open_repository
 from .runtime.context import Context
 from .runtime.live_check import check_live
@@ -317,6 +318,12 @@ def _check_backups(repository: Repository, report: Diagnosis) -> None:
     proven = [item for item in scanned if not isinstance(item, Unreadable) and item.verified_at and not item.damaged]
     stored = sum(item.manifest.bytes_stored for item in scanned if not isinstance(item, Unreadable))
     report.add("ok", str(folder), f"{counted(len(scanned), 'backup')}, {human_bytes(stored)}, {len(proven)} verified")
+    times = Counter(item.id for item in scanned)
+    same = [f"{set_of(item)}/{item.id}" for item in scanned if times[item.id] > 1]
+    if same:
+        message = f"several sets hold one id: {', '.join(same[:6])}"
+        report.add("problem", str(folder), message, "Delete the one that refbackup did not make: refbackup delete SET/ID.")
+    damaged = [one for one in damaged if times[one] == 1]
     if broken or damaged:
         named = ", ".join((broken + damaged)[:5])
         report.add("problem", str(folder), f"damaged: {named}", "Make a new full backup, then delete the damaged ones.")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from backups.catalog import holds, index
-from backups.engine.errors import DamageFound
+from backups.engine.errors import UsageError
 from backups.engine.names import DATA, MANIFEST, SUMS
 from backups.jobs import submit
 from backups.jobs.types import RESTORE_IN_PLACE
@@ -44,13 +44,14 @@ def test_both_are_damaged_and_no_page_or_job_picks_one(site, made):
     assert all(f"each hold a backup {made}" in row.problem for row in rows.values())
 
     admin = site.client("ann", "restorer")
-    assert "each hold a backup" in admin.get(f"{LIST}{made}/").content.decode()
+    asked = admin.get(f"{LIST}{made}/")
+    assert asked.status_code == 400 and "each hold a backup" in asked.content.decode()
     page = admin.get(rows["default"].get_absolute_url()).content.decode()
     assert "It is damaged. Do not rely on it" in page and "planted" not in page
     assert "planted" in admin.get(rows["forged"].get_absolute_url()).content.decode()
-    with pytest.raises(DamageFound):
+    with pytest.raises(UsageError):
         submit.restore_in_place(site.actor, typed=made, backup_id=made)
-    with pytest.raises(DamageFound):
+    with pytest.raises(UsageError):
         submit.restore_to_folder(site.actor, backup_id=made, folder="copy")
     assert not Job.objects.filter(kind=RESTORE_IN_PLACE.name).exists()
 
@@ -88,6 +89,8 @@ def test_shell_asks_for_the_set(site, made):
     assert run("show", "latest").code == 4
     verified = run("verify", "--all-sets")
     assert verified.code == 5 and verified.out.count("same_id") == 2, verified.out
+    examined = run("doctor").out
+    assert f"default/{made}" in examined and f"forged/{made}" in examined and "delete the damaged ones" not in examined
     deleted = run("delete", f"forged/{made}")
     assert deleted.code == 0, deleted.err
     assert run("show", "latest").code == 0
