@@ -178,7 +178,7 @@ def test_cancelled_by_a_signal(bench: Bench, large: Path, number: int, whole_gro
             os.kill(backup.pid, number)
         os.kill(packer, signal.SIGCONT)
         ended = backup.end()
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 20
     assert ended.code == 9, ended
     assert ended.error["code"] == "cancelled"
     assert bench.ids() == []
@@ -209,7 +209,7 @@ def test_cancelled_while_waiting_for_a_lock(bench: Bench, stores: Stores, peer: 
         began = time.monotonic()
         os.kill(backup.pid, signal.SIGTERM)
         assert backup.end().code == 9
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 20
     assert bench.is_clear()
 
 

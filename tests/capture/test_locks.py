@@ -86,7 +86,7 @@ def test_a_lock_held_too_long_is_named_and_leaves_no_writer_blocked(
     assert ended.code == 6
     assert ended.error["code"] == "source_busy"
     assert f"process {holder.pid}" in ended.error["message"]
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 30
     assert bench.ids() == []
     assert bench.is_clear()
     for free in {stores.database, stores.chroma / "chroma.sqlite3"} - {path}:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import time
 
 import pytest
+from django.db import connections
 
 from backups.catalog.index import refresh
 from backups.jobs import submit
 from backups.models import AuditEntry, IndexedBackup, Job
 from refserver.library.models import Paper
 from tests.control.conftest import PASSWORD
-from tests.control.many import many
+from tests.control.many import many, vdbe_steps
 from tests.control.rest import BACKUPS, bearer, json_of, problem, send
 
 
@@ -225,12 +225,12 @@ def test_same_backup_in_two_repositories(site, settings):
 
 
 @pytest.mark.slow
-def test_lists_of_100_000_backups_take_less_than_100_ms(empty_site):
+def test_lists_of_100_000_backups_do_little_work(empty_site):
     client = bearer(empty_site, "ada", "viewer")
     many(backups=100_000)
     middle = IndexedBackup.objects.order_by("-time")[50_000]
     deep = json_of(client.get(f"{BACKUPS}?until={middle.time:%Y-%m-%dT%H:%M:%SZ}&limit=2"), 200)["next"]
-    slow = {}
+    work = {}
     for query in (
         "",
         "kind=full",
@@ -242,10 +242,7 @@ def test_lists_of_100_000_backups_take_less_than_100_ms(empty_site):
         "host=elsewhere",
         deep.partition("?")[2],
     ):
-        took = []
-        for _ in range(3):
-            begun = time.perf_counter()
+        with vdbe_steps(connections["control"].connection) as steps:
             json_of(client.get(f"{BACKUPS}?{query}"), 200)
-            took.append(time.perf_counter() - begun)
-        slow[query] = min(took)
-    assert max(slow.values()) < 0.1, slow
+        work[query] = steps.taken
+    assert max(work.values()) <= 9 * 100_000, work  # a search for text reads all notes

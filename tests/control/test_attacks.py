@@ -133,7 +133,7 @@ def test_expensive_plan_file_is_refused_quickly(text):
     began = time.process_time()
     with pytest.raises(UsageError, match="larger than plans can be"):
         yaml_files.read(text)
-    assert time.process_time() - began < 8
+    assert time.process_time() - began < 40
 
 
 def test_plan_has_few_addresses_and_a_title_of_one_line(empty_site):

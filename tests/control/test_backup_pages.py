@@ -6,11 +6,7 @@ import hashlib
 import html
 import os
 import re
-import sqlite3
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 
 import pytest
@@ -30,7 +26,7 @@ from backups.models import AuditEntry, IndexedBackup, Job, Severity
 from backups.monitoring import conditions
 from backups.monitoring.gathering import gather
 from backups.plans import retention_preview
-from tests.control.many import many
+from tests.control.many import many, vdbe_steps
 
 LIST = "/admin/backup/backups/"
 
@@ -147,27 +143,6 @@ def test_100_000_backups_are_listed_from_indexes(empty_site):
             client.get(path, query)
         # Two sums and counts over an index are read; a search for text reads all notes as well.
         assert work.taken <= (35 if "q" in query else 20) * 100_000, (path, query)
-
-
-@dataclass
-class Steps:
-    """How many instructions SQLite's virtual machine ran, in thousands rounded down."""
-
-    taken: int = 0
-
-    def count(self) -> None:
-        self.taken += 1_000
-
-
-@contextmanager
-def vdbe_steps(connection: sqlite3.Connection) -> Iterator[Steps]:
-    """Count the work of queries. Unlike the time that it takes, it is the same on every machine."""
-    steps = Steps()
-    connection.set_progress_handler(steps.count, 1_000)
-    try:
-        yield steps
-    finally:
-        connection.set_progress_handler(None, 0)
 
 
 @pytest.mark.slow

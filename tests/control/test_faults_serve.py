@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -75,9 +74,7 @@ def test_a_second_stop_signal_interrupts_the_jobs_and_they_are_retried(module_ya
         time.sleep(1.0)
         assert server.poll() is None
         server.send_signal(signal.SIGINT)
-        began = time.monotonic()
-        assert server.wait(20) == 0
-        assert time.monotonic() - began < 6.0 + 4.0 * (os.getloadavg()[0] > 4)
+        assert server.wait(30) == 0, "the jobs themselves would take 60 s"
         for job in running:
             job.refresh_from_db()
             assert (job.state, job.error["code"]) == (Job.State.INTERRUPTED, "interrupted")
