@@ -6,7 +6,6 @@ that restore was interrupted, and the stores may be of different times: nothing 
 finished or undone (``refbackup restore --finish``, ``--undo``).
 """
 
-import errno
 import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -239,9 +238,4 @@ def _in_use(folder: Path) -> bool:
 
 
 def _lock(descriptor: int, *, shared: bool) -> bool:
-    try:
-        return locks.acquire(descriptor, shared=shared, wait=0.0 if shared else _LOCK_WAIT)
-    except OSError as problem:
-        if problem.errno in (errno.EBADF, errno.ENOLCK, errno.EOPNOTSUPP):  # NFS cannot lock folders
-            return True
-        raise
+    return locks.acquire_folder(descriptor, shared=shared, wait=0.0 if shared else _LOCK_WAIT) is not False

@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from backups.conf import configuration
 from backups.engine.errors import EngineError
-from backups.engine.runtime import durable
+from backups.engine.restore.partial import clear_partials
 from backups.models import Job
 
 from .types import BACKUP, RESTORE
@@ -45,7 +45,7 @@ def clear(job: Job) -> None:
     """Remove the partial files of a job whose processes are all gone. The next backup removes what this could not."""
     with contextlib.suppress(EngineError, OSError):
         if job.kind == RESTORE.name:
-            _clear_partial(job)
+            clear_partials(_target(job).parent, lambda line: None)
     with contextlib.suppress(EngineError, OSError):
         repository = configuration().open(job.repository)
         if job.child:
@@ -71,15 +71,6 @@ def _restored_folder(job: Job) -> dict[str, Any] | None:
     if not folder.is_dir() or folder.stat().st_ctime < job.started.timestamp():
         return None
     return {"id": job.arguments["backup_id"], "to": str(folder)}
-
-
-def _clear_partial(job: Job) -> None:
-    same = {"arguments__folder": job.arguments["folder"], "kind": RESTORE.name, "state": Job.State.RUNNING}
-    if Job.objects.filter(**same).exclude(pk=job.pk).exists():
-        return
-    target = _target(job)
-    for left in target.parent.glob(f".{target.name}.*.partial"):
-        durable.remove_tree(left)
 
 
 def _target(job: Job) -> Path:

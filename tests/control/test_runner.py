@@ -18,8 +18,9 @@ from django.test import override_settings
 from django.utils import timezone
 
 from backups.engine.repository.folder import Repository
+from backups.engine.restore.partial import PARTIAL, partial_folder
 from backups.engine.runtime import processes
-from backups.jobs import child_output, completion, leftovers, lifecycle, runner, submit
+from backups.jobs import child_output, completion, lifecycle, runner, submit
 from backups.jobs.reconcile import reconcile
 from backups.jobs.types import job_type
 from backups.models import AuditEntry, IndexedBackup, Job, Worker
@@ -155,17 +156,15 @@ def test_cancel_leaves_no_files_of_backup_verification_and_restore(yard):
 def test_leftovers_of_killed_restore_are_removed_but_not_those_of_another_restore(empty_site):
     made = empty_site.done(submit.back_up(empty_site.actor, backup="full", only=["sqlite"], verify="none"))
     job = submit.restore_to_folder(empty_site.actor, backup_id=made.backup_id, folder="back")
-    other = submit.restore_to_folder(empty_site.actor, backup_id=made.backup_id, folder="back")
-    assert lifecycle.claim(HOST, "gone:1:1") == job and lifecycle.claim(HOST, processes.current()) == other
-    partial = empty_site.places.root / "restored" / ".back.abc123.partial"
-    partial.mkdir(parents=True)
-    leftovers.clear(job)
-    assert partial.exists()  # it may be that of the other restore
-    other.refresh_from_db()
-    lifecycle.end(other, Job.State.FAILED)
-    assert reconcile(HOST) == [job]
+    assert lifecycle.claim(HOST, "gone:1:1") == job
+    around = empty_site.places.root / "restored"
+    left = around / f"{PARTIAL}abc123"
+    left.mkdir(parents=True)
+    with partial_folder(around, lambda: "def456") as running:
+        assert reconcile(HOST) == [job]
+        assert running.exists() and not left.exists()
     job.refresh_from_db()
-    assert job.state == Job.State.INTERRUPTED and not partial.exists()
+    assert job.state == Job.State.INTERRUPTED
 
 
 @pytest.mark.slow

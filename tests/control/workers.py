@@ -19,6 +19,7 @@ import pytest
 from django.conf import settings
 from django.test import override_settings
 
+from backups.engine.restore.partial import PARTIAL
 from backups.engine.runtime import processes
 from backups.jobs import lifecycle, queue
 from backups.jobs.types import job_type
@@ -151,7 +152,7 @@ class Yard:
         """Whether there are no partial files in the repository or next to the restored folders."""
         repository = self.site.repository
         left = [*repository.staging.glob("*"), *repository.scratch.glob("*")]
-        left += Path(settings.BACKUPS["RESTORE_FOLDER"]).glob(".*.partial")
+        left += Path(settings.BACKUPS["RESTORE_FOLDER"]).glob(f"{PARTIAL}*")
         return not left
 
 

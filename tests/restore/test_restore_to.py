@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,8 +25,9 @@ from backups.engine.errors import (
 )
 from backups.engine.prune import prune
 from backups.engine.repository.retention import Policy
+from backups.engine.restore.partial import PARTIAL, clear_partials
 from backups.engine.restore.to_folder import restore_to
-from backups.engine.runtime import durable
+from backups.engine.runtime import durable, locks
 from backups.engine.types import SourceKind
 from tests.restore.stores import ROOT, Chroma, History, clean_environment, context, refbackup, tree_of, until
 
@@ -226,9 +228,48 @@ def test_a_kill_leaves_no_target(history: History, tmp_path: Path, step: str) ->
     assert done.code == -signal.SIGKILL
     assert not (tmp_path / "target").exists()
     (left,) = left_in(tmp_path)
-    assert left.startswith(".target.") and left.endswith(".partial"), "what is left says what it is"
+    assert left.startswith(PARTIAL), "what is left says what it is"
+    planned = refbackup(*restore, "--dry-run", cwd=tmp_path)
+    assert planned.code == 0 and left_in(tmp_path) == [left]
     again = refbackup(*restore, cwd=tmp_path)
     assert again.code == 0 and what_is_stored(tmp_path / "target") == what_is_stored(history.expected(3))
+    assert left_in(tmp_path) == ["target"] and left in again.err
+
+
+def test_what_killed_restores_left_is_removed_but_not_what_a_running_one_writes(
+    history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, mine, file = tmp_path / f"{PARTIAL}0a1b2c", tmp_path / ".mine.0a1b2c.partial", tmp_path / f"{PARTIAL}file"
+    left.mkdir()
+    (left / "sealed").mkdir(mode=0o500)
+    mine.mkdir()
+    file.write_text("")
+    seen: list[list[str]] = []
+
+    def another() -> None:
+        monkeypatch.delitem(durable.FAULTS, "publish")
+        restore_to(history.repository, history.backup(1), tmp_path / "other", context(), only="files")
+        seen.append([name for name in left_in(tmp_path) if name.startswith(PARTIAL) and name != file.name])
+
+    monkeypatch.setitem(durable.FAULTS, "publish", another)
+    restore_to(history.repository, history.backup(1), tmp_path / "target", context(), only="files")
+    assert len(seen[0]) == 1 and seen[0] != [left.name], "the running one has its folder"
+    assert left_in(tmp_path) == sorted([mine.name, file.name, "other", "target"])
+
+
+def test_a_folder_that_another_restore_took_for_abandoned_is_made_again(
+    history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acquire, said = locks.acquire_folder, []
+
+    def late(descriptor: int, **how: Any) -> bool | None:
+        monkeypatch.setattr(locks, "acquire_folder", acquire)
+        clear_partials(tmp_path, said.append)
+        return acquire(descriptor, **how)
+
+    monkeypatch.setattr(locks, "acquire_folder", late)
+    restore_to(history.repository, history.backup(1), tmp_path / "target", context(), only="files")
+    assert len(said) == 1 and left_in(tmp_path) == ["target"]
 
 
 def test_a_kill_after_the_rename_leaves_the_complete_target(history: History, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import shutil
 import stat
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from ..runtime.context import Context
 from ..runtime.space import need_space
 from ..types import SOURCE_PROBLEMS, Backup, Depth, Problem, SourceKind, SourceRecord
 from ..verify import record_failure
+from .partial import clear_partials, partial_folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +107,19 @@ def _refuse_inside(place: Path, folder: Path, name: str) -> None:
         raise TargetOccupied(f"{place} lies inside {name}.", hint=f"Choose a folder outside {folder}. Nothing was written.")
 
 
+def _refuse_target(repository: Repository, backup: Backup, target: Path, place: Path) -> None:
+    """Raise `TargetOccupied` unless *target*, which is *place* without links, is new or empty, and outside of all others."""
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise TargetOccupied(f"{target} exists and is not an empty folder.")
+    if not repository.is_scratch(place):
+        _refuse_inside(place, repository.folder, "the repository")
+    for record in backup.manifest.sources:
+        if record.kind is not SourceKind.SQLITE:
+            _refuse_inside(place, Path(record.path), f"the live store {record.prefix}")
+    if place.is_mount():
+        raise TargetOccupied(f"{target} is a mount point, which cannot be exchanged.", hint="Choose a new folder in it.")
+
+
 def restore_to(
     repository: Repository,
     backup: Backup,
@@ -118,8 +133,8 @@ def restore_to(
 ) -> Restored:
     """Restore *backup* into the new or empty folder *target*, completely or not at all.
 
-    1. Check the manifest, the space and the target.
-    2. Write everything into a folder beside the target, check each block against its hash, and sync it.
+    1. Check the manifest, the space and the target, and remove what killed restores left beside it.
+    2. Write everything into a folder beside the target (`partial`), check each block against its hash, and sync it.
     3. With *check*, open the stores and compare them with the manifest.
     4. Rename the folder to *target*, with the mode and owner of an existing empty folder.
 
@@ -127,51 +142,46 @@ def restore_to(
 
     With *salvage*, blocks that cannot be read become zeros and are listed in the result: the last resort if no backup is sound.
 
-    A crash before 4 leaves ``.NAME.TOKEN.partial`` beside the target. Raises `DamageFound`, `TargetOccupied`, `NoSpace`.
+    A crash before 4 leaves ``.refbackup-partial.TOKEN`` beside the target. Raises `DamageFound`, `TargetOccupied`, `NoSpace`.
     """
     began = time.monotonic()
     records = select(backup, only)
     lost: list[Lost] = []
     damaged = [problem for record in records for problem in record.problems]
     place = Path(os.path.realpath(target))
-    staged = place.with_name(f".{place.name}.{ctx.token()}.partial")
     try:
-        if place.exists() and (not place.is_dir() or any(place.iterdir())):
-            raise TargetOccupied(f"{target} exists and is not an empty folder.")
-        if not repository.is_scratch(place):
-            _refuse_inside(place, repository.folder, "the repository")
-        for record in backup.manifest.sources:
-            if record.kind is not SourceKind.SQLITE:
-                _refuse_inside(place, Path(record.path), f"the live store {record.prefix}")
-        if place.is_mount():
-            raise TargetOccupied(f"{target} is a mount point, which cannot be exchanged.", hint="Choose a new folder in it.")
-        with repository.reading():
-            archives, tree, size = plan(repository, backup, records, salvage=salvage)
-            with archives:
-                copied = sum(record.bytes for record in records if check and record.kind is SourceKind.CHROMA)
-                need_space(place.parent, data_bytes(archives, tree, wanted_by(records)) + copied, f"restore {backup.id}")
-                checks = _counts(tree, records)
-                if not dry_run:
-                    durable.make_folder(staged.parent, 0o755)
-                    with ctx.phase("restore", "write", size) as phase:
-                        extract(
-                            archives,
-                            tree,
-                            staged,
-                            phase,
-                            wanted=wanted_by(records),
-                            lost=lost.append if salvage else None,
-                        )
-        if not dry_run:
-            if check:
-                findings = _checked(repository, backup, staged, records, ctx)
-                checks |= findings.checks
-                damaged += [problem for problem in findings.problems if problem not in damaged]
-            durable.sync_tree_folders(staged)
-            if place.exists():
-                _give_mode(staged, place.stat())
-                place.rmdir()
-            durable.publish(staged, place)
+        with ExitStack() as stack:
+            _refuse_target(repository, backup, target, place)
+            if not dry_run:
+                clear_partials(place.parent, ctx.log)
+            with repository.reading():
+                archives, tree, size = plan(repository, backup, records, salvage=salvage)
+                with archives:
+                    copied = sum(record.bytes for record in records if check and record.kind is SourceKind.CHROMA)
+                    need_space(place.parent, data_bytes(archives, tree, wanted_by(records)) + copied, f"restore {backup.id}")
+                    checks = _counts(tree, records)
+                    if not dry_run:
+                        durable.make_folder(place.parent, 0o755)
+                        staged = stack.enter_context(partial_folder(place.parent, ctx.token))
+                        with ctx.phase("restore", "write", size) as phase:
+                            extract(
+                                archives,
+                                tree,
+                                staged,
+                                phase,
+                                wanted=wanted_by(records),
+                                lost=lost.append if salvage else None,
+                            )
+            if not dry_run:
+                if check:
+                    findings = _checked(repository, backup, staged, records, ctx)
+                    checks |= findings.checks
+                    damaged += [problem for problem in findings.problems if problem not in damaged]
+                durable.sync_tree_folders(staged)
+                if place.exists():
+                    _give_mode(staged, place.stat())
+                    place.rmdir()
+                durable.publish(staged, place)
     except DamageFound as damage:
         problem = Problem(code="restore", message=damage.message, file=DATA, offset=damage.details.get("offset"))
         if "problems" in damage.details:
@@ -181,8 +191,6 @@ def restore_to(
         raise
     except OSError as problem:
         raise from_os_error(problem, f"Restoring into {target}") from problem
-    finally:
-        durable.remove_tree(staged)
     return Restored(
         id=backup.id,
         to=str(target),

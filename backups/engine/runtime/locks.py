@@ -3,6 +3,7 @@
 They exclude other processes and other descriptors of this one, across hosts too if the file system passes them on.
 """
 
+import errno
 import fcntl
 import os
 import time
@@ -29,6 +30,16 @@ def acquire(descriptor: int, *, shared: bool = False, wait: float = 0.0) -> bool
             pause = min(pause * 2, _LONGEST_PAUSE)
         else:
             return True
+
+
+def acquire_folder(descriptor: int, *, shared: bool = False, wait: float = 0.0) -> bool | None:
+    """Like `acquire` for an open folder. None on a file system that cannot lock folders, such as NFS."""
+    try:
+        return acquire(descriptor, shared=shared, wait=wait)
+    except OSError as problem:
+        if problem.errno in (errno.EBADF, errno.ENOLCK, errno.EOPNOTSUPP):
+            return None
+        raise
 
 
 @contextmanager
