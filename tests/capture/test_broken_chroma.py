@@ -138,6 +138,31 @@ def test_a_broken_directory_is_reported_kept_and_skipped(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("log", ["-wal", "-journal"])
+def test_a_broken_database_is_kept_with_its_log(bench: Bench, stores: Stores, log: str) -> None:
+    """Its log may hold what a repair needs of a database that SQLite cannot read."""
+    file = stores.chroma / "chroma.sqlite3"
+    beside = file.with_name(file.name + log)
+    with closing(sqlite3.connect(file, isolation_level=None)) as database:
+        database.execute(f"PRAGMA journal_mode = {'wal' if log == '-wal' else 'persist'}")
+        database.execute("CREATE TABLE later (x)")
+        content = beside.read_bytes()
+    beside.write_bytes(content)  # closing it removes the log
+    with file.open("r+b") as broken:
+        broken.truncate(5000)
+        broken.write(b"no database" * 9)
+    assert content
+
+    created = bench.create(*stores.sources)
+
+    assert created.backup.damaged
+    kept = bench.restore(created.backup) / "chroma/vectors"
+    assert (kept / beside.name).read_bytes() == content == beside.read_bytes()
+    assert (kept / file.name).read_bytes() == file.read_bytes()
+    assert not (kept / f"{file.name}-shm").exists()
+
+
+@pytest.mark.slow
 def test_a_proof_finds_a_broken_full_text_index(bench: Bench, stores: Stores) -> None:
     with closing(sqlite3.connect(stores.chroma / "chroma.sqlite3")) as database, database:
         database.execute("DELETE FROM embedding_fulltext_search_data WHERE id = 10")

@@ -91,7 +91,8 @@ class Cut:
         locked = self._ask(self.holder, "lock", within=within)
         changed = {}
         if chroma:  # Chroma's writers are waiting
-            changed = self.packer.ask("refresh", timeout=REFRESH_TIMEOUT, check=self._ctx.check)
+            raw = [source.prefix for source in chroma if source.name in locked["raw"]]
+            changed = self.packer.ask("refresh", timeout=REFRESH_TIMEOUT, check=self._ctx.check, raw=raw)
         paused = self._ask(self.holder, "unlock")
         return Instant(
             time=datetime.fromisoformat(locked["time"]),

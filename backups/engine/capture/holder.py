@@ -262,6 +262,7 @@ class Holder:
             "attempts": attempts,
             "pins": {name: astuple(pin) for name, pin in self._pins.items()},
             "broken": {item.name: why for item in self._directories if (why := item.broken or item.contradiction)},
+            "raw": [item.name for item in self._directories if item.broken],
         }
 
     def _try(self, deadline: float, *, last: bool) -> Callable[[], EngineError] | None:

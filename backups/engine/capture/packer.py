@@ -109,11 +109,11 @@ class Packer:
                 if path.startswith(prefix + "/")
             }
             self._copies[prefix] = DirectoryCopy(Path(live), Path(staged), entries)
-        self.refresh()
+        self.refresh([])
 
-    def refresh(self) -> dict[str, bool]:
+    def refresh(self, raw: list[str]) -> dict[str, bool]:
         for prefix, copy in self._copies.items():
-            self._seen[prefix] = copy.refresh()
+            self._seen[prefix] = copy.refresh(raw=prefix in raw)
         return {prefix: bool(copy.touched) for prefix, copy in self._copies.items()}
 
     def pack(self, sources: list[dict[str, Any]], partial_bytes: int, whole_bytes: int) -> dict[str, Any]:

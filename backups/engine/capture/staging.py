@@ -75,17 +75,21 @@ class DirectoryCopy:
         self.touched: set[str] = set()
         """The folders, "" for the directory itself, in which a file was changed or removed since the parent."""
 
-    def refresh(self) -> list[Seen]:
+    def refresh(self, *, raw: bool = False) -> list[Seen]:
         """Update the copy and list the live directory, folders before their content.
+
+        The database's logs are left out, because the lock is held and they are empty. A *raw* copy, of a database that SQLite
+        cannot read, has them: a repair needs them.
 
         Files that are checked together are copied together: when one file of a segment was changed or removed, the rest of the
         segment; when anything was, the database.
         """
         now = time.time_ns()
+        left_out = LOGS[-1:] if raw else LOGS
         walked = [
             (path, status)
             for path, status in folders.below(self.live, strict=True)  # but a segment may vanish with its collection
-            if stat.S_ISDIR(status.st_mode) or (stat.S_ISREG(status.st_mode) and path not in LOGS)
+            if stat.S_ISDIR(status.st_mode) or (stat.S_ISREG(status.st_mode) and path not in left_out)
         ]
         files = {path for path, status in walked if not stat.S_ISDIR(status.st_mode)}
         moved = {path for path, status in walked if path in files and not is_unchanged(self._parent.get(path), status)}
