@@ -105,7 +105,7 @@ def judge(
     if free < 2 * full:
         warnings.append(f"{human_bytes(free)} free, less than two full backups need")
     level = Level.CRITICAL if critical else Level.WARNING if warnings else Level.OK
-    how = f"verified by {newest.verification}" if newest.verified_at else "not verified"
+    how = f"verified by {newest.verification}, not read again (--deep reads it)" if newest.verified_at else "not verified"
     if deep is not None and read:
         how = f"every byte read in {duration(deep.seconds)}"
     summary = f"{newest.id} is {duration(max(0.0, age))} old, {how}, {counted(len(backups), 'backup')}"

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 from datetime import timedelta
 
 import pytest
+from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
 from backups.identity import tokens
 from backups.models import ApiToken, AuditEntry
 from tests.control.rest import BACKUPS, bearer, json_of, problem, send, with_token
+from tests.docs.pages import ROOT, blocks
 
 TOKENS = "/api/v1/tokens"
 
@@ -88,6 +91,17 @@ def test_tokens_of_a_changed_account_are_invalid(empty_site):
 def test_invalid_token_request_is_refused(empty_site, body):
     problem(send(empty_site.client("ada", "operator"), TOKENS, body), 400, "invalid")
     assert not ApiToken.objects.exists()
+
+
+def test_documented_commands_make_an_account_and_its_token(empty_site):
+    """No password is ever right for the account, and its groups cover the scopes."""
+    made, token = (block.text for block in blocks(ROOT / "docs/how-to/use-the-api.md") if "manage.py" in block.text)
+    call_command(*shlex.split(made)[2:])
+    robot = User.objects.get(username="robot")
+    assert not robot.has_usable_password()
+    out, err = io.StringIO(), io.StringIO()
+    call_command(*shlex.split(token.split("$(")[1].rpartition(")")[0])[2:], stdout=out, stderr=err)
+    assert "no permission" not in err.getvalue() and out.getvalue().startswith("rsb_")
 
 
 def test_command_prints_the_secret_once(empty_site):

@@ -24,7 +24,7 @@ Done = subprocess.CompletedProcess[str]
 
 def runnable(page: Path) -> list[Block]:
     """The blocks of a document that are run."""
-    return [block for block in blocks(page) if re.match(r"(run|run, any status|setup|file: .+)$", block.marker)]
+    return [block for block in blocks(page) if re.match(r"(run|run, twice|run, any status|setup|file: .+)$", block.marker)]
 
 
 # DISASTER_RECOVERY.md is run part by part, each on a disaster of its own: tests/recovery/test_document.py
@@ -41,7 +41,7 @@ def script(parts: list[Block]) -> str:
         elif block.marker == "run, any status":
             lines += ["set +e", block.text, "set -e"]
         else:
-            lines.append(block.text)
+            lines += [block.text] * (2 if block.marker == "run, twice" else 1)
     return "\n".join(lines)
 
 

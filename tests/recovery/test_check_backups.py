@@ -32,7 +32,7 @@ def level(done: Done) -> int:
 def test_fresh_old_missing_and_invalid(clone: Clone, tmp_path: Path) -> None:
     fine = clone.check()
     assert level(fine) == 0
-    assert clone.ids()[0] in fine.stdout
+    assert clone.ids()[0] in fine.stdout and "not read again (--deep reads it)" in fine.stdout
     assert re.search(r"\| age=\d+s;;93600;0 proof_age=\d+s;;;0 backups=2;;;0 damaged=0;0;;0 free=\d+B", fine.stdout)
     old = clone.check("--max-age", "0.0001")
     assert level(old) == 2
@@ -47,7 +47,7 @@ def test_fresh_old_missing_and_invalid(clone: Clone, tmp_path: Path) -> None:
 def test_deep_finds_a_flipped_byte(clone: Clone) -> None:
     whole = clone.check("--deep")
     assert level(whole) == 0
-    assert "every byte read" in whole.stdout
+    assert "every byte read" in whole.stdout and "not read again" not in whole.stdout
     newest, full = clone.ids()
     data = clone.repository / "backups/default" / full / "data.tar.zst"
     content = bytearray(data.read_bytes())
