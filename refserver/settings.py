@@ -57,6 +57,7 @@ Q_CLUSTER: dict[str, Any] = queue_settings(_env, "REFSERVER_QUEUE", _HOST, _JOBS
 _PROMISED_RPO = _env.integer("REFSERVER_PROMISED_RPO_MINUTES", 60, least=1, most=1_000_000)
 _PROMISED_RTO = _env.integer("REFSERVER_PROMISED_RTO_MINUTES", 5, least=1, most=1_000_000)
 
+_SESSION_IDLE_HOURS = _env.integer("REFSERVER_SESSION_IDLE_HOURS", 12, least=0, most=10_000)
 _SECOND_FACTOR = _env.text("REFSERVER_SECOND_FACTOR", "optional", choices={"optional", "required"})
 
 TIME_ZONE = _env.text("REFSERVER_TIME_ZONE", "UTC")
@@ -151,6 +152,7 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
+    "backups.identity.sessions.IdleLimit",
     "refserver.web.EitherSlash",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -201,6 +203,8 @@ AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False
 AXES_DISABLE_ACCESS_LOG = True
 AXES_ENABLE_ADMIN = AXES_VERBOSE = False
 BACKUPS_SECOND_FACTOR = _SECOND_FACTOR
+BACKUPS_SESSION_IDLE_HOURS = _SESSION_IDLE_HOURS
+SESSION_ENGINE = "backups.identity.sessions"
 OTP_TOTP_ISSUER = "RefServer"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _HTTPS
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
