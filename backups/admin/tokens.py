@@ -12,7 +12,7 @@ from django.shortcuts import redirect
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
-from backups.identity import tokens
+from backups.identity import known_accounts, tokens
 from backups.identity.permissions import SCOPES
 from backups.identity.sign_in import actor_of
 from backups.models import ApiToken
@@ -112,6 +112,20 @@ def revoke(request: HttpRequest, token_id: int) -> HttpResponse:
         raise Http404(f"There is no token {token_id} that you may revoke.")
     tokens.revoke_token(actor_of(request), token)
     say(request, f"Token {token.name} revoked. Requests with it are refused from now on.")
+    return redirect("backups:tokens")
+
+
+@page("backups.issue_token", methods=("POST",))
+def resume(request: HttpRequest, token_id: int) -> HttpResponse:
+    """Resume a token that a restore suspended. As a token acts for its account, nobody resumes another's."""
+    token = _visible_tokens(request).filter(_own(request), pk=token_id).first()
+    if token is None:
+        raise Http404(f"You have no token {token_id}.")
+    if known_accounts.is_bound(token):
+        tokens.resume_token(actor_of(request), token)
+        say(request, f"Token {token.name} resumed.")
+    else:
+        say(request, f"Token {token.name} belonged to an earlier account of your name, and cannot be resumed. Create another.")
     return redirect("backups:tokens")
 
 

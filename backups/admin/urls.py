@@ -82,6 +82,7 @@ urlpatterns: list[URLPattern] = [
     path("alerts/<uuid:alert_id>/acknowledge/", alerts.acknowledge, name="alert_acknowledge"),
     path("tokens/", tokens.overview, name="tokens"),
     path("tokens/<int:token_id>/revoke/", tokens.revoke, name="token_revoke"),
+    path("tokens/<int:token_id>/resume/", tokens.resume, name="token_resume"),
     path("audit/", audit.overview, name="audit"),
     path("audit/verify/", audit.verify, name="audit_verify"),
     path("audit/export.<str:form>", audit.export, name="audit_export"),

@@ -36,7 +36,7 @@ class TokenQuery(PageQuery):
     """Filters of the list of tokens."""
 
     everybody: Annotated[bool, Field(description="Tokens of all accounts; needs the permission `backups.view_token`.")] = False
-    usable: Annotated[bool | None, Field(description="Usable tokens, or revoked and expired ones.")] = None
+    usable: Annotated[bool | None, Field(description="Usable tokens, or revoked, suspended and expired ones.")] = None
 
 
 class TokenSchema(ResponseModel, title="Token"):
@@ -50,6 +50,9 @@ class TokenSchema(ResponseModel, title="Token"):
     created: datetime
     expires: datetime | None
     revoked: datetime | None
+    suspended: Annotated[
+        datetime | None, Field(description="When a restore in place changed its account. It is refused until it is resumed.")
+    ]
     used: datetime | None
     used_from: str | None
     usable: bool
@@ -94,7 +97,7 @@ def list_tokens(request: Request, *, query: TokenQuery) -> Page[TokenSchema]:
     else:
         rows = rows.filter(_own(request))
     if query.usable is not None:
-        usable = Q(revoked=None) & (Q(expires=None) | Q(expires__gt=timezone.now()))
+        usable = Q(revoked=None, suspended=None) & (Q(expires=None) | Q(expires__gt=timezone.now()))
         rows = rows.filter(usable if query.usable else ~usable)
     return page(request, query, rows, ("created", "pk"), TokenSchema.model_validate)
 

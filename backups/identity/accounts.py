@@ -1,13 +1,13 @@
 """The accounts, groups and permissions in a copy of the application's database, read with plain SQL.
 
-The copy may be the live database, or a file that a backup holds: it may be damaged, or lack tables and columns. Password hashes
-never leave this module; an `Account` has a fingerprint of its hash, keyed with ``SECRET_KEY``.
+The copy may be the live database, or a file that a backup holds: it may be damaged, or lack tables and columns. An `Account`
+has a fingerprint of its password's hash, keyed with ``SECRET_KEY``. Hashes themselves are only in `read_live_passwords`.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from django.apps import apps
 from django.contrib.auth import get_user_model
@@ -18,6 +18,8 @@ from django.utils.crypto import salted_hmac
 from pydantic import TypeAdapter
 
 from backups.engine.runtime.sqlite import quoted
+
+T = TypeVar("T")
 
 Query = Callable[[str], Iterable[Sequence[Any]]]
 """Runs an SQL statement without parameters and returns its rows."""
@@ -80,8 +82,8 @@ class Accounts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Layout:
-    """Tables and columns of the project's user model."""
+class Layout:
+    """Tables and columns of the project's user model. ``columns`` has those of `FLAGS` and ``password`` that the model has."""
 
     table: str
     key: str
@@ -99,11 +101,12 @@ def alias() -> str:
 
 def table() -> str:
     """The name of the table of accounts."""
-    return _layout().table
+    return layout().table
 
 
 @cache
-def _layout() -> _Layout:
+def layout() -> Layout:
+    """The layout of the project's user model."""
     model = get_user_model()
     meta = model._meta
     columns = {}
@@ -120,7 +123,7 @@ def _layout() -> _Layout:
             return None
         return many.m2m_db_table(), many.m2m_column_name(), many.m2m_reverse_name()
 
-    return _Layout(
+    return Layout(
         table=meta.db_table,
         key=str(meta.pk.column),
         name=str(meta.get_field(model.USERNAME_FIELD).column),  # type: ignore[union-attr]
@@ -141,30 +144,30 @@ def _device_tables() -> tuple[str, ...]:
 
 def read(query: Query) -> Accounts | None:
     """The accounts of a database; None when it has no table of accounts that fits the user model."""
-    layout = _layout()
-    present = _columns(query, layout.table)
-    if not {layout.key, layout.name} <= present:
+    shape = layout()
+    present = _columns(query, shape.table)
+    if not {shape.key, shape.name} <= present:
         return None
-    total = int(next(iter(query(f"SELECT count(*) FROM {quoted(layout.table)}")))[0])
+    total = int(next(iter(query(f"SELECT count(*) FROM {quoted(shape.table)}")))[0])
     permissions = _permission_names(query)
     group_names = {str(key): str(name) for key, name in _rows(query, "auth_group", ("id", "name"))}
-    groups = _many(query, layout.groups, group_names)
-    own = _many(query, layout.permissions, permissions)
+    groups = _many(query, shape.groups, group_names)
+    own = _many(query, shape.permissions, permissions)
     devices = {
         str(owner)
-        for device in layout.devices
+        for device in shape.devices
         for owner, confirmed in _rows(query, device, ("user_id", "confirmed"))
         if confirmed
     }
-    known = {name: column for name, column in layout.columns.items() if column in present}
-    columns = [layout.key, layout.name, *known.values()]
+    known = {name: column for name, column in shape.columns.items() if column in present}
+    columns = [shape.key, shape.name, *known.values()]
     where = ""
     if total > MOST_READ:
         flags = [f"{quoted(known[flag])} = 1" for flag in ("is_superuser", "is_staff") if flag in known]
         keys = ", ".join(str(int(key)) for key in {*groups, *own} if key.isdigit())
-        where = " WHERE " + " OR ".join([*flags, f"{quoted(layout.key)} IN ({keys})"])
+        where = " WHERE " + " OR ".join([*flags, f"{quoted(shape.key)} IN ({keys})"])
     found = {}
-    for key, name, *values in query(f"SELECT {', '.join(map(quoted, columns))} FROM {quoted(layout.table)}{where}"):
+    for key, name, *values in query(f"SELECT {', '.join(map(quoted, columns))} FROM {quoted(shape.table)}{where}"):
         row = dict(zip(known, values, strict=True))
         number = str(key)
         found[str(name)] = Account(
@@ -189,6 +192,21 @@ def read_live() -> Accounts | None:
 
     Opens a new connection and closes it: a restore may have replaced the file under an open one.
     """
+    return _read_live(read)
+
+
+def read_live_passwords() -> dict[str, str]:
+    """The hashes of the usable passwords of the live accounts, by name; see `read_live`."""
+
+    def passwords(query: Query) -> dict[str, str]:
+        shape = layout()
+        rows = _rows(query, shape.table, (shape.name, shape.columns.get("password", "")))
+        return {str(name): str(hashed) for name, hashed in rows if _fingerprint(hashed)}
+
+    return _read_live(passwords) or {}
+
+
+def _read_live(reader: Callable[[Query], T]) -> T | None:
     connection = connections[alias()]
     connection.close()
     try:
@@ -199,7 +217,7 @@ def read_live() -> Accounts | None:
                 rows: list[tuple[Any, ...]] = cursor.fetchall()
                 return rows
 
-            return read(query) if connection.vendor == "sqlite" else None
+            return reader(query) if connection.vendor == "sqlite" else None
     except DatabaseError:
         return None
     finally:

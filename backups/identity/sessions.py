@@ -5,8 +5,8 @@
     SESSION_ENGINE = "backups.identity.sessions"
     MIDDLEWARE = [..., "django.contrib.sessions.middleware.SessionMiddleware", "backups.identity.sessions.IdleLimit", ...]
 
-The browser has a session's key; the table has a hash of it. So whoever reads the database, or a backup of it, cannot continue
-anybody's session.
+The browser has a session's key; the table has a hash of it. So a copy of the database, such as a backup, continues nobody's
+session.
 """
 
 import hashlib

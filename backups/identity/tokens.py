@@ -16,7 +16,7 @@ from backups.conf import configuration
 from backups.engine.errors import UsageError
 from backups.models import ApiToken
 
-from . import audit
+from . import audit, known_accounts
 from .audit import Actor
 from .permissions import SCOPES
 
@@ -43,6 +43,7 @@ def issue(user: AbstractUser, name: str, scopes: Iterable[str], expires: datetim
         name=name,
         user_id=str(user.pk),
         username=user.get_username(),
+        nonce=known_accounts.nonce_of(user),
         digest=digest(secret),
         hint=secret[:8],
         scopes=chosen,
@@ -62,7 +63,7 @@ def owner_of(secret: str, address: str) -> tuple[AbstractUser, ApiToken] | None:
     if token is None or not token.usable:
         return None
     user: Any = get_user_model()._default_manager.filter(pk=token.user_id, is_active=True).first()
-    if user is None or user.get_username() != token.username:  # after a restore the key may belong to another account
+    if user is None or user.get_username() != token.username or not known_accounts.is_bound(token):
         return None
     now = timezone.now().replace(second=0, microsecond=0)
     if token.used != now or token.used_from != address:
@@ -83,6 +84,15 @@ def revoke_token(actor: Actor, token: ApiToken) -> ApiToken:
     with transaction.atomic(using=configuration().database):
         if ApiToken.objects.filter(pk=token.pk, revoked=None).update(revoked=timezone.now()):
             audit.record(actor, "token.revoked", f"token:{token.pk}", before=_described(token))
+    token.refresh_from_db()
+    return token
+
+
+def resume_token(actor: Actor, token: ApiToken) -> ApiToken:
+    """Let a token be used again that a restore suspended."""
+    with transaction.atomic(using=configuration().database):
+        if ApiToken.objects.filter(pk=token.pk, revoked=None).exclude(suspended=None).update(suspended=None):
+            audit.record(actor, "token.resumed", f"token:{token.pk}", after=_described(token))
     token.refresh_from_db()
     return token
 

@@ -1,20 +1,28 @@
-"""Accounts across a restore in place: remembered before it; afterwards groups are remade and account changes audited.
+"""Accounts across a restore in place.
 
-A job's are also kept in a file, which only this user may read, so that the reconciler can compare them when the worker died
-during the restore.
+They are remembered before it. Afterwards they are denied what they had lost since the backup, all sessions end, tokens of
+changed accounts are suspended, the groups are remade, and all of that is audited.
+
+What a job remembers is also in a file, which only this user may read, for the reconciler when the worker died during the
+restore.
 """
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from django.db import DatabaseError, connections
+from pydantic import TypeAdapter
 
 from backups.conf import configuration
+from backups.engine.names import printable
 from backups.engine.runtime import durable
-from backups.identity import account_changes, accounts, audit, permissions
+from backups.identity import account_changes, accounts, audit, known_accounts, permissions, sessions
 from backups.identity.accounts import Accounts
+from backups.identity.known_accounts import Known
+from backups.identity.withholding import Passwords, Withheld, take_away, withheld
 from backups.models import Job
 
 from .job_type import Work
@@ -24,56 +32,116 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """The accounts before the restore; None when the database could not be read."""
+    """Before the restore: the accounts (None when their database could not be read), what is known of them, password hashes."""
 
     accounts: Accounts | None
+    known: Known
+    passwords: dict[str, str] = field(repr=False)
 
 
 def remember(work: Work) -> None:
-    """Keep the present accounts for `audit_changes`."""
-    work.before = _State(accounts.read_live())
+    """Keep the present accounts for `settle`."""
+    live = accounts.read_live()
+    known_accounts.observe(live)
+    state = work.before = _State(live, known_accounts.known(live), accounts.read_live_passwords() if live else {})
     if not work.key:
         return
     path = _file(work)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        durable.write_file(path, json.dumps(work.before.accounts and work.before.accounts.dump()).encode())
+        durable.write_file(path, json.dumps(asdict(state)).encode())
     except OSError as problem:
         _log.warning("Accounts cannot be compared if this worker dies during %s: %s", work.target, problem)
 
 
-def audit_changes(work: Work) -> None:
-    """Remake the groups that the restored state may lack, and add the account changes to the result and to the audit.
+def settle(work: Work, *, compared: bool = True) -> None:
+    """Deny the restored accounts what they had lost before, and put the account changes into the result and the audit.
 
-    Raises ``DatabaseError`` when the groups are in the control database and it does not answer.
+    Called after a restore, complete or not; with ``compared=False`` after one that `remember` did not precede. Raises
+    ``DatabaseError`` when the control database does not answer.
     """
+    connections[accounts.alias()].close()  # the file under it may have been replaced
+    before: _State | None = work.before or _remembered(work)
+    known, passwords = (before.known, before.passwords) if before else (known_accounts.known(None), {})
+    restored = accounts.read_live()
+    may_differ = (work.only or "sqlite").startswith("sqlite")
+    taken, regained = _deny(restored, known, passwords, work) if may_differ else ((), ())
+    _remake_groups(work)
+    now = accounts.read_live()
+    known_accounts.observe(now, withheld={one.name: one.as_json() for one in taken})
+    changes = account_changes.compare(before.accounts if before else None, now)
+    returned = account_changes.compare(before.accounts if before else None, restored)
+    touched = {one["name"] for part in ("appear", "change") for one in returned[part]} if before else set()
+    touched |= {one.name for one in (*taken, *regained)}
+    suspended = known_accounts.suspend_tokens(touched)
+    ended = sessions.end_all() if touched else 0
+    changes |= {
+        "withheld": [one.as_json() for one in taken][: account_changes.MOST_LISTED],
+        "regained": [one.as_json() for one in regained][: account_changes.MOST_LISTED],
+        "tokens_suspended": suspended,
+        "sessions_ended": ended,
+    }
+    _audit(work, changes, unknown=compared and before is None)
+    if work.result is not None and before is not None and may_differ:
+        work.result["accounts"] = changes
+    _file(work).unlink(missing_ok=True)
+
+
+def remember_new(work: Work) -> None:
+    """Observe the accounts that a new backup may hold, so that their later removal is noticed."""
+    known_accounts.observe(accounts.read_live())
+
+
+def _deny(
+    restored: Accounts | None, known: Known, passwords: Passwords, work: Work
+) -> tuple[tuple[Withheld, ...], tuple[Withheld, ...]]:
+    """What was withheld, and what could not be: a trigger in the restored database may prevent it, or undo it."""
+    if restored is None:
+        return (), ()
+    taken = withheld(known, restored, passwords)
+    try:
+        take_away(taken, passwords)
+    except DatabaseError as problem:
+        _log.error("The restored accounts have access that they had lost: %s", problem)
+    present = accounts.read_live()
+    regained = withheld(known, present, passwords) if present is not None else taken
+    for one in taken:
+        if one not in regained:
+            work.warn(f"{printable(one.name)} had more access in the backup than before the restore: {one.in_words()}.")
+    for one in regained:
+        work.warn(f"{printable(one.name)} HAS REGAINED ACCESS: {one.in_words(done=False)}. Check this account now.")
+    return tuple(one for one in taken if one not in regained), regained
+
+
+def _remake_groups(work: Work) -> None:
     alias = accounts.alias()
     try:
-        connections[alias].close()  # the file under it may have been replaced
         permissions.make_groups()
     except DatabaseError as problem:
         if alias == configuration().database:
             raise
         work.warn(f"The groups could not be remade: {problem}. Run manage.py migrate.")
-    before: _State | None = work.before or _remembered(work)
-    changes = account_changes.compare(before.accounts if before else None, accounts.read_live())
-    action = "restore_in_place.accounts"
-    if before is None:
+    finally:
+        connections[alias].close()
+
+
+def _audit(work: Work, changes: dict[str, Any], *, unknown: bool) -> None:
+    entry: dict[str, Any] = {"backup": work.backup_id}
+    if unknown:
         work.warn("The accounts before the restore are not known, so their changes are not in the audit.")
-        audit.record(work.actor, action, work.target, after={"backup": work.backup_id, "compared": False})
-    elif any(changes["counts"].values()):
-        names = {part: [account["name"] for account in changes[part]] for part in ("appear", "vanish")}
-        changed = {account["name"]: [change["what"] for change in account["changes"]] for account in changes["change"]}
-        groups = {group["name"]: {"gains": group["gains"], "loses": group["loses"]} for group in changes["groups"]}
-        entry = {"backup": work.backup_id, **names, "change": changed, "groups": groups, "counts": changes["counts"]}
-        audit.record(work.actor, action, work.target, after=entry)
-    if work.result is not None and before is not None and (work.only or "sqlite").startswith("sqlite"):
-        work.result["accounts"] = changes
-    _file(work).unlink(missing_ok=True)
+        entry["compared"] = False
+    elif work.backup_id and any(changes["counts"].values()):
+        entry |= {part: [account["name"] for account in changes[part]] for part in ("appear", "vanish")}
+        entry["change"] = {account["name"]: [change["what"] for change in account["changes"]] for account in changes["change"]}
+        entry["groups"] = {group["name"]: {"gains": group["gains"], "loses": group["loses"]} for group in changes["groups"]}
+        entry["counts"] = changes["counts"]
+    entry |= {part: changes[part] for part in ("withheld", "regained", "tokens_suspended", "sessions_ended") if changes[part]}
+    if entry.keys() != {"backup"}:
+        audit.record(work.actor, "restore_in_place.accounts", work.target, after=entry)
 
 
 def remove_orphans() -> None:
-    """Remove the files of jobs that ended without `audit_changes`, as when they were given up while their host was away."""
+    """Remove the files of jobs that ended without `settle`, as when they were given up while their host was away."""
     paths = list(configuration().run_folder.glob("*accounts-*.json*"))  # with the hidden file of an interrupted write
     running = {str(key) for key in Job.objects.filter(state=Job.State.RUNNING).values_list("pk", flat=True)} if paths else ()
     for path in paths:
@@ -83,9 +151,8 @@ def remove_orphans() -> None:
 
 def _remembered(work: Work) -> _State | None:
     try:
-        dumped = json.loads(_file(work).read_bytes())
-        return _State(dumped and Accounts.load(dumped))
-    except (OSError, ValueError, KeyError, TypeError):
+        return TypeAdapter(_State).validate_json(_file(work).read_bytes())
+    except (OSError, ValueError):
         return None
 
 

@@ -157,7 +157,15 @@ def _only(only: str | None) -> list[str]:
 
 # The types
 
-BACKUP = JobType(name="backup", title="Back up", arguments=BackupArguments, command=_backup, writes=True, attempts=3)
+BACKUP = JobType(
+    name="backup",
+    title="Back up",
+    arguments=BackupArguments,
+    command=_backup,
+    writes=True,
+    attempts=3,
+    complete=restored_accounts.remember_new,
+)
 VERIFY = JobType(
     name="verify", title="Verify", arguments=VerifyArguments, command=_verify, attempts=2, permission="backups.verify_backup"
 )
@@ -174,7 +182,7 @@ RESTORE_IN_PLACE = JobType(
     writes=True,
     killable=False,
     prepare=restored_accounts.remember,
-    complete=restored_accounts.audit_changes,
+    complete=restored_accounts.settle,
     **_RESTORES,
 )
 PREVIEW = JobType(name="preview", title="Preview restore", arguments=RestoreInPlaceArguments, command=_preview, **_RESTORES)

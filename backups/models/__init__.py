@@ -5,7 +5,7 @@ application's database, which a restore rolls back, so these tables name people 
 key: after a restore the key may belong to another account.
 """
 
-from .access import ApiToken, IdempotencyKey
+from .access import ApiToken, IdempotencyKey, KnownAccount
 from .alerts import Alert, AlertChannel, AlertDelivery, AlertLook, AlertRule, AlertSubscription, Severity
 from .audit import AuditEntry
 from .index import IndexedBackup
@@ -25,6 +25,7 @@ __all__ = [
     "IndexedBackup",
     "Job",
     "JobLog",
+    "KnownAccount",
     "Plan",
     "Severity",
     "Worker",

@@ -1,7 +1,24 @@
-"""Tokens of the API, and the stored answers to requests with an idempotency key."""
+"""Known accounts, tokens of the API, and the stored answers to requests with an idempotency key."""
 
 from django.db import models
 from django.utils import timezone
+
+
+class KnownAccount(models.Model):
+    """What is known of an account apart from the database that holds it, which a restore rolls back."""
+
+    username = models.CharField(max_length=254, unique=True)
+    user_id = models.CharField(max_length=64, help_text="Primary key of the account.")
+    nonce = models.CharField(max_length=32, help_text="Its tokens have it too. A later account of the same name has another.")
+    state = models.JSONField(default=dict, help_text="Flags, groups, permissions, and a fingerprint of the password.")
+    removed = models.DateTimeField(null=True, blank=True, help_text="When it was first missing.")
+    withheld = models.JSONField(default=dict, help_text="What it had in a restored backup, and was not given.")
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return self.username
 
 
 class ApiToken(models.Model):
@@ -13,12 +30,14 @@ class ApiToken(models.Model):
     name = models.CharField(max_length=120)
     user_id = models.CharField(max_length=64, help_text="Primary key of the account.")
     username = models.CharField(max_length=150, help_text="Must still be the name of that account.")
+    nonce = models.CharField(max_length=32, help_text="Must still be the nonce of that account.")
     digest = models.CharField(max_length=64, unique=True, help_text="SHA-256 of the secret, in hexadecimal.")
     hint = models.CharField(max_length=8, help_text="The first characters of the secret, to tell tokens apart.")
     scopes = models.JSONField(default=list)
     created = models.DateTimeField(default=timezone.now)
     expires = models.DateTimeField(null=True, blank=True)
     revoked = models.DateTimeField(null=True, blank=True)
+    suspended = models.DateTimeField(null=True, blank=True, help_text="When a restore changed its account.")
     used = models.DateTimeField(null=True, blank=True, help_text="Last use, to the minute.")
     used_from = models.GenericIPAddressField(null=True, blank=True)
 
@@ -36,7 +55,7 @@ class ApiToken(models.Model):
 
     @property
     def usable(self) -> bool:
-        return self.revoked is None and (self.expires is None or self.expires > timezone.now())
+        return self.revoked is None and self.suspended is None and (self.expires is None or self.expires > timezone.now())
 
 
 class IdempotencyKey(models.Model):

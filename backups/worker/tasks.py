@@ -13,14 +13,19 @@ from backups.catalog import index
 from backups.conf import configuration
 from backups.engine.errors import EngineError
 from backups.engine.runtime import processes
+from backups.identity import accounts, known_accounts
 from backups.jobs import heartbeat, interruption, lifecycle, logs, queue, restored_accounts, runner
 from backups.jobs.database_broker import forget_lost
 from backups.jobs.reconcile import reconcile
+from backups.jobs.types import RESTORE_IN_PLACE
 from backups.models import IdempotencyKey, Job, JobLog
 from backups.plans import scheduling
 
 _AT_ONCE = 5_000
 """Rows removed per call: a long transaction would delay the progress of running jobs."""
+
+_OBSERVED_EACH = 10
+"""Minutes between two observations of the accounts."""
 
 _QUEUE_DAYS = timedelta(days=30)
 """How long Django-Q's records of failed tasks are kept."""
@@ -75,6 +80,7 @@ def tick(host: str) -> None:
         ("queue due plans", lambda: scheduling.queue_due(host, now)),
         ("wake workers for waiting jobs", lambda: _wake_for_waiting(host)),
         ("remove old records", lambda: remove_old_records(now)),
+        ("observe the accounts", lambda: _observe_accounts(now)),
         ("look for missing backups", index.refresh_all),
         ("evaluate alert rules", lambda: evaluate_rules(host, now)),
     )
@@ -93,6 +99,13 @@ def tick(host: str) -> None:
 def _wake_for_waiting(host: str) -> None:
     if lifecycle.runnable(host, timezone.now()).exists():
         queue.wake(host)
+
+
+def _observe_accounts(now: datetime) -> None:
+    """Not while a restore in place may have brought back earlier ones: it observes them itself."""
+    restoring = Job.objects.filter(state=Job.State.RUNNING, kind=RESTORE_IN_PLACE.name).exists()
+    if now.minute % _OBSERVED_EACH == 0 and not restoring:
+        known_accounts.observe(accounts.read_live())
 
 
 def remove_old_records(now: datetime) -> int:

@@ -99,7 +99,7 @@ def test_into_a_folder(signed_in, changed_site, assert_clean):
     assert sum(path.is_file() for path in restored.rglob("*")) == 65
 
 
-def test_restore_in_place_through_all_steps(signed_in, changed_site, assert_clean):
+def test_restore_in_place_through_all_steps(signed_in, changed_site, cookies, assert_clean):
     site, backup_id = changed_site
     assert site.script(_PAPERS) == "62"
     page = signed_in(site=site)
@@ -110,8 +110,8 @@ def test_restore_in_place_through_all_steps(signed_in, changed_site, assert_clea
     look = page.locator("#look")
     expect(look.locator(".rb-verdict.warn")).to_contain_text("restored", timeout=30_000)
     expect(page).to_have_url(re.compile("look="))
-    expect(look.locator("section").first).to_contain_text("1 account will gain permissions.")
-    expect(look.locator("section").first).to_contain_text("mallory")
+    expect(look.locator("section").first).to_contain_text("No account will gain permissions.")
+    expect(look.locator("section").first).to_contain_text("mallory: it was removed, and will be disabled")
     expect(look.locator("tr", has_text="library_paper").first).to_contain_text("+3")
     assert_clean(page)
 
@@ -143,7 +143,14 @@ def test_restore_in_place_through_all_steps(signed_in, changed_site, assert_clea
     page.get_by_label("Password of").fill(PASSWORD)
     confirm.click()
 
-    # The card becomes the report without a reload, in the same session
+    # An account returned, so everybody is signed out; the card says so, and leads to the report
+    expect(page.get_by_text("You were signed out because the accounts were restored.")).to_be_visible(timeout=60_000)
+    assert_clean(page)
+    page.get_by_role("link", name="Sign in").click()
+    page.get_by_label("Username").fill("admin")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Log in").click()
+    cookies[site.address, "admin"] = page.context.cookies()
     expect(page.get_by_role("heading", name="Restore report")).to_be_visible(timeout=60_000)
     expect(page.locator(".rb-verdict.good")).to_contain_text("Restored: the live data is that of")
     expect(page.locator(".accounts")).to_contain_text("mallory")

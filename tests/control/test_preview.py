@@ -94,15 +94,16 @@ def test_rows_vectors_and_files_before_and_after(site):
 def test_restored_accounts_and_permissions_are_listed(site, people):
     change_people()
     told = looked(site, people[0])["accounts"]
-    assert [(one["name"], one["superuser"], one["can_sign_in"]) for one in told["appear"]] == [("mallory", True, True)]
+    assert [(one["name"], one["superuser"], one["can_sign_in"]) for one in told["appear"]] == [("mallory", True, False)]
     assert [one["name"] for one in told["vanish"]] == ["newcomer"]
     changes = {one["name"]: {change["what"]: change for change in one["changes"]} for one in told["change"]}
-    assert changes.keys() == {"olga", "walter"}
-    assert changes["olga"]["password"]["gives"]
-    assert changes["olga"]["groups"]["after"] == ["operator", "restorer"] and changes["olga"]["groups"]["before"] == ["viewer"]
-    assert changes["olga"]["permissions"]["after"] == ["auth.add_user"]
-    assert changes["walter"] == {"active": {"what": "active", "before": False, "after": True, "gives": True}}
-    assert told["counts"] == {"appear": 1, "vanish": 1, "change": 2, "groups": 0, "gives": 3, "gives_groups": 0}
+    assert changes == {"olga": {"groups": {"what": "groups", "before": ["viewer"], "after": [], "gives": False}}}
+    taken = {one["name"]: one for one in told["withheld"]}
+    assert taken.keys() == {"mallory", "olga", "walter"}
+    assert taken["mallory"]["removed"] and taken["walter"]["flags"] == ["active"]
+    assert taken["olga"]["password"] == "kept" and taken["olga"]["groups"] == ["operator", "restorer"]
+    assert taken["olga"]["permissions"] == ["auth.add_user"]
+    assert told["counts"] == {"appear": 1, "vanish": 1, "change": 1, "groups": 0, "gives": 0, "gives_groups": 0}
 
 
 @pytest.mark.slow
@@ -113,15 +114,18 @@ def test_restored_accounts_are_in_the_result_and_the_audit(site, people):
     job = site.done(submit.restore_in_place(site.actor, backup_id=backup_id, typed=backup_id))
     assert job.state == Job.State.SUCCEEDED, job.error
     told = job.result["accounts"]
-    assert [one["name"] for one in told["appear"]] == ["mallory"] and told["counts"]["gives"] == 3
+    assert [one["name"] for one in told["appear"]] == ["mallory"] and told["counts"]["gives"] == 0
     entry = AuditEntry.objects.get(action="restore_in_place.accounts")
     assert (entry.target, entry.who) == (f"job:{job.pk}", site.actor.name)
     assert entry.after["appear"] == ["mallory"] and entry.after["vanish"] == ["newcomer"]
-    assert entry.after["change"]["olga"] == ["password", "groups", "permissions"]
+    assert {one["name"] for one in entry.after["withheld"]} == {"mallory", "olga", "walter"}
     assert entry.after["backup"] == backup_id
     assert not any(name in json.dumps(entry.after) for name in HASHES)
     assert Group.objects.get(name="operator").permissions.filter(codename="create_backup").exists(), "groups are remade"
-    assert User.objects.get(username="olga").check_password("correct-horse-battery-staple")
+    olga = User.objects.get(username="olga")
+    assert olga.check_password("changed because it leaked")
+    assert not olga.groups.exists() and not olga.user_permissions.exists(), "neither the old nor the new ones"
+    assert not User.objects.get(username="mallory").is_active and not User.objects.get(username="walter").is_active
 
 
 @pytest.mark.slow

@@ -125,13 +125,11 @@ def effect_on_current_user(request: HttpRequest, result: dict[str, Any]) -> str:
         )
     account = next((one for one in accounts["change"] if one["name"] == name), None)
     if account is None:
-        return ""
+        touched = accounts["appear"] or accounts["change"] or accounts.get("withheld")
+        return "You will be signed out, because accounts change. The restore continues without you." if touched else ""
     changes = {change["what"]: change for change in account["changes"]}
     if "password" in changes or "number" in changes:
-        return (
-            "Your password is reset to the one in the backup. After the restore you have to sign in with it. "
-            "The restore continues without you."
-        )
+        return "You will be signed out. The restore continues without you."
     lost = [what for what in ("active", "staff", "superuser") if what in changes and not changes[what]["after"]]
     if lost:
         return f"In the backup your account is not {' or '.join(lost)}: you may lose access to these pages after the restore."

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from django.db import connections
+from django.db import DatabaseError, connections
 
 from backups.engine.runtime.sqlite import connect, is_locked, primary_code, quoted, uri
 from backups.engine.types import SourceKind, SourceRecord
-from backups.identity import account_changes, accounts
+from backups.identity import account_changes, accounts, known_accounts
+from backups.identity.withholding import withheld, without
 
 from .live import MOST_NAMES, OPEN_WAIT, Comparison, Live, allow_cancel, live_fields, open_live, open_restored
 from .names import Match, names_of
@@ -194,7 +195,20 @@ def compare_accounts(comparison: Comparison, records: tuple[SourceRecord, ...]) 
     if now is not None:
         with contextlib.closing(now):
             before = _read_accounts(comparison, now)
-    return {"store": record.prefix, **account_changes.compare(before, account_changes.with_groups_made(after, before))}
+    after = account_changes.with_groups_made(after, before)
+    known = _known(before)
+    present = dict.fromkeys(before.by_name if before else (), "a hash")
+    taken = withheld(known, after, present) if after else ()
+    left = without(after, taken, known) if after else None
+    listed = [one.as_json() for one in taken[: account_changes.MOST_LISTED]]
+    return {"store": record.prefix, **account_changes.compare(before, left), "withheld": listed}
+
+
+def _known(before: accounts.Accounts | None) -> known_accounts.Known:
+    try:
+        return known_accounts.known(before)
+    except DatabaseError:  # the control database cannot be read
+        return {**before.by_name} if before else {}
 
 
 def _account_store(live: dict[tuple[SourceKind, str], Path], records: Sequence[SourceRecord]) -> SourceRecord | None:
