@@ -6,6 +6,7 @@ A block may have a marker, an HTML comment on the line before it:
 marker               the test
 ==================== ==============================================================================
 ``run``              runs the shell block; all blocks of a document run in one shell and one folder
+``run, twice``       the same, one time after the other
 ``run, any status``  the same, but a command that fails does not stop it
 ``file: NAME``       writes the block into that file, then continues
 ``example: NAME``    is a part of the worked example of the format

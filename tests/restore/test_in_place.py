@@ -21,12 +21,13 @@ from backups.engine.doctor import diagnose
 from backups.engine.errors import DamageFound, EngineError, RestoreIncomplete, RestoreRefused, RestoreUndone
 from backups.engine.gate import Gate
 from backups.engine.restore.commands import Commands
+from backups.engine.restore.ending import finish_exchange
 from backups.engine.restore.exchange import swap
 from backups.engine.restore.in_place import plan_in_place, restore_in_place
 from backups.engine.restore.to_folder import Restored, restore_to
 from backups.engine.runtime import durable
 from backups.engine.types import Source, SourceKind
-from backups.engine.unfinished import STAGE
+from backups.engine.unfinished import STAGE, unfinished_exchange
 from tests.restore.stores import (
     Chroma,
     History,
@@ -263,6 +264,40 @@ def test_what_is_left_of_a_chroma_directory_without_its_database_is_kept(scene: 
     assert scene.now("chroma") == scene.restored("chroma") and scene.leftovers() == []
     (kept,) = scene.live.folder.glob("vectors.before-*")
     assert before and tree_of(kept) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["in-place-exchanged", "in-place-unkept"])
+def test_what_is_left_of_stores_is_kept_by_the_end_of_a_killed_restore(scene: Scene, tmp_path: Path, step: str) -> None:
+    (scene.live.chroma / "chroma.sqlite3").unlink()
+    for path in scene.live.folder.glob("app.sqlite3*"):
+        path.unlink()
+    log = scene.live.folder / "app.sqlite3-wal"
+    log.write_bytes(b"the log of a missing database")
+    before = tree_of(scene.live.chroma)
+    command = ["restore", scene.backup.id, "--in-place", "--yes", *scene.live.arguments, f"--repo={scene.repository.folder}"]
+    assert refbackup(*command, cwd=tmp_path, REFBACKUP_FAULT=f"{step}:kill").code == -signal.SIGKILL
+    assert not list(scene.live.folder.glob("*.before-*"))
+    found = unfinished_exchange(scene.live.sources)
+    assert found is not None
+    finish_exchange(found, scene.repository, context())
+    assert scene.now("chroma") == scene.restored("chroma") and scene.leftovers() == []
+    assert scene.rows() == scene.restored("sqlite")
+    (kept,) = scene.live.folder.glob("vectors.before-*")
+    assert before and tree_of(kept) == before
+    (kept,) = scene.live.folder.glob("app.sqlite3-wal.before-*")
+    assert kept.read_bytes() == b"the log of a missing database"
+
+
+def test_what_is_left_of_a_store_is_kept_when_a_failed_check_cannot_be_rolled_back(scene: Scene) -> None:
+    for path in scene.live.folder.glob("app.sqlite3*"):
+        path.unlink()
+    (scene.live.folder / "app.sqlite3-wal").write_bytes(b"the log of a missing database")
+    write = "import sqlite3, sys; d = sqlite3.connect(sys.argv[1]); d.execute('CREATE TABLE n (x)'); d.commit(); sys.exit(1)"
+    with pytest.raises(RestoreIncomplete, match="not rolled back"):
+        scene.restore(commands=Commands(check=run(write, scene.live.database)))
+    (kept,) = scene.live.folder.glob("app.sqlite3-wal.before-*")
+    assert kept.read_bytes() == b"the log of a missing database"
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from ..gate import GateTimeout
 from ..runtime import durable
 from ..runtime.sqlite import connect
 from .commands import Commands
-from .targets import Target, databases_of, folders_of, logs_of, refuse_mounts_below
+from .targets import Target, databases_of, folders_of, logs_of, old_in, refuse_mounts_below
 from .writes import Watch
 
 _RENAME_EXCHANGE = 2
@@ -182,12 +182,12 @@ def _replace_file(target: Target, watch: Watch, commands: Commands, wait: float)
     target.created = target.exchanged = True
     for old in logs_of(target.path):
         if old.exists():
-            aside = target.stage / f"old-{old.name}"
+            aside = old_in(target.stage, old)
             old.rename(aside)
             target.set_aside.append((old, aside))
     durable.sync_folder(target.path.parent)
     if target.path.exists():
-        aside = target.stage / f"old-{target.path.name}"
+        aside = old_in(target.stage, target.path)
         try:
             aside.hardlink_to(target.path)
         except OSError:  # the kernel lets users link only what they own (proc(5), protected_hardlinks)

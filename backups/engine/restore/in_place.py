@@ -213,6 +213,7 @@ class _Exchange:
     def _exchange_at_rest(self) -> None:
         """Steps 4 to 6, again if a store was written to after its safety backup. Raises `RestoreRefused` if that goes on."""
         saved: Backup | None = None
+        saved_targets: list[Target] = []
         for attempt in range(1, _TRIES + 1):
             try:
                 with Watch(self._targets) as watch:
@@ -225,10 +226,12 @@ class _Exchange:
                     write_journal(self._folders, journal)
                     durable.reach("in-place-recorded")
                     _exchange_and_check(self._targets, watch, self._commands, self._wait, self._ctx)
-                for target in self._targets:
-                    if target not in saved_targets:
-                        keep_unsaved(target, self._began, self._ctx)
+                self._keep_unsaved(saved_targets)
                 return
+            except RestoreIncomplete as problem:
+                if not _is_mixed(problem):
+                    self._keep_unsaved(saved_targets)
+                raise
             except StoreWritten as written:
                 end_journals(self._folders)
                 if attempt == _TRIES:
@@ -237,6 +240,19 @@ class _Exchange:
                         hint="Stop the application, or give --stop-command and --start-command, and restore again.",
                     ) from written
                 self._ctx.log(f"{written}. It is made again.")
+
+    def _keep_unsaved(self, saved: list[Target]) -> None:
+        """Keep what was in the place of stores that are not *saved*, and what an interrupted exchange of them did not keep."""
+        durable.reach("in-place-unkept")
+        earlier = self._earlier
+        stores = earlier.journal.targets if earlier is not None and earlier.journal is not None else ()
+        saved_earlier = {store.path for store in stores if store.existed}
+        for target in self._targets:
+            if target not in saved:
+                keep_unsaved(target, target.stage, self._began, self._ctx)
+            for folder in earlier.folders if earlier is not None else ():
+                if target.path not in saved_earlier and folder.parent == target.path.parent:
+                    keep_unsaved(target, folder, self._began, self._ctx)
 
     def _end(self) -> str | None:
         """Record that all stores are of one time, and start the application. Returns why it could not be started."""

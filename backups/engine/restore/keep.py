@@ -7,6 +7,7 @@ name, so that nothing is read or copied. Everything is reached through descripto
 takes.
 """
 
+import itertools
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,7 @@ from typing import Final
 from ..archive.reader import Archives
 from ..archive.table import Entry, EntryType
 from ..capture.staging import LOGS
+from ..chroma_files.tables import DATABASE
 from ..errors import RestoreRefused
 from ..left_out import Outside
 from ..names import printable
@@ -25,7 +27,7 @@ from ..repository.folder import Repository
 from ..runtime import durable, folders
 from ..runtime.context import Context
 from ..types import Backup, SourceKind
-from .targets import Target
+from .targets import Target, logs_of, old_in
 
 _MOST_NAMED: Final = 20
 _LONGEST_NAME: Final = 255
@@ -65,22 +67,30 @@ def keep_outside(target: Target, saved: Mapping[str, Entry], moment: datetime, c
     return frozenset(kept)
 
 
-def keep_unsaved(target: Target, moment: datetime, ctx: Context) -> None:
+def keep_unsaved(target: Target, stage: Path, moment: datetime, ctx: Context) -> None:
     """After the exchange, keep what was in the place of a store of which there is no safety backup.
 
-    That is a Chroma directory without its database, or the logs of a missing database. It stays beside the store, as
-    ``NAME.before-MOMENT``.
+    That is a Chroma directory without its database, or the logs of a missing database, which the exchange left in *stage*. It
+    stays beside the store, as ``NAME.before-MOMENT``. It may be called again, also for the folder of an interrupted exchange.
     """
-    left = []
+    left: list[tuple[Path, Path]] = []
     if target.record.kind is SourceKind.SQLITE:
-        left = [(old, aside) for old, aside in target.set_aside if aside.stat().st_size and not old.name.endswith("-shm")]
-    elif target.staged.is_dir() and any(target.staged.iterdir()):
-        left = [(target.path, target.staged)]
+        asides = [(old, old_in(stage, old)) for old in logs_of(target.path) if not old.name.endswith("-shm")]
+        left = [(old, aside) for old, aside in asides if aside.exists() and aside.stat().st_size]
+    elif target.record.kind is SourceKind.CHROMA:
+        aside = stage / target.record.prefix
+        if aside.is_dir() and any(aside.iterdir()) and not (aside / DATABASE).exists():  # a replacement has one
+            left = [(target.path, aside)]
     for old, aside in left:
-        place = old.with_name(f"{old.name}.before-{moment:%Y%m%dT%H%M%SZ}")
+        place = _free_name(old.with_name(f"{old.name}.before-{moment:%Y%m%dT%H%M%SZ}"))
         aside.rename(place)
         durable.sync_folder(place.parent)
         ctx.log(f"{target.record.prefix}: {old.name}, which no backup holds, is kept as {place.name}")
+
+
+def _free_name(place: Path) -> Path:
+    names = itertools.chain([place], (place.with_name(f"{place.name}.{number}") for number in itertools.count(2)))
+    return next(name for name in names if not os.path.lexists(name))
 
 
 def _walk(target: Target) -> Iterator[tuple[str, os.stat_result]]:

@@ -102,6 +102,11 @@ def logs_of(database: Path) -> list[Path]:
     return [database.with_name(database.name + suffix) for suffix in ("-wal", "-shm", "-journal")]
 
 
+def old_in(stage: Path, old: Path) -> Path:
+    """Where the exchange sets aside, in the staging folder *stage*, the file *old* of a database that it replaces as a file."""
+    return stage / f"old-{old.name}"
+
+
 def databases_of(targets: list[Target]) -> list[Target]:
     """The SQLite databases among *targets*."""
     return [target for target in targets if target.record.kind is SourceKind.SQLITE]
