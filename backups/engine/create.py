@@ -123,6 +123,8 @@ def create_backup(repository: Repository, request: Request, ctx: Context) -> Cre
         ctx.log(unfinished.message)
     try:
         with repository.writing(f"create ({request.kind})", ctx.now(), request.wait):
+            with repository.reading():
+                pass  # a lock that the verification cannot take is refused before there is a backup
             for left in repository.clear_debris():
                 ctx.log(f"Removed what an interrupted run left: {left}")
             backup, reason = _create(repository, request, ctx)

@@ -586,3 +586,16 @@ def test_nothing_to_check_exits_with_4(repo: Path, database: Path, run: Run) -> 
         assert run(*command, *to)[0] == 0, command
     assert len(run("verify", "--all-sets", *to)[1]["results"]) == 1
     assert run("verify", "--all", "--all-sets", "--set=default", *to)[0] == 2
+
+
+@pytest.mark.parametrize("planted", [os.mkfifo, lambda place: place.symlink_to(place.parent), Path.mkdir])
+def test_a_lock_that_cannot_be_taken_is_refused_before_there_is_a_backup(
+    run: Run, database: Path, repo: Path, planted: Callable[[Path], None]
+) -> None:
+    """The verification takes it, after the backup is published."""
+    place = repo / "readers"
+    place.unlink(missing_ok=True)
+    planted(place)
+    code, answer = run("create", "--sqlite", database, "--repo", repo)
+    assert code == 1 and str(place) in answer["error"]["message"], answer
+    assert not list(repo.glob("backups/*/*")) and not list(repo.glob("staging/*"))
