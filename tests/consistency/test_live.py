@@ -8,7 +8,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
 from contextlib import closing
 from dataclasses import replace
@@ -123,9 +122,15 @@ def test_constant_writers_cause_no_findings(sample_library: Places, settings: An
 def test_a_change_between_two_reads_is_not_a_finding(home: Home) -> None:
     """An application that writes to Chroma after its commit: the vectors come a moment later."""
     home.add_rows(500)
-    threading.Timer(0.3, lambda: subprocess.run([sys.executable, "-c", LATE, str(home.root)], check=True, cwd=ROOT)).start()
+    late = [[sys.executable, "-c", LATE, str(home.root)]]
+
+    def add_late(seconds: float) -> None:
+        if late:
+            subprocess.run(late.pop(), check=True, cwd=ROOT)
+
     found: list[Finding] = []
-    outcome = check(DESCRIPTION, home.stores(live=True, settle=4.0), Context(), found.append)
+    outcome = check(DESCRIPTION, home.stores(live=True, settle=0.01), Context(sleep=add_late), found.append)
+    assert not late
     assert not found and outcome.mappings["pages"].rows == 82
 
 
