@@ -3,10 +3,11 @@
 import os
 from typing import Any
 
-# One process, so that the search index is in memory once; threads serve requests concurrently.
+# One process, so that the search index is in memory once; threads serve the requests that have arrived.
 workers = 1
-worker_class = "gthread"
+worker_class = "refserver.web_worker.Worker"
 threads = int(os.environ.get("REFSERVER_THREADS", "8"))
+worker_connections = 400  # descriptors are limited to 1,024 on many systems
 timeout = 120
 graceful_timeout = 20
 keepalive = 5

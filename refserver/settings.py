@@ -48,7 +48,8 @@ SECRET_KEY = _env.lasting_secret("REFSERVER_SECRET_KEY", BASE_DIR / "var" / "sec
 ADMIN_USER = _env.text("REFSERVER_ADMIN_USER", "admin")
 ADMIN_PASSWORD = _env.secret("REFSERVER_ADMIN_PASSWORD")
 _HTTPS = _env.flag("REFSERVER_HTTPS", default=False)
-_BEHIND_PROXY = _env.flag("REFSERVER_BEHIND_PROXY", default=False)
+REFSERVER_BEHIND_PROXY = _env.flag("REFSERVER_BEHIND_PROXY", default=False)
+REFSERVER_WITHOUT_PROXY = _env.flag("REFSERVER_WITHOUT_PROXY", default=False)
 REFSERVER_DRAIN_SECONDS = _env.integer("REFSERVER_DRAIN_SECONDS", 600, least=0, most=86_400)
 
 _HOST = _env.text("REFSERVER_HOST", "")
@@ -146,7 +147,7 @@ INSTALLED_APPS = [
     "axes",
 ]
 MIDDLEWARE = [
-    *(["refserver.web.ClientAddress"] if _BEHIND_PROXY else []),
+    *(["refserver.web.ClientAddress"] if REFSERVER_BEHIND_PROXY else []),
     "refserver.web.PageHeaders",
     "refserver.web.RequestSizeLimit",
     "django.middleware.security.SecurityMiddleware",
@@ -212,7 +213,7 @@ SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_AGE = 14 * 24 * 3600
 # No redirect to HTTPS: the proxy that terminates TLS does it, and health checks use plain HTTP.
 SECURE_HSTS_SECONDS = 365 * 24 * 3600 if _HTTPS else 0
-SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if _BEHIND_PROXY else None
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if REFSERVER_BEHIND_PROXY else None
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"

@@ -1,9 +1,11 @@
 """`manage.py serve`: start the web server and the workers, and keep them running."""
 
 import errno
+import ipaddress
 import socket
 import sys
 from argparse import ArgumentParser
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Run until stopped. Exit code 1 if a child had to be killed."""
         bind, port = options["bind"], options["port"]
+        _require_proxy(bind)
         pid_file = Path(settings.REFSERVER_RUN_DIR) / "serve.pid"
         try:
             with hold(pid_file):
@@ -72,6 +75,19 @@ def programs(bind: str, port: int) -> list[Program]:
         heartbeat=heartbeat_file(),
     )
     return [web, queue]
+
+
+def _require_proxy(bind: str) -> None:
+    """Raise `CommandError` if other machines could reach the server although no setting says that they may."""
+    if settings.REFSERVER_BEHIND_PROXY or settings.REFSERVER_WITHOUT_PROXY or bind == "localhost":
+        return
+    with suppress(ValueError):
+        if ipaddress.ip_address(bind).is_loopback:
+            return
+    raise CommandError(
+        f"Nothing was started: at {bind}, other machines reach this server without TLS. Put a proxy in front of it, and set "
+        "REFSERVER_BEHIND_PROXY=yes; or set REFSERVER_WITHOUT_PROXY=yes if that is intended."
+    )
 
 
 def _require_free(bind: str, port: int) -> None:
