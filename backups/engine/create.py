@@ -137,7 +137,7 @@ def create_backup(repository: Repository, request: Request, ctx: Context) -> Cre
         except EngineError as problem:
             raise type(problem)(
                 f"{backup.id} is published, but it could not be verified: {problem.message}",
-                hint=f"Fix that, then run: refbackup verify {backup.id} --depth {request.verify}",
+                hint=f"Verify it with `refbackup verify {backup.id} --depth {request.verify}`.",
                 id=backup.id,
             ) from problem
         backup = Backup(manifest=backup.manifest, proofs=(proof,))

@@ -230,7 +230,7 @@ def test_backups_are_found_by_prefix_kind_and_time(mine: History, run: Run) -> N
     assert found(mine.ids[1]) == mine.ids[1]
     assert found(mine.ids[1][:-3]) == mine.ids[1]
     assert found(mine.ids[1][:8]) == 4, "a prefix of several"
-    assert found("2019") == 4 and found("") == 4 and found("x") == 4
+    assert found("2019") == 4 and found("") == 2 and found("x") == 4
     for number, time in enumerate(times):
         assert found(f"@{time.isoformat()}") == mine.ids[number]
         assert found("@" + time.isoformat().replace("+00:00", "Z")) == mine.ids[number]
@@ -515,6 +515,29 @@ def test_invalid_hours(run: Run, mine: History, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("BACKUP_TRASH_HOURS", hours)
     code, answer = run("prune", "--keep-last=1", "--repo", mine.repository.folder)
     assert code == 2 and "BACKUP_TRASH_HOURS" in answer["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["restore", "latest", "--in"], "--in"),
+        (["prune", "--all", "--keep-last=1"], "--all"),
+        (["prune", "--set", "", "--keep-last=1"], "--set: it is empty"),
+        (["list", "--repo", ""], "--repo: it is empty"),
+        (["restore", "latest", "--to="], "--to: it is empty"),
+        (["verify", ""], "ID: it is empty"),
+        (["create", "--wait=-5"], "--wait: -5 is not a number of seconds"),
+        (["create", "--within=nan"], "--within: nan is not a number of seconds"),
+        (["create", "--kind=ful"], "choose from 'full', 'incremental'"),
+        (["verify", "--depth=ful"], "choose from 'hashes', 'restore'"),
+        (["restore", "latest", "--in-place", "--salvage", "--yes"], "--salvage cannot be used with --in-place"),
+        (["restore", "latest", "--to=x", "--stop-command=true", "--ignore-open"], "--ignore-open and --stop-command cannot be"),
+    ],
+)
+def test_what_would_be_guessed_or_ignored_is_refused(run: Run, mine: History, arguments: list[str], said: str) -> None:
+    more = [] if "--repo" in arguments else ["--repo", str(mine.repository.folder)]
+    code, answer = run(*arguments, *more)
+    assert (code, answer["error"]["code"]) == (2, "usage") and said in answer["error"]["message"], answer
 
 
 def in_place(mine: History, database: Path) -> list[str]:

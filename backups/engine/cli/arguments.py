@@ -1,6 +1,22 @@
-"""Arguments that several commands take."""
+"""Arguments that several commands take, and what they accept."""
 
 import argparse
+import math
+
+
+def given(value: str) -> str:
+    """*value*, unless it is empty: then a script's variable was not set, and a default would be another repository or set."""
+    if not value:
+        raise argparse.ArgumentTypeError("it is empty")
+    return value
+
+
+def seconds(value: str) -> float:
+    """A number of seconds, 0 or more."""
+    number = float(value)
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{value} is not a number of seconds")
+    return number
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ from ..config import check_note, check_patterns, check_set_name
 from ..create import Created, Request, create_backup
 from ..progress import duration, human_bytes
 from ..types import BackupKind, Depth
-from .arguments import add_examine, add_sources
+from .arguments import add_examine, add_sources, seconds
 from .call import Call, Outcome
 from .text import damage_lines, manifest_json, missing_json, missing_lines, unchecked_lines
 
@@ -17,7 +17,9 @@ from .text import damage_lines, manifest_json, missing_json, missing_lines, unch
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Sources, kind, and how to verify."""
     add_sources(parser)
-    parser.add_argument("--kind", choices=[*BackupKind], default=BackupKind.FULL.value, help="default: full")
+    parser.add_argument(
+        "--kind", choices=[kind.value for kind in BackupKind], default=BackupKind.FULL.value, help="default: full"
+    )
     parser.add_argument("--note", default="", metavar="TEXT", help="stored with the backup")
     parser.add_argument("--job", default="", metavar="NAME", help="caller's name for this run; stored in the manifest")
     parser.add_argument("--verify", choices=("none", "hashes", "restore"), help="how to verify it (BACKUP_VERIFY_FULL, ...)")
@@ -29,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--exclude", action="append", metavar="PATTERN", help="leave out of folders of files what matches (BACKUP_EXCLUDE)"
     )
-    parser.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help="wait for the repository's lock")
-    parser.add_argument("--within", type=float, default=30.0, metavar="SECONDS", help="time limit for taking the cut")
+    parser.add_argument("--wait", type=seconds, default=0.0, metavar="SECONDS", help="wait for the repository's lock")
+    parser.add_argument("--within", type=seconds, default=30.0, metavar="SECONDS", help="time limit for taking the cut")
 
 
 def run(call: Call) -> Outcome:

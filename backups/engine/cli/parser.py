@@ -6,7 +6,7 @@ from typing import NoReturn
 
 from ... import __version__
 from ..errors import UsageError
-from .arguments import add_common
+from .arguments import add_common, given
 
 COMMANDS = {
     "init": "Create a repository in a new or empty folder.",
@@ -46,20 +46,29 @@ def parser_of(command: str) -> argparse.ArgumentParser:
     return _build((command,))[1][command]
 
 
+def _refuse_empty(parser: argparse.ArgumentParser) -> None:
+    """Refuse an empty value of each argument whose default is not the empty text."""
+    for action in parser._actions:
+        if action.nargs != 0 and action.type is None and action.choices is None and action.default != "":
+            action.type = given
+
+
 def _build(only: tuple[str, ...]) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     parser = _Parser(
         prog="refbackup",
+        allow_abbrev=False,
         description="Back up SQLite and ChromaDB at one instant, verify the backups, and restore them.",
     )
     parser.add_argument("--version", action="version", version=f"refbackup {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands: dict[str, argparse.ArgumentParser] = {
-        name: subparsers.add_parser(name, help=text, description=text) for name, text in COMMANDS.items()
+        name: subparsers.add_parser(name, help=text, description=text, allow_abbrev=False) for name, text in COMMANDS.items()
     }
     for name in COMMANDS:
         if not only or name in only:
             module = import_module(f".{name}", __package__)
             add_common(commands[name])
             module.add_arguments(commands[name])
+            _refuse_empty(commands[name])
             commands[name].set_defaults(run=module.run)
     return parser, commands

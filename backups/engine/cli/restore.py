@@ -19,9 +19,12 @@ from ..restore.to_folder import Restored, restore_to, select
 from ..shrinkage import unconfirmed_loss
 from ..types import Backup
 from ..unfinished import unfinished_exchange
-from .arguments import add_id, add_sources
+from .arguments import add_id, add_sources, seconds
 from .call import Call, Outcome
 from .text import missing_json, missing_lines, table
+
+_ONLY_TO = ("check", "salvage")
+_ONLY_IN_PLACE = ("ignore_open", "stop_command", "start_command", "check_command", "ready_fd")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ignore-open", action="store_true", help="go on although another process may have a store open (--in-place)"
     )
-    parser.add_argument("--wait", type=float, default=30.0, metavar="SECONDS", help="wait for writers to pause (--in-place)")
+    parser.add_argument("--wait", type=seconds, default=30.0, metavar="SECONDS", help="wait for writers to pause (--in-place)")
     parser.add_argument("--stop-command", metavar="CMD", default="", help="run before the exchange (BACKUP_STOP_COMMAND)")
     parser.add_argument(
         "--ready-fd",
@@ -62,6 +65,7 @@ def run(call: Call) -> Outcome:
         raise UsageError("Give either --to FOLDER, --in-place, --finish or --undo.")
     if arguments.finish or arguments.undo:
         return _finish(call)
+    _refuse_idle(arguments, _ONLY_IN_PLACE if arguments.to else _ONLY_TO, "--to" if arguments.to else "--in-place")
     if not arguments.id:
         raise UsageError("Give the ID of the backup, such as latest.")
     repository = call.repository()
@@ -95,6 +99,13 @@ def run(call: Call) -> Outcome:
         repository, backup, sources, call.ctx, only=arguments.only, commands=_commands(call), wait=arguments.wait
     )
     return _outcome(asdict(restored), _text(restored), backup, arguments.only, DamageFound.exit_code if restored.damaged else 0)
+
+
+def _refuse_idle(arguments: argparse.Namespace, names: tuple[str, ...], target: str) -> None:
+    """Raise `UsageError` for an option that has no effect with *target*: whoever gives it expects one."""
+    idle = [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name) not in (None, False, "")]
+    if idle:
+        raise UsageError(f"{' and '.join(idle)} cannot be used with {target}.", hint="Nothing was restored.")
 
 
 def _outcome(answer: dict[str, Any], text: str, backup: Backup, only: str | None, code: int = 0) -> Outcome:

@@ -22,7 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true", help="every backup of the set")
     parser.add_argument("--all-sets", action="store_true", help="every backup of every set")
     parser.add_argument(
-        "--depth", choices=[*Depth], default=Depth.HASHES.value, help="read and check every byte, or restore and check"
+        "--depth",
+        choices=[depth.value for depth in Depth],
+        default=Depth.HASHES.value,
+        help="read and check every byte, or restore and check",
     )
     add_examine(parser)
 

@@ -24,13 +24,14 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("user", help="name of the account")
         parser.add_argument("--scope", action="append", required=True, choices=[*SCOPES], help="scope; repeatable")
-        parser.add_argument("--days", type=int, default=90, metavar="N", help="days of validity (default: 90; 0: unlimited)")
+        parser.add_argument("--days", type=int, default=90, metavar="N", help="days of validity (default: 90)")
+        parser.add_argument("--no-expiry", action="store_true", help="valid until it is revoked")
         parser.add_argument("--name", default="", help="its purpose (default: its scopes)")
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        if not 0 <= options["days"] <= 36_500:
-            raise CommandError("--days must be from 0 to 36500. No token was created.")
+        if not 1 <= options["days"] <= 3650:
+            raise CommandError("--days must be from 1 to 3650. No token was created.")
         users = get_user_model()._default_manager
         user = users.filter(**{get_user_model().USERNAME_FIELD: options["user"]}).first()
         if not isinstance(user, AbstractUser):
@@ -38,7 +39,7 @@ class Command(BaseCommand):
         if not user.is_active:
             raise CommandError(f"The account {options['user']} is not active. No token was created.")
         scopes = sorted(set(options["scope"]))
-        expires = timezone.now() + timedelta(days=options["days"]) if options["days"] else None
+        expires = timezone.now() + timedelta(days=options["days"]) if not options["no_expiry"] else None
         try:
             actor = Actor(name="manage.py", via=Job.Via.COMMAND)
             issued = tokens.issue_token(actor, user, (options["name"] or " ".join(scopes))[:120], scopes, expires)

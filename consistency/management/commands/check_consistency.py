@@ -45,7 +45,12 @@ class Command(BaseCommand):
         parser.add_argument(
             "--of", type=int, metavar="CHECK", help="with --repair: the findings of that check, instead of a new one"
         )
-        parser.add_argument("--kind", choices=[*FindingKind], action="append", help="with --repair: only findings of this kind")
+        parser.add_argument(
+            "--kind",
+            choices=[kind.value for kind in FindingKind],
+            action="append",
+            help="with --repair: only findings of this kind",
+        )
         parser.add_argument("--finding", type=int, action="append", metavar="N", help="with --repair: only this finding")
         parser.add_argument("--exit-zero", action="store_true", help="exit with 0 even if there are findings")
         parser.add_argument("--dry-run", action="store_true", help="with --repair: show what it would do")
