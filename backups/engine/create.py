@@ -7,7 +7,7 @@ import itertools
 import os
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,8 @@ _PARENT_TRIES = 3
 class Request:
     """What to back up and how. ``wait`` and ``within`` limit the wait for the repository's lock and for a cut, in seconds.
 
-    ``force`` also backs up stores that an interrupted restore in place left mixed; a safety backup always does.
+    ``force`` also backs up stores that an interrupted restore in place left mixed; a safety backup always does, and its caller
+    says whether they are ``mixed``.
     ``exclude`` has patterns (`left_out.Patterns`) of what is left out of folders of files. When the last backup that read every
     file is older than ``reread_hours``, an incremental reads those too whose times did not change.
     """
@@ -69,6 +70,7 @@ class Request:
     wait: float = 0.0
     within: float = 30.0
     safety: bool = False
+    mixed: bool = False
     force: bool = False
     job: str = ""
     exclude: tuple[str, ...] = ()
@@ -121,6 +123,7 @@ def create_backup(repository: Repository, request: Request, ctx: Context) -> Cre
         if not request.force:
             raise unfinished.as_error("No backup was made.")
         ctx.log(unfinished.message)
+        request = replace(request, mixed=True)
     try:
         with repository.writing(f"create ({request.kind})", ctx.now(), request.wait):
             with repository.reading():
@@ -361,6 +364,7 @@ def _manifest(
         pause_ms=packed.instant.pauses,
         data=packed.data,
         safety=request.safety,
+        mixed=request.mixed,
         job=request.job,
         shrunk=lost,
         log=(*ctx.lines[:MOST_LINES], *([f"and {left:,} lines more"] if left > 0 else [])),

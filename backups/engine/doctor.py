@@ -61,7 +61,8 @@ class Advice(StrEnum):
     COMPLETES = "Nothing has to be done: Chroma completes it when the collection is next used."
     REBUILD = (
         "Chroma cannot be relied on to open it. Restore the newest good backup, or write its vectors again into a new "
-        "collection: where they come from SQLite, manage.py check_consistency offers that."
+        "collection. In a Django project that compares them with rows of SQLite (the app consistency), manage.py "
+        "check_consistency offers that."
     )
     UNREACHED = (
         "Chroma's indexes have such vectors where many are equal or max_neighbors is small. A new collection with more "

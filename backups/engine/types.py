@@ -250,9 +250,9 @@ class Shrunk(_Stored):
 class Manifest(_Stored):
     """``manifest.json``: everything about a backup except its table.
 
-    ``time`` is the instant of the cut. ``safety`` marks the safety backup of a restore in place. ``job`` is the caller's name
-    for the run, by which it finds the backup if it missed the end of the run. ``read_all`` is the instant of the backup, this
-    one or an ancestor, that last read every file; others take files whose times did not change from their parents unread.
+    ``time`` is the instant of the cut. ``safety`` marks the safety backup of a restore in place; ``mixed``, that stores may be
+    of different times. ``job`` is the caller's name for the run, by which it finds the backup if it missed the end of the run.
+    ``read_all`` is when every file was last read, by this backup or an ancestor; others trust the times of files.
     """
 
     format: Literal[1] = 1
@@ -273,6 +273,7 @@ class Manifest(_Stored):
     data: DataFile
     encryption: None = None
     safety: bool = False
+    mixed: bool = False
     job: Short = ""
     replaces: tuple[Id, ...] = ()
     shrunk: tuple[Shrunk, ...] = ()
@@ -345,8 +346,7 @@ class Hold(_Stored):
 class Backup:
     """A published backup: its manifest, its proofs (oldest first) and its hold.
 
-    ``inherited`` are problems that neither manifest nor proofs tell (`repository.soundness`): files that it needs are gone, or
-    a source was damaged before.
+    ``inherited`` has problems that neither tells (`repository.soundness`), such as that files which it needs are gone.
     """
 
     manifest: Manifest

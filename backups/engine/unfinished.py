@@ -17,7 +17,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from .errors import ExchangeUnfinished, RepositoryLocked
 from .runtime import durable, locks
-from .types import Source, SourceKind
+from .types import Manifest, Source, SourceKind
 
 STAGE = ".refbackup-restore."
 """How names of staging folders begin."""
@@ -113,6 +113,13 @@ class UnfinishedExchange:
         assert self.journal is not None
         stores = [f"--{store.kind}={store.name}={store.path}" for store in self.journal.targets]
         return shlex.join(["refbackup", "restore", f"--repo={self.journal.repository}", *stores, action])
+
+
+def mixture(manifest: Manifest) -> str:
+    """A sentence if the stores in a backup may be of different times; else ""."""
+    if not manifest.mixed:
+        return ""
+    return f"The stores in {manifest.id} may be of different times: an interrupted restore had left them so."
 
 
 def unfinished_exchange(sources: Iterable[Source]) -> UnfinishedExchange | None:

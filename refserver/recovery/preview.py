@@ -14,6 +14,7 @@ from backups.engine.restore.in_place import plan_in_place
 from backups.engine.restore.to_folder import check_manifest
 from backups.engine.shrinkage import unconfirmed_loss
 from backups.engine.types import Backup, Source
+from backups.engine.unfinished import mixture
 
 from . import services
 from .locations import Locations
@@ -57,6 +58,8 @@ def show_backup(repository: Repository, backup: Backup, only: str | None, locati
         report.write(f"Note           {backup.manifest.note}")
     if loss := unconfirmed_loss(repository.holds(backup.manifest.set), backup.id):
         report.write(f"WARNING        {loss}.")
+    if mixed := mixture(backup.manifest):
+        report.write(f"WARNING        {mixed}")
 
 
 def show_plan(repository: Repository, plan: Plan, report: Report) -> None:

@@ -150,8 +150,15 @@ def test_while_an_exchange_is_unfinished_nothing_is_backed_up_and_every_command_
         back_up(scene.repository, scene.sources[:1])
     forced = command(scene, "create", "--force", "--no-verify")
     assert forced.code == 0 and "different times" in forced.err
+    newest = next(scene.repository.newest_first("default"))
+    assert newest.manifest.mixed and not scene.safety().manifest.mixed
     whole = refbackup(*shlex.split(advised)[1:], "--yes", cwd=scene.folder)
     assert whole.code == 0 and scene.state() == scene.backed_up
+    mixed = scene.safety()
+    assert mixed.manifest.mixed
+    for arguments in (["show", mixed.id], ["restore", mixed.id, "--to=out", "--dry-run"]):
+        said = command(scene, *arguments) if arguments[0] == "restore" else refbackup(*arguments, cwd=scene.folder, **settings)
+        assert said.code == 0 and f"The stores in {mixed.id} may be of different times" in said.out + said.err
     clear(scene)
 
 

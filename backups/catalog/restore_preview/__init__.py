@@ -11,6 +11,7 @@ field      meaning
 in_place   ``possible``, ``why`` not, ``hint``, and for each target ``store, target, bytes_now, bytes_after, how``
 space      for each folder next to which stores are staged: ``place, needed, free, enough``
 seconds    ``estimate`` and the backup ``from`` which it was measured
+mixture    a sentence if the backup's stores may be of different times, else ""
 state      `live_state` of the live stores when the preview began
 sqlite     for each database ``tables`` (rows ``before``, ``after``, how they ``differ``, ``names`` of some), ``schema``,
            ``migrations``
@@ -42,6 +43,7 @@ from backups.engine.restore.to_folder import plan, select, wanted_by
 from backups.engine.runtime.context import Context
 from backups.engine.runtime.space import need_space
 from backups.engine.types import Backup, Depth, Source, SourceKind, SourceRecord
+from backups.engine.unfinished import mixture
 from backups.models import IndexedBackup
 
 from .databases import compare_accounts, compare_database
@@ -75,6 +77,7 @@ def preview(
                 "only": only,
                 "state": state,
                 "damaged": backup.damaged,
+                "mixture": mixture(backup.manifest),
                 "in_place": _possible_in_place(comparison, sources, only),
                 "space": _needed_space(comparison, records),
                 "seconds": _estimate_seconds(backup, records),

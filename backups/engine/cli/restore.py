@@ -18,7 +18,7 @@ from ..restore.salvage import find_for_salvage
 from ..restore.to_folder import Restored, restore_to, select
 from ..shrinkage import unconfirmed_loss
 from ..types import Backup
-from ..unfinished import unfinished_exchange
+from ..unfinished import mixture, unfinished_exchange
 from .arguments import add_id, add_sources, seconds
 from .call import Call, Outcome
 from .text import missing_json, missing_lines, table
@@ -77,6 +77,8 @@ def run(call: Call) -> Outcome:
         backup = call.backup(repository)
     if loss := unconfirmed_loss(repository.holds(backup.manifest.set), backup.id):
         call.ctx.log(f"SHRUNK {loss}.")
+    if mixed := mixture(backup.manifest):
+        call.ctx.log(f"MIXED {mixed}")
     if arguments.to:
         restored = restore_to(
             repository,

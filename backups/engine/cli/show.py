@@ -6,6 +6,7 @@ from typing import Any
 from ..check_stores import unchecked
 from ..progress import counted, duration, human_bytes
 from ..types import Backup
+from ..unfinished import mixture
 from .arguments import add_id
 from .call import Call, Outcome
 from .list import listed_json
@@ -42,6 +43,8 @@ def _text(backup: Backup) -> str:
         f"  hold      {(backup.hold.note or 'held') if backup.hold else 'none'}",
         f"  proof     {proof_words(backup)}",
     ]
+    if mixed := mixture(manifest):
+        lines.append(f"  MIXED     {mixed}")
     lines += [
         f"            {proof.time:%Y-%m-%d %H:%M:%S} UTC {proof.depth}: {'ok' if proof.ok else 'FAILED'}"
         f" in {duration(proof.seconds)}"

@@ -297,9 +297,11 @@ class _Exchange:
         return [target for target in self._targets if target.record.prefix in held]
 
     def _make_safety_backup(self) -> Backup | None:
-        state = "the mixed stores, " if self._earlier is not None else ""
-        note = f"safety: {state}before the restore of {self._backup.id}"
-        return make_safety_backup(self._repository, self._targets, self._backup.manifest.set, note, self._wait, self._ctx)
+        mixed = self._earlier is not None
+        note = f"safety: {'the mixed stores, ' if mixed else ''}before the restore of {self._backup.id}"
+        return make_safety_backup(
+            self._repository, self._targets, self._backup.manifest.set, note, self._wait, self._ctx, mixed=mixed
+        )
 
     @staticmethod
     def _remove_stages(folders: list[Path]) -> None:

@@ -18,9 +18,11 @@ def can_be_backed_up(target: Target) -> bool:
 
 
 def make_safety_backup(
-    repository: Repository, targets: list[Target], set_name: str, note: str, within: float, ctx: Context
+    repository: Repository, targets: list[Target], set_name: str, note: str, within: float, ctx: Context, *, mixed: bool
 ) -> Backup | None:
     """Back up the live stores, and hold that backup. None if no store exists. *within* limits the wait for a cut, in seconds.
+
+    *mixed*: an interrupted restore left them.
 
     Raises `RestoreRefused` if it cannot be made, or cannot be read again.
     """
@@ -41,6 +43,7 @@ def make_safety_backup(
         wait=60.0,
         within=within,
         safety=True,
+        mixed=mixed,
     )
     try:
         saved = create_backup(repository, request, replace(ctx, lines=[])).backup
