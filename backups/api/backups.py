@@ -12,6 +12,7 @@ from rest_framework.request import Request
 from backups.catalog import downloads, holds
 from backups.conf import configuration
 from backups.engine.errors import EngineError, RestoreRefused
+from backups.engine.repository.soundness import results
 from backups.identity.sign_in import password_problem
 from backups.jobs import submit
 from backups.jobs.arguments import Name, Only
@@ -240,7 +241,7 @@ def show_backup(request: Request, backup_id: str, *, query: RepositoryQuery) -> 
     except EngineError as problem:
         return BackupDetails.of(row, **values, problem=problem.message or row.problem)
     values |= {"manifest": stored.manifest.model_dump(mode="json")}
-    values |= {"proof_history": [proof.model_dump(mode="json") for proof in stored.proofs]}
+    values |= {"proof_history": [proof.model_dump(mode="json") for proof in results(stored)]}
     return BackupDetails.of(row, **values)
 
 

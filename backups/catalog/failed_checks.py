@@ -21,6 +21,7 @@ from backups.engine.errors import (
     RepositoryTooNew,
     UsageError,
 )
+from backups.engine.repository.soundness import DEPENDENT
 from backups.engine.types import Proof
 from backups.models import IndexedBackup, Job
 
@@ -108,6 +109,8 @@ def _damage(job: Job) -> Iterator[tuple[str, str, str]]:
     """The backups in which a job found damage, recorded or not: id, a sentence, and the backup in whose files it lies."""
     for result in (job.result or {}).get("results", ()):
         for problem in () if result.get("ok", True) else result.get("problems", ()):
+            if problem.get("code") in DEPENDENT:
+                continue
             for backup_id in (result["id"], *problem.get("also_in", ())):
                 yield str(backup_id), str(problem["message"]), str(problem.get("lies_in") or result["id"])
     error = job.error or {}

@@ -15,6 +15,7 @@ from backups.engine.check_stores import unchecked, unchecked_in
 from backups.engine.errors import BackupNotFound, EngineError, UsageError
 from backups.engine.names import BACKUP_ID, DATA, MANIFEST, SUMS
 from backups.engine.progress import clock
+from backups.engine.repository.soundness import results
 from backups.engine.types import Backup, Depth, Proof, SourceKind, SourceRecord
 from backups.identity.sign_in import actor_of
 from backups.jobs import submit, types
@@ -48,7 +49,7 @@ def backup(request: HttpRequest, backup_id: str) -> HttpResponse:
         unreadable = problem
     away = unavailable(configuration()) & {row.repository}
     whose = shares(row) if stored is not None else None
-    proofs = list(reversed(stored.proofs)) if stored else []
+    proofs = list(reversed(results(stored))) if stored else []
     made_by = next((job for job in about if str(job.pk) == row.job), None)
     if made_by is None and row.job:
         made_by = _job(row.job)

@@ -6,7 +6,7 @@ from ..application_check import ApplicationCheck
 from ..drill import drill_backup, passed
 from .arguments import add_examine, add_id
 from .call import Call, Outcome
-from .verify import proof_json, proof_text
+from .verify import proof_json, proof_text, verdicts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +28,7 @@ def run(call: Call) -> Outcome:
         probe=call.arguments.probe or call.settings.drill_command,
         examine=call.arguments.examine or call.settings.examine_command,
     )
-    proof = drill_backup(repository, call.backup(repository), call.ctx, application)
+    backup = call.backup(repository)
+    (proof,) = verdicts(repository, [(backup, drill_backup(repository, backup, call.ctx, application))])
     exit_code = 0 if passed(proof) else 1 if proof.ok else 5
     return Outcome({"ok": passed(proof), "results": [proof_json(proof)]}, proof_text(proof), exit_code)

@@ -5,6 +5,7 @@ from typing import Any
 
 from ..check_stores import unchecked
 from ..progress import counted, duration, human_bytes
+from ..repository.soundness import results
 from ..types import Backup
 from ..unfinished import mixture
 from .arguments import add_id
@@ -28,7 +29,7 @@ def _json(backup: Backup) -> dict[str, Any]:
     return {
         **listed_json(backup),
         "manifest": backup.manifest.model_dump(mode="json"),
-        "proofs": [proof.model_dump(mode="json") for proof in backup.proofs],
+        "proofs": [proof.model_dump(mode="json") for proof in results(backup)],
     }
 
 
@@ -48,7 +49,7 @@ def _text(backup: Backup) -> str:
     lines += [
         f"            {proof.time:%Y-%m-%d %H:%M:%S} UTC {proof.depth}: {'ok' if proof.ok else 'FAILED'}"
         f" in {duration(proof.seconds)}"
-        for proof in backup.proofs
+        for proof in results(backup)
     ]
     for record in manifest.sources:
         lines.append(f"  {record.prefix}  {human_bytes(record.bytes)}, {counted(record.files, 'file')}, {record.method}")

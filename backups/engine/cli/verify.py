@@ -8,7 +8,8 @@ from ..check_stores import unchecked_in
 from ..errors import UsageError
 from ..progress import duration, human_bytes
 from ..repository.base import Unreadable
-from ..repository.soundness import SAME_ID
+from ..repository.folder import Repository
+from ..repository.soundness import Soundness
 from ..types import Backup, Depth, Proof
 from ..verify import verify_many
 from .arguments import add_examine
@@ -49,7 +50,7 @@ def run(call: Call) -> Outcome:
         backups = [repository.find(name, call.set_name()) for name in arguments.id or ["latest"]]
     application = ApplicationCheck(examine=arguments.examine or call.settings.examine_command)
     proved = verify_many(repository, backups, depth, call.ctx, application=application)
-    proofs = [_with_same_id(backup, proof) for backup, proof in zip(backups, proved, strict=True)]
+    proofs = verdicts(repository, list(zip(backups, proved, strict=True)))
     ok = all(proof.ok for proof in proofs) and not unreadable
     results = [proof_json(proof) for proof in proofs] + [_unreadable_json(item, depth) for item in unreadable]
     lines = [proof_text(proof) for proof in proofs]
@@ -57,10 +58,10 @@ def run(call: Call) -> Outcome:
     return Outcome({"ok": ok, "results": results}, "\n".join(lines), 0 if ok else 5)
 
 
-def _with_same_id(backup: Backup, proof: Proof) -> Proof:
-    """Bytes do not tell which of two backups with one id is real: the result is damage, whatever the recorded proof says."""
-    same = tuple(problem for problem in backup.inherited if problem.code == SAME_ID)
-    return proof.model_copy(update={"ok": False, "problems": (*proof.problems, *same)}) if same else proof
+def verdicts(repository: Repository, proved: list[tuple[Backup, Proof]]) -> list[Proof]:
+    """The results of a run that has ended, as `Soundness.verdict`."""
+    of_sets = {backup.manifest.set: Soundness(repository, backup.manifest.set) for backup, _ in proved}
+    return [of_sets[backup.manifest.set].verdict(backup, proof) for backup, proof in proved]
 
 
 def _unreadable_json(item: Unreadable, depth: Depth) -> dict[str, Any]:
@@ -80,6 +81,8 @@ def proof_text(proof: Proof) -> str:
         f"{proof.id}: {'ok' if proof.ok else 'DAMAGED'} ({proof.depth}, {human_bytes(proof.bytes)} in "
         f"{duration(proof.seconds)}, {rate}/s)"
     ]
+    if proof.blames_source:
+        lines.append("  The bytes are as they were written, but the source was damaged when it was backed up:")
     for problem in proof.problems:
         lines.append(f"  {problem.code}: {problem.message}")
         if problem.also_in:

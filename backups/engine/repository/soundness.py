@@ -5,11 +5,12 @@ Damage of a block that several backups share is not here: `verify` records it in
 """
 
 import json
+from dataclasses import replace
 from typing import Protocol
 
 from ..errors import EngineError
 from ..names import BACKUP_ID
-from ..types import SOURCE_PROBLEMS, Backup, Depth, Manifest, Problem
+from ..types import SOURCE_PROBLEMS, Backup, Depth, Manifest, Problem, Proof
 
 SOURCE_SUSPECT = "source_suspect"
 """Code of the problem that a source was damaged in an earlier backup, and no test restore has shown since that it is sound."""
@@ -19,6 +20,9 @@ SAME_ID = "same_id"
 
 PROOFS = "proofs"
 """Code of the problem that the proofs of a backup, and with them its failures, cannot be read."""
+
+DEPENDENT = frozenset({SOURCE_SUSPECT, SAME_ID})
+"""Codes of problems that end when another backup is tested or deleted."""
 
 _Link = tuple[str | None, Problem | None]
 """A backup's parent, and what is wrong with its files."""
@@ -52,6 +56,14 @@ class Soundness:
         """The problems of a backup whose manifest and proofs were read."""
         found = (self._of_files(backup.id), self._of_twins(backup.id), self._of_proofs(backup))
         return (*(problem for problem in found if problem is not None), *self._of_sources(backup))
+
+    def verdict(self, backup: Backup, proof: Proof) -> Proof:
+        """The new *proof* with what else makes *backup* damaged now, so that it agrees with what ``list`` says afterwards.
+
+        Intact bytes do not tell that the source was sound, or which of two backups with one id is real.
+        """
+        now = replace(backup, proofs=(*backup.proofs, proof))
+        return _with_problems(proof, replace(now, inherited=self.inherited(now)).problems)
 
     def _of_proofs(self, backup: Backup) -> Problem | None:
         if backup.proofs:
@@ -169,6 +181,19 @@ class Soundness:
         if backup.failure is not None:
             return any(problem.code in SOURCE_PROBLEMS for problem in backup.failure.problems)
         return any(proof.ok and proof.depth is Depth.RESTORE for proof in backup.proofs)
+
+
+def results(backup: Backup) -> tuple[Proof, ...]:
+    """The proofs of *backup*, oldest first, as they are shown: none is good if its source was damaged when it was backed up."""
+    failed = backup.failure.problems if backup.failure is not None else ()
+    of_source = (*backup.manifest.problems, *(problem for problem in failed if problem.code in SOURCE_PROBLEMS))
+    return tuple(_with_problems(proof, of_source) for proof in backup.proofs)
+
+
+def _with_problems(proof: Proof, found: tuple[Problem, ...]) -> Proof:
+    known = {problem.model_copy(update={"lies_in": None}) for problem in proof.problems}
+    more = tuple(one for one in found if one.model_copy(update={"lies_in": None}) not in known)
+    return proof.model_copy(update={"ok": False, "problems": (*proof.problems, *more)}) if more else proof
 
 
 def _holds(manifest: Manifest, source: str | None) -> bool:
