@@ -109,6 +109,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.keepalived_conns.remove(conn)
         self._receive(conn)
 
+    def _keepalive_after(self, conn: Connection, keepalive: bool) -> bool:
+        return not conn.last and super()._keepalive_after(conn, keepalive)
+
     def finish_request(self, conn: Connection, fs: "Future[Any]") -> None:
         """Keep the connection for its next request, or end it."""
         self._bytes -= len(conn.received)

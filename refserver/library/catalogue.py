@@ -23,13 +23,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from django.db import transaction
 
 from backups.engine.gate import GateTimeout
-from backups.engine.runtime import durable
-from refserver.library import embedding, unsettled
+from refserver.library import embedding, originals, unsettled
 from refserver.library.models import Embedding, Metadata, PageEmbedding, Paper
 from refserver.library.unsettled import Ids
 from refserver.library.vectors import PAGES, PAPERS, Edit, Record, store
@@ -146,7 +144,7 @@ def add(document: Document) -> Paper:
     try:
         with change() as changed:
             refuse_duplicate(paper.content_hash)
-            _keep(paper.original, document.content)
+            originals.keep(paper, document.content)
             paper.save()
             Embedding.objects.create(paper=paper, vector=embedding.to_blob(whole), **described)
             PageEmbedding.objects.bulk_create(
@@ -257,19 +255,9 @@ def _settle_again(notes: Sequence[unsettled.Note]) -> None:
             note.remove()
 
 
-def _keep(original: Path, content: bytes) -> None:
-    """Store *content* under its hash; an existing file of that name has the same content."""
-    if original.exists():
-        return
-    durable.make_folder(original.parent, 0o777)
-    durable.write_file(original, content, 0o666)
-
-
 def _drop_originals(papers: Sequence[Paper]) -> None:
     """Remove the originals of *papers* that no row names. SQLite's write lock keeps others from adding one meanwhile."""
     with transaction.atomic(durable=True):
         hashes = [paper.content_hash for paper in papers]
         named = set(Paper.objects.filter(content_hash__in=hashes).values_list("content_hash", flat=True))
-        for paper in papers:
-            if paper.content_hash not in named:
-                paper.original.unlink(missing_ok=True)
+        originals.drop(paper for paper in papers if paper.content_hash not in named)

@@ -4,9 +4,6 @@ The id of a row's vector in Chroma contains the primary key: `paper-7` in the co
 collection `pages` for page embedding 31. Change mirrored rows through `catalogue`, which keeps the two stores equal.
 """
 
-from pathlib import Path
-
-from django.conf import settings
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
 from django.urls import reverse
@@ -45,11 +42,6 @@ class Paper(models.Model):
     @property
     def author_list(self) -> list[str]:
         return [author.strip() for author in self.authors.split(";") if author.strip()]
-
-    @property
-    def original(self) -> Path:
-        """The file with the document's bytes, named by their hash, with the original suffix."""
-        return Path(settings.REFSERVER_FILES) / f"{self.content_hash}{Path(self.file_name).suffix.lower()}"
 
 
 class Metadata(models.Model):

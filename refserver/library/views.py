@@ -13,6 +13,7 @@ from django.shortcuts import get_object_or_404, render
 from django.views.decorators.http import require_safe
 
 from backups.engine.gate import GateTimeout
+from refserver.library import originals
 from refserver.library.embedding import EmbeddingUnavailable
 from refserver.library.models import Paper
 from refserver.library.search import LONGEST_QUERY, MOST_RESULTS, Hit, OtherModel, search
@@ -77,7 +78,7 @@ def paper(request: HttpRequest, pk: int) -> HttpResponse:
         "paper": found,
         "facts": found.metadata.all(),
         "pages": found.pages.defer("vector"),
-        "has_original": found.original.is_file(),
+        "has_original": originals.is_kept(found),
     }
     return render(request, "library/paper.html", context)
 
@@ -88,7 +89,7 @@ def original(request: HttpRequest, pk: int) -> FileResponse:
     """The ingested document, always as a download: its content must not run on this site."""
     found = get_object_or_404(Paper, pk=pk)
     try:
-        stream = found.original.open("rb")
+        stream = originals.opened(found)
     except FileNotFoundError:
         raise Http404("The original of this paper is missing.") from None
     return FileResponse(stream, as_attachment=True, filename=found.file_name)

@@ -13,7 +13,7 @@ import pytest
 from django.db import IntegrityError, connection, connections, transaction
 
 from backups.engine.gate import Gate
-from refserver.library import catalogue
+from refserver.library import catalogue, originals
 from refserver.library.catalogue import Document, Duplicate, Page, change
 from refserver.library.models import Embedding, Metadata, Paper
 from refserver.library.vectors import PAGES, PAPERS, store
@@ -35,8 +35,8 @@ def document(name: str = "whales", pages: int = 2) -> Document:
 def test_a_paper_is_added_to_both_stores_with_its_original(library):
     paper = catalogue.add(document())
     assert_equal_stores()
-    assert paper.original.read_bytes() == b"whales"
-    assert paper.original.stem == paper.content_hash
+    assert originals.path(paper).read_bytes() == b"whales"
+    assert originals.path(paper).stem == paper.content_hash
     assert [str(fact) for fact in paper.metadata.all()] == ["kind: test"]
     row = paper.embedding
     assert (row.dimension, len(row.vector)) == (384, 4 * 384)
@@ -49,7 +49,7 @@ def test_the_same_bytes_are_refused(library):
     first = catalogue.add(document())
     with pytest.raises(Duplicate, match=f"paper {first.pk}"):
         catalogue.add(document())
-    assert first.original.exists()
+    assert originals.is_kept(first)
     assert_equal_stores()
 
 
@@ -66,7 +66,7 @@ def test_removing_deletes_rows_vectors_and_original(library):
     gone, kept = catalogue.add(document("gone")), catalogue.add(document("kept"))
     catalogue.remove([gone])
     assert [paper.title for paper in Paper.objects.all()] == ["Kept"]
-    assert not gone.original.exists() and kept.original.exists()
+    assert not originals.is_kept(gone) and originals.is_kept(kept)
     assert_equal_stores()
 
 

@@ -10,7 +10,7 @@ from django.contrib.sessions.models import Session
 from django.test import Client
 
 from backups.engine.gate import Gate
-from refserver.library import vectors
+from refserver.library import originals, vectors
 from refserver.library.embedding import HashedWords
 from refserver.library.models import Paper
 from tests.library.places import assert_equal_stores
@@ -58,9 +58,9 @@ def test_a_paper_shows_its_facts_and_its_original(sample_library, client: Client
     for part in ("C. A. R. Hoare", "1962", "10.1093/comjnl/5.1.10", paper.content_hash, 'id="page-1"'):
         assert part in page
     response = client.get(f"{paper.get_absolute_url()}original")
-    assert b"".join(response.streaming_content) == paper.original.read_bytes()
+    assert b"".join(response.streaming_content) == originals.path(paper).read_bytes()
     assert response["Content-Disposition"] == 'attachment; filename="hoare-1962.md"'
-    paper.original.unlink()
+    originals.path(paper).unlink()
     assert client.get(f"{paper.get_absolute_url()}original").status_code == 404
     assert "the original is missing" in client.get(paper.get_absolute_url()).content.decode()
 
@@ -149,7 +149,7 @@ def test_papers_deleted_in_the_admin_are_gone_everywhere(admin):
     chosen = {"action": "delete_selected", "_selected_action": [second.pk, third.pk], "post": "yes"}
     assert admin.post("/admin/library/paper/", chosen).status_code == 302
     assert not Paper.objects.filter(pk__in=[first.pk, second.pk, third.pk]).exists()
-    assert not any(paper.original.exists() for paper in (first, second, third))
+    assert not any(originals.is_kept(paper) for paper in (first, second, third))
     assert_equal_stores()
 
 

@@ -9,7 +9,7 @@ import pytest
 from django.test import Client
 
 from backups.engine.gate import Gate
-from refserver.library import catalogue, vectors
+from refserver.library import catalogue, originals, vectors
 from refserver.library.models import Embedding, Paper
 from refserver.library.sample import sample_documents
 from refserver.library.search import search, snippet
@@ -24,7 +24,7 @@ def test_the_sample_is_complete_and_loads_once(sample_library):
         assert 60 <= len(document.summary.split()) <= 150, document.title
         assert document.authors and document.venue and 1900 < (document.year or 0) < 2030
     assert Paper.objects.count() == vectors.store().count(vectors.PAPERS) == len(documents)
-    assert all(paper.original.is_file() for paper in Paper.objects.all())
+    assert all(originals.is_kept(paper) for paper in Paper.objects.all())
     assert "loaded before" in sample_library.manage("load_sample").stdout
 
 

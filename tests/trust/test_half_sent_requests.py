@@ -36,7 +36,8 @@ del post_worker_init
 web_worker.HEAD_SECONDS, web_worker.REQUEST_SECONDS = {head}, {request}
 
 def application(environ, start_response):
-    body = environ["wsgi.input"].read() if int(environ.get("CONTENT_LENGTH", 0)) < 9 else b"unread"
+    length = int(environ.get("CONTENT_LENGTH", 0))
+    body = environ["wsgi.input"].read(length) if length < 9 else b"unread"
     start_response("200 OK", [("Content-Length", str(len(body) + 1))])
     return [b"=" + body]
 """
@@ -159,7 +160,7 @@ def test_a_body_that_is_never_read_is_not_taken_for_a_request(port: int, framing
             while data := channel.recv(4096):
                 received += data
         assert received.count(b"HTTP/1.1 ") == 1, received
-        assert expected in received or b" 400 " in received
+        assert received.endswith(expected)
 
 
 def test_a_half_sent_request_ends(tmp_path: Path) -> None:
