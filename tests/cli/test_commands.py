@@ -124,7 +124,9 @@ def test_every_command_from_init_to_an_empty_trash(tmp_path: Path, database: Pat
     code, error = run("delete", full["id"], *repo)
     assert code == 1 and error["error"]["needed_by"] == [second["id"]]
     assert run("delete", second["id"], *repo) == (0, {"id": second["id"], "deleted": True})
-    assert run("delete", full["id"], *repo)[0] == 0
+    code, error = run("delete", full["id"], *repo)
+    assert code == 1 and error["error"]["code"] == "in_use" and f"Without {full['id']}, the set" in error["error"]["message"]
+    assert run("delete", full["id"], "--yes", *repo)[0] == 0
 
     code, doctor = run("doctor", *repo, "--sqlite", database)
     assert any("2 deleted backups" in item["message"] for item in doctor["findings"])

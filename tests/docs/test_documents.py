@@ -175,7 +175,7 @@ def answers(planted: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         "prune": ["--keep-last", "1", "--dry-run"],
         "doctor": sources,
         "drill": [],
-        "delete": ["latest"],
+        "delete": ["latest", "--yes"],
     }
     assert sorted(calls) == COMMANDS
     found = {}

@@ -1,8 +1,9 @@
 """``refbackup delete``"""
 
 import argparse
+import sys
 
-from ..errors import DamageFound, EngineError
+from ..errors import BackupInUse, DamageFound, EngineError
 from ..prune import delete
 from ..repository.base import Unreadable, set_of, split_name
 from ..repository.folder import Repository
@@ -15,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "id", nargs="+", metavar="ID", help="id, unique prefix, latest, ...; of several, the newest is deleted first"
     )
+    parser.add_argument("--yes", action="store_true", help="do not ask before the last proven backup of a set is deleted")
 
 
 def run(call: Call) -> Outcome:
@@ -22,6 +24,8 @@ def run(call: Call) -> Outcome:
     repository = call.repository()
     found = (_find(call, repository, name) for name in call.arguments.id)
     selected = {(item.id, set_of(item)): item for item in found}
+    if not call.arguments.yes:
+        _confirm(repository, list(selected.values()))
     deleted: list[str] = []
     for _, backup in sorted(selected.items(), reverse=True):  # newest first: dependents before what they depend on
         try:
@@ -34,6 +38,26 @@ def run(call: Call) -> Outcome:
     if len(deleted) == 1:
         return Outcome({"id": deleted[0], "deleted": True}, f"{deleted[0]} is {where}")
     return Outcome({"ids": deleted, "deleted": True}, f"{len(deleted)} backups are {where}")
+
+
+def _confirm(repository: Repository, going: list[Backup | Unreadable]) -> None:
+    """Ask on a terminal before a set loses its last proven backup; without a terminal, raise `BackupInUse`."""
+    ids = {(set_of(item), item.id) for item in going}
+    losing = {set_of(item): item.id for item in going if isinstance(item, Backup) and _is_proven(item)}
+    for name, last in sorted(losing.items()):
+        if any(_is_proven(item) and (name, item.id) not in ids for item in repository.newest_first(name)):
+            continue
+        message = f"Without {last}, the set {name} has no proven backup."
+        if not sys.stdin.isatty():
+            raise BackupInUse(message, hint="Make and verify another one first, or give --yes. Nothing was deleted.")
+        sys.stderr.write(f"{message}\nType that id to delete it all the same: ")
+        sys.stderr.flush()
+        if sys.stdin.readline().strip() != last:
+            raise BackupInUse("The id was not typed.")
+
+
+def _is_proven(backup: Backup) -> bool:
+    return backup.verified_at is not None and not backup.damaged and not backup.manifest.safety
 
 
 def _find(call: Call, repository: Repository, name: str) -> Backup | Unreadable:
