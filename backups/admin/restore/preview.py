@@ -69,6 +69,7 @@ def summarize_preview(result: dict[str, Any], *, in_place: bool) -> dict[str, An
         "unnamed": max(0, len(_named(databases)) - _MOST_NAMED),
         "unread": unread,
         "accounts": accounts,
+        "code": result.get("code", []),
         "alarming": bool(accounts and (accounts["counts"]["gives"] or accounts["counts"]["gives_groups"])),
         "nothing": not any(changed_rows.values()) and not unread and same_vectors and same_files,
         "full": full,

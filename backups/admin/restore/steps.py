@@ -214,7 +214,7 @@ def confirm(request: HttpRequest) -> HttpResponse:
     state = target.state(selection.only) if selection.in_place else ""
     if request.method == "POST":
         if selection.in_place:
-            errors = _confirmation_errors(request, target.row, typed)
+            errors = _confirmation_errors(request, target.row, typed) or _code_errors(request, preview_of(selection, state))
         if not errors:
             if selection.in_place and not _confirms(request, selection, state):
                 return _show_again(request, selection)
@@ -273,6 +273,13 @@ def _confirmation_errors(request: HttpRequest, row: IndexedBackup, typed: str) -
         return {"typed": "That is not the id of this backup. Nothing was changed."}
     problem = password_problem(request, request.POST.get("password", ""))
     return {"password": problem} if problem else {}
+
+
+def _code_errors(request: HttpRequest, preview: Job | None) -> dict[str, str]:
+    """What a preview found that would run must be confirmed."""
+    if preview is None or not (preview.result or {}).get("code") or request.POST.get("code"):
+        return {}
+    return {"code": "Confirm that you know this code. Nothing was changed."}
 
 
 def _queue(request: HttpRequest, selection: RestoreSelection, row: IndexedBackup, typed: str) -> Job:

@@ -17,7 +17,8 @@ sqlite     for each database ``tables`` (rows ``before``, ``after``, how they ``
            ``migrations``
 chroma     for each directory ``collections`` with records ``before`` and ``after``
 files      for each folder counts and bytes, and which files ``appear``, ``vanish``, ``change``
-accounts   `account_changes.compare`; None when their database is not restored
+accounts   `account_changes.compare` after what is ``withheld``; None when their database is not restored
+code       triggers, views and embedding functions that the live stores do not have (`new_code`)
 ========== =======================================================================================================
 
 Each store has ``live``: ``ok``, ``missing``, ``broken``, ``busy`` or ``unknown`` (not this project's), and ``why``.
@@ -34,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from backups.engine.archive.table import Tree
+from backups.engine.chroma_files.tables import DATABASE
 from backups.engine.config import check_set_name
 from backups.engine.errors import EngineError, from_os_error
 from backups.engine.extract import extract
@@ -46,6 +48,7 @@ from backups.engine.types import Backup, Depth, Source, SourceKind, SourceRecord
 from backups.engine.unfinished import mixture
 from backups.models import IndexedBackup
 
+from .code import new_code
 from .databases import compare_accounts, compare_database
 from .live import Comparison
 from .state import live_state
@@ -85,6 +88,7 @@ def preview(
                 "chroma": [compare_chroma(comparison, record) for record in records if record.kind is SourceKind.CHROMA],
                 "files": [compare_files(comparison, record, tree) for record in records if record.kind is SourceKind.FILES],
                 "accounts": compare_accounts(comparison, records),
+                "code": new_code(comparison, records),
             }
     except OSError as problem:
         raise from_os_error(problem, f"Previewing the restore of {backup.id}") from problem
@@ -111,15 +115,25 @@ def _guarded(scratch: Path) -> Iterator[None]:
 
 
 def _restore_databases(comparison: Comparison, records: tuple[SourceRecord, ...]) -> Tree:
-    """Restore the SQLite files into scratch, verifying each block. Returns the backup's tree."""
+    """Restore the SQLite files into scratch, Chroma's too, verifying each block. Returns the backup's tree."""
     databases = tuple(record for record in records if record.kind is SourceKind.SQLITE)
+    of_chroma = {f"{record.prefix}/{DATABASE}" for record in records if record.kind is SourceKind.CHROMA}
+    of_sqlite = wanted_by(databases)
     with comparison.repository.reading():
         archives, tree, size = plan(comparison.repository, comparison.backup, databases)
+        size += sum(tree.entries[path].size for path in of_chroma & tree.entries.keys())
         with archives:
             need_space(comparison.repository.folder, size, f"preview the restore of {comparison.backup.id}")
             with comparison.ctx.phase("preview", "restore", size) as phase:
-                if databases:
-                    extract(archives, tree, comparison.scratch, phase, wanted=wanted_by(databases), sync=False)
+                if databases or of_chroma:
+                    extract(
+                        archives,
+                        tree,
+                        comparison.scratch,
+                        phase,
+                        wanted=lambda path: path in of_chroma or of_sqlite(path),
+                        sync=False,
+                    )
     return tree
 
 

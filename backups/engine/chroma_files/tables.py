@@ -159,6 +159,37 @@ def _settings(database: sqlite3.Connection, collection: str, schema: str | None,
     return str(space), int(threshold)
 
 
+def embedding_functions(database: sqlite3.Connection) -> dict[str, str]:
+    """The embedding functions that collections name, as JSON with ``name`` and ``config``, several joined by commas.
+
+    Chroma's client builds them when it opens the collection. Collections without one are left out. Raises
+    ``sqlite3.DatabaseError`` for settings that cannot be read.
+    """
+    present = {row[1] for row in database.execute("PRAGMA table_info(collections)")}
+    settings = [column for column in ("schema_str", "config_json_str") if column in present]
+    found = {}
+    for name, *texts in database.execute(f"SELECT {', '.join(['name', *settings])} FROM collections"):
+        try:
+            named = {one for text in texts if text for one in _functions_in(json.loads(text))}
+        except (ValueError, TypeError, RecursionError) as problem:
+            raise sqlite3.DatabaseError(f"the settings of the collection {name} cannot be read: {problem}") from None
+        if named:
+            found[str(name)] = ", ".join(sorted(named))
+    return found
+
+
+def _functions_in(settings: Any) -> Iterator[str]:
+    if isinstance(settings, dict):
+        for key, value in settings.items():
+            if key == "embedding_function" and isinstance(value, dict) and value.get("name"):
+                yield json.dumps({"name": value["name"], "config": value.get("config") or {}}, sort_keys=True)
+            else:
+                yield from _functions_in(value)
+    elif isinstance(settings, list):
+        for value in settings:
+            yield from _functions_in(value)
+
+
 def log_rows(database: sqlite3.Connection, collection: Collection, after: int) -> Iterator[tuple[int, int, str, bytes | None]]:
     """(sequence number, operation, id, vector) of a collection's log records after a position, oldest first."""
     yield from database.execute(
