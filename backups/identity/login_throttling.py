@@ -8,8 +8,14 @@
     AXES_LOCKOUT_CALLABLE = "backups.identity.login_throttling.answer"
 
 After five wrong passwords for an account from one address, the next is checked only after half a minute, then a minute, two,
-four, up to an hour. No account is locked permanently, and other addresses do not wait. An address that tries many accounts
-waits too. A correct password resets the count, and so does a day without a wrong one.
+four, up to an hour. An address that tries many accounts waits too. A correct password resets the count, and so does a day
+without a wrong one.
+
+Wrong passwords from all addresses together count too: after fifty, the wait grows to five minutes. No account is locked by
+that for its owner: an address from which the account has signed in during the last 90 days is judged by its own count.
+
+A password counts as wrong before it is checked, in one step with the decision whether it is: of many at once, no more are
+checked than of as many one after the other.
 """
 
 import math
@@ -19,9 +25,9 @@ from typing import Any
 
 from axes.handlers.database import AxesDatabaseHandler
 from axes.helpers import get_client_username
-from axes.models import AccessAttempt
+from axes.models import AccessAttempt, AccessLog
 from axes.utils import reset
-from django.db import router, transaction
+from django.db import connections, router, transaction
 from django.db.models import F, Max, Sum
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
@@ -37,24 +43,62 @@ FREE = 5
 FREE_OF_ADDRESS = 100
 """The same for all accounts together."""
 
-FIRST, LONGEST = timedelta(seconds=30), timedelta(hours=1)
+FREE_EVERYWHERE = 50
+"""Wrong passwords for an account from all addresses from which it has not signed in."""
+
+FIRST, LONGEST, LONGEST_EVERYWHERE = timedelta(seconds=30), timedelta(hours=1), timedelta(minutes=5)
 REMEMBERED = timedelta(days=1)
 """How long a wrong password counts (``AXES_COOLOFF_TIME``)."""
+
+KNOWN = timedelta(days=90)
+"""How long an address is known to be one of the account's."""
 
 
 def wait_after(failures: int) -> timedelta:
     """The wait after *failures* wrong passwords: none, 30 s, 1 min, 2 min …, an hour."""
-    if failures < FREE:
-        return timedelta(0)
-    return min(LONGEST, FIRST * float(2 ** min(failures - FREE, 20)))
+    return _growing(failures - FREE, LONGEST)
 
 
 def seconds_left(username: str, address: str, now: datetime) -> int:
     """Whole seconds until the next password for *username* from *address* is checked; 0: it is checked now."""
-    recent = AccessAttempt.objects.filter(ip_address=address or None, attempt_time__gt=now - REMEMBERED)
-    of_account = _until(recent.filter(username=username), wait_after)
-    of_address = _until(recent, lambda failures: FIRST if failures >= FREE_OF_ADDRESS else timedelta(0))
-    return max(0, math.ceil((max(of_account or now, of_address or now) - now).total_seconds()))
+    recent = AccessAttempt.objects.filter(attempt_time__gt=now - REMEMBERED)
+    here, of_account = recent.filter(ip_address=address or None), recent.filter(username=username[:255])
+    own = AccessLog.objects.filter(username=username[:255], attempt_time__gt=now - KNOWN)
+    ends = [
+        _until(here.filter(username=username[:255]), wait_after),
+        _until(here, lambda failures: FIRST if failures >= FREE_OF_ADDRESS else timedelta(0)),
+    ]
+    if not (address and own.filter(ip_address=address).exists()):
+        elsewhere = of_account.exclude(ip_address__in=own.values("ip_address"))
+        ends.append(_until(elsewhere, lambda failures: _growing(failures - FREE_EVERYWHERE, LONGEST_EVERYWHERE)))
+    return max(0, math.ceil((max(end or now for end in ends) - now).total_seconds()))
+
+
+def claim(username: str, address: str, now: datetime) -> bool:
+    """Count a password that is about to be checked; False, and not counted, if it must wait."""
+    database = router.db_for_write(AccessAttempt)
+    with transaction.atomic(using=database):
+        if connections[database].vendor == "postgresql":  # SQLite has one writer at a time
+            with connections[database].cursor() as cursor:
+                cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [f"sign-in:{username[:255]}"])
+        if seconds_left(username, address, now):
+            return False
+        attempt, made = AccessAttempt.objects.get_or_create(
+            username=username[:255], ip_address=address or None, user_agent="", defaults={"failures_since_start": 1}
+        )
+        if not made:
+            AccessAttempt.objects.filter(pk=attempt.pk).update(
+                failures_since_start=F("failures_since_start") + 1, attempt_time=now
+            )
+    return True
+
+
+def remember(username: str, address: str, now: datetime) -> None:
+    """Note that *username* has signed in from *address*; addresses that were not used for long are forgotten."""
+    with transaction.atomic(using=router.db_for_write(AccessLog)):
+        AccessLog.objects.filter(attempt_time__lte=now - KNOWN).delete()
+        if not AccessLog.objects.filter(username=username, ip_address=address).update(attempt_time=now):
+            AccessLog.objects.create(username=username, ip_address=address)
 
 
 def forget(username: str, address: str) -> None:
@@ -83,13 +127,19 @@ def answer(request: HttpRequest, response: HttpResponse | None, credentials: dic
 class Handler(AxesDatabaseHandler):  # type: ignore[misc]  # axes has no types
     """Counts as axes does, and delays an account instead of locking it."""
 
+    def is_allowed(self, request: Any, credentials: dict[str, Any] | None = None) -> bool:
+        """Whether the password is checked, which counts it (`claim`)."""
+        self.clean_expired_user_attempts(request, credentials)
+        username = get_client_username(request, credentials) or ""
+        return claim(username, request.axes_ip_address or "", timezone.now())
+
     def is_locked(self, request: Any, credentials: dict[str, Any] | None = None) -> bool:
         """Whether a password is refused unchecked now."""
         username = get_client_username(request, credentials) or ""
         return seconds_left(username, request.axes_ip_address or "", timezone.now()) > 0
 
     def user_login_failed(self, sender: Any, credentials: dict[str, Any], request: Any = None, **kwargs: Any) -> None:
-        """Count a wrong password, unless it was refused unchecked, and audit the wait that follows.
+        """Audit the wait that follows a wrong password, unless that was refused unchecked. It has been counted (`claim`).
 
         Unlike axes' handler, it stores nothing of the request, and one row for all browsers.
         """
@@ -98,22 +148,22 @@ class Handler(AxesDatabaseHandler):  # type: ignore[misc]  # axes has no types
         request.axes_credentials = credentials
         if request.axes_locked_out:
             return
-        self.clean_expired_user_attempts(request, credentials)
         username, address = get_client_username(request, credentials) or "", request.axes_ip_address or ""
-        now = timezone.now()
-        with transaction.atomic(using=router.db_for_write(AccessAttempt)):
-            attempt, made = AccessAttempt.objects.select_for_update().get_or_create(
-                username=username[:255], ip_address=address or None, user_agent="", defaults={"failures_since_start": 1}
-            )
-            if not made:
-                AccessAttempt.objects.filter(pk=attempt.pk).update(
-                    failures_since_start=F("failures_since_start") + 1, attempt_time=now
-                )
-            left = seconds_left(username, address, now)
-            if left:
-                request.axes_locked_out = True
-                actor = Actor(name=username[:150], via=Job.Via.PAGES, address=address)
-                audit.record(actor, "account.slowed", f"account:{username[:150]}", after={"seconds": left})
+        if left := seconds_left(username, address, timezone.now()):
+            request.axes_locked_out = True
+            actor = Actor(name=username[:150], via=Job.Via.PAGES, address=address)
+            audit.record(actor, "account.slowed", f"account:{username[:150]}", after={"seconds": left})
+
+    def user_logged_in(self, sender: Any, request: Any, user: Any, **kwargs: Any) -> None:
+        """Reset the count of the account at its address, and remember the address."""
+        username, address = user.get_username(), request.axes_ip_address or ""
+        forget(username, address)
+        if address:
+            remember(username, address, timezone.now())
+
+
+def _growing(over: int, longest: timedelta) -> timedelta:
+    return min(longest, FIRST * float(2 ** min(over, 20))) if over >= 0 else timedelta(0)
 
 
 def _until(attempts: Any, rule: Callable[[int], timedelta]) -> datetime | None:
