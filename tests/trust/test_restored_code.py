@@ -48,6 +48,7 @@ def test_triggers_views_and_embedding_functions_are_named_and_confirmed(site):
         opened.execute("UPDATE collections SET schema_str = ? WHERE name = ?", (before, name))
         opened.execute("DROP TRIGGER in_chroma")
     assert not [one for one in previewed(site, clean).result["code"] if one["kind"] != "view"]
+    client = site.client("rita", "restorer")
     job = previewed(site, planted)
     found = {(one["kind"], one["name"]): one for one in job.result["code"]}
     assert {key: one["how"] for key, one in found.items()} == {
@@ -59,10 +60,9 @@ def test_triggers_views_and_embedding_functions_are_named_and_confirmed(site):
     assert "attacker.example" in found["embedding function", name]["text"]
     assert "is_superuser = 1" in found["trigger", "planted"]["text"]
 
-    client = site.client("rita", "restorer")
     page = client.get(f"{STEPS}changes/", {"backup": planted, "target": "in_place", "look": str(job.pk)}).content.decode()
     assert "Code in the backup" in page and "attacker.example" in page and "planted" in page
-    page = client.get(f"{STEPS}confirm/", {"backup": planted, "target": "in_place"}).content.decode()
+    page = client.get(f"{STEPS}confirm/", {"backup": planted, "target": "in_place", "look": str(job.pk)}).content.decode()
     hidden = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', page))
     form = {**hidden, "typed": planted, "password": PASSWORD}
     answer = client.post(f"{STEPS}confirm/", form)
