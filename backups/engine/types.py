@@ -85,8 +85,7 @@ class Problem(_Stored):
 
 
 class Digest(_Stored):
-    """The digests of a Chroma collection (`chroma_files.digests`); ``count`` records are in ``records``, ``indexed_count``
-    in ``indexed``."""
+    """Digests of a Chroma collection (`chroma_files.digests`): ``count`` in ``records``, ``indexed_count`` in ``indexed``."""
 
     count: Size
     indexed_count: Size | None = None
@@ -346,13 +345,14 @@ class Hold(_Stored):
 class Backup:
     """A published backup: its manifest, its proofs (oldest first) and its hold.
 
-    ``inherited`` has problems that neither tells (`repository.soundness`), such as that files which it needs are gone.
-    """
+    ``inherited`` has problems that neither tells (`repository.soundness`), such as that files which it needs are gone,
+    ``skipped`` each newer, damaged backup that ``latest`` or ``@TIME`` passed over to find it."""
 
     manifest: Manifest
     proofs: tuple[Proof, ...] = ()
     hold: Hold | None = None
     inherited: tuple[Problem, ...] = ()
+    skipped: tuple[tuple[str, Problem], ...] = ()
 
     @property
     def id(self) -> str:

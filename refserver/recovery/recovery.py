@@ -76,6 +76,8 @@ class Recovery:
             plan = self._plan_end(repository, end)
         else:
             backup = repository.find(request.backup, request.set)
+            for skipped, problem in backup.skipped:
+                report.write(f"WARNING        {skipped} is newer, but damaged, and is skipped: {problem.message}")
             if request.to is not None:
                 return self._into_folder(repository, backup, request.to)
             plan = self._plan(backup)

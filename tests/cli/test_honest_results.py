@@ -53,11 +53,10 @@ def overwrite_page(path: Path) -> None:
         file.write(b"\xff" * 4096)
 
 
-@pytest.mark.parametrize("verify", ["hashes", "restore"])
-def test_an_intact_copy_of_a_damaged_source_is_never_ok(cli: Cli, database: Path, verify: str) -> None:
+def test_an_intact_copy_of_a_damaged_source_is_never_ok(cli: Cli, database: Path) -> None:
     overwrite_page(database)
     first = cli.json("create", "--sqlite", database, "--verify=restore")[1]["id"]
-    code, second = cli.json("create", "--sqlite", database, f"--verify={verify}")
+    code, second = cli.json("create", "--sqlite", database, "--verify=hashes")
     assert code == 6 and second["verification"] == "damaged"
 
     code, text = cli.text("verify", "--all")
@@ -70,3 +69,42 @@ def test_an_intact_copy_of_a_damaged_source_is_never_ok(cli: Cli, database: Path
     assert {proof["depth"] for proof in shown["proofs"]} == {"hashes", "restore"}
     assert not any(proof["ok"] for proof in shown["proofs"])
     assert ": ok" not in cli.text("show", first)[1]
+
+
+def test_every_command_names_the_damaged_backup_that_latest_skips(cli: Cli, database: Path, tmp_path: Path) -> None:
+    old = cli.json("create", "--sqlite", database, "--verify=none")[1]["id"]
+    new = cli.json("create", "--sqlite", database, "--verify=none")[1]["id"]
+    assert cli.json("hold", "latest")[1] == {"id": new, "hold": ""} and cli.said == ""
+    (tmp_path / f"repo/backups/default/{new}/data.tar.zst").unlink()
+
+    restores = [
+        ("restore", "latest", "--to", tmp_path / "out"),
+        ("restore", "latest", "--to", tmp_path / "two", "--dry-run"),
+        ("restore", "latest", "--to", tmp_path / "three", "--salvage"),
+        ("restore", "latest", "--in-place", "--dry-run", "--sqlite", database),
+        ("restore", "latest", "--in-place", "--yes", "--sqlite", database),
+    ]
+    for command in [*restores, ("show", "latest"), ("files", "@2100-01-01T00:00Z"), ("hold", "latest:full"), ("drill",)]:
+        code, answer = cli.json(*command)
+        assert code == 0 and old in json.dumps(answer), command
+        assert f"Warning: {new} is newer than {old}, but damaged, and is skipped" in cli.said, command
+        assert [one["id"] for one in answer["skipped"]] == [new] and "missing" in answer["skipped"][0]["problem"]["message"]
+    code, answer = cli.json("verify")
+    assert code == 5 and answer["ok"] is False
+    assert [(one["id"], one["ok"]) for one in answer["results"]] == [(old, True), (new, False)]
+    assert cli.json("verify", old)[0] == 0 and cli.said == ""
+    (tmp_path / f"repo/backups/default/{new}/manifest.json").write_text("{")
+    assert cli.json("verify")[0] == 5 and new in cli.said
+
+
+def test_a_dry_run_of_a_damaged_backup_says_so(cli: Cli, database: Path, tmp_path: Path) -> None:
+    made = cli.json("create", "--sqlite", database, "--verify=none")[1]["id"]
+    archive = tmp_path / f"repo/backups/default/{made}/data.tar.zst"
+    content = bytearray(archive.read_bytes())
+    content[700] ^= 255
+    archive.write_bytes(content)
+    assert cli.json("verify", made)[0] == 5
+    for where in (["--in-place", "--sqlite", database], ["--to", tmp_path / "out"]):
+        code, answer = cli.json("restore", made, *where, "--dry-run")
+        assert code == 5 and answer["problems"] and f"Warning: {made} is damaged" in cli.said
+        assert "DAMAGED" in cli.text("restore", made, *where, "--dry-run")[1]

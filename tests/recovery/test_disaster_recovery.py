@@ -281,6 +281,7 @@ def test_a_damaged_newest_backup_is_marked_and_the_next_sound_one_restored_with_
     assert clone.recover("--list").stdout.count("DAMAGED") >= 1
     again = clone.recover("--latest", "--yes")
     assert again.returncode == 0 and "It is marked as damaged" not in again.stdout
+    assert "is newer, but damaged, and is skipped" in again.stdout
 
 
 def test_a_mixed_restore_leaves_the_service_stopped_for_the_next_recovery(clone: Clone) -> None:

@@ -1,7 +1,8 @@
 """What every command gets and returns."""
 
 import argparse
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from ..config import Settings, check_path, check_set_name, parse_source
 from ..errors import UsageError
 from ..repository.folder import Repository, open_repository
 from ..runtime.context import Context
-from ..types import Backup, Source, SourceKind
+from ..types import Backup, Problem, Source, SourceKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +24,12 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A command's arguments, the settings, and the context to run in."""
+    """A command's arguments, the settings, and the context to run in; ``skipped`` collects what `find` passed over."""
 
     arguments: argparse.Namespace
     settings: Settings
     ctx: Context
+    skipped: list[tuple[str, Problem]] = field(default_factory=list)
 
     def repository_path(self) -> Path:
         """``--repo``, else ``BACKUP_REPOSITORY``. Raises `UsageError` if neither is given."""
@@ -42,11 +44,26 @@ class Call:
 
     def backup(self, repository: Repository) -> Backup:
         """The backup that the ID argument selects. If it is incomplete and its id was not given, a line says so."""
-        backup = repository.find(self.arguments.id, self.set_name())
+        backup = self.find(repository, self.arguments.id, self.set_name())
         if backup.manifest.incomplete and backup.id != self.arguments.id:
             # not kept in the context: that is the log of the safety backup
             self.ctx.on_log(f"{backup.id} is incomplete: `refbackup show {backup.id}` lists what is missing from it.")
         return backup
+
+    def find(self, repository: Repository, wanted: str, set_name: str | None) -> Backup:
+        """As `Repository.find`. Each damaged backup that was passed over is reported, and kept for the answer."""
+        return self.report_skipped(repository.find(wanted, set_name))
+
+    def report_skipped(self, backup: Backup) -> Backup:
+        """What `find` does with the *backup* that it found."""
+        for skipped, problem in backup.skipped:
+            self.warn(f"{skipped} is newer than {backup.id}, but damaged, and is skipped: {problem.message}")
+        self.skipped.extend(backup.skipped)
+        return backup
+
+    def warn(self, text: str) -> None:
+        """Write a line to standard error, whatever ``--progress`` says."""
+        sys.stderr.write(f"Warning: {text}\n")
 
     def set_name(self) -> str | None:
         """``--set``, if given."""

@@ -64,7 +64,7 @@ def _find(call: Call, repository: Repository, name: str) -> Backup | Unreadable:
     """The backup called *name*; an unreadable one is only found by its whole id."""
     set_name, backup_id = split_name(name, call.set_name())
     try:
-        return repository.find(backup_id, set_name)
+        return call.find(repository, backup_id, set_name)
     except DamageFound:
         damaged = (item for item in repository.scan(set_name) if isinstance(item, Unreadable) and item.id == backup_id)
         items = list(damaged)

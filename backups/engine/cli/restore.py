@@ -21,7 +21,7 @@ from ..types import Backup
 from ..unfinished import mixture, unfinished_exchange
 from .arguments import add_id, add_sources, seconds
 from .call import Call, Outcome
-from .text import missing_json, missing_lines, table
+from .text import damage_lines, missing_json, missing_lines, table
 
 _ONLY_TO = ("check", "salvage")
 _ONLY_IN_PLACE = ("ignore_open", "stop_command", "start_command", "check_command", "ready_fd")
@@ -71,10 +71,13 @@ def run(call: Call) -> Outcome:
     repository = call.repository()
     if arguments.salvage and arguments.to:
         backup, lost = find_for_salvage(repository, arguments.id, call.set_name())
+        call.report_skipped(backup)
         if lost:
             call.ctx.log(f"{lost} Names and sizes are taken from its archive; the stores cannot be compared with the cut.")
     else:
         backup = call.backup(repository)
+    for problem in backup.problems:
+        call.warn(f"{backup.id} is damaged: {problem.message}")
     if loss := unconfirmed_loss(repository.holds(backup.manifest.set), backup.id):
         call.ctx.log(f"SHRUNK {loss}.")
     if mixed := mixture(backup.manifest):
@@ -90,12 +93,13 @@ def run(call: Call) -> Outcome:
             check=arguments.check,
             salvage=arguments.salvage,
         )
-        damaged = restored.lost or (restored.damaged and not restored.dry_run)
+        damaged = restored.lost or restored.damaged or (restored.dry_run and backup.damaged)
         return _outcome(asdict(restored), _text(restored), backup, arguments.only, DamageFound.exit_code if damaged else 0)
     sources = call.sources()
     if arguments.dry_run:
         planned = plan_in_place(repository, backup, sources, only=arguments.only)
-        return _outcome(planned, _planned_text(planned), backup, arguments.only)
+        code = DamageFound.exit_code if backup.damaged else 0
+        return _outcome(planned, _planned_text(planned), backup, arguments.only, code)
     _confirm(call, backup.id)
     restored = restore_in_place(
         repository, backup, sources, call.ctx, only=arguments.only, commands=_commands(call), wait=arguments.wait
@@ -114,6 +118,9 @@ def _outcome(answer: dict[str, Any], text: str, backup: Backup, only: str | None
     """What was or would be restored, and which files the backup does not have."""
     records = select(backup, only)
     missing = missing_json(records)
+    if answer.get("dry_run"):
+        answer = {**answer, "problems": [problem.model_dump(mode="json") for problem in backup.problems]}
+        text = "\n".join([text, *damage_lines(backup)])
     return Outcome({**answer, "missing": missing}, "\n".join([text, *missing_lines(backup.id, missing)]), code)
 
 

@@ -5,6 +5,7 @@ import io
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from .. import progress
@@ -56,6 +57,9 @@ def perform(arguments: argparse.Namespace, settings: Settings) -> Outcome:
                 error = left.as_error("")
                 sys.stderr.write(f"Warning: {error.message} {error.hint}\n")
             outcome: Outcome = arguments.run(call)
+            if call.skipped:
+                skipped = [{"id": one, "problem": problem.model_dump(mode="json")} for one, problem in call.skipped]
+                outcome = replace(outcome, json={**outcome.json, "skipped": skipped})
     except OSError as problem:
         raise from_os_error(problem, getattr(arguments, "command", "") or "Running the command") from problem
     finally:

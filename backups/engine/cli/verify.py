@@ -10,7 +10,7 @@ from ..progress import duration, human_bytes
 from ..repository.base import Unreadable
 from ..repository.folder import Repository
 from ..repository.soundness import Soundness
-from ..types import Backup, Depth, Proof
+from ..types import Backup, Depth, Problem, Proof
 from ..verify import verify_many
 from .arguments import add_examine
 from .call import Call, Outcome
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(call: Call) -> Outcome:
-    """Verify; exit code 4 if there is no backup, 5 if one is damaged or unreadable."""
+    """Verify; exit code 4 if there is no backup, 5 if one is damaged or unreadable, or damaged and skipped by ``latest``."""
     repository = call.repository()
     arguments = call.arguments
     depth = Depth(arguments.depth)
@@ -47,14 +47,16 @@ def run(call: Call) -> Outcome:
         backups = [item for item in scanned if isinstance(item, Backup)]
         unreadable = [item for item in scanned if isinstance(item, Unreadable)]
     else:
-        backups = [repository.find(name, call.set_name()) for name in arguments.id or ["latest"]]
+        backups = [call.find(repository, name, call.set_name()) for name in arguments.id or ["latest"]]
     application = ApplicationCheck(examine=arguments.examine or call.settings.examine_command)
     proved = verify_many(repository, backups, depth, call.ctx, application=application)
     proofs = verdicts(repository, list(zip(backups, proved, strict=True)))
-    ok = all(proof.ok for proof in proofs) and not unreadable
-    results = [proof_json(proof) for proof in proofs] + [_unreadable_json(item, depth) for item in unreadable]
+    unverified = {item.id: item.problem for item in unreadable} | dict(call.skipped)
+    ok = all(proof.ok for proof in proofs) and not unverified
+    results = [proof_json(proof) for proof in proofs]
+    results += [_unverified_json(one, problem, depth) for one, problem in unverified.items()]
     lines = [proof_text(proof) for proof in proofs]
-    lines += [f"{item.id}: DAMAGED\n  manifest: {item.problem.message}" for item in unreadable]
+    lines += [f"{one}: DAMAGED, not read\n  {problem.code}: {problem.message}" for one, problem in unverified.items()]
     return Outcome({"ok": ok, "results": results}, "\n".join(lines), 0 if ok else 5)
 
 
@@ -64,9 +66,9 @@ def verdicts(repository: Repository, proved: list[tuple[Backup, Proof]]) -> list
     return [of_sets[backup.manifest.set].verdict(backup, proof) for backup, proof in proved]
 
 
-def _unreadable_json(item: Unreadable, depth: Depth) -> dict[str, Any]:
-    problems = [item.problem.model_dump(mode="json")]
-    return {"id": item.id, "ok": False, "depth": depth, "seconds": 0.0, "bytes": 0, "problems": problems, "checks": {}}
+def _unverified_json(backup_id: str, problem: Problem, depth: Depth) -> dict[str, Any]:
+    problems = [problem.model_dump(mode="json")]
+    return {"id": backup_id, "ok": False, "depth": depth, "seconds": 0.0, "bytes": 0, "problems": problems, "checks": {}}
 
 
 def proof_json(proof: Proof) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -223,7 +223,8 @@ class BaseRepository(ABC):
     def find(self, wanted: str, set_name: str | None) -> Backup:
         """The backup that *wanted* names: an id, a unique prefix, ``latest``, ``latest:KIND`` or ``@TIME``.
 
-        Each may begin with the name of its set: ``SET/ID``. ``latest`` and ``@TIME`` skip damaged backups and safety backups.
+        Each may begin with the name of its set: ``SET/ID``. ``latest`` and ``@TIME`` skip damaged backups and safety backups;
+        ``skipped`` of the result names each damaged one, which callers report.
         Without a set, every set is searched for ids and prefixes, and ``default`` otherwise. Raises `BackupNotFound`,
         `DamageFound` for an id that several sets hold, and `UsageError` for a kind or time that is not one.
         """
@@ -263,21 +264,20 @@ class BaseRepository(ABC):
         raise BackupNotFound(f"There is no backup {backup_id} in {where}.")
 
     def _newest(self, set_name: str, *, before: datetime | None, kind: str | None) -> Backup:
-        soundness = Soundness(self, set_name)
-        for backup_id in self.ids(set_name):
-            if kind and f"-{kind}-" not in backup_id:
+        skipped: list[tuple[str, Problem]] = []
+        for item in self._scan_set(set_name):
+            if f"-{kind}-" not in item.id if kind else f"-{BackupKind.SNAPSHOT}-" in item.id:
+                continue  # without a kind, a snapshot is none: it holds SQLite alone
+            if before is not None and (_stamped(item.id) if isinstance(item, Unreadable) else item.manifest.time) > before:
                 continue
-            try:
-                backup = self.load(set_name, backup_id, soundness)
-            except EngineError:
-                continue
-            if backup.damaged or (before is not None and backup.manifest.time > before):
-                continue
-            if kind is None and backup.manifest.kind is BackupKind.SNAPSHOT:
-                continue  # it holds SQLite alone
-            if backup.manifest.safety:
+            if isinstance(item, Unreadable):
+                skipped.append((item.id, item.problem))
+            elif item.manifest.safety:
                 continue  # a safety backup is restored by its own id only
-            return backup
+            elif item.damaged:
+                skipped.append((item.id, item.problems[0]))
+            else:
+                return replace(item, skipped=tuple(skipped))
         self.require_backups(set_name)
         when = f" at or before {before.isoformat()}" if before else ""
         raise BackupNotFound(f"The set {set_name} has no undamaged {kind or 'full or incremental'} backup{when}.")
@@ -352,6 +352,10 @@ def parse_manifest(backup_id: str, content: bytes) -> Manifest:
     except ValidationError as problem:
         where = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in problem.errors()[:5])
         raise DamageFound(f"The manifest of {backup_id} is not valid: {where}.", id=backup_id) from None
+
+
+def _stamped(backup_id: str) -> datetime:
+    return datetime.strptime(backup_id[:16], STAMP).replace(tzinfo=UTC)
 
 
 def _moment(text: str) -> datetime:

@@ -47,7 +47,7 @@ def _preview(call: Call) -> Outcome:
     arguments = call.arguments
     repository = project.open(arguments.repository or project.default_repository)
     by_id = "-" in arguments.id and not arguments.id.startswith("@")
-    backup = repository.find(arguments.id, arguments.set or (None if by_id else project.default_set))
+    backup = call.find(repository, arguments.id, arguments.set or (None if by_id else project.default_set))
     sources: tuple[Source, ...] | None
     try:
         sources = project.live_sources(backup.manifest.set)
