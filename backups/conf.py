@@ -19,7 +19,7 @@
         "EXAMINE": "project.jobs.examination",          # function from a set's name to a command: engine.application_check
         "ADDRESS": "https://refs.example.org",          # base URL of this site, for links in alerts; empty: no links
         "ALERT_DETECTORS": ["project.alerts.UNREAD"],   # further conditions: paths to `monitoring.conditions.Condition` objects
-        "ALERT_HOSTS": ["hooks.slack.com", "*.example.org", "10.0.0.0/8"],  # allowed webhook hosts; empty: see alerts.http
+        "ALERT_HOSTS": ["hooks.slack.com", "*.example.org", "10.0.0.0/8"],  # allowed webhook hosts; empty: public ones
         "PROMISED_RPO_MINUTES": 60,
         "PROMISED_RTO_MINUTES": 5,
         "KEEP_JOBS_DAYS": 400,                          # retention of ended jobs

@@ -5,8 +5,9 @@ A person who may change alerts chooses an address that this server then calls. T
 - Only ``http`` and ``https``, without credentials in the address; always POST, with fixed headers.
 - The name is resolved once, every address it has is checked, and the connection goes to a checked address, so a DNS answer that
   changes in between has no effect. Proxies from the environment are not used.
-- Link-local, multicast, unspecified and reserved addresses and those of cloud metadata services are refused. Internal hosts and
-  this machine are allowed, because receivers often run there. ``BACKUPS["ALERT_HOSTS"]`` limits targets to those it lists.
+- Link-local, multicast, unspecified and reserved addresses and those of cloud metadata services are refused. This machine and
+  internal networks are refused unless ``BACKUPS["ALERT_HOSTS"]`` lists the host or the network. That also limits targets to
+  those it lists.
 - Redirects are reported, not followed. Of the answer 2 KB are read and 300 characters kept, without secrets.
 - 10 seconds from name resolution to the answer.
 """
@@ -37,6 +38,7 @@ _KEPT = 300
 _METADATA = frozenset(
     map(ipaddress.ip_address, ("100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"))
 )
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 T = TypeVar("T")
@@ -92,7 +94,8 @@ def _check_host(host: str) -> None:
 def _check_address(address: _Address, host: str) -> None:
     if isinstance(address, ipaddress.IPv6Address):  # some embed an IPv4 address
         teredo = address.teredo
-        address = address.ipv4_mapped or address.sixtofour or (teredo[1] if teredo else None) or address
+        translated = ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF) if address in _NAT64 else None
+        address = address.ipv4_mapped or address.sixtofour or (teredo[1] if teredo else None) or translated or address
     allowed = configuration().alert_hosts
     if any(address in network for entry in allowed if (network := _network(entry)) is not None):
         return
@@ -101,6 +104,12 @@ def _check_address(address: _Address, host: str) -> None:
     never = address.is_link_local or address.is_multicast or address.is_unspecified or address in _METADATA
     if never or (address.is_reserved and not address.is_loopback):
         raise Refused(f"{host} is at {address}, where no receiver can be.")
+    internal = not address.is_global or (isinstance(address, ipaddress.IPv6Address) and address.is_site_local)
+    if internal and not _named(host, allowed):
+        raise Refused(
+            f"{host} is at {address}, on this machine or in an internal network, and BACKUPS['ALERT_HOSTS'] "
+            "(REFSERVER_ALERT_HOSTS) does not list it."
+        )
 
 
 def _named(host: str, allowed: tuple[str, ...]) -> bool:

@@ -88,12 +88,14 @@ def settings_of(places: Places) -> dict[str, object]:
         "HOST": HOST,
         "RESTORE_FOLDER": str(places.root / "restored"),
         "RUN_FOLDER": str(places.root / "run"),
+        "ALERT_HOSTS": ["127.0.0.0/8", "::1/128"],  # the receivers of the tests
     }
 
 
 def environment_of(places: Places) -> dict[str, str]:
     """For child processes of the site."""
-    return {**places.environment, "REFSERVER_HOST": HOST, "REFSERVER_RESTORED": str(places.root / "restored")}
+    named = {"REFSERVER_HOST": HOST, "REFSERVER_RESTORED": str(places.root / "restored")}
+    return {**places.environment, **named, "REFSERVER_ALERT_HOSTS": "127.0.0.0/8,::1/128"}
 
 
 @pytest.fixture
