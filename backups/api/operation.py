@@ -136,7 +136,10 @@ def _read_body(request: Request, body: TypeAdapter[Any]) -> Any:
     try:
         return body.validate_json(content, strict=True)
     except ValidationError as problem:
-        faults = [{"pointer": "#" + "".join(f"/{part}" for part in path), "detail": text} for path, text in _faults(problem)]
+        tagged = body.core_schema["type"] == "tagged-union"  # the path then begins with the tag, which is no part of the body
+        faults = [
+            {"pointer": "#" + "".join(f"/{part}" for part in path[tagged:]), "detail": text} for path, text in _faults(problem)
+        ]
         raise _invalid(faults) from None
 
 

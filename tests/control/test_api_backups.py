@@ -143,6 +143,16 @@ def test_invalid_body_is_reported_with_its_pointer(empty_site, body, where):
     assert not Job.objects.exists()
 
 
+@pytest.mark.parametrize(
+    ("body", "where"),
+    [({"to": "folder", "folder": "../x"}, "#/folder"), ({"to": "in_place"}, "#/confirm"), ({"to": "nowhere"}, "#")],
+)
+def test_pointer_into_one_of_several_kinds_of_body(empty_site, body, where):
+    client = bearer(empty_site, "ada", "restorer")
+    path = f"{BACKUPS}/20261201T000000Z-full-000000/restore"
+    assert problem(send(client, path, body), 400, "invalid")["errors"][0]["pointer"] == where
+
+
 def test_unknown_set_or_repository_is_a_usage_error(empty_site):
     client = bearer(empty_site, "ada", "operator")
     assert "The setting BACKUPS has: default, control" in problem(send(client, BACKUPS, {"set": "nope"}), 400, "usage")["hint"]
