@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -300,10 +301,15 @@ def test_change_of_second_factor_is_reported():
 def test_preview_as_text(site):
     made = backed_up(site)
     catalogue.remove(list(Paper.objects.order_by("pk")[:1]))
+    Paper.objects.filter(pk__in=Paper.objects.order_by("pk").values("pk")[:2]).update(title="Changed since")
+    Group.objects.create(name="later").delete()
+    Group.objects.filter(pk=Group.objects.order_by("pk").values("pk")[:1]).update(name="renamed")
     done = site.places.manage("preview_restore", "latest", "--progress", "none")
     assert done.returncode == 0, done.stderr
     assert (
         done.stdout.startswith(made) and "library_paper: 64 -> 65 rows" in done.stdout and "Nothing was changed" in done.stdout
     )
+    assert "library_paper: 64 -> 65 rows (1 restored, 2 changed back)" in done.stdout
+    assert re.search(r"auth_group: [0-9]+ rows \(1 changed back\)", done.stdout), done.stdout
     none = site.places.manage("preview_restore", "20200101T000000Z-full-000000", "--json", "--progress", "none")
     assert none.returncode == 4 and json.loads(none.stdout)["error"]["code"] == "no_backup"

@@ -73,7 +73,9 @@ def _text(answer: dict[str, Any]) -> str:
         for item in items:
             if item["before"] != item["after"]:
                 before, after = ("none" if item[side] is None else f"{item[side]:,}" for side in ("before", "after"))
-                lines.append(f"  {store['store']} {item['name']}: {before} -> {after} {unit}")
+                lines.append(f"  {store['store']} {item['name']}: {before} -> {after} {unit}{_differences(item)}")
+            elif counts := _differences(item):
+                lines.append(f"  {store['store']} {item['name']}: {item['after']:,} {unit}{counts}")
     for store in answer["files"]:
         if store["counts"]:
             counts = ", ".join(f"{count:,} {what}" for what, count in store["counts"].items())
@@ -86,3 +88,16 @@ def _text(answer: dict[str, Any]) -> str:
     for one in answer["code"]:
         lines.append(f"  RUNS {one['store']}: {one['kind']} {one['name']} ({one['how']}): {one['text']}")
     return "\n".join(lines)
+
+
+def _differences(item: dict[str, Any]) -> str:
+    """How many rows of a table are removed, restored and changed back, or that a collection was written to; empty if none."""
+    if item["before"] is None or item["after"] is None:
+        return ""
+    if "differs" not in item:
+        return "" if item["same"] else ", written to since the backup"
+    if item["differs"] is None:
+        return ", not compared row by row"
+    words = {"gone": "removed", "back": "restored", "changed": "changed back"}
+    counts = [f"{item['differs'][key]:,} {word}" for key, word in words.items() if item["differs"][key]]
+    return f" ({', '.join(counts)})" if counts else ""
