@@ -24,10 +24,13 @@
         "PROMISED_RTO_MINUTES": 5,
         "KEEP_JOBS_DAYS": 400,                          # retention of ended jobs
         "KEEP_LOGS_DAYS": 30,                           # retention of their log lines
+        "SIGNING_KEY": "/srv/signing_key",              # file of the key that signs backups; empty: none (engine.evidence)
+        "TRUSTED_KEYS": [],                             # public keys of other hosts, in base64
     }
 """
 
 import functools
+import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -40,6 +43,7 @@ from django.core.signals import setting_changed
 
 from .engine.config import parse_source
 from .engine.errors import EngineError, RepositoryMissing, UsageError
+from .engine.evidence.keys import Keys, keys_for
 from .engine.names import NAME
 from .engine.repository.folder import Repository, open_repository
 from .engine.runtime.environment import closest
@@ -72,6 +76,8 @@ class Configuration:
     promised_rto_minutes: int
     keep_jobs_days: int
     keep_logs_days: int
+    signing_key: Path | None = None
+    trusted_keys: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
     @property
@@ -89,11 +95,21 @@ class Configuration:
                 f"There is no repository {name!r}.", hint=f"The setting BACKUPS has: {', '.join(self.repositories)}."
             )
         try:
-            return open_repository(self.repositories[name])
+            return open_repository(self.repositories[name], self.keys(self.repositories[name]))
         except RepositoryMissing as problem:
             if problem.hint != RepositoryMissing.default_hint:
                 raise  # it is there, and cannot be read
             raise RepositoryMissing(problem.message, hint=REPOSITORY_AWAY) from problem
+
+    def keys(self, repository: Path) -> Keys | None:
+        """The keys that decide what counts in a repository; None if there is no key. Raises `EngineError`."""
+        return keys_for(repository, self.signing_key, self.trusted_keys)
+
+    @property
+    def key_environment(self) -> dict[str, str]:
+        """The settings of the keys as ``refbackup`` reads them from the environment."""
+        given = {"BACKUP_SIGNING_KEY": str(self.signing_key or ""), "BACKUP_TRUSTED_KEYS": os.pathsep.join(self.trusted_keys)}
+        return {name: value for name, value in given.items() if value}
 
     def sources(self, set_name: str) -> tuple[Source, ...]:
         """The sources of a set. Raises `UsageError` for an unknown name."""
@@ -178,6 +194,8 @@ def read(given: Mapping[str, Any]) -> Configuration:
         alert_hosts=tuple(given.get("ALERT_HOSTS", ())),
         metrics=tuple(given.get("METRICS", ())),
         examine=str(given.get("EXAMINE", "")),
+        signing_key=Path(given["SIGNING_KEY"]) if given.get("SIGNING_KEY") else None,
+        trusted_keys=tuple(given.get("TRUSTED_KEYS", ())),
         problems=tuple(problems),
         **numbers,
     )

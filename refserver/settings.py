@@ -3,6 +3,7 @@
 Settings that differ between machines come from the environment or `.env`; `.env.example` lists them.
 """
 
+import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ _CONTROL, REFSERVER_CONTROL_DATABASE = control_database(_env, "REFSERVER_CONTROL
 BACKUP_REPOSITORY = _env.text("BACKUP_REPOSITORY", "var/backups")
 if "://" not in BACKUP_REPOSITORY:  # the address of an object store is used unchanged
     BACKUP_REPOSITORY = str(_env.path("BACKUP_REPOSITORY", "var/backups"))
+BACKUP_SIGNING_KEY = _env.path("BACKUP_SIGNING_KEY", "var/signing_key")
+BACKUP_TRUSTED_KEYS = [key for key in _env.text("BACKUP_TRUSTED_KEYS", "").split(os.pathsep) if key]
 _SECOND_REPOSITORY = _env.text("BACKUP_SECOND_REPOSITORY", "")
 REFSERVER_RUN_DIR = _env.path("REFSERVER_RUN_DIR", "var/run")
 REFSERVER_RESTORED = _env.path("REFSERVER_RESTORED", "var/restored")
@@ -110,6 +113,8 @@ BACKUPS: dict[str, Any] = {
     "JOBS_AT_ONCE": _JOBS_AT_ONCE,
     "RESTORE_FOLDER": str(REFSERVER_RESTORED),
     "RUN_FOLDER": str(REFSERVER_RUN_DIR),
+    "SIGNING_KEY": str(BACKUP_SIGNING_KEY),
+    "TRUSTED_KEYS": BACKUP_TRUSTED_KEYS,
     "ADDRESS": _ADDRESS,
     "ALERT_HOSTS": _ALERT_HOSTS,
     "ALERT_DETECTORS": ["refserver.alerts.CONSISTENCY"],

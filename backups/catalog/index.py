@@ -5,7 +5,7 @@ import logging
 import operator
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,6 +19,7 @@ from backups.engine.repository.base import STAMP
 from backups.engine.repository.folder import Repository
 from backups.engine.repository.soundness import Soundness
 from backups.engine.types import Backup, Depth
+from backups.identity import audit
 from backups.models import IndexedBackup, Job
 
 from . import failed_checks
@@ -63,7 +64,16 @@ def refresh(name: str, *, everything: bool = False) -> Change:
         for place in places
         if everything or place not in known or place[1] in twins or known[place].seen != repository.seen(*place)
     ]
-    return _update(name, repository, known, changed, known.keys() - set(places), found=len(places))
+    change = _update(name, repository, known, changed, known.keys() - set(places), found=len(places))
+    unknown = [
+        (one, backup_id) for one in repository.sets() for backup_id in repository.vanished(one) if (one, backup_id) not in known
+    ]
+    _note_lost(name, unknown)
+    rows = [_unreadable(name, set_name, backup_id, MISSING, "") for set_name, backup_id in unknown]
+    for row in rows:
+        row.verification = IndexedBackup.Verification.MISSING
+    IndexedBackup.objects.bulk_create(rows, ignore_conflicts=True)
+    return replace(change, missing=change.missing + len(rows))
 
 
 def refresh_all() -> None:
@@ -145,9 +155,10 @@ def _update(
 
     A backup that becomes usable, or no longer is, may change the judgement of newer ones of its set: they are read too.
     """
-    deleted = repository.deleted() if gone else set()
+    deleted = repository.deleted(gone)
     removed = [place for place in gone if place in deleted]
     lost = [one for one in set(gone).difference(removed) if known[one].verification != IndexedBackup.Verification.MISSING]
+    _note_lost(name, lost)
     turned = list(lost)
     for row in _read(name, repository, places, known):
         before = known.get((row.set, row.backup_id))
@@ -169,6 +180,13 @@ def _update(
     again = sum(1 for _ in _read(name, repository, newer, known))
     missing = sum(known[place].verification == IndexedBackup.Verification.MISSING for place in gone)
     return Change(found=found, read=len(places) + again, forgotten=len(removed), missing=missing + len(lost))
+
+
+def _note_lost(name: str, lost: list[_Place]) -> None:
+    """Leave an entry in the audit that names the backups which vanished."""
+    if lost:
+        ids = sorted((f"{set_name}/{backup_id}" for set_name, backup_id in lost), reverse=True)
+        audit.record(audit.SYSTEM, "backups.vanished", f"repository:{name}", after={"count": len(ids), "ids": ids[:1000]})
 
 
 def _at(name: str, places: list[_Place]) -> QuerySet[IndexedBackup]:

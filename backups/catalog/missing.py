@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from django.db.models import QuerySet
+from django.utils import timezone
 
 from backups.conf import configuration
 from backups.engine.errors import BackupNotFound
@@ -30,13 +31,16 @@ def forget_missing(actor: Actor, *, repository: str = "", backup_ids: Sequence[s
     rows = missing_backups(name)
     if backup_ids:
         rows = rows.filter(backup_id__in=backup_ids)
-    gone = list(rows.values_list("pk", "backup_id", "held"))
-    found = [backup_id for _, backup_id, _ in gone]
+    gone = list(rows.values_list("pk", "set", "backup_id", "held"))
+    found = [backup_id for _, _, backup_id, _ in gone]
     if not gone or set(backup_ids) - set(found):
         raise BackupNotFound("Not all of these backups are missing.", hint="Nothing was forgotten. Read the list again.")
-    held = [backup_id for _, backup_id, was_held in gone if was_held]
+    held = [backup_id for _, _, backup_id, was_held in gone if was_held]
     after = {"count": len(found), "ids": found[:1000], "held": held[:1000]}
     audit.record(actor, "backups.forgotten", f"repository:{name}", after=after)
+    opened = configuration().open(name)
+    for _, set_name, backup_id, _ in gone:
+        opened.forget(set_name, backup_id, timezone.now())
     for start in range(0, len(gone), 500):
-        IndexedBackup.objects.filter(pk__in=[pk for pk, _, _ in gone[start : start + 500]]).delete()
+        IndexedBackup.objects.filter(pk__in=[pk for pk, *_ in gone[start : start + 500]]).delete()
     return found

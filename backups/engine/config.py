@@ -33,6 +33,8 @@ ENGINE_SETTINGS = frozenset(
         "BACKUP_EXAMINE_COMMAND",
         "BACKUP_EXCLUDE",
         "BACKUP_REREAD_HOURS",
+        "BACKUP_SIGNING_KEY",
+        "BACKUP_TRUSTED_KEYS",
         "BACKUP_SHRINK_PERCENT",
         "BACKUP_SHRINK_LEAST",
         "BACKUP_MAY_SHRINK",
@@ -48,7 +50,8 @@ REREAD_HOURS = 24.0
 """How long incrementals trust the times of files, if no setting says otherwise."""
 
 _MOST_HOURS = 100_000
-_PATHS = ("BACKUP_REPOSITORY", *SOURCE_SETTINGS.values())
+_PATHS = ("BACKUP_REPOSITORY", "BACKUP_SIGNING_KEY", *SOURCE_SETTINGS.values())
+_KEY_BESIDE_FILE = "var/signing_key"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,13 +71,15 @@ class Settings:
     exclude: tuple[str, ...]
     reread_hours: float
     allowance: Allowance
+    signing_key: Path | None = None
+    trusted_keys: tuple[str, ...] = ()
     unknown: tuple[UnknownSetting, ...] = ()
 
 
 def environment() -> Environment:
     """The process's environment and the nearest ``.env`` at or above the working folder, whose paths start at its folder.
 
-    An empty value in the file counts as not set.
+    An empty value in the file counts as not set. The signing key is by default in ``var/signing_key`` beside the file.
     """
     place = Path(find_dotenv(usecwd=True) or os.devnull)
     env = Environment.load(place, Path())
@@ -83,6 +88,8 @@ def environment() -> Environment:
         if name in values and name not in os.environ:
             paths = values[name].split(os.pathsep)
             values[name] = os.pathsep.join(_beside(path, place.parent) for path in paths if path)
+    if place.name == ".env" and "BACKUP_SIGNING_KEY" not in values:
+        values["BACKUP_SIGNING_KEY"] = str(place.parent / _KEY_BESIDE_FILE)
     env.values = values
     return env
 
@@ -129,6 +136,8 @@ def read_settings(env: Environment) -> Settings:
             least=env.integer("BACKUP_SHRINK_LEAST", DEFAULT_ALLOWANCE.least, least=1, most=1_000_000_000),
             names=tuple(filter(None, may_shrink.split(os.pathsep))),
         ),
+        signing_key=Path(signing_key) if (signing_key := env.text("BACKUP_SIGNING_KEY", "")) else None,
+        trusted_keys=tuple(filter(None, env.text("BACKUP_TRUSTED_KEYS", "").split(os.pathsep))),
         unknown=env.unknown(ENGINE_SETTINGS | _PROJECT_SETTINGS, prefixes=("BACKUP_", "REFBACKUP_")),
     )
     env.check()

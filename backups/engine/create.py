@@ -20,7 +20,7 @@ from .config import REREAD_HOURS
 from .errors import EngineError, SourceBroken, UsageError, from_os_error
 from .repository.base import STAMP, stamp
 from .repository.folder import Repository
-from .repository.soundness import SOURCE_SUSPECT
+from .repository.soundness import SOURCE_SUSPECT, UNVOUCHED
 from .runtime import durable
 from .runtime.context import Context
 from .shrinkage import compare, hold_until_confirmed
@@ -250,9 +250,17 @@ def _begin(
     cut.packer.ask("begin", owner=f"{moment}-{kind}-{token}", parent=None, **where)
     if request.kind is not BackupKind.INCREMENTAL:
         return None, ""
-    reason = "; ".join(reasons) or f"the set {request.set} has no undamaged full or incremental backup yet"
+    reason = "; ".join(reasons) or _unvouched(repository, request.set)
+    reason = reason or f"the set {request.set} has no undamaged full or incremental backup yet"
     ctx.log(f"The incremental becomes a full backup: {reason}")
     return None, reason
+
+
+def _unvouched(repository: Repository, set_name: str) -> str:
+    """Why the newest backup cannot be a parent, if that is because nobody signed it or what it needs."""
+    newest = next(repository.newest_first(set_name), None)
+    inherited = newest.inherited if newest is not None else ()
+    return next((problem.message.removesuffix(".") for problem in inherited if problem.code == UNVOUCHED), "")
 
 
 def _reads_all(parent: Backup, request: Request, ctx: Context) -> bool:

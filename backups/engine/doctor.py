@@ -20,10 +20,12 @@ from .chroma_files.records import count_records
 from .chroma_files.tables import DATABASE, Collection, check_supported, list_collections, pending_ids, refuse_links
 from .chroma_files.whole import check_index
 from .errors import EngineError, PermissionMissing, RepositoryTooNew
+from .evidence.keys import Keys
 from .gate import Gate
 from .progress import counted, human_bytes
 from .repository.base import Unreadable, set_of
 from .repository.folder import SCRATCH, STAGING, Repository, open_repository
+from .repository.suspicion import suspicions
 from .runtime.context import Context
 from .runtime.live_check import check_live
 from .runtime.sqlite import connect, is_locked, primary_code
@@ -73,6 +75,8 @@ class Advice(StrEnum):
         "Put back a folder or a regular file. Links in a repository are not followed: to keep a part of it on another disk, "
         "mount that disk there."
     )
+    LOOK = "Find out who did it, bring back what is missing, delete what nobody signed, and run refbackup adopt."
+    SIGN = "Run refbackup adopt: with a signing key, forged and removed backups are noticed."
     USE_GATE = "Use backups.engine.gate around calls of Chroma, or give the restore stop and start commands."
 
 
@@ -102,10 +106,7 @@ class Diagnosis:
 
     def as_json(self) -> dict[str, Any]:
         """``{"ok", "findings": [{"level", "subject", "message", "advice"}]}``."""
-        return {
-            "ok": self.ok,
-            "findings": [asdict(finding) for finding in self.findings],
-        }
+        return {"ok": self.ok, "findings": [asdict(finding) for finding in self.findings]}
 
     def as_text(self) -> str:
         """A line per finding, with the advice below it."""
@@ -126,8 +127,8 @@ def has_wal_reset_bug(version: tuple[int, ...]) -> bool:
     return version >= (3, 7, 0) and not fixed
 
 
-def diagnose(repository: Path | None, sources: tuple[Source, ...], ctx: Context) -> Diagnosis:
-    """Check the version of SQLite, each of *sources*, and the *repository* (None: not given)."""
+def diagnose(repository: Path | None, sources: tuple[Source, ...], ctx: Context, keys: Keys | None = None) -> Diagnosis:
+    """Check the version of SQLite, each of *sources*, and the *repository* (None: not given) with *keys*."""
     report = Diagnosis()
     _check_versions(report)
     for source in sources:
@@ -146,7 +147,7 @@ def diagnose(repository: Path | None, sources: tuple[Source, ...], ctx: Context)
     if repository is None:
         report.add("note", "repository", "none given", "Give --repo or set BACKUP_REPOSITORY.")
     else:
-        _check_repository(repository, report)
+        _check_repository(repository, keys, report)
     return report
 
 
@@ -291,13 +292,13 @@ def _check_index(directory: Path, database: sqlite3.Connection, listed: Collecti
     report.add("note", subject, f"its index is being written ({why})", Advice.WAIT)
 
 
-def _check_repository(folder: Path, report: Diagnosis) -> None:
+def _check_repository(folder: Path, keys: Keys | None, report: Diagnosis) -> None:
     try:
-        repository = open_repository(folder)
+        repository = open_repository(folder, keys)
     except EngineError as problem:
         report.add("problem", str(folder), problem.message, problem.hint)
         return
-    for check in (_check_backups, _check_debris, _check_trash):
+    for check in (_check_backups, _check_evidence, _check_debris, _check_trash):
         try:
             check(repository, report)
         except OSError as problem:  # such as a link in the place of a folder: the other folders are checked all the same
@@ -345,6 +346,17 @@ def _check_backups(repository: Repository, report: Diagnosis) -> None:
         usable = len(unsound) + len(unreadable) < len(scanned)
         todo = "Run refbackup verify latest --depth restore." if usable else "Make a new full backup."
         report.add("warning", str(folder), "no backup is verified", todo)
+
+
+def _check_evidence(repository: Repository, report: Diagnosis) -> None:
+    evidence = repository.evidence
+    sets = [name for name in repository.sets() if evidence is not None and evidence.kept(name)]
+    if not sets:
+        report.add("note", str(repository.folder), "no key vouches for its backups", Advice.SIGN)
+    elif evidence is not None:
+        report.add("ok", str(repository.folder), evidence.keys.words)
+    for problem in (one for name in sets for one in suspicions(repository, name)):
+        report.add("problem", str(repository.folder), problem.message.removesuffix("."), Advice.LOOK)
 
 
 def _check_debris(repository: Repository, report: Diagnosis) -> None:

@@ -88,7 +88,7 @@ def candidates(backups: list[Backup]) -> list[Candidate]:
             # like a snapshot, a safety backup must not be kept instead of a good backup
             kind="snapshot" if backup.manifest.safety else backup.manifest.kind.value,
             needs=frozenset(filter(None, [backup.manifest.parent])),
-            hold=(backup.hold.note or "no reason given") if backup.hold else None,
+            hold=(backup.hold.reason or "no reason given") if backup.hold else None,
             damaged=backup.damaged,
             verified=_is_proven(backup, spoiled.get(backup.id)) and (not restored or backup.verification == "restore"),
             incomplete=backup.manifest.incomplete,

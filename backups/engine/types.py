@@ -134,10 +134,7 @@ class LeftOut(_Stored):
 
 
 class Peak(_Stored):
-    """The most rows of a table, records of a collection, or files or bytes of a folder, and the backup that holds it.
-
-    ``name`` is empty for a folder.
-    """
+    """The most rows of a table, records of a collection, files or bytes of a folder (no ``name``), and the backup with it."""
 
     unit: str
     name: Printable = ""
@@ -290,10 +287,7 @@ class Manifest(_Stored):
 
 
 class Proof(_Stored):
-    """The result of a verification, stored in the repository.
-
-    ``scope``: ``needed`` if everything that the backup needs was read, ``written`` if only its own archive was.
-    """
+    """A stored result of a verification; ``scope`` is ``written`` if only the archive of the backup itself was read."""
 
     id: Id
     time: AwareDatetime
@@ -324,7 +318,7 @@ SOURCE_PROBLEMS = frozenset({"sqlite_integrity", "chroma_structure", "source_unr
 
 
 class Hold(_Stored):
-    """Protects a backup from retention and deletion.
+    """Protects a backup from retention and deletion; also one that nobody ``signed``.
 
     ``shrunk`` lists what a later backup no longer holds, in sentences. Releasing the hold confirms that loss. A
     hold that a person set before (not ``automatic``) stays afterwards.
@@ -334,11 +328,17 @@ class Hold(_Stored):
     note: Short = ""
     shrunk: tuple[Printable, ...] = ()
     automatic: bool = False
+    signed: bool = Field(default=True, exclude=True)
+
+    @property
+    def reason(self) -> str:
+        """The note, and whether nobody signed the hold."""
+        return self.note if self.signed else f"{self.note or 'no reason given'} (nobody signed this hold)"
 
     @property
     def confirmed(self) -> Hold | None:
         """What remains of it when a person releases it."""
-        return self.model_copy(update={"shrunk": ()}) if self.shrunk and not self.automatic else None
+        return self.model_copy(update={"shrunk": ()}) if self.shrunk and self.signed and not self.automatic else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -82,7 +82,7 @@ def run(job: Job) -> Job:
         child = subprocess.Popen(
             command,
             cwd=settings.BASE_DIR,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", processes.JOB_VARIABLE: str(job.pk)},
+            env={**os.environ, **configuration().key_environment, "PYTHONUNBUFFERED": "1", processes.JOB_VARIABLE: str(job.pk)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

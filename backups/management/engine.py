@@ -111,7 +111,8 @@ class EngineCommand(BaseCommand):
             arguments.set = config.default_set
         set_name = arguments.set or config.default_set
         if getattr(arguments, "in_place", False):
-            backup = open_repository(Path(arguments.repo)).find(arguments.id, arguments.set)
+            folder = Path(arguments.repo)
+            backup = open_repository(folder, config.keys(folder)).find(arguments.id, arguments.set)
             set_name = backup.manifest.set
             self._refuse_kept_apart(config, set_name)
         sources = (
@@ -121,7 +122,14 @@ class EngineCommand(BaseCommand):
         )
         settings = read_settings(environment())
         examine = settings.examine_command or " ".join(types.examination(config.whole_set(set_name))[1:])
-        return replace(settings, repository=Path(arguments.repo), sources=sources, examine_command=examine)
+        return replace(
+            settings,
+            repository=Path(arguments.repo),
+            sources=sources,
+            examine_command=examine,
+            signing_key=config.signing_key,
+            trusted_keys=config.trusted_keys,
+        )
 
     def _refuse_kept_apart(self, config: Configuration, set_name: str) -> None:
         if config.whole_set(set_name) in config.kept_apart:

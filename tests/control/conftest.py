@@ -89,6 +89,7 @@ def settings_of(places: Places) -> dict[str, object]:
         "RESTORE_FOLDER": str(places.root / "restored"),
         "RUN_FOLDER": str(places.root / "run"),
         "ALERT_HOSTS": ["127.0.0.0/8", "::1/128"],  # the receivers of the tests
+        "SIGNING_KEY": str(places.root / "signing_key"),
     }
 
 

@@ -151,3 +151,31 @@ def _check_consistency_counts(Check) -> None:
     now = verdict.now()
     assert now.level.value == "at_risk" and "consistency" in {one.code for one in now.reasons}
     assert health.run_checks(timezone.now()).severity.exit_code
+
+
+def test_signed_backups_that_the_index_never_saw_are_missing_too(empty_site, made, monkeypatch):
+    """With a journal, neither an empty index nor a planted trash hides what vanished; a confirmed loss is recorded there."""
+    from backups.conf import configuration
+    from backups.engine.adopt import adopt
+    from backups.engine.evidence.keys import make_key
+    from tests.restore.stores import context
+
+    key = configuration().signing_key
+    assert key is not None and key.is_relative_to(empty_site.places.root)
+    make_key(key)
+    adopt(configuration().open("main"), context())
+    index.refresh("main")
+    assert states() == ["hashes"] * 3
+    repository = empty_site.repository.folder
+    for backup_id in made[1:]:
+        (repository / "backups/default" / backup_id).rename(repository / f"trash/20260101T000000Z.default.{backup_id}")
+    IndexedBackup.objects.filter(backup_id=made[1]).delete()
+    index.refresh("main")
+    assert states() == ["hashes", "missing", "missing"]
+    entries = AuditEntry.objects.filter(action="backups.vanished").values_list("after", flat=True)
+    assert sorted(one for after in entries for one in after["ids"]) == [f"default/{one}" for one in made[1:]]
+    index.refresh("main")
+    assert AuditEntry.objects.filter(action="backups.vanished").count() == len(entries)
+    assert forget_missing(empty_site.actor) == made[:0:-1]
+    index.refresh("main")
+    assert states() == ["hashes"] and configuration().open("main").vanished("default") == []

@@ -175,13 +175,15 @@ def answers(planted: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         "prune": ["--keep-last", "1", "--dry-run"],
         "doctor": sources,
         "drill": [],
+        "adopt": ["--yes"],
         "delete": ["latest", "--yes"],
     }
     assert sorted(calls) == COMMANDS
     found = {}
     for command, arguments in calls.items():
         answer = io.StringIO()
-        with redirect_stdout(answer):
+        with redirect_stdout(answer), pytest.MonkeyPatch.context() as patch:
+            patch.setenv("BACKUP_SIGNING_KEY", str(folder / "signing_key"))
             main([command, "--repo", str(folder / "repository"), "--json", "--progress", "none", *arguments])
         found[command] = json.loads(answer.getvalue())
     return found

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..config import Settings, check_path, check_set_name, parse_source
 from ..errors import UsageError
+from ..evidence.keys import Keys, keys_for
 from ..repository.folder import Repository, open_repository
 from ..runtime.context import Context
 from ..types import Backup, Problem, Source, SourceKind
@@ -39,8 +40,13 @@ class Call:
         return check_path(str(path))
 
     def repository(self) -> Repository:
-        """The open repository."""
-        return open_repository(self.repository_path())
+        """The open repository, with the keys of the settings."""
+        path = self.repository_path()
+        return open_repository(path, self.keys(path))
+
+    def keys(self, repository: Path, *, make: bool = False) -> Keys | None:
+        """The keys of the settings, for a repository; with *make*, a missing signing key is created."""
+        return keys_for(repository, self.settings.signing_key, self.settings.trusted_keys, make=make)
 
     def backup(self, repository: Repository) -> Backup:
         """The backup that the ID argument selects. If it is incomplete and its id was not given, a line says so."""

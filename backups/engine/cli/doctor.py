@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(call: Call) -> Outcome:
     """Diagnose; exit code 1 if there is a problem. Works without a repository."""
     path = call.arguments.repo or call.settings.repository
-    diagnosis = diagnose(Path(path) if path else None, call.sources(), call.ctx)
+    keys = call.keys(Path(path)) if path else None
+    diagnosis = diagnose(Path(path) if path else None, call.sources(), call.ctx, keys)
     text = runnable(diagnosis.as_text(), program(), call.arguments.repo or "")
     return Outcome(diagnosis.as_json(), text, 0 if diagnosis.ok else 1)

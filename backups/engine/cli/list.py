@@ -5,7 +5,8 @@ from typing import Any
 
 from ..progress import human_bytes
 from ..repository.base import Unreadable
-from ..types import Backup
+from ..repository.suspicion import suspicions
+from ..types import Backup, Hold
 from .call import Call, Outcome
 from .text import manifest_json, proof_words, table
 
@@ -22,7 +23,11 @@ def run(call: Call) -> Outcome:
     if call.arguments.set:
         repository.require_backups(set_name)
     items = repository.scan(set_name)
-    return Outcome({"backups": [listed_json(item) for item in items]}, listed_text(items))
+    noticed = [problem for name in ([set_name] if set_name else repository.sets()) for problem in suspicions(repository, name)]
+    lines = [listed_text(items), *(f"NOTICED {problem.message}" for problem in noticed)]
+    answer = {"backups": [listed_json(item) for item in items]}
+    answer |= {"noticed": [problem.model_dump(mode="json") for problem in noticed]} if noticed else {}
+    return Outcome(answer, "\n".join(lines))
 
 
 def listed_json(item: Backup | Unreadable) -> dict[str, Any]:
@@ -48,9 +53,17 @@ def listed_json(item: Backup | Unreadable) -> dict[str, Any]:
         "verified_at": item.verified_at.isoformat() if item.verified_at else None,
         "verification": item.verification,
         "incomplete": manifest.incomplete,
-        "hold": item.hold.note if item.hold else None,
+        "hold": item.hold.reason if item.hold else None,
         "note": manifest.note,
     }
+
+
+def _held(hold: Hold | None) -> str:
+    if hold is None:
+        return ""
+    if not hold.signed:
+        return "held: nobody signed it"
+    return "held: later ones lost content" if hold.shrunk else "held"
 
 
 def listed_text(items: list[Backup | Unreadable]) -> str:
@@ -71,7 +84,7 @@ def listed_text(items: list[Backup | Unreadable]) -> str:
                 human_bytes(manifest.bytes_source),
                 human_bytes(manifest.bytes_stored),
                 proof_words(item),
-                ("held: later ones lost content" if item.hold.shrunk else "held") if item.hold else "",
+                _held(item.hold),
                 manifest.note,
             )
         )

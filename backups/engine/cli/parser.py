@@ -20,6 +20,7 @@ COMMANDS = {
     "verify": "Verify backups; exit code 5 if damage is found.",
     "drill": "Restore a backup into scratch, check and time it, and record the result.",
     "restore": "Restore a backup into a folder or in place.",
+    "adopt": "Sign everything in a repository as it is.",
     "prune": "Remove backups that no retention rule keeps.",
     "doctor": "Check sources and repository, and give advice.",
 }

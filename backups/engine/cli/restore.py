@@ -11,6 +11,7 @@ from typing import Any
 from ..errors import DamageFound, RestoreRefused, UsageError
 from ..progress import counted, duration, human_bytes
 from ..repository.folder import open_repository
+from ..repository.suspicion import is_unchecked
 from ..restore.commands import Commands
 from ..restore.ending import finish_exchange
 from ..restore.in_place import plan_in_place, restore_in_place
@@ -82,6 +83,8 @@ def run(call: Call) -> Outcome:
         call.ctx.log(f"SHRUNK {loss}.")
     if mixed := mixture(backup.manifest):
         call.ctx.log(f"MIXED {mixed}")
+    if is_unchecked(repository, backup):
+        call.ctx.log(f"Nothing vouches for {backup.id}: it is signed, and the key that could check it is not here.")
     if arguments.to:
         restored = restore_to(
             repository,
@@ -140,7 +143,10 @@ def _finish(call: Call) -> Outcome:
             hint="If one was, name its stores with --sqlite, --chroma and --files as that restore did. Nothing was changed.",
         )
     journal = unfinished.journal
-    repository = call.repository() if journal is None or arguments.repo else open_repository(journal.repository)
+    if journal is None or arguments.repo:
+        repository = call.repository()
+    else:
+        repository = open_repository(journal.repository, call.keys(journal.repository))
     only = None if arguments.undo or journal is None else journal.only
     if journal is not None:
         backup_id = journal.safety_backup if arguments.undo else journal.backup

@@ -11,6 +11,7 @@ from pathlib import Path
 from .. import progress
 from ..config import Settings, environment, read_settings
 from ..errors import EngineError, UsageError, from_os_error
+from ..evidence.keys import memory_folder
 from ..runtime.context import Context, cancel_on_signals
 from ..runtime.ownership import give_to_owner
 from ..unfinished import unfinished_exchange
@@ -66,6 +67,9 @@ def perform(arguments: argparse.Namespace, settings: Settings) -> Outcome:
         close()
         if place := getattr(arguments, "repo", None) or settings.repository:
             give_to_owner(Path(place))
+        if key := settings.signing_key:
+            give_to_owner(key)
+            give_to_owner(memory_folder(key))
     return outcome
 
 

@@ -41,7 +41,7 @@ def _text(backup: Backup) -> str:
         f"  parent    {manifest.parent or 'none'}",
         f"  size      {human_bytes(manifest.bytes_source)} in {human_bytes(manifest.bytes_stored)}",
         f"  pause     SQLite {manifest.pause_ms.sqlite:.1f} ms, Chroma {manifest.pause_ms.chroma:.1f} ms",
-        f"  hold      {(backup.hold.note or 'held') if backup.hold else 'none'}",
+        f"  hold      {(backup.hold.reason or 'held') if backup.hold else 'none'}",
         f"  proof     {proof_words(backup)}",
     ]
     if mixed := mixture(manifest):

@@ -11,7 +11,7 @@ from typing import Any
 from ..types import Backup, Manifest, SourceRecord
 
 _MOST_MISSING = 20
-_VERBS = "create|list|show|files|verify|drill|restore|hold|release|delete|prune|doctor|init"
+_VERBS = "create|list|show|files|verify|drill|restore|hold|release|delete|prune|doctor|adopt|init"
 _COMMAND = re.compile(rf"(?<![\w./-])refbackup ({_VERBS})\b(?![^`.,;:\n]* --repo)")
 
 

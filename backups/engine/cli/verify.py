@@ -7,9 +7,10 @@ from ..application_check import ApplicationCheck
 from ..check_stores import unchecked_in
 from ..errors import UsageError
 from ..progress import duration, human_bytes
-from ..repository.base import Unreadable
+from ..repository.base import Unreadable, set_of
 from ..repository.folder import Repository
 from ..repository.soundness import Soundness
+from ..repository.suspicion import suspicions
 from ..types import Backup, Depth, Problem, Proof
 from ..verify import verify_many
 from .arguments import add_examine
@@ -40,6 +41,7 @@ def run(call: Call) -> Outcome:
     if every and arguments.id:
         raise UsageError("Give ids or --all, not both.")
     unreadable: list[Unreadable] = []
+    set_name: str | None = None
     if every:
         set_name = call.set_or_all()
         repository.require_backups(set_name)
@@ -52,12 +54,18 @@ def run(call: Call) -> Outcome:
     proved = verify_many(repository, backups, depth, call.ctx, application=application)
     proofs = verdicts(repository, list(zip(backups, proved, strict=True)))
     unverified = {item.id: item.problem for item in unreadable} | dict(call.skipped)
-    ok = all(proof.ok for proof in proofs) and not unverified
+    items: list[Backup | Unreadable] = [*backups, *unreadable]
+    sets = sorted({set_of(item) for item in items} | ({set_name} if every and set_name else set()))
+    noticed = [problem for name in sets for problem in suspicions(repository, name)]
+    ok = all(proof.ok for proof in proofs) and not unverified and not noticed
     results = [proof_json(proof) for proof in proofs]
     results += [_unverified_json(one, problem, depth) for one, problem in unverified.items()]
     lines = [proof_text(proof) for proof in proofs]
     lines += [f"{one}: DAMAGED, not read\n  {problem.code}: {problem.message}" for one, problem in unverified.items()]
-    return Outcome({"ok": ok, "results": results}, "\n".join(lines), 0 if ok else 5)
+    lines += [f"NOTICED {problem.message}" for problem in noticed]
+    answer: dict[str, Any] = {"ok": ok, "results": results}
+    answer |= {"noticed": [problem.model_dump(mode="json") for problem in noticed]} if noticed else {}
+    return Outcome(answer, "\n".join(lines), 0 if ok else 5)
 
 
 def verdicts(repository: Repository, proved: list[tuple[Backup, Proof]]) -> list[Proof]:

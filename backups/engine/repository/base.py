@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -83,6 +83,10 @@ class BaseRepository(ABC):
         """The readable proofs of a backup, oldest first."""
 
     @abstractmethod
+    def unvouched(self, set_name: str, backup_id: str, manifest: bytes) -> str:
+        """Why nothing vouches for a backup with this manifest, without a full stop; "" if something does, or without keys."""
+
+    @abstractmethod
     def proofs_hidden(self, set_name: str, backup_id: str) -> str:
         """Why the names of a backup's proofs cannot be read; empty when they can, or when there is none."""
 
@@ -139,8 +143,11 @@ class BaseRepository(ABC):
         """Free what `in_trash` names, and return its names."""
 
     @abstractmethod
-    def deleted(self) -> set[tuple[str, str]]:
-        """Set and id of the backups that were deleted or pruned: all in the trash, and the last that left it."""
+    def deleted(self, gone: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Set and id of those of the backups *gone* that were deleted or pruned.
+
+        The signed journal says it, or without one, the trash and the names of the last that left it.
+        """
 
     @abstractmethod
     def scratch_folder(self, token: str) -> AbstractContextManager[Path]:
@@ -315,7 +322,7 @@ class BaseRepository(ABC):
         hold = self.hold(set_name, backup_id)
         if hold is not None:
             raise BackupInUse(
-                f"Backup {backup_id} is held: {hold.note or 'no reason given'}.",
+                f"Backup {backup_id} is held: {hold.reason or 'no reason given'}.",
                 hint=f"Release it first: refbackup release {backup_id}",
             )
         dependents = self.dependents(set_name, backup_id)

@@ -6,31 +6,33 @@
       repository.json                 {"format": 1, "id": ..., "created": ...}
       backups/<set>/<id>/             one published backup; appears and disappears in one rename
         manifest.json  data.tar.zst  SHA256SUMS      written once
+        signature.json                who made it (`evidence`); in a repository that is signed
         proofs/<time>-<depth>.json    results of verifications, one file each
         hold.json                     exists while the backup is held
+      backups/<set>/journal.jsonl     what is vouched for (`evidence`); in a repository that is signed
       staging/<id>.<token>/           a backup being made; a later run clears what a crash left
       trash/<deleted>.<set>.<id>/     deleted, kept for a grace period
       trash/.emptied                  what left the trash
       scratch/<token>/                restores made for verification
-      writer  readers                 locks (leases.py)
+      writer  readers  journal        locks (leases.py)
 """
 
-import hashlib
 import json
 import os
 import stat
 import uuid
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from ..archive.reader import MAX_MANIFEST_BYTES, Locate, locate_in, read_manifest
 from ..errors import (
-    NO_SPACE,
     BackupNotFound,
     DamageFound,
     EngineError,
@@ -39,21 +41,21 @@ from ..errors import (
     UsageError,
     from_os_error,
 )
+from ..evidence.journal import Do
+from ..evidence.keys import Keys
+from ..evidence.vouch import STATEMENT, Evidence, sha256
 from ..names import BACKUP_ID, DATA, MANIFEST, NAME, SUMS
 from ..runtime import durable
 from ..runtime.enclosure import Enclosure, NotAllowed
 from ..types import Backup, Depth, Hold, Manifest, Proof
-from . import leases
+from . import leases, trash
 from .base import FORMAT, BaseRepository, stamp
 
 STAGING, SCRATCH = "staging", "scratch"
-EMPTIED = ".emptied"
-"""File in the trash with the names of what left it, the newest last."""
-
 MOST_SETS = 10_000
 MOST_ABOUT_BYTES, MOST_SUMS_BYTES, MOST_HOLD_BYTES, MOST_PROOF_BYTES = 1 << 16, 1 << 12, 1 << 16, 1 << 22
 
-MOST_EMPTIED = 10_000
+_UNKNOWN = datetime.fromisoformat("1970-01-01T00:00:00Z")
 MOST_PROOFS = 40
 """How many proofs of each depth are kept for a backup: a failure is lifted by a later success as deep, never by time."""
 
@@ -61,10 +63,12 @@ MOST_PROOFS = 40
 class Repository(BaseRepository):
     """An existing repository; `initialise` makes one, `open_repository` opens one."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, keys: Keys | None = None, repository_id: str = "") -> None:
         self.folder = folder
         self.content = Enclosure(folder)
         """All files and folders of the repository are opened, made and removed through it."""
+        locked = partial(leases.journalling, self.content)
+        self.evidence = Evidence(self.content, repository_id, keys, locked) if keys is not None else None
         self.staging, self.scratch, self.trash = folder / STAGING, folder / SCRATCH, folder / "trash"
 
     def backup_folder(self, set_name: str, backup_id: str) -> Path:
@@ -124,17 +128,41 @@ class Repository(BaseRepository):
         except (OSError, ValueError) as problem:
             raise DamageFound(f"{SUMS} of {backup_id} cannot be read: {problem}.", id=backup_id) from problem
 
+    def unvouched(self, set_name: str, backup_id: str, manifest: bytes) -> str:
+        return self.evidence.why_not(set_name, backup_id, manifest) if self.evidence is not None else ""
+
+    def _kept(self, set_name: str) -> Evidence | None:
+        return self.evidence if self.evidence is not None and self.evidence.kept(set_name) else None
+
+    def vanished(self, set_name: str) -> list[str]:
+        """The signed backups of a set that are gone although nobody with a key deleted them, newest first."""
+        return self.evidence.vanished(set_name, self.ids(set_name)) if self.evidence is not None else []
+
+    def forget(self, set_name: str, backup_id: str, now: datetime) -> None:
+        """Record that a backup which vanished is known to be lost."""
+        if self.evidence is not None:
+            self.evidence.record(set_name, Do.REMOVE, backup_id, now)
+
     def proofs(self, set_name: str, backup_id: str) -> tuple[Proof, ...]:
+        found = self.stored_proofs(set_name, backup_id)
+        if (evidence := self._kept(set_name)) is None:
+            return tuple(proof for proof, _, _ in found)
+        counted = evidence.counted(set_name, backup_id, {digest for _, digest, _ in found})
+        return tuple(proof for proof, digest, name in found if digest in counted and name == _proof_name(proof))
+
+    def stored_proofs(self, set_name: str, backup_id: str) -> list[tuple[Proof, str, str]]:
+        """The readable proofs of a backup, also those that do not count, each with its file's SHA-256 and name."""
         folder = self._backup(set_name, backup_id).inside("proofs")
-        proofs = []
+        found = []
         for name in self._proof_names(set_name, backup_id):
             try:
-                proof = Proof.model_validate_json(folder.read(name, MOST_PROOF_BYTES))
+                content = folder.read(name, MOST_PROOF_BYTES)
+                proof = Proof.model_validate_json(content)
             except (OSError, ValidationError):
                 continue  # a proof that cannot be read proves nothing
             if proof.id == backup_id:
-                proofs.append(proof)
-        return tuple(proofs)
+                found.append((proof, sha256(content), name))
+        return found
 
     def proofs_hidden(self, set_name: str, backup_id: str) -> str:
         try:
@@ -161,37 +189,58 @@ class Repository(BaseRepository):
         return found.st_size if found is not None and stat.S_ISREG(found.st_mode) else None
 
     def hold(self, set_name: str, backup_id: str) -> Hold | None:
+        evidence = self._kept(set_name)
         try:
-            return Hold.model_validate_json(self._backup(set_name, backup_id).read("hold.json", MOST_HOLD_BYTES))
+            content = self.read_hold(set_name, backup_id)
+            hold = Hold.model_validate_json(content)
         except FileNotFoundError:
-            return None
+            if evidence is None or not evidence.is_held(set_name, backup_id):
+                return None
+            return Hold(time=_UNKNOWN, note="hold.json was removed, and nobody released it", signed=False)
         except (OSError, ValidationError):
-            return Hold(time=datetime.fromisoformat("1970-01-01T00:00:00Z"), note="hold.json cannot be read")
+            return Hold(time=_UNKNOWN, note="hold.json cannot be read", signed=evidence is None)
+        return hold.model_copy(update={"signed": evidence is None or evidence.has_hold(set_name, backup_id, content)})
+
+    def read_hold(self, set_name: str, backup_id: str) -> bytes:
+        """The file of a hold. Raises ``OSError``."""
+        return self._backup(set_name, backup_id).read("hold.json", MOST_HOLD_BYTES)
 
     def seen(self, set_name: str, backup_id: str) -> str:
         """A short text that is another one after every change of a backup, its proofs, its hold or the size of its archive."""
         folder = self._backup(set_name, backup_id)
         changed = ".".join(f"{_changed(folder, path):x}" for path in ("", "proofs", MANIFEST))
-        return f"{changed}.{self.archive_bytes(set_name, backup_id)}.{zlib.crc32(set_name.encode()):x}"
+        vouched = self.evidence.state_of(set_name, backup_id) if self.evidence is not None else ""
+        return f"{changed}.{self.archive_bytes(set_name, backup_id)}.{zlib.crc32(set_name.encode()):x}{vouched}"
 
     # Recording
 
     def record_proof(self, set_name: str, proof: Proof) -> None:
         folder = self._backup(set_name, proof.id).inside("proofs")
         folder.make_folder()
-        name = f"{stamp(proof.time)}-{proof.time.microsecond:06d}-{proof.depth}.json"
-        folder.write_file(name, proof.model_dump_json(exclude_defaults=True).encode())
+        content = proof.model_dump_json(exclude_defaults=True).encode()
+        folder.write_file(_proof_name(proof), content)
         same_depth = [old for old in folder.names() if old.endswith(f"-{proof.depth}.json") and not old.startswith(".")]
-        for old in same_depth[:-MOST_PROOFS]:
+        surplus = same_depth[:-MOST_PROOFS]
+        if self.evidence is not None:
+            dropped = [sha256(folder.read(old, MOST_PROOF_BYTES)) for old in surplus]
+            more = {"dropped": dropped} if dropped else {}
+            self.evidence.record(set_name, Do.PROOF, proof.id, proof.time, sha256=sha256(content), **more)
+        for old in surplus:
             folder.unlink(old)
 
     def set_hold(self, backup: Backup, hold: Hold | None) -> None:
-        folder = self._backup(backup.manifest.set, backup.id)
+        set_name, now = backup.manifest.set, datetime.now(UTC)
+        folder = self._backup(set_name, backup.id)
         if folder.is_folder("hold.json"):  # it holds, like anything else of that name
             folder.remove_tree("hold.json")
         if hold is not None:
-            folder.write_file("hold.json", hold.model_dump_json().encode())
+            content = hold.model_dump_json().encode()
+            folder.write_file("hold.json", content)
+            if self.evidence is not None:
+                self.evidence.record(set_name, Do.HOLD, backup.id, now, sha256=sha256(content))
         else:
+            if self.evidence is not None:
+                self.evidence.record(set_name, Do.RELEASE, backup.id, now)
             folder.unlink("hold.json")
 
     # Making and removing
@@ -247,46 +296,31 @@ class Repository(BaseRepository):
                 hint="Back up Chroma directories with so many collections in sets of their own. Nothing was published.",
             )
         durable.write_file(staged / MANIFEST, content)
-        sums = f"{manifest.data.sha256}  {DATA}\n{hashlib.sha256(content).hexdigest()}  {MANIFEST}\n"
+        sums = f"{manifest.data.sha256}  {DATA}\n{sha256(content)}  {MANIFEST}\n"
         durable.write_file(staged / SUMS, sums.encode())
+        signed = self.evidence.statement(manifest.set, manifest.id, content, manifest.finished) if self.evidence else None
+        if signed is not None:
+            durable.write_file(staged / STATEMENT, signed)
         durable.sync_folder(staged)
         self.content.publish(f"{STAGING}/{staged.name}", f"backups/{manifest.set}/{manifest.id}")
+        if self.evidence is not None:
+            self.evidence.record(manifest.set, Do.BACKUP, manifest.id, manifest.finished, sha256=sha256(content))
 
     def remove(self, set_name: str, backup_id: str, now: datetime) -> None:
+        if self.evidence is not None:
+            self.evidence.record(set_name, Do.REMOVE, backup_id, now)
         self.content.publish(f"backups/{set_name}/{backup_id}", f"trash/{stamp(now)}.{set_name}.{backup_id}")
 
     def in_trash(self, now: datetime, grace: timedelta) -> list[str]:
-        oldest = stamp(now - grace)
-        names = [name for name in self.content.names("trash") if not name.startswith(".")]
-        return [name for name in names if not grace or name.split(".", 1)[0] <= oldest]
+        return trash.names(self.content, now, grace)
 
     def empty_trash(self, now: datetime, grace: timedelta) -> list[str]:
-        names = self.in_trash(now, grace)
-        for name in names:
-            self.content.remove_tree(f"trash/{name}")
-        if names:
-            self._note_emptied(names)
-        return names
+        return trash.empty(self.content, now, grace)
 
-    def _note_emptied(self, names: list[str]) -> None:
-        """Remember what left the trash, so that it is not taken for lost. Without space for that, it is."""
-        try:
-            kept = [*self._emptied(), *names][-MOST_EMPTIED:]
-            self.content.write_file(f"trash/{EMPTIED}", "".join(f"{name}\n" for name in kept).encode())
-        except OSError as problem:
-            if problem.errno not in NO_SPACE:
-                raise
-
-    def _emptied(self) -> list[str]:
-        try:
-            return self.content.read(f"trash/{EMPTIED}", MOST_EMPTIED * 256).decode(errors="replace").splitlines()
-        except (FileNotFoundError, NotAllowed):
-            return []
-
-    def deleted(self) -> set[tuple[str, str]]:
-        names = [*self.content.names("trash"), *self._emptied()]
-        parts = (name.partition(".")[2].rpartition(".") for name in names)
-        return {(set_name, backup_id) for set_name, _, backup_id in parts}
+    def deleted(self, gone: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
+        said = trash.deleted(self.content)
+        signed = {place: self.evidence.was_removed(*place) if self.evidence is not None else None for place in gone}
+        return {place for place, removed in signed.items() if (place in said if removed is None else removed)}
 
 
 def _changed(folder: Enclosure, path: str) -> int:
@@ -297,14 +331,21 @@ def _changed(folder: Enclosure, path: str) -> int:
     return found.st_mtime_ns if found is not None else 0
 
 
+def _proof_name(proof: Proof) -> str:
+    return f"{stamp(proof.time)}-{proof.time.microsecond:06d}-{proof.depth}.json"
+
+
 def _in_use(name: str) -> bool:
     """Whether the process that made a scratch folder, named in it, is alive on this host."""
     pid = name.split(".")[0]
     return pid.isdigit() and Path("/proc", pid).exists()
 
 
-def initialise(folder: Path, now: datetime) -> Repository:
-    """Make a repository in *folder*, which is new or empty. Raises `UsageError`, `NoSpace`, `PermissionMissing`."""
+def initialise(folder: Path, now: datetime, keys: Keys | None = None) -> Repository:
+    """Make a repository in *folder*, which is new or empty, and sign what is done there if there are *keys*.
+
+    Raises `UsageError`, `NoSpace`, `PermissionMissing`.
+    """
     try:
         content = Enclosure(folder)
         if folder.exists() and content.status("repository.json") is not None:
@@ -314,18 +355,21 @@ def initialise(folder: Path, now: datetime) -> Repository:
         durable.make_folder(folder)
         for name in ("backups", "trash"):  # deleting must not need space for a new folder
             content.make_folder(name)
-        about = {"format": FORMAT, "id": str(uuid.uuid4()), "created": now.isoformat(timespec="seconds")}
+        about: dict[str, Any] = {"format": FORMAT, "id": str(uuid.uuid4()), "created": now.isoformat(timespec="seconds")}
         content.write_file("repository.json", json.dumps(about).encode() + b"\n")
+        repository = Repository(folder, keys, about["id"])
+        if repository.evidence is not None and repository.evidence.keys.private is not None:
+            repository.evidence.begin()
     except OSError as problem:
         raise from_os_error(problem, f"Making a repository in {folder}") from problem
-    return Repository(folder)
+    return repository
 
 
-def open_repository(folder: Path) -> Repository:
-    """The repository in *folder*. Raises `RepositoryMissing` and `RepositoryTooNew`."""
+def open_repository(folder: Path, keys: Keys | None = None) -> Repository:
+    """The repository in *folder*; *keys* decide what counts there. Raises `RepositoryMissing` and `RepositoryTooNew`."""
     try:
         about = json.loads(Enclosure(folder).read("repository.json", MOST_ABOUT_BYTES))
-        version = about["format"]
+        version, repository_id = about["format"], str(about.get("id", ""))
     except FileNotFoundError:
         raise RepositoryMissing(f"There is no repository in {folder}.") from None
     except NotADirectoryError:
@@ -339,4 +383,4 @@ def open_repository(folder: Path) -> Repository:
         ) from None
     if not isinstance(version, int) or version > FORMAT:
         raise RepositoryTooNew(f"{folder} has format {version}; this version reads up to {FORMAT}.")
-    return Repository(folder)
+    return Repository(folder, keys, repository_id)

@@ -1,12 +1,13 @@
 """Who may write to a repository, and who reads from it.
 
-Two files in the repository, each locked as a whole (`runtime.locks`):
+Files in the repository, each locked as a whole (`runtime.locks`):
 
 ========= ======================================= =============================================
 file      shared                                  exclusive
 ========= ======================================= =============================================
 writer    -                                       create, hold, delete, prune: one at a time
 readers   restore, verify, every other reader     delete and prune, which remove backups
+journal   -                                       the next line of a journal (`evidence`)
 ========= ======================================= =============================================
 """
 
@@ -98,4 +99,13 @@ def removing(folder: Enclosure, wait: float = 0.0) -> Iterator[None]:
     with _locked(folder, "readers", wait) as descriptor:
         if descriptor is None:
             raise RepositoryLocked(f"A restore or a verification is reading from the repository {folder.root}.")
+        yield
+
+
+@contextmanager
+def journalling(folder: Enclosure, wait: float = 30.0) -> Iterator[None]:
+    """Be the only one who continues a journal. Raises `RepositoryLocked` after *wait* seconds."""
+    with _locked(folder, "journal", wait) as descriptor:
+        if descriptor is None:
+            raise RepositoryLocked(f"Another process writes a journal of the repository {folder.root}.")
         yield

@@ -21,8 +21,11 @@ SAME_ID = "same_id"
 PROOFS = "proofs"
 """Code of the problem that the proofs of a backup, and with them its failures, cannot be read."""
 
-DEPENDENT = frozenset({SOURCE_SUSPECT, SAME_ID})
-"""Codes of problems that end when another backup is tested or deleted."""
+UNVOUCHED = "unvouched"
+"""Code of the problem that no trusted key signed a backup."""
+
+DEPENDENT = frozenset({SOURCE_SUSPECT, SAME_ID, UNVOUCHED})
+"""Codes of problems that end when another backup is tested or deleted, or when this one is signed."""
 
 _Link = tuple[str | None, Problem | None]
 """A backup's parent, and what is wrong with its files."""
@@ -35,6 +38,7 @@ class Stored(Protocol):
     def ids(self, set_name: str) -> list[str]: ...
     def read_manifest(self, set_name: str, backup_id: str) -> bytes: ...
     def archive_bytes(self, set_name: str, backup_id: str) -> int | None: ...
+    def unvouched(self, set_name: str, backup_id: str, manifest: bytes) -> str: ...
     def proofs_hidden(self, set_name: str, backup_id: str) -> str: ...
     def was_restored(self, set_name: str, backup_id: str) -> bool: ...
     def read(self, set_name: str, backup_id: str) -> Backup: ...
@@ -113,7 +117,8 @@ class Soundness:
 
     def _read_link(self, backup_id: str) -> _Link:
         try:
-            about = json.loads(self._repository.read_manifest(self._set, backup_id))
+            content = self._repository.read_manifest(self._set, backup_id)
+            about = json.loads(content)
             parent, expected = about.get("parent"), about["data"]["bytes"]
             if about["id"] != backup_id:
                 return None, Problem(code="manifest", message=f"The manifest of {backup_id} is that of another backup.")
@@ -123,6 +128,8 @@ class Soundness:
             return None, Problem(code="missing_file", message=problem.message, lies_in=backup_id)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None, Problem(code="manifest", message=f"The manifest of {backup_id} cannot be read.", lies_in=backup_id)
+        if why := self._repository.unvouched(self._set, backup_id, content):
+            return parent, Problem(code=UNVOUCHED, message=f"Nothing vouches for {backup_id}: {why}.", lies_in=backup_id)
         found = self._repository.archive_bytes(self._set, backup_id)
         if found is None:
             return parent, Problem(code="missing_file", message=f"The archive of {backup_id} is missing.", lies_in=backup_id)

@@ -18,6 +18,7 @@ from ..errors import DamageFound, TargetOccupied, UsageError, from_os_error
 from ..extract import Lost, data_bytes, extract
 from ..names import DATA, MANIFEST
 from ..repository.folder import Repository
+from ..repository.soundness import UNVOUCHED
 from ..runtime import durable
 from ..runtime.context import Context
 from ..runtime.space import need_space
@@ -70,7 +71,14 @@ def wanted_by(records: tuple[SourceRecord, ...]) -> Callable[[str], bool]:
 
 
 def check_manifest(repository: Repository, backup: Backup) -> None:
-    """Raise `DamageFound` if the manifest was changed since it was published."""
+    """Raise `DamageFound` if the manifest was changed since it was published, or if nobody vouches for what is restored."""
+    unvouched = next((problem for problem in backup.inherited if problem.code == UNVOUCHED), None)
+    if unvouched is not None:
+        raise DamageFound(
+            f"{unvouched.message} Nothing was restored.",
+            hint="Restore another backup. If you know where this one is from, sign it first: refbackup adopt",
+            id=backup.id,
+        )
     expected = repository.expected_sums(backup.manifest.set, backup.id)[MANIFEST]
     content = repository.read_manifest(backup.manifest.set, backup.id)
     if hashlib.sha256(content).hexdigest() != expected:

@@ -8,12 +8,13 @@ from pathlib import Path
 def give_to_owner(folder: Path) -> None:
     """As root, give everything below *folder* that belongs to root to the owner of the folder around it.
 
-    The same for *folder* itself. Other users' files, and places where root owns the folder around, stay as they are.
+    The same for *folder* itself, which may be a file or missing. Other users' files, and places where root owns the folder
+    around, stay as they are.
     """
-    if os.geteuid() != 0 or not folder.is_dir():
+    if os.geteuid() != 0 or not folder.exists():
         return
     _give(folder, folder.parent.stat())
-    if folder.stat().st_uid == 0:
+    if folder.stat().st_uid == 0 or not folder.is_dir():
         return
     for place, folders, files in os.walk(folder):
         around = Path(place).stat()

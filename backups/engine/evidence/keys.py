@@ -1,0 +1,200 @@
+"""The key that signs, the public keys that are trusted, and what is remembered beside the key.
+
+Ed25519 (RFC 8032) through the package ``cryptography``, which is imported when there is a key: commands without one start
+faster. The key never leaves its file: no message, argument or JSON contains it.
+"""
+
+import base64
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import EngineError, PermissionMissing, UsageError, from_os_error
+from ..runtime import durable
+
+_MOST_KEY_BYTES = 1 << 14
+_MOST_HEADS_BYTES = 1 << 24
+_PUBLIC_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The end of a journal: the number of its last line and that line's SHA-256."""
+
+    n: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """A signing key (None on a host that only checks) and the trusted public keys by their id, its own included.
+
+    ``file`` is the key's file; the ends of journals are remembered beside it.
+    """
+
+    file: Path
+    private: Any | None = field(repr=False)
+    public: Mapping[str, Any] = field(repr=False)
+    own: str = ""
+
+    def sign(self, content: bytes) -> str:
+        """The signature of *content* in base64."""
+        assert self.private is not None
+        return base64.b64encode(self.private.sign(content)).decode()
+
+    def is_signed(self, key: str, content: bytes, signature: str) -> bool:
+        """Whether the trusted key with the id *key* made the *signature* of *content*."""
+        if key not in self.public:
+            return False
+        from cryptography.exceptions import InvalidSignature
+
+        try:
+            self.public[key].verify(base64.b64decode(signature, validate=True), content)
+        except (InvalidSignature, ValueError):
+            return False
+        return True
+
+    # Memory
+
+    def remembered(self, repository: Path) -> dict[str, Head] | None:
+        """The ends of the journals of a repository by set, as this host last saw them; None if it never signed there.
+
+        Raises `EngineError` for a memory that cannot be read: nothing may pass for sound because it is lost.
+        """
+        place = self._memory(repository)
+        try:
+            with place.open("rb") as file:
+                sets = json.loads(file.read(_MOST_HEADS_BYTES))["sets"]
+            return {str(name): Head(int(head["n"]), str(head["sha256"])) for name, head in sets.items()}
+        except FileNotFoundError:
+            return None
+        except OSError as problem:
+            raise from_os_error(problem, f"Reading {place}") from problem
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise EngineError(
+                f"{place} cannot be read, and with it how the journals of {repository} ended.",
+                hint="Remove that file, and compare `refbackup list` with the backups that you expect. Nothing was changed.",
+            ) from None
+
+    def remember(self, repository: Path, heads: Mapping[str, Head]) -> None:
+        """Remember where the journals of a repository end. Raises ``OSError``."""
+        place = self._memory(repository)
+        durable.make_folder(place.parent)
+        sets = {name: {"n": head.n, "sha256": head.sha256} for name, head in heads.items()}
+        durable.write_file(place, json.dumps({"repository": os.path.realpath(repository), "sets": sets}).encode() + b"\n")
+
+    def _memory(self, repository: Path) -> Path:
+        name = hashlib.sha256(os.fsencode(os.path.realpath(repository))).hexdigest()[:32]
+        return memory_folder(self.file) / f"{name}.json"
+
+    @property
+    def words(self) -> str:
+        """Who signs, with the public key in base64, as another host's BACKUP_TRUSTED_KEYS takes it."""
+        if not self.own:
+            return "signed by other hosts; this one has no key"
+        public = base64.b64encode(self.public[self.own].public_bytes_raw()).decode()
+        return f"signed with {self.file}, public key {public}"
+
+
+def memory_folder(file: Path) -> Path:
+    """Where the ends of journals are remembered for the key in *file*."""
+    return file.with_name(f"{file.name}.heads")
+
+
+def read_keys(file: Path, trusted: Sequence[str] = ()) -> Keys | None:
+    """The key in *file*, which may be missing, with *trusted* public keys in base64. None if there is neither.
+
+    Raises `UsageError` for something that is not a key and for a file that others may read, `PermissionMissing` for one that
+    this user may not.
+    """
+    content = _content(file)
+    if content is None and not trusted:
+        return None
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    private = None
+    if content is not None:
+        try:
+            private = load_pem_private_key(content, password=None)
+        except (ValueError, TypeError):
+            private = None
+        if not isinstance(private, Ed25519PrivateKey):
+            raise UsageError(f"{file} is not an Ed25519 private key.", hint="Correct BACKUP_SIGNING_KEY. Nothing was changed.")
+    public = {}
+    for text in trusted:
+        try:
+            key = Ed25519PublicKey.from_public_bytes(base64.b64decode(text, validate=True))
+        except ValueError:
+            raise UsageError(
+                "BACKUP_TRUSTED_KEYS has an entry that is not a public key.",
+                hint=f"Give {_PUBLIC_BYTES} bytes in base64, as `refbackup doctor` prints them, separated by colons.",
+            ) from None
+        public[_id(key)] = key
+    own = ""
+    if private is not None:
+        own = _id(private.public_key())
+        public[own] = private.public_key()
+    return Keys(file, private, public, own)
+
+
+def _content(file: Path) -> bytes | None:
+    try:
+        with file.open("rb") as opened:
+            status = os.fstat(opened.fileno())
+            if stat.S_IMODE(status.st_mode) & 0o077:
+                raise UsageError(f"{file} can be read by others.", hint=f"chmod 600 {file}. Nothing was changed.")
+            return opened.read(_MOST_KEY_BYTES)
+    except FileNotFoundError:
+        return None
+    except PermissionError as problem:
+        raise PermissionMissing(
+            f"The signing key {file} cannot be read: {problem.strerror}.",
+            hint="Run as the user who may, or set BACKUP_SIGNING_KEY to nothing to restore without it. Nothing was changed.",
+        ) from problem
+    except OSError as problem:
+        raise from_os_error(problem, f"Reading the signing key {file}") from problem
+
+
+def make_key(file: Path) -> bool:
+    """Create a signing key with mode 0600 in *file*, unless it exists. Returns whether it was created. Raises `EngineError`."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    content = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    try:
+        durable.make_folder(file.parent)
+        return durable.create_file(file, content)
+    except OSError as problem:
+        raise from_os_error(problem, f"Making the signing key {file}") from problem
+
+
+def keys_for(repository: Path, file: Path | None, trusted: Sequence[str] = (), *, make: bool = False) -> Keys | None:
+    """The keys for a repository (`read_keys`); None without a *file*. With *make*, a missing file is made.
+
+    Raises `UsageError` for a file in the repository.
+    """
+    if file is None:
+        return None
+    _refuse_inside(file, repository)
+    if make:
+        make_key(file)
+    return read_keys(file, trusted)
+
+
+def _refuse_inside(file: Path, repository: Path) -> None:
+    """Raise `UsageError` if the key lies in the repository, where those who can forge backups would find it."""
+    if Path(os.path.realpath(file)).is_relative_to(os.path.realpath(repository)):
+        raise UsageError(
+            f"The signing key {file} lies inside the repository {repository}.",
+            hint="Keep it outside, where whoever can write to the repository cannot read it (BACKUP_SIGNING_KEY).",
+        )
+
+
+def _id(public: Any) -> str:
+    return hashlib.sha256(public.public_bytes_raw()).hexdigest()[:16]
