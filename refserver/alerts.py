@@ -53,4 +53,5 @@ CONSISTENCY = Condition(
     default=0,
     find=_find,
     gather=last_check,
+    unknown=lambda found: found is None,
 )

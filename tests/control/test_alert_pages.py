@@ -12,6 +12,7 @@ from django.utils import timezone
 from backups.alerts import evaluation, services
 from backups.alerts.default_rules import DEFAULTS, install
 from backups.models import Alert, AlertChannel, AlertDelivery, AlertLook, AlertRule, AlertSubscription, AuditEntry, Plan
+from consistency.models import Check
 from tests.control.receivers import web_server
 
 ALERTS = "/admin/backup/alerts/"
@@ -34,6 +35,20 @@ def text(answer) -> str:
 
 def looked() -> None:
     AlertLook.objects.update_or_create(host="", defaults={"at": timezone.now()})
+
+
+def test_a_condition_that_nothing_was_checked_for_is_not_ok(empty_site, settings):
+    settings.BACKUPS = empty_site.settings | {"ALERT_DETECTORS": ["refserver.alerts.CONSISTENCY"]}
+    install()
+    client = empty_site.client("ann", "viewer")
+
+    def state() -> str:
+        before, _, _ = text(client.get(ALERTS)).partition("SQLite and Chroma disagree")
+        return before.rstrip()
+
+    assert state().endswith("Not checked")
+    Check.objects.create(source=Check.LIVE, state=Check.State.DONE, started=timezone.now())
+    assert state().endswith("OK")
 
 
 @pytest.mark.slow

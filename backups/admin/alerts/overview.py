@@ -19,7 +19,7 @@ from backups.engine.progress import counted
 from backups.identity.sign_in import actor_of
 from backups.models import Alert, AlertChannel, AlertDelivery, AlertLook, AlertRule, AlertSubscription, Severity
 from backups.models.listing import Filter, Keyset, chosen
-from backups.monitoring.conditions import conditions, workers
+from backups.monitoring.conditions import conditions, unjudged, workers
 
 from ..frame import found_or_404, page, render, say
 
@@ -60,6 +60,7 @@ class RuleLine:
     last: datetime | None
     recipients: str
     known: bool
+    unjudged: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,7 +182,7 @@ def _bars(now: datetime) -> list[Bar]:
 
 
 def _rule_lines(firing: Iterable[Alert], channels: Sequence[AlertChannel]) -> list[RuleLine]:
-    known = conditions()
+    known, unsure = conditions(), unjudged(timezone.now())
     counts: dict[str, int] = {}
     for alert in firing:
         counts[alert.rule] = counts.get(alert.rule, 0) + 1
@@ -195,6 +196,7 @@ def _rule_lines(firing: Iterable[Alert], channels: Sequence[AlertChannel]) -> li
             last=rule.last,
             recipients=_recipients(rule, channels),
             known=rule.kind in known,
+            unjudged=rule.kind in unsure,
         )
         for rule in rules
     ]

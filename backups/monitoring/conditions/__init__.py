@@ -101,6 +101,13 @@ def gather_more(now: datetime) -> tuple[dict[str, Any], dict[str, str]]:
     return more, broken
 
 
+def unjudged(now: datetime) -> set[str]:
+    """The project's conditions of which it is not known whether they hold: nothing was checked yet, or the detector raised."""
+    more, broken = gather_more(now)
+    known = conditions()
+    return {*broken, *(name for name, found in more.items() if (test := known[name].unknown) is not None and test(found))}
+
+
 def guarded(name: str, broken: dict[str, str], call: Callable[[], Any]) -> Any:
     """What *call* returns; None if it raised, which is logged and noted in *broken*."""
     try:

@@ -112,6 +112,8 @@ class Condition:
     """One observation in place of many, or none, for views that show everything at once."""
     gather: Callable[[datetime], Any] | None = None
     """For a project's condition: reads ``facts.more[name]``, once a minute. Must be quick."""
+    unknown: Callable[[Any], bool] | None = None
+    """For a project's condition: whether what `gather` read does not tell if it holds."""
 
     def observe(self, facts: Facts, threshold: float | None = None) -> tuple[Observation, ...]:
         """All subjects for which it holds by *threshold*, or by its default; each subject once."""
