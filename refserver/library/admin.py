@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.contrib import admin, messages
-from django.db.models import QuerySet
+from django.db.models import QuerySet, TextField
+from django.forms import Textarea
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 
 from backups.engine.gate import GateTimeout
@@ -27,6 +28,9 @@ else:
 class MetadataInline(MetadataInlineBase):
     model = Metadata
     extra = 0
+    formfield_overrides: ClassVar = {
+        TextField: {"widget": Textarea(attrs={"rows": 2, "cols": 40})}
+    }  # wider ones leave the page
 
 
 @admin.register(Paper)
