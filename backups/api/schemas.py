@@ -9,10 +9,11 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, StringConstraints
 
+from backups.engine.names import ONE_LINE
 from backups.engine.types import LONGEST_NOTE
 
 Text = Annotated[str, StringConstraints(max_length=200)]
-Note = Annotated[str, StringConstraints(max_length=LONGEST_NOTE)]
+Note = Annotated[str, StringConstraints(max_length=LONGEST_NOTE, pattern=ONE_LINE)]
 
 
 def _require_date_and_time(value: Any) -> Any:

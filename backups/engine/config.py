@@ -1,6 +1,7 @@
 """Settings from the environment and ``.env``, checked at once: every problem is reported, with its name and the fix."""
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from dotenv import find_dotenv
 
 from .errors import UsageError
 from .left_out import MOST_PATTERNS, wrong_pattern
-from .names import NAME, printable
+from .names import NAME, ONE_LINE, printable
 from .runtime.environment import Environment, UnknownSetting
 from .types import DEFAULT_ALLOWANCE, LONGEST_NOTE, Allowance, Depth, Source, SourceKind
 
@@ -203,6 +204,8 @@ def check_note(note: str) -> str:
     """*note*, if a manifest can hold it. Raises `UsageError`."""
     if len(note) > LONGEST_NOTE or any("\ud800" <= letter <= "\udfff" for letter in note):
         raise UsageError(f"A note is text of at most {LONGEST_NOTE} characters.")
+    if not re.fullmatch(ONE_LINE, note):
+        raise UsageError("A note is one line, without control characters and marks of direction. Nothing was done.")
     return note
 
 

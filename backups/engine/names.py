@@ -14,6 +14,19 @@ DATA: Final = "data.tar.zst"
 SUMS: Final = "SHA256SUMS"
 
 
+_BREAKS: Final = re.compile(r"[\x01-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""Characters that start a new line, move a terminal's cursor, or change the direction of text."""
+
+
+ONE_LINE: Final = r"^[^\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]*$"
+"""What people write in one line, such as notes, as a pattern for Python, JSON Schema and pydantic."""
+
+
+def in_one_line(text: str) -> str:
+    """*text* with control and bidirectional characters escaped, so that it forges no line of a list or a log."""
+    return _BREAKS.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+
+
 def printable(text: str) -> str:
     """*text* with bytes that are not UTF-8, as file names may contain, replaced by ``\\xff`` and the like."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

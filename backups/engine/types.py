@@ -12,10 +12,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from .left_out import LONGEST_PATTERN, MOST_LEFT_OUT, MOST_PATTERNS, Absence
-from .names import BACKUP_ID, NAME, printable
+from .names import BACKUP_ID, NAME, in_one_line, printable
 
 Name = Annotated[str, StringConstraints(pattern=rf"^{NAME.pattern}$")]
 Id = Annotated[str, StringConstraints(pattern=rf"^{BACKUP_ID.pattern}$")]
@@ -23,7 +23,7 @@ Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Size = Annotated[int, Field(ge=0, le=1 << 62)]
 LONGEST_NOTE = 4096
 Printable = Annotated[str, BeforeValidator(lambda text: printable(text) if isinstance(text, str) else text)]
-Short = Annotated[str, StringConstraints(max_length=LONGEST_NOTE)]
+Short = Annotated[str, StringConstraints(max_length=LONGEST_NOTE), AfterValidator(in_one_line)]
 Pattern = Annotated[str, StringConstraints(max_length=LONGEST_PATTERN)]
 
 

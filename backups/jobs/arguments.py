@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from backups.conf import Configuration
-from backups.engine.names import BACKUP_ID, NAME
+from backups.engine.names import BACKUP_ID, NAME, ONE_LINE
 from backups.engine.types import LONGEST_NOTE
 
 BackupId = Annotated[str, StringConstraints(pattern=rf"^{BACKUP_ID.pattern}$")]
@@ -47,7 +47,7 @@ class BackupArguments(OfSet):
 
     backup: Literal["full", "incremental", "snapshot"] = "full"
     only: tuple[Only, ...] = ()
-    note: Annotated[str, StringConstraints(max_length=LONGEST_NOTE)] = ""
+    note: Annotated[str, StringConstraints(max_length=LONGEST_NOTE, pattern=ONE_LINE)] = ""
     verify: Literal["none", "hashes", "restore"] | None = None
 
     def target(self, config: Configuration) -> tuple[str, str]:

@@ -9,9 +9,8 @@ from typing import Any
 
 from django.utils import timezone
 
+from backups.engine.names import in_one_line
 from backups.models import Job, JobLog
-
-from .logs import in_one_line
 
 MOST_LINES = 20_000
 """Log lines kept of a job; further ones are dropped."""

@@ -11,25 +11,18 @@
 
 import json
 import logging
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
+from backups.engine.names import in_one_line
+
 _job: ContextVar[str] = ContextVar("job", default="")
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "job", "taskName"}
 """Attributes of every record; others were given with ``extra``."""
-
-_BREAKS = re.compile(r"[\x01-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-"""Characters that start a new line, move a terminal's cursor, or change the direction of text."""
-
-
-def in_one_line(text: str) -> str:
-    """*text* with control characters escaped, so that a file name cannot forge a log line."""
-    return _BREAKS.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 
 @contextmanager

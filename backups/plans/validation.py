@@ -10,6 +10,7 @@ from django.core.validators import validate_email
 from django.utils import timezone
 
 from backups.engine.errors import EngineError, UsageError
+from backups.engine.names import ONE_LINE
 from backups.jobs.types import job_type
 from backups.models import Plan
 
@@ -24,8 +25,6 @@ WRITABLE = (
 
 MOST_ADDRESSES = 50
 """Addresses that a plan may name in addition to the recipients of alerts."""
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def check(plan: Plan) -> None:
@@ -47,7 +46,7 @@ def _problems(plan: Plan) -> Iterator[str]:
         for field, messages in problem.message_dict.items():
             yield from (f"{field}: {message}" for message in messages)
     for field in ("title", "host"):
-        if _CONTROL.search(getattr(plan, field)):
+        if not re.fullmatch(ONE_LINE, getattr(plan, field)):
             yield f"{field}: it contains a line break or another control character."
     yield from _about_time(plan)
     yield from _about_kind(plan)

@@ -17,7 +17,7 @@ from ..runtime.ownership import give_to_owner
 from ..unfinished import unfinished_exchange
 from .call import Call, Outcome
 from .parser import build_parser
-from .text import program, runnable
+from .text import program, runnable, shown
 
 _REPORT_UNFINISHED = frozenset({"create", "doctor", "restore"})
 """Commands that say themselves that a restore was interrupted."""
@@ -75,7 +75,7 @@ def perform(arguments: argparse.Namespace, settings: Settings) -> Outcome:
 
 def answer(outcome: Outcome, as_json: bool) -> int:
     """Print the outcome of a command and return its exit code."""
-    sys.stdout.write((json.dumps(outcome.json) if as_json else outcome.text) + "\n")
+    sys.stdout.write((json.dumps(outcome.json) if as_json else shown(outcome.text)) + "\n")
     return outcome.exit_code
 
 
@@ -86,5 +86,5 @@ def fail(problem: EngineError, as_json: bool, command: str = "refbackup", reposi
     """
     if as_json:
         sys.stdout.write(json.dumps({"error": problem.as_json()}) + "\n")
-    sys.stderr.write(f"{command}: {problem.message}\n  -> {runnable(problem.hint, program(), repository)}\n")
+    sys.stderr.write(shown(f"{command}: {problem.message}\n  -> {runnable(problem.hint, program(), repository)}\n"))
     return problem.exit_code

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..names import in_one_line
 from ..types import Backup, Manifest, SourceRecord
 
 _MOST_MISSING = 20
@@ -25,6 +26,11 @@ def runnable(text: str, typed: str, repository: str) -> str:
     """*text* with every command in it as it can be typed: *typed* for ``refbackup``, and *repository* if it is not ""."""
     where = f" --repo {shlex.quote(repository)}" if repository else ""
     return _COMMAND.sub(lambda found: f"{typed} {found[1]}{where}", text)
+
+
+def shown(text: str) -> str:
+    """*text*, perhaps of several lines, without what a terminal obeys: names of files and tables may contain anything."""
+    return "\n".join(in_one_line(line) for line in text.split("\n"))
 
 
 def table(rows: list[tuple[str, ...]], right: tuple[int, ...] = ()) -> str:
