@@ -108,3 +108,18 @@ def test_a_dry_run_of_a_damaged_backup_says_so(cli: Cli, database: Path, tmp_pat
         code, answer = cli.json("restore", made, *where, "--dry-run")
         assert code == 5 and answer["problems"] and f"Warning: {made} is damaged" in cli.said
         assert "DAMAGED" in cli.text("restore", made, *where, "--dry-run")[1]
+
+
+def test_every_backup_warns_of_an_emptied_folder_until_the_hold_is_released(cli: Cli, tmp_path: Path) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    (folder / "a.txt").write_text("content")
+    create = ("create", "--files", f"docs={folder}", "--verify=none")
+    held = cli.json(*create)[1]["id"]
+    assert cli.said == ""
+    (folder / "a.txt").unlink()
+    for _ in range(2):
+        code, made = cli.json(*create)
+        assert code == 0 and f"Warning: {made['id']} holds far less than {held}" in cli.said
+    assert cli.text("release", held)[0] == 0
+    assert cli.json(*create)[0] == 0 and cli.said == ""

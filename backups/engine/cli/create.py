@@ -8,6 +8,7 @@ from ..check_stores import unchecked
 from ..config import check_note, check_patterns, check_set_name
 from ..create import Created, Request, create_backup
 from ..progress import duration, human_bytes
+from ..shrinkage import unconfirmed_loss
 from ..types import BackupKind, Depth
 from .arguments import add_examine, add_sources, seconds
 from .call import Call, Outcome
@@ -57,7 +58,10 @@ def run(call: Call) -> Outcome:
         reread_hours=call.settings.reread_hours,
         application=ApplicationCheck(examine=arguments.examine or call.settings.examine_command),
     )
-    created = create_backup(call.repository(), request, call.ctx)
+    repository = call.repository()
+    created = create_backup(repository, request, call.ctx)
+    if loss := unconfirmed_loss(repository.holds(request.set), created.backup.id):
+        call.warn(f"{loss}.")
     return Outcome(_json(created), _text(created), 6 if created.backup.damaged or created.backup.manifest.incomplete else 0)
 
 
