@@ -396,5 +396,5 @@ def _check_restores(sources: tuple[Source, ...], report: Diagnosis) -> None:
 
 def _check_space(folder: Path, report: Diagnosis, why: str) -> None:
     usage = shutil.disk_usage(folder)
-    level: Level = "warning" if usage.free < _LOW_SPACE else "ok"
+    level: Level = "problem" if usage.free < _LEAST_SPACE else "warning" if usage.free < _LOW_SPACE else "ok"
     report.add(level, f"disk of {folder}", f"{human_bytes(usage.free)} free; {why}", "Free space." if level != "ok" else "")

@@ -44,6 +44,7 @@ def on_full_disk(*words):
 
 seen = {}
 seen["create"] = on_full_disk("create", f"--sqlite={database}", "--no-verify")
+seen["doctor"] = on_full_disk("doctor", f"--sqlite={database}")
 seen["release"] = on_full_disk("release", ids[0])
 seen["delete"] = on_full_disk("delete", ids[0])
 seen["prune"] = on_full_disk("prune", "--keep-last=1", "--verified-floor=0")
@@ -77,6 +78,9 @@ def test_what_frees_space_works_with_no_byte_free(tmp_path: Path) -> None:
     code, answer = seen["create"]
     assert (code, answer["error"]["code"]) == (8, "no_space")
     assert "prune --empty-trash" in answer["error"]["hint"]
+    code, diagnosis = seen["doctor"]
+    full = next(one for one in diagnosis["findings"] if one["subject"] == f"disk of {disk / 'repo'}")
+    assert (code, full["level"]) == (1, "problem") and "0 B free" in full["message"]
     assert seen["release"][0] == 0
     assert seen["delete"] == [0, {"id": ids[0], "deleted": True}]
     code, pruned = seen["prune"]
