@@ -12,10 +12,9 @@ from backups.engine.cli.list import listed_text
 from backups.engine.config import check_set_name
 from backups.engine.errors import Cancelled, EngineError, UsageError, from_os_error
 from backups.engine.repository.base import Unreadable, stamp
-from backups.engine.repository.folder import open_repository
 from backups.engine.types import Backup
 
-from .locations import DEFAULT, read_locations
+from .locations import DEFAULT, Locations, read_locations
 from .look import look
 from .preview import End
 from .recovery import Recovery, Request
@@ -85,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.write(f"{text}\n")
             return 0 if ok else 1
         if given.list:
-            sys.stdout.write(listing(locations.repository, set_name or DEFAULT, given.date or "") + "\n")
+            sys.stdout.write(listing(locations, set_name or DEFAULT, given.date or "") + "\n")
             return 0
         request = Request(
             backup="latest" if given.latest else given.backup_id or "",
@@ -119,9 +118,9 @@ def _fail(problem: EngineError, report: Report, repository: Path | None) -> int:
     return problem.exit_code
 
 
-def listing(repository: Path, set_name: str, date: str) -> str:
+def listing(locations: Locations, set_name: str, date: str) -> str:
     """The backups of a set as a table, only those of *date* if given. Raises `UsageError` for an invalid date."""
-    scanned = open_repository(repository).scan(set_name)
+    scanned = locations.open_repository().scan(set_name)
     if not date:
         return (
             listed_text(scanned)

@@ -18,7 +18,7 @@ from backups.engine.config import check_set_name
 from backups.engine.errors import EngineError, RepositoryMissing, RepositoryTooNew, UsageError, from_os_error
 from backups.engine.progress import counted, duration, human_bytes
 from backups.engine.repository.base import Unreadable
-from backups.engine.repository.folder import Repository, open_repository
+from backups.engine.repository.folder import Repository
 from backups.engine.runtime.context import Context
 from backups.engine.shrinkage import unconfirmed_loss
 from backups.engine.types import Backup, BackupKind, Depth, Proof
@@ -151,7 +151,7 @@ def answer(argv: Sequence[str] | None = None) -> Answer:
     try:
         given = parser.parse_args(argv)
         wanted = check_set_name(given.set) if given.set else ""
-        repository = open_repository(read_locations(repository=given.repo).repository)
+        repository = read_locations(repository=given.repo).open_repository()
         others = [name for name in repository.sets() if name != DEFAULT and repository.ids(name)]
         free = shutil.disk_usage(repository.folder).free
         answers = {}

@@ -11,6 +11,8 @@ from dotenv import dotenv_values
 
 from backups.engine.config import ENGINE_SETTINGS
 from backups.engine.errors import UsageError
+from backups.engine.evidence.keys import keys_for
+from backups.engine.repository.folder import Repository, open_repository
 from backups.engine.runtime.environment import Environment
 from backups.engine.types import Backup, Source, SourceKind
 
@@ -50,6 +52,15 @@ class Locations:
         return self.paths["BACKUP_REPOSITORY"]
 
     @property
+    def signing_key(self) -> Path:
+        return ROOT / (self.values.get("BACKUP_SIGNING_KEY") or "var/signing_key")
+
+    def open_repository(self) -> Repository:
+        """The repository; where there is a key, unsigned backups are damaged in it. Raises `EngineError`."""
+        trusted = self.values.get("BACKUP_TRUSTED_KEYS", "").split(os.pathsep)
+        return open_repository(self.repository, keys_for(self.repository, self.signing_key, tuple(filter(None, trusted))))
+
+    @property
     def pid_file(self) -> Path:
         return self.paths["REFSERVER_RUN_DIR"] / "serve.pid"
 
@@ -60,7 +71,8 @@ class Locations:
 
     def child_environment(self) -> dict[str, str]:
         """The environment for the engine: this process's, with the engine's settings from all sources."""
-        return {**os.environ, **{name: self.values[name] for name in ENGINE_SETTINGS if self.values.get(name)}}
+        settings = {name: self.values[name] for name in ENGINE_SETTINGS if self.values.get(name)}
+        return {**os.environ, **settings, "BACKUP_SIGNING_KEY": str(self.signing_key)}
 
     def stores(self, set_name: str) -> tuple[Source, ...]:
         """The live stores of a set: the control database, or the library's."""

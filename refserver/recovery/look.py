@@ -2,7 +2,7 @@
 
 from backups.engine.doctor import diagnose
 from backups.engine.errors import EngineError
-from backups.engine.repository.folder import Repository, open_repository
+from backups.engine.repository.folder import Repository
 from backups.engine.runtime.context import Context
 
 from . import services
@@ -41,6 +41,6 @@ def look(locations: Locations) -> tuple[str, bool]:
 
 def _repository(locations: Locations) -> Repository | None:
     try:
-        return open_repository(locations.repository)
+        return locations.open_repository()
     except EngineError:
         return None

@@ -12,7 +12,7 @@ from pathlib import Path
 from backups.engine.errors import BackupNotFound, Cancelled, DamageFound, EngineError, RepositoryLocked, RestoreRefused
 from backups.engine.names import MANIFEST
 from backups.engine.progress import duration, human_bytes
-from backups.engine.repository.folder import Repository, open_repository
+from backups.engine.repository.folder import Repository
 from backups.engine.restore.to_folder import select
 from backups.engine.runtime import durable, locks
 from backups.engine.runtime.context import Context
@@ -70,7 +70,7 @@ class Recovery:
     def run(self) -> int:
         """Restore, and return the exit code. Raises `EngineError`."""
         request, report = self._request, self._report
-        repository = open_repository(self._locations.repository)
+        repository = self._locations.open_repository()
         end = request.end or self._offered_end()
         if end is not None:
             plan = self._plan_end(repository, end)
@@ -259,7 +259,7 @@ class Recovery:
         if self._locations.repository != read_locations().repository:
             command += f" --repo {shlex.quote(str(self._locations.repository))}"
         with contextlib.suppress(EngineError):
-            if open_repository(self._locations.repository).find(safety_backup, None).manifest.problems:
+            if self._locations.open_repository().find(safety_backup, None).manifest.problems:
                 return f"{command} --to {shlex.quote(str(ROOT / 'var' / 'restored' / safety_backup))}"
         return command
 

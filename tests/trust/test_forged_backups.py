@@ -22,6 +22,7 @@ from backups.engine.repository.suspicion import is_unchecked, suspicions
 from backups.engine.restore.to_folder import restore_to
 from backups.engine.types import Backup, BackupKind, Depth, Hold, Proof, Source, SourceKind
 from backups.engine.verify import verify_backup
+from refserver.recovery.locations import read_locations
 from tests.restore.stores import back_up, change_rows, context, make_database, refbackup
 
 
@@ -377,6 +378,14 @@ def test_a_long_journal_becomes_a_state(signed, monkeypatch):
     assert lines[0]["do"] == Do.STATE and len(lines) < 12 and lines[-1]["n"] > 16
     assert signed.noticed == [] and signed.load(0).hold is not None
     assert [signed.load(number).verification for number in (0, 1)] == ["restore", "hashes"]
+
+
+def test_the_recovery_script_judges_too(signed, monkeypatch):
+    monkeypatch.setenv("BACKUP_SIGNING_KEY", str(signed.key))
+    locations = read_locations(repository=str(signed.folder / "repository"))
+    change_manifest(signed.place(1), note="replaced")
+    assert locations.open_repository().find("latest", None).id == signed.ids[0]
+    assert locations.child_environment()["BACKUP_SIGNING_KEY"] == str(signed.key)
 
 
 def test_keys_that_are_refused(signed):

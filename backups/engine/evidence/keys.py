@@ -181,7 +181,8 @@ def keys_for(repository: Path, file: Path | None, trusted: Sequence[str] = (), *
     """
     if file is None:
         return None
-    _refuse_inside(file, repository)
+    if make or trusted or file.exists():
+        _refuse_inside(file, repository)
     if make:
         make_key(file)
     return read_keys(file, trusted)
