@@ -1,8 +1,8 @@
 """Takes from restored accounts what they had lost before the restore: a restore brings back data, and grants nobody access.
 
-An account that was removed or disabled stays disabled. Flags, memberships and permissions that were withdrawn stay withdrawn. A
-password that was changed stays changed; where its hash is lost too, no password signs in until a new one is set. Accounts that
-were never observed, as on a new machine, are as the backup has them.
+An account that was removed or disabled stays disabled. Flags, memberships and permissions that were withdrawn, from groups too,
+stay withdrawn. A password that was changed stays changed; where its hash is lost too, no password signs in until a new one is
+set. Accounts that were never observed, as on a new machine, are as the backup has them.
 """
 
 from collections.abc import Mapping
@@ -58,8 +58,10 @@ def withheld(known: Known, restored: Accounts, passwords: Passwords) -> tuple[Wi
     return tuple(one for one in found if one is not None)
 
 
-def without(restored: Accounts, taken: tuple[Withheld, ...], known: Known) -> Accounts:
-    """The accounts after `take_away`."""
+def without(
+    restored: Accounts, taken: tuple[Withheld, ...], known: Known, from_groups: Mapping[str, tuple[str, ...]]
+) -> Accounts:
+    """The accounts after `take_away` and `take_from_groups`."""
     changed = dict(restored.by_name)
     for one in taken:
         now, before = changed[one.name], known[one.name]
@@ -73,7 +75,42 @@ def without(restored: Accounts, taken: tuple[Withheld, ...], known: Known) -> Ac
             permissions=tuple(name for name in now.permissions if name not in one.permissions),
             password=kept if one.password else now.password,
         )
-    return replace(restored, by_name=changed)
+    groups = {
+        name: tuple(one for one in permissions if one not in from_groups.get(name, ()))
+        for name, permissions in restored.groups.items()
+    }
+    return replace(restored, by_name=changed, groups=groups)
+
+
+def withheld_from_groups(before: Accounts | None, restored: Accounts) -> dict[str, tuple[str, ...]]:
+    """The permissions of restored groups that these did not have *before*; none where that is not known."""
+    present = before.groups if before is not None else {}
+    gained = {
+        name: tuple(one for one in permissions if one not in present[name])
+        for name, permissions in restored.groups.items()
+        if name in present
+    }
+    return {name: permissions for name, permissions in gained.items() if permissions}
+
+
+def take_from_groups(taken: Mapping[str, tuple[str, ...]]) -> None:
+    """Write `withheld_from_groups` into the accounts' database, in one transaction. Raises ``DatabaseError``."""
+    if not taken:
+        return
+    with transaction.atomic(using=alias()), connections[alias()].cursor() as cursor:
+        for name, permissions in taken.items():
+            cursor.execute(
+                "DELETE FROM auth_group_permissions WHERE group_id IN (SELECT id FROM auth_group WHERE name = %s)"
+                f" AND permission_id IN ({_permission_ids(permissions)})",
+                [name, *permissions],
+            )
+
+
+def _permission_ids(permissions: tuple[str, ...]) -> str:
+    return (
+        "SELECT p.id FROM auth_permission p JOIN django_content_type t ON t.id = p.content_type_id"
+        f" WHERE t.app_label || '.' || p.codename IN ({', '.join(['%s'] * len(permissions))})"
+    )
 
 
 def take_away(taken: tuple[Withheld, ...], passwords: Passwords) -> None:
@@ -107,9 +144,8 @@ def take_away(taken: tuple[Withheld, ...], passwords: Passwords) -> None:
             if one.permissions and shape.permissions:
                 table, owner, permission = shape.permissions
                 cursor.execute(
-                    f"DELETE FROM {quoted(table)} WHERE {quoted(owner)} IN ({own}) AND {quoted(permission)} IN"
-                    " (SELECT p.id FROM auth_permission p JOIN django_content_type t ON t.id = p.content_type_id"
-                    f" WHERE t.app_label || '.' || p.codename IN ({', '.join(['%s'] * len(one.permissions))}))",
+                    f"DELETE FROM {quoted(table)} WHERE {quoted(owner)} IN ({own})"
+                    f" AND {quoted(permission)} IN ({_permission_ids(one.permissions)})",
                     [one.name, *one.permissions],
                 )
 

@@ -22,7 +22,14 @@ from backups.engine.runtime import durable
 from backups.identity import account_changes, accounts, audit, known_accounts, permissions, sessions
 from backups.identity.accounts import Accounts
 from backups.identity.known_accounts import Known
-from backups.identity.withholding import Passwords, Withheld, take_away, withheld
+from backups.identity.withholding import (
+    Passwords,
+    Withheld,
+    take_away,
+    take_from_groups,
+    withheld,
+    withheld_from_groups,
+)
 from backups.models import Job
 
 from .job_type import Work
@@ -66,6 +73,7 @@ def settle(work: Work, *, compared: bool = True) -> None:
     restored = accounts.read_live()
     may_differ = (work.only or "sqlite").startswith("sqlite")
     taken, regained = _deny(restored, known, passwords, work) if may_differ else ((), ())
+    groups = _deny_groups(before.accounts if before else None, restored, work) if may_differ else {}
     _remake_groups(work)
     now = accounts.read_live()
     known_accounts.observe(now, withheld={one.name: one.as_json() for one in taken})
@@ -78,6 +86,7 @@ def settle(work: Work, *, compared: bool = True) -> None:
     changes |= {
         "withheld": [one.as_json() for one in taken][: account_changes.MOST_LISTED],
         "regained": [one.as_json() for one in regained][: account_changes.MOST_LISTED],
+        "groups_withheld": {name: list(permissions) for name, permissions in groups.items()},
         "tokens_suspended": suspended,
         "sessions_ended": ended,
     }
@@ -113,6 +122,17 @@ def _deny(
     return tuple(one for one in taken if one not in regained), regained
 
 
+def _deny_groups(before: Accounts | None, restored: Accounts | None, work: Work) -> dict[str, tuple[str, ...]]:
+    taken = withheld_from_groups(before, restored) if restored is not None else {}
+    try:
+        take_from_groups(taken)
+    except DatabaseError as problem:
+        names = ", ".join(map(printable, taken))
+        work.warn(f"The groups {names} HAVE REGAINED PERMISSIONS: {problem}. Check them now.")
+        return {}
+    return taken
+
+
 def _remake_groups(work: Work) -> None:
     alias = accounts.alias()
     try:
@@ -135,7 +155,11 @@ def _audit(work: Work, changes: dict[str, Any], *, unknown: bool) -> None:
         entry["change"] = {account["name"]: [change["what"] for change in account["changes"]] for account in changes["change"]}
         entry["groups"] = {group["name"]: {"gains": group["gains"], "loses": group["loses"]} for group in changes["groups"]}
         entry["counts"] = changes["counts"]
-    entry |= {part: changes[part] for part in ("withheld", "regained", "tokens_suspended", "sessions_ended") if changes[part]}
+    entry |= {
+        part: changes[part]
+        for part in ("withheld", "groups_withheld", "regained", "tokens_suspended", "sessions_ended")
+        if changes[part]
+    }
     if entry.keys() != {"backup"}:
         audit.record(work.actor, "restore_in_place.accounts", work.target, after=entry)
 

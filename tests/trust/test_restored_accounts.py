@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 from django.contrib.auth import get_user_model
-from django.contrib.auth.models import Group, User
+from django.contrib.auth.models import Group, Permission, User
 from django.contrib.sessions.models import Session
 from django.core.management import CommandError, call_command
 from django.db import connections
@@ -152,6 +152,21 @@ def test_a_trigger_that_prevents_it_is_told(empty_site):
     assert "gone HAS REGAINED ACCESS: it had been removed." in " ".join(job.log.values_list("line", flat=True))
     page = site.client("rita", "restorer").get(f"/admin/backup/restore/report/{job.pk}/").content.decode()
     assert "Check these accounts now." in page
+
+
+@pytest.mark.slow
+def test_groups_do_not_get_permissions_back(empty_site):
+    site = empty_site
+    editors = Group.objects.create(name="editors")
+    change, delete = Permission.objects.filter(codename__in=["change_paper", "delete_paper"]).order_by("codename")
+    editors.permissions.set([change, delete])
+    backup_id = backed_up(site)
+    editors.permissions.set([change])
+    preview = site.done(submit.preview_restore(site.actor, backup_id=backup_id, only="sqlite")).result["accounts"]
+    assert preview["groups_withheld"] == {"editors": ["library.delete_paper"]} and not preview["counts"]["groups"]
+    job = restored(site, backup_id)
+    assert job.result["accounts"]["groups_withheld"] == {"editors": ["library.delete_paper"]}
+    assert [one.codename for one in Group.objects.get(name="editors").permissions.all()] == ["change_paper"]
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from django.db import DatabaseError, connections
 from backups.engine.runtime.sqlite import connect, is_locked, primary_code, quoted, uri
 from backups.engine.types import SourceKind, SourceRecord
 from backups.identity import account_changes, accounts, known_accounts
-from backups.identity.withholding import withheld, without
+from backups.identity.withholding import withheld, withheld_from_groups, without
 
 from .live import MOST_NAMES, OPEN_WAIT, Comparison, Live, allow_cancel, live_fields, open_live, open_restored
 from .names import Match, names_of
@@ -199,9 +199,14 @@ def compare_accounts(comparison: Comparison, records: tuple[SourceRecord, ...]) 
     known = _known(before)
     present = dict.fromkeys(before.by_name if before else (), "a hash")
     taken = withheld(known, after, present) if after else ()
-    left = without(after, taken, known) if after else None
-    listed = [one.as_json() for one in taken[: account_changes.MOST_LISTED]]
-    return {"store": record.prefix, **account_changes.compare(before, left), "withheld": listed}
+    groups = withheld_from_groups(before, after) if after else {}
+    left = without(after, taken, known, groups) if after else None
+    return {
+        "store": record.prefix,
+        **account_changes.compare(before, left),
+        "withheld": [one.as_json() for one in taken[: account_changes.MOST_LISTED]],
+        "groups_withheld": {name: list(permissions) for name, permissions in groups.items()},
+    }
 
 
 def _known(before: accounts.Accounts | None) -> known_accounts.Known:

@@ -85,6 +85,7 @@ def _text(answer: dict[str, Any]) -> str:
         for what, word in (("appear", "restored"), ("vanish", "removed"), ("change", "changed")):
             lines += [f"  account {one['name']} {word}" for one in people[what]]
         lines += [f"  account {one['name']}: access in the backup that it will not get" for one in people["withheld"]]
+        lines += [f"  group {name}: permissions in the backup that it will not get" for name in people["groups_withheld"]]
     for one in answer["code"]:
         lines.append(f"  RUNS {one['store']}: {one['kind']} {one['name']} ({one['how']}): {one['text']}")
     return "\n".join(lines)
