@@ -15,9 +15,27 @@ from django.urls import reverse
 from backups.identity import audit
 from backups.identity.sign_in import actor_of, password_problem
 
+from .step_up import ask
+
 
 class Audited:
-    """Mixin for the admin of accounts and groups. Django's own log is in the database that a restore replaces."""
+    """Mixin for the admin of accounts and groups: changes take a session that was confirmed lately, and are audited.
+
+    Without the first, a stolen session could make an account that signs in and does the rest. Django's own log is in the
+    database that a restore replaces.
+    """
+
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        return _question(request) or super().changeform_view(request, *args, **kwargs)  # type: ignore[misc]
+
+    def changelist_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        return _question(request) or super().changelist_view(request, *args, **kwargs)  # type: ignore[misc]
+
+    def delete_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        return _question(request) or super().delete_view(request, *args, **kwargs)  # type: ignore[misc]
+
+    def user_change_password(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        return _question(request) or super().user_change_password(request, *args, **kwargs)  # type: ignore[misc]
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         if change:
@@ -37,6 +55,11 @@ class Audited:
         for obj in queryset:
             _record(request, "deleted", obj, before=_rights(obj))
         return super().log_deletions(request, queryset)  # type: ignore[misc]
+
+
+def _question(request: HttpRequest) -> HttpResponse | None:
+    """The page that asks who is there. It keeps no form: it may hold a new password."""
+    return ask(request, keep=False) if request.method == "POST" else None
 
 
 def _record(request: HttpRequest, what: str, obj: Any, *, before: Any = None, after: Any = None) -> None:

@@ -27,13 +27,14 @@ from backups.engine.errors import UsageError
 from backups.engine.names import BACKUP_ID
 from backups.identity.sign_in import actor_of
 from backups.jobs import lifecycle, submit
-from backups.jobs.types import RESTORE_IN_PLACE, job_type, job_types
+from backups.jobs.types import RESTORE_IN_PLACE, deletes, job_type, job_types
 from backups.models import IndexedBackup, Job, JobLog, Plan
 from backups.models.listing import Cursor, Filter, Keyset, Part, chosen
 from backups.templatetags.backups_jobs import job_title, tone
 
 from . import outcome, running
 from .frame import found_or_404, page, render, return_address, say
+from .step_up import dangerous
 
 PAGE = 50
 SEARCHED = 20_000
@@ -218,7 +219,12 @@ def cancel(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
     return HttpResponseRedirect(return_address(request, found.get_absolute_url()))
 
 
+def _deletes(request: HttpRequest, job_id: uuid.UUID) -> bool:
+    return deletes(_find(job_id).kind)
+
+
 @page("backups.view_job", methods=("POST",))
+@dangerous(_deletes)
 def again(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
     """Queue a job like this one, and go to it."""
     found = _find(job_id)

@@ -30,6 +30,7 @@ from backups.plans.missed import Missed, missed_lately, missed_slots, unserved_s
 
 from .frame import found_or_404, page, render, require, say
 from .plan_form import PlanForm, PruneForm, form_of, zones
+from .step_up import dangerous, saved
 
 SHOWN_TIMES = 5
 _HISTORY = 20
@@ -99,6 +100,7 @@ def overview(request: HttpRequest) -> HttpResponse:
 
 
 @page("backups.change_plan", methods=("GET", "POST"))
+@dangerous(saved)
 def new(request: HttpRequest) -> HttpResponse:
     """Choose a job type, then fill in its form."""
     name = request.GET.get("kind", "")
@@ -109,7 +111,7 @@ def new(request: HttpRequest) -> HttpResponse:
     kind = job_type(name)
     if not kind.planned:
         raise Http404(f"A plan cannot run {kind.title}.")
-    require(request, kind.permission)
+    _require_rights(request, name)
     form = form_of(kind)(request.POST or None, kind=kind)
     if request.method == "POST" and request.POST.get("do") == "save" and form.is_valid():
         plan = editing.make_plan(actor_of(request), form.cleaned_data["name"], **form.values())
@@ -119,11 +121,12 @@ def new(request: HttpRequest) -> HttpResponse:
 
 
 @page("backups.view_plan", methods=("GET", "POST"))
+@dangerous(saved)
 def one(request: HttpRequest, name: str) -> HttpResponse:
     """One plan: its times, its jobs, and its form."""
     plan = found_or_404(Plan.objects.all(), "plan", name=name)
     kind = job_types().get(plan.kind)
-    may_change = kind is not None and request.user.has_perms(("backups.change_plan", kind.permission))
+    may_change = kind is not None and request.user.has_perms(editing.needs(plan.kind))
     form = form_of(kind)(request.POST or None, kind=kind, plan=plan) if kind is not None else None
     if request.method == "POST":
         if form is None or not may_change:
@@ -150,7 +153,12 @@ def one(request: HttpRequest, name: str) -> HttpResponse:
     return _form_page(request, "backups/plan.html", str(plan), form, context)
 
 
+def _switches_or_deletes(request: HttpRequest, name: str, what: str) -> bool:
+    return what != "run" or editing.deletes(found_or_404(Plan.objects.all(), "plan", name=name))
+
+
 @page("backups.run_plan", methods=("POST",))
+@dangerous(_switches_or_deletes)
 def switch(request: HttpRequest, name: str, what: str) -> HttpResponse:
     """Pause, resume, or run a plan now."""
     plan, actor = found_or_404(Plan.objects.all(), "plan", name=name), actor_of(request)
@@ -170,12 +178,11 @@ def switch(request: HttpRequest, name: str, what: str) -> HttpResponse:
 
 
 @page("backups.change_plan", methods=("GET", "POST"))
+@dangerous()
 def delete(request: HttpRequest, name: str) -> HttpResponse:
     """Confirm, then delete the plan."""
     plan = found_or_404(Plan.objects.all(), "plan", name=name)
-    kind = job_types().get(plan.kind)
-    if kind is not None:
-        require(request, kind.permission)
+    _require_rights(request, plan.kind)
     if request.method == "POST":
         editing.remove_plan(actor_of(request), plan)
         say(request, f"Plan {plan} deleted. Its jobs and backups are kept.")
@@ -228,6 +235,7 @@ class ImportForm(forms.Form):
 
 
 @page("backups.change_plan", methods=("GET", "POST"))
+@dangerous(saved)
 def import_plans(request: HttpRequest) -> HttpResponse:
     """Show what a file would change; a second submit applies it."""
     form = ImportForm(request.POST or None, request.FILES or None)
@@ -239,7 +247,7 @@ def import_plans(request: HttpRequest) -> HttpResponse:
         context["text"] = form.content()
         entries = yaml_files.read(context["text"])
         changes = yaml_files.compare(entries, replace=context["replace"])
-        needed = sorted({job_type(kind).permission for change in changes for kind in change.kinds if kind in job_types()})
+        needed = editing.needs(*(kind for change in changes for kind in change.kinds))
         missing = [permission for permission in needed if not request.user.has_perm(permission)]
         if missing:
             raise UsageError(f"You lack permissions that these plans need: {', '.join(missing)}.", hint="No plan was changed.")
@@ -251,6 +259,11 @@ def import_plans(request: HttpRequest) -> HttpResponse:
         found = problem.details.get("problems") or [problem.message]
         return render(request, "backups/plan_import.html", "Import plans", {**context, "problems": found}, status=400)
     return render(request, "backups/plan_import.html", "Import plans", {**context, "changes": changes, "previewed": True})
+
+
+def _require_rights(request: HttpRequest, kind: str) -> None:
+    for permission in editing.needs(kind):
+        require(request, permission)
 
 
 def _form_page(request: HttpRequest, template: str, title: str, form: PlanForm | None, context: dict[str, Any]) -> HttpResponse:

@@ -15,7 +15,7 @@ from django.views.decorators.debug import sensitive_post_parameters
 from django_otp.plugins.otp_static.models import StaticDevice
 from django_otp.plugins.otp_totp.models import TOTPDevice
 
-from backups.identity import second_factor
+from backups.identity import second_factor, step_up
 from backups.identity.sign_in import actor_of, password_problem
 
 from .frame import View, page, render, return_address, say
@@ -80,6 +80,7 @@ def code(request: HttpRequest) -> HttpResponse:
     if request.method == "POST":
         checked = second_factor.check(request, request.POST.get("code", ""))
         if checked.by:
+            step_up.note(request, step_up.Method.SIGN_IN)
             if checked.by == "recovery code":
                 text = f"That recovery code is used up. You have {checked.left} left; create new ones before you run out."
                 say(request, text, level=messages.WARNING)

@@ -18,6 +18,7 @@ from backups.identity.sign_in import actor_of
 from backups.models import ApiToken
 
 from .frame import page, render, say
+from .step_up import dangerous
 
 SOON = timedelta(days=7)
 _MOST = 500
@@ -75,6 +76,7 @@ class Scope:
 
 
 @page("backups.issue_token", methods=("GET", "POST"))
+@dangerous()
 @sensitive_variables("issued")
 def overview(request: HttpRequest) -> HttpResponse:
     """The tokens. The secret of a new token is only in the response to the form that created it."""
@@ -116,6 +118,7 @@ def revoke(request: HttpRequest, token_id: int) -> HttpResponse:
 
 
 @page("backups.issue_token", methods=("POST",))
+@dangerous()
 def resume(request: HttpRequest, token_id: int) -> HttpResponse:
     """Resume a token that a restore suspended. As a token acts for its account, nobody resumes another's."""
     token = _visible_tokens(request).filter(_own(request), pk=token_id).first()

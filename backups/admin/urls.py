@@ -7,7 +7,7 @@ from django.urls.converters import StringConverter
 
 from backups.engine.names import DATA, MANIFEST, SUMS
 
-from . import audit, dashboard, jobs, plans, readiness, second_factor, tokens
+from . import audit, dashboard, jobs, plans, readiness, second_factor, step_up, tokens
 from .alerts import channels, rules, subscription
 from .alerts import overview as alerts
 from .backups import delete, holding
@@ -86,6 +86,7 @@ urlpatterns: list[URLPattern] = [
     path("audit/", audit.overview, name="audit"),
     path("audit/verify/", audit.verify, name="audit_verify"),
     path("audit/export.<str:form>", audit.export, name="audit_export"),
+    path("confirm/", step_up.confirm, name="confirm"),
     path("second-factor/", second_factor.overview, name="second_factor"),
     path("second-factor/code/", second_factor.code, name="second_factor_code"),
 ]

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from django.db.models import Q
 from django.http import HttpResponseBase
-from pydantic import Field, StringConstraints
+from pydantic import Field
 from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 
@@ -13,12 +13,12 @@ from backups.catalog import downloads, holds
 from backups.conf import configuration
 from backups.engine.errors import EngineError, RestoreRefused
 from backups.engine.repository.soundness import results
-from backups.identity.sign_in import password_problem
+from backups.identity.step_up import always
 from backups.jobs import submit
 from backups.jobs.arguments import Name, Only
 from backups.models import IndexedBackup, Job
 
-from .authentication import actor, token_of
+from .authentication import actor
 from .jobs import job_operation
 from .operation import Operation
 from .paging import Page, PageQuery, page
@@ -161,11 +161,6 @@ class RestoreInPlace(RequestModel, title="InPlace"):
 
     to: Literal["in_place"]
     confirm: Annotated[Text, Field(description="The full id of the backup.")]
-    password: Annotated[
-        str | None,
-        StringConstraints(max_length=4096),
-        Field(description="Password of the account; required with a session, not with a token."),
-    ] = None
     only: Annotated[Only | None, Field(description=_ONE_STORE)] = None
 
 
@@ -256,7 +251,7 @@ def _lineage(row: IndexedBackup) -> Lineage:
     return Lineage(needs=needs, needed_by=list(children.values_list("backup_id", flat=True)[:_MOST_CHILDREN]))
 
 
-@job_operation("backups.delete_backup", query=RepositoryQuery, problems=(409, 503), idempotency_key=False)
+@job_operation("backups.delete_backup", query=RepositoryQuery, problems=(409, 503), idempotency_key=False, dangerous=always)
 def delete_backup(request: Request, backup_id: str, *, query: RepositoryQuery) -> Job:
     """Delete a backup.
 
@@ -297,18 +292,22 @@ def preview_restore(request: Request, backup_id: str, *, query: RepositoryQuery,
     return submit.preview_restore(actor(request), backup_id=row.backup_id, **row.home, only=body.only)
 
 
-@job_operation("backups.restore_backup", query=RepositoryQuery, body=RestoreRequest, problems=(409, 503))
+def _replaces(request: Request, *, body: RestoreToFolder | RestoreInPlace, **_: Any) -> bool:
+    return isinstance(body, RestoreInPlace)
+
+
+@job_operation("backups.restore_backup", query=RepositoryQuery, body=RestoreRequest, problems=(409, 503), dangerous=_replaces)
 def restore_backup(request: Request, backup_id: str, *, query: RepositoryQuery, body: RestoreToFolder | RestoreInPlace) -> Job:
     """Restore a backup to a new folder, or over the live stores.
 
     A restore in place first makes a safety backup of the live stores, and rolls back if a check fails. `confirm` is the
-    backup's id, even if the address says `latest`. With a session, `password` is the password of the account.
+    backup's id, even if the address says `latest`.
     """
     return submit_restore(request, find_backup(backup_id, query.repository, query.set), body)
 
 
 def submit_restore(request: Request, row: IndexedBackup, body: RestoreToFolder | RestoreInPlace) -> Job:
-    """Queue a restore. Raises `Refused` if the password is missing or wrong, or the folder exists; `RepositoryMissing`."""
+    """Queue a restore. Raises `Refused` if the folder exists; `RepositoryMissing`."""
     _reachable(row)
     if isinstance(body, RestoreToFolder):
         if (configuration().restore_folder / body.folder).exists():
@@ -319,23 +318,8 @@ def submit_restore(request: Request, row: IndexedBackup, body: RestoreToFolder |
         return submit.restore_to_folder(actor(request), **values)
     if body.confirm != row.backup_id:
         raise RestoreRefused("`confirm` is not the id of the backup. Nothing was changed.", hint="Send the full id.")
-    if token_of(request) is None:
-        _check_password(request, body.password)
     values = {"backup_id": row.backup_id, **row.home, "only": body.only}
     return submit.restore_in_place(actor(request), typed=body.confirm, **values)
-
-
-def _check_password(request: Request, password: str | None) -> None:
-    if password is None:
-        raise Refused(
-            403,
-            "password",
-            "With a session, a restore in place requires the password. Nothing was done.",
-            "Send the password of your account as `password`.",
-        )
-    problem = password_problem(request._request, password)
-    if problem:
-        raise Refused(403, "password", problem, "Nothing was changed.")
 
 
 @Operation("backups.hold_backup", query=RepositoryQuery, body=HoldRequest, responses={200: BackupSchema}, problems=(409, 503))
@@ -348,7 +332,7 @@ def hold_backup(request: Request, backup_id: str, *, query: RepositoryQuery, bod
     return backup_schema(holds.hold(actor(request), row, body.note))
 
 
-@Operation("backups.hold_backup", query=RepositoryQuery, responses={200: BackupSchema}, problems=(409, 503))
+@Operation("backups.hold_backup", query=RepositoryQuery, responses={200: BackupSchema}, problems=(409, 503), dangerous=always)
 def release_backup(request: Request, backup_id: str, *, query: RepositoryQuery) -> BackupSchema:
     """Release a held backup."""
     row = find_backup(backup_id, query.repository, query.set)
@@ -360,6 +344,7 @@ _FILE = {"application/zstd": {"type": "string", "format": "binary"}, "applicatio
 
 @Operation(
     "backups.download_backup",
+    dangerous=always,
     query=RepositoryQuery,
     responses={200: _FILE, 206: _FILE, 304: None},
     problems=(412, 416, 503),

@@ -14,7 +14,7 @@ from rest_framework.request import Request
 from backups.jobs.arguments import BackupId
 from backups.models import Job
 
-from .backups import RestoreRequest, create_backup, find_backup, list_backups, submit_restore
+from .backups import RestoreInPlace, RestoreRequest, create_backup, find_backup, list_backups, submit_restore
 from .jobs import job_operation
 from .operation import renamed
 from .resource import resource
@@ -31,7 +31,13 @@ class LegacyRestoreRequest(RequestModel, title="EarlierRestore"):
     restore: RestoreRequest
 
 
-@job_operation("backups.restore_backup", name="earlier_restore", body=LegacyRestoreRequest, problems=(404, 409, 503))
+def _replaces(request: Request, *, body: LegacyRestoreRequest) -> bool:
+    return isinstance(body.restore, RestoreInPlace)
+
+
+@job_operation(
+    "backups.restore_backup", name="earlier_restore", dangerous=_replaces, body=LegacyRestoreRequest, problems=(404, 409, 503)
+)
 def restore(request: Request, *, body: LegacyRestoreRequest) -> Job:
     """Restore a backup whose id is in the body."""
     return submit_restore(request, find_backup(body.backup_id), body.restore)

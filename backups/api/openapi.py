@@ -9,6 +9,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from backups.engine.names import BACKUP_ID, NAME
 from backups.identity.permissions import SCOPES
+from backups.identity.step_up import always
 
 from .operation import Operation, operation_of
 from .permissions import scopes_of
@@ -58,7 +59,7 @@ _DESCRIPTIONS = {
     304: "The client's copy is current.",
     400: "The request is invalid; `errors` lists the faults.",
     401: "No token and no session, or an invalid token.",
-    403: "The account or the token lacks a permission.",
+    403: "The account or the token lacks a permission; or a session must be confirmed first (`step_up`).",
     404: "Not found.",
     406: "Only application/json is available.",
     409: "Not possible now: see `code` and `hint`.",
@@ -118,7 +119,7 @@ class Describer(AutoSchema):
             "operationId": operation.name,
             "summary": summary.rstrip("."),
             "tags": [getattr(self.view, "tag", "")],
-            "description": f"{details}\n\n{_needs(operation)}".strip(),
+            "description": f"{details}\n\n{_needs(operation)}{_takes(operation)}".strip(),
             "parameters": parameters,
         }
         if "{" in path:
@@ -166,6 +167,13 @@ def _needs(operation: Operation) -> str:
         return "Needs a token with any scope, or a session."
     scopes = " or ".join(f"`{scope}`" for scope in scopes_of(operation.permission))
     return f"Needs the permission `{operation.permission}`; a token needs the scope {scopes}."
+
+
+def _takes(operation: Operation) -> str:
+    if operation.dangerous is None:
+        return ""
+    which = "" if operation.dangerous is always else " some of these requests only when"
+    return f" With a session, it accepts{which or ' requests only when'} the account was confirmed lately (`step_up`)."
 
 
 def _path_parameters(path: str) -> list[dict[str, Any]]:

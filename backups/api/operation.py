@@ -14,6 +14,7 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
 from django.http import HttpResponseBase
+from django.urls import reverse
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 from rest_framework.exceptions import UnsupportedMediaType
@@ -21,9 +22,11 @@ from rest_framework.parsers import JSONParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from backups.identity import step_up
 from backups.jobs.job_type import contains_nul
 
 from . import idempotency
+from .authentication import token_of
 from .problems import Refused
 
 Handler = Callable[..., HttpResponseBase]
@@ -45,6 +48,8 @@ class Operation:
     needs: str = ""
     """Replaces the generated sentence about permissions in the description."""
     public: bool = False
+    dangerous: step_up.Condition | None = None
+    """For which requests a session must have been confirmed lately (403, ``step_up``); called with the handler's arguments."""
     query: type[BaseModel] | None = None
     body: Any = None
     responses: Mapping[int, Any] = field(default_factory=dict)
@@ -67,6 +72,9 @@ class Operation:
                 arguments["query"] = _read_query(request, declared.query)
             if body is not None:
                 arguments["body"] = _read_body(request, body)
+
+            if declared.dangerous is not None and declared.dangerous(request, **arguments):
+                _require_confirmed(request)
 
             def respond() -> HttpResponseBase:
                 result = function(request, **arguments)
@@ -99,6 +107,19 @@ def reply(model: BaseModel | None, status: int = 200, *, location: str = "") -> 
     """A response with *model* as JSON; *location* is the header Location."""
     headers = {"Location": location} if location else {}
     return Response(None if model is None else model.model_dump(mode="json"), status=status, headers=headers)
+
+
+def _require_confirmed(request: Request) -> None:
+    if token_of(request) is None and not step_up.admit(request._request):
+        given = step_up.method_for(request._request).value
+        raise Refused(
+            403,
+            "step_up",
+            "Some time has passed since this session was confirmed. Nothing was done.",
+            f"Send your {given} as `{given}` to POST {reverse('backups-api:confirm_session')}, or confirm on the page "
+            f"{reverse('backups:confirm')}; then repeat the request.",
+            more={"by": given},
+        )
 
 
 # Reading query and body: every fault is a `Refused` with 4xx

@@ -12,8 +12,8 @@ from pydantic import Field, StringConstraints
 from rest_framework.request import Request
 
 from backups.engine.errors import UsageError
+from backups.identity.step_up import always
 from backups.jobs.arguments import Name
-from backups.jobs.types import job_types
 from backups.models import Job, Plan
 from backups.plans import editing, scheduling
 from backups.plans.cron import slots_after
@@ -126,6 +126,7 @@ class CronTimes(ResponseModel, title="Times"):
 
 
 _TIMES_SHOWN = 5
+_NEEDS = "Needs the permission `backups.change_plan` (scope `plans`), and the permission of the job type with its scope."
 
 
 def _find_plan(name: str) -> Plan:
@@ -154,7 +155,8 @@ def list_schedules(request: Request, *, query: PlanQuery) -> PlanList:
 
 @Operation(
     "backups.change_plan",
-    needs="Needs the permission `backups.change_plan` (scope `plans`), and the permission of the job type with its scope.",
+    needs=_NEEDS,
+    dangerous=always,
     body=NewPlan,
     responses={201: PlanSchema},
     problems=(409,),
@@ -164,7 +166,7 @@ def list_schedules(request: Request, *, query: PlanQuery) -> PlanList:
 def create_schedule(request: Request, *, body: NewPlan) -> HttpResponseBase:
     """Create a plan."""
     values = body.model_dump()
-    _require_job_type(request, body.kind)
+    _require_rights(request, body.kind)
     plan = editing.make_plan(actor(request), values.pop("name"), **values)
     return reply(_schema(plan), 201, location=reverse("backups-api:schedule", args=[plan.name]))
 
@@ -177,8 +179,8 @@ def show_schedule(request: Request, name: str) -> PlanSchema:
 
 @Operation(
     "backups.change_plan",
-    needs="Needs the permission `backups.change_plan` (scope `plans`). A change of the job type or its arguments also needs "
-    "the permission of the job type with its scope.",
+    needs=_NEEDS,
+    dangerous=always,
     body=PlanChange,
     responses={200: PlanSchema},
 )
@@ -189,22 +191,26 @@ def change_schedule(request: Request, name: str, *, body: PlanChange) -> PlanSch
     """
     plan = _find_plan(name)
     values: dict[str, Any] = {key: value for key, value in body.model_dump(exclude_unset=True).items() if value is not None}
-    if (values.get("kind", plan.kind), values.get("arguments", plan.arguments)) != (plan.kind, plan.arguments):
-        _require_job_type(request, plan.kind)
-        _require_job_type(request, values.get("kind", plan.kind))
+    _require_rights(request, plan.kind, values.get("kind", plan.kind))
     return _schema(editing.change_plan(actor(request), plan, **values))
 
 
-@Operation("backups.change_plan", responses={204: None})
+@Operation("backups.change_plan", needs=_NEEDS, dangerous=always, responses={204: None})
 def delete_schedule(request: Request, name: str) -> None:
     """Delete a plan.
 
     Its jobs stay. To stop a built-in plan, pause it.
     """
-    editing.remove_plan(actor(request), _find_plan(name))
+    plan = _find_plan(name)
+    _require_rights(request, plan.kind)
+    editing.remove_plan(actor(request), plan)
 
 
-@job_operation("backups.run_plan")
+def _deletes(request: Request, name: str) -> bool:
+    return editing.deletes(_find_plan(name))
+
+
+@job_operation("backups.run_plan", dangerous=_deletes)
 def run_schedule(request: Request, name: str) -> Job:
     """Run a plan now.
 
@@ -213,13 +219,13 @@ def run_schedule(request: Request, name: str) -> Job:
     return scheduling.run(_find_plan(name), actor(request))
 
 
-@Operation("backups.run_plan", responses={200: PlanSchema})
+@Operation("backups.run_plan", dangerous=always, responses={200: PlanSchema})
 def pause_schedule(request: Request, name: str) -> PlanSchema:
     """Pause a plan until it is resumed."""
     return _schema(editing.pause_plan(actor(request), _find_plan(name)))
 
 
-@Operation("backups.run_plan", responses={200: PlanSchema})
+@Operation("backups.run_plan", dangerous=always, responses={200: PlanSchema})
 def resume_schedule(request: Request, name: str) -> PlanSchema:
     """Resume a plan.
 
@@ -241,11 +247,6 @@ def preview_schedule(request: Request, *, query: CronQuery) -> CronTimes:
     return CronTimes(cron=query.cron, time_zone=query.time_zone, in_words=words, next=times)
 
 
-def _require_job_type(request: Request, kind: str) -> None:
-    """Require the permission of a job type: a plan runs with the permissions of its author.
-
-    Without this check, a token limited to plans could delete backups by a plan that prunes. Unknown types are refused later.
-    """
-    job_type = job_types().get(kind)
-    if job_type is not None:
-        require(request, job_type.permission)
+def _require_rights(request: Request, *kinds: str) -> None:
+    for permission in editing.needs(*kinds):
+        require(request, permission)

@@ -2,7 +2,7 @@
 
 import shutil
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from django.db import models
 from pydantic import Field, StringConstraints
@@ -11,6 +11,7 @@ from rest_framework.request import Request
 from backups.catalog import missing
 from backups.conf import configuration
 from backups.engine.errors import EngineError, UsageError
+from backups.identity.step_up import always
 from backups.jobs import submit
 from backups.jobs.arguments import BackupId, Name, Retention
 from backups.models import IndexedBackup, Job
@@ -144,7 +145,7 @@ class Forgotten(ResponseModel):
     ids: list[str]
 
 
-@Operation("backups.delete_backup", body=ForgetRequest, responses={200: Forgotten}, problems=(503,))
+@Operation("backups.delete_backup", dangerous=always, body=ForgetRequest, responses={200: Forgotten}, problems=(503,))
 def forget_missing(request: Request, name: str, *, body: ForgetRequest) -> Forgotten:
     """Confirm that missing backups are lost, and forget them.
 
@@ -160,7 +161,11 @@ def verify_repository(request: Request, name: str, *, body: VerifySetRequest) ->
     return submit.verify(actor(request), repository=_opened(name), set=body.set, everything=body.everything, depth=body.depth)
 
 
-@job_operation("backups.delete_backup", body=PruneRequest)
+def _deletes(request: Request, *, body: PruneRequest, **_: Any) -> bool:
+    return not body.dry_run
+
+
+@job_operation("backups.delete_backup", dangerous=_deletes, body=PruneRequest)
 def prune_repository(request: Request, name: str, *, body: PruneRequest) -> Job:
     """Delete the backups that no retention rule keeps, or only report them.
 

@@ -13,6 +13,7 @@ from rest_framework.request import Request
 
 from backups.identity import tokens
 from backups.identity.permissions import SCOPES
+from backups.identity.step_up import always
 from backups.models import ApiToken
 
 from .authentication import actor, token_of
@@ -102,7 +103,9 @@ def list_tokens(request: Request, *, query: TokenQuery) -> Page[TokenSchema]:
     return page(request, query, rows, ("created", "pk"), TokenSchema.model_validate)
 
 
-@Operation(ISSUE, body=NewToken, responses={201: IssuedToken}, idempotency_key=True, headers={201: ("Location",)})
+@Operation(
+    ISSUE, dangerous=always, body=NewToken, responses={201: IssuedToken}, idempotency_key=True, headers={201: ("Location",)}
+)
 def create_token(request: Request, *, body: NewToken) -> HttpResponseBase:
     """Create a token for your own account.
 

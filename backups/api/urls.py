@@ -17,7 +17,7 @@ from django.urls.converters import IntConverter, StringConverter
 
 from backups.engine.names import BACKUP_ID, NAME
 
-from . import audit, backups, jobs, plans, reference, repositories, status, tokens
+from . import audit, backups, jobs, plans, reference, repositories, session, status, tokens
 from .resource import OneRepresentation, resource
 from .throttling import AnonymousRate, AuditVerifyRate, CallerRate
 
@@ -76,6 +76,7 @@ urlpatterns: list[URLPattern] = [
     ),
     path("tokens", resource("Tokens", get=tokens.list_tokens, post=tokens.create_token), name="tokens"),
     path("tokens/<rb_number:token_id>", resource("Tokens", get=tokens.show_token, delete=tokens.revoke_token), name="token"),
+    path("session/confirm", resource("Session", post=session.confirm_session), name="confirm_session"),
     path("status", resource("Status", get=status.show_status), name="status"),
     path("readiness", resource("Status", get=status.show_readiness), name="readiness"),
     path("schema", resource("Reference", get=reference.show_schema), name="schema"),

@@ -10,8 +10,9 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+from django.core.exceptions import PermissionDenied
 from django.http import FileResponse, HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 from django.utils.http import http_date, parse_http_date_safe
 
@@ -30,6 +31,15 @@ _PIECE = 1 << 20
 _RANGE = re.compile(r"bytes=\s*([0-9]{0,18})\s*-\s*([0-9]{0,18})\s*", re.ASCII)
 
 
+def permitted(user: Any, row: IndexedBackup) -> bool:
+    """Whether an account with the permission to download may download *row*.
+
+    Sets that are kept apart hold the control database, with the tokens, channels and audit of everybody: only for superusers.
+    """
+    config = configuration()
+    return bool(user.is_superuser) or config.whole_set(row.set) not in config.kept_apart
+
+
 @dataclass(frozen=True, slots=True)
 class Range:
     """Bytes *first* to *last* of a file, both included."""
@@ -45,9 +55,11 @@ class Range:
 def answer(request: HttpRequest, row: IndexedBackup, name: str, actor: Actor) -> HttpResponseBase:
     """The file *name* of a backup: 200, 206 for a range, 304 for a match, 412 or 416 when a condition or range fails.
 
-    Callers check permissions and that the method is GET or HEAD. Each download is audited. Raises `BackupNotFound` for an
-    unknown name or a deleted backup.
+    Callers check the permission and that the method is GET or HEAD. Each download is audited. Raises ``PermissionDenied`` if it
+    is not `permitted`, and `BackupNotFound` for an unknown name or a deleted backup.
     """
+    if not permitted(request.user, row):
+        raise PermissionDenied(f"Only a superuser may download the set {row.set}, which holds the control database.")
     repository = configuration().open(row.repository)
     if name not in FILES:
         raise BackupNotFound(f"A backup has no file {name!r}.", hint=f"It has {', '.join(FILES)}.")

@@ -236,3 +236,9 @@ def job_type(name: str) -> JobType[Any]:
     if found is None:
         raise UsageError(f"There is no job type {name!r}.", hint=f"Known types: {', '.join(job_types())}.")
     return found
+
+
+def deletes(kind: str) -> bool:
+    """Whether jobs of this type delete backups. False for an unknown type."""
+    found = job_types().get(kind)
+    return found is not None and found.permission == PRUNE.permission

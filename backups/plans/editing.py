@@ -9,9 +9,27 @@ from backups.conf import configuration
 from backups.engine.errors import UsageError
 from backups.identity import audit
 from backups.identity.audit import Actor
+from backups.jobs import types
 from backups.models import Plan
 
 from . import validation
+
+_CHANGE = "backups.change_plan"
+
+
+def needs(*kinds: str) -> tuple[str, ...]:
+    """The permissions that adding, changing or removing a plan needs: for plans, and for the work of its job type.
+
+    A plan runs with the permissions of its author: without the second, who may change plans could delete backups by a plan that
+    prunes. *kinds* are the job types before and after. An unknown one needs no permission of its own.
+    """
+    known = types.job_types()
+    return (_CHANGE, *sorted({known[kind].permission for kind in kinds if kind in known} - {_CHANGE}))
+
+
+def deletes(plan: Plan) -> bool:
+    """Whether the jobs of a plan delete backups."""
+    return types.deletes(plan.kind)
 
 
 def pause_plan(actor: Actor, plan: Plan) -> Plan:

@@ -12,7 +12,6 @@ from django.db import connections
 
 from backups.jobs import submit
 from backups.models import Job
-from tests.control.conftest import PASSWORD
 
 STEPS = "/admin/backup/restore/"
 EVIL = {"type": "known", "name": "ollama", "config": {"url": "http://attacker.example/"}}
@@ -64,7 +63,7 @@ def test_triggers_views_and_embedding_functions_are_named_and_confirmed(site):
     assert "Code in the backup" in page and "attacker.example" in page and "planted" in page
     page = client.get(f"{STEPS}confirm/", {"backup": planted, "target": "in_place", "look": str(job.pk)}).content.decode()
     hidden = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', page))
-    form = {**hidden, "typed": planted, "password": PASSWORD}
+    form = {**hidden, "typed": planted}
     answer = client.post(f"{STEPS}confirm/", form)
     assert "Confirm that you know this code." in answer.content.decode()
     assert not Job.objects.filter(kind="restore_in_place").exists()

@@ -13,6 +13,7 @@ from backups.identity.sign_in import actor_of
 from backups.models import AlertChannel, AlertDelivery, Plan
 
 from ..frame import found_or_404, page, render, say
+from ..step_up import dangerous
 from .forms import QuietHoursForm, multiple_choice, severity_choice
 
 
@@ -80,6 +81,7 @@ class ChannelForm(QuietHoursForm):
 
 
 @page("backups.change_alert", methods=("GET", "POST"))
+@dangerous()
 def channel_new(request: HttpRequest, kind: str) -> HttpResponse:
     """Add a channel of a kind."""
     if kind not in AlertChannel.Kind.values:
@@ -88,6 +90,7 @@ def channel_new(request: HttpRequest, kind: str) -> HttpResponse:
 
 
 @page("backups.change_alert", methods=("GET", "POST"))
+@dangerous()
 def channel(request: HttpRequest, pk: int) -> HttpResponse:
     """One channel with its form, and its latest messages."""
     found = found_or_404(AlertChannel.objects.all(), "channel", pk=pk)
@@ -125,6 +128,7 @@ def channel_test(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 @page("backups.change_alert", methods=("POST",))
+@dangerous()
 def channel_key(request: HttpRequest, pk: int) -> HttpResponse:
     """Show the signing key of a webhook."""
     found = found_or_404(AlertChannel.objects.all(), "channel", pk=pk)
@@ -134,6 +138,7 @@ def channel_key(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 @page("backups.change_alert", methods=("POST",))
+@dangerous()
 def channel_remove(request: HttpRequest, pk: int) -> HttpResponse:
     """Delete a channel."""
     found = found_or_404(AlertChannel.objects.all(), "channel", pk=pk)

@@ -14,6 +14,7 @@ from backups.models import AlertChannel, AlertRule
 from backups.monitoring.conditions import conditions
 
 from ..frame import found_or_404, page, render, say
+from ..step_up import dangerous
 from .forms import ModelForm, multiple_choice
 
 
@@ -71,6 +72,7 @@ class RuleForm(ModelForm):
 
 
 @page("backups.view_alert", methods=("GET", "POST"))
+@dangerous()
 def rule(request: HttpRequest, name: str) -> HttpResponse:
     """One rule, with its form for accounts that may change it."""
     found = found_or_404(AlertRule.objects.all(), "rule", name=name)
@@ -78,6 +80,7 @@ def rule(request: HttpRequest, name: str) -> HttpResponse:
 
 
 @page("backups.change_alert", methods=("GET", "POST"))
+@dangerous()
 def rule_new(request: HttpRequest) -> HttpResponse:
     """Add a rule."""
     return _rule_form(request, AlertRule(), "Add a rule")
@@ -106,6 +109,7 @@ def _free_name(title: str) -> str:
 
 
 @page("backups.change_alert", methods=("POST",))
+@dangerous()
 def rule_switch(request: HttpRequest, name: str) -> HttpResponse:
     """Enable or disable a rule."""
     found = found_or_404(AlertRule.objects.all(), "rule", name=name)
@@ -116,6 +120,7 @@ def rule_switch(request: HttpRequest, name: str) -> HttpResponse:
 
 
 @page("backups.change_alert", methods=("POST",))
+@dangerous()
 def rule_remove(request: HttpRequest, name: str) -> HttpResponse:
     """Delete a rule that is not built in."""
     found = found_or_404(AlertRule.objects.all(), "rule", name=name)

@@ -10,6 +10,7 @@ from backups.identity.sign_in import actor_of
 from backups.models import AlertRule, AlertSubscription
 
 from ..frame import page, render, say
+from ..step_up import dangerous
 from .forms import QuietHoursForm, multiple_choice, severity_choice
 
 
@@ -37,6 +38,7 @@ class SubscriptionForm(QuietHoursForm):
 
 
 @page("backups.view_alert", methods=("GET", "POST"))
+@dangerous()
 def subscription(request: HttpRequest) -> HttpResponse:
     """The alerts that are mailed to this account."""
     found = services.subscription_of(request.user)

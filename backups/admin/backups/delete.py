@@ -14,6 +14,7 @@ from backups.jobs import submit
 from backups.models import IndexedBackup
 
 from ..frame import page, render, return_address, say, say_queued
+from ..step_up import dangerous
 from .selection import by_home, selected
 
 
@@ -48,6 +49,7 @@ def deletions(rows: list[IndexedBackup]) -> list[Deletion]:
 
 
 @page("backups.delete_backup", methods=("GET", "POST"))
+@dangerous()
 def delete(request: HttpRequest) -> HttpResponse:
     """Show which backups can be deleted and which cannot; a POST queues the deletion."""
     values = request.POST if request.method == "POST" else request.GET

@@ -18,11 +18,13 @@ from backups.engine.progress import clock
 from backups.engine.repository.soundness import results
 from backups.engine.types import Backup, Depth, Proof, SourceKind, SourceRecord
 from backups.identity.sign_in import actor_of
+from backups.identity.step_up import always
 from backups.jobs import submit, types
 from backups.models import AuditEntry, IndexedBackup, Job
 from backups.monitoring.stored import unavailable
 
 from ..frame import page, render, require, say, say_queued
+from ..step_up import dangerous
 from .delete import deletions
 from .selection import jobs_about, permissions_of
 
@@ -70,7 +72,7 @@ def backup(request: HttpRequest, backup_id: str) -> HttpResponse:
         "made_by": made_by,
         "may": permissions_of(request),
         "delete": deletions([row])[0],
-        "files": [DATA, MANIFEST, SUMS],
+        "files": [DATA, MANIFEST, SUMS] if downloads.permitted(request.user, row) else [],
         "better": _better(row) if row.damaged else None,
         "saved": 1 - row.bytes_stored / row.bytes_source if row.bytes_source else None,
     }
@@ -231,7 +233,12 @@ def _application(reported: Any) -> dict[str, Any] | None:
     }
 
 
+def _releases(request: HttpRequest, backup_id: str) -> bool:
+    return request.POST.get("do") == "release"
+
+
 @page("backups.view_backup", methods=("POST",))
+@dangerous(_releases)
 def act(request: HttpRequest, backup_id: str) -> HttpResponse:
     """Verify, drill, hold or release one backup."""
     row = _row(request.POST, backup_id)
@@ -259,6 +266,7 @@ def act(request: HttpRequest, backup_id: str) -> HttpResponse:
 
 
 @page("backups.download_backup")
+@dangerous(always)
 def download(request: HttpRequest, backup_id: str, name: str) -> HttpResponseBase:
     """One of the backup's files, or a range of it."""
     row = _row(request.GET, backup_id)

@@ -11,6 +11,7 @@ from backups.identity.sign_in import actor_of
 from backups.models import IndexedBackup
 
 from ..frame import page, render, return_address, say
+from ..step_up import dangerous
 from .selection import selected
 
 
@@ -27,6 +28,7 @@ def hold(request: HttpRequest, rows: list[IndexedBackup]) -> None:
 
 
 @page("backups.hold_backup", methods=("GET", "POST"))
+@dangerous()
 def release(request: HttpRequest) -> HttpResponse:
     """Show the selected holds with their reasons; a POST releases them."""
     values = request.POST if request.method == "POST" else request.GET

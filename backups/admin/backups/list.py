@@ -19,6 +19,7 @@ from backups.models.listing import Part, minute_of
 
 from ..frame import page, render, require, return_address, say, say_queued
 from ..protection import Protection
+from ..step_up import dangerous
 from .holding import hold
 from .selection import (
     BACKUPS,
@@ -132,6 +133,7 @@ def act_on_selected(request: HttpRequest) -> HttpResponse:
 
 
 @page("backups.delete_backup", methods=("POST",))
+@dangerous()
 def forget(request: HttpRequest) -> HttpResponse:
     """Forget missing backups whose loss is acknowledged."""
     if not request.POST.get("sure"):

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from backups.conf import configuration
 from backups.engine.errors import UsageError
-from backups.identity.sign_in import actor_of, password_problem
+from backups.identity.sign_in import actor_of
 from backups.jobs import submit
 from backups.jobs.types import PREVIEW
 from backups.models import IndexedBackup, Job
@@ -22,6 +22,7 @@ from ..backups.selection import BACKUPS, BackupFilter, page_of_backups
 from ..frame import page, say
 from ..protection import Protection
 from ..running import live
+from ..step_up import dangerous
 from .preview import effect_on_current_user, is_from_just_now, is_outdated, preview_of, summarize_preview
 from .selection import RestoreSelection, RestoreTarget, is_occupied, render_step
 
@@ -197,12 +198,17 @@ def _queue_preview(request: HttpRequest, selection: RestoreSelection) -> Job:
     )
 
 
-# Step 4: the confirmation, with the id of the backup and the password
+# Step 4: the confirmation, with the id of the backup
+
+
+def _replaces(request: HttpRequest) -> bool:
+    return request.method == "POST" and RestoreSelection.of(request.POST).in_place
 
 
 @page("backups.restore_backup", methods=("GET", "POST"))
+@dangerous(_replaces)
 def confirm(request: HttpRequest) -> HttpResponse:
-    """The summary; where live data is replaced, the backup's id and the password are required."""
+    """The summary; where live data is replaced, the backup's id is required."""
     selection = RestoreSelection.of(request.POST if request.method == "POST" else request.GET)
     if not selection.backup:
         return HttpResponseRedirect(reverse("backups:restore"))
@@ -214,7 +220,9 @@ def confirm(request: HttpRequest) -> HttpResponse:
     state = target.state(selection.only) if selection.in_place else ""
     if request.method == "POST":
         if selection.in_place:
-            errors = _confirmation_errors(request, target.row, typed) or _code_errors(request, preview_of(selection, state))
+            if typed != target.row.backup_id:
+                errors = {"typed": "That is not the id of this backup. Nothing was changed."}
+            errors = errors or _code_errors(request, preview_of(selection, state))
         if not errors:
             if selection.in_place and not _confirms(request, selection, state):
                 return _show_again(request, selection)
@@ -265,14 +273,6 @@ def _once(request: HttpRequest) -> uuid.UUID | None:
         return uuid.UUID(request.POST.get("once", ""))
     except ValueError:
         return None
-
-
-def _confirmation_errors(request: HttpRequest, row: IndexedBackup, typed: str) -> dict[str, str]:
-    """What is wrong with the typed id and the password. The password is not checked before the id is right."""
-    if typed != row.backup_id:
-        return {"typed": "That is not the id of this backup. Nothing was changed."}
-    problem = password_problem(request, request.POST.get("password", ""))
-    return {"password": problem} if problem else {}
 
 
 def _code_errors(request: HttpRequest, preview: Job | None) -> dict[str, str]:
