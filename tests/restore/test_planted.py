@@ -139,7 +139,7 @@ def test_a_folder_in_the_place_of_a_hold_is_released(scene: Scene) -> None:
 def test_doctor_looks_past_a_link(scene: Scene) -> None:
     shutil.rmtree(scene.repository / "staging")
     (scene.repository / "staging").symlink_to(scene.outside)
-    assert scene.run("delete", scene.backup.name).code == 0
+    assert scene.run("delete", scene.backup.name, "--yes").code == 0
     examined = scene.run("doctor", "--sqlite", f"app={scene.root / 'app.sqlite3'}")
     assert "staging is a symbolic link" in examined.out and "1 deleted backups" in examined.out
     assert "backups need room" in examined.out
