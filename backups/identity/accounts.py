@@ -4,6 +4,8 @@ The copy may be the live database, or a file that a backup holds: it may be dama
 has a fingerprint of its password's hash, keyed with ``SECRET_KEY``. Hashes themselves are only in `read_live_passwords`.
 """
 
+import contextlib
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -23,6 +25,8 @@ T = TypeVar("T")
 
 Query = Callable[[str], Iterable[Sequence[Any]]]
 """Runs an SQL statement without parameters and returns its rows."""
+
+_TRIES = 3
 
 MOST_READ = 50_000
 """Of more accounts than this, only those with rights are read."""
@@ -195,6 +199,18 @@ def read_live() -> Accounts | None:
     return _read_live(read)
 
 
+def read_surely() -> Accounts | None:
+    """`read_live` for who must know: None only when there is no table of accounts. Waits for locks a while.
+
+    Raises ``DatabaseError`` when the database cannot be read.
+    """
+    for _ in range(_TRIES - 1):
+        with contextlib.suppress(DatabaseError):
+            return _reading(read)
+        time.sleep(1)
+    return _reading(read)
+
+
 def read_live_passwords() -> dict[str, str]:
     """The hashes of the usable passwords of the live accounts, by name; see `read_live`."""
 
@@ -207,10 +223,19 @@ def read_live_passwords() -> dict[str, str]:
 
 
 def _read_live(reader: Callable[[Query], T]) -> T | None:
+    try:
+        return _reading(reader)
+    except DatabaseError:
+        return None
+
+
+def _reading(reader: Callable[[Query], T]) -> T | None:
     connection = connections[alias()]
     connection.close()
     try:
         with connection.cursor() as cursor:
+            if connection.vendor == "sqlite":  # one name that is not text must not hide all others
+                connection.connection.text_factory = text_of
 
             def query(statement: str) -> Iterable[Sequence[Any]]:
                 cursor.execute(statement)
@@ -218,10 +243,13 @@ def _read_live(reader: Callable[[Query], T]) -> T | None:
                 return rows
 
             return reader(query) if connection.vendor == "sqlite" else None
-    except DatabaseError:
-        return None
     finally:
         connection.close()
+
+
+def text_of(value: bytes) -> str:
+    """Text of a database, also where it is not UTF-8, for ``text_factory``."""
+    return value.decode("utf-8", "backslashreplace")
 
 
 def _permission_names(query: Query) -> dict[str, str]:

@@ -100,9 +100,10 @@ def is_bound(token: ApiToken) -> bool:
     return KnownAccount.objects.filter(**same, removed=None).exists()
 
 
-def suspend_tokens(names: set[str]) -> list[str]:
-    """Suspend the tokens of these accounts. Returns the names of those that had a usable one."""
-    tokens = ApiToken.objects.filter(username__in=names, revoked=None, suspended=None)
+def suspend_tokens(names: set[str] | None) -> list[str]:
+    """Suspend the tokens of these accounts, of all for None. Returns the names of those that had a usable one."""
+    tokens = ApiToken.objects.filter(revoked=None, suspended=None)
+    tokens = tokens if names is None else tokens.filter(username__in=names)
     found = sorted(set(tokens.values_list("username", flat=True)))
     tokens.update(suspended=timezone.now())
     return found

@@ -46,17 +46,20 @@ class _State:
     passwords: dict[str, str] = field(repr=False)
 
 
+_UNSETTLED = "unsettled"
+"""The key of the file that remains while restored accounts cannot be read."""
+
+
 def remember(work: Work) -> None:
     """Keep the present accounts for `settle`."""
+    settle_later()
     live = accounts.read_live()
     known_accounts.observe(live)
     state = work.before = _State(live, known_accounts.known(live), accounts.read_live_passwords() if live else {})
     if not work.key:
         return
-    path = _file(work)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        durable.write_file(path, json.dumps(asdict(state)).encode())
+        _write(_file(work.key), state)
     except OSError as problem:
         _log.warning("Accounts cannot be compared if this worker dies during %s: %s", work.target, problem)
 
@@ -64,14 +67,19 @@ def remember(work: Work) -> None:
 def settle(work: Work, *, compared: bool = True) -> None:
     """Deny the restored accounts what they had lost before, and put the account changes into the result and the audit.
 
-    Called after a restore, complete or not; with ``compared=False`` after one that `remember` did not precede. Raises
-    ``DatabaseError`` when the control database does not answer.
+    Called after a restore, complete or not; with ``compared=False`` after one that `remember` did not precede. If the restored
+    accounts cannot be read, nobody stays signed in, no token works, and `settle_later` tries again. Raises ``DatabaseError``
+    when the control database does not answer.
     """
     connections[accounts.alias()].close()  # the file under it may have been replaced
     before: _State | None = work.before or _remembered(work)
     known, passwords = (before.known, before.passwords) if before else (known_accounts.known(None), {})
-    restored = accounts.read_live()
     may_differ = (work.only or "sqlite").startswith("sqlite")
+    try:
+        restored = accounts.read_surely() if may_differ else accounts.read_live()
+    except DatabaseError as problem:
+        _put_off(work, before or _State(None, known, passwords), problem)
+        return
     taken, regained = _deny(restored, known, passwords, work) if may_differ else ((), ())
     groups = _deny_groups(before.accounts if before else None, restored, work) if may_differ else {}
     _remake_groups(work)
@@ -93,12 +101,43 @@ def settle(work: Work, *, compared: bool = True) -> None:
     _audit(work, changes, unknown=compared and before is None)
     if work.result is not None and before is not None and may_differ:
         work.result["accounts"] = changes
-    _file(work).unlink(missing_ok=True)
+    _file(work.key).unlink(missing_ok=True)
+
+
+def _put_off(work: Work, state: _State, problem: DatabaseError) -> None:
+    """Fail closed: whoever had lost access must not have it because the restored accounts cannot be read now."""
+    if work.key == _UNSETTLED and is_unsettled():
+        _log.warning("The restored accounts still cannot be read: %s", problem)
+        return
+    _write(_file(_UNSETTLED), state)
+    _file(work.key).unlink(missing_ok=True)
+    suspended, ended = known_accounts.suspend_tokens(None), sessions.end_all()
+    work.warn(
+        f"THE RESTORED ACCOUNTS CANNOT BE READ: {problem}. Some may have access that they had lost. Everybody was signed "
+        "out and all tokens are suspended. It is tried again each minute, and by manage.py withhold_access."
+    )
+    found = {"unread": str(problem), "tokens_suspended": suspended, "sessions_ended": ended}
+    audit.record(work.actor, "restore_in_place.accounts", work.target, after={"backup": work.backup_id, **found})
+    if work.result is not None:
+        nobody = account_changes.compare(None, None)
+        work.result["accounts"] = {**nobody, "withheld": [], "regained": [], "groups_withheld": {}, **found}
+
+
+def settle_later() -> None:
+    """Settle the accounts of an earlier restore that could not be read after it; nothing to do when there is none."""
+    if is_unsettled():
+        settle(Work(key=_UNSETTLED, target="accounts", actor=audit.SYSTEM, backup_id="", only="", warn=_log.warning))
+
+
+def is_unsettled() -> bool:
+    """Whether `settle_later` has something to do. Until then nothing may be learned from the live accounts."""
+    return _file(_UNSETTLED).exists()
 
 
 def remember_new(work: Work) -> None:
     """Observe the accounts that a new backup may hold, so that their later removal is noticed."""
-    known_accounts.observe(accounts.read_live())
+    if not is_unsettled():
+        known_accounts.observe(accounts.read_live())
 
 
 def _deny(
@@ -169,16 +208,21 @@ def remove_orphans() -> None:
     paths = list(configuration().run_folder.glob("*accounts-*.json*"))  # with the hidden file of an interrupted write
     running = {str(key) for key in Job.objects.filter(state=Job.State.RUNNING).values_list("pk", flat=True)} if paths else ()
     for path in paths:
-        if not any(f"accounts-{key}.json" in path.name for key in running):
+        if not any(f"accounts-{key}.json" in path.name for key in (*running, _UNSETTLED)):
             path.unlink(missing_ok=True)
 
 
 def _remembered(work: Work) -> _State | None:
     try:
-        return TypeAdapter(_State).validate_json(_file(work).read_bytes())
+        return TypeAdapter(_State).validate_json(_file(work.key).read_bytes())
     except (OSError, ValueError):
         return None
 
 
-def _file(work: Work) -> Path:
-    return configuration().run_folder / f"accounts-{work.key}.json"
+def _file(key: str) -> Path:
+    return configuration().run_folder / f"accounts-{key}.json"
+
+
+def _write(path: Path, state: _State) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    durable.write_file(path, json.dumps(asdict(state)).encode())

@@ -80,6 +80,7 @@ def tick(host: str) -> None:
         ("queue due plans", lambda: scheduling.queue_due(host, now)),
         ("wake workers for waiting jobs", lambda: _wake_for_waiting(host)),
         ("remove old records", lambda: remove_old_records(now)),
+        ("settle restored accounts", restored_accounts.settle_later),
         ("observe the accounts", lambda: _observe_accounts(now)),
         ("look for missing backups", index.refresh_all),
         ("evaluate alert rules", lambda: evaluate_rules(host, now)),
@@ -104,7 +105,7 @@ def _wake_for_waiting(host: str) -> None:
 def _observe_accounts(now: datetime) -> None:
     """Not while a restore in place may have brought back earlier ones: it observes them itself."""
     restoring = Job.objects.filter(state=Job.State.RUNNING, kind=RESTORE_IN_PLACE.name).exists()
-    if now.minute % _OBSERVED_EACH == 0 and not restoring:
+    if now.minute % _OBSERVED_EACH == 0 and not restoring and not restored_accounts.is_unsettled():
         known_accounts.observe(accounts.read_live())
 
 

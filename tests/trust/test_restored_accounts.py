@@ -10,11 +10,11 @@ from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group, Permission, User
 from django.contrib.sessions.models import Session
 from django.core.management import CommandError, call_command
-from django.db import connections
+from django.db import DatabaseError, connections
 from django.test import Client
 
 from backups.identity import accounts, known_accounts, tokens
-from backups.jobs import submit
+from backups.jobs import completion, restored_accounts, submit
 from backups.models import ApiToken, AuditEntry, Job, KnownAccount
 from tests.control.conftest import PASSWORD
 
@@ -152,6 +152,56 @@ def test_a_trigger_that_prevents_it_is_told(empty_site):
     assert "gone HAS REGAINED ACCESS: it had been removed." in " ".join(job.log.values_list("line", flat=True))
     page = site.client("rita", "restorer").get(f"/admin/backup/restore/report/{job.pk}/").content.decode()
     assert "Check these accounts now." in page
+
+
+@pytest.mark.slow
+def test_a_name_that_is_no_text_hides_nobody(empty_site):
+    site = empty_site
+    site.person("gone", superuser=True)
+    site.person("odd")
+    with connections["default"].cursor() as cursor:
+        cursor.execute("UPDATE auth_user SET username = CAST(x'6162ff' AS TEXT) WHERE username = 'odd'")
+    backup_id = backed_up(site)
+    with connections["default"].cursor() as cursor:
+        cursor.execute("DELETE FROM auth_user WHERE username <> 'gone'")
+    User.objects.filter(username="gone").delete()
+    job = restored(site, backup_id)
+    assert "gone" in {one["name"] for one in job.result["accounts"]["withheld"]} and not signs_in("gone", PASSWORD)
+
+
+@pytest.mark.slow
+def test_accounts_that_cannot_be_read_are_settled_later(empty_site, monkeypatch):
+    site = empty_site
+    site.person("gone", superuser=True)
+    secret = tokens.issue(site.person("stays", "viewer"), "hers", ["read"], None).secret
+    backup_id = backed_up(site)
+    User.objects.filter(username="gone").delete()
+    client = site.client("rita", "restorer")
+    monkeypatch.setattr(accounts, "_TRIES", 1)
+    remembered = completion.prepare
+
+    def lock_before_settling(job):
+        work = remembered(job)
+        monkeypatch.setattr(accounts, "read", unreadable)
+        return work
+
+    def unreadable(query):
+        raise DatabaseError("database is locked")
+
+    readable = accounts.read
+    monkeypatch.setattr(completion, "prepare", lock_before_settling)
+    job = restored(site, backup_id)
+    assert job.result["accounts"]["unread"] == "database is locked"
+    assert "THE RESTORED ACCOUNTS CANNOT BE READ" in " ".join(job.log.values_list("line", flat=True))
+    assert client.get(PAGE).status_code == 302 and asked(secret) == 401 and User.objects.get(username="gone").is_active
+    restored_accounts.settle_later()
+    restored_accounts.remove_orphans()
+    assert restored_accounts.is_unsettled()
+    monkeypatch.setattr(accounts, "read", readable)
+    restored_accounts.settle_later()
+    assert not User.objects.get(username="gone").is_active and not restored_accounts.is_unsettled()
+    entries = AuditEntry.objects.filter(action="restore_in_place.accounts").order_by("number")
+    assert ["unread" in entry.after for entry in entries] == [True, False]
 
 
 @pytest.mark.slow

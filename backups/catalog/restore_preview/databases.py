@@ -231,6 +231,7 @@ def _account_store(live: dict[tuple[SourceKind, str], Path], records: Sequence[S
 
 def _read_accounts(comparison: Comparison, connection: sqlite3.Connection) -> accounts.Accounts | None:
     allow_cancel(comparison, connection)
+    connection.text_factory = accounts.text_of
     query: Callable[[str], list[Any]] = lambda statement: connection.execute(statement).fetchall()  # noqa: E731
     try:
         return accounts.read(query)

@@ -21,7 +21,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Settle the accounts."""
         told: list[str] = []
-        work = Work(key="", target="accounts", actor=audit.at_the_shell(), backup_id="", only="", warn=told.append)
+        work = Work(key="unsettled", target="accounts", actor=audit.at_the_shell(), backup_id="", only="", warn=told.append)
         restored_accounts.settle(work, compared=False)
         for line in told:
             self.stderr.write(line)
