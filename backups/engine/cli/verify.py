@@ -55,7 +55,8 @@ def run(call: Call) -> Outcome:
     proofs = verdicts(repository, list(zip(backups, proved, strict=True)))
     unverified = {item.id: item.problem for item in unreadable} | dict(call.skipped)
     items: list[Backup | Unreadable] = [*backups, *unreadable]
-    sets = sorted({set_of(item) for item in items} | ({set_name} if every and set_name else set()))
+    asked = ([set_name] if set_name else repository.sets()) if every else []
+    sets = sorted({*map(set_of, items), *asked})
     noticed = [problem for name in sets for problem in suspicions(repository, name)]
     ok = all(proof.ok for proof in proofs) and not unverified and not noticed
     results = [proof_json(proof) for proof in proofs]

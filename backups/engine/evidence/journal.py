@@ -42,6 +42,9 @@ _START = "0" * 64
 _LINE, _STATEMENT = b"refbackup journal 1\n", b"refbackup backup 1\n"
 """What a signature begins with, so that one kind is never taken for the other."""
 
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError)
+"""What reading JSON raises that others wrote, and that is not what it should be."""
+
 
 class Do(StrEnum):
     """What a line records."""
@@ -90,7 +93,7 @@ class Journal:
         return self.size - self.state_size > max(LEAST_BEFORE_STATE, self.state_size // 4)
 
     def add(self, line: bytes) -> None:
-        """Take the next line, without its end. Raises ``ValueError`` if it does not continue the journal."""
+        """Take the next line, without its end. Raises one of `UNREADABLE` if it does not continue the journal."""
         entry = json.loads(line)
         n, do = int(entry["n"]), Do(entry["do"])
         if self.hashes and (n != self.head.n + 1 or entry["previous"] != self.head.sha256 or do is Do.STATE):
@@ -161,7 +164,7 @@ def _signed(keys: Keys, purpose: bytes, content: bytes) -> dict[str, Any] | None
         entry = json.loads(content)
         signature = entry.pop("signature")
         trusted = keys.is_signed(str(entry["key"]), purpose + _canonical(entry), str(signature))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except UNREADABLE:
         return None
     return entry if trusted else None
 
@@ -190,7 +193,7 @@ def parse(content: bytes, keys: Keys, belongs: Callable[[Mapping[str, Any]], boo
     for number, line in enumerate(lines[:end], 1):
         try:
             journal.add(line)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except UNREADABLE:
             return Journal(problem=f"line {number} was changed, or a line before it was removed")
     if end < len(lines):
         journal.warning = f"its last {len(lines) - end} lines are not signed by a trusted key"

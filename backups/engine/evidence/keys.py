@@ -75,7 +75,7 @@ class Keys:
             return None
         except OSError as problem:
             raise from_os_error(problem, f"Reading {place}") from problem
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
             raise EngineError(
                 f"{place} cannot be read, and with it how the journals of {repository} ended.",
                 hint="Remove that file, and compare `refbackup list` with the backups that you expect. Nothing was changed.",
@@ -109,8 +109,8 @@ def memory_folder(file: Path) -> Path:
 def read_keys(file: Path, trusted: Sequence[str] = ()) -> Keys | None:
     """The key in *file*, which may be missing, with *trusted* public keys in base64. None if there is neither.
 
-    Raises `UsageError` for something that is not a key and for a file that others may read, `PermissionMissing` for one that
-    this user may not.
+    Raises `UsageError` for something that is not a key, for what is no regular file and for a file that others may read,
+    `PermissionMissing` for one that this user may not.
     """
     content = _content(file)
     if content is None and not trusted:
@@ -145,8 +145,10 @@ def read_keys(file: Path, trusted: Sequence[str] = ()) -> Keys | None:
 
 def _content(file: Path) -> bytes | None:
     try:
-        with file.open("rb") as opened:
+        with os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb") as opened:
             status = os.fstat(opened.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise UsageError(f"{file} is not a regular file.", hint="Correct BACKUP_SIGNING_KEY. Nothing was changed.")
             if stat.S_IMODE(status.st_mode) & 0o077:
                 raise UsageError(f"{file} can be read by others.", hint=f"chmod 600 {file}. Nothing was changed.")
             return opened.read(_MOST_KEY_BYTES)

@@ -70,6 +70,10 @@ class Evidence:
         """
         return self._memory is not None or not self.journal(set_name).problem
 
+    def sets(self) -> Set[str]:
+        """The sets whose journals this host remembers, whether or not they are there."""
+        return (self._memory or {}).keys()
+
     def journal(self, set_name: str) -> Journal:
         """The journal of a set, compared with what this host remembers of it."""
         try:
@@ -245,6 +249,7 @@ class Evidence:
 
     def _write_state(self, set_name: str, journal: Journal, now: datetime) -> None:
         """Replace the lines by one with all that they say, and make *journal* that of the new file."""
+        self._content.make_folder(f"backups/{set_name}")
         about = {**self._about(set_name), "time": now.isoformat(timespec="seconds"), **journal.state()}
         line = sign_line(self.keys, journal.head, Do.STATE, about)
         if len(line) >= MOST_JOURNAL_BYTES:

@@ -91,7 +91,8 @@ class Repository(BaseRepository):
 
     def sets(self) -> list[str]:
         names = [name for name in self.content.names("backups", MOST_SETS) if NAME.fullmatch(name)]
-        return [name for name in names if not self._is_file(f"backups/{name}")]
+        found = {name for name in names if not self._is_file(f"backups/{name}")}
+        return sorted(found | self.evidence.sets() if self.evidence is not None else found)
 
     def _is_file(self, path: str) -> bool:
         """A stray file is no set. A link or a pipe in the place of one is not passed over: reading it says what it is."""
