@@ -143,7 +143,8 @@ def create_backup(repository: Repository, request: Request, ctx: Context) -> Cre
                 hint=f"Verify it with `refbackup verify {backup.id} --depth {request.verify}`.",
                 id=backup.id,
             ) from problem
-        backup = Backup(manifest=backup.manifest, proofs=(proof,))
+        counted = repository.proofs(backup.manifest.set, backup.id) if proof.ok else (proof,)
+        backup = Backup(manifest=backup.manifest, proofs=counted)
     return Created(backup=backup, reason=reason, seconds=time.monotonic() - began)
 
 
@@ -189,7 +190,8 @@ def _create(repository: Repository, request: Request, ctx: Context) -> tuple[Bac
             manifest = _manifest(backup_id, kind, request, parent, packed, lost, ctx)
             if before is not None and lost:
                 hold_until_confirmed(repository, before, manifest)
-            repository.publish(staged, manifest)
+            if why := repository.publish(staged, manifest):
+                ctx.log(f"NOT IN THE JOURNAL {backup_id}, which is published: {why}")
             return Backup(manifest=manifest), reason
         finally:
             durable.remove_tree(staged)

@@ -105,7 +105,8 @@ def verify_backup(
         for part in unchecked_in(proof):
             ctx.log(f"NOT CHECKED {part}")
         try:
-            _record(repository, backup.manifest.set, proof)
+            if why := _record(repository, backup.manifest.set, proof):
+                ctx.log(f"NOT SIGNED The result for {backup.id} does not count: {why}")
         except NotAllowed as problem:
             unrecorded = Problem(code=PROOFS, message=f"The result cannot be recorded: {problem}.")
             proof = proof.model_copy(update={"ok": False, "problems": (*proof.problems, unrecorded)})
@@ -141,12 +142,13 @@ def record_failure(
         _record(repository, backup.manifest.set, proof)
 
 
-def _record(repository: Repository, set_name: str, proof: Proof) -> None:
+def _record(repository: Repository, set_name: str, proof: Proof) -> str:
     """Record a proof and, for each backup that shares what it found damaged, a failed one that names it in ``checks``.
 
-    So no backup looks sound whose data is known to be damaged, and a later success of that backup lifts the mark.
+    So no backup looks sound whose data is known to be damaged, and a later success of that backup lifts the mark. Returns why
+    the proof does not count, "" if it does.
     """
-    repository.record_proof(set_name, proof)
+    why = repository.record_proof(set_name, proof)
     for other in sorted({other for problem in proof.problems for other in problem.also_in}):
         shared = tuple(
             problem.model_copy(update={"also_in": tuple(one for one in (proof.id, *problem.also_in) if one != other)})
@@ -165,6 +167,7 @@ def _record(repository: Repository, set_name: str, proof: Proof) -> None:
         )
         with contextlib.suppress(NotAllowed):  # proofs that cannot be read are damage of that backup already
             repository.record_proof(set_name, failed)
+    return why
 
 
 def verify_many(

@@ -1,14 +1,18 @@
 """Files planted in the place of a journal, a key or a proof: no command stops, waits or passes over what is gone."""
 
+import hashlib
 import os
 import shutil
 
 import pytest
 
 from backups.engine.adopt import adopt
+from backups.engine.create import Request, create_backup
 from backups.engine.errors import UsageError
-from backups.engine.evidence.keys import read_keys
+from backups.engine.evidence.keys import memory_folder, read_keys
 from backups.engine.repository.suspicion import suspicions
+from backups.engine.types import Depth, Source, SourceKind
+from backups.engine.verify import verify_backup
 from tests.restore.stores import context
 from tests.trust.signed import Signed
 
@@ -46,3 +50,43 @@ def test_a_whole_set_that_is_gone(signed: Signed) -> None:
     assert doctor.code == 1 and "the set default cannot be relied on" in doctor.out
     adopt(signed.repository, context())
     assert signed.noticed == []
+
+
+def test_what_is_no_line_is_replaced(signed: Signed) -> None:
+    with signed.journal.open("ab") as file:
+        file.write(b"x\n")
+    assert signed.back_up(verify=Depth.HASHES).verification == "hashes"
+    assert signed.noticed == [] and signed.load(2).verification == "hashes"
+
+
+def test_lines_of_an_unknown_key_are_kept_and_named(signed: Signed) -> None:
+    head = hashlib.sha256(signed.journal.read_bytes().splitlines()[-1]).hexdigest()
+    with signed.journal.open("ab") as file:
+        file.write(b'{"n":5,"previous":"%s"}\n' % head.encode())
+    lines = signed.journal.read_bytes()
+    ctx = context()
+    proof = verify_backup(signed.repository, signed.load(0), Depth.HASHES, ctx)
+    assert proof.ok and any(line.startswith("NOT SIGNED") and "trusted key" in line for line in ctx.lines)
+    assert signed.back_up(verify=Depth.HASHES).verification == "none"
+    held = signed.run("hold", signed.ids[0])
+    assert held.code == 0 and "the journal does not say so" in held.err
+    assert signed.journal.read_bytes() == lines
+
+
+def test_a_backup_is_made_although_the_journal_cannot_take_it(signed: Signed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REFBACKUP_FAULT", "journal:enospc")
+    ctx = context()
+    source = Source(kind=SourceKind.SQLITE, name="app", path=signed.database)
+    made = create_backup(signed.repository, Request(sources=(source,)), ctx).backup
+    assert any(line.startswith("NOT IN THE JOURNAL") and made.id in line for line in ctx.lines)
+    monkeypatch.delenv("REFBACKUP_FAULT")
+    assert signed.ids[2] == made.id and not signed.load(2).damaged and signed.noticed == []
+
+
+def test_two_that_begin_forget_nothing_of_each_other(signed: Signed) -> None:
+    memory = signed.keys.remembered(signed.folder / "repository")
+    shutil.rmtree(memory_folder(signed.key))
+    stale = signed.repository.evidence
+    signed.keys.remember(signed.folder / "repository", memory)
+    stale.begin()
+    assert signed.keys.remembered(signed.folder / "repository") == memory

@@ -26,5 +26,7 @@ def set_hold(call: Call, hold: Hold | None, what: str) -> Outcome:
     with repository.writing(what, call.ctx.now(), wait=10.0):
         if hold is None and backup.hold is not None:
             hold = backup.hold.confirmed
-        repository.set_hold(backup, hold)
+        why = repository.set_hold(backup, hold)
+    if why:
+        call.ctx.log(f"NOT SIGNED {backup.id} is {what} in its folder, and the journal does not say so: {why}")
     return Outcome({"id": backup.id, "hold": hold.note if hold else None}, f"{backup.id} is {what}.")

@@ -71,7 +71,7 @@ class Journal:
     """What the lines of a set say.
 
     ``newest`` is the newest id there ever was. ``problem`` says why nothing in the journal counts, ``warning`` what is wrong
-    although it does.
+    although it does. ``contested`` means that lines which no trusted key signed continue it, as another host's would.
     """
 
     backups: dict[str, Vouched] = field(default_factory=dict)
@@ -83,6 +83,7 @@ class Journal:
     state_size: int = 0
     problem: str = ""
     warning: str = ""
+    contested: bool = False
 
     def hash_of(self, n: int) -> str | None:
         """The hash of line *n*; None if it is not in the journal any more, or not yet."""
@@ -169,6 +170,13 @@ def _signed(keys: Keys, purpose: bytes, content: bytes) -> dict[str, Any] | None
     return entry if trusted else None
 
 
+def _follows(line: bytes, head: Head) -> bool:
+    try:
+        return bool(json.loads(line)["previous"] == head.sha256)
+    except UNREADABLE:
+        return False
+
+
 def _canonical(entry: Mapping[str, Any]) -> bytes:
     return json.dumps(entry, sort_keys=True, separators=(",", ":")).encode()
 
@@ -197,4 +205,5 @@ def parse(content: bytes, keys: Keys, belongs: Callable[[Mapping[str, Any]], boo
             return Journal(problem=f"line {number} was changed, or a line before it was removed")
     if end < len(lines):
         journal.warning = f"its last {len(lines) - end} lines are not signed by a trusted key"
+        journal.contested = _follows(lines[end], journal.head)
     return journal

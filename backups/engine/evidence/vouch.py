@@ -171,35 +171,46 @@ class Evidence:
         return sign_statement(self.keys, {**about, "time": now.isoformat(timespec="seconds")})
 
     def begin(self) -> None:
-        """Sign in this repository from now on. Raises ``OSError``."""
-        if self._memory is None:
-            self.keys.remember(self._content.root, {})
-            self._memory = {}
+        """Sign in this repository from now on. Raises ``OSError`` and `RepositoryLocked`."""
+        with self._locked():
+            self._begin()
+
+    def _begin(self) -> None:
+        """Read again, under the lock, what other processes remembered since."""
+        memory = self.keys.remembered(self._content.root)
+        if memory is None:
+            memory = {}
+            self.keys.remember(self._content.root, memory)
+        if memory != self._memory:
+            self._memory = memory
             self._read.clear()
 
-    def record(self, set_name: str, do: Do, backup_id: str, now: datetime, **more: Any) -> bool:
-        """Append a line, after those of backups that a crash kept from it. False if this host or this journal cannot.
+    def record(self, set_name: str, do: Do, backup_id: str, now: datetime, **more: Any) -> str:
+        """Append a line, after those of backups that a crash kept from it, in the place of anything that is no line.
 
-        Raises ``OSError``; on a full disk only for what takes space: a removal then looks like a loss until `adopt`.
+        Returns why the journal does not take it, without a full stop; "" if it did, or none is kept. Raises `RepositoryLocked`
+        and ``OSError``; on a full disk only for what takes space: a removal then looks like a loss until `adopt`.
         """
-        if self.keys.private is None or not self.kept(set_name):
-            return False
+        if not self.kept(set_name):
+            return ""
+        if self.keys.private is None:
+            return "this host has no key"
         durable.reach("journal")
         try:
             with self._locked():
-                self.begin()
+                self._begin()
                 journal = self.journal(set_name)
-                if journal.problem or journal.warning:
-                    return False
+                if journal.problem or journal.contested:
+                    return f"the journal of the set {set_name} cannot be relied on: {journal.problem or journal.warning}"
                 for pending, manifest in self._pending(set_name, journal):
                     journal = self._append(set_name, journal, Do.BACKUP, pending, now, sha256=sha256(manifest))
                 if do is not Do.BACKUP or backup_id not in journal.backups:
                     self._append(set_name, journal, do, backup_id, now, **more)
         except OSError as problem:
             if do is Do.REMOVE and problem.errno in NO_SPACE:
-                return False
+                return str(problem)
             raise
-        return True
+        return ""
 
     def _pending(self, set_name: str, journal: Journal) -> list[tuple[str, bytes]]:
         """The backups later than all in the journal whose statement vouches for them, the oldest first."""
@@ -219,28 +230,21 @@ class Evidence:
         about = {**self._about(set_name), "id": backup_id, "time": moment, **more}
         line = sign_line(self.keys, journal.head, do, about)
         self._read.pop(set_name, None)
+        end = journal.size
         journal.add(line)
+        journal.warning = ""
         if journal.is_long():
             self._write_state(set_name, journal, now)
         else:
-            self._write_line(set_name, line)
+            self._write_line(set_name, line, end)
         return self._written(set_name, journal)
 
-    def _write_line(self, set_name: str, line: bytes) -> None:
-        """Append a line, in the place of an incomplete one that a crash left."""
+    def _write_line(self, set_name: str, line: bytes, end: int) -> None:
+        """Write a line at *end*, in the place of what is there: an incomplete one that a crash left, or what is no line."""
         self._content.make_folder(f"backups/{set_name}")
         descriptor = self._content.open_lock(journal_file(set_name))
         try:
-            size = os.fstat(descriptor).st_size
-            end = size
-            while end:
-                start = max(0, end - (64 << 10))
-                newline = os.pread(descriptor, end - start, start).rfind(b"\n")
-                if newline >= 0:
-                    end = start + newline + 1
-                    break
-                end = start
-            if end < size:
+            if os.fstat(descriptor).st_size > end:
                 os.ftruncate(descriptor, end)
             os.lseek(descriptor, end, os.SEEK_SET)
             durable.write_and_sync(descriptor, line + b"\n")
@@ -277,7 +281,7 @@ class Evidence:
         The journal continues after the last line that this host or the repository knows of.
         """
         with self._locked():
-            self.begin()
+            self._begin()
             known = (self._memory or {}).get(set_name, Head(0, Journal().head.sha256))
             before = self.journal(set_name)
             journal = Journal(backups=found, newest=max([*found, before.newest, f"{now:%Y%m%dT%H%M%SZ}"]))

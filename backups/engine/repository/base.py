@@ -103,12 +103,12 @@ class BaseRepository(ABC):
         """The size of a backup's archive; None if it is missing."""
 
     @abstractmethod
-    def record_proof(self, set_name: str, proof: Proof) -> None:
-        """Keep the result of a verification beside the backup of its id."""
+    def record_proof(self, set_name: str, proof: Proof) -> str:
+        """Keep the result of a verification beside the backup of its id. Returns why it does not count, "" if it does."""
 
     @abstractmethod
-    def set_hold(self, backup: Backup, hold: Hold | None) -> None:
-        """Hold a backup, or release it."""
+    def set_hold(self, backup: Backup, hold: Hold | None) -> str:
+        """Hold a backup, or release it. Returns why that is not signed, "" if it is, or need not be."""
 
     @abstractmethod
     def writing(self, what: str, now: datetime, wait: float = 0.0) -> AbstractContextManager[None]:
@@ -127,8 +127,11 @@ class BaseRepository(ABC):
         """A new folder in which a backup is made. The caller is the writer, here and below."""
 
     @abstractmethod
-    def publish(self, staged: Path, manifest: Manifest) -> None:
-        """Add manifest and checksums to *staged* and make it a backup, in one step."""
+    def publish(self, staged: Path, manifest: Manifest) -> str:
+        """Add manifest and checksums to *staged* and make it a backup, in one step.
+
+        Returns why the journal does not have it yet, "" if it has, or none is kept.
+        """
 
     @abstractmethod
     def remove(self, set_name: str, backup_id: str, now: datetime) -> None:

@@ -215,21 +215,23 @@ class Repository(BaseRepository):
 
     # Recording
 
-    def record_proof(self, set_name: str, proof: Proof) -> None:
+    def record_proof(self, set_name: str, proof: Proof) -> str:
         folder = self._backup(set_name, proof.id).inside("proofs")
         folder.make_folder()
         content = proof.model_dump_json(exclude_defaults=True).encode()
         folder.write_file(_proof_name(proof), content)
         same_depth = [old for old in folder.names() if old.endswith(f"-{proof.depth}.json") and not old.startswith(".")]
         surplus = same_depth[:-MOST_PROOFS]
+        why = ""
         if self.evidence is not None:
             dropped = [sha256(folder.read(old, MOST_PROOF_BYTES)) for old in surplus]
             more = {"dropped": dropped} if dropped else {}
-            self.evidence.record(set_name, Do.PROOF, proof.id, proof.time, sha256=sha256(content), **more)
+            why = self.evidence.record(set_name, Do.PROOF, proof.id, proof.time, sha256=sha256(content), **more)
         for old in surplus:
             folder.unlink(old)
+        return why
 
-    def set_hold(self, backup: Backup, hold: Hold | None) -> None:
+    def set_hold(self, backup: Backup, hold: Hold | None) -> str:
         set_name, now = backup.manifest.set, datetime.now(UTC)
         folder = self._backup(set_name, backup.id)
         if folder.is_folder("hold.json"):  # it holds, like anything else of that name
@@ -237,12 +239,19 @@ class Repository(BaseRepository):
         if hold is not None:
             content = hold.model_dump_json().encode()
             folder.write_file("hold.json", content)
-            if self.evidence is not None:
-                self.evidence.record(set_name, Do.HOLD, backup.id, now, sha256=sha256(content))
-        else:
-            if self.evidence is not None:
-                self.evidence.record(set_name, Do.RELEASE, backup.id, now)
-            folder.unlink("hold.json")
+            return self._record_done(set_name, Do.HOLD, backup.id, now, content)
+        why = self.evidence.record(set_name, Do.RELEASE, backup.id, now) if self.evidence is not None else ""
+        folder.unlink("hold.json")
+        return why
+
+    def _record_done(self, set_name: str, do: Do, backup_id: str, now: datetime, content: bytes) -> str:
+        """Record what has been done, and is not undone by an error here: that is returned."""
+        try:
+            return (
+                self.evidence.record(set_name, do, backup_id, now, sha256=sha256(content)) if self.evidence is not None else ""
+            )
+        except (EngineError, OSError) as problem:
+            return str(problem).removesuffix(".")
 
     # Making and removing
 
@@ -288,8 +297,11 @@ class Repository(BaseRepository):
         self.content.make_folder(name)
         return self.content.path(name)
 
-    def publish(self, staged: Path, manifest: Manifest) -> None:
-        """Write manifest and checksums into *staged*, sync it and move it to its place. The last step is one rename."""
+    def publish(self, staged: Path, manifest: Manifest) -> str:
+        """Write manifest and checksums into *staged*, sync it and move it to its place. The last step is one rename.
+
+        Returns why the journal does not have the backup yet, "" if it has, or none is kept.
+        """
         content = manifest.model_dump_json(indent=1).encode() + b"\n"
         if len(content) > MAX_MANIFEST_BYTES:
             raise EngineError(
@@ -304,8 +316,7 @@ class Repository(BaseRepository):
             durable.write_file(staged / STATEMENT, signed)
         durable.sync_folder(staged)
         self.content.publish(f"{STAGING}/{staged.name}", f"backups/{manifest.set}/{manifest.id}")
-        if self.evidence is not None:
-            self.evidence.record(manifest.set, Do.BACKUP, manifest.id, manifest.finished, sha256=sha256(content))
+        return self._record_done(manifest.set, Do.BACKUP, manifest.id, manifest.finished, content)
 
     def remove(self, set_name: str, backup_id: str, now: datetime) -> None:
         if self.evidence is not None:
