@@ -17,7 +17,7 @@ from .capture.owners import owners
 from .chroma_files.errors import BrokenIndex
 from .chroma_files.hnsw import index_stamps
 from .chroma_files.records import count_records
-from .chroma_files.tables import DATABASE, Collection, check_supported, list_collections, pending_ids, refuse_links
+from .chroma_files.tables import DATABASE, Collection, check_supported, list_collections, pending_ids, refuse_links, reread
 from .chroma_files.whole import check_index
 from .errors import EngineError, PermissionMissing, RepositoryTooNew
 from .evidence.keys import Keys
@@ -28,7 +28,8 @@ from .repository.folder import SCRATCH, STAGING, Repository, open_repository
 from .repository.suspicion import suspicions
 from .runtime.context import Context
 from .runtime.live_check import check_live
-from .runtime.sqlite import connect, is_locked, primary_code
+from .runtime.sqlite import connect, is_interrupted, is_locked, primary_code
+from .runtime.time_limit import TimeLimit
 from .types import Source, SourceKind
 from .unfinished import abandoned, unfinished_exchange
 
@@ -138,7 +139,7 @@ def diagnose(repository: Path | None, sources: tuple[Source, ...], ctx: Context,
         elif source.kind is SourceKind.SQLITE:
             _check_sqlite(source.path, report)
         elif source.kind is SourceKind.CHROMA:
-            _check_chroma(source.path, report)
+            _check_chroma(source.path, report, ctx)
         else:
             report.add("ok", str(source.path), "a folder of files")
     if not sources:
@@ -218,6 +219,8 @@ def _report_unreadable(path: Path, problem: sqlite3.DatabaseError, report: Diagn
     elif is_locked(problem):
         holders = owners(path) or "a process that this user cannot see"
         report.add("warning", str(path), f"locked for {_PATIENCE:g} s by a writer; open in {holders}", Advice.WAIT)
+    elif is_interrupted(problem):
+        report.add("warning", str(path), f"not fully checked: reading its tables took over {_CHECK_SECONDS:g} s", Advice.VERIFY)
     else:
         advice = {
             sqlite3.SQLITE_NOTADB: Advice.NOT_A_DATABASE,
@@ -228,7 +231,7 @@ def _report_unreadable(path: Path, problem: sqlite3.DatabaseError, report: Diagn
         report.add("problem", str(path), f"SQLite cannot read it: {problem}", advice.get(primary_code(problem), Advice.RESTORE))
 
 
-def _check_chroma(directory: Path, report: Diagnosis) -> None:
+def _check_chroma(directory: Path, report: Diagnosis, ctx: Context) -> None:
     database_file = directory / DATABASE
     if not database_file.is_file():
         report.add("problem", str(directory), f"contains no {DATABASE}", Advice.CHROMA_PATH)
@@ -236,20 +239,24 @@ def _check_chroma(directory: Path, report: Diagnosis) -> None:
     try:
         refuse_links(directory)
         with contextlib.closing(connect(database_file, mode="ro", timeout=_PATIENCE)) as database:
+            database.set_progress_handler(ctx.should_cancel, 10_000)
             database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
             version = check_supported(directory, database)
             if not _check_pages(database, database_file, report):
                 return
-            listed = list_collections(database)
-            unfinished = [item.name for item in listed if pending_ids(database, item)]
+            with TimeLimit(database, _CHECK_SECONDS):
+                listed = list_collections(database)
+                unfinished = [item.name for item in listed if pending_ids(database, item)]
             mode = str(database.execute("PRAGMA journal_mode").fetchone()[0])
             for collection in listed:
+                ctx.check()
                 _check_index(directory, database, collection, report)
-    except sqlite3.DatabaseError as problem:
-        _report_unreadable(database_file, problem, report)
-        return
-    except EngineError as problem:
-        report.add("problem", str(directory), problem.message, problem.hint)
+    except (sqlite3.DatabaseError, EngineError) as problem:
+        ctx.check()
+        if isinstance(problem, EngineError):
+            report.add("problem", str(directory), problem.message, problem.hint)
+        else:
+            _report_unreadable(database_file, problem, report)
         return
     for name in unfinished:
         message = "a record is in Chroma's log alone: a write is under way, or a writer was killed"
@@ -268,8 +275,7 @@ def _check_index(directory: Path, database: sqlite3.Connection, listed: Collecti
     why = ""
     for _ in range(_LOOKS):
         before = index_stamps(folder)
-        collection = next((item for item in list_collections(database) if item.id == listed.id), None)
-        if collection is None:
+        if (collection := reread(database, listed)) is None:
             return  # deleted since
         try:
             graph = check_index(directory, database, collection)
@@ -334,12 +340,8 @@ def _check_backups(repository: Repository, report: Diagnosis) -> None:
     if newer:
         report.add("problem", str(folder), f"written by a newer version: {', '.join(newer[:5])}", "Upgrade refbackup.")
     if kept:
-        report.add(
-            "note",
-            str(folder),
-            f"safety backups of damaged stores: {', '.join(kept[:5])}",
-            "Release and delete them when they are no longer needed.",
-        )
+        message = f"safety backups of damaged stores: {', '.join(kept[:5])}"
+        report.add("note", str(folder), message, "Release and delete them when they are no longer needed.")
     if not scanned:
         report.add("warning", str(folder), "it holds no backup", "Make the first one with refbackup create.")
     elif not proven:
@@ -374,12 +376,8 @@ def _check_debris(repository: Repository, report: Diagnosis) -> None:
 def _check_trash(repository: Repository, report: Diagnosis) -> None:
     trash = repository.in_trash(datetime.now(UTC), timedelta(0))
     if trash:
-        report.add(
-            "note",
-            str(repository.trash),
-            f"{len(trash)} deleted backups",
-            "Delete them now with refbackup prune --empty-trash.",
-        )
+        message = f"{len(trash)} deleted backups"
+        report.add("note", str(repository.trash), message, "Delete them now with refbackup prune --empty-trash.")
 
 
 def _check_restores(sources: tuple[Source, ...], report: Diagnosis) -> None:

@@ -39,7 +39,8 @@ from ..chroma_files.tables import DATABASE, check_supported, refuse_links
 from ..errors import EngineError, SourceBroken, SourceBusy
 from ..gate import Gate, GateTimeout
 from ..runtime.child import Server
-from ..runtime.sqlite import connect, is_locked
+from ..runtime.sqlite import connect, is_interrupted, is_locked
+from ..runtime.time_limit import TimeLimit
 from .owners import owners
 from .rows import Rows
 from .sqlite import Database, Pinned, begin_immediate, check_writable
@@ -62,6 +63,9 @@ CONNECT_WAIT = 10.0
 
 REST_WAIT = 0.1
 """Seconds to wait, with all locks held, for HNSW files that are being written."""
+
+TABLES_WAIT = 10.0
+"""Seconds that reading Chroma's tables may take in one attempt, with all locks held; never more than the cut has left."""
 
 STANDS_STILL = {Unrest.WRITE_PENDING: 1.0, Unrest.INDEX_WRITTEN: 3.0, Unrest.LOG_IN_USE: float("inf")}
 """Seconds, in which writers had the lock most of the time, after which what has not moved is not being written.
@@ -104,10 +108,13 @@ class Directory:
         self._database = connect(file)
         self._database.execute(f"PRAGMA busy_timeout = {int(CONNECT_WAIT * 1000)}")
         try:
-            self.version = check_supported(self.path, self._database)
+            with TimeLimit(self._database, CONNECT_WAIT + TABLES_WAIT):
+                self.version = check_supported(self.path, self._database)
         except NotChroma as problem:
             self.broken = problem.message
         except sqlite3.OperationalError as problem:
+            if is_interrupted(problem):
+                raise _unread(self.path) from None
             if not is_locked(problem):
                 raise
             raise _busy(self.path, "stayed locked by a writer") from None
@@ -142,17 +149,26 @@ class Directory:
             self.broken = str(problem)
         return True
 
-    def wait_until_quiescent(self) -> QuiescenceProblem | None:
-        """Wait until the index files are at rest. None when they are, else why not."""
+    def wait_until_quiescent(self, within: float) -> QuiescenceProblem | None:
+        """Wait until the index files are at rest. None when they are, else why not.
+
+        Raises `SourceBroken` if the tables cannot be read in *within* seconds, at least one and at most `TABLES_WAIT`.
+        """
         if self.broken is not None:
             return None
         assert self._database is not None
+        with TimeLimit(self._database, min(TABLES_WAIT, max(1.0, within))):
+            return self._look_until_quiescent(self._database)
+
+    def _look_until_quiescent(self, database: sqlite3.Connection) -> QuiescenceProblem | None:
         deadline = time.monotonic() + REST_WAIT
         while True:
             try:
-                problems = quiescence_problems(self.path, self._database, self._standing)
+                problems = quiescence_problems(self.path, database, self._standing)
                 problem = next(iter(problems), None) or self._fold_log()
             except sqlite3.DatabaseError as broken:
+                if is_interrupted(broken):
+                    raise _unread(self.path) from None
                 self.broken = str(broken)
                 return None
             if problem is None:
@@ -280,7 +296,7 @@ class Holder:
                 return functools.partial(_busy, directory.path, "stayed locked by a writer")
         for directory in self._directories:
             directory.check_same()
-            problem = directory.wait_until_quiescent()
+            problem = directory.wait_until_quiescent(deadline - time.monotonic())
             if problem is not None:
                 return functools.partial(_busy, directory.path, f"did not come to rest: {problem.message}")
         for database in self._databases:
@@ -353,6 +369,13 @@ def _as_json(item: CollectionDigest) -> dict[str, Any]:
 def _busy(path: Path, what: str) -> SourceBusy:
     holders = owners(path / DATABASE)
     return SourceBusy(f"{path} {what}; it is open in {holders}." if holders else f"{path} {what}.")
+
+
+def _unread(path: Path) -> SourceBroken:
+    return SourceBroken(
+        f"Reading the tables of {path / DATABASE} took too long, and its writers would have had to wait.",
+        hint="Allow more time with --within. If that does not help, look for tables that are larger than they should be.",
+    )
 
 
 def main() -> None:

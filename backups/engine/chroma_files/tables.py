@@ -3,17 +3,22 @@
 Chroma writes in three places, one after the other: its log (``embeddings_queue``), the metadata tables of the same file, and,
 once every ``sync_threshold`` records, the HNSW files, outside any transaction. The log is then purged. ``max_seq_id`` holds
 the position of each segment in the log.
+
+Whoever can write the file decides what a query does: a view may be endless, a value as long as the file. So views in place of
+tables are refused, and what describes collections is bounded. What is left takes time in proportion to the file, or to the
+square of it; callers that hold up writers set a `TimeLimit`.
 """
 
 import json
 import sqlite3
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import SourceBroken
-from ..runtime.sqlite import is_interrupted, is_locked, uri
+from ..runtime.sqlite import is_interrupted, is_locked, primary_code, uri
 from .errors import NotChroma
 
 DATABASE = "chroma.sqlite3"
@@ -22,6 +27,19 @@ SUPPORTED = {"sysdb": 10, "metadb": 6, "embeddings_queue": 2}
 
 _FIRST_METADB = 5
 """The migration of ``metadb`` that chromadb 1.0 added: a directory that has a lower number is one that 0.x works with."""
+
+LONGEST = 1 << 20
+"""Bytes of the longest value, and of the longest row, that describes a collection; Chroma writes some thousand."""
+
+MOST_COLLECTIONS = 100_000
+_MOST_GROUPS = 100
+_LONGEST_NAME = 1024
+"""Characters; Chroma allows 512 for the name of a collection."""
+
+_TABLES = (
+    "migrations", "databases", "collections", "collection_metadata", "segments", "max_seq_id", "embeddings",
+    "embedding_metadata", "embedding_metadata_array", "embeddings_queue",
+)  # fmt: skip
 
 DEFAULT_SPACE = "l2"
 DEFAULT_SYNC_THRESHOLD = 1000
@@ -62,7 +80,11 @@ def check_supported(directory: Path, database: sqlite3.Connection) -> str:
     that is locked or a query that was interrupted.
     """
     try:
-        versions = dict(database.execute("SELECT dir, max(version) FROM migrations GROUP BY dir"))
+        with _bounded(database):
+            grouped = f"SELECT dir, max(version) FROM migrations GROUP BY dir LIMIT {_MOST_GROUPS}"
+            versions = dict(database.execute(grouped))
+            if not all(isinstance(group, str) and isinstance(version, int) for group, version in versions.items()):
+                raise sqlite3.DatabaseError("the table migrations holds something else than names and numbers")
     except sqlite3.DatabaseError as problem:
         if is_locked(problem) or is_interrupted(problem):
             raise
@@ -73,7 +95,7 @@ def check_supported(directory: Path, database: sqlite3.Connection) -> str:
     newer = [f"{group} {version}" for group, version in versions.items() if version > SUPPORTED.get(group, -1)]
     if newer:
         raise SourceBroken(
-            f"{directory} was written by a newer Chroma than this version supports: {', '.join(newer)}.",
+            f"{directory} was written by a newer Chroma than this version supports: {', '.join(newer)[:_LONGEST_NAME]}.",
             hint="Upgrade refbackup; it cannot prove copies of tables that it does not know.",
         )
     if versions.get("metadb", _FIRST_METADB) < _FIRST_METADB:
@@ -98,25 +120,57 @@ def refuse_links(directory: Path) -> None:
 def list_collections(database: sqlite3.Connection) -> list[Collection]:
     """All collections of a directory, by name.
 
-    Raises ``sqlite3.DatabaseError`` for tables that cannot be read, `SourceBroken` for a kind of index that is not supported.
+    Raises ``sqlite3.DatabaseError`` for tables that cannot be read or exceed a bound, `SourceBroken` for a kind of index that
+    is not supported.
     """
-    return list(_collections(database, "ORDER BY c.name, c.id"))
+    with _bounded(database):
+        listed = list(_collections(database, f"ORDER BY c.name, c.id LIMIT {MOST_COLLECTIONS + 1}"))
+    if len(listed) > MOST_COLLECTIONS:
+        raise sqlite3.DatabaseError(f"there are more than {MOST_COLLECTIONS:,} collections")
+    return listed
 
 
 def find_collection(database: sqlite3.Connection, name: str) -> Collection | None:
     """The collection *name* of the default database, or None. ``NAME@DATABASE`` names another database. Raises as above."""
     name, _, home = name.partition("@")
     clause = "JOIN databases d ON d.id = c.database_id WHERE c.name = ? AND d.name = ?"
-    return next(_collections(database, clause, name, home or "default_database"), None)
+    with _bounded(database):
+        return next(_collections(database, clause, name, home or "default_database"), None)
+
+
+def reread(database: sqlite3.Connection, collection: Collection) -> Collection | None:
+    """*collection* as it is now, or None if it was deleted. Raises as above."""
+    with _bounded(database):
+        return next(_collections(database, "WHERE c.id = ?", collection.id), None)
+
+
+@contextmanager
+def _bounded(database: sqlite3.Connection) -> Iterator[None]:
+    """Refuse what stands in place of Chroma's tables and is none, and meanwhile values that are longer than `LONGEST`."""
+    named = ", ".join("?" * len(_TABLES))
+    listed = f"SELECT name, type FROM pragma_table_list WHERE type <> 'table' AND schema = 'main' AND lower(name) IN ({named})"
+    for name, kind in database.execute(listed, _TABLES):
+        raise sqlite3.DatabaseError(f"{name} is not an ordinary table, as Chroma makes it: {kind}")
+    before = database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST)
+    try:
+        yield
+    except sqlite3.DatabaseError as problem:
+        if primary_code(problem) != sqlite3.SQLITE_TOOBIG:
+            raise
+        raise sqlite3.DatabaseError("what describes a collection is longer than 1 MiB") from None
+    finally:
+        database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, before)
 
 
 def _collections(database: sqlite3.Connection, clause: str, *arguments: str) -> Iterator[Collection]:
     present = {row[1] for row in database.execute("PRAGMA table_info(collections)")}
     settings = ", ".join(f"c.{column}" if column in present else "NULL" for column in ("schema_str", "config_json_str"))
     rows = database.execute(f"SELECT c.id, c.name, c.dimension, {settings} FROM collections c {clause}", arguments)
-    for identifier, name, dimension, schema, config in rows.fetchall():
+    for identifier, name, dimension, schema, config in rows:
+        if not all(isinstance(text, str) and len(text) <= _LONGEST_NAME for text in (identifier, name)):
+            raise sqlite3.DatabaseError("a collection has no name or id, or one that Chroma does not allow")
         segments = {
-            scope: (segment, kind, int.from_bytes(at, "big") if isinstance(at, bytes) else at or 0)
+            scope: (segment, kind, _position(at))
             for segment, kind, scope, at in database.execute(
                 "SELECT s.id, s.type, s.scope, m.seq_id FROM segments s LEFT JOIN max_seq_id m ON m.segment_id = s.id"
                 " WHERE s.collection = ?",
@@ -129,9 +183,21 @@ def _collections(database: sqlite3.Connection, clause: str, *arguments: str) -> 
             raise SourceBroken(f"The collection {name} uses segments of type {kind}, which are not supported.")
         try:
             space, threshold = _settings(database, identifier, schema, config)
-        except (ValueError, TypeError, AttributeError) as problem:
+        except _UNREADABLE as problem:
             raise sqlite3.DatabaseError(f"the settings of the collection {name} cannot be read: {problem}") from None
         yield Collection(identifier, name, dimension, space, threshold, metadata, vector, metadata_at, vector_at)
+
+
+def _position(at: object) -> int:
+    """A position in the log; older versions of Chroma wrote eight bytes."""
+    position = int.from_bytes(at, "big") if isinstance(at, bytes) else at or 0
+    if not isinstance(position, int) or not 0 <= position < 1 << 63:
+        raise sqlite3.DatabaseError("a position in Chroma's log is not a number")
+    return position
+
+
+_UNREADABLE = (ValueError, TypeError, AttributeError, OverflowError, RecursionError)
+"""What Python raises for settings that are not JSON, or not of the form that Chroma writes."""
 
 
 def _settings(database: sqlite3.Connection, collection: str, schema: str | None, config: str | None) -> tuple[str, int]:
@@ -150,7 +216,9 @@ def _settings(database: sqlite3.Connection, collection: str, schema: str | None,
         configured = {}
     legacy = dict(
         database.execute(
-            "SELECT key, coalesce(str_value, int_value) FROM collection_metadata WHERE collection_id = ?", (collection,)
+            "SELECT key, coalesce(str_value, int_value) FROM collection_metadata WHERE collection_id = ?"
+            " AND key IN ('hnsw:space', 'hnsw:sync_threshold')",
+            (collection,),
         )
     )
     space = declared.get("space") or configured.get("space") or legacy.get("hnsw:space") or DEFAULT_SPACE
@@ -168,13 +236,15 @@ def embedding_functions(database: sqlite3.Connection) -> dict[str, str]:
     present = {row[1] for row in database.execute("PRAGMA table_info(collections)")}
     settings = [column for column in ("schema_str", "config_json_str") if column in present]
     found = {}
-    for name, *texts in database.execute(f"SELECT {', '.join(['name', *settings])} FROM collections"):
-        try:
-            named = {one for text in texts if text for one in _functions_in(json.loads(text))}
-        except (ValueError, TypeError, RecursionError) as problem:
-            raise sqlite3.DatabaseError(f"the settings of the collection {name} cannot be read: {problem}") from None
-        if named:
-            found[str(name)] = ", ".join(sorted(named))
+    with _bounded(database):
+        columns = ", ".join(["name", *settings])
+        for name, *texts in database.execute(f"SELECT {columns} FROM collections LIMIT {MOST_COLLECTIONS}"):
+            try:
+                named = {one for text in texts if text for one in _functions_in(json.loads(text))}
+            except _UNREADABLE as problem:
+                raise sqlite3.DatabaseError(f"the settings of the collection {name} cannot be read: {problem}") from None
+            if named:
+                found[str(name)] = ", ".join(sorted(named))
     return found
 
 

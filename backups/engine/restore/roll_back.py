@@ -42,8 +42,9 @@ def chroma_positions(targets: list[Target]) -> list[object]:
 def _chroma_position(target: Target) -> object:
     try:
         with contextlib.closing(connect(target.path / DATABASE, mode="ro", timeout=5)) as database:
+            listed = list_collections(database)  # first: it refuses views, which may be endless
             newest = database.execute("SELECT max(seq_id) FROM embeddings_queue").fetchone()
-            return newest, sorted(database.execute("SELECT segment_id, seq_id FROM max_seq_id")), list_collections(database)
+            return newest, sorted(database.execute("SELECT segment_id, seq_id FROM max_seq_id")), listed
     except (sqlite3.DatabaseError, EngineError) as problem:
         return str(problem)
 
