@@ -199,10 +199,11 @@ def _create(repository: Repository, request: Request, ctx: Context) -> tuple[Bac
 
 
 def _moment(repository: Repository, set_name: str, ctx: Context) -> datetime:
-    """The time in the id: now, or a second after the newest backup of the set, so that ids sort in the order of creation."""
+    """The time in the id: now, or a second after the newest backup that the set ever had: ids sort in the order of creation."""
     now = ctx.now()
-    newest = next(iter(repository.ids(set_name)), None)
-    if newest is None or newest[:16] < stamp(now):
+    signed = repository.evidence.journal(set_name).newest if repository.evidence is not None else ""
+    newest = max([*repository.ids(set_name)[:1], signed])
+    if newest[:16] < stamp(now):
         return now
     after = datetime.strptime(newest[:16], STAMP).replace(tzinfo=UTC) + timedelta(seconds=1)
     if after - now > timedelta(minutes=1):

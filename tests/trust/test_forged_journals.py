@@ -3,13 +3,15 @@
 import hashlib
 import os
 import shutil
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from backups.engine.adopt import adopt
 from backups.engine.create import Request, create_backup
 from backups.engine.errors import UsageError
-from backups.engine.evidence.keys import memory_folder, read_keys
+from backups.engine.evidence.keys import keys_for, memory_folder, read_keys
+from backups.engine.prune import delete
 from backups.engine.repository.suspicion import suspicions
 from backups.engine.types import Depth, Source, SourceKind
 from backups.engine.verify import verify_backup
@@ -90,3 +92,41 @@ def test_two_that_begin_forget_nothing_of_each_other(signed: Signed) -> None:
     signed.keys.remember(signed.folder / "repository", memory)
     stale.begin()
     assert signed.keys.remembered(signed.folder / "repository") == memory
+
+
+@pytest.mark.parametrize("planted", ["9{}-hashes.json", "0{}-hashes.json"])
+def test_planted_proofs_drive_out_no_proof(signed: Signed, planted: str) -> None:
+    place = signed.place(0) / "proofs"
+    for number in range(41):
+        (place / planted.format(number)).mkdir() if planted[0] == "0" else (place / planted.format(number)).write_text("x")
+    assert verify_backup(signed.repository, signed.load(0), Depth.HASHES, context()).ok
+    assert [proof.depth for proof in signed.load(0).proofs] == [Depth.RESTORE, Depth.HASHES]
+    assert signed.noticed == []
+
+
+def test_a_memory_in_the_repository_is_refused(signed: Signed) -> None:
+    link = signed.folder / "repository" / "key"
+    link.symlink_to(signed.key)
+    with pytest.raises(UsageError, match="inside the repository"):
+        keys_for(signed.folder / "repository", link)
+
+
+def test_ids_are_later_than_all_that_were(signed: Signed) -> None:
+    ahead = datetime.now(UTC) + timedelta(hours=1)
+    source = Source(kind=SourceKind.SQLITE, name="app", path=signed.database)
+    ctx = context()
+    ctx.now = lambda: ahead
+    newest = create_backup(signed.repository, Request(sources=(source,)), ctx).backup
+    delete(signed.repository, newest, context())
+    killed = signed.run("create", "--no-verify", "--sqlite", f"app={signed.database}", REFBACKUP_FAULT="published:kill")
+    assert killed.code < 0 and signed.ids[2] > newest.id and not signed.load(2).damaged
+
+
+def test_a_backup_brought_back_names_what_signs_it(signed: Signed) -> None:
+    incremental = signed.load(1)
+    delete(signed.repository, incremental, context())
+    trashed = next((signed.folder / "repository/trash").glob(f"*.{incremental.id}"))
+    trashed.rename(signed.repository.backup_folder("default", incremental.id))
+    assert "refbackup adopt" in signed.repository.load("default", incremental.id).problems[0].message
+    adopt(signed.repository, context())
+    assert not signed.repository.load("default", incremental.id).damaged

@@ -191,8 +191,9 @@ def keys_for(repository: Path, file: Path | None, trusted: Sequence[str] = (), *
 
 
 def _refuse_inside(file: Path, repository: Path) -> None:
-    """Raise `UsageError` if the key lies in the repository, where those who can forge backups would find it."""
-    if Path(os.path.realpath(file)).is_relative_to(os.path.realpath(repository)):
+    """Raise `UsageError` if the key or the memory beside it lies in the repository, where those who can forge would find it."""
+    places = (Path(os.path.realpath(place)) for place in (file, memory_folder(file)))
+    if any(place.is_relative_to(os.path.realpath(repository)) for place in places):
         raise UsageError(
             f"The signing key {file} lies inside the repository {repository}.",
             hint="Keep it outside, where whoever can write to the repository cannot read it (BACKUP_SIGNING_KEY).",

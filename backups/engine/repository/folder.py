@@ -145,11 +145,14 @@ class Repository(BaseRepository):
             self.evidence.record(set_name, Do.REMOVE, backup_id, now)
 
     def proofs(self, set_name: str, backup_id: str) -> tuple[Proof, ...]:
+        return tuple(proof for proof, _, _ in self._counted(set_name, backup_id))
+
+    def _counted(self, set_name: str, backup_id: str) -> list[tuple[Proof, str, str]]:
         found = self.stored_proofs(set_name, backup_id)
         if (evidence := self._kept(set_name)) is None:
-            return tuple(proof for proof, _, _ in found)
+            return found
         counted = evidence.counted(set_name, backup_id, {digest for _, digest, _ in found})
-        return tuple(proof for proof, digest, name in found if digest in counted and name == _proof_name(proof))
+        return [one for one in found if one[1] in counted and one[2] == _proof_name(one[0])]
 
     def stored_proofs(self, set_name: str, backup_id: str) -> list[tuple[Proof, str, str]]:
         """The readable proofs of a backup, also those that do not count, each with its file's SHA-256 and name."""
@@ -218,17 +221,16 @@ class Repository(BaseRepository):
     def record_proof(self, set_name: str, proof: Proof) -> str:
         folder = self._backup(set_name, proof.id).inside("proofs")
         folder.make_folder()
+        older = [(digest, name) for old, digest, name in self._counted(set_name, proof.id) if old.depth is proof.depth]
+        surplus = older[: max(0, len(older) + 1 - MOST_PROOFS)]  # never what others planted, nor in its favour
         content = proof.model_dump_json(exclude_defaults=True).encode()
         folder.write_file(_proof_name(proof), content)
-        same_depth = [old for old in folder.names() if old.endswith(f"-{proof.depth}.json") and not old.startswith(".")]
-        surplus = same_depth[:-MOST_PROOFS]
         why = ""
         if self.evidence is not None:
-            dropped = [sha256(folder.read(old, MOST_PROOF_BYTES)) for old in surplus]
-            more = {"dropped": dropped} if dropped else {}
+            more = {"dropped": [digest for digest, _ in surplus]} if surplus else {}
             why = self.evidence.record(set_name, Do.PROOF, proof.id, proof.time, sha256=sha256(content), **more)
-        for old in surplus:
-            folder.unlink(old)
+        for _, name in surplus:
+            folder.unlink(name)
         return why
 
     def set_hold(self, backup: Backup, hold: Hold | None) -> str:
