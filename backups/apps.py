@@ -12,7 +12,7 @@ class BackupsConfig(AppConfig):
 
     def ready(self) -> None:
         from backups.alerts import switches  # noqa: F401
-        from backups.identity import permissions, sign_in, step_up  # noqa: F401
+        from backups.identity import permissions, sessions, sign_in, step_up  # noqa: F401
 
         from . import checks  # noqa: F401
 

@@ -15,11 +15,13 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from asgiref.sync import sync_to_async
+from django.apps import apps
 from django.conf import settings
 from django.contrib.auth import SESSION_KEY
+from django.contrib.auth.signals import user_logged_in
 from django.contrib.sessions.backends import db
 from django.contrib.sessions.base_session import AbstractBaseSession
-from django.contrib.sessions.models import Session
+from django.dispatch import receiver
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 
@@ -94,19 +96,31 @@ class IdleLimit:
             idle = now - _last_use(request, now)
             if idle > limit:
                 request.session.flush()
-            elif _USED not in request.session or (idle >= _STEP and not _is_automatic(request)):
+            elif idle >= _STEP and not _is_automatic(request):
                 request.session[_USED] = now.timestamp()
         return self._get_response(request)
 
 
+@receiver(user_logged_in)
+def _used(sender: Any, request: HttpRequest | None, **_: Any) -> None:
+    if request is not None and hasattr(request, "session"):
+        request.session[_USED] = timezone.now().timestamp()
+
+
 def end_all() -> int:
     """Sign everybody out. Returns the number of sessions; those of another engine than the database's are not ended."""
-    return int(Session.objects.all().delete()[0])
+    if not apps.is_installed("django.contrib.sessions"):
+        return 0
+    return int(apps.get_model("sessions", "Session")._default_manager.all().delete()[0])
 
 
 def _last_use(request: HttpRequest, now: datetime) -> datetime:
     used = request.session.get(_USED)
-    return datetime.fromtimestamp(used, tz=now.tzinfo) if isinstance(used, int | float) else now
+    return (
+        datetime.fromtimestamp(used, tz=now.tzinfo)
+        if isinstance(used, int | float)
+        else datetime.min.replace(tzinfo=now.tzinfo)
+    )
 
 
 def _is_automatic(request: HttpRequest) -> bool:
