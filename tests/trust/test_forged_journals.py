@@ -130,3 +130,13 @@ def test_a_backup_brought_back_names_what_signs_it(signed: Signed) -> None:
     assert "refbackup adopt" in signed.repository.load("default", incremental.id).problems[0].message
     adopt(signed.repository, context())
     assert not signed.repository.load("default", incremental.id).damaged
+
+
+def test_a_key_that_is_gone_is_named(signed: Signed) -> None:
+    signed.key.unlink()
+    doctor = signed.run("doctor")
+    assert doctor.code == 1 and "signing_key is missing" in doctor.out
+    listed = signed.run("list")
+    assert listed.code == 0 and "signing_key is missing" in listed.err
+    shutil.rmtree(memory_folder(signed.key))  # as on a host that never signed
+    assert "is missing" not in signed.run("list").err

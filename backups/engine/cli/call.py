@@ -8,7 +8,7 @@ from typing import Any
 
 from ..config import Settings, check_path, check_set_name, parse_source
 from ..errors import UsageError
-from ..evidence.keys import Keys, keys_for
+from ..evidence.keys import Keys, keys_for, lost_key
 from ..repository.folder import Repository, open_repository
 from ..runtime.context import Context
 from ..types import Backup, Problem, Source, SourceKind
@@ -42,6 +42,8 @@ class Call:
     def repository(self) -> Repository:
         """The open repository, with the keys of the settings."""
         path = self.repository_path()
+        if lost := lost_key(path, self.settings.signing_key):
+            self.warn(f"{lost}.")
         return open_repository(path, self.keys(path))
 
     def keys(self, repository: Path, *, make: bool = False) -> Keys | None:

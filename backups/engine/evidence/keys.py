@@ -89,8 +89,7 @@ class Keys:
         durable.write_file(place, json.dumps({"repository": os.path.realpath(repository), "sets": sets}).encode() + b"\n")
 
     def _memory(self, repository: Path) -> Path:
-        name = hashlib.sha256(os.fsencode(os.path.realpath(repository))).hexdigest()[:32]
-        return memory_folder(self.file) / f"{name}.json"
+        return _memory_file(self.file, repository)
 
     @property
     def words(self) -> str:
@@ -104,6 +103,20 @@ class Keys:
 def memory_folder(file: Path) -> Path:
     """Where the ends of journals are remembered for the key in *file*."""
     return file.with_name(f"{file.name}.heads")
+
+
+def _memory_file(file: Path, repository: Path) -> Path:
+    name = hashlib.sha256(os.fsencode(os.path.realpath(repository))).hexdigest()[:32]
+    return memory_folder(file) / f"{name}.json"
+
+
+def lost_key(repository: Path, file: Path | None) -> str:
+    """What is wrong when the key in *file* is gone, with which this host signed in the repository; "" if it is not."""
+    if file is None or file.exists() or not _memory_file(file, repository).exists():
+        return ""
+    return (
+        f"the signing key {file} is missing, and this host signed with it here: nothing is signed, and no signature is checked"
+    )
 
 
 def read_keys(file: Path, trusted: Sequence[str] = ()) -> Keys | None:
