@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -11,6 +12,9 @@ import pytest
 
 from backups.engine.capture import holder
 from backups.engine.chroma_files import tables
+from backups.engine.chroma_files.digests import digest_collections
+from backups.engine.chroma_files.errors import BrokenIndex
+from backups.engine.chroma_files.hnsw import read_header
 from backups.engine.chroma_files.tables import DATABASE, check_supported, embedding_functions, list_collections, open_at_rest
 from backups.engine.doctor import diagnose
 from backups.engine.errors import Cancelled, SourceBroken
@@ -37,6 +41,7 @@ CREATE TABLE collection_metadata (collection_id TEXT, key TEXT, str_value TEXT, 
 CREATE TABLE segments (id TEXT, type TEXT, scope TEXT, collection TEXT);
 CREATE TABLE max_seq_id (segment_id TEXT PRIMARY KEY, seq_id);
 CREATE TABLE embeddings (id INTEGER PRIMARY KEY, segment_id TEXT, embedding_id TEXT, seq_id INTEGER);
+CREATE TABLE embedding_metadata (id INTEGER, key TEXT, string_value TEXT, int_value INTEGER, float_value REAL, bool_value);
 CREATE TABLE embeddings_queue (seq_id INTEGER PRIMARY KEY, operation INTEGER, topic TEXT, id TEXT, vector BLOB);
 INSERT INTO migrations VALUES ('sysdb', 10), ('metadb', 6), ('embeddings_queue', 2);
 INSERT INTO databases VALUES ('d', 'default_database', 'default_tenant');
@@ -144,6 +149,41 @@ def test_odd_settings_make_a_damaged_backup(bench, directory: Path) -> None:
     assert [one["code"] for one in ended.json["problems"]] == ["chroma_structure"]
     with closing(open_at_rest(directory)) as database, pytest.raises(sqlite3.DatabaseError):
         embedding_functions(database)
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "/elsewhere", "..", b"v", None])
+def test_a_segment_names_no_folder_elsewhere(directory: Path, name: object) -> None:
+    change(directory, "INSERT INTO segments VALUES (?, ?, 'VECTOR', 'c')", name, tables.HNSW_TYPE)
+    with pytest.raises(sqlite3.DatabaseError, match="cannot be a folder's name"):
+        listing(directory)
+
+
+def test_a_pipe_in_place_of_an_index_is_refused(bench, directory: Path) -> None:
+    (directory / "v").mkdir()
+    os.mkfifo(directory / "v" / "header.bin")
+    (message,) = findings(directory)
+    assert "header.bin is not a regular file" in message
+    change(directory, "INSERT INTO segments VALUES ('v', ?, 'VECTOR', 'c')", tables.HNSW_TYPE)
+    with pytest.raises(SourceBroken, match="not a regular file"):
+        bench.create(chroma_source(directory), within=3)
+
+
+def test_of_a_header_no_more_is_read_than_a_header_has(tmp_path: Path) -> None:
+    with (tmp_path / "header.bin").open("wb") as file:
+        file.truncate(1 << 40)  # sparse
+    with pytest.raises(BrokenIndex, match="1099511627776 bytes instead of"):
+        read_header(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "record", [(-1, "id", None), ("add", "id", None), (0, None, None), (0, b"id", None), (0, "id", "text")]
+)
+def test_a_record_of_the_log_that_is_none_is_refused(directory: Path, record: tuple[object, ...]) -> None:
+    identifier = "c" * 36
+    change(directory, f"UPDATE collections SET id = '{identifier}'; UPDATE segments SET collection = '{identifier}';")
+    change(directory, "INSERT INTO embeddings_queue VALUES (1, ?, ?, ?, ?)", record[0], identifier, *record[1:])
+    with pytest.raises(sqlite3.DatabaseError, match="not of the form"):
+        digest_collections(directory, {})
 
 
 @pytest.mark.parametrize("position", [b"\xff" * 8, b"\1" * 1000, "text", -1, 1.5])

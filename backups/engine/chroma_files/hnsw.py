@@ -13,6 +13,7 @@ index_metadata.pickle ids and labels (`id_table`); written last
 """
 
 import contextlib
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,11 +54,12 @@ class Header:
 def read_header(folder: Path) -> Header | None:
     """The header of a segment, None before its first sync. Raises `BrokenIndex`; `UnsupportedIndex` for another version."""
     try:
-        content = (folder / "header.bin").read_bytes()
+        with (folder / "header.bin").open("rb") as file:
+            content, size = file.read(_HEADER.size), os.fstat(file.fileno()).st_size
     except FileNotFoundError:
         return None
-    if len(content) != _HEADER.size:
-        raise BrokenIndex(f"header.bin has {len(content)} bytes instead of {_HEADER.size}", "header.bin")
+    if not len(content) == size == _HEADER.size:
+        raise BrokenIndex(f"header.bin has {size} bytes instead of {_HEADER.size}", "header.bin")
     header = Header(*_HEADER.unpack(content))
     if header.version < 1:
         raise BrokenIndex(f"the header has the format version {header.version}, which does not exist", "header.bin", 0)

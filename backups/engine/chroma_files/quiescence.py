@@ -47,7 +47,7 @@ def quiescence_problems(
     for collection in list_collections(database):
         after = min(collection.metadata_at, collection.vector_at)
         newest, waiting = database.execute(
-            "SELECT coalesce(max(seq_id), 0), coalesce(sum(seq_id > ?), 0) FROM embeddings_queue"
+            "SELECT CAST(coalesce(max(seq_id), 0) AS INTEGER), coalesce(sum(seq_id > ?), 0) FROM embeddings_queue"
             " WHERE seq_id > ? AND substr(topic, -36) = ?",
             (collection.vector_at, after, collection.id),
         ).fetchone()

@@ -4,9 +4,9 @@ Chroma writes in three places, one after the other: its log (``embeddings_queue`
 once every ``sync_threshold`` records, the HNSW files, outside any transaction. The log is then purged. ``max_seq_id`` holds
 the position of each segment in the log.
 
-Whoever can write the file decides what a query does: a view may be endless, a value as long as the file. So views in place of
-tables are refused, and what describes collections is bounded. What is left takes time in proportion to the file, or to the
-square of it; callers that hold up writers set a `TimeLimit`.
+A program that can write the file decides what a query does: a view may be endless, a value as long as the file. So views in
+place of tables are refused, and what describes collections is bounded. What is left takes time in proportion to the file, or to
+its square; callers that hold up writers set a `TimeLimit`.
 """
 
 import json
@@ -107,7 +107,10 @@ def check_supported(directory: Path, database: sqlite3.Connection) -> str:
 
 
 def refuse_links(directory: Path) -> None:
-    """Raise `SourceBroken` if ``chroma.sqlite3``, a segment, or a file of one is a symbolic link, which a copy would lack."""
+    """Raise `SourceBroken` if ``chroma.sqlite3``, a segment, or a file of one is a symbolic link, which a copy would lack.
+
+    The same for pipes and devices in place of the files of a segment: opening one may never end.
+    """
     folders = (place for place in directory.iterdir() if place.is_dir())
     for place in (directory / DATABASE, *folders, *directory.glob("*/*.bin"), *directory.glob("*/*.pickle")):
         if place.is_symlink():
@@ -115,6 +118,8 @@ def refuse_links(directory: Path) -> None:
                 f"{place} is a symbolic link, and a Chroma directory is copied and replaced without what lies outside.",
                 hint="Put what it leads to in its place, or make the whole directory a link instead.",
             )
+        if place.exists() and not (place.is_file() or place.is_dir()):
+            raise SourceBroken(f"{place} is not a regular file, as Chroma makes it.", hint="Remove it.")
 
 
 def list_collections(database: sqlite3.Connection) -> list[Collection]:
@@ -146,7 +151,7 @@ def reread(database: sqlite3.Connection, collection: Collection) -> Collection |
 
 @contextmanager
 def _bounded(database: sqlite3.Connection) -> Iterator[None]:
-    """Refuse what stands in place of Chroma's tables and is none, and meanwhile values that are longer than `LONGEST`."""
+    """Refuse views and virtual tables with names of Chroma's tables, and, inside the context, values longer than `LONGEST`."""
     named = ", ".join("?" * len(_TABLES))
     listed = f"SELECT name, type FROM pragma_table_list WHERE type <> 'table' AND schema = 'main' AND lower(name) IN ({named})"
     for name, kind in database.execute(listed, _TABLES):
@@ -169,6 +174,8 @@ def _collections(database: sqlite3.Connection, clause: str, *arguments: str) -> 
     for identifier, name, dimension, schema, config in rows:
         if not all(isinstance(text, str) and len(text) <= _LONGEST_NAME for text in (identifier, name)):
             raise sqlite3.DatabaseError("a collection has no name or id, or one that Chroma does not allow")
+        if not isinstance(dimension, int | None):
+            raise sqlite3.DatabaseError(f"the dimension of the collection {name} is not a number")
         segments = {
             scope: (segment, kind, _position(at))
             for segment, kind, scope, at in database.execute(
@@ -179,6 +186,8 @@ def _collections(database: sqlite3.Connection, clause: str, *arguments: str) -> 
         }
         metadata, _, metadata_at = segments.get("METADATA", ("", "", 0))
         vector, kind, vector_at = segments.get("VECTOR", ("", HNSW_TYPE, 0))
+        if not all(isinstance(one, str) and "/" not in one and "\0" not in one and one != ".." for one in (metadata, vector)):
+            raise sqlite3.DatabaseError(f"a segment of the collection {name} has no id, or one that cannot be a folder's name")
         if kind != HNSW_TYPE:
             raise SourceBroken(f"The collection {name} uses segments of type {kind}, which are not supported.")
         try:
@@ -261,12 +270,19 @@ def _functions_in(settings: Any) -> Iterator[str]:
 
 
 def log_rows(database: sqlite3.Connection, collection: Collection, after: int) -> Iterator[tuple[int, int, str, bytes | None]]:
-    """(sequence number, operation, id, vector) of a collection's log records after a position, oldest first."""
-    yield from database.execute(
+    """(sequence number, operation, id, vector) of a collection's log records after a position, oldest first.
+
+    Raises ``sqlite3.DatabaseError`` for tables that cannot be read.
+    """
+    for number, operation, identifier, vector in database.execute(
         "SELECT seq_id, operation, id, vector FROM embeddings_queue"
         " WHERE seq_id > ? AND substr(topic, -36) = ? ORDER BY seq_id",
         (after, collection.id),
-    )
+    ):
+        numbers = isinstance(number, int) and isinstance(operation, int) and 0 <= operation < 1 << 32
+        if not (numbers and isinstance(identifier, str) and isinstance(vector, bytes | None)):
+            raise sqlite3.DatabaseError("a record of Chroma's log is not of the form that Chroma writes")
+        yield number, operation, identifier, vector
 
 
 def pending_ids(database: sqlite3.Connection, collection: Collection) -> list[str]:
