@@ -10,6 +10,8 @@ import pytest
 
 MACHINE = "this machine"
 MEASURED = ("archive", "capture", "cli", "engine", "restore")
+MEASURED_ATTACKS = ("test_forged_backups.py", "test_forged_journals.py", "test_hostile_chroma.py")
+"""Modules of the suite ``trust`` that attack the engine alone."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,6 +32,8 @@ def soak(request: pytest.FixtureRequest) -> int:
 def is_measured(item: pytest.Item) -> bool:
     """Whether coverage is measured in a test. Fights with writers are left out: it would slow them down."""
     suite = item.path.relative_to(item.config.rootpath / "tests").parts[0]
+    if suite == "trust":
+        return item.path.name in MEASURED_ATTACKS
     return suite in MEASURED and not (suite == "capture" and item.get_closest_marker("slow"))
 
 
