@@ -112,10 +112,17 @@ def _memory_file(file: Path, repository: Path) -> Path:
 
 def lost_key(repository: Path, file: Path | None) -> str:
     """What is wrong when the key in *file* is gone, with which this host signed in the repository; "" if it is not."""
-    if file is None or file.exists() or not _memory_file(file, repository).exists():
+    if file is None:
+        return ""
+    try:
+        signed_here = not file.exists() and _memory_file(file, repository).exists()
+    except OSError:  # another user's: `read_keys` says so
+        return ""
+    if not signed_here:
         return ""
     return (
-        f"the signing key {file} is missing, and this host signed with it here: nothing is signed, and no signature is checked"
+        f"the signing key {file} is missing, and this host signed with it here: nothing is signed, and what it signed is not "
+        "checked"
     )
 
 
