@@ -5,9 +5,13 @@ from __future__ import annotations
 import io
 import json
 import string
+from importlib import import_module
+from types import SimpleNamespace
 
 import pytest
+from django.apps import apps
 from django.core.management import CommandError, call_command
+from django.db import connections
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -54,11 +58,11 @@ def test_written_plans_are_read_back(empty_site):
 
 TEXT = st.text(alphabet=string.printable + "äé✓:#&*-[]{}\u2028\U0001f600", max_size=40).map(str.strip)
 LINE = TEXT.map(lambda text: "".join(letter for letter in text if letter >= " " and letter != "\u2028").strip())
-"""A title has no line breaks and no other control characters."""
+"""Titles and notes have no line breaks and no other control characters."""
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(LINE, TEXT), min_size=1, max_size=4))
+@given(st.lists(st.tuples(LINE, LINE), min_size=1, max_size=4))
 @pytest.mark.slow
 def test_any_text_survives_a_round_trip(texts):
     plans = [
@@ -224,3 +228,12 @@ def test_export_and_import_commands(empty_site, tmp_path):
     assert manage("import_plans", tmp_path / "missing")[0] == 2
     file.write_bytes(b"\xff\xfe")
     assert "not UTF-8 text" in manage("import_plans", file)[2]
+
+
+def test_notes_of_earlier_versions_are_joined_to_one_line(empty_site):
+    plan = Plan.objects.create(name="old", kind="backup", cron="0 3 * * *", arguments={"backup": "full", "note": "a\nb\u202ec"})
+    migration = import_module("backups.migrations.0009_notes_of_one_line")
+    migration.join_lines(apps, SimpleNamespace(connection=connections["control"]))
+    plan.refresh_from_db()
+    assert plan.arguments == {"backup": "full", "note": "a b c"}
+    assert yaml_files.read(yaml_files.write([plan]))[0].arguments["note"] == "a b c"
