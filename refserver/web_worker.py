@@ -148,15 +148,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def _readable(self, conn: Connection, _: Any) -> None:
         if conn not in self._arriving:  # dropped by an earlier event of the same round
             return
-        try:
-            data = conn.sock.recv(_READ)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
+        data = _received(conn)
         if data:
             self._take(conn, data)
-        else:
+        elif data is not None:
             self._drop(conn)
 
     def _take(self, conn: Connection, data: bytes) -> None:
@@ -194,15 +189,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._drain, conn))
 
     def _drain(self, conn: Connection, _: Any) -> None:
-        if conn not in self._closing:
-            return
-        try:
-            data = conn.sock.recv(_READ)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
+        if conn in self._closing and _received(conn) == b"":
             self._closed(conn)
 
     def _closed(self, conn: Connection) -> None:
@@ -213,3 +200,14 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def _leave(self, conn: Connection, group: dict[Connection, None]) -> None:
         del group[conn]
         self.poller.unregister(conn.sock)
+
+
+def _received(conn: Connection) -> bytes | None:
+    """What has arrived; empty when the client has closed the connection or it is broken, None when there is nothing yet."""
+    try:
+        data: bytes = conn.sock.recv(_READ)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return b""
+    return data

@@ -6,7 +6,7 @@ it had lost since (`withholding`), and tokens end with their account, even when 
 
 import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -36,8 +36,12 @@ _log = logging.getLogger(__name__)
 
 def known(live: Accounts | None) -> Known:
     """The accounts as they are in *live*, and as last observed where *live* does not tell."""
+    return _known(KnownAccount.objects.all(), live)
+
+
+def _known(rows: Iterable[KnownAccount], live: Accounts | None) -> Known:
     found: Known = {}
-    for row in KnownAccount.objects.all():
+    for row in rows:
         account = _loaded(row)
         if row.removed or account:
             found[row.username] = None if row.removed else account
@@ -60,9 +64,10 @@ def observe(live: Accounts | None, withheld: Mapping[str, dict[str, Any]] | None
     if live is None:
         return
     withheld = withheld or {}
-    now, seen = timezone.now(), known(live)
+    now = timezone.now()
     with transaction.atomic(using=configuration().database):
         rows = {row.username: row for row in KnownAccount.objects.all()}
+        seen = _known(rows.values(), live)
         made, changed = [], []
         for name, account in seen.items():
             row = rows.get(name)

@@ -106,6 +106,10 @@ def take_from_groups(taken: Mapping[str, tuple[str, ...]]) -> None:
             )
 
 
+def _group_ids(names: tuple[str, ...]) -> str:
+    return f"SELECT id FROM auth_group WHERE name IN ({', '.join(['%s'] * len(names))})"
+
+
 def _permission_ids(permissions: tuple[str, ...]) -> str:
     return (
         "SELECT p.id FROM auth_permission p JOIN django_content_type t ON t.id = p.content_type_id"
@@ -122,7 +126,6 @@ def take_away(taken: tuple[Withheld, ...], passwords: Passwords) -> None:
         return
     shape = layout()
     database = alias()
-    own = f"SELECT {quoted(shape.key)} FROM {quoted(shape.table)} WHERE {quoted(shape.name)} = %s"
     with transaction.atomic(using=database), connections[database].cursor() as cursor:
         for one in taken:
             values: dict[str, Any] = {shape.columns[flag]: False for flag, name in FLAGS.items() if name in one.flags}
@@ -134,20 +137,14 @@ def take_away(taken: tuple[Withheld, ...], passwords: Passwords) -> None:
                     f" WHERE {quoted(shape.name)} = %s",
                     [*values.values(), one.name],
                 )
-            if one.groups and shape.groups:
-                table, owner, group = shape.groups
-                cursor.execute(
-                    f"DELETE FROM {quoted(table)} WHERE {quoted(owner)} IN ({own}) AND {quoted(group)} IN"
-                    f" (SELECT id FROM auth_group WHERE name IN ({', '.join(['%s'] * len(one.groups))}))",
-                    [one.name, *one.groups],
-                )
-            if one.permissions and shape.permissions:
-                table, owner, permission = shape.permissions
-                cursor.execute(
-                    f"DELETE FROM {quoted(table)} WHERE {quoted(owner)} IN ({own})"
-                    f" AND {quoted(permission)} IN ({_permission_ids(one.permissions)})",
-                    [one.name, *one.permissions],
-                )
+            for through, names, ids in (
+                (shape.groups, one.groups, _group_ids(one.groups)),
+                (shape.permissions, one.permissions, _permission_ids(one.permissions)),
+            ):
+                if names and through:
+                    table, owner, other = map(quoted, through)
+                    own = f"SELECT {quoted(shape.key)} FROM {quoted(shape.table)} WHERE {quoted(shape.name)} = %s"
+                    cursor.execute(f"DELETE FROM {table} WHERE {owner} IN ({own}) AND {other} IN ({ids})", [one.name, *names])
 
 
 def _of_account(known: Account | None, now: Account, passwords: Passwords) -> Withheld | None:
