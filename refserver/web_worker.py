@@ -62,7 +62,7 @@ class Connection(TConn):  # type: ignore[misc]
         self.wanted: int | None = None
         """The bytes of the request; None until its headers have arrived."""
         self.last = False
-        """Whether the body is not received, so that what follows in the connection is no request."""
+        """Whether the body is not received, so that the bytes that follow in the connection are not a request."""
 
     def add(self, data: bytes) -> bool:
         """Take *data*; return whether the request can go to a thread: complete, or not to be received completely."""

@@ -106,7 +106,7 @@ def is_bound(token: ApiToken) -> bool:
 
 
 def suspend_tokens(names: set[str] | None) -> list[str]:
-    """Suspend the tokens of these accounts, of all for None. Returns the names of those that had a usable one."""
+    """Suspend the tokens of these accounts, of all for None. Returns the names of the accounts that had a usable one."""
     tokens = ApiToken.objects.filter(revoked=None, suspended=None)
     tokens = tokens if names is None else tokens.filter(username__in=names)
     found = sorted(set(tokens.values_list("username", flat=True)))

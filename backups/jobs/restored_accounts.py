@@ -105,7 +105,7 @@ def settle(work: Work, *, compared: bool = True) -> None:
 
 
 def _put_off(work: Work, state: _State, problem: DatabaseError) -> None:
-    """Fail closed: whoever had lost access must not have it because the restored accounts cannot be read now."""
+    """Fail closed: an account must not regain access because the restored accounts cannot be read now."""
     if work.key == _UNSETTLED and is_unsettled():
         _log.warning("The restored accounts still cannot be read: %s", problem)
         return

@@ -1,8 +1,8 @@
 """What the workers run: three functions of this project, and nothing else that the queue names.
 
-Whoever can write to the queue or to a backup of the control database that is then restored can name any function in a message
-or in a schedule, and Django-Q imports and calls it. So each message and each schedule is compared with a list before Django-Q
-sees it.
+An attacker who can write to the queue, or to a backup of the control database that is then restored, can name any function in a
+message or in a schedule, and Django-Q imports and calls it. So each message and each schedule is compared with a list before
+Django-Q sees it.
 """
 
 import logging

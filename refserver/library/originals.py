@@ -1,6 +1,6 @@
 """The originals: one file for each paper in the folder ``REFSERVER_FILES``, named by the document's hash with its suffix.
 
-Whoever can write to the database chooses what the rows hold, so a name from a row is used only if it is such a name, below a
+Anyone who can write to the database chooses what the rows hold, so a name from a row is used only if it is such a name, below a
 descriptor of the folder, and only a regular file is opened: links are not followed.
 """
 

@@ -32,7 +32,7 @@ class Signed:
 
     @property
     def repository(self) -> Repository:
-        """Opened anew, as another process would."""
+        """Opened again, as by another process."""
         return open_repository(self.folder / "repository", self.keys)
 
     @property

@@ -134,7 +134,7 @@ def test_a_deletion_with_the_key_is_none_of_that(signed):
     incremental = signed.load(1)
     delete(signed.repository, incremental, context())
     assert signed.noticed == [] and signed.repository.deleted({("default", incremental.id)}) == {("default", incremental.id)}
-    # Brought back by somebody, it is not what the set holds
+    # Brought back by an attacker, it does not belong to the set
     trashed = next((signed.folder / "repository/trash").glob(f"*.{incremental.id}"))
     trashed.rename(signed.repository.backup_folder("default", incremental.id))
     assert "it was deleted" in signed.repository.load("default", incremental.id).problems[0].message

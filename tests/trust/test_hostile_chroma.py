@@ -52,7 +52,7 @@ INSERT INTO segments VALUES ('m', '', 'METADATA', 'c');
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """A Chroma directory with one collection, whose tables are those that Chroma makes."""
+    """A Chroma directory with one collection, with the tables that Chroma makes."""
     place = tmp_path / "chroma"
     place.mkdir()
     change(place, SCHEMA)

@@ -1,4 +1,4 @@
-"""A backup may contain code: whoever restores it in place is told what would run, and confirms it."""
+"""A backup may contain code: a restore in place names what would run, and asks for confirmation."""
 
 from __future__ import annotations
 

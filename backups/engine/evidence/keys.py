@@ -216,7 +216,7 @@ def _refuse_inside(file: Path, repository: Path) -> None:
     if any(place.is_relative_to(os.path.realpath(repository)) for place in places):
         raise UsageError(
             f"The signing key {file} lies inside the repository {repository}.",
-            hint="Keep it outside, where whoever can write to the repository cannot read it (BACKUP_SIGNING_KEY).",
+            hint="Keep it outside, where those with access to the repository cannot read it (BACKUP_SIGNING_KEY).",
         )
 
 

@@ -103,7 +103,7 @@ class Evidence:
         if journal.head.n < head.n:
             return Journal(problem=f"it ends at line {journal.head.n} and had {head.n} lines: it was rolled back")
         if journal.hash_of(head.n) not in (None, head.sha256):
-            return Journal(problem=f"line {head.n} is not the one that was there")
+            return Journal(problem=f"line {head.n} was replaced")
         return journal
 
     def why_not(self, set_name: str, backup_id: str, manifest: bytes) -> str:
@@ -126,7 +126,7 @@ class Evidence:
         return says(self.keys, content, {**self._about(set_name), "id": backup_id, "sha256": sha256(manifest)})
 
     def counted(self, set_name: str, backup_id: str, found: Set[str]) -> set[str]:
-        """Of the proofs *found*, given by their SHA-256, those that count: signed, and later than any that was removed."""
+        """Of the proofs *found*, given by their SHA-256, the ones that count: signed, and later than every removed one."""
         known = self.journal(set_name).backups.get(backup_id)
         counted: set[str] = set()
         for one in known.proofs if known is not None else ():
@@ -186,7 +186,7 @@ class Evidence:
             self._read.clear()
 
     def record(self, set_name: str, do: Do, backup_id: str, now: datetime, **more: Any) -> str:
-        """Append a line, after those of backups that a crash kept from it, in the place of anything that is no line.
+        """Append a line, after those of backups that a crash kept from it, and replace anything there that is not a line.
 
         Returns why the journal does not take it, without a full stop; "" if it did, or none is kept. Raises `RepositoryLocked`
         and ``OSError``; on a full disk only for what takes space: a removal then looks like a loss until `adopt`.
@@ -240,7 +240,7 @@ class Evidence:
         return self._written(set_name, journal)
 
     def _write_line(self, set_name: str, line: bytes, end: int) -> None:
-        """Write a line at *end*, in the place of what is there: an incomplete one that a crash left, or what is no line."""
+        """Write a line at *end*. It replaces what a crash left there, and any other bytes that are not a line."""
         self._content.make_folder(f"backups/{set_name}")
         descriptor = self._content.open_lock(journal_file(set_name))
         try:
@@ -267,7 +267,7 @@ class Evidence:
         journal.add(line)
 
     def _written(self, set_name: str, journal: Journal) -> Journal:
-        """Keep *journal* as the one that is there, and remember its end."""
+        """Keep *journal* as the current one, and remember its end."""
         status = self._content.status(journal_file(set_name))
         if status is not None:
             self._read[set_name] = (status.st_ino, status.st_size, status.st_mtime_ns), journal

@@ -95,7 +95,7 @@ class Repository(BaseRepository):
         return sorted(found | self.evidence.sets() if self.evidence is not None else found)
 
     def _is_file(self, path: str) -> bool:
-        """A stray file is no set. A link or a pipe in the place of one is not passed over: reading it says what it is."""
+        """A stray file is not a set. A link or a pipe in place of a set is not skipped: reading it reports what it is."""
         found = self.content.status(path)
         return found is not None and stat.S_ISREG(found.st_mode)
 
@@ -155,7 +155,7 @@ class Repository(BaseRepository):
         return [one for one in found if one[1] in counted and one[2] == _proof_name(one[0])]
 
     def stored_proofs(self, set_name: str, backup_id: str) -> list[tuple[Proof, str, str]]:
-        """The readable proofs of a backup, also those that do not count, each with its file's SHA-256 and name."""
+        """The readable proofs of a backup, including ones that do not count, each with its file's SHA-256 and name."""
         folder = self._backup(set_name, backup_id).inside("proofs")
         found = []
         for name in self._proof_names(set_name, backup_id):

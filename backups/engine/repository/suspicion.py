@@ -1,4 +1,4 @@
-"""What somebody did to a set without a key: backups, proofs or holds that vanished, planted holds, a changed journal.
+"""Changes that were made to a set without a key: backups, proofs or holds that vanished, planted holds, a changed journal.
 
 What concerns the content of a backup is a problem of that backup instead (`soundness.UNVOUCHED`).
 """
