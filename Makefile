@@ -46,9 +46,9 @@ audit: install ## List known vulnerabilities of the locked dependencies
 	$(PYTHON) -m pip_audit --strict --require-hashes --disable-pip -r requirements.lock
 
 lock: install ## Resolve the dependencies into the lock files
-	$(PYTHON) -m uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	$(PYTHON) -m uv pip compile -q pyproject.toml --extra refserver --universal --python-version 3.11 --generate-hashes \
 	  --no-header -o requirements.lock
-	$(PYTHON) -m uv pip compile -q pyproject.toml --extra test --extra hosts --extra audit -c requirements.lock --universal \
+	$(PYTHON) -m uv pip compile -q pyproject.toml --extra refserver --extra test --extra hosts --extra audit -c requirements.lock --universal \
 	  --python-version 3.11 --generate-hashes --no-header -o requirements-test.lock
 
 clean: ## Remove everything that can be rebuilt; keeps the data in var/

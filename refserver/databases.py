@@ -127,4 +127,4 @@ def _port(env: Environment, name: str, parts: SplitResult) -> int | None:
 
 def _require(env: Environment, name: str, module: str) -> None:
     if importlib.util.find_spec(module) is None:
-        env.problem(name, f"{module} is not installed", "install the extra: pip install 'refserver-backups[hosts]'")
+        env.problem(name, f"{module} is not installed", "install the extra: pip install 'refserver-backups[refserver,hosts]'")

@@ -5,7 +5,7 @@
 engine_works() {
     local probe='import importlib.util, sys; sys.exit(not all(map(importlib.util.find_spec, sys.argv[1:])))'
     [[ -x $1/.venv/bin/python ]] \
-        && timeout 60 "$1/.venv/bin/python" -P -c "$probe" blake3 dotenv numpy pydantic rich zstandard 2>/dev/null
+        && timeout 60 "$1/.venv/bin/python" -P -c "$probe" blake3 cryptography dotenv numpy pydantic rich zstandard 2>/dev/null
 }
 
 # Makes .venv from requirements.lock, one process at a time. Fails if packages cannot be installed.

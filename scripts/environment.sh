@@ -39,7 +39,7 @@ make_environment() {
     # --no-deps: the lock is complete, and older versions of pip ignore it for dependencies with extras.
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r "$lock" \
         || fail "installing $lock failed; see pip's message above. Run this again when it is fixed."
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e . \
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e '.[refserver]' \
         || fail "installing this project into .venv failed; see pip's message above."
     printf '%s\n' "$wanted" > "$stamp"
 }

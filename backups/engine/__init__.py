@@ -10,6 +10,7 @@ package or module   contents
 ``restore``         ... restore it into a folder or in place (``extract`` writes its files)
 ``prune``           ... remove what retention does not keep, delete
 ``doctor``          ... diagnose sources and repository
+``monitoring_check`` the command ``check_refbackup``: is there a fresh, sound backup?
 ``capture``         the cut: locks, pins and copies live stores, in child processes
 ``archive``         the format of a backup's data: blocks, frames, tables
 ``repository``      where backups are stored: ids, manifests, proofs, leases, retention

@@ -1,198 +1,23 @@
-"""A check for monitoring systems: is there a fresh, sound backup? Prints one line and exits as their plug-ins do.
+"""``scripts/check_backups.sh``: the engine's check for monitoring systems, of the repository that RefServer uses."""
 
-``scripts/check_backups.sh`` runs it. It only reads; the repository may be read-only.
-"""
-
-import argparse
-import math
-import re
-import shutil
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from enum import IntEnum
-from typing import NoReturn
 
-from backups.engine.config import check_set_name
-from backups.engine.errors import EngineError, RepositoryMissing, RepositoryTooNew, UsageError, from_os_error
-from backups.engine.progress import counted, duration, human_bytes
-from backups.engine.repository.base import Unreadable
+from backups.engine.monitoring_check import Answer, answer_of
 from backups.engine.repository.folder import Repository
-from backups.engine.runtime.context import Context
-from backups.engine.shrinkage import unconfirmed_loss
-from backups.engine.types import Backup, BackupKind, Depth, Proof
-from backups.engine.verify import verify_backup
 
 from .locations import CONTROL, DEFAULT, read_locations
 
-DEFAULT_MAX_AGE = 26.0
-"""Hours: a daily backup may be two hours late."""
 
-_MOST_DEEP = 5
-"""Backups that a deep check reads to find a sound one."""
-
-_CLOCKS_DIFFER = timedelta(minutes=5)
+def answer(argv: list[str] | None = None) -> Answer:
+    """Read the arguments, RefServer's settings and the repository, and judge."""
+    return answer_of(argv, "scripts/check_backups.sh", _open, fresh=(DEFAULT, CONTROL))
 
 
-class Level(IntEnum):
-    """Exit codes of monitoring plug-ins."""
-
-    OK = 0
-    WARNING = 1
-    CRITICAL = 2
-    UNKNOWN = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """The answer: level, text, and figures that a monitoring system draws."""
-
-    level: Level
-    text: str
-    figures: str = ""
-
-    def line(self) -> str:
-        """The line; a bar in the text is replaced, because it separates the figures."""
-        text = f"BACKUPS {self.level.name}: {self.text.replace('|', '/')}"
-        return " ".join(text.split()) + (f" | {self.figures}" if self.figures else "")
-
-
-def judge(
-    scanned: Sequence[Backup | Unreadable], now: datetime, *, max_age: float, free: int, deep: Proof | None = None
-) -> Answer:
-    """Judge the backups of a set, newest first. *max_age* in hours (infinite: any), *free* bytes on its disk.
-
-    *deep* is the proof of the newest usable backup, if it was just verified. A backup counts as damaged too when it needs one
-    that is damaged or missing, and what an earlier deep check found holds until a later one succeeds.
-    """
-    readable = [item for item in scanned if isinstance(item, Backup)]
-    backups = [item for item in readable if not item.manifest.safety]
-    usable = [item for item in backups if not item.damaged and item.manifest.kind is not BackupKind.SNAPSHOT]
-    damaged = [item.id for item in scanned if isinstance(item, Unreadable) or (item.damaged and not item.manifest.safety)]
-    figures = [f"backups={len(backups)};;;0", f"damaged={len(damaged)};0;;0", f"free={free}B;;;0"]
-    if not usable:
-        reason = f"{len(damaged)} damaged, the newest {damaged[0]}" if damaged else "there are no backups"
-        return Answer(level=Level.CRITICAL, text=f"no usable backup: {reason}", figures=" ".join(figures))
-    newest = usable[0]
-    age = (now - newest.manifest.time).total_seconds()
-    proven = max((item.verified_at for item in usable if item.verified_at), default=None)
-    limit = max_age * 3600
-    figures.insert(0, f"age={age:.0f}s;;{f'{limit:.0f}' if math.isfinite(limit) else ''};0")
-    if proven:
-        figures.insert(1, f"proof_age={max(0.0, (now - proven).total_seconds()):.0f}s;;;0")
-    critical = []
-    warnings = []
-    if age > limit:
-        critical.append(f"the newest backup is {duration(age)} old, more than {max_age:g} h")
-    whole = [item for item in scanned if isinstance(item, Unreadable) or _is_whole(item)]
-    if whole and whole[0].id in damaged:
-        critical.append(f"the newest backup, {whole[0].id}, is damaged: {_first_problem(whole[0])}")
-    elif deep is not None and not deep.ok:
-        critical.append(f"{deep.id} is damaged: {deep.problems[0].message}")
-    read = deep is not None and deep.ok and deep.id == newest.id
-    if loss := unconfirmed_loss(((item.id, item.hold) for item in backups), newest.id):
-        warnings.append(loss)
-    if newest.manifest.incomplete:
-        warnings.append(f"{newest.id} is incomplete: files or folders are missing from it")
-    if -age > _CLOCKS_DIFFER.total_seconds():
-        warnings.append(f"{newest.id} is from the future: a clock was wrong")
-    if newest.verified_at is None and not read:
-        warnings.append(f"{newest.id} was never verified")
-    if damaged:
-        warnings.append(f"{len(damaged)} damaged: {', '.join(damaged[:3])}")
-    full = next((item.manifest.bytes_stored for item in usable if item.manifest.kind is BackupKind.FULL), 0)
-    if free < 2 * full:
-        warnings.append(f"{human_bytes(free)} free, less than two full backups need")
-    level = Level.CRITICAL if critical else Level.WARNING if warnings else Level.OK
-    how = f"verified by {newest.verification}, not read again (--deep reads it)" if newest.verified_at else "not verified"
-    if deep is not None and read:
-        how = f"every byte read in {duration(deep.seconds)}"
-    summary = f"{newest.id} is {duration(max(0.0, age))} old, {how}, {counted(len(backups), 'backup')}"
-    return Answer(level=level, text="; ".join([*critical, *warnings, summary]), figures=" ".join(figures))
-
-
-def _is_whole(backup: Backup) -> bool:
-    return not backup.manifest.safety and backup.manifest.kind is not BackupKind.SNAPSHOT
-
-
-def _first_problem(item: Backup | Unreadable) -> str:
-    return item.problem.message if isinstance(item, Unreadable) else item.problems[0].message
-
-
-def judge_all(answers: dict[str, Answer]) -> Answer:
-    """One answer from those of several sets, by name: the worst level. The figures are those of the first."""
-    if len(answers) == 1:
-        return next(iter(answers.values()))
-    told = sorted(answers.items(), key=lambda item: -item[1].level)
-    text = "; ".join(f"{name}: {answer.text}" for name, answer in told)
-    return Answer(level=told[0][1].level, text=text, figures=next(iter(answers.values())).figures)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
-
-
-def _hours(text: str) -> float:
-    hours = float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else math.nan
-    if not 0 < hours <= 100_000:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of hours")
-    return hours
-
-
-def answer(argv: Sequence[str] | None = None) -> Answer:
-    """Read the arguments and the repository, and judge."""
-    parser = _Parser(prog="scripts/check_backups.sh", allow_abbrev=False)
-    parser.add_argument("--max-age", type=_hours, default=DEFAULT_MAX_AGE, metavar="HOURS")
-    parser.add_argument("--deep", action="store_true")
-    parser.add_argument("--repo", default="")
-    parser.add_argument("--set", default="")
-    try:
-        given = parser.parse_args(argv)
-        wanted = check_set_name(given.set) if given.set else ""
-        repository = read_locations(repository=given.repo).open_repository()
-        others = [name for name in repository.sets() if name != DEFAULT and repository.ids(name)]
-        free = shutil.disk_usage(repository.folder).free
-        answers = {}
-        for name in [wanted] if wanted else [DEFAULT, *others]:
-            proof = _deep(repository, name) if given.deep else None
-            # A set of some stores only, or of another application, need not be backed up every day
-            limit = given.max_age if wanted or name in (DEFAULT, CONTROL) else math.inf
-            answers[name] = judge(repository.scan(name), datetime.now(UTC), max_age=limit, free=free, deep=proof)
-        return judge_all(answers)
-    except RepositoryTooNew as problem:
-        return Answer(level=Level.UNKNOWN, text=problem.message)
-    except RepositoryMissing as problem:
-        return Answer(level=Level.CRITICAL, text=problem.message)
-    except EngineError as problem:
-        return Answer(level=Level.UNKNOWN, text=f"{problem.message} {problem.hint}")
-    except OSError as problem:
-        return Answer(level=Level.UNKNOWN, text=from_os_error(problem, "Reading the repository").message)
-
-
-def _deep(repository: Repository, name: str) -> Proof | None:
-    """Read every byte that the newest usable backup needs; if it turns out to be damaged, the next. None without any."""
-    proof: Proof | None = None
-    for _ in range(_MOST_DEEP):
-        try:
-            newest = repository.find("latest", name)
-        except EngineError:
-            break
-        if proof is not None and newest.id == proof.id:
-            break  # the damage could not be recorded
-        proof = verify_backup(repository, newest, Depth.HASHES, Context())
-        if proof.ok:
-            break
-    return proof
-
-
-def main() -> int:
-    """Print the line and return the exit code."""
-    given = answer()
-    sys.stdout.write(f"{given.line()}\n")
-    return int(given.level)
+def _open(given: str) -> Repository:
+    return read_locations(repository=given).open_repository()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    found = answer()
+    sys.stdout.write(f"{found.line()}\n")
+    sys.exit(int(found.level))

@@ -14,6 +14,7 @@ from django.utils import timezone
 from backups.catalog import index
 from backups.engine.cli import main
 from backups.engine.errors import EngineError
+from backups.engine.monitoring_check import Level
 from backups.monitoring import health, metrics, readiness
 from backups.monitoring.conditions import present
 from backups.monitoring.gathering import gather
@@ -138,5 +139,5 @@ def test_every_view_tells_the_same(proven: Site, mine: History, fault: Callable[
     )
     assert point.state == ("met" if left else "unknown" if any(not one.there for one in facts.repositories) else "untested")
     told = check.answer(["--repo", str(mine.repository.folder)])
-    assert told.level is check.Level.CRITICAL
+    assert told.level is Level.CRITICAL
     assert left is None or f"{left} is " in told.text

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from backups.engine.monitoring_check import Level, judge
 from backups.engine.repository.folder import open_repository
 from backups.engine.types import Depth, Source, SourceKind
-from refserver.recovery.check import Level, judge
 from tests.recovery.clone import Clone, Done
 from tests.restore.stores import back_up, make_database, until
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from backups.engine.cli import main
+from backups.engine.monitoring_check import Level, judge
 from backups.engine.repository.folder import Repository, initialise
 from backups.engine.shrinkage import compare, unconfirmed_loss
 from backups.engine.types import DEFAULT_ALLOWANCE, Allowance, Depth, Hold, Source, SourceKind
-from refserver.recovery.check import Level, judge
 from tests.restore.stores import Chroma, back_up, make_database, vector
 
 
