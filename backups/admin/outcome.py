@@ -9,6 +9,7 @@ from typing import Any
 from django.utils import timezone
 
 from backups.catalog.losses import loss_of, unconfirmed
+from backups.engine.check_stores import NO_CLIENT, without_client
 from backups.engine.progress import counted, duration, human_bytes
 from backups.jobs.types import BACKUP, job_types
 from backups.models import IndexedBackup, Job
@@ -198,10 +199,11 @@ def _stores(checks: dict[str, Any]) -> Iterable[Store]:
             text = "; ".join([text, *found.get("findings", [])])
             yield Store(name=rest, kind=kind, checks=text, counts=tuple(sorted(found["tables"].items())))
         elif isinstance(found.get("collections"), dict):
+            opened = f"opened and searched with Chroma {found.get('chromadb', '')}".strip()
             counts = tuple((key, int(value.get("count", 0))) for key, value in sorted(found["collections"].items()))
             yield Store(
                 name=rest,
                 kind=kind,
-                checks=f"opened and searched with Chroma {found.get('chromadb', '')}".strip(),
+                checks=f"records compared; {NO_CLIENT}" if without_client(found) else opened,
                 counts=counts,
             )

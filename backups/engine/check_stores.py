@@ -13,6 +13,7 @@ from .runtime.context import Context
 from .types import Backup, Depth, Problem, Proof, SourceKind, SourceRecord
 
 PROBER = "backups.engine.prober"
+NO_CLIENT = "no client opened it, because chromadb is not installed"
 _MOST_PROBLEMS = 50
 
 
@@ -72,13 +73,22 @@ def _sqlite_checks(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def unchecked_in(proof: Proof) -> list[str]:
-    """For each database of which a part could not be checked, what that is first, without a full stop."""
+    """What could not be checked of a store, without a full stop: of a database the first part, of Chroma the client."""
     found = []
     for name, about in proof.checks.items():
-        if isinstance(about, dict) and about.get("integrity_check") == "partial":
+        if not isinstance(about, dict):
+            continue
+        if about.get("integrity_check") == "partial":
             first, *others = about.get("findings") or ["a part cannot be checked here"]
             found.append(printable(f"{name}: {first}" + (f" (and {len(others)} more)" if others else "")))
+        if without_client(about):
+            found.append(printable(f"{name}: its records were compared from its files, and {NO_CLIENT}"))
     return found
+
+
+def without_client(about: dict[str, Any]) -> bool:
+    """Whether the checks of a store are those of a Chroma directory that no client opened."""
+    return "chromadb" in about and about["chromadb"] is None
 
 
 def unchecked(backup: Backup) -> list[str]:
@@ -113,7 +123,7 @@ def _check_chroma(record: SourceRecord, directory: Path, findings: Findings, ctx
         findings.add("chroma_content", message, source=record.name, file=record.prefix)
     findings.checks[record.prefix] = {
         **_sqlite_checks(pages),
-        "chromadb": opened["client"] or "not installed: the files were compared, but not opened with the client",
+        "chromadb": opened["client"],
         "collections": opened["collections"]
         or {item["name"]: {"count": item["count"]} for item in answer["collections"].values()},
     }

@@ -104,7 +104,7 @@ def test_every_command_from_init_to_an_empty_trash(tmp_path: Path, database: Pat
     for item in listed["backups"]:
         assert set(item) == {
             "id", "set", "kind", "parent", "time", "bytes_source", "bytes_stored", "verified_at", "verification",
-            "incomplete", "hold", "note",
+            "unchecked", "incomplete", "hold", "note",
         }  # fmt: skip
         assert datetime.fromisoformat(item["time"]).utcoffset() is not None
     assert listed["backups"][2]["note"] == "the first"

@@ -122,8 +122,11 @@ def _verdict(row: IndexedBackup, unreadable: EngineError | None, parts: list[str
     if loss is not None:
         return {"state": "warn", "proof": f"It is {row.get_verification_display().lower()}, but shrunk.", "more": ""}
     if row.verification == "restore":
+        if parts:
+            proof = "It is restore-tested, but not all of it could be checked."
+            return {"state": "good", "proof": proof, "more": f"{'; '.join(parts)}."}
+        more = ""
         proof = "It is restore-tested: it was restored, opened, and compared with the source."
-        more = f"Not all of it could be checked: {'; '.join(parts)}." if parts else ""
         return {"state": "good", "proof": proof, "more": more}
     if row.verification == "hashes":
         more = "A restore test proves more: it opens the stores and compares every record."

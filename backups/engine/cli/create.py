@@ -12,7 +12,7 @@ from ..shrinkage import unconfirmed_loss
 from ..types import BackupKind, Depth
 from .arguments import add_examine, add_sources, seconds
 from .call import Call, Outcome
-from .text import damage_lines, manifest_json, missing_json, missing_lines, unchecked_lines
+from .text import damage_lines, manifest_json, missing_json, missing_lines, proof_words, unchecked_lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,7 +91,7 @@ def _text(created: Created) -> str:
     line = (
         f"{manifest.id}: {human_bytes(manifest.bytes_source)} in {human_bytes(manifest.bytes_stored)}, "
         f"{duration(created.seconds)}; writers paused for {manifest.pause_ms.sqlite:.1f} ms (SQLite) "
-        f"and {manifest.pause_ms.chroma:.1f} ms (Chroma); proof: {created.backup.verification}"
+        f"and {manifest.pause_ms.chroma:.1f} ms (Chroma); proof: {proof_words(created.backup)}"
     )
     less = [f"  WARNING {item.message}; that backup is held until `refbackup release`" for item in manifest.shrunk]
     missing = missing_lines(manifest.id, missing_json(manifest.sources))

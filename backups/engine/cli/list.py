@@ -3,6 +3,7 @@
 import argparse
 from typing import Any
 
+from ..check_stores import unchecked
 from ..progress import human_bytes
 from ..repository.base import Unreadable
 from ..repository.suspicion import suspicions
@@ -43,6 +44,7 @@ def listed_json(item: Backup | Unreadable) -> dict[str, Any]:
             "bytes_stored": None,
             "verified_at": None,
             "verification": "damaged",
+            "unchecked": [],
             "incomplete": False,
             "hold": None,
             "note": item.problem.message,
@@ -52,6 +54,7 @@ def listed_json(item: Backup | Unreadable) -> dict[str, Any]:
         **manifest_json(manifest),
         "verified_at": item.verified_at.isoformat() if item.verified_at else None,
         "verification": item.verification,
+        "unchecked": unchecked(item),
         "incomplete": manifest.incomplete,
         "hold": item.hold.reason if item.hold else None,
         "note": manifest.note,

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..check_stores import unchecked
 from ..names import in_one_line
-from ..types import Backup, Manifest, SourceRecord
+from ..types import Backup, Depth, Manifest, SourceRecord
 
 _MOST_MISSING = 20
 _VERBS = "create|list|show|files|verify|drill|restore|hold|release|delete|prune|doctor|adopt|init"
@@ -63,13 +64,14 @@ def damage_lines(backup: Backup) -> list[str]:
 
 
 def unchecked_lines(parts: list[str]) -> list[str]:
-    """A line for each database of which a part could not be checked."""
+    """A line for each of `check_stores.unchecked`."""
     return [f"  NOT CHECKED {part}" for part in parts]
 
 
 def proof_words(backup: Backup) -> str:
-    """The proof of *backup*, and whether it is incomplete."""
+    """The proof of *backup*, whether a part of it was left unchecked, and whether the backup is incomplete."""
     proof = backup.verification.upper() if backup.damaged else backup.verification
+    proof += " (partly)" if backup.verification == Depth.RESTORE and unchecked(backup) else ""
     return proof + (", incomplete" if backup.manifest.incomplete else "")
 
 
