@@ -47,7 +47,7 @@ def queue(app_configs: Any, **_: Any) -> list[CheckMessage]:
         messages.append(Error("The workers of this host would read another host's queue.", hint=hint, id="backups.E007"))
     order = [app.partition(".")[0] for app in settings.INSTALLED_APPS if app.partition(".")[0] in ("backups", "django_q")]
     if order[:1] == ["django_q"]:
-        text = "manage.py qcluster is Django-Q's: its workers do not survive the death of one of them."
+        text = "manage.py backups_worker is Django-Q's: its workers do not survive the death of one of them."
         messages.append(Error(text, hint="List backups before django_q in INSTALLED_APPS.", id="backups.E008"))
     return messages
 

@@ -1,7 +1,7 @@
 """Runs checks and keeps their findings, for pages, commands and plans.
 
 Rows of this app live in a database that no restore replaces; the stores that are checked are the project's. Run a long check in
-a process of its own (`manage.py check_consistency`), for the reason that `consistency.engine.check.check` gives.
+a process of its own (`manage.py consistency_check`), for the reason that `consistency.engine.check.check` gives.
 """
 
 import time

@@ -67,7 +67,7 @@ class Frame:
         """Queue *work* and return the address where it can be watched. Raises `ConsistencyError`."""
         raise ConsistencyError(
             "This project does not run consistency work in the background.",
-            hint="Run `manage.py check_consistency`; --help describes --repair and --undo.",
+            hint="Run `manage.py consistency_check`; --help describes --repair and --undo.",
         )
 
     def running(self, request: HttpRequest) -> dict[str, Any]:

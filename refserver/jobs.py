@@ -61,7 +61,7 @@ class OfRepair(Arguments):
 def _command(job: str, *more: str) -> list[str]:
     name = Job.objects.filter(pk=job).values_list("by", flat=True).first() if job else None
     actor = [f"--actor={name}"] if name else []
-    return management("check_consistency", "--json", "--progress", "json", "--exit-zero", *actor, *more)
+    return management("consistency_check", "--json", "--progress", "json", "--exit-zero", *actor, *more)
 
 
 def _repair(arguments: RepairArguments, job: str) -> list[str]:

@@ -20,13 +20,16 @@ _NEEDS_STORES = _CREATES | {
     *(
         "wsgi",
         "serve",
+        "backups_worker",
         "qcluster",
         "load_sample",
         "ingest",
         "reembed",
         "make_admin",
         "changepassword",
+        "backup_plans_install",
         "install_schedules",
+        "consistency_check",
         "check_consistency",
     ),
 }

@@ -62,9 +62,9 @@ first_backup() {
 # The default plans make, verify and prune backups from here on.
 plans() {
     local made
-    made=$(manage install_schedules --json | count_in made)
+    made=$(manage backup_plans_install --json | count_in made)
     ((made == 0)) || printf 'Plans and alert rules: %s made; see them under Plans\n' "$made"
-    manage reindex_backups --changed >/dev/null
+    manage backup_reindex --changed >/dev/null
 }
 
 where_to_look() {

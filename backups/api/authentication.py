@@ -39,7 +39,7 @@ class Bearer(BaseAuthentication):
                 401,
                 "bad_token",
                 "The token is unknown, expired or revoked. Nothing was done.",
-                "Create one on the page Tokens, or with `manage.py create_token`.",
+                "Create one on the page Tokens, or with `manage.py backup_token`.",
                 headers={"WWW-Authenticate": f'{REALM}, error="invalid_token"'},
             )
         return owner

@@ -19,7 +19,7 @@ SECURITY = {
     "token": {
         "type": "http",
         "scheme": "bearer",
-        "description": "A token from the page Tokens or `manage.py create_token`. Its scopes: "
+        "description": "A token from the page Tokens or `manage.py backup_token`. Its scopes: "
         + ", ".join(f"`{scope}`" for scope in SCOPES)
         + ".",
     },

@@ -55,7 +55,7 @@ CODES = {
     429: "too_many_requests",
 }
 HINTS = {
-    401: "Send `Authorization: Bearer TOKEN` with a token from the page Tokens or `manage.py create_token`, or sign in.",
+    401: "Send `Authorization: Bearer TOKEN` with a token from the page Tokens or `manage.py backup_token`, or sign in.",
     404: "See /api/v1/schema for the addresses.",
     405: "The header Allow lists the supported methods.",
     406: "Accept application/json.",

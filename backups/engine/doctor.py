@@ -65,7 +65,7 @@ class Advice(StrEnum):
     REBUILD = (
         "Chroma cannot be relied on to open it. Restore the newest good backup, or write its vectors again into a new "
         "collection. In a Django project that compares them with rows of SQLite (the app consistency), manage.py "
-        "check_consistency offers that."
+        "consistency_check offers that."
     )
     UNREACHED = (
         "Chroma's indexes have such vectors where many are equal or max_neighbors is small. A new collection with more "

@@ -114,7 +114,7 @@ def _put_off(work: Work, state: _State, problem: DatabaseError) -> None:
     suspended, ended = known_accounts.suspend_tokens(None), sessions.end_all()
     work.warn(
         f"THE RESTORED ACCOUNTS CANNOT BE READ: {problem}. Some may have access that they had lost. Everybody was signed "
-        "out and all tokens are suspended. It is tried again each minute, and by manage.py withhold_access."
+        "out and all tokens are suspended. It is tried again each minute, and by manage.py backup_access_withhold."
     )
     found = {"unread": str(problem), "tokens_suspended": suspended, "sessions_ended": ended}
     audit.record(work.actor, "restore_in_place.accounts", work.target, after={"backup": work.backup_id, **found})

@@ -130,7 +130,7 @@ def _restore_in_place(arguments: RestoreInPlaceArguments, job: str) -> list[str]
 
 def _preview(arguments: RestoreInPlaceArguments, job: str) -> list[str]:
     more = [f"--repository={arguments.repository}"] if arguments.repository else []
-    return management("preview_restore", _id(arguments), "--json", "--progress", "json", *more, *_only(arguments.only))
+    return management("backup_preview", _id(arguments), "--json", "--progress", "json", *more, *_only(arguments.only))
 
 
 def _prune(arguments: PruneArguments, job: str) -> list[str]:
@@ -210,9 +210,9 @@ def _of_command(command: str, **values: Any) -> JobType[CommandArguments]:
     return JobType(arguments=CommandArguments, command=lambda arguments, job: management(command, "--json"), **values)
 
 
-REINDEX = _of_command("reindex_backups", name="reindex", title="Rescan repository", attempts=2)
+REINDEX = _of_command("backup_reindex", name="reindex", title="Rescan repository", attempts=2)
 HEALTH = _of_command("backup_health", name="health", title="Health check", attempts=2, permission="backups.view_backup")
-AUDIT = _of_command("audit_verify", name="audit_verify", title="Verify the audit", permission="backups.view_audit")
+AUDIT = _of_command("backup_audit_verify", name="audit_verify", title="Verify the audit", permission="backups.view_audit")
 
 _BUILT_IN: tuple[JobType[Any], ...] = (
     *(BACKUP, VERIFY, DRILL, RESTORE, RESTORE_IN_PLACE, PREVIEW),

@@ -32,10 +32,12 @@ class EngineCommand(BaseCommand):
     """A subcommand of ``refbackup``: ``verb`` is its name."""
 
     verb: ClassVar[str]
+    _called = ""
     requires_system_checks = ()  # a recovery must not fail for a setting of something else
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         """Add the engine's arguments to Django's."""
+        self._called = subcommand
         parent = cli.parser_of(self.verb)
         self.help = str(parent.description)
         parser = super().create_parser(prog_name, subcommand, parents=[parent], conflict_handler="resolve", **kwargs)
@@ -144,10 +146,10 @@ class EngineCommand(BaseCommand):
                 try:
                     index.refresh(name)
                 except EngineError as problem:
-                    self.stderr.write(f"The index is behind: {problem.message} Run manage.py reindex_backups.")
+                    self.stderr.write(f"The index is behind: {problem.message} Run manage.py backup_reindex.")
 
     def _name(self) -> str:
-        return type(self).__module__.rpartition(".")[2]
+        return self._called or self.verb
 
 
 class _NotAnnounced(EngineError):

@@ -26,7 +26,7 @@ class Plan(models.Model):
     limit_minutes = models.PositiveIntegerField(default=1440, validators=[MinValueValidator(1), MaxValueValidator(40_000)])
     alert_to = models.JSONField(default=list, blank=True, help_text="Mail addresses notified of a failure.")
     alert_after = models.PositiveSmallIntegerField(default=1, help_text="Consecutive failures before they are notified.")
-    builtin = models.BooleanField(default=False, editable=False, help_text="Added by install_schedules.")
+    builtin = models.BooleanField(default=False, editable=False, help_text="Added by backup_plans_install.")
     served = models.DateTimeField(default=timezone.now, help_text="The last due time that was served or skipped.")
     created = models.DateTimeField(auto_now_add=True)
     changed = models.DateTimeField(auto_now=True)

@@ -1,4 +1,4 @@
-"""The default plans, which ``manage.py install_schedules`` adds.
+"""The default plans, which ``manage.py backup_plans_install`` adds.
 
 Why these times (UTC):
 

@@ -86,7 +86,7 @@ def change_plan(actor: Actor, plan: Plan, **values: Any) -> Plan:
 
 
 def remove_plan(actor: Actor, plan: Plan) -> None:
-    """Remove a plan; its jobs are kept. A removed default plan returns only with ``install_schedules --again``."""
+    """Remove a plan; its jobs are kept. A removed default plan returns only with ``backup_plans_install --again``."""
     with transaction.atomic(using=configuration().database):
         audit.record(actor, "plan.removed", f"plan:{plan.name}", before=validation.described(plan))
         plan.delete()

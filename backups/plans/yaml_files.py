@@ -38,7 +38,7 @@ _DEEPEST = 20
 _MOST_PARTS = 100_000
 _LONGEST_VALUE = 10_000
 _VALUES = (*WRITABLE, "enabled")
-_HEADER = "# Plans, as `manage.py export_plans` writes them. Import them with `manage.py import_plans FILE`.\n"
+_HEADER = "# Plans, as `manage.py backup_plans_export` writes them. Import them with `manage.py backup_plans_import FILE`.\n"
 _ALWAYS = ("title", "kind", "arguments", "cron", "time_zone", "enabled")
 
 Where = tuple[str | int, ...]

@@ -5,7 +5,7 @@ all of them, or the guard itself, forever; and the processes of a killed guard g
 processes end with it, and when one is killed, the pipes between them are replaced. Workers, pusher, monitor, scheduler and
 brokers are Django-Q's. ::
 
-    guard (qcluster)      restarts the others, calls the scheduler twice a minute
+    guard (backups_worker)    restarts the others, calls the scheduler twice a minute
       ├─ worker …         one job or one tick at a time; finishes its job even if the guard dies
       ├─ pusher           queue → workers
       └─ monitor          workers → queue: acknowledges

@@ -47,7 +47,7 @@ def refuse_unfinished(repairs: QuerySet[Repair]) -> None:
     if other is not None:
         raise RepairRefused(
             f"Repair {other.pk} is unfinished ({other.state}).",
-            hint=f"Resume it with `manage.py check_consistency --resume`, or undo it with `--undo {other.pk}`.",
+            hint=f"Resume it with `manage.py consistency_check --resume`, or undo it with `--undo {other.pk}`.",
         )
 
 

@@ -8,5 +8,5 @@ umask 077
 .venv/bin/python manage.py collectstatic --no-input --verbosity 0
 .venv/bin/python manage.py make_admin
 [ -e "$BACKUP_REPOSITORY/repository.json" ] || .venv/bin/refbackup init --repo "$BACKUP_REPOSITORY"
-.venv/bin/python manage.py install_schedules
+.venv/bin/python manage.py backup_plans_install
 exec .venv/bin/python manage.py serve

@@ -61,7 +61,7 @@ from backups.engine.repository.folder import initialise
 from backups.models import Plan
 call_command("make_admin")
 call_command("collectstatic", interactive=False, verbosity=0)
-call_command("install_schedules")
+call_command("backup_plans_install")
 now = timezone.now()
 Plan.objects.exclude(name="hourly-incremental").update(enabled=False)
 Plan.objects.filter(enabled=True).update(cron=f"{(now - timedelta(minutes=3)).minute} * * * *", served=now)

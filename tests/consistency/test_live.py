@@ -332,12 +332,12 @@ def manage(places: Places, *arguments: str, alone: bool = False) -> tuple[int, A
     """Run the command, in a new process if *alone*: exit code, answer, and standard error."""
     vectors.store().close()
     if alone:
-        done = places.manage("check_consistency", *arguments)
+        done = places.manage("consistency_check", *arguments)
         assert "Traceback" not in done.stderr, done.stderr
         return done.returncode, json.loads(done.stdout) if "--json" in arguments else done.stdout, done.stderr
     out, code = io.StringIO(), 0
     try:
-        call_command("check_consistency", *arguments, stdout=out)
+        call_command("consistency_check", *arguments, stdout=out)
     except SystemExit as ending:
         code = int(str(ending.code))
     except CommandError as problem:
@@ -386,7 +386,7 @@ def test_sigterm_cancels(sample_library: Places) -> None:
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    yield from real(*given)\n"
         "check.compare = compare\n"
-        "call_command('check_consistency', '--json')\n"
+        "call_command('consistency_check', '--json')\n"
     )
     done = sample_library.script(code)
     assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (9, "cancelled")

@@ -97,7 +97,7 @@ def test_broken_index_is_found_and_rebuilt(indexed: Places, where: str, capsys: 
     assert check.findings.filter(kind="missing_in_chromadb", record="paper-1").exists()  # the other collection is still checked
 
     assert "rebuild_index" not in plan_repair(check).actions
-    call_command("check_consistency", "--repair", "all", "--of", check.pk, "--dry-run", "--exit-zero", "--progress", "none")
+    call_command("consistency_check", "--repair", "all", "--of", check.pk, "--dry-run", "--exit-zero", "--progress", "none")
     assert "Rebuilding an index cannot be undone, and loses 1 record without a row." in capsys.readouterr().out
     plan = plan_repair(check, only_safe=False)
     assert (plan.rebuilds, plan.without_row, plan.actions) == (1, 1, {"rebuild_index": 1, "write": 1})

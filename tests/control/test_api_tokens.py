@@ -107,17 +107,17 @@ def test_documented_commands_make_an_account_and_its_token(empty_site):
 def test_command_prints_the_secret_once(empty_site):
     empty_site.person("robot", "operator")
     out, err = io.StringIO(), io.StringIO()
-    call_command("create_token", "robot", "--scope", "read", "--scope", "restore", stdout=out, stderr=err)
+    call_command("backup_token", "robot", "--scope", "read", "--scope", "restore", stdout=out, stderr=err)
     secret = out.getvalue().strip()
     json_of(with_token(secret).get(BACKUPS), 200)
     assert "not shown again" in err.getvalue() and "restore. Add it to a group" in err.getvalue()
     out = io.StringIO()
-    call_command("create_token", "robot", "--scope", "read", "--no-expiry", "--json", stdout=out, stderr=err)
+    call_command("backup_token", "robot", "--scope", "read", "--no-expiry", "--json", stdout=out, stderr=err)
     json_of(with_token(json.loads(out.getvalue())["secret"]).get(BACKUPS), 200)
     assert ApiToken.objects.get(expires=None).name == "read"
     entry = AuditEntry.objects.filter(action="token.issued").first()
     assert (entry.who, entry.via, entry.after["account"]) == ("manage.py", "command", "robot")
     with pytest.raises(CommandError, match="--days must be from 1"):
-        call_command("create_token", "robot", "--scope", "read", "--days", "0")
+        call_command("backup_token", "robot", "--scope", "read", "--days", "0")
     with pytest.raises(CommandError, match="no account 'nobody'"):
-        call_command("create_token", "nobody", "--scope", "read")
+        call_command("backup_token", "nobody", "--scope", "read")

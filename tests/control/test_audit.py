@@ -181,7 +181,7 @@ def test_command_names_the_first_broken_link(entries):
     def run(*arguments: str) -> tuple[int, str, str]:
         out, err = io.StringIO(), io.StringIO()
         try:
-            call_command("audit_verify", *arguments, stdout=out, stderr=err)
+            call_command("backup_audit_verify", *arguments, stdout=out, stderr=err)
         except SystemExit as ended:
             return int(ended.code or 0), out.getvalue(), err.getvalue()
         return 0, out.getvalue(), err.getvalue()

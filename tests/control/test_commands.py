@@ -7,9 +7,11 @@ import contextlib
 import io
 import json
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
-from django.core.management import load_command_class
+from django.apps import apps
+from django.core.management import find_commands, load_command_class
 from django.utils import timezone
 
 from backups.engine import cli
@@ -23,11 +25,11 @@ from backups.plans import editing
 from tests.control.conftest import HOST
 
 SAME = {
-    "backup": "create",
-    "restore": "restore",
-    "verify_backups": "verify",
-    "prune_backups": "prune",
-    "drill": "drill",
+    "backup_create": "create",
+    "backup_restore": "restore",
+    "backup_verify": "verify",
+    "backup_prune": "prune",
+    "backup_drill": "drill",
 }
 DJANGO = {"help", "version", "verbosity", "settings", "pythonpath", "traceback", "no_color", "force_color", "skip_checks"}
 
@@ -70,22 +72,22 @@ def test_arguments_are_the_engines(command, verb):
 
 @pytest.mark.slow
 def test_from_a_backup_to_a_restored_copy(site):
-    code, made = told("backup", "--note", "by hand")
+    code, made = told("backup_create", "--note", "by hand")
     assert code == 0 and made["set"] == "default" and made["verification"] == "restore"
     assert {source["kind"] for source in made["sources"]} == {"sqlite", "chroma", "files"}
     row = IndexedBackup.objects.get()
     assert (row.backup_id, row.note) == (made["id"], "by hand"), "it is in the index at once"
-    code, second = told("backup", "--kind", "incremental", "--no-verify")
+    code, second = told("backup_create", "--kind", "incremental", "--no-verify")
     assert (code, second["parent"]) == (0, made["id"])
-    code, proven = told("verify_backups", "--all", "--depth", "restore")
+    code, proven = told("backup_verify", "--all", "--depth", "restore")
     assert code == 0 and len(proven["results"]) == 2
     assert IndexedBackup.objects.filter(verification="restore").count() == 2
-    code, drilled = told("drill")
+    code, drilled = told("backup_drill")
     assert code == 0 and drilled["results"][0]["id"] == second["id"]
     target = site.places.root / "copy"
-    code, restored = told("restore", "latest", "--to", target)
+    code, restored = told("backup_restore", "latest", "--to", target)
     assert code == 0 and restored["id"] == second["id"] and (target / "sqlite" / "refserver.sqlite3").exists()
-    code, pruned = told("prune_backups", "--keep-last", 1, "--dry-run")
+    code, pruned = told("backup_prune", "--keep-last", 1, "--dry-run")
     assert code == 0 and {item["id"] for item in pruned["kept"]} == {made["id"], second["id"]}
     asked = AuditEntry.objects.filter(action="backup.requested").order_by("number").first()
     assert asked.via == "command" and asked.after["note"] == "by hand" and asked.who
@@ -95,13 +97,13 @@ def test_from_a_backup_to_a_restored_copy(site):
 
 @pytest.mark.slow
 def test_restore_in_place_replaces_live_stores_and_audits_accounts(site):
-    _, made = told("backup")
+    _, made = told("backup_create")
     site.person("mallory", superuser=True)
-    code, _, said = run("restore", "latest", "--in-place")
+    code, _, said = run("backup_restore", "latest", "--in-place")
     assert code == 1 and "there is no terminal" in said, "without a terminal --yes is needed"
-    code, planned = told("restore", "latest", "--in-place", "--dry-run")
+    code, planned = told("backup_restore", "latest", "--in-place", "--dry-run")
     assert code == 0 and planned["id"] == made["id"]
-    code, restored = told("restore", "latest", "--in-place", "--yes")
+    code, restored = told("backup_restore", "latest", "--in-place", "--yes")
     assert code == 0 and restored["id"] == made["id"]
     from django.contrib.auth import get_user_model
 
@@ -112,9 +114,9 @@ def test_restore_in_place_replaces_live_stores_and_audits_accounts(site):
 
 @pytest.mark.slow
 def test_control_database_is_not_restored_by_commands_that_use_it(site):
-    code, made = told("backup", "--set", "control", "--no-verify")
+    code, made = told("backup_create", "--set", "control", "--no-verify")
     assert code == 0 and [source["name"] for source in made["sources"]] == ["control"]
-    code, refused = told("restore", made["id"], "--in-place", "--yes")
+    code, refused = told("backup_restore", made["id"], "--in-place", "--yes")
     assert code == 1 and refused["error"]["code"] == "restore_refused" and "refbackup restore" in refused["error"]["hint"]
     assert actions()[-1] == "restore.failed"
 
@@ -122,15 +124,15 @@ def test_control_database_is_not_restored_by_commands_that_use_it(site):
 @pytest.mark.parametrize(
     ("arguments", "code", "error"),
     [
-        (("restore", "latest", "--to", "copy"), 4, "no_backup"),
-        (("backup", "--repo", "/nowhere/at/all"), 3, "no_repository"),
-        (("restore", "latest"), 2, "usage"),
-        (("backup", "--kind", "half"), 2, "usage"),
-        (("prune_backups",), 2, "usage"),
-        (("prune_backups", "--keep-last", 1), 4, "no_backup"),
-        (("verify_backups", "--all"), 4, "no_backup"),
-        (("verify_backups", "--all", "--set", "typo"), 4, "no_backup"),
-        (("drill", "--no-such-thing"), 2, "usage"),
+        (("backup_restore", "latest", "--to", "copy"), 4, "no_backup"),
+        (("backup_create", "--repo", "/nowhere/at/all"), 3, "no_repository"),
+        (("backup_restore", "latest"), 2, "usage"),
+        (("backup_create", "--kind", "half"), 2, "usage"),
+        (("backup_prune",), 2, "usage"),
+        (("backup_prune", "--keep-last", 1), 4, "no_backup"),
+        (("backup_verify", "--all"), 4, "no_backup"),
+        (("backup_verify", "--all", "--set", "typo"), 4, "no_backup"),
+        (("backup_drill", "--no-such-thing"), 2, "usage"),
     ],
 )
 def test_exit_codes_and_errors_are_the_engines(empty_site, arguments, code, error):
@@ -146,20 +148,20 @@ def test_nothing_is_done_when_the_audit_cannot_be_written(site):
 
     with connections["control"].cursor() as cursor:
         cursor.execute("ALTER TABLE backups_auditentry RENAME TO elsewhere")
-    code, said = told("backup")
+    code, said = told("backup_create")
     assert code == 1 and "Nothing was done" in said["error"]["message"] and "`refbackup`" in said["error"]["hint"]
     assert not list(site.repository.ids("default"))
 
 
 @pytest.mark.slow
 def test_repository_can_be_given_by_name(site):
-    code, made = told("backup", "--repo", "main", "--no-verify")
+    code, made = told("backup_create", "--repo", "main", "--no-verify")
     assert code == 0 and IndexedBackup.objects.get().backup_id == made["id"]
 
 
 @pytest.mark.slow
 def test_real_process_ends_with_the_engines_code(empty_site):
-    done = empty_site.places.manage("verify_backups", "--json")
+    done = empty_site.places.manage("backup_verify", "--json")
     assert done.returncode == 4 and json.loads(done.stdout)["error"]["code"] == "no_backup", done.stderr
 
 
@@ -250,3 +252,16 @@ def test_failing_check_is_a_finding_and_others_run(empty_site, monkeypatch):
     (finding,) = [finding for finding in found.findings if finding.check == "disk"]
     assert finding.severity == "critical" and "Input/output error" in finding.message
     assert any(finding.check == "safety" for finding in found.findings)
+
+
+def test_names_are_unmistakable_and_the_earlier_ones_stay_in_refserver():
+    def names(app: str) -> set[str]:
+        return set(find_commands(str(Path(apps.get_app_config(app).path) / "management")))
+
+    assert all(name.startswith(("backup_", "backups_")) for name in names("backups"))
+    assert all(name.startswith("consistency_") for name in names("consistency"))
+    earlier = {"backup", "restore", "verify_backups", "prune_backups", "drill", "qcluster", "create_token", "check_consistency"}
+    assert earlier <= names("refserver")
+    for name in names("refserver") - {"locations", "make_admin", "serve"}:
+        made = load_command_class("refserver", name)
+        assert type(made).__module__.startswith(("backups.", "consistency."))

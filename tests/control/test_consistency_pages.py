@@ -38,7 +38,7 @@ def spoiled(site):
     """A site with planted findings, checked in this process."""
     with override_settings(BACKUPS=joined(site.places), CONSISTENCY=QUICK):
         plant(site.places)
-        call_command("check_consistency", "--json", "--progress", "none", "--exit-zero", "--actor", "ada")
+        call_command("consistency_check", "--json", "--progress", "none", "--exit-zero", "--actor", "ada")
         yield site
 
 
@@ -185,7 +185,7 @@ def test_every_kind_has_a_label():
 def test_without_a_frame_the_pages_use_the_plain_admin(joined_site):
     with override_settings(CONSISTENCY={"DECLARATION": QUICK["DECLARATION"]}):
         client = joined_site.client("root", superuser=True)
-        assert "manage.py check_consistency" in text_of(client.get(TOP))
+        assert "manage.py consistency_check" in text_of(client.get(TOP))
         assert "does not run consistency work in the background" in text_of(client.post(TOP + "check/", follow=True))
         assert not Job.objects.exists()
 

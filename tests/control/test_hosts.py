@@ -61,7 +61,7 @@ class Host:
 
     def start(self) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
-            guard = subprocess.Popen([*MANAGE, "qcluster"], env=self.environment, cwd=ROOT, stdout=log, stderr=log)
+            guard = subprocess.Popen([*MANAGE, "backups_worker"], env=self.environment, cwd=ROOT, stdout=log, stderr=log)
         until(lambda: "workers are ready" in self.said(), 40, self.said)
         return guard
 

@@ -82,10 +82,10 @@ def used(site):
         site.done(submit.preview_restore(site.actor, backup_id=made.backup_id))
         site.done(submit.delete(site.actor, [gone.backup_id]))
         site.done(submit.restore_in_place(site.actor, backup_id=made.backup_id, typed=made.backup_id))
-        call_command("install_schedules", verbosity=0)
+        call_command("backup_plans_install", verbosity=0)
         fired(link="backups:backup", arguments=[gone.backup_id])
         plant(site.places)
-        call_command("check_consistency", "--json", "--progress", "none", "--exit-zero", "--actor", "ada")
+        call_command("consistency_check", "--json", "--progress", "none", "--exit-zero", "--actor", "ada")
         yield site
 
 

@@ -103,10 +103,10 @@ def test_what_was_deleted_is_not_missing(empty_site, made, capsys):
     holds.release(empty_site.actor, holds.indexed(made[0]))
     assert empty_site.done(submit.delete(empty_site.actor, [made[2]])).state == "succeeded"
     assert states() == ["hashes"] * 2
-    call_command("prune_backups", "--keep-last", "1", "--verified-floor", "0", "--empty-trash")
+    call_command("backup_prune", "--keep-last", "1", "--verified-floor", "0", "--empty-trash")
     done = empty_site.places.python("-m", "backups.engine", "delete", made[1], "--repo", empty_site.repository.folder)
     assert done.returncode == 0, done.stderr
-    call_command("prune_backups", "--empty-trash")
+    call_command("backup_prune", "--empty-trash")
     assert states() == ["hashes"], "a full backup that was needed"
     assert index.refresh("main") == index.Change(found=1, read=0, forgotten=0)
 

@@ -209,25 +209,25 @@ def manage(*arguments: object) -> tuple[int, str, str]:
 
 def test_export_and_import_commands(empty_site, tmp_path):
     defaults.install()
-    code, exported, _ = manage("export_plans", "daily-full")
+    code, exported, _ = manage("backup_plans_export", "daily-full")
     assert code == 0 and exported.startswith("# Plans") and "name: daily-full" in exported
-    assert manage("export_plans", "nothing")[0] == 2
+    assert manage("backup_plans_export", "nothing")[0] == 2
     file = tmp_path / "plans.yaml"
     file.write_text(GOOD, "utf-8")
-    code, dry, _ = manage("import_plans", file, "--dry-run", "--json")
+    code, dry, _ = manage("backup_plans_import", file, "--dry-run", "--json")
     assert code == 0 and [change["change"] for change in json.loads(dry)["changes"]] == ["added", "changed"]
     assert not Plan.objects.filter(name="nightly").exists()
-    code, done, _ = manage("import_plans", file)
+    code, done, _ = manage("backup_plans_import", file)
     assert code == 0 and "nightly: added" in done and "  + cron: 30 2 * * *" in done
     assert Plan.objects.get(name="nightly").time_zone == "Europe/Berlin"
-    assert manage("import_plans", file)[1].strip() == "All plans match the file."
+    assert manage("backup_plans_import", file)[1].strip() == "All plans match the file."
     file.write_text(GOOD.replace("30 2 * * *", "30 2 * *"), "utf-8")
-    code, said, complaint = manage("import_plans", file, "--json")
+    code, said, complaint = manage("backup_plans_import", file, "--json")
     assert code == 2 and "line 7: plans[0].cron" in complaint
     assert json.loads(said)["error"]["problems"] == [complaint.splitlines()[1].strip()]
-    assert manage("import_plans", tmp_path / "missing")[0] == 2
+    assert manage("backup_plans_import", tmp_path / "missing")[0] == 2
     file.write_bytes(b"\xff\xfe")
-    assert "not UTF-8 text" in manage("import_plans", file)[2]
+    assert "not UTF-8 text" in manage("backup_plans_import", file)[2]
 
 
 def test_notes_of_earlier_versions_are_joined_to_one_line(empty_site):

@@ -228,7 +228,7 @@ def test_damaged_backup_is_an_error_with_a_hint(site):
 
 
 def started(site, backup_id, **environment):
-    command = [sys.executable, str(ROOT / "manage.py"), "preview_restore", backup_id, "--json", "--progress", "json"]
+    command = [sys.executable, str(ROOT / "manage.py"), "backup_preview", backup_id, "--json", "--progress", "json"]
     return subprocess.Popen(
         command,
         cwd=ROOT,
@@ -304,12 +304,12 @@ def test_preview_as_text(site):
     Paper.objects.filter(pk__in=Paper.objects.order_by("pk").values("pk")[:2]).update(title="Changed since")
     Group.objects.create(name="later").delete()
     Group.objects.filter(pk=Group.objects.order_by("pk").values("pk")[:1]).update(name="renamed")
-    done = site.places.manage("preview_restore", "latest", "--progress", "none")
+    done = site.places.manage("backup_preview", "latest", "--progress", "none")
     assert done.returncode == 0, done.stderr
     assert (
         done.stdout.startswith(made) and "library_paper: 64 -> 65 rows" in done.stdout and "Nothing was changed" in done.stdout
     )
     assert "library_paper: 64 -> 65 rows (1 restored, 2 changed back)" in done.stdout
     assert re.search(r"auth_group: [0-9]+ rows \(1 changed back\)", done.stdout), done.stdout
-    none = site.places.manage("preview_restore", "20200101T000000Z-full-000000", "--json", "--progress", "none")
+    none = site.places.manage("backup_preview", "20200101T000000Z-full-000000", "--json", "--progress", "none")
     assert none.returncode == 4 and json.loads(none.stdout)["error"]["code"] == "no_backup"

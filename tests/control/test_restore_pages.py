@@ -152,7 +152,7 @@ def test_restore_in_place_and_report(site):
     page = text_of(client.get(answer.url))
     safety = IndexedBackup.objects.get(safety=True).backup_id
     assert "Restored: the live data is that of" in page and "it was removed, and is disabled" in page and "mallory" in page
-    assert f"manage.py restore {safety} --in-place" in page and safety in link(page, "Restore the safety backup")
+    assert f"manage.py backup_restore {safety} --in-place" in page and safety in link(page, "Restore the safety backup")
     assert "integrity check ok" in page and "65 vectors" in page and "What changed" in page
     assert Paper.objects.count() == 65
     # undone with the safety backup that the report names

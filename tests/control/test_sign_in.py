@@ -305,10 +305,10 @@ def test_redirects_stay_on_this_site(empty_site):
 @pytest.mark.slow
 def test_command_removes_the_second_factor_of_a_lost_phone(empty_site):
     device, _ = enrol(empty_site.client("ada", superuser=True), "ada")
-    done = empty_site.places.manage("remove_second_factor", "ada")
+    done = empty_site.places.manage("backup_second_factor_remove", "ada")
     assert done.returncode == 0, done.stderr
     assert second_factor.device_of(device.user) is None
-    assert empty_site.places.manage("remove_second_factor", "ada").returncode == 1
+    assert empty_site.places.manage("backup_second_factor_remove", "ada").returncode == 1
     assert AuditEntry.objects.filter(action="second_factor.removed", via="command").count() == 1
 
 

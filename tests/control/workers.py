@@ -91,7 +91,7 @@ class Yard:
         if self.guard is None or self.guard.poll() is not None:
             before = self.said().count("workers are ready")
             with self.log.open("ab") as log:
-                command = [*MANAGE, "qcluster"]
+                command = [*MANAGE, "backups_worker"]
                 self.guard = subprocess.Popen(command, env=self.environment, cwd=ROOT, stdout=log, stderr=log)
             until(lambda: self.said().count("workers are ready") > before, 60, self.said)
             # At the start everything is replaced at most once; the workers that stay are those of this test

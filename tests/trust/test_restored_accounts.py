@@ -74,10 +74,10 @@ def test_what_was_taken_away_stays_taken_away(empty_site):
     assert {one["name"] for one in entry["withheld"]} == {"gone", "off", "demoted", "changed"} and entry["sessions_ended"] == 1
     log = " ".join(job.log.values_list("line", flat=True))
     assert "gone had more access in the backup than before the restore: it had been removed, and is disabled" in log
-    call_command("return_access", "gone")
+    call_command("backup_access_return", "gone")
     assert signs_in("gone", PASSWORD) and User.objects.get(username="gone").is_superuser
     with pytest.raises(CommandError, match="No restore has withheld"):
-        call_command("return_access", "gone")
+        call_command("backup_access_return", "gone")
 
 
 @pytest.mark.slow
@@ -108,7 +108,7 @@ def test_after_a_restore_without_the_application_a_command_does_it(empty_site, c
     gone = site.person("gone", superuser=True)
     site.person("stays", superuser=True)
     backup_id = backed_up(site)
-    call_command("withhold_access")
+    call_command("backup_access_withhold")
     assert "No account has more access than is remembered of it." in capsys.readouterr().out
     gone.delete()
     database = site.places.settings["REFSERVER_DATABASE"]
@@ -118,7 +118,7 @@ def test_after_a_restore_without_the_application_a_command_does_it(empty_site, c
         *("--repo", site.repository.folder, "--sqlite", f"refserver={database}"),
     )
     assert done.returncode == 0 and User.objects.get(username="gone").is_active, done.stderr
-    call_command("withhold_access")
+    call_command("backup_access_withhold")
     assert "it had been removed, and is disabled" in capsys.readouterr().err
     assert not User.objects.get(username="gone").is_active and User.objects.get(username="stays").is_active
 

@@ -1,7 +1,7 @@
 """Preview of a restore: changes of rows, vectors, files and accounts, and the space and time that it needs.
 
 The SQLite files of the backup are restored into the repository's scratch folder and compared with the live ones. This runs in a
-process of its own (`manage.py preview_restore`): it connects to live databases, so it reads none of their files raw, and it
+process of its own (`manage.py backup_preview`): it connects to live databases, so it reads none of their files raw, and it
 does not open Chroma with a client. A broken or missing live store is part of the answer and not an error: that is when people
 restore.
 

@@ -68,7 +68,7 @@ def programs(bind: str, port: int) -> list[Program]:
     )
     queue = Program(
         name="worker",
-        command=[sys.executable, str(settings.BASE_DIR / "manage.py"), "qcluster"],
+        command=[sys.executable, str(settings.BASE_DIR / "manage.py"), "backups_worker"],
         environment={"PYTHONUNBUFFERED": "1"},
         stop_within=_STOP_WITHIN,
         drain_within=float(settings.REFSERVER_DRAIN_SECONDS),

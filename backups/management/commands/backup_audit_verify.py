@@ -1,4 +1,4 @@
-"""`manage.py audit_verify`: verify the hash chain of the audit."""
+"""`manage.py backup_audit_verify`: verify the hash chain of the audit."""
 
 import json
 import re

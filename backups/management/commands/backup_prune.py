@@ -1,4 +1,4 @@
-"""`manage.py prune_backups`: `refbackup prune` on the project's repository and stores."""
+"""`manage.py backup_prune`: `refbackup prune` on the project's repository and stores."""
 
 from backups.management.engine import EngineCommand
 

@@ -1,4 +1,4 @@
-"""`manage.py reindex_backups`: rebuild the index of backups from the repositories."""
+"""`manage.py backup_reindex`: rebuild the index of backups from the repositories."""
 
 import json
 from argparse import ArgumentParser

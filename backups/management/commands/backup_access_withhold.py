@@ -1,4 +1,4 @@
-"""`manage.py withhold_access`: after a restore by `refbackup` or a script, deny accounts what they had lost before."""
+"""`manage.py backup_access_withhold`: after a restore by `refbackup` or a script, deny accounts what they had lost before."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from backups.jobs.job_type import Work
 
 
 class Command(BaseCommand):
-    """What a restore in place by a job or by `manage.py restore` does at its end, for other restores."""
+    """What a restore in place by a job or by `manage.py backup_restore` does at its end, for other restores."""
 
     help = (
         "Deny restored accounts what they had lost before the restore, as the control database remembers it. Run it after "

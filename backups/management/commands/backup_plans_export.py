@@ -1,4 +1,4 @@
-"""`manage.py export_plans`: write the plans as YAML."""
+"""`manage.py backup_plans_export`: write the plans as YAML."""
 
 from argparse import ArgumentParser
 from typing import Any
@@ -10,7 +10,7 @@ from backups.plans import yaml_files
 
 
 class Command(BaseCommand):
-    """Writes to standard output; `import_plans` reads it."""
+    """Writes to standard output; `backup_plans_import` reads it."""
 
     help = "Write the plans as YAML to standard output."
 

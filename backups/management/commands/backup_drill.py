@@ -1,4 +1,4 @@
-"""`manage.py drill`: `refbackup drill` on the project's repository and stores."""
+"""`manage.py backup_drill`: `refbackup drill` on the project's repository and stores."""
 
 from backups.management.engine import EngineCommand
 

@@ -1,4 +1,4 @@
-"""`manage.py install_schedules`: make the default plans and alert rules."""
+"""`manage.py backup_plans_install`: make the default plans and alert rules."""
 
 import json
 from argparse import ArgumentParser

@@ -1,4 +1,4 @@
-"""`manage.py create_token USER`: create a token of the REST API."""
+"""`manage.py backup_token USER`: create a token of the REST API."""
 
 import json
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""`manage.py remove_second_factor USER`: for a user who lost both the device and the recovery codes."""
+"""`manage.py backup_second_factor_remove USER`: for a user who lost both the device and the recovery codes."""
 
 from argparse import ArgumentParser
 from typing import Any

@@ -1,4 +1,4 @@
-"""`manage.py return_access USER`: give an account what the last restore withheld from it."""
+"""`manage.py backup_access_return USER`: give an account what the last restore withheld from it."""
 
 from argparse import ArgumentParser
 from typing import Any

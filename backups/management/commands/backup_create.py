@@ -1,4 +1,4 @@
-"""`manage.py backup`: `refbackup create` on the project's repository and stores."""
+"""`manage.py backup_create`: `refbackup create` on the project's repository and stores."""
 
 from backups.management.engine import EngineCommand
 

@@ -1,4 +1,4 @@
-"""`manage.py preview_restore`: preview what a restore in place would change."""
+"""`manage.py backup_preview`: preview what a restore in place would change."""
 
 import sys
 from argparse import ArgumentParser, Namespace
@@ -38,7 +38,7 @@ class Command(BaseCommand):
         try:
             outcome = cli.perform(Namespace(run=_preview, **options), read_settings(environment()))
         except EngineError as problem:
-            sys.exit(cli.fail(problem, options["json"], "preview_restore"))
+            sys.exit(cli.fail(problem, options["json"], "backup_preview"))
         cli.answer(outcome, options["json"])
 
 

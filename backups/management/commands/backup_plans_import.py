@@ -1,4 +1,4 @@
-"""`manage.py import_plans FILE`: create, change and remove plans to match a YAML file."""
+"""`manage.py backup_plans_import FILE`: create, change and remove plans to match a YAML file."""
 
 import json
 import sys
@@ -19,7 +19,7 @@ class Command(BaseCommand):
     help = "Create and change plans to match a YAML file. Other plans stay."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("file", help="file written by export_plans; - for standard input")
+        parser.add_argument("file", help="file written by backup_plans_export; - for standard input")
         parser.add_argument("--dry-run", action="store_true", help="print what would change")
         parser.add_argument("--replace", action="store_true", help="remove plans that are not in the file")
         parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -1,4 +1,4 @@
-"""`manage.py check_consistency`: compare rows with vectors; repair, resume and undo."""
+"""`manage.py consistency_check`: compare rows with vectors; repair, resume and undo."""
 
 import json
 import sys
@@ -82,7 +82,7 @@ class Command(BaseCommand):
         if options["undo"] is not None:
             made = Repair.objects.filter(pk=options["undo"]).first()
             if made is None:
-                raise Mistake(f"There is no repair {options['undo']}.", hint="`check_consistency --repair` prints its number.")
+                raise Mistake(f"There is no repair {options['undo']}.", hint="`consistency_check --repair` prints its number.")
             return 0, *self._checked_again(undo(made, actor=options["actor"], ctx=ctx), options, ctx)[1:]
         if options["resume"]:
             made = unfinished().first()
@@ -121,7 +121,7 @@ class Command(BaseCommand):
             return run_check(actor=options["actor"], ctx=ctx)
         check = Check.objects.filter(pk=options["of"]).first()
         if check is None:
-            raise Mistake(f"There is no check {options['of']}.", hint="`check_consistency --json` prints its number.")
+            raise Mistake(f"There is no check {options['of']}.", hint="`consistency_check --json` prints its number.")
         return check
 
     def _checked_again(self, made: Repair, options: dict[str, Any], ctx: Context) -> tuple[Check, dict[str, Any], str]:

@@ -1,4 +1,4 @@
-"""`manage.py verify_backups`: `refbackup verify` on the project's repository and stores."""
+"""`manage.py backup_verify`: `refbackup verify` on the project's repository and stores."""
 
 from backups.management.engine import EngineCommand
 

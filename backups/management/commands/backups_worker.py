@@ -1,4 +1,4 @@
-"""`manage.py qcluster`: the workers of this host. It replaces Django-Q's command of the same name."""
+"""`manage.py backups_worker`: the workers of this host."""
 
 from argparse import ArgumentParser
 from typing import Any

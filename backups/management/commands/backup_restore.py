@@ -1,4 +1,4 @@
-"""`manage.py restore`: `refbackup restore` on the project's repository and stores."""
+"""`manage.py backup_restore`: `refbackup restore` on the project's repository and stores."""
 
 from backups.management.engine import EngineCommand
 

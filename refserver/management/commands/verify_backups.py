@@ -1,0 +1,5 @@
+"""`manage.py verify_backups`: the earlier name of `backup_verify`."""
+
+from backups.management.commands.backup_verify import Command
+
+__all__ = ["Command"]
