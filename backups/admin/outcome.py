@@ -204,6 +204,6 @@ def _stores(checks: dict[str, Any]) -> Iterable[Store]:
             yield Store(
                 name=rest,
                 kind=kind,
-                checks=f"records compared; {NO_CLIENT}" if without_client(found) else opened,
+                checks=f"records compared, but {NO_CLIENT}: {found.get('not_opened', '')}" if without_client(found) else opened,
                 counts=counts,
             )

@@ -5,7 +5,7 @@ package or module   contents
 =================== ===================================================================================
 ``cli``             the command ``refbackup``, one module per command
 ``create``          a use case per module: make a backup, ...
-``verify``          ... verify it (``check_stores`` opens restored stores, ``prober`` is the child that does)
+``verify``          ... verify it (``check_stores`` asks the children ``prober`` and ``client_prober``)
 ``drill``           ... test a restore as in an emergency (``application_check`` asks the application too)
 ``restore``         ... restore it into a folder or in place (``extract`` writes its files)
 ``prune``           ... remove what retention does not keep, delete

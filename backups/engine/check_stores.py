@@ -13,7 +13,11 @@ from .runtime.context import Context
 from .types import Backup, Depth, Problem, Proof, SourceKind, SourceRecord
 
 PROBER = "backups.engine.prober"
-NO_CLIENT = "no client opened it, because chromadb is not installed"
+CLIENT_PROBER = "backups.engine.client_prober"
+NO_CLIENT = "no client opened it"
+_TO_IMPORT = 120.0
+"""Seconds: on a machine just started, chromadb is read from a slow disk."""
+
 _MOST_PROBLEMS = 50
 
 
@@ -54,7 +58,7 @@ def _check_sqlite(record: SourceRecord, path: Path, findings: Findings, ctx: Con
         findings.problems.extend(record.problems)
         return
     with ctx.phase("verify", f"check {record.prefix}", record.bytes) as phase:
-        answer = _ask_prober(ctx, "sqlite", record.bytes, findings, record, path=str(path))
+        answer = _ask_prober(ctx, "sqlite", findings, record, path=str(path))
         phase.reach(record.bytes)
     if answer is None:
         return
@@ -82,7 +86,8 @@ def unchecked_in(proof: Proof) -> list[str]:
             first, *others = about.get("findings") or ["a part cannot be checked here"]
             found.append(printable(f"{name}: {first}" + (f" (and {len(others)} more)" if others else "")))
         if without_client(about):
-            found.append(printable(f"{name}: its records were compared from its files, and {NO_CLIENT}"))
+            why = about.get("not_opened") or "nothing says why"
+            found.append(printable(f"{name}: its records were compared from its files, but {NO_CLIENT}: {why}"))
     return found
 
 
@@ -101,32 +106,55 @@ def _check_chroma(record: SourceRecord, directory: Path, findings: Findings, ctx
         findings.problems.extend(record.problems)
         return
     with ctx.phase("verify", f"compare {record.prefix}", record.bytes) as phase:
-        pages = _ask_prober(ctx, "sqlite", record.bytes, findings, record, path=str(directory / DATABASE))
+        pages = _ask_prober(ctx, "sqlite", findings, record, path=str(directory / DATABASE))
         if pages is None:
             return
         for message in pages["damage"]:
             findings.add("chroma_structure", message, source=record.name, file=f"{record.prefix}/{DATABASE}")
         if pages["damage"]:
             return
-        answer = _ask_prober(ctx, "digests", record.bytes, findings, record, directory=str(directory))
+        answer = _ask_prober(ctx, "digests", findings, record, directory=str(directory))
         if answer is None:
             return
         if "problem" in answer:
             findings.add("chroma_structure", answer["problem"], source=record.name, file=record.prefix)
             return
         _compare_digests(record, answer["collections"], findings)
-        opened = _ask_prober(ctx, "chroma", record.bytes, findings, record, directory=str(directory))
+        opened = _open_with_client(record, directory, findings, ctx)
         phase.reach(record.bytes)
     if opened is None:
         return
-    for message in opened["problems"]:
+    counts = {item["name"]: {"count": item["count"]} for item in answer["collections"].values()}
+    findings.checks[record.prefix] = {**_sqlite_checks(pages), "collections": counts, **opened}
+
+
+def _open_with_client(record: SourceRecord, directory: Path, findings: Findings, ctx: Context) -> dict[str, Any] | None:
+    """What the client found: its version, and the counts of collections. Its version is None where no client opened it.
+
+    None if the client crashes or hangs, which is a problem of the store.
+    """
+    try:
+        child = Child(CLIENT_PROBER, ctx.chroma_python)
+    except OSError as problem:
+        return {"chromadb": None, "not_opened": f"{ctx.chroma_python} cannot be run ({problem.strerror})"}
+    where = f"for {ctx.chroma_python}" if ctx.chroma_python else "here"
+    with child:
+        try:
+            version = child.ask("version", timeout=_TO_IMPORT, check=ctx.check)
+        except (NoSpace, Cancelled):
+            raise
+        except EngineError as problem:
+            return {"chromadb": None, "not_opened": f"chromadb cannot be imported {where} ({problem.message.rstrip('.')})"}
+        if version is None:
+            return {"chromadb": None, "not_opened": f"chromadb is not installed {where}"}
+        answer = _ask(child, ctx, "chroma", findings, record, directory=str(directory))
+    if answer is None:
+        return None
+    if answer["older"]:
+        return {"chromadb": None, "not_opened": f"chromadb {version} is older than the one that wrote it"}
+    for message in answer["problems"]:
         findings.add("chroma_content", message, source=record.name, file=record.prefix)
-    findings.checks[record.prefix] = {
-        **_sqlite_checks(pages),
-        "chromadb": opened["client"],
-        "collections": opened["collections"]
-        or {item["name"]: {"count": item["count"]} for item in answer["collections"].values()},
-    }
+    return {"chromadb": version, **({"collections": answer["collections"]} if answer["collections"] else {})}
 
 
 def _compare_digests(record: SourceRecord, found: dict[str, dict[str, Any]], findings: Findings) -> None:
@@ -154,17 +182,22 @@ def _compare_digests(record: SourceRecord, found: dict[str, dict[str, Any]], fin
                 )
 
 
-def _ask_prober(
-    ctx: Context, do: str, size: int, findings: Findings, record: SourceRecord, **arguments: str
+def _ask_prober(ctx: Context, do: str, findings: Findings, record: SourceRecord, **arguments: str) -> dict[str, Any] | None:
+    """The answer of a new prober about a store; None, and a problem, if it crashes or hangs."""
+    with Child(PROBER) as child:
+        return _ask(child, ctx, do, findings, record, **arguments)
+
+
+def _ask(
+    child: Child, ctx: Context, do: str, findings: Findings, record: SourceRecord, **arguments: str
 ) -> dict[str, Any] | None:
-    """The answer of a new child process that opens a store of *size* bytes; None, and a problem, if it crashes or hangs."""
-    limit = 120.0 + size / 5_000_000  # seconds
+    limit = 120.0 + record.bytes / 5_000_000  # seconds
     try:
-        with Child(PROBER) as child:
-            answer: dict[str, Any] = child.ask(do, timeout=limit, check=ctx.check, **arguments)
-            return answer
+        answer: dict[str, Any] = child.ask(do, timeout=limit, check=ctx.check, **arguments)
     except (NoSpace, Cancelled):
         raise
     except EngineError as problem:
+        child.kill()
         findings.add("unopenable", f"{record.prefix} cannot be opened: {problem.message}", source=record.name)
         return None
+    return answer

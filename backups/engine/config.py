@@ -39,6 +39,7 @@ ENGINE_SETTINGS = frozenset(
         "BACKUP_SHRINK_PERCENT",
         "BACKUP_SHRINK_LEAST",
         "BACKUP_MAY_SHRINK",
+        "BACKUP_CHROMA_PYTHON",
         *SOURCE_SETTINGS.values(),
     }
 )
@@ -51,7 +52,7 @@ REREAD_HOURS = 24.0
 """How long incrementals trust the times of files, if no setting says otherwise."""
 
 _MOST_HOURS = 100_000
-_PATHS = ("BACKUP_REPOSITORY", "BACKUP_SIGNING_KEY", *SOURCE_SETTINGS.values())
+_PATHS = ("BACKUP_REPOSITORY", "BACKUP_SIGNING_KEY", "BACKUP_CHROMA_PYTHON", *SOURCE_SETTINGS.values())
 _KEY_BESIDE_FILE = "var/signing_key"
 
 
@@ -72,6 +73,7 @@ class Settings:
     exclude: tuple[str, ...]
     reread_hours: float
     allowance: Allowance
+    chroma_python: Path | None = None
     signing_key: Path | None = None
     trusted_keys: tuple[str, ...] = ()
     unknown: tuple[UnknownSetting, ...] = ()
@@ -137,6 +139,7 @@ def read_settings(env: Environment) -> Settings:
             least=env.integer("BACKUP_SHRINK_LEAST", DEFAULT_ALLOWANCE.least, least=1, most=1_000_000_000),
             names=tuple(filter(None, may_shrink.split(os.pathsep))),
         ),
+        chroma_python=Path(python).absolute() if (python := env.text("BACKUP_CHROMA_PYTHON", "")) else None,
         signing_key=Path(signing_key) if (signing_key := env.text("BACKUP_SIGNING_KEY", "")) else None,
         trusted_keys=tuple(filter(None, env.text("BACKUP_TRUSTED_KEYS", "").split(os.pathsep))),
         unknown=env.unknown(ENGINE_SETTINGS | _PROJECT_SETTINGS, prefixes=("BACKUP_", "REFBACKUP_")),

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backups.engine.check_stores import PROBER
+from backups.engine.check_stores import CLIENT_PROBER, PROBER
 from backups.engine.chroma_files.digests import digest_collections
 from backups.engine.chroma_files.errors import BrokenIndex
 from backups.engine.chroma_files.records import as_client, stored_records
@@ -24,10 +24,20 @@ from backups.engine.runtime.child import Child
 from tests.restore.stores import DIMENSION, Chroma, ChromaError, vector
 
 
+class Probers:
+    """The two children that a proof asks."""
+
+    def __init__(self, files: Child, client: Child) -> None:
+        self._to = {"digests": files, "chroma": client}
+
+    def ask(self, do: str, *, timeout: float, directory: str) -> Any:
+        return self._to[do].ask(do, timeout=timeout, directory=directory)
+
+
 @pytest.fixture(scope="module")
-def prober() -> Iterator[Child]:
-    with Child(PROBER) as child:
-        yield child
+def prober() -> Iterator[Probers]:
+    with Child(PROBER) as files, Child(CLIENT_PROBER) as client:
+        yield Probers(files, client)
 
 
 def copied(chroma: Path, tmp_path: Path) -> Path:
@@ -36,7 +46,7 @@ def copied(chroma: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(chroma, tmp_path / f"copy-{number}"))
 
 
-def check(directory: Path, prober: Child) -> dict[str, Any]:
+def check(directory: Path, prober: Probers) -> dict[str, Any]:
     """No problem is found in a healthy copy, and opening it with the client changes no digest of another copy."""
     again = Path(shutil.copytree(directory, directory.with_name(directory.name + "-again")))
     before = prober.ask("digests", timeout=60, directory=str(directory))
@@ -133,7 +143,7 @@ def act(chroma: Chroma, name: str, chosen: random.Random, known: list[str]) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
-def test_digests_match_after_any_sequence_of_calls(tmp_path: Path, prober: Child, seed: int) -> None:
+def test_digests_match_after_any_sequence_of_calls(tmp_path: Path, prober: Probers, seed: int) -> None:
     chosen = random.Random(seed)
     spaces = {
         f"{space}-{threshold}": (space, threshold)
@@ -166,7 +176,7 @@ def test_digests_match_after_any_sequence_of_calls(tmp_path: Path, prober: Child
 
 
 @pytest.mark.slow
-def test_ids_added_and_deleted_around_a_sync(tmp_path: Path, prober: Child) -> None:
+def test_ids_added_and_deleted_around_a_sync(tmp_path: Path, prober: Probers) -> None:
     """Deleted before, after and across a sync, added again, updated before they exist."""
     with Chroma(tmp_path / "chroma") as chroma:
         chroma.create("col", space="cosine", threshold=10)
@@ -194,7 +204,7 @@ def test_ids_added_and_deleted_around_a_sync(tmp_path: Path, prober: Child) -> N
 
 
 @pytest.mark.slow
-def test_an_emptied_and_partly_refilled_index(tmp_path: Path, prober: Child) -> None:
+def test_an_emptied_and_partly_refilled_index(tmp_path: Path, prober: Probers) -> None:
     """Its files keep the size that they once had, and the client begins a new index in them."""
     for rounds in range(3):
         with Chroma(tmp_path / "chroma") as chroma:
@@ -217,7 +227,7 @@ def test_an_emptied_and_partly_refilled_index(tmp_path: Path, prober: Child) -> 
 
 
 @pytest.mark.slow
-def test_collections_of_one_name_in_several_databases_and_tenants(tmp_path: Path, prober: Child) -> None:
+def test_collections_of_one_name_in_several_databases_and_tenants(tmp_path: Path, prober: Probers) -> None:
     with Chroma(tmp_path / "chroma") as chroma:
         chroma.create("same")
         chroma.call("same", "add", ids=["default"], embeddings=[vector("default")])
@@ -234,7 +244,7 @@ def test_collections_of_one_name_in_several_databases_and_tenants(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_badly_connected_index_is_not_damage(tmp_path: Path, prober: Child) -> None:
+def test_a_badly_connected_index_is_not_damage(tmp_path: Path, prober: Probers) -> None:
     """Few links and most elements deleted: Chroma may find fewer neighbours than requested, and then fails."""
     chosen = random.Random(5)
     with Chroma(tmp_path / "chroma") as chroma:
@@ -248,7 +258,7 @@ def test_a_badly_connected_index_is_not_damage(tmp_path: Path, prober: Child) ->
 
 
 @pytest.mark.slow
-def test_a_sync_threshold_lowered_below_the_log(tmp_path: Path, prober: Child) -> None:
+def test_a_sync_threshold_lowered_below_the_log(tmp_path: Path, prober: Probers) -> None:
     """The client rewrites the index as soon as it opens such a store."""
     with Chroma(tmp_path / "chroma") as chroma:
         chroma.create("col", threshold=500)
@@ -263,7 +273,7 @@ def test_a_sync_threshold_lowered_below_the_log(tmp_path: Path, prober: Child) -
 @pytest.mark.slow
 @pytest.mark.parametrize("space", ["l2", "ip", "cosine"])
 @pytest.mark.parametrize("threshold", [5, 1000])
-def test_vectors_at_the_edges_of_float32(tmp_path: Path, prober: Child, space: str, threshold: int) -> None:
+def test_vectors_at_the_edges_of_float32(tmp_path: Path, prober: Probers, space: str, threshold: int) -> None:
     tiny, huge, flat = 1.2e-38, 1e18, 0.0
     rows = {
         "zero": [flat] * DIMENSION,
@@ -280,7 +290,7 @@ def test_vectors_at_the_edges_of_float32(tmp_path: Path, prober: Child, space: s
         check(copied(tmp_path / "chroma", tmp_path), prober)
 
 
-def test_empty_and_missing_collections(tmp_path: Path, prober: Child) -> None:
+def test_empty_and_missing_collections(tmp_path: Path, prober: Probers) -> None:
     with Chroma(tmp_path / "chroma") as chroma:
         chroma.create("dropped")
         chroma.ask("drop", "dropped")
@@ -294,7 +304,7 @@ def test_empty_and_missing_collections(tmp_path: Path, prober: Child) -> None:
 
 
 @pytest.mark.slow
-def test_more_records_than_one_call_returns(tmp_path: Path, prober: Child) -> None:
+def test_more_records_than_one_call_returns(tmp_path: Path, prober: Probers) -> None:
     with Chroma(tmp_path / "chroma") as chroma:
         chroma.create("many", threshold=1000)
         chosen = np.random.default_rng(1)
@@ -337,7 +347,7 @@ def store(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_change_of_any_indexed_vector_is_found(store: Path, tmp_path: Path, prober: Child) -> None:
+def test_a_change_of_any_indexed_vector_is_found(store: Path, tmp_path: Path, prober: Probers) -> None:
     copy = Path(shutil.copytree(store, tmp_path / "copy"))
     good = digests(copy)
     data = next(copy.glob("*/data_level0.bin"))
@@ -400,7 +410,7 @@ def test_a_record_with_an_id_that_the_index_does_not_have_is_found(store: Path, 
 
 
 @pytest.mark.slow
-def test_a_client_that_returns_wrong_records_is_found(store: Path, tmp_path: Path, prober: Child) -> None:
+def test_a_client_that_returns_wrong_records_is_found(store: Path, tmp_path: Path, prober: Probers) -> None:
     """The log says one thing, the metadata another: only the client's answers show it."""
     copy = Path(shutil.copytree(store, tmp_path / "copy"))
     with closing(sqlite3.connect(copy / "chroma.sqlite3")) as database:

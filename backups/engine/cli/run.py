@@ -53,7 +53,11 @@ def perform(arguments: argparse.Namespace, settings: Settings) -> Outcome:
     show_event, log, close = progress.chosen("none" if quiet else arguments.progress)
     try:
         with cancel_on_signals() as cancelled:
-            call = Call(arguments, settings, Context(on_progress=show_event, on_log=log, should_cancel=cancelled))
+            call = Call(
+                arguments,
+                settings,
+                Context(on_progress=show_event, on_log=log, should_cancel=cancelled, chroma_python=settings.chroma_python),
+            )
             if getattr(arguments, "command", "") not in _REPORT_UNFINISHED and (left := unfinished_exchange(call.sources())):
                 error = left.as_error("")
                 sys.stderr.write(f"Warning: {error.message} {error.hint}\n")

@@ -30,17 +30,34 @@ from ..errors import EngineError, from_json, from_os_error
 
 _ROOT = Path(__file__).resolve().parents[3]
 _LINE = 65_536
+_ELSEWHERE = """
+import importlib.util, runpy, sys
+folder, module = sys.argv[1:]
+spec = importlib.util.spec_from_file_location("backups", folder + "/__init__.py", submodule_search_locations=[folder])
+sys.modules["backups"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["backups"])
+runpy.run_module(module, run_name="__main__")
+"""
+"""Runs a module of this package and finds no other package beside it: those are built for another interpreter."""
 
 
 class Child:
-    """A child process that runs ``main`` of *module*. It ends with the context, and is killed on an error."""
+    """A child process that runs ``main`` of *module*. It ends with the context, and is killed on an error.
 
-    def __init__(self, module: str) -> None:
+    With *python*, it runs in that interpreter, which need not have this package. Raises ``OSError`` if there is none.
+    """
+
+    def __init__(self, module: str, python: Path | None = None) -> None:
         environment = dict(os.environ)
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), environment.get("PYTHONPATH")]))
+        if python is None:
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), environment.get("PYTHONPATH")]))
+            command = [sys.executable, "-m", module]
+        else:
+            environment.pop("PYTHONPATH", None)
+            command = [str(python), "-c", _ELSEWHERE, str(_ROOT / "backups"), module]
         self._name = module.rsplit(".", 1)[-1]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
@@ -104,6 +121,10 @@ class Child:
         """Let the child exit after the last request."""
         with contextlib.suppress(BrokenPipeError):
             self._to.close()
+
+    def kill(self) -> None:
+        """Kill the child: it may hang."""
+        self._process.kill()
 
     def _read_line(self, wait: float) -> bytes | None:
         while b"\n" not in self._pending:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from ..errors import Cancelled
@@ -42,10 +43,11 @@ class Progress:
 
 @dataclass(slots=True, kw_only=True)
 class Context:
-    """Passed to every use case, which therefore needs no clock, terminal or job table.
+    """Passed to every use case, which therefore needs no clock, terminal, job table or settings.
 
     ``should_cancel`` is called at every block. ``on_progress`` gets at most ten events per second of a phase, and always its
-    last. ``on_log`` gets lines for people, which ``lines`` collects.
+    last. ``on_log`` gets lines for people, which ``lines`` collects. ``chroma_python`` is the interpreter whose chromadb opens
+    restored directories; None for this one.
     """
 
     on_progress: Callable[[Progress], None] = lambda event: None
@@ -53,6 +55,7 @@ class Context:
     should_cancel: Callable[[], bool] = lambda: False
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     token: Callable[[], str] = lambda: secrets.token_hex(3)
+    chroma_python: Path | None = None
     lines: list[str] = field(default_factory=list)
 
     def log(self, line: str) -> None:
