@@ -1,7 +1,7 @@
 # `make` lists the targets. CI runs `check`.
 PYTHON := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help install serve check lint types imports test gate-versions soak quick bench bench-short audit lock clean
+.PHONY: help install serve check lint types imports test gate-versions wheel-versions soak quick bench bench-short audit lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -35,6 +35,9 @@ soak: install ## Backups under writers and random kills, four times as long as i
 
 gate-versions: install ## The documented use of the gate with chromadb 1.0 to 1.5, each installed from the package index
 	$(PYTHON) -m tests.restore.gate_versions
+
+wheel-versions: install ## The wheel with each Python from 3.11 that is installed here, and with each extra
+	$(PYTHON) -m tests.packaging.wheel_versions
 
 bench: ## Measure against the installed peers (long)
 	$(PYTHON) -m benchmarks

@@ -26,13 +26,18 @@ notes.add(
 @pytest.fixture(scope="session")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``app.sqlite3``, ``chroma`` and ``uploads``, to be copied."""
-    folder = tmp_path_factory.mktemp("planted")
+    return plant(tmp_path_factory.mktemp("planted"))
+
+
+def plant(folder: Path, python: str = sys.executable) -> Path:
+    """Fill *folder* as `planted` says, with the chromadb of *python*."""
+    folder.mkdir(exist_ok=True)
     database = sqlite3.connect(folder / "app.sqlite3", isolation_level=None)
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("CREATE TABLE note (id INTEGER PRIMARY KEY, text TEXT)")
     database.executemany("INSERT INTO note (text) VALUES (?)", [(f"text {number}",) for number in range(1, 41)])
     database.close()
-    subprocess.run([sys.executable, "-c", PLANT, str(folder / "chroma")], check=True, timeout=120)
+    subprocess.run([python, "-c", PLANT, str(folder / "chroma")], check=True, timeout=120)
     (folder / "uploads").mkdir()
     (folder / "uploads" / "a.txt").write_text("a\n" * 300)
     return folder
