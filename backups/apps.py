@@ -1,6 +1,15 @@
 """The Django app."""
 
+import warnings
+
 from django.apps import AppConfig, apps
+
+from .routing import own_cluster
+
+if not own_cluster():
+    with warnings.catch_warnings():  # Django-Q, when it is first imported, warns of the defaults that no process here uses
+        warnings.simplefilter("ignore")
+        import django_q.conf  # noqa: F401
 
 
 class BackupsConfig(AppConfig):
@@ -16,7 +25,7 @@ class BackupsConfig(AppConfig):
 
         from . import checks  # noqa: F401
 
-        if apps.is_installed("django.contrib.admin"):
+        if apps.is_installed("django.contrib.admin") and not own_cluster():
             _hide_the_queue()
 
 

@@ -4,6 +4,7 @@
 
     BACKUPS = {
         "DATABASE": "control",                          # alias of the database that holds jobs, plans, index, audit
+        "CONTROL_APPS": ["sessions"],                   # further apps whose tables are in it (`routing`), and survive a restore
         "REPOSITORIES": {"main": "/srv/backups"},       # name -> folder; the first is the default
         "SETS": {                                       # name -> what it backs up together; the first is the default
             "default": ["sqlite:app=/srv/app.sqlite3", "chroma:chroma=/srv/chroma", "files:uploads=/srv/uploads"],
@@ -11,6 +12,7 @@
         },
         "KEPT_APART": ["control"],                      # sets that are never restored in place: they hold the control database
         "HOST": "",                                     # this machine's name; empty: its host name
+        "QUEUE": {"url": "redis://host:6379/0", "password": ""},  # a Redis server; empty: the control database
         "JOBS_AT_ONCE": 2,                              # jobs that run at the same time on a host
         "RESTORE_FOLDER": "/srv/restored",              # parent of the folders that pages and REST restore into
         "RUN_FOLDER": "/srv/run",                       # pid files and the worker's heartbeat
@@ -18,6 +20,8 @@
         "METRICS": ["project.metrics.more"],            # further metrics, as paths to generators of metric families
         "EXAMINE": "project.jobs.examination",          # function from a set's name to a command: engine.application_check
         "ADDRESS": "https://refs.example.org",          # base URL of this site, for links in alerts; empty: no links
+        "URLS": ["project.urls_of_backups"],             # further URLconfs, included by `backups.urls` before its own
+        "EXTENSIONS": ["backups_consistency"],          # apps that may add to this setting (`given`); by default all that do
         "ALERT_DETECTORS": ["project.alerts.UNREAD"],   # further conditions: paths to `monitoring.conditions.Condition` objects
         "ALERT_HOSTS": ["hooks.slack.com", "*.example.org", "10.0.0.0/8"],  # allowed webhook hosts; empty: public ones
         "PROMISED_RPO_MINUTES": 60,
@@ -33,10 +37,11 @@ import functools
 import os
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from django.apps import apps
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
@@ -49,6 +54,9 @@ from .engine.repository.folder import Repository, open_repository
 from .engine.runtime.environment import closest
 from .engine.types import Source, SourceKind
 
+CONTROL = "control"
+"""The alias of the control database, unless the setting gives another."""
+
 REPOSITORY_AWAY = "Mount its disk, or correct its path in the settings."
 """What to do about a configured repository that is not available. Never to create it: an empty one on the mount point of a
 disk that is not mounted would hide the one with the backups."""
@@ -59,6 +67,8 @@ class Configuration:
     """The setting's values. Repositories and sets keep their order."""
 
     database: str
+    control_apps: tuple[str, ...] = ()
+    queue: Mapping[str, str] = field(default_factory=dict)
     repositories: Mapping[str, Path]
     sets: Mapping[str, tuple[Source, ...]]
     kept_apart: frozenset[str]
@@ -68,6 +78,7 @@ class Configuration:
     run_folder: Path
     kinds: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
+    urls: tuple[str, ...] = ()
     examine: str = ""
     address: str = ""
     alert_detectors: tuple[str, ...] = ()
@@ -139,17 +150,36 @@ _NUMBERS = {
     "KEEP_JOBS_DAYS": (400, 1, 100_000),
     "KEEP_LOGS_DAYS": (30, 1, 100_000),
 }
-_KNOWN = {entry.name.upper() for entry in fields(Configuration)} - {"PROBLEMS"}
+_KNOWN = {entry.name.upper() for entry in fields(Configuration)} - {"PROBLEMS"} | {"EXTENSIONS"}
 
 
 @functools.cache
 def configuration() -> Configuration:
     """The setting in force. Raises one `ImproperlyConfigured` that names every problem; see also `checks`."""
-    config = read(getattr(settings, "BACKUPS", {}))
+    config = read(given())
     if config.problems:
         lines = "\n".join(f"  - {problem}" for problem in config.problems)
         raise ImproperlyConfigured(f"The setting BACKUPS is invalid:\n{lines}")
     return config
+
+
+def control_database() -> str:
+    """The alias of the control database, also while the rest of the setting is invalid."""
+    return str(getattr(settings, "BACKUPS", {}).get("DATABASE", CONTROL))
+
+
+def given() -> dict[str, Any]:
+    """The setting, and what installed apps add to it with the attribute ``adds_to_backups`` of their configurations.
+
+    Their lists come before the project's; other values count where the project gives none.
+    """
+    merged = dict(getattr(settings, "BACKUPS", {}))
+    allowed = merged.get("EXTENSIONS")
+    for app in apps.get_app_configs():
+        added: Mapping[str, Any] = getattr(app, "adds_to_backups", {})
+        for key, value in added.items() if allowed is None or app.name in allowed else ():
+            merged[key] = [*value, *merged.get(key, ())] if isinstance(value, list) else merged.get(key, value)
+    return merged
 
 
 def read(given: Mapping[str, Any]) -> Configuration:
@@ -181,7 +211,9 @@ def read(given: Mapping[str, Any]) -> Configuration:
     problems += [f"KEPT_APART: there is no set {name!r}" for name in sorted(apart - sets.keys())]
     first = next(iter(repositories.values()))
     return Configuration(
-        database=given.get("DATABASE", "default"),
+        database=given.get("DATABASE", CONTROL),
+        queue=dict(given.get("QUEUE", {})),
+        control_apps=tuple(given.get("CONTROL_APPS", ())),
         repositories=repositories,
         sets=sets,
         kept_apart=apart,
@@ -193,6 +225,7 @@ def read(given: Mapping[str, Any]) -> Configuration:
         alert_detectors=tuple(given.get("ALERT_DETECTORS", ())),
         alert_hosts=tuple(given.get("ALERT_HOSTS", ())),
         metrics=tuple(given.get("METRICS", ())),
+        urls=tuple(given.get("URLS", ())),
         examine=str(given.get("EXAMINE", "")),
         signing_key=Path(given["SIGNING_KEY"]) if given.get("SIGNING_KEY") else None,
         trusted_keys=tuple(given.get("TRUSTED_KEYS", ())),

@@ -33,6 +33,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from django.apps import apps
 from django.conf import settings
 from django.utils.module_loading import import_string
 
@@ -150,8 +151,10 @@ class Declaration:
 
 
 def option(key: str) -> Any:
-    """A member of the setting ``CONSISTENCY``, or its default."""
-    return (getattr(settings, SETTING, None) or {}).get(key, DEFAULTS[key])
+    """A member of the setting ``CONSISTENCY``, or what an installed app adds (``adds_to_consistency``), or its default."""
+    given = getattr(settings, SETTING, None) or {}
+    added = (getattr(app, "adds_to_consistency", {}) for app in apps.get_app_configs())
+    return given.get(key, next((values[key] for values in added if key in values), DEFAULTS[key]))
 
 
 def declared() -> Declaration:

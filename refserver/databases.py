@@ -1,7 +1,6 @@
 """The control database and the job queue, each from one setting: local files for one host, servers for several."""
 
 import importlib.util
-import socket
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
@@ -9,7 +8,6 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
 from backups.engine.runtime.environment import Environment
 
 _WAIT = 20
-_LONGEST_JOB = 30 * 24 * 3600
 
 
 def sqlite(file: Path) -> dict[str, Any]:
@@ -70,45 +68,19 @@ def control_database(env: Environment, name: str, default: str) -> tuple[dict[st
     return database, _without_password(parts)
 
 
-def _broker(env: Environment, name: str) -> dict[str, Any]:
+def queue(env: Environment, name: str) -> dict[str, str]:
+    """The queue of the setting *name*: ``database``, or ``redis://host:6379/0``. Returns ``BACKUPS["QUEUE"]``."""
     given = env.text(name, "database")
     password = env.secret(f"{name}_PASSWORD")
     if given == "database":
-        return {"orm": "control", "broker_class": "backups.jobs.database_broker.DatabaseBroker"}
+        return {}
     parts = urlsplit(given)
     if parts.scheme not in ("redis", "rediss", "unix"):
         shown = f"{parts.scheme}://" if parts.scheme else repr(given)
         env.problem(name, f"{shown} is not supported", "use database, or redis://host:6379/0")
     _require(env, name, "redis")
     _port(env, name, parts)
-    secret = password or unquote(parts.password or "")
-    return {
-        "redis": {"url": _without_password(parts), "password": secret},
-        "broker_class": "backups.jobs.redis_broker.RedisBroker",
-    }
-
-
-def queue_settings(env: Environment, name: str, host: str, jobs_at_once: int) -> dict[str, Any]:
-    """Django-Q's settings. `backups.checks` verifies them; docs/adr/0018-guard-of-workers.md says why.
-
-    Each host reads its own queue. There are two workers more than jobs: one for the tick of each minute, and one for alert
-    messages, whose receivers may hang.
-    """
-    return _broker(env, name) | {
-        "name": "refserver",
-        "cluster_name": host or socket.gethostname(),
-        "workers": jobs_at_once + 2,
-        "timeout": _LONGEST_JOB,
-        "retry": _LONGEST_JOB + 24 * 3600,
-        "queue_limit": 1,
-        "ack_failures": True,
-        "max_attempts": 1,
-        "catch_up": False,
-        "poll": 0.5,
-        "guard_cycle": 0.5,
-        "save_limit": -1,
-        "ALT_CLUSTERS": {},  # Django-Q requires it if Q_CLUSTER_NAME is set
-    }
+    return {"url": _without_password(parts), "password": password or unquote(parts.password or "")}
 
 
 def _without_password(parts: SplitResult) -> str:

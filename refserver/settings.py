@@ -14,7 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from backups.engine.config import ENGINE_SETTINGS
 from backups.engine.errors import UsageError
 from backups.engine.runtime.environment import Environment
-from refserver.databases import control_database, queue_settings, sqlite
+from refserver.databases import control_database, queue, sqlite
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 _env = Environment.load_project(BASE_DIR)
@@ -57,7 +57,7 @@ REFSERVER_DRAIN_SECONDS = _env.integer("REFSERVER_DRAIN_SECONDS", 600, least=0, 
 
 _HOST = _env.text("REFSERVER_HOST", "")
 _JOBS_AT_ONCE = _env.integer("REFSERVER_JOBS_AT_ONCE", 2, least=1, most=64)
-Q_CLUSTER: dict[str, Any] = queue_settings(_env, "REFSERVER_QUEUE", _HOST, _JOBS_AT_ONCE)
+_QUEUE = queue(_env, "REFSERVER_QUEUE")
 _PROMISED_RPO = _env.integer("REFSERVER_PROMISED_RPO_MINUTES", 60, least=1, most=1_000_000)
 _PROMISED_RTO = _env.integer("REFSERVER_PROMISED_RTO_MINUTES", 5, least=1, most=1_000_000)
 
@@ -97,6 +97,7 @@ except UsageError as _problem:
 _CONTROL_SET = {"control": [f"sqlite:control={_CONTROL['NAME']}"]} if "sqlite3" in _CONTROL["ENGINE"] else {}
 BACKUPS: dict[str, Any] = {
     "DATABASE": "control",
+    "CONTROL_APPS": ["sessions", "axes"],
     "REPOSITORIES": {
         "main": BACKUP_REPOSITORY,
         **({"second": str(_env.path("BACKUP_SECOND_REPOSITORY", ""))} if _SECOND_REPOSITORY else {}),
@@ -110,6 +111,7 @@ BACKUPS: dict[str, Any] = {
         **_CONTROL_SET,
     },
     "KEPT_APART": [*_CONTROL_SET],
+    "QUEUE": _QUEUE,
     "HOST": _HOST,
     "JOBS_AT_ONCE": _JOBS_AT_ONCE,
     "RESTORE_FOLDER": str(REFSERVER_RESTORED),
@@ -118,23 +120,17 @@ BACKUPS: dict[str, Any] = {
     "TRUSTED_KEYS": BACKUP_TRUSTED_KEYS,
     "ADDRESS": _ADDRESS,
     "ALERT_HOSTS": _ALERT_HOSTS,
-    "ALERT_DETECTORS": ["refserver.alerts.CONSISTENCY"],
-    "KINDS": [f"refserver.jobs.{name}" for name in ("CHECK", "REPAIR", "UNDO", "RESUME")],
-    "EXAMINE": "refserver.jobs.examination",
-    "METRICS": ["refserver.metrics.consistency"],
     "PROMISED_RPO_MINUTES": _PROMISED_RPO,
     "PROMISED_RTO_MINUTES": _PROMISED_RTO,
 }
 CONSISTENCY = {
     "DECLARATION": "refserver.library.consistency.DECLARATION",
-    "BEFORE_REPAIR": "refserver.jobs.snapshot",
-    "BACKUPS": "refserver.jobs.copies_from_backups",
-    "FRAME": "refserver.consistency_frame.BackupsFrame",
 }
 # --- Applications -------------------------------------------------------------------------------------------
 INSTALLED_APPS = [
     "refserver",
     "refserver.library",
+    "backups_consistency",
     "backups",
     "consistency",
     "django_q",
@@ -191,7 +187,7 @@ TEMPLATES: list[dict[str, Any]] = [
 # --- Databases ----------------------------------------------------------------------------------------------
 
 DATABASES = {"default": sqlite(REFSERVER_DATABASE), "control": _CONTROL}
-DATABASE_ROUTERS = ["refserver.routing.ControlRouter"]
+DATABASE_ROUTERS = ["backups.routing.ControlRouter"]
 
 # --- Security -----------------------------------------------------------------------------------------------
 AUTH_PASSWORD_VALIDATORS = [

@@ -11,7 +11,7 @@ from backups.api.resource import resource
 from backups.api.status import readyz
 from backups.identity.sign_in import SignInForm
 from backups.monitoring.metrics import metrics
-from refserver import consistency_api
+from backups_consistency import api as consistency_api
 from refserver.web import alive
 
 admin.site.site_header = admin.site.site_title = "RefServer"

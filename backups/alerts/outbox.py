@@ -15,10 +15,10 @@ from typing import Any
 from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
-from django_q.tasks import async_task
 
 from backups.conf import configuration
 from backups.engine.runtime import locks
+from backups.jobs import queue
 from backups.models import Alert, AlertDelivery
 
 from .channels import hand_over
@@ -66,8 +66,7 @@ def write(
 
 def ring() -> None:
     """Start a sender on this host."""
-    host = configuration().host
-    async_task("backups.alerts.tasks.deliver", host, q_options={"cluster": host, "task_name": "deliver", "save": False})
+    queue.send("backups.alerts.tasks.deliver", configuration().host)
 
 
 def waiting(now: datetime) -> bool:

@@ -7,10 +7,10 @@ from django.contrib.auth import get_user_model
 from django.db import DatabaseError, connections, router
 from django.http import HttpResponseBase
 from django.utils import timezone
-from django_q.brokers import get_broker
 from rest_framework.request import Request
 
 from backups.conf import configuration
+from backups.jobs import queue
 from backups.monitoring import readiness, verdict
 from backups.monitoring.conditions.workers import is_silent
 from backups.monitoring.gathering import worker_beat
@@ -172,7 +172,7 @@ def _check_databases() -> Check:
 
 def _check_queue() -> Check:
     try:
-        get_broker(configuration().host).ping()
+        queue.broker(configuration().host).ping()
     except Exception:  # noqa: BLE001  # the exception depends on the broker
         return Check(ok=False, says="not available")
     return Check(ok=True, says="available")

@@ -6,11 +6,19 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import DatabaseError, connections, transaction
+from django.utils import timezone
 from django_q.brokers.orm import ORM
-from django_q.conf import Conf
 from django_q.models import OrmQ
 
+from backups.conf import configuration
+
 _log = logging.getLogger(__name__)
+
+POLL = 0.5
+"""Seconds between two looks at an empty queue."""
+
+RETRY = 31 * 24 * 3600
+"""Seconds after which Django-Q delivers a taken message again: later than any job takes."""
 
 _PAUSE = 2.0
 _LOST_AFTER = timedelta(days=1)
@@ -26,9 +34,13 @@ class DatabaseBroker(ORM):  # type: ignore[misc]  # django-q has no types
     @staticmethod
     def get_connection(list_key: str | None = None) -> Any:
         """The queue's rows. Closes a stale connection, but never inside a transaction."""
-        if transaction.get_autocommit(using=Conf.ORM):
-            connections[Conf.ORM].close_if_unusable_or_obsolete()
-        return OrmQ.objects.using(Conf.ORM)
+        alias = configuration().database
+        if transaction.get_autocommit(using=alias):
+            connections[alias].close_if_unusable_or_obsolete()
+        return OrmQ.objects.using(alias)
+
+    def timeout(self, task: Any) -> datetime:
+        return timezone.now() + timedelta(seconds=RETRY)
 
     def dequeue(self) -> Any:
         """The next message, or None after a pause, also when the database is locked or cannot be reached."""
@@ -36,7 +48,7 @@ class DatabaseBroker(ORM):  # type: ignore[misc]  # django-q has no types
             return super().dequeue()
         except DatabaseError as problem:
             _log.warning("The queue cannot be read: %s. Retrying", problem)
-            connections[Conf.ORM].close()
+            connections[configuration().database].close()
             time.sleep(_PAUSE)
             return None
 
@@ -50,8 +62,6 @@ def forget_lost(now: datetime) -> int:
     Django-Q would deliver them again after ``retry``, in a month. The lock of a waiting message is the time at which it was
     queued; that of a taken one is the time at which it will be delivered again.
     """
-    if Conf.ORM is None:
-        return 0
-    repeated_until = now + timedelta(seconds=Conf.RETRY) - _LOST_AFTER
-    taken = OrmQ.objects.using(Conf.ORM).filter(lock__gt=now + _LOST_AFTER, lock__lte=repeated_until)
+    repeated_until = now + timedelta(seconds=RETRY) - _LOST_AFTER
+    taken = OrmQ.objects.using(configuration().database).filter(lock__gt=now + _LOST_AFTER, lock__lte=repeated_until)
     return int(taken.delete()[0])

@@ -1,6 +1,6 @@
 """Django-Q's Redis broker with timeouts, which survives an outage of the server.
 
-``Q_CLUSTER["redis"]`` is ``{"url": "redis://host:6379/0", "password": ""}``: the password is not part of the address,
+``BACKUPS["QUEUE"]`` is ``{"url": "redis://host:6379/0", "password": ""}``: the password is not part of the address,
 which may be logged. Needs the extra ``hosts``.
 """
 
@@ -10,7 +10,8 @@ from typing import Any
 
 import redis
 from django_q.brokers.redis_broker import Redis
-from django_q.conf import Conf
+
+from backups.conf import configuration
 
 _log = logging.getLogger(__name__)
 
@@ -31,9 +32,10 @@ class RedisBroker(Redis):  # type: ignore[misc]  # django-q has no types
     @staticmethod
     def get_connection(list_key: str | None = None) -> Any:
         """A client, which connects at its first command."""
+        given = configuration().queue
         return redis.Redis.from_url(
-            Conf.REDIS["url"],
-            password=Conf.REDIS.get("password") or None,
+            given["url"],
+            password=given.get("password") or None,
             socket_connect_timeout=_CONNECT_WITHIN,
             socket_timeout=_ANSWER_WITHIN,
         )

@@ -50,15 +50,15 @@ def run_schedules(broker: Any) -> None:
     host = configuration().host
     with transaction.atomic(using=configuration().database):
         for schedule in _due(host).exclude(name=queue.tick_name(host), **queue.tick_fields(host)):
-            Schedule.objects.filter(pk=schedule.pk).update(repeats=0)
+            Schedule.objects.using(configuration().database).filter(pk=schedule.pk).update(repeats=0)
             _record("queue.schedule_refused", schedule.func)
     scheduler(broker=broker)
 
 
 def _due(host: str) -> QuerySet[Schedule]:
     mine = Q(cluster=host) | (Q(cluster__isnull=True) if Conf.CLUSTER_NAME == Conf.PREFIX else Q(pk__in=[]))
-    rows: QuerySet[Schedule] = Schedule.objects.select_for_update().filter(mine).exclude(repeats=0)
-    return rows
+    rows: QuerySet[Schedule] = Schedule.objects.using(configuration().database).select_for_update()
+    return rows.filter(mine).exclude(repeats=0)
 
 
 def _record(action: str, function: object) -> None:

@@ -27,7 +27,6 @@ from types import FrameType
 from typing import Any
 
 from django.db import DatabaseError, connections
-from django_q.brokers import get_broker
 from django_q.conf import Conf
 from django_q.monitor import monitor
 from django_q.pusher import pusher
@@ -38,7 +37,7 @@ from backups.engine.runtime import processes
 from backups.jobs import interruption, queue
 from backups.jobs.interruption import Request
 
-from . import allowed
+from . import allowed, cluster
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +52,8 @@ class WorkerPool:
 
     def __init__(self, workers: int | None = None) -> None:
         self._context = multiprocessing.get_context("fork")
-        self._size = workers or Conf.WORKERS
+        cluster.take_over()
+        self._size: int = workers or Conf.WORKERS
         self._signals: list[float] = []
         self._retired: set[int] = set()
         self._pool: list[BaseProcess] = []
@@ -65,7 +65,7 @@ class WorkerPool:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         importlib.import_module("backups.worker.tasks")  # once here, so that forked workers need not
-        self._broker = get_broker(configuration().host)
+        self._broker = queue.broker(configuration().host)
         self._replace_pipes()
         self._clear_queue()
         connections.close_all()

@@ -117,6 +117,6 @@ def remove_old_records(now: datetime) -> int:
     ended = Job.objects.filter(state__in=Job.ENDED, finished__lt=now - timedelta(days=config.keep_jobs_days))
     removed += Job.objects.filter(pk__in=list(ended.values_list("pk", flat=True)[:500])).delete()[0]
     removed += IdempotencyKey.objects.filter(created__lt=now - timedelta(days=1)).delete()[0]
-    removed += int(Task.objects.filter(stopped__lt=now - _QUEUE_DAYS).delete()[0])
+    removed += int(Task.objects.using(config.database).filter(stopped__lt=now - _QUEUE_DAYS).delete()[0])
     restored_accounts.remove_orphans()
     return removed + forget_lost(now)

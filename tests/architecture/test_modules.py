@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("backups", "consistency", "refserver")
+PACKAGES = ("backups", "backups_consistency", "consistency", "refserver")
 MODULES = [
     path
     for package in PACKAGES

@@ -86,6 +86,8 @@ def settings_of(places: Places) -> dict[str, object]:
         },
         "KEPT_APART": ["control"],
         "HOST": HOST,
+        "CONTROL_APPS": ["sessions", "axes"],
+        "EXTENSIONS": [],
         "RESTORE_FOLDER": str(places.root / "restored"),
         "RUN_FOLDER": str(places.root / "run"),
         "ALERT_HOSTS": ["127.0.0.0/8", "::1/128"],  # the receivers of the tests

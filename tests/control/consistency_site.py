@@ -13,12 +13,6 @@ from refserver.library.vectors import PAGES, PAPERS, Edit, Record, store
 from tests.control.conftest import settings_of
 from tests.library.places import Places
 
-JOINED = {
-    "KINDS": [f"refserver.jobs.{name}" for name in ("CHECK", "REPAIR", "UNDO", "RESUME")],
-    "EXAMINE": "refserver.jobs.examination",
-    "METRICS": ["refserver.metrics.consistency"],
-    "ALERT_DETECTORS": ["refserver.alerts.CONSISTENCY"],
-}
 PLANTED = {
     "missing_in_chromadb": 2,
     "missing_in_sqlite": 1,
@@ -35,7 +29,7 @@ SAFE, ASKS = 6, 3
 
 def joined(places: Places) -> dict[str, Any]:
     """The setting BACKUPS with what the project adds for consistency."""
-    return {**settings_of(places), **JOINED}
+    return settings_of(places) | {"EXTENSIONS": ["backups_consistency"]}
 
 
 def plant(places: Places) -> list[int]:

@@ -38,7 +38,7 @@ def looked() -> None:
 
 
 def test_a_condition_that_nothing_was_checked_for_is_not_ok(empty_site, settings):
-    settings.BACKUPS = empty_site.settings | {"ALERT_DETECTORS": ["refserver.alerts.CONSISTENCY"]}
+    settings.BACKUPS = empty_site.settings | {"ALERT_DETECTORS": ["backups_consistency.alerts.CONSISTENCY"]}
     install()
     client = empty_site.client("ann", "viewer")
 

@@ -523,7 +523,7 @@ def test_a_project_adds_conditions_and_one_that_raises_is_reported(empty_site, c
 def test_findings_of_a_consistency_check_fire_an_alert(empty_site, clock):
     from consistency.models import Check
 
-    with override_settings(BACKUPS=empty_site.settings | {"ALERT_DETECTORS": ["refserver.alerts.CONSISTENCY"]}):
+    with override_settings(BACKUPS=empty_site.settings | {"ALERT_DETECTORS": ["backups_consistency.alerts.CONSISTENCY"]}):
         assert "alert consistency" in install()
         evaluation.decide(clock())
         assert not Alert.objects.filter(rule="consistency").exists()

@@ -18,9 +18,9 @@ from backups.identity.audit import Actor
 from backups.jobs import submit
 from backups.models import Alert, AuditEntry, IndexedBackup, Job, Plan
 from backups.plans import defaults, editing, scheduling
+from backups_consistency.frame import queue_once
 from consistency.frame import Work
 from consistency.models import Check, Finding, Repair, Step
-from refserver.consistency_frame import queue_once
 from refserver.library.models import Embedding, Metadata, PageEmbedding, Paper
 from refserver.library.vectors import store
 from tests.consistency.indexes import index_on_disk, segment_of

@@ -11,18 +11,15 @@ from django.test import override_settings
 from django.utils import timezone
 
 from backups.models import Job
+from backups_consistency.jobs import REPAIR
 from consistency.engine.findings import FindingKind
 from consistency.models import Check, Finding, Repair, Step
 from consistency.web.labels import KINDS
-from refserver.jobs import REPAIR
 from tests.control.consistency_site import joined, plant
 
 TOP = "/admin/consistency/"
 QUICK = {
     "DECLARATION": "refserver.library.consistency.DECLARATION",
-    "BEFORE_REPAIR": "refserver.jobs.snapshot",
-    "BACKUPS": "refserver.jobs.copies_from_backups",
-    "FRAME": "refserver.consistency_frame.BackupsFrame",
     "SETTLE_SECONDS": 0.05,
 }
 
@@ -183,7 +180,7 @@ def test_every_kind_has_a_label():
 
 
 def test_without_a_frame_the_pages_use_the_plain_admin(joined_site):
-    with override_settings(CONSISTENCY={"DECLARATION": QUICK["DECLARATION"]}):
+    with override_settings(CONSISTENCY={"DECLARATION": QUICK["DECLARATION"], "FRAME": ""}):
         client = joined_site.client("root", superuser=True)
         assert "manage.py consistency_check" in text_of(client.get(TOP))
         assert "does not run consistency work in the background" in text_of(client.post(TOP + "check/", follow=True))

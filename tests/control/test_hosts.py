@@ -203,7 +203,7 @@ def test_redis_outage_loses_no_job(hosts, redis_server):
 def test_passwords_appear_nowhere(hosts):
     north, south, _ = hosts
     show = "from django.core.management import call_command as call\nfrom django.conf import settings\n"
-    shown = north.python(show + "call('locations')\nprint(settings.BACKUPS, settings.Q_CLUSTER['redis']['url'])")
+    shown = north.python(show + "call('locations')\nprint(settings.BACKUPS, settings.BACKUPS['QUEUE']['url'])")
     assert "postgresql://keeper@/control" in shown
     for what in (shown, north.said(), south.said()):
         assert PASSWORD not in what

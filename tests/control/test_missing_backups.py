@@ -141,7 +141,7 @@ def test_findings_of_the_projects_conditions_are_in_the_verdict(empty_site, made
 
     from consistency.models import Check
 
-    with override_settings(BACKUPS=empty_site.settings | {"ALERT_DETECTORS": ["refserver.alerts.CONSISTENCY"]}):
+    with override_settings(BACKUPS=empty_site.settings | {"ALERT_DETECTORS": ["backups_consistency.alerts.CONSISTENCY"]}):
         _check_consistency_counts(Check)
 
 

@@ -17,15 +17,15 @@ from django.core.checks import run_checks
 from django.db import connections, transaction
 from django.test import override_settings
 from django.utils import timezone
+from django_q.conf import Conf
 from django_q.models import OrmQ, Schedule, Task
 from django_q.scheduler import scheduler
 
-from backups import checks
 from backups.engine.runtime.environment import Environment
 from backups.jobs import database_broker, lifecycle, queue
 from backups.jobs.types import job_type
 from backups.models import Job, JobLog, Worker
-from backups.worker import tasks
+from backups.worker import cluster, tasks
 from refserver import databases
 from tests.control.chore_settings import KINDS
 from tests.control.conftest import HOST
@@ -115,9 +115,7 @@ def test_workers_are_woken_after_commit(chores):
 
 
 def test_unreachable_queue_loses_no_job(chores, monkeypatch, caplog):
-    monkeypatch.setattr(
-        "backups.jobs.queue.async_task", lambda *_, **__: (_ for _ in ()).throw(ConnectionError("Redis is away"))
-    )
+    monkeypatch.setattr("backups.jobs.queue.send", lambda *_, **__: (_ for _ in ()).throw(ConnectionError("Redis is away")))
     job = ask(chores)
     assert job.state == Job.State.QUEUED and not OrmQ.objects.exists()
     monkeypatch.undo()
@@ -134,8 +132,13 @@ def test_waking_inside_an_application_transaction_keeps_its_writes(chores):
     assert OrmQ.objects.count() == 1
 
 
+def as_in_a_worker(monkeypatch):
+    for name, value in cluster.values().items():
+        monkeypatch.setattr(Conf, name, value)
+
+
 def test_schedule_fires_once_whatever_database_the_application_uses(chores, monkeypatch):
-    monkeypatch.setattr("django_q.conf.Conf.CLUSTER_NAME", HOST)
+    as_in_a_worker(monkeypatch)
     assert queue.install_tick(HOST) and not queue.install_tick(HOST)
     Schedule.objects.update(next_run=timezone.now() - timedelta(hours=5))  # nothing ran for hours
     for _ in range(3):
@@ -148,7 +151,7 @@ def test_each_host_runs_only_its_own_tick(chores, monkeypatch):
     for host in (HOST, "other"):
         queue.install_tick(host)
     Schedule.objects.update(next_run=timezone.now() - timedelta(hours=5))
-    monkeypatch.setattr("django_q.conf.Conf.CLUSTER_NAME", HOST)
+    as_in_a_worker(monkeypatch)
     scheduler(database_broker.DatabaseBroker(HOST))
     assert [row.key for row in OrmQ.objects.all()] == [HOST]
     tasks.tick("other")  # if it is delivered here by mistake
@@ -171,7 +174,7 @@ def test_tick_continues_after_a_failed_step(chores, monkeypatch, caplog):
 
 def test_only_messages_taken_by_dead_workers_are_forgotten(chores):
     now = timezone.now()
-    retry = timedelta(seconds=database_broker.Conf.RETRY)
+    retry = timedelta(seconds=database_broker.RETRY)
     for name, lock in {
         "waits": now,
         "asked meanwhile": now + timedelta(seconds=5),
@@ -232,11 +235,11 @@ def test_control_database_is_a_file_or_a_url_and_its_password_is_hidden(tmp_path
 
 
 def test_queue_is_the_database_or_redis(tmp_path):
-    assert databases._broker(env(), "Q")["orm"] == "control"
-    found = databases._broker(env(Q="redis://:secret@redis.example:6380/2"), "Q")
-    assert found["redis"] == {"url": "redis://redis.example:6380/2", "password": "secret"}
-    found = databases._broker(env(Q="rediss://worker@redis.example/0", Q_PASSWORD="secret"), "Q")
-    assert found["redis"] == {"url": "rediss://worker@redis.example/0", "password": "secret"}
+    assert databases.queue(env(), "Q") == {}
+    found = databases.queue(env(Q="redis://:secret@redis.example:6380/2"), "Q")
+    assert found == {"url": "redis://redis.example:6380/2", "password": "secret"}
+    found = databases.queue(env(Q="rediss://worker@redis.example/0", Q_PASSWORD="secret"), "Q")
+    assert found == {"url": "rediss://worker@redis.example/0", "password": "secret"}
 
 
 @pytest.mark.parametrize(
@@ -249,29 +252,9 @@ def test_queue_is_the_database_or_redis(tmp_path):
 )
 def test_invalid_url_is_reported_without_the_password(values, what):
     reader = env(**values)
-    databases.control_database(reader, "C", "x.sqlite3") if "C" in values else databases._broker(reader, "Q")
+    databases.control_database(reader, "C", "x.sqlite3") if "C" in values else databases.queue(reader, "Q")
     [problem] = reader.problems
     assert re.search(what, problem) and "secret" not in problem
-
-
-@pytest.mark.parametrize(
-    ("change", "code"),
-    [
-        ({"queue_limit": 4}, "backups.E003"),
-        ({"retry": 60}, "backups.E004"),
-        ({"broker_class": "django_q.brokers.orm.ORM"}, "backups.E005"),
-        ({"orm": None, "redis": {"url": "redis://x"}, "broker_class": None}, "backups.E005"),
-        ({"cluster_name": "elsewhere"}, "backups.E007"),
-    ],
-)
-def test_queue_settings_that_lose_or_repeat_jobs_are_errors(chores, change, code):
-    from django.conf import settings
-
-    right = {**settings.Q_CLUSTER, "cluster_name": HOST}
-    with override_settings(Q_CLUSTER=right):
-        assert checks.queue(None) == []
-    with override_settings(Q_CLUSTER=right | change):
-        assert [found.id for found in checks.queue(None)] == [code]
 
 
 def test_deployment_warnings_do_not_precede_other_commands():

@@ -29,7 +29,7 @@ from tests.control.chores import marks
 from tests.control.conftest import HOST, Site, _made, environment_of
 from tests.library.places import ROOT, Places, at
 
-ALL = settings.Q_CLUSTER["workers"] + 2
+ALL = settings.BACKUPS["JOBS_AT_ONCE"] + 4
 """What a guard starts: workers, a pusher, a monitor."""
 
 MANAGE = [sys.executable, str(ROOT / "manage.py")]

@@ -17,7 +17,6 @@ from backups.engine.errors import UsageError
 from backups.engine.runtime.environment import Environment, UnknownSetting
 from refserver.checks import unknown_settings
 from refserver.library.models import Paper
-from refserver.routing import ControlRouter
 from tests.library.places import ROOT
 
 
@@ -172,8 +171,8 @@ def test_the_example_shows_the_defaults(tmp_path):
 
 def test_sessions_live_in_the_control_database_and_papers_do_not(library):
     from django.contrib.sessions.models import Session
+    from django.db import router
 
-    router = ControlRouter()
     assert router.db_for_read(Session) == router.db_for_write(Session) == "control"
     assert router.db_for_read(Paper) == router.db_for_write(Paper) == "default"
     tables = {}

@@ -45,10 +45,10 @@ def test_planted_schedules_and_messages_never_run(yard):
     hooked = {"name": f"{queue.tick_name(HOST)} ", **queue.tick_fields(HOST), "next_run": due, "hook": "os.mkdir"}
     Schedule.objects.create(**hooked)
     Schedule.objects.filter(name=queue.tick_name(HOST)).update(func="os.mkdir", args=repr((str(touch[2]),)), next_run=due)
-    async_task("os.mkdir", str(touch[3]), q_options={"cluster": HOST})
+    async_task("os.mkdir", str(touch[3]), q_options={"cluster": HOST, "broker": queue.broker(HOST)})
     yard.start()
     assert not OrmQ.objects.filter(key=HOST, payload__contains="mkdir").exists()
-    async_task("os.mkdir", str(touch[4]), q_options={"cluster": HOST})
+    async_task("os.mkdir", str(touch[4]), q_options={"cluster": HOST, "broker": queue.broker(HOST)})
     refused = AuditEntry.objects.filter(action__startswith="queue.")
     until(lambda: refused.filter(action="queue.message_refused").exists(), 30, yard.said)
     until(lambda: refused.filter(action="queue.schedule_refused").count() == 3, 60, yard.said)

@@ -16,7 +16,7 @@ class Command(BaseCommand):
     help = "Run the workers of this host until Ctrl-C or SIGTERM. Running jobs are finished; a second signal interrupts them."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--workers", type=int, help="number of workers (default: that of Q_CLUSTER)")
+        parser.add_argument("--workers", type=int, help="number of workers (default: two more than BACKUPS['JOBS_AT_ONCE'])")
 
     def handle(self, *args: Any, **options: Any) -> None:
         WorkerPool(options["workers"]).run()

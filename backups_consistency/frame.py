@@ -15,7 +15,8 @@ from backups.jobs.job_type import JobType
 from backups.models import Job
 from consistency.engine.errors import ConsistencyError
 from consistency.frame import Frame, View, Work
-from refserver.jobs import CHECK, REPAIR, RESUME, UNDO
+
+from .jobs import CHECK, REPAIR, RESUME, UNDO
 
 _JOB_TYPES = (CHECK, REPAIR, UNDO, RESUME)
 

@@ -1,4 +1,4 @@
-"""The project's own metrics (``BACKUPS["METRICS"]``): the last consistency check and its findings."""
+"""Metrics (``BACKUPS["METRICS"]``): the last consistency check and its findings."""
 
 from collections.abc import Iterator
 

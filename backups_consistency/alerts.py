@@ -1,7 +1,4 @@
-"""The project's own condition (``BACKUPS["ALERT_DETECTORS"]``): findings of the last consistency check.
-
-It is here because the apps `backups` and `consistency` do not import each other.
-"""
+"""A condition (``BACKUPS["ALERT_DETECTORS"]``): findings of the last consistency check."""
 
 from collections.abc import Iterator
 from datetime import datetime

@@ -1,6 +1,6 @@
 """Consistency below ``/api/v1/consistency/``: checks, findings and repairs.
 
-The routes belong to the project: the consistency app does not depend on the tokens, jobs and API of backups.
+They are not in the app `consistency`, which does not depend on the tokens, jobs and API of backups.
 """
 
 from datetime import datetime
@@ -28,7 +28,8 @@ from consistency.engine.findings import Repair as Action
 from consistency.frame import Work
 from consistency.models import Check, Finding, Repair
 from consistency.repairs import plan
-from refserver.consistency_frame import queue_once
+
+from .frame import queue_once
 
 assert _urls.app_name
 

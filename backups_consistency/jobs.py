@@ -1,4 +1,4 @@
-"""The project's job types: consistency checks, repairs, and undoing them (``BACKUPS["KINDS"]``).
+"""Job types: consistency checks, repairs, and undoing them (``BACKUPS["KINDS"]``).
 
 The two apps do not know each other. Here a command of one becomes a job of the other, a backup is made before each repair, and
 proofs check the consistency of restored stores.
