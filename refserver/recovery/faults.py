@@ -17,6 +17,7 @@ from enum import Enum
 from pathlib import Path
 
 from backups.engine.progress import human_bytes
+from backups.engine.repository.about import lost_about
 from backups.engine.runtime.sqlite import connect, primary_code
 from backups.engine.runtime.sqlite_check import check_pages
 from backups.engine.types import SourceKind
@@ -90,7 +91,10 @@ def missing_repository(locations: Locations) -> Fault | None:
     known = _indexed_backups(locations)
     if not known:
         return None
-    message = f"there is no repository, but the control database knows {known} backups in it; is its disk mounted?"
+    if lost_about(folder):
+        message = "it holds backups, but its repository.json is missing or damaged"
+    else:
+        message = f"there is no repository, but the control database knows {known} backups in it; is its disk mounted?"
     return Fault(str(folder), message, Section.REPOSITORY, blocks=False)
 
 

@@ -333,6 +333,35 @@ def test_a_missing_or_newer_repository_exits_with_3(mine: History, run: Run, tmp
         assert (code, answer["error"]["code"]) == (3, "repository_too_new")
 
 
+@pytest.mark.parametrize("left", [None, b"{", b"[]"])
+def test_a_lost_identity_file_is_written_again(mine: History, run: Run, left: bytes | None) -> None:
+    path, repo = mine.repository.folder / "repository.json", ["--repo", mine.repository.folder]
+    path.unlink()
+    if left is not None:
+        path.write_bytes(left)
+    code, answer = run("list", *repo)
+    assert (code, answer["error"]["code"]) == (3, "no_repository")
+    assert f"refbackup init --repo {mine.repository.folder}" in answer["error"]["hint"]
+    code, answer = run("init", *repo)
+    written = json.loads(path.read_bytes())["id"]
+    assert answer["recovered"] == {"id": written, "id_from": "new", "sets": 1, "backups": 4}
+    assert [item["id"] for item in run("list", *repo)[1]["backups"]] == [*mine.ids[::-1]]
+    damaged = path.with_name("repository.json.damaged")
+    assert damaged.read_bytes() == left if left is not None else not damaged.exists()
+    assert run("init", *repo)[0] == 2
+
+
+def test_an_interrupted_init_is_repeated_and_a_folder_of_others_is_not_taken(tmp_path: Path, run: Run) -> None:
+    repo = tmp_path / "repo"
+    (repo / "backups").mkdir(parents=True)
+    (repo / ".repository.json.0a1b.tmp").write_bytes(b"")
+    assert run("init", "--repo", repo)[0] == 0
+    other = tmp_path / "other"
+    (other / "backups" / "2025").mkdir(parents=True)
+    code, answer = run("init", "--repo", other)
+    assert code == 2 and "is not empty" in answer["error"]["message"]
+
+
 def test_a_backup_of_a_later_format_is_refused_and_the_others_are_not(mine: History, run: Run) -> None:
     import hashlib
 

@@ -9,7 +9,7 @@ from ..errors import UsageError
 from .arguments import add_common, given
 
 COMMANDS = {
-    "init": "Create a repository in a new or empty folder.",
+    "init": "Create a repository in a new or empty folder, or write a lost repository.json again.",
     "create": "Back up all sources at one instant, publish and verify the backup.",
     "list": "List backups, newest first.",
     "show": "Show the details of a backup.",

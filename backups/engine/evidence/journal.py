@@ -159,6 +159,15 @@ def says(keys: Keys, content: bytes, about: Mapping[str, Any]) -> bool:
     return entry is not None and all(entry.get(name) == value for name, value in about.items())
 
 
+def repository_in(keys: Keys | None, content: bytes) -> tuple[str, bool] | None:
+    """The id of the repository that a line of a journal or a statement names, and whether a trusted key signed it."""
+    try:
+        named = str(json.loads(content)["repository"])
+    except UNREADABLE:
+        return None
+    return named, keys is not None and any(_signed(keys, purpose, content) is not None for purpose in (_LINE, _STATEMENT))
+
+
 def _signed(keys: Keys, purpose: bytes, content: bytes) -> dict[str, Any] | None:
     """The JSON object *content* without its signature, if a trusted key signed it for *purpose*."""
     try:

@@ -81,12 +81,22 @@ class Keys:
                 hint="Remove that file, and compare `refbackup list` with the backups that you expect. Nothing was changed.",
             ) from None
 
-    def remember(self, repository: Path, heads: Mapping[str, Head]) -> None:
-        """Remember where the journals of a repository end. Raises ``OSError``."""
+    def remembered_id(self, repository: Path) -> str:
+        """The id of the repository when this host last signed there; "" if that is not known. Raises as `remembered`."""
+        if self.remembered(repository) is None:
+            return ""
+        try:
+            return str(json.loads(self._memory(repository).read_bytes()).get("id", ""))
+        except OSError as problem:
+            raise from_os_error(problem, f"Reading {self._memory(repository)}") from problem
+
+    def remember(self, repository: Path, heads: Mapping[str, Head], repository_id: str = "") -> None:
+        """Remember where the journals of a repository end, and its id. Raises ``OSError``."""
         place = self._memory(repository)
         durable.make_folder(place.parent)
         sets = {name: {"n": head.n, "sha256": head.sha256} for name, head in heads.items()}
-        durable.write_file(place, json.dumps({"repository": os.path.realpath(repository), "sets": sets}).encode() + b"\n")
+        about = {"repository": os.path.realpath(repository), "id": repository_id, "sets": sets}
+        durable.write_file(place, json.dumps(about).encode() + b"\n")
 
     def _memory(self, repository: Path) -> Path:
         return _memory_file(self.file, repository)

@@ -32,7 +32,7 @@ from .journal import MOST_JOURNAL_BYTES, Do, Journal, Vouched, parse, says, sign
 from .keys import Head, Keys
 
 STATEMENT = "signature.json"
-_MOST_STATEMENT_BYTES = 1 << 12
+MOST_STATEMENT_BYTES = 1 << 12
 
 
 def sha256(content: bytes) -> str:
@@ -120,7 +120,7 @@ class Evidence:
 
     def _is_stated(self, set_name: str, backup_id: str, manifest: bytes) -> bool:
         try:
-            content = self._content.read(f"backups/{set_name}/{backup_id}/{STATEMENT}", _MOST_STATEMENT_BYTES)
+            content = self._content.read(f"backups/{set_name}/{backup_id}/{STATEMENT}", MOST_STATEMENT_BYTES)
         except OSError:
             return False
         return says(self.keys, content, {**self._about(set_name), "id": backup_id, "sha256": sha256(manifest)})
@@ -180,7 +180,7 @@ class Evidence:
         memory = self.keys.remembered(self._content.root)
         if memory is None:
             memory = {}
-            self.keys.remember(self._content.root, memory)
+            self.keys.remember(self._content.root, memory, self._repository)
         if memory != self._memory:
             self._memory = memory
             self._read.clear()
@@ -272,7 +272,7 @@ class Evidence:
         if status is not None:
             self._read[set_name] = (status.st_ino, status.st_size, status.st_mtime_ns), journal
         self._memory = {**(self.keys.remembered(self._content.root) or {}), set_name: journal.head}
-        self.keys.remember(self._content.root, self._memory)
+        self.keys.remember(self._content.root, self._memory, self._repository)
         return journal
 
     def adopt(self, set_name: str, found: dict[str, Vouched], now: datetime) -> None:

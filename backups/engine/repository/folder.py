@@ -17,17 +17,14 @@
       writer  readers  journal        locks (leases.py)
 """
 
-import json
 import os
 import stat
-import uuid
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -36,8 +33,6 @@ from ..errors import (
     BackupNotFound,
     DamageFound,
     EngineError,
-    RepositoryMissing,
-    RepositoryTooNew,
     UsageError,
     from_os_error,
 )
@@ -49,11 +44,12 @@ from ..runtime import durable
 from ..runtime.enclosure import Enclosure, NotAllowed
 from ..types import Backup, Depth, Hold, Manifest, Proof
 from . import leases, trash
-from .base import FORMAT, BaseRepository, stamp
+from .about import ABOUT, is_unused, read_about, write_about
+from .base import BaseRepository, stamp
 
 STAGING, SCRATCH = "staging", "scratch"
 MOST_SETS = 10_000
-MOST_ABOUT_BYTES, MOST_SUMS_BYTES, MOST_HOLD_BYTES, MOST_PROOF_BYTES = 1 << 16, 1 << 12, 1 << 16, 1 << 22
+MOST_SUMS_BYTES, MOST_HOLD_BYTES, MOST_PROOF_BYTES = 1 << 12, 1 << 16, 1 << 22
 
 _UNKNOWN = datetime.fromisoformat("1970-01-01T00:00:00Z")
 MOST_PROOFS = 40
@@ -358,20 +354,19 @@ def _in_use(name: str) -> bool:
 def initialise(folder: Path, now: datetime, keys: Keys | None = None) -> Repository:
     """Make a repository in *folder*, which is new or empty, and sign what is done there if there are *keys*.
 
-    Raises `UsageError`, `NoSpace`, `PermissionMissing`.
+    A folder that holds no more than what an interrupted run of this made is taken as empty. Raises `UsageError`, `NoSpace`,
+    `PermissionMissing`.
     """
     try:
         content = Enclosure(folder)
-        if folder.exists() and content.status("repository.json") is not None:
+        if folder.exists() and content.status(ABOUT) is not None:
             raise UsageError(f"{folder} is already a repository.", hint="Nothing was changed.")
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and not is_unused(content):
             raise UsageError(f"{folder} is not empty.", hint="Choose a new or empty folder. Nothing was changed.")
         durable.make_folder(folder)
         for name in ("backups", "trash"):  # deleting must not need space for a new folder
             content.make_folder(name)
-        about: dict[str, Any] = {"format": FORMAT, "id": str(uuid.uuid4()), "created": now.isoformat(timespec="seconds")}
-        content.write_file("repository.json", json.dumps(about).encode() + b"\n")
-        repository = Repository(folder, keys, about["id"])
+        repository = Repository(folder, keys, write_about(content, now))
         if repository.evidence is not None and repository.evidence.keys.private is not None:
             repository.evidence.begin()
     except OSError as problem:
@@ -381,20 +376,4 @@ def initialise(folder: Path, now: datetime, keys: Keys | None = None) -> Reposit
 
 def open_repository(folder: Path, keys: Keys | None = None) -> Repository:
     """The repository in *folder*; *keys* decide what counts there. Raises `RepositoryMissing` and `RepositoryTooNew`."""
-    try:
-        about = json.loads(Enclosure(folder).read("repository.json", MOST_ABOUT_BYTES))
-        version, repository_id = about["format"], str(about.get("id", ""))
-    except FileNotFoundError:
-        raise RepositoryMissing(f"There is no repository in {folder}.") from None
-    except NotADirectoryError:
-        raise RepositoryMissing(f"{folder} is not a folder.") from None
-    except OSError as problem:
-        raise from_os_error(problem, f"Opening the repository {folder}") from problem
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise RepositoryMissing(
-            f"{folder}/repository.json cannot be read.",
-            hint='The backups may be intact. Write {"format": 1, "id": "", "created": ""} into the file and verify.',
-        ) from None
-    if not isinstance(version, int) or version > FORMAT:
-        raise RepositoryTooNew(f"{folder} has format {version}; this version reads up to {FORMAT}.")
-    return Repository(folder, keys, repository_id)
+    return Repository(folder, keys, read_about(folder))

@@ -186,6 +186,13 @@ class Enclosure:
                 raise
             os.fsync(folder)
 
+    def rename(self, path: str, name: str) -> None:
+        """Give a file another *name* in its folder, durably. What has that name is replaced."""
+        above, old = _split(path)
+        with self.opened(above) as folder:
+            os.rename(old, name, src_dir_fd=folder, dst_dir_fd=folder)
+            os.fsync(folder)
+
     def unlink(self, path: str) -> None:
         """Remove a file or link durably. It may be missing."""
         above, name = _split(path)
