@@ -11,7 +11,7 @@ Neither marks a backup as damaged: the restored bytes are those of the source, s
 cut, or is a fault of the command.
 
 Words that are `FOLDER` or `INSTANT` are replaced. In the environment, ``REFBACKUP_RESTORED`` is the folder, and the
-settings of the sources (``REFSERVER_DATABASE``, ...) are the paths of the restored stores.
+settings of the sources (``BACKUP_SQLITE``, ...) are the paths of the restored stores.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from .config import SOURCE_SETTINGS
+from .config import EARLIER_NAMES, SOURCE_SETTINGS
 from .errors import UsageError
 from .runtime.context import Context
 from .types import Backup
@@ -105,7 +105,8 @@ def _run(command: str, backup: Backup, folder: Path, ctx: Context, out: IO[bytes
     words = [values.get(word, word) for word in shlex.split(command)]
     environment = {**os.environ, "REFBACKUP_RESTORED": str(folder)}
     for record in reversed(backup.manifest.sources):  # of several sources of a kind, the first
-        environment[SOURCE_SETTINGS[record.kind]] = str(folder / record.prefix)
+        for names in (SOURCE_SETTINGS, EARLIER_NAMES):
+            environment[names[record.kind]] = str(folder / record.prefix)
     began = time.monotonic()
     child = subprocess.Popen(words, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True)
     try:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +15,17 @@ from .runtime.environment import Environment, UnknownSetting
 from .types import DEFAULT_ALLOWANCE, LONGEST_NOTE, Allowance, Depth, Source, SourceKind
 
 SOURCE_SETTINGS = {
+    SourceKind.SQLITE: "BACKUP_SQLITE",
+    SourceKind.CHROMA: "BACKUP_CHROMA",
+    SourceKind.FILES: "BACKUP_FILES",
+}
+
+EARLIER_NAMES = {
     SourceKind.SQLITE: "REFSERVER_DATABASE",
     SourceKind.CHROMA: "CHROMA_PATH",
     SourceKind.FILES: "REFSERVER_FILES",
 }
-
+"""What RefServer calls the settings of its sources, and everybody did before."""
 
 ENGINE_SETTINGS = frozenset(
     {
@@ -41,6 +47,7 @@ ENGINE_SETTINGS = frozenset(
         "BACKUP_MAY_SHRINK",
         "BACKUP_CHROMA_PYTHON",
         *SOURCE_SETTINGS.values(),
+        *EARLIER_NAMES.values(),
     }
 )
 """Every name that `read_settings` reads."""
@@ -52,7 +59,13 @@ REREAD_HOURS = 24.0
 """How long incrementals trust the times of files, if no setting says otherwise."""
 
 _MOST_HOURS = 100_000
-_PATHS = ("BACKUP_REPOSITORY", "BACKUP_SIGNING_KEY", "BACKUP_CHROMA_PYTHON", *SOURCE_SETTINGS.values())
+_PATHS = (
+    "BACKUP_REPOSITORY",
+    "BACKUP_SIGNING_KEY",
+    "BACKUP_CHROMA_PYTHON",
+    *SOURCE_SETTINGS.values(),
+    *EARLIER_NAMES.values(),
+)
 _KEY_BESIDE_FILE = "var/signing_key"
 
 
@@ -106,14 +119,8 @@ def _beside(given: str, folder: Path) -> str:
 
 
 def read_settings(env: Environment) -> Settings:
-    """Read the settings. Raises one `UsageError` that names every wrong value; unknown names are in ``unknown``."""
-    sources = []
-    for kind, name in SOURCE_SETTINGS.items():
-        for given in filter(None, env.text(name, "").split(os.pathsep)):
-            try:
-                sources.append(parse_source(kind, given))
-            except UsageError as problem:
-                env.problem(name, problem.message.rstrip("."), "write [NAME=]PATH")
+    """Read the settings; unknown names are in ``unknown``. Raises one `UsageError` that names all wrong values and those."""
+    sources = tuple(source for kind in SOURCE_SETTINGS for source in _sources(env, kind))
     exclude = tuple(filter(None, env.text("BACKUP_EXCLUDE", "").split(os.pathsep)))
     try:
         check_patterns(exclude)
@@ -123,15 +130,15 @@ def read_settings(env: Environment) -> Settings:
     repository = env.text("BACKUP_REPOSITORY", "")
     settings = Settings(
         repository=_repository(env, repository) if repository else None,
-        sources=tuple(sources),
+        sources=sources,
         verify_full=_depth(env, "BACKUP_VERIFY_FULL", "restore"),
         verify_incremental=_depth(env, "BACKUP_VERIFY_INCREMENTAL", "hashes"),
         trash_hours=env.hours("BACKUP_TRASH_HOURS", 24.0, most=_MOST_HOURS),
-        stop_command=env.text("BACKUP_STOP_COMMAND", ""),
-        start_command=env.text("BACKUP_START_COMMAND", ""),
-        check_command=env.text("BACKUP_CHECK_COMMAND", ""),
-        drill_command=env.text("BACKUP_DRILL_COMMAND", ""),
-        examine_command=env.text("BACKUP_EXAMINE_COMMAND", ""),
+        stop_command=env.command("BACKUP_STOP_COMMAND"),
+        start_command=env.command("BACKUP_START_COMMAND"),
+        check_command=env.command("BACKUP_CHECK_COMMAND"),
+        drill_command=env.command("BACKUP_DRILL_COMMAND"),
+        examine_command=env.command("BACKUP_EXAMINE_COMMAND"),
         exclude=exclude,
         reread_hours=env.hours("BACKUP_REREAD_HOURS", REREAD_HOURS, most=_MOST_HOURS),
         allowance=Allowance(
@@ -142,10 +149,26 @@ def read_settings(env: Environment) -> Settings:
         chroma_python=Path(python).absolute() if (python := env.text("BACKUP_CHROMA_PYTHON", "")) else None,
         signing_key=Path(signing_key) if (signing_key := env.text("BACKUP_SIGNING_KEY", "")) else None,
         trusted_keys=tuple(filter(None, env.text("BACKUP_TRUSTED_KEYS", "").split(os.pathsep))),
-        unknown=env.unknown(ENGINE_SETTINGS | _PROJECT_SETTINGS, prefixes=("BACKUP_", "REFBACKUP_")),
+        unknown=env.unknown(
+            ENGINE_SETTINGS | _PROJECT_SETTINGS, prefixes=("BACKUP_", "REFBACKUP_"), resembling=("REFSERVER_", "CHROMA_")
+        ),
     )
-    env.check()
+    env.check(settings.unknown)
     return settings
+
+
+def _sources(env: Environment, kind: SourceKind) -> Iterator[Source]:
+    name, earlier = SOURCE_SETTINGS[kind], EARLIER_NAMES[kind]
+    given = env.text(name, "")
+    if not given:
+        name, given = earlier, env.text(earlier, "")
+    elif env.text(earlier, given) != given:
+        env.problem(name, f"{earlier}, its earlier name, is set too, to something else", "unset one of the two")
+    for source in filter(None, given.split(os.pathsep)):
+        try:
+            yield parse_source(kind, source)
+        except UsageError as problem:
+            env.problem(name, problem.message.rstrip("."), "write [NAME=]PATH")
 
 
 def _repository(env: Environment, given: str) -> Path | None:

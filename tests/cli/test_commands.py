@@ -493,7 +493,7 @@ def test_progress_as_json_lines(repo: Path, database: Path, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_the_environment_overrides_the_nearest_env_file(tmp_path: Path, database: Path) -> None:
-    (tmp_path / ".env").write_text("BACKUP_REPOSITORY=repo\nREFSERVER_DATABASE=app.sqlite3\nBACKUP_VERIFY_FULL=none\n")
+    (tmp_path / ".env").write_text("BACKUP_REPOSITORY=repo\nBACKUP_SQLITE=app.sqlite3\nBACKUP_VERIFY_FULL=none\n")
     below = tmp_path / "a/b"
     below.mkdir(parents=True)
     assert refbackup("init", cwd=below).code == 0
@@ -514,12 +514,42 @@ def test_all_wrong_settings_are_reported_at_once(tmp_path: Path) -> None:
         "BACKUP_VERIFY_INCREMENTAL": "hash",
         "BACKUP_TRASH_HOURS": "a day",
         "REFSERVER_DATABASE": "a b=/x",
-        "CHROMA_PATH": "=/y" + os.pathsep + "c d=/z",
+        "BACKUP_CHROMA": "=/y" + os.pathsep + "c d=/z",
+        "BACKUP_START_COMMAND": "systemctl start 'app",
+        "BACKUP_FILES": "/one",
+        "REFSERVER_FILES": "/other",
     }
+    misspelt = ("BACKUP_STOP_COMAND", "BACKUP_NONSENSE", "REFSERVER_DATABSE", "CHROMA_PAHT")
+    file = tmp_path / ".env"
+    file.write_text("".join(f"{name}=x\n" for name in misspelt) + 'CHROMA_SERVER_HOST=x\nBACKUP_EXAMINE_COMMAND="a \'b"\n')
     done = refbackup("list", "--json", cwd=tmp_path, **wrong)
     assert done.code == 2
-    for name in wrong:
-        assert name in done.json["error"]["message"]
+    _, *lines = done.json["error"]["message"].splitlines()
+    assert len(lines) == len(wrong) + len(misspelt)  # one more in the file, and two names of one setting are one fault
+    for name in (*wrong, "BACKUP_EXAMINE_COMMAND", *misspelt):
+        assert any(name in line for line in lines), name
+    for name in ("BACKUP_EXAMINE_COMMAND", *misspelt):
+        assert f"(in {file})" in next(line for line in lines if name in line)
+    assert sum("Did you mean" in line for line in lines) == 3
+
+
+def test_sources_are_found_by_either_name(tmp_path: Path, database: Path) -> None:
+    assert refbackup("init", "--repo=repo", cwd=tmp_path).code == 0
+    for more in ({"BACKUP_SQLITE": "app.sqlite3"}, {"REFSERVER_DATABASE": "app.sqlite3"}):
+        done = refbackup("create", "--repo=repo", "--no-verify", "--json", cwd=tmp_path, **more)
+        assert [source["path"] for source in done.json["sources"]] == [str(database)]
+
+
+@pytest.mark.parametrize(("command", "says"), [("no-such-program stop", "no program no-such-program"), ("sh -c 'x", "split")])
+def test_a_command_that_cannot_run_ends_a_restore_before_it_begins(
+    run: Run, mine: History, database: Path, command: str, says: str
+) -> None:
+    code, answer = run(
+        "restore", "latest", "--in-place", "--yes", "--repo", mine.repository.folder, "--sqlite", database,
+        "--start-command", command,
+    )  # fmt: skip
+    assert code == 2 and says in answer["error"]["message"]
+    assert list(database.parent.glob(".refbackup-*")) == []
 
 
 def test_an_unknown_setting_is_a_warning_and_stops_no_restore(tmp_path: Path, mine: History) -> None:

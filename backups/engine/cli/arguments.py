@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import shlex
 
 
 def given(value: str) -> str:
@@ -17,6 +18,15 @@ def seconds(value: str) -> float:
     if not 0 <= number < math.inf:
         raise argparse.ArgumentTypeError(f"{value} is not a number of seconds")
     return number
+
+
+def command(value: str) -> str:
+    """A command that can be split into words."""
+    try:
+        shlex.split(value)
+    except ValueError as problem:
+        raise argparse.ArgumentTypeError(f"{value!r} cannot be split into words: {problem}") from None
+    return value
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +54,7 @@ def add_examine(parser: argparse.ArgumentParser) -> None:
     """The application's report on its restored stores."""
     parser.add_argument(
         "--examine",
+        type=command,
         metavar="CMD",
         default="",
         help="application's check of the restored stores; its JSON is kept in the proof (BACKUP_EXAMINE_COMMAND)",
@@ -53,8 +64,8 @@ def add_examine(parser: argparse.ArgumentParser) -> None:
 def add_sources(parser: argparse.ArgumentParser) -> None:
     """The stores to work on."""
     for kind, what, setting in (
-        ("sqlite", "FILE", "REFSERVER_DATABASE"),
-        ("chroma", "DIR", "CHROMA_PATH"),
-        ("files", "DIR", "REFSERVER_FILES"),
+        ("sqlite", "FILE", "BACKUP_SQLITE"),
+        ("chroma", "DIR", "BACKUP_CHROMA"),
+        ("files", "DIR", "BACKUP_FILES"),
     ):
         parser.add_argument(f"--{kind}", action="append", metavar=f"[NAME=]{what}", help=f"source ({setting})")

@@ -4,7 +4,7 @@ import argparse
 
 from ..application_check import ApplicationCheck
 from ..drill import drill_backup, passed
-from .arguments import add_examine, add_id
+from .arguments import add_examine, add_id, command
 from .call import Call, Outcome
 from .verify import proof_json, proof_text, verdicts
 
@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_id(parser, default="latest")
     parser.add_argument(
         "--probe",
+        type=command,
         metavar="CMD",
         default="",
         help="application's check of the restored stores; the drill fails unless it exits with 0 (BACKUP_DRILL_COMMAND)",

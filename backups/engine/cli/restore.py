@@ -3,6 +3,8 @@
 import argparse
 import functools
 import os
+import shlex
+import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +22,7 @@ from ..restore.to_folder import Restored, restore_to, select
 from ..shrinkage import unconfirmed_loss
 from ..types import Backup
 from ..unfinished import mixture, unfinished_exchange
-from .arguments import add_id, add_sources, seconds
+from .arguments import add_id, add_sources, command, seconds
 from .call import Call, Outcome
 from .text import damage_lines, missing_json, missing_lines, table
 
@@ -45,16 +47,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--ignore-open", action="store_true", help="go on although another process may have a store open (--in-place)"
     )
     parser.add_argument("--wait", type=seconds, default=30.0, metavar="SECONDS", help="wait for writers to pause (--in-place)")
-    parser.add_argument("--stop-command", metavar="CMD", default="", help="run before the exchange (BACKUP_STOP_COMMAND)")
+    parser.add_argument(
+        "--stop-command", type=command, metavar="CMD", default="", help="run before the exchange (BACKUP_STOP_COMMAND)"
+    )
     parser.add_argument(
         "--ready-fd",
         type=int,
         metavar="FD",
         help="when the data is staged and checked, write a line to this descriptor, and wait for one on standard input",
     )
-    parser.add_argument("--start-command", metavar="CMD", default="", help="run after it (BACKUP_START_COMMAND)")
+    parser.add_argument("--start-command", type=command, metavar="CMD", default="", help="run after it (BACKUP_START_COMMAND)")
     parser.add_argument(
-        "--check-command", metavar="CMD", default="", help="a failure undoes the restore (BACKUP_CHECK_COMMAND)"
+        "--check-command",
+        type=command,
+        metavar="CMD",
+        default="",
+        help="a failure undoes the restore (BACKUP_CHECK_COMMAND)",
     )
 
 
@@ -162,14 +170,23 @@ def _finish(call: Call) -> Outcome:
 
 
 def _commands(call: Call) -> Commands:
+    """The commands of arguments and settings. Raises `UsageError` for one whose program is not found."""
     arguments, settings = call.arguments, call.settings
-    return Commands(
+    commands = Commands(
         stop=arguments.stop_command or settings.stop_command,
         start=arguments.start_command or settings.start_command,
         check=arguments.check_command or settings.check_command,
         ignore_open=arguments.ignore_open,
         before_stop=None if arguments.ready_fd is None else functools.partial(_wait_for_go, arguments.ready_fd),
     )
+    for name, given in (("stop", commands.stop), ("start", commands.start), ("check", commands.check)):
+        words = shlex.split(given)
+        if words and shutil.which(words[0]) is None:
+            raise UsageError(
+                f"The {name} command cannot be run: there is no program {words[0]}.",
+                hint=f"Correct --{name}-command or BACKUP_{name.upper()}_COMMAND. Nothing was changed.",
+            )
+    return commands
 
 
 def _wait_for_go(descriptor: int) -> None:

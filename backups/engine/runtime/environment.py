@@ -19,6 +19,7 @@ import math
 import os
 import re
 import secrets
+import shlex
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,24 +93,29 @@ class Environment:
         origin = self._origins.get(name)
         self.problems.append(f"{name}: {what}{f' (in {origin})' if origin else ''}; {fix}.")
 
-    def unknown(self, known: Iterable[str] = (), prefixes: tuple[str, ...] = PREFIXES) -> tuple[UnknownSetting, ...]:
+    def unknown(
+        self, known: Iterable[str] = (), prefixes: tuple[str, ...] = PREFIXES, resembling: tuple[str, ...] = ()
+    ) -> tuple[UnknownSetting, ...]:
         """The settings with these prefixes that were not read and are not *known*.
 
-        In the process's environment only names that resemble a known one count: other programs may use the prefixes too.
+        In the process's environment, and with the prefixes *resembling*, only names that resemble a known one count: other
+        programs may use the prefixes too.
         """
         known = {*self.asked, *known}
         found = []
         for name in sorted(self.values.keys() - known - _PASSED_TO_CHILDREN):
             similar, origin = closest(name, known), self._origins.get(name)
-            if name.startswith(prefixes) and (similar or origin != PROCESS):
+            ours = name.startswith(prefixes) and origin != PROCESS
+            if ours or (similar and name.startswith((*prefixes, *resembling))):
                 message = f"There is no setting {name}{f' (in {origin})' if origin else ''}."
                 found.append(UnknownSetting(message, f"Did you mean {similar}?" if similar else "Remove it."))
         return tuple(found)
 
-    def check(self) -> None:
-        """Raise one `UsageError` that names every problem noted so far."""
+    def check(self, unknown: Iterable[UnknownSetting] = ()) -> None:
+        """Raise one `UsageError` that names every problem noted so far; if there are any, *unknown* names too."""
         if self.problems:
-            lines = "\n".join(f"  - {problem}" for problem in self.problems)
+            listed = [*self.problems, *(f"{item.message} {item.hint}" for item in unknown)]
+            lines = "\n".join(f"  - {problem}" for problem in listed)
             raise UsageError(f"Invalid settings:\n{lines}", hint="Correct them in the environment or in .env.")
 
     def text(self, name: str, default: str, *, choices: Collection[str] = ()) -> str:
@@ -120,6 +126,16 @@ class Environment:
         if choices and value not in choices:
             self.problem(name, f"{value!r} is not known", f"use one of {', '.join(sorted(choices))}")
             return default
+        return value
+
+    def command(self, name: str) -> str:
+        """A command, as `shlex.split` can split it into words."""
+        value = self._get(name) or ""
+        try:
+            shlex.split(value)
+        except ValueError as error:
+            self.problem(name, f"{value!r} cannot be split into words ({error})", "quote it as for a shell")
+            return ""
         return value
 
     def integer(self, name: str, default: int, *, least: int | None = None, most: int | None = None) -> int:
