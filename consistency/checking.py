@@ -11,8 +11,8 @@ from datetime import timedelta
 from typing import Any
 
 from django.db.models import Exists, OuterRef, Q, QuerySet
-from django.utils import timezone
 
+from backups import moments
 from backups.engine.runtime.context import Progress
 from consistency.declaration import option
 from consistency.engine import check as engine
@@ -72,9 +72,9 @@ def run_check(*, actor: str = "", ctx: Context | None = None) -> Check:
 
 def fail_silent_checks() -> int:
     """Mark running checks without a heartbeat for `SILENT` as failed. Returns how many."""
-    silent = Check.objects.filter(state=Check.State.RUNNING, heard__lt=timezone.now() - SILENT)
+    silent = Check.objects.filter(state=Check.State.RUNNING, heard__lt=moments.now() - SILENT)
     error = {"code": "interrupted", "message": "The check was interrupted.", "hint": "Run it again. Nothing was changed."}
-    return silent.update(state=Check.State.FAILED, ended=timezone.now(), error=error)
+    return silent.update(state=Check.State.FAILED, ended=moments.now(), error=error)
 
 
 def latest_live_check() -> Check | None:
@@ -123,7 +123,7 @@ class _FindingKeeper:
             ctx.on_progress(event)
             if time.monotonic() - self._last_beat > _HEARTBEAT_SECONDS:
                 self._last_beat = time.monotonic()
-                Check.objects.filter(pk=self._check.pk).update(heard=timezone.now(), records=event.done)
+                Check.objects.filter(pk=self._check.pk).update(heard=moments.now(), records=event.done)
 
         return replace(ctx, on_progress=on_progress)
 
@@ -143,7 +143,7 @@ class _FindingKeeper:
 
 
 def _end(check: Check, state: str, **values: Any) -> None:
-    check.state, check.ended = state, timezone.now()
+    check.state, check.ended = state, moments.now()
     for key, value in values.items():
         setattr(check, key, value)
     check.save()

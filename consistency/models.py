@@ -5,6 +5,7 @@ from typing import Any
 from django.db import models
 from django.utils import timezone
 
+from backups import moments
 from consistency.engine.findings import Cause, FindingKind, Severity
 from consistency.engine.findings import Repair as Action
 from consistency.engine.findings import State as Verdict
@@ -27,9 +28,9 @@ class Check(models.Model):
     state = models.CharField(max_length=10, choices=State.choices, default=State.RUNNING)
     verdict = models.CharField(max_length=12, blank=True, choices=[(one.value, one.value) for one in Verdict])
     actor = models.CharField(max_length=150, blank=True, help_text="Who requested the check.")
-    started = models.DateTimeField(default=timezone.now)
-    heard = models.DateTimeField(default=timezone.now, help_text="Time of the last heartbeat.")
-    ended = models.DateTimeField(null=True, blank=True)
+    started = moments.MomentField(default=timezone.now)
+    heard = moments.MomentField(default=timezone.now, help_text="Time of the last heartbeat.")
+    ended = moments.MomentField(null=True, blank=True)
     seconds = models.FloatField(default=0)
     records = models.PositiveBigIntegerField(default=0, help_text="Rows and records compared.")
     findings_count = models.PositiveBigIntegerField(default=0)
@@ -101,10 +102,10 @@ class Repair(models.Model):
     state = models.CharField(max_length=8, choices=State.choices, default=State.RUNNING)
     actor = models.CharField(max_length=150, blank=True)
     snapshot = models.CharField(max_length=200, blank=True, help_text="The backup made before the repair.")
-    started = models.DateTimeField(default=timezone.now)
-    ended = models.DateTimeField(null=True, blank=True)
+    started = moments.MomentField(default=timezone.now)
+    ended = moments.MomentField(null=True, blank=True)
     undone_by = models.CharField(max_length=150, blank=True)
-    undone = models.DateTimeField(null=True, blank=True)
+    undone = moments.MomentField(null=True, blank=True)
 
     class Meta:
         ordering = ("-started", "-pk")
@@ -153,7 +154,7 @@ class Step(models.Model):
     note = models.TextField(blank=True)
     before = models.JSONField(null=True, blank=True)
     after = models.JSONField(null=True, blank=True)
-    changed = models.DateTimeField(default=timezone.now)
+    changed = moments.MomentField(default=timezone.now)
 
     class Meta:
         ordering = ("pk",)
@@ -164,7 +165,7 @@ class Step(models.Model):
 
     def move(self, state: str, note: str = "", **values: Any) -> None:
         """Change the state in memory; the caller saves it."""
-        self.state, self.changed = state, timezone.now()
+        self.state, self.changed = state, moments.now()
         self.note = note or self.note
         for key, value in values.items():
             setattr(self, key, value)

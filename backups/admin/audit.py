@@ -15,6 +15,7 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 from django.utils import timezone
 
+from backups import moments
 from backups.identity import audit
 from backups.identity.audit import EntryFilter
 from backups.identity.sign_in import actor_of
@@ -110,7 +111,7 @@ def export(request: HttpRequest, form: str) -> HttpResponseBase:
     rows = _rows(wanted, audit.head()[0])
     lines = _csv(rows) if form == "csv" else (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     kind = "text/csv; charset=utf-8" if form == "csv" else "application/jsonl; charset=utf-8"
-    name = f"audit-{timezone.now():%Y%m%dT%H%M%SZ}.{form}"
+    name = f"audit-{moments.now():%Y%m%dT%H%M%SZ}.{form}"
     return StreamingHttpResponse(lines, content_type=kind, headers={"Content-Disposition": f'attachment; filename="{name}"'})
 
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from django.db import connections
-from django.utils import timezone
 
+from backups import moments
 from backups.conf import configuration
 from backups.models import Alert
 from backups.monitoring.conditions import Level, Observation, present
@@ -33,7 +33,7 @@ def _conditions(now: Sequence[Observation] | None) -> Sequence[Observation]:
     at, held = _seen.get(database, (0.0, ()))
     if now is None and time.monotonic() - at < _FRESH:
         return held
-    held = present(gather(timezone.now())) if now is None else now
+    held = present(gather(moments.now())) if now is None else now
     _seen[database] = (time.monotonic(), held)
     return held
 

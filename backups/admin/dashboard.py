@@ -9,6 +9,7 @@ from django.shortcuts import render as render_template
 from django.urls import reverse
 from django.utils import timezone
 
+from backups import moments
 from backups.conf import configuration
 from backups.identity.sign_in import actor_of
 from backups.jobs import submit
@@ -31,7 +32,7 @@ _LOOK_AT = 60
 @page("backups.view_backup")
 def overview(request: HttpRequest) -> HttpResponse:
     """The overview page."""
-    now = timezone.now()
+    now = moments.now()
     facts = gather(now)
     found = verdict(facts)
     chosen = timeline.RANGES.get(request.GET.get("range", ""), timeline.RANGES[timeline.DEFAULT])
@@ -88,7 +89,7 @@ def back_up(request: HttpRequest) -> HttpResponse:
 def figures(request: HttpRequest) -> HttpResponseBase:
     """Sizes and durations of backups: a table by day, or with ``?format=json`` all points for the charts."""
     chosen = timeline.RANGES.get(request.GET.get("range", ""), timeline.RANGES["30d"])
-    now = timezone.now()
+    now = moments.now()
     if request.GET.get("format") == "json":
         span = {
             "from": round((now - chosen.length).timestamp()),

@@ -22,6 +22,7 @@ from django.shortcuts import render as render_template
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
+from backups import moments
 from backups.conf import configuration
 from backups.engine.errors import UsageError
 from backups.engine.names import BACKUP_ID
@@ -308,7 +309,7 @@ _MOST_NOTICES = 5
 @page("backups.view_job")
 def ended(request: HttpRequest) -> HttpResponseBase:
     """The account's jobs that ended after ``since``, as notices; and the time to ask from next."""
-    now = timezone.now()
+    now = moments.now()
     since = parse_datetime(request.GET.get("since", "")[:40])
     jobs: Iterable[Job] = ()
     if since is not None and timezone.is_aware(since):

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from django.utils import timezone
-
+from backups import moments
 from backups.catalog.losses import loss_of, unconfirmed
 from backups.engine.check_stores import NO_CLIENT, without_client
 from backups.engine.progress import counted, duration, human_bytes
@@ -61,7 +60,7 @@ def summarize(job: Job) -> JobSummary:
 
 
 def _waiting(job: Job) -> JobSummary:
-    now, word = timezone.now(), job.get_state_display()
+    now, word = moments.now(), job.get_state_display()
     beat = worker_beat(job.host)
     if is_silent(beat, now):
         silence = f"has not reported for {duration((now - beat).total_seconds())}" if beat else "has not started yet"

@@ -11,9 +11,9 @@ from django.db.models import OuterRef, Subquery
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.shortcuts import render as render_template
-from django.utils import timezone
 from pydantic import ValidationError
 
+from backups import moments
 from backups.conf import configuration
 from backups.engine.errors import UsageError
 from backups.engine.progress import counted
@@ -68,7 +68,7 @@ def times_of(cron: str, zone: str, count: int = SHOWN_TIMES) -> Times:
         words = in_words(cron, zone)
     except ValueError:
         words = cron
-    return Times(words, schedules.slots_after(cron, zone, timezone.now(), count), "", zone)
+    return Times(words, schedules.slots_after(cron, zone, moments.now(), count), "", zone)
 
 
 @page("backups.view_plan")
@@ -77,7 +77,7 @@ def overview(request: HttpRequest) -> HttpResponse:
     last = Job.objects.filter(plan=OuterRef("pk")).order_by("-created", "-id").values("pk")[:1]
     plans = sorted(Plan.objects.annotate(last_job=Subquery(last)), key=lambda plan: str(plan).casefold())
     jobs = Job.objects.in_bulk([plan.last_job for plan in plans if plan.last_job])
-    now = timezone.now()
+    now = moments.now()
     missed = missed_lately(plans, now)
     rows = [
         (plan, times_of(plan.cron, plan.time_zone, 1), jobs.get(plan.last_job), _where(plan), missed.get(plan.name))
@@ -137,7 +137,7 @@ def one(request: HttpRequest, name: str) -> HttpResponse:
             return redirect(plan)
     history = list(plan.jobs.order_by("-created", "-id")[:_HISTORY])
     last = next((job for job in history if job.state in Job.ENDED), None)
-    now = timezone.now()
+    now = moments.now()
     context = {
         "plan": plan,
         "kind": kind,
@@ -207,7 +207,7 @@ def retention(request: HttpRequest) -> HttpResponse:
 @page("backups.view_plan")
 def export(request: HttpRequest) -> HttpResponse:
     """All plans as YAML."""
-    name = f"plans-{timezone.now():%Y%m%d}.yaml"
+    name = f"plans-{moments.now():%Y%m%d}.yaml"
     return HttpResponse(
         yaml_files.write(Plan.objects.all()),
         content_type="application/yaml; charset=utf-8",
@@ -282,7 +282,7 @@ def _retention(given: Any) -> retention_preview.Preview:
     values |= {name: value for name in ("set", "repository") if (value := given.get(name))}
     values["every_set"] = given.get("every_set") in (True, "on", "true", "True")
     try:
-        return retention_preview.preview(PruneArguments.model_validate(values), timezone.now())
+        return retention_preview.preview(PruneArguments.model_validate(values), moments.now())
     except ValidationError:
         return retention_preview.Preview(
             problem="The rules are not valid yet: enter whole numbers, and a duration such as 14d."

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from django.utils import timezone
-
+from backups import moments
 from backups.monitoring.conditions import Level, Observation, present
 from backups.monitoring.conditions.backups import damage, newest_damaged, no_proven_backup
 from backups.monitoring.conditions.repositories import UNREADABLE, backups_missing, repository_missing
@@ -27,7 +26,7 @@ class Protection:
     @classmethod
     def now(cls) -> Protection:
         """Of this moment."""
-        held = present(gather(timezone.now()))
+        held = present(gather(moments.now()))
         kinds = {one.name: rank for rank, one in enumerate(_ABOUT)}
         about = sorted((one for one in held if one.kind in kinds), key=lambda one: kinds[one.kind])
         away = frozenset(one.subject for one in about if one.kind == repository_missing.name)

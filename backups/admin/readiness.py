@@ -6,6 +6,7 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils import timezone
 
+from backups import moments
 from backups.engine.progress import clock, duration
 from backups.identity.sign_in import actor_of
 from backups.jobs import submit
@@ -41,7 +42,7 @@ class Bar:
 @page("backups.view_backup")
 def overview(request: HttpRequest) -> HttpResponse:
     """The readiness page."""
-    moment = timezone.now()
+    moment = moments.now()
     facts = gather(moment)
     found = readiness.assess(facts, readiness.gather(moment))
     drills = list(IndexedBackup.objects.filter(drilled_at__isnull=False).order_by("-drilled_at")[:_SHOWN])

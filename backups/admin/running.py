@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from django.utils import timezone
-
+from backups import moments
 from backups.jobs.types import BACKUP, DRILL, RESTORE, RESTORE_IN_PLACE, VERIFY
 from backups.models import Job
 from backups.templatetags.backups_jobs import phase_label
@@ -110,7 +109,7 @@ def bars(job: Job) -> list[Bar]:
     """The phases of a job as bars on a common axis, from its start to its end or now."""
     if not job.phases or job.started is None:
         return []
-    end = job.finished or timezone.now()
+    end = job.finished or moments.now()
     begin = min(job.started, datetime.fromisoformat(job.phases[0]["started"]))
     whole = max((end - begin).total_seconds(), 0.001)
     drawn = []

@@ -9,9 +9,9 @@ from django import forms
 from django.db.models import Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
-from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
+from backups import moments
 from backups.identity import known_accounts, tokens
 from backups.identity.permissions import SCOPES
 from backups.identity.sign_in import actor_of
@@ -84,14 +84,14 @@ def overview(request: HttpRequest) -> HttpResponse:
     issued = None
     if request.method == "POST" and form.is_valid():
         days = form.cleaned_data["days"]
-        expires = timezone.now() + timedelta(days=days) if days else None
+        expires = moments.now() + timedelta(days=days) if days else None
         user: Any = request.user
         wanted = form.cleaned_data
         issued = tokens.issue_token(actor_of(request), user, wanted["name"], wanted["scopes"], expires)
         form = NewToken()
     rows = list(_visible_tokens(request).order_by("-created", "-pk")[:_MOST])
     usable = [row for row in rows if row.usable]
-    now = timezone.now()
+    now = moments.now()
     context = {
         "form": form,
         "issued": issued,

@@ -14,8 +14,8 @@ from typing import Any
 
 from django.db import transaction
 from django.db.models import Q
-from django.utils import timezone
 
+from backups import moments
 from backups.conf import configuration
 from backups.engine.runtime import locks
 from backups.jobs import queue
@@ -84,7 +84,7 @@ def take_up(now: datetime) -> int:
     return count + late.update(next_try=now)
 
 
-def turn(clock: Callable[[], datetime] = timezone.now, send: Sender = hand_over) -> int:
+def turn(clock: Callable[[], datetime] = moments.now, send: Sender = hand_over) -> int:
     """Deliver what is due, one after the other, for at most `ONE_TURN`. Returns the number of attempts.
 
     A recipient that failed is not tried again in the same turn, so that one that hangs delays the others only once.
@@ -125,7 +125,7 @@ def take(delivery: AlertDelivery, now: datetime) -> bool:
     return bool(mine.update(state=delivery.state, claim=delivery.claim, claimed=now, attempts=delivery.attempts))
 
 
-def attempt(delivery: AlertDelivery, clock: Callable[[], datetime] = timezone.now, send: Sender = hand_over) -> Answer:
+def attempt(delivery: AlertDelivery, clock: Callable[[], datetime] = moments.now, send: Sender = hand_over) -> Answer:
     """Send a claimed delivery, and record the outcome: delivered, to be retried, dropped or given up."""
     answer = send(delivery, clock())
     now = clock()

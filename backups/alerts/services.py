@@ -12,6 +12,7 @@ from django.db import transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 
+from backups import moments
 from backups.conf import configuration
 from backups.engine.errors import UsageError
 from backups.identity import audit
@@ -37,7 +38,7 @@ def firing() -> QuerySet[Alert]:
 def acknowledge(actor: Actor, alert: Alert, note: str = "") -> Alert:
     """Mark an alert as being handled: it notifies nobody else and does not escalate; its recipients are notified of its end."""
     values = {
-        "acknowledged": timezone.now(),
+        "acknowledged": moments.now(),
         "acknowledged_by": actor.name[:150],
         "acknowledged_note": " ".join(note.split())[:500],
     }
@@ -182,7 +183,7 @@ def remove_channel(actor: Actor, channel: AlertChannel) -> None:
     with transaction.atomic(using=configuration().database):
         audit.record(actor, "alert_channel.removed", f"alert_channel:{channel.name}", before=describe_channel(channel))
         AlertDelivery.objects.filter(recipient=f"channel:{channel.pk}", state=AlertDelivery.State.WAITING).update(
-            state=AlertDelivery.State.DROPPED, finished=timezone.now(), answer="The channel was removed."
+            state=AlertDelivery.State.DROPPED, finished=moments.now(), answer="The channel was removed."
         )
         channel.delete()
 
@@ -210,7 +211,7 @@ def describe_channel(channel: AlertChannel) -> dict[str, Any]:
 
 def send_test(actor: Actor, channel: AlertChannel) -> Answer:
     """Send a test and wait for the receiver's answer, which is kept with the channel. Takes as long as one delivery may."""
-    now = timezone.now()
+    now = moments.now()
     with transaction.atomic(using=configuration().database):
         delivery = AlertDelivery.objects.create(
             event="test",
@@ -229,8 +230,8 @@ def send_test(actor: Actor, channel: AlertChannel) -> Answer:
 
 def _test_message(actor: Actor, channel: AlertChannel) -> dict[str, Any]:
     if channel.kind == Kind.PING:
-        return {"text": f"{actor.name} sent a test from {messages.site()}.", "run": "", "at": timezone.now().isoformat()}
-    return messages.test(channel.name, actor.name, timezone.now())
+        return {"text": f"{actor.name} sent a test from {messages.site()}.", "run": "", "at": moments.now().isoformat()}
+    return messages.test(channel.name, actor.name, moments.now())
 
 
 def answer_line(answer: Answer) -> str:

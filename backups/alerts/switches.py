@@ -9,8 +9,8 @@ from typing import Any
 
 from django.db.models import Q
 from django.dispatch import receiver
-from django.utils import timezone
 
+from backups import moments
 from backups.engine.progress import duration, human_bytes
 from backups.jobs.lifecycle import job_ended, job_started
 from backups.models import AlertChannel, Job
@@ -49,7 +49,7 @@ def _call(job: Job, event: str, text: str) -> None:
     if job.plan_id is None:
         return
     for channel in AlertChannel.objects.filter(kind=AlertChannel.Kind.PING, enabled=True, plans=job.plan_id):
-        _write(channel, event, text, timezone.now(), thread=f"ping:{channel.pk}:{job.plan_id}", run=str(job.pk))
+        _write(channel, event, text, moments.now(), thread=f"ping:{channel.pk}:{job.plan_id}", run=str(job.pk))
 
 
 def _write(channel: AlertChannel, event: str, text: str, now: datetime, *, thread: str, run: str) -> None:

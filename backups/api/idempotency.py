@@ -13,11 +13,11 @@ from typing import Any
 
 from django.db import IntegrityError, transaction
 from django.http import HttpResponseBase
-from django.utils import timezone
 from django.utils.crypto import salted_hmac
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from backups import moments
 from backups.conf import configuration
 from backups.models import IdempotencyKey
 
@@ -50,7 +50,7 @@ def run_once(request: Request, respond: Callable[[], HttpResponseBase]) -> HttpR
 
 def _record(owner: str, key: str, fingerprint: str) -> tuple[IdempotencyKey, bool]:
     """The row of a key, and whether this request is to be executed."""
-    now = timezone.now()
+    now = moments.now()
     try:
         with transaction.atomic(using=configuration().database):
             return IdempotencyKey.objects.create(owner=owner, key=key, fingerprint=fingerprint, created=now), True

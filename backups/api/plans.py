@@ -7,10 +7,10 @@ from zoneinfo import available_timezones
 
 from django.http import HttpResponseBase
 from django.urls import reverse
-from django.utils import timezone
 from pydantic import Field, StringConstraints
 from rest_framework.request import Request
 
+from backups import moments
 from backups.engine.errors import UsageError
 from backups.identity.step_up import always
 from backups.jobs.arguments import Name
@@ -140,7 +140,7 @@ def _schema(plan: Plan) -> PlanSchema:
     last = plan.jobs.order_by("-created", "-id").only("id", "state").first()
     try:
         words = in_words(plan.cron, plan.time_zone)
-        times = slots_after(plan.cron, plan.time_zone, timezone.now(), _TIMES_SHOWN) if plan.enabled else []
+        times = slots_after(plan.cron, plan.time_zone, moments.now(), _TIMES_SHOWN) if plan.enabled else []
     except ValueError as problem:
         words, times = str(problem), []
     job = {"last_job": last.pk if last else None, "last_state": last.state if last else None}
@@ -241,7 +241,7 @@ def preview_schedule(request: Request, *, query: CronQuery) -> CronTimes:
         if len(query.cron.split()) != 5 or query.time_zone not in available_timezones():
             raise ValueError(f"{query.cron!r} in {query.time_zone!r} is not five fields in a time zone such as Europe/Berlin")
         words = in_words(query.cron, query.time_zone)
-        times = slots_after(query.cron, query.time_zone, timezone.now(), query.count)
+        times = slots_after(query.cron, query.time_zone, moments.now(), query.count)
     except ValueError as problem:
         raise UsageError(f"{problem}.", hint="Write minute, hour, day of month, month, day of week: 0 3 * * *.") from None
     return CronTimes(cron=query.cron, time_zone=query.time_zone, in_words=words, next=times)

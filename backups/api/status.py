@@ -6,9 +6,9 @@ from typing import Literal
 from django.contrib.auth import get_user_model
 from django.db import DatabaseError, connections, router
 from django.http import HttpResponseBase
-from django.utils import timezone
 from rest_framework.request import Request
 
+from backups import moments
 from backups.conf import configuration
 from backups.jobs import queue
 from backups.monitoring import readiness, verdict
@@ -185,7 +185,7 @@ def _check_worker() -> Check:
         return Check(ok=False, says="unknown")
     if beat is None:
         return Check(ok=False, says="not started yet")
-    now = timezone.now()
+    now = moments.now()
     if is_silent(beat, now):
         return Check(ok=False, says=f"no heartbeat for {int((now - beat).total_seconds())} s")
     return Check(ok=True, says="running")

@@ -7,10 +7,10 @@ from django.contrib.auth.models import AbstractUser
 from django.db.models import Q
 from django.http import HttpResponseBase
 from django.urls import reverse
-from django.utils import timezone
 from pydantic import AfterValidator, Field, StringConstraints
 from rest_framework.request import Request
 
+from backups import moments
 from backups.identity import tokens
 from backups.identity.permissions import SCOPES
 from backups.identity.step_up import always
@@ -98,7 +98,7 @@ def list_tokens(request: Request, *, query: TokenQuery) -> Page[TokenSchema]:
     else:
         rows = rows.filter(_own(request))
     if query.usable is not None:
-        usable = Q(revoked=None, suspended=None) & (Q(expires=None) | Q(expires__gt=timezone.now()))
+        usable = Q(revoked=None, suspended=None) & (Q(expires=None) | Q(expires__gt=moments.now()))
         rows = rows.filter(usable if query.usable else ~usable)
     return page(request, query, rows, ("created", "pk"), TokenSchema.model_validate)
 
@@ -124,7 +124,7 @@ def create_token(request: Request, *, body: NewToken) -> HttpResponseBase:
         )
     user: Any = request.user
     assert isinstance(user, AbstractUser)
-    expires = timezone.now() + timedelta(days=body.days) if body.days is not None else None
+    expires = moments.now() + timedelta(days=body.days) if body.days is not None else None
     issued = tokens.issue_token(actor(request), user, body.name, scopes, expires)
     model = IssuedToken(**TokenSchema.model_validate(issued.token).model_dump(), secret=issued.secret)
     return reply(model, 201, location=reverse("backups-api:token", args=[issued.token.pk]))

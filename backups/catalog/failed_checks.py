@@ -10,8 +10,8 @@ from datetime import datetime
 from typing import Any
 
 from django.db.models import Q, QuerySet
-from django.utils import timezone
 
+from backups import moments
 from backups.conf import configuration
 from backups.engine.errors import (
     BackupNotFound,
@@ -88,7 +88,7 @@ def note(job: Job) -> list[str]:
         if stopped_at is not None:
             why = str((job.error or {}).get("message") or "Its process was stopped.")
             found[stopped_at] = {"check_failed": why, "check_found_damage": False}
-    now = timezone.now()
+    now = moments.now()
     return [
         backup_id
         for backup_id, values in found.items()

@@ -1,7 +1,6 @@
 """Holds: backups that retention keeps whatever its rules."""
 
-from django.utils import timezone
-
+from backups import moments
 from backups.conf import configuration
 from backups.engine.config import check_note
 from backups.engine.errors import BackupNotFound, UsageError
@@ -18,7 +17,7 @@ _HOLD_WAIT = 2.0
 
 def hold(actor: Actor, row: IndexedBackup, note: str) -> IndexedBackup:
     """Hold a backup. Raises `RepositoryLocked` while another process writes."""
-    return _set_hold(actor, row, Hold(time=timezone.now(), note=check_note(note)))
+    return _set_hold(actor, row, Hold(time=moments.now(), note=check_note(note)))
 
 
 def release(actor: Actor, row: IndexedBackup) -> IndexedBackup:
@@ -29,7 +28,7 @@ def release(actor: Actor, row: IndexedBackup) -> IndexedBackup:
 def _set_hold(actor: Actor, row: IndexedBackup, new: Hold | None) -> IndexedBackup:
     opened, backup = stored(row)
     action = "backup.held" if new else "backup.released"
-    with opened.writing("hold", timezone.now(), wait=_HOLD_WAIT):
+    with opened.writing("hold", moments.now(), wait=_HOLD_WAIT):
         if new is None and backup.hold is not None:
             new = backup.hold.confirmed
         opened.set_hold(backup, new)

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from django.db.models import QuerySet
-from django.utils import timezone
 
+from backups import moments
 from backups.conf import configuration
 from backups.engine.errors import BackupNotFound
 from backups.identity import audit
@@ -40,7 +40,7 @@ def forget_missing(actor: Actor, *, repository: str = "", backup_ids: Sequence[s
     audit.record(actor, "backups.forgotten", f"repository:{name}", after=after)
     opened = configuration().open(name)
     for _, set_name, backup_id, _ in gone:
-        opened.forget(set_name, backup_id, timezone.now())
+        opened.forget(set_name, backup_id, moments.now())
     for start in range(0, len(gone), 500):
         IndexedBackup.objects.filter(pk__in=[pk for pk, *_ in gone[start : start + 500]]).delete()
     return found

@@ -22,6 +22,7 @@ from django.db.models import F, Q, QuerySet, TextField, Value
 from django.db.models.functions import Cast, Concat
 from django.utils import timezone
 
+from backups import moments
 from backups.conf import configuration
 from backups.models import AuditEntry, Job
 from backups.models.listing import Filter, Keyset
@@ -72,7 +73,7 @@ def record(actor: Actor, action: str, target: str = "", *, before: Any = None, a
         last = AuditEntry.objects.using(alias).order_by("-number").values_list("number", "hash").first() or (0, FIRST)
         entry = AuditEntry(
             number=last[0] + 1,
-            time=timezone.now(),
+            time=moments.now(),
             who=actor.name[:150],
             who_id=actor.id,
             via=actor.via,

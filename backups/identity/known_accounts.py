@@ -15,9 +15,9 @@ from django.contrib.auth.models import AbstractUser
 from django.db import DatabaseError, transaction
 from django.db.models.signals import post_delete, post_save
 from django.dispatch import receiver
-from django.utils import timezone
 from pydantic import TypeAdapter, ValidationError
 
+from backups import moments
 from backups.conf import configuration
 from backups.models import ApiToken, KnownAccount
 
@@ -64,7 +64,7 @@ def observe(live: Accounts | None, withheld: Mapping[str, dict[str, Any]] | None
     if live is None:
         return
     withheld = withheld or {}
-    now = timezone.now()
+    now = moments.now()
     with transaction.atomic(using=configuration().database):
         rows = {row.username: row for row in KnownAccount.objects.all()}
         seen = _known(rows.values(), live)
@@ -110,7 +110,7 @@ def suspend_tokens(names: set[str] | None) -> list[str]:
     tokens = ApiToken.objects.filter(revoked=None, suspended=None)
     tokens = tokens if names is None else tokens.filter(username__in=names)
     found = sorted(set(tokens.values_list("username", flat=True)))
-    tokens.update(suspended=timezone.now())
+    tokens.update(suspended=moments.now())
     return found
 
 
@@ -147,8 +147,8 @@ def _removed_or_created(sender: Any, instance: Any, created: bool | None = None,
         with transaction.atomic(using=configuration().database):
             if created:
                 row.update(user_id=str(instance.pk), nonce=_new_nonce(), removed=None, state={}, withheld={})
-            elif not row.update(removed=timezone.now()):
+            elif not row.update(removed=moments.now()):
                 name = instance.get_username()[:_LONGEST_NAME]
-                KnownAccount.objects.create(username=name, user_id=str(instance.pk), nonce=_new_nonce(), removed=timezone.now())
+                KnownAccount.objects.create(username=name, user_id=str(instance.pk), nonce=_new_nonce(), removed=moments.now())
     except DatabaseError as problem:
         _log.warning("The control database does not know yet that %s was removed or created: %s", instance, problem)

@@ -30,8 +30,8 @@ from axes.utils import reset
 from django.db import connections, router, transaction
 from django.db.models import F, Max, Sum
 from django.http import HttpRequest, HttpResponse
-from django.utils import timezone
 
+from backups import moments
 from backups.models import Job
 
 from . import audit
@@ -115,7 +115,7 @@ def sentence(seconds: int) -> str:
 def answer(request: HttpRequest, response: HttpResponse | None, credentials: dict[str, Any] | None) -> HttpResponse:
     """*response*, or a short text, with status 429 and ``Retry-After``."""
     left = seconds_left(
-        get_client_username(request, credentials) or "", str(request.META.get("REMOTE_ADDR", "")), timezone.now()
+        get_client_username(request, credentials) or "", str(request.META.get("REMOTE_ADDR", "")), moments.now()
     )
     if response is None:
         response = HttpResponse(sentence(left), content_type="text/plain; charset=utf-8")
@@ -131,12 +131,12 @@ class Handler(AxesDatabaseHandler):  # type: ignore[misc]  # axes has no types
         """Whether the password is checked, which counts it (`claim`)."""
         self.clean_expired_user_attempts(request, credentials)
         username = get_client_username(request, credentials) or ""
-        return claim(username, request.axes_ip_address or "", timezone.now())
+        return claim(username, request.axes_ip_address or "", moments.now())
 
     def is_locked(self, request: Any, credentials: dict[str, Any] | None = None) -> bool:
         """Whether a password is refused unchecked now."""
         username = get_client_username(request, credentials) or ""
-        return seconds_left(username, request.axes_ip_address or "", timezone.now()) > 0
+        return seconds_left(username, request.axes_ip_address or "", moments.now()) > 0
 
     def user_login_failed(self, sender: Any, credentials: dict[str, Any], request: Any = None, **kwargs: Any) -> None:
         """Audit the wait that follows a wrong password, unless that was refused unchecked. It has been counted (`claim`).
@@ -149,7 +149,7 @@ class Handler(AxesDatabaseHandler):  # type: ignore[misc]  # axes has no types
         if request.axes_locked_out:
             return
         username, address = get_client_username(request, credentials) or "", request.axes_ip_address or ""
-        if left := seconds_left(username, address, timezone.now()):
+        if left := seconds_left(username, address, moments.now()):
             request.axes_locked_out = True
             actor = Actor(name=username[:150], via=Job.Via.PAGES, address=address)
             audit.record(actor, "account.slowed", f"account:{username[:150]}", after={"seconds": left})
@@ -159,7 +159,7 @@ class Handler(AxesDatabaseHandler):  # type: ignore[misc]  # axes has no types
         username, address = user.get_username(), request.axes_ip_address or ""
         forget(username, address)
         if address:
-            remember(username, address, timezone.now())
+            remember(username, address, moments.now())
 
 
 def _growing(over: int, longest: timedelta) -> timedelta:

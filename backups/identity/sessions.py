@@ -25,6 +25,8 @@ from django.dispatch import receiver
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 
+from backups import moments
+
 _USED = "_used"
 _STEP = timedelta(minutes=5)
 """How exactly the last use is known: each request would otherwise write the session."""
@@ -92,7 +94,7 @@ class IdleLimit:
         """Answer *request*, without its session when that is over."""
         limit = timedelta(hours=float(getattr(settings, "BACKUPS_SESSION_IDLE_HOURS", 12)))
         if limit and SESSION_KEY in request.session:
-            now = timezone.now()
+            now = moments.now()
             idle = now - _last_use(request, now)
             if idle > limit:
                 request.session.flush()
@@ -104,7 +106,7 @@ class IdleLimit:
 @receiver(user_logged_in)
 def _used(sender: Any, request: HttpRequest | None, **_: Any) -> None:
     if request is not None and hasattr(request, "session"):
-        request.session[_USED] = timezone.now().timestamp()
+        request.session[_USED] = moments.now().timestamp()
 
 
 def end_all() -> int:

@@ -10,8 +10,8 @@ from django.contrib.auth.signals import user_logged_in, user_logged_out, user_lo
 from django.core.exceptions import ValidationError
 from django.dispatch import receiver
 from django.http import HttpRequest
-from django.utils import timezone
 
+from backups import moments
 from backups.models import Job
 
 from . import audit
@@ -57,7 +57,7 @@ def _throttling() -> Any:
 
 def _wait_sentence(request: HttpRequest, username: str) -> str:
     throttling = _throttling()
-    seconds = throttling.seconds_left(username, address_of(request), timezone.now()) if throttling else 0
+    seconds = throttling.seconds_left(username, address_of(request), moments.now()) if throttling else 0
     return str(throttling.sentence(seconds)) if seconds else ""
 
 

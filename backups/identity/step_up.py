@@ -14,7 +14,8 @@ from django.conf import settings
 from django.contrib.auth.signals import user_logged_in
 from django.dispatch import receiver
 from django.http import HttpRequest
-from django.utils import timezone
+
+from backups import moments
 
 from . import audit, second_factor
 from .sign_in import actor_of, password_problem
@@ -74,7 +75,7 @@ def admit(request: HttpRequest) -> bool:
     kept = request.session.get(_KEY)
     if not isinstance(kept, dict) or not isinstance(kept.get("at"), int | float):
         return False
-    now = timezone.now()
+    now = moments.now()
     age = now - datetime.fromtimestamp(kept["at"], tz=now.tzinfo)
     limit = timedelta(minutes=float(getattr(settings, "BACKUPS_STEP_UP_MINUTES", 10)))
     if limit:
@@ -87,7 +88,7 @@ def admit(request: HttpRequest) -> bool:
 
 def note(request: HttpRequest, method: Method) -> None:
     """Note in the session that its account has just shown that it is there."""
-    request.session[_KEY] = {"at": timezone.now().timestamp(), "by": method.value}
+    request.session[_KEY] = {"at": moments.now().timestamp(), "by": method.value}
 
 
 @receiver(user_logged_in)

@@ -10,8 +10,8 @@ from typing import Any
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AbstractUser
 from django.db import transaction
-from django.utils import timezone
 
+from backups import moments
 from backups.conf import configuration
 from backups.engine.errors import UsageError
 from backups.models import ApiToken
@@ -65,7 +65,7 @@ def owner_of(secret: str, address: str) -> tuple[AbstractUser, ApiToken] | None:
     user: Any = get_user_model()._default_manager.filter(pk=token.user_id, is_active=True).first()
     if user is None or user.get_username() != token.username or not known_accounts.is_bound(token):
         return None
-    now = timezone.now().replace(second=0, microsecond=0)
+    now = moments.now().replace(second=0, microsecond=0)
     if token.used != now or token.used_from != address:
         ApiToken.objects.filter(pk=token.pk).update(used=now, used_from=address or None)
     return user, token
@@ -82,7 +82,7 @@ def issue_token(actor: Actor, user: AbstractUser, name: str, scopes: Sequence[st
 def revoke_token(actor: Actor, token: ApiToken) -> ApiToken:
     """Revoke a token."""
     with transaction.atomic(using=configuration().database):
-        if ApiToken.objects.filter(pk=token.pk, revoked=None).update(revoked=timezone.now()):
+        if ApiToken.objects.filter(pk=token.pk, revoked=None).update(revoked=moments.now()):
             audit.record(actor, "token.revoked", f"token:{token.pk}", before=_described(token))
     token.refresh_from_db()
     return token

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from django.utils import timezone
-
+from backups import moments
 from backups.engine.names import in_one_line
 from backups.models import Job, JobLog
 
@@ -51,7 +50,7 @@ class ChildOutput:
         *lines, self._partial = (self._partial + received).split(b"\n")
         if len(self._partial) > _LONGEST_LINE:
             lines, self._partial = [*lines, self._partial], b""
-        now = timezone.now()
+        now = moments.now()
         for line in lines:
             text = line.decode("utf-8", "replace").rstrip()
             message: Any = None
@@ -82,7 +81,7 @@ class ChildOutput:
             word = line.partition(" ")[0]
             level = {"DAMAGED": JobLog.Level.ERROR, "SHRUNK": JobLog.Level.WARNING}.get(word, JobLog.Level.INFO)
         text = storable(in_one_line(line[:4000]))
-        self.lines.append(JobLog(job=self.job, time=now or timezone.now(), level=level, line=text))
+        self.lines.append(JobLog(job=self.job, time=now or moments.now(), level=level, line=text))
 
     def _add_progress(self, event: dict[str, Any], now: datetime) -> bool:
         """Take an event of `engine.progress.json_lines`; False when it is malformed."""

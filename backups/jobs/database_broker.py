@@ -10,6 +10,7 @@ from django.utils import timezone
 from django_q.brokers.orm import ORM
 from django_q.models import OrmQ
 
+from backups import moments
 from backups.conf import configuration
 
 _log = logging.getLogger(__name__)
@@ -63,5 +64,7 @@ def forget_lost(now: datetime) -> int:
     queued; that of a taken one is the time at which it will be delivered again.
     """
     repeated_until = now + timedelta(seconds=RETRY) - _LOST_AFTER
-    taken = OrmQ.objects.using(configuration().database).filter(lock__gt=now + _LOST_AFTER, lock__lte=repeated_until)
+    taken = OrmQ.objects.using(configuration().database).filter(
+        lock__gt=moments.of_project(now + _LOST_AFTER), lock__lte=moments.of_project(repeated_until)
+    )
     return int(taken.delete()[0])

@@ -7,9 +7,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from django.utils import timezone
-
-from backups import __version__
+from backups import __version__, moments
 from backups.conf import configuration
 from backups.engine.runtime import processes
 from backups.models import Worker
@@ -34,5 +32,5 @@ def beat() -> None:
     touch_heartbeat()
     Worker.objects.update_or_create(
         host=configuration().host,
-        defaults={"beat": timezone.now(), "process": processes.current(), "version": __version__},
+        defaults={"beat": moments.now(), "process": processes.current(), "version": __version__},
     )

@@ -10,8 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from django.utils import timezone
-
+from backups import moments
 from backups.conf import configuration
 from backups.engine.errors import EngineError
 from backups.engine.restore.partial import clear_partials
@@ -51,7 +50,7 @@ def clear(job: Job) -> None:
         if job.child:
             repository.clear_scratch(int(job.child.split(":")[1]))
         if job.writes:
-            with repository.writing("clearing up", timezone.now(), wait=_LOCK_WITHIN):
+            with repository.writing("clearing up", moments.now(), wait=_LOCK_WITHIN):
                 repository.clear_debris()
 
 

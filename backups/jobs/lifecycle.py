@@ -14,8 +14,8 @@ from typing import Any
 from django.db import IntegrityError, connections, transaction
 from django.db.models import Q, QuerySet
 from django.dispatch import Signal
-from django.utils import timezone
 
+from backups import moments
 from backups.conf import configuration
 from backups.engine.errors import UsageError
 from backups.engine.progress import duration
@@ -110,9 +110,9 @@ def claim(host: str, worker: str) -> Job | None:
     running = Job.objects.filter(state=Job.State.RUNNING, host=host)
     if running.count() >= config.jobs_at_once:
         return None
-    for job in runnable(host, timezone.now())[:50]:
+    for job in runnable(host, moments.now())[:50]:
         token = secrets.token_hex(16)
-        now = timezone.now()
+        now = moments.now()
         try:
             with transaction.atomic(using=config.database):
                 _lock_claims(host)
@@ -156,12 +156,12 @@ def runnable(host: str, now: datetime) -> QuerySet[Job]:
 def beat(job: Job, **values: Any) -> bool:
     """Update a running job and its heartbeat. False when it no longer belongs to this worker, which must then stop it."""
     row = Job.objects.filter(pk=job.pk, state=Job.State.RUNNING, claim=job.claim)
-    return bool(row.update(heartbeat=timezone.now(), **values))
+    return bool(row.update(heartbeat=moments.now(), **values))
 
 
 def say(job: Job, line: str, level: JobLog.Level = JobLog.Level.INFO) -> None:
     """Add a line to a job's log."""
-    JobLog.objects.create(job=job, time=timezone.now(), level=level, line=line)
+    JobLog.objects.create(job=job, time=moments.now(), level=level, line=line)
 
 
 def end(
@@ -182,7 +182,7 @@ def end(
             row = row.filter(claim=job.claim)
         values: dict[str, Any] = {"backup_id": backup_id} if backup_id else {}
         values |= {"exit_code": exit_code, "result": result, "error": error, "warning": warning}
-        ended = row.update(state=state, finished=timezone.now(), left=None, rate=0, **values)
+        ended = row.update(state=state, finished=moments.now(), left=None, rate=0, **values)
         if not ended:
             return False
         job.refresh_from_db()
@@ -229,7 +229,7 @@ def _retry(job: Job) -> None:
         attempts=job.attempts,
         again_after=job,
         limit=job.limit,
-        not_before=timezone.now() + timedelta(seconds=pause),
+        not_before=moments.now() + timedelta(seconds=pause),
     )
     say(job, f"Attempt {again.attempt} of {again.attempts} follows in {pause} s.")
 
@@ -241,7 +241,7 @@ def cancel(job: Job, actor: Actor) -> Job:
     reaches the database again.
     """
     with transaction.atomic(using=configuration().database):
-        now = timezone.now()
+        now = moments.now()
         request: dict[str, Any] = {"cancel_asked": now, "cancel_by": actor.name}
         if Job.objects.filter(pk=job.pk, state=Job.State.QUEUED).update(state=Job.State.CANCELLED, finished=now, **request):
             audit.record(actor, "job.cancelled", f"job:{job.id}")

@@ -3,6 +3,8 @@
 from django.db import models
 from django.utils import timezone
 
+from backups import moments
+
 
 class KnownAccount(models.Model):
     """What is known of an account apart from the database that holds it, which a restore rolls back."""
@@ -11,7 +13,7 @@ class KnownAccount(models.Model):
     user_id = models.CharField(max_length=64, help_text="Primary key of the account.")
     nonce = models.CharField(max_length=32, help_text="Its tokens have it too. A later account of the same name has another.")
     state = models.JSONField(default=dict, help_text="Flags, groups, permissions, and a fingerprint of the password.")
-    removed = models.DateTimeField(null=True, blank=True, help_text="When it was first missing.")
+    removed = moments.MomentField(null=True, blank=True, help_text="When it was first missing.")
     withheld = models.JSONField(default=dict, help_text="What it had in a restored backup, and was not given.")
 
     class Meta:
@@ -34,11 +36,11 @@ class ApiToken(models.Model):
     digest = models.CharField(max_length=64, unique=True, help_text="SHA-256 of the secret, in hexadecimal.")
     hint = models.CharField(max_length=8, help_text="The first characters of the secret, to tell tokens apart.")
     scopes = models.JSONField(default=list)
-    created = models.DateTimeField(default=timezone.now)
-    expires = models.DateTimeField(null=True, blank=True)
-    revoked = models.DateTimeField(null=True, blank=True)
-    suspended = models.DateTimeField(null=True, blank=True, help_text="When a restore changed its account.")
-    used = models.DateTimeField(null=True, blank=True, help_text="Last use, to the minute.")
+    created = moments.MomentField(default=timezone.now)
+    expires = moments.MomentField(null=True, blank=True)
+    revoked = moments.MomentField(null=True, blank=True)
+    suspended = moments.MomentField(null=True, blank=True, help_text="When a restore changed its account.")
+    used = moments.MomentField(null=True, blank=True, help_text="Last use, to the minute.")
     used_from = models.GenericIPAddressField(null=True, blank=True)
 
     class Meta:
@@ -55,7 +57,7 @@ class ApiToken(models.Model):
 
     @property
     def usable(self) -> bool:
-        return self.revoked is None and self.suspended is None and (self.expires is None or self.expires > timezone.now())
+        return self.revoked is None and self.suspended is None and (self.expires is None or self.expires > moments.now())
 
 
 class IdempotencyKey(models.Model):
@@ -67,7 +69,7 @@ class IdempotencyKey(models.Model):
     status = models.PositiveSmallIntegerField(null=True, help_text="None while the first request is being answered.")
     body = models.JSONField(null=True)
     headers = models.JSONField(default=dict)
-    created = models.DateTimeField(default=timezone.now)
+    created = moments.MomentField(default=timezone.now)
 
     class Meta:
         default_permissions = ()

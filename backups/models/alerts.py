@@ -7,6 +7,8 @@ from django.db import models
 from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 
+from backups import moments
+
 
 class Severity(models.TextChoices):
     """Severities, in ascending order."""
@@ -57,11 +59,11 @@ class AlertChannel(QuietHours):
         validators=[MaxValueValidator(1440)],
         help_text="Interval of a dead man's switch for the worker; 0: none.",
     )
-    beaten = models.DateTimeField(null=True, blank=True)
-    tested = models.DateTimeField(null=True, blank=True)
+    beaten = moments.MomentField(null=True, blank=True)
+    tested = moments.MomentField(null=True, blank=True)
     tested_ok = models.BooleanField(null=True, blank=True)
     tested_answer = models.TextField(blank=True)
-    created = models.DateTimeField(default=timezone.now)
+    created = moments.MomentField(default=timezone.now)
 
     class Meta:
         ordering = ("name",)
@@ -100,7 +102,7 @@ class AlertRule(models.Model):
     escalate_to = models.ManyToManyField(AlertChannel, blank=True, related_name="escalations")
     enabled = models.BooleanField(default=True)
     builtin = models.BooleanField(default=False, editable=False)
-    changed = models.DateTimeField(auto_now=True)
+    changed = moments.MomentField(auto_now=True)
 
     class Meta:
         ordering = ("name",)
@@ -121,7 +123,7 @@ class AlertSubscription(QuietHours):
     username = models.CharField(max_length=150, help_text="Must still be the name of that account.")
     least = models.CharField(max_length=8, choices=Severity, blank=True, help_text="Minimum severity; empty: none.")
     rules = models.ManyToManyField(AlertRule, blank=True, related_name="subscriptions")
-    changed = models.DateTimeField(auto_now=True)
+    changed = moments.MomentField(auto_now=True)
 
     class Meta:
         default_permissions = ()
@@ -149,15 +151,15 @@ class Alert(models.Model):
     link = models.CharField(max_length=80, blank=True, help_text="URL name of a helpful page.")
     arguments = models.JSONField(default=list)
     also = models.JSONField(default=list, help_text="Further mail addresses.")
-    since = models.DateTimeField()
-    seen = models.DateTimeField()
-    fired = models.DateTimeField(null=True, blank=True)
-    escalated = models.DateTimeField(null=True, blank=True)
-    resolved = models.DateTimeField(null=True, blank=True)
+    since = moments.MomentField()
+    seen = moments.MomentField()
+    fired = moments.MomentField(null=True, blank=True)
+    escalated = moments.MomentField(null=True, blank=True)
+    resolved = moments.MomentField(null=True, blank=True)
     ended_by = models.CharField(max_length=200, blank=True, help_text="Why it ended, if the condition did not go away.")
     told = models.JSONField(default=dict, help_text='Recipient -> "fired", "escalated" or "resolved".')
     open = models.BooleanField(default=True, help_text="Active, or its end is not yet sent to all recipients.")
-    acknowledged = models.DateTimeField(null=True, blank=True)
+    acknowledged = moments.MomentField(null=True, blank=True)
     acknowledged_by = models.CharField(max_length=150, blank=True)
     acknowledged_note = models.CharField(max_length=500, blank=True)
 
@@ -224,12 +226,12 @@ class AlertDelivery(models.Model):
     message = models.JSONField(default=dict)
     alerts = models.ManyToManyField(Alert, related_name="deliveries")
     state = models.CharField(max_length=9, choices=State, default=State.WAITING)
-    created = models.DateTimeField(default=timezone.now)
-    next_try = models.DateTimeField(default=timezone.now)
+    created = moments.MomentField(default=timezone.now)
+    next_try = moments.MomentField(default=timezone.now)
     attempts = models.PositiveSmallIntegerField(default=0)
     claim = models.CharField(max_length=32, blank=True)
-    claimed = models.DateTimeField(null=True, blank=True)
-    finished = models.DateTimeField(null=True, blank=True)
+    claimed = moments.MomentField(null=True, blank=True)
+    finished = moments.MomentField(null=True, blank=True)
     status = models.PositiveSmallIntegerField(null=True, blank=True, help_text="Status of HTTP or SMTP.")
     answer = models.TextField(blank=True, help_text="Beginning of the receiver's answer, or why there was none.")
 
@@ -253,13 +255,13 @@ class AlertLook(models.Model):
     """When a host last evaluated the rules, by its clock and by its uptime; the row without a host: when any host did."""
 
     host = models.CharField(max_length=255, primary_key=True)
-    at = models.DateTimeField()
+    at = moments.MomentField()
     uptime = models.FloatField(default=0.0, help_text="Seconds since boot, including sleep.")
     boot = models.CharField(max_length=64, blank=True)
-    jumped = models.DateTimeField(null=True, blank=True, help_text="Last jump of its clock.")
+    jumped = moments.MomentField(null=True, blank=True, help_text="Last jump of its clock.")
     jumped_by = models.FloatField(default=0.0, help_text="Seconds; negative: backwards.")
-    silent_from = models.DateTimeField(null=True, blank=True, help_text="Start of the last period without evaluations.")
-    silent_until = models.DateTimeField(null=True, blank=True)
+    silent_from = moments.MomentField(null=True, blank=True, help_text="Start of the last period without evaluations.")
+    silent_until = moments.MomentField(null=True, blank=True)
 
     class Meta:
         default_permissions = ()

@@ -2,6 +2,8 @@
 
 from django.db import models
 
+from backups import moments
+
 
 class AuditEntry(models.Model):
     """One entry of a hash chain: ``hash`` covers the entry and the hash of the one before (`backups.identity.audit`).
@@ -10,7 +12,7 @@ class AuditEntry(models.Model):
     """
 
     number = models.BigIntegerField(primary_key=True, help_text="1, 2, 3 …, without gaps.")
-    time = models.DateTimeField()
+    time = moments.MomentField()
     who = models.CharField(max_length=150, blank=True)
     who_id = models.CharField(max_length=64, blank=True)
     via = models.CharField(max_length=8)

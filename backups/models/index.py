@@ -5,6 +5,8 @@ from urllib.parse import urlencode
 from django.db import models
 from django.urls import reverse
 
+from backups import moments
+
 
 class IndexedBackup(models.Model):
     """A backup as it was in its repository when last read; ``seen`` shows whether it has changed since."""
@@ -29,8 +31,8 @@ class IndexedBackup(models.Model):
     set = models.CharField(max_length=64)
     kind = models.CharField(max_length=12, choices=Kind)
     parent_id = models.CharField(max_length=80, blank=True)
-    time = models.DateTimeField(help_text="The instant of the cut.")
-    finished = models.DateTimeField()
+    time = moments.MomentField(help_text="The instant of the cut.")
+    finished = moments.MomentField()
     host = models.CharField(max_length=255, blank=True)
     note = models.TextField(blank=True)
     bytes_source = models.BigIntegerField(default=0)
@@ -39,20 +41,20 @@ class IndexedBackup(models.Model):
     pause_sqlite = models.FloatField(default=0.0, help_text="Milliseconds for which writers waited.")
     pause_chroma = models.FloatField(default=0.0)
     verification = models.CharField(max_length=8, choices=Verification, default=Verification.NONE)
-    verified_at = models.DateTimeField(null=True, blank=True)
+    verified_at = moments.MomentField(null=True, blank=True)
     held = models.BooleanField(default=False)
     hold_note = models.TextField(blank=True)
     safety = models.BooleanField(default=False, help_text="Safety backup of the stores that a restore in place replaced.")
     sources = models.JSONField(default=list, help_text='[{"kind", "name", "bytes", "files", "method"}]')
     proofs = models.PositiveIntegerField(default=0)
     restore_seconds = models.FloatField(null=True, blank=True, help_text="Of the newest restore test, for the RTO.")
-    drilled_at = models.DateTimeField(null=True, blank=True, help_text="Time of the newest drill.")
+    drilled_at = moments.MomentField(null=True, blank=True, help_text="Time of the newest drill.")
     drill_ok = models.BooleanField(null=True, blank=True)
     drill_seconds = models.FloatField(null=True, blank=True)
     job = models.CharField(max_length=36, blank=True, help_text="The job that made it, from the manifest.")
     problem = models.TextField(blank=True, help_text="Why it is damaged or missing, in a sentence.")
     damaged_in = models.CharField(max_length=80, blank=True, help_text="The backup in whose files its damage lies.")
-    check_failed_at = models.DateTimeField(null=True, blank=True, help_text="When a verification ended without a proof.")
+    check_failed_at = moments.MomentField(null=True, blank=True, help_text="When a verification ended without a proof.")
     check_failed = models.TextField(blank=True, help_text="Why, in a sentence (`backups.catalog.failed_checks`).")
     check_found_damage = models.BooleanField(default=False)
     losses = models.TextField(

@@ -7,6 +7,8 @@ from django.db import models
 from django.urls import reverse
 from django.utils import timezone
 
+from backups import moments
+
 
 class Job(models.Model):
     """One execution of a job type. A further attempt is another job, which refers to this one in ``again_after``.
@@ -45,15 +47,15 @@ class Job(models.Model):
     arguments = models.JSONField(default=dict, help_text="As JSON of the type's arguments (`jobs.arguments`).")
     note = models.CharField(max_length=500, blank=True)
     state = models.CharField(max_length=12, choices=State, default=State.QUEUED)
-    created = models.DateTimeField(default=timezone.now)
-    not_before = models.DateTimeField(default=timezone.now, help_text="Earliest start; later for further attempts.")
+    created = moments.MomentField(default=timezone.now)
+    not_before = moments.MomentField(default=timezone.now, help_text="Earliest start; later for further attempts.")
 
     # For whom
     via = models.CharField(max_length=8, choices=Via, default=Via.SYSTEM)
     by = models.CharField(max_length=150, blank=True, help_text="Name of the account, or of the plan.")
     by_id = models.CharField(max_length=64, blank=True, help_text="Primary key of the account at the time.")
     plan = models.ForeignKey("backups.Plan", null=True, blank=True, on_delete=models.SET_NULL, related_name="jobs")
-    slot = models.DateTimeField(null=True, blank=True, help_text="The due time of the plan that this job serves.")
+    slot = moments.MomentField(null=True, blank=True, help_text="The due time of the plan that this job serves.")
 
     # Where
     host = models.CharField(max_length=255, help_text="The host that has the data; only its workers claim the job.")
@@ -71,9 +73,9 @@ class Job(models.Model):
     claim = models.CharField(max_length=32, blank=True, help_text="Token of the worker that runs it and may update this row.")
     worker = models.CharField(max_length=120, blank=True, help_text="Identity of the worker's process (`processes.identity`).")
     child = models.CharField(max_length=120, blank=True, help_text="Identity of the process that does the work.")
-    started = models.DateTimeField(null=True, blank=True)
-    heartbeat = models.DateTimeField(null=True, blank=True)
-    cancel_asked = models.DateTimeField(null=True, blank=True)
+    started = moments.MomentField(null=True, blank=True)
+    heartbeat = moments.MomentField(null=True, blank=True)
+    cancel_asked = moments.MomentField(null=True, blank=True)
     cancel_by = models.CharField(max_length=150, blank=True)
     phase = models.CharField(max_length=40, blank=True)
     done = models.BigIntegerField(default=0, help_text="Of the phase, in bytes or records.")
@@ -83,7 +85,7 @@ class Job(models.Model):
     phases = models.JSONField(default=list, help_text='[{"name", "started", "seconds", "done", "total"}], in order.')
 
     # How it ended
-    finished = models.DateTimeField(null=True, blank=True)
+    finished = moments.MomentField(null=True, blank=True)
     exit_code = models.SmallIntegerField(null=True, blank=True)
     result = models.JSONField(null=True, blank=True, help_text="The JSON that the command printed.")
     error = models.JSONField(null=True, blank=True, help_text='{"code", "message", "hint", ...}')
@@ -139,7 +141,7 @@ class Job(models.Model):
         """How long it ran, or has been running."""
         if self.started is None:
             return None
-        return (self.finished or timezone.now()) - self.started
+        return (self.finished or moments.now()) - self.started
 
     @property
     def fraction(self) -> float | None:
@@ -157,7 +159,7 @@ class JobLog(models.Model):
 
     id = models.BigAutoField(primary_key=True)
     job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="log", db_index=False)
-    time = models.DateTimeField()
+    time = moments.MomentField()
     level = models.CharField(max_length=7, choices=Level, default=Level.INFO)
     line = models.TextField()
 
@@ -177,8 +179,8 @@ class Worker(models.Model):
     """The workers of a host and their last heartbeat; without a recent one, no plan runs there."""
 
     host = models.CharField(max_length=255, primary_key=True)
-    started = models.DateTimeField(default=timezone.now)
-    beat = models.DateTimeField(default=timezone.now)
+    started = moments.MomentField(default=timezone.now)
+    beat = moments.MomentField(default=timezone.now)
     process = models.CharField(max_length=120, blank=True)
     version = models.CharField(max_length=40, blank=True)
 

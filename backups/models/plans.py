@@ -5,6 +5,8 @@ from django.db import models
 from django.urls import reverse
 from django.utils import timezone
 
+from backups import moments
+
 
 class Plan(models.Model):
     """A job type with its arguments, and the times at which it is due (`plans.cron`)."""
@@ -27,9 +29,9 @@ class Plan(models.Model):
     alert_to = models.JSONField(default=list, blank=True, help_text="Mail addresses notified of a failure.")
     alert_after = models.PositiveSmallIntegerField(default=1, help_text="Consecutive failures before they are notified.")
     builtin = models.BooleanField(default=False, editable=False, help_text="Added by backup_plans_install.")
-    served = models.DateTimeField(default=timezone.now, help_text="The last due time that was served or skipped.")
-    created = models.DateTimeField(auto_now_add=True)
-    changed = models.DateTimeField(auto_now=True)
+    served = moments.MomentField(default=timezone.now, help_text="The last due time that was served or skipped.")
+    created = moments.MomentField(auto_now_add=True)
+    changed = moments.MomentField(auto_now=True)
 
     class Meta:
         ordering = ("name",)

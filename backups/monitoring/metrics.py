@@ -11,7 +11,6 @@ from typing import Any
 from django.conf import settings
 from django.db.models import Count, Max, Min, Sum
 from django.http import HttpRequest, HttpResponse
-from django.utils import timezone
 from django.utils.module_loading import import_string
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
@@ -19,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from backups import __version__
+from backups import __version__, moments
 from backups.conf import configuration
 from backups.identity import tokens
 from backups.identity.sign_in import address_of
@@ -42,7 +41,7 @@ class Collector:
         yield from _jobs()
         yield from _plans()
         yield from _workers()
-        facts = gather(timezone.now())
+        facts = gather(moments.now())
         yield from _repositories(facts)
         yield _conditions(facts)
         for path in configuration().metrics:
@@ -118,7 +117,7 @@ def _jobs() -> Iterator[Metric]:
     yield count
     yield last
     waiting = _gauge("oldest_waiting_job_seconds", "How long the oldest job that could run has waited")
-    oldest = Job.objects.filter(state=Job.State.QUEUED, not_before__lte=timezone.now()).aggregate(Min("created"))
+    oldest = Job.objects.filter(state=Job.State.QUEUED, not_before__lte=moments.now()).aggregate(Min("created"))
     waiting.add_metric((), _age(oldest["created__min"]))
     yield waiting
     running = _gauge("running_job_seconds", "How long a job has been running", ("kind", "host"))
@@ -173,7 +172,7 @@ def _conditions(facts: Facts) -> Metric:
 
 
 def _age(moment: datetime | None) -> float:
-    return max(0.0, (timezone.now() - moment).total_seconds()) if moment is not None else 0.0
+    return max(0.0, (moments.now() - moment).total_seconds()) if moment is not None else 0.0
 
 
 @require_safe

@@ -14,8 +14,8 @@ from enum import StrEnum
 from typing import Any
 
 from django.db.models import Max, Q
-from django.utils import timezone
 
+from backups import moments
 from backups.conf import configuration
 from backups.engine.doctor import has_wal_reset_bug
 from backups.engine.progress import duration
@@ -379,5 +379,5 @@ def _newest(rows: Any) -> datetime | None:
 
 def now() -> Readiness:
     """The score at this moment."""
-    moment = timezone.now()
+    moment = moments.now()
     return assess(gathering.gather(moment), gather(moment))

@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from django.utils import timezone
-
+from backups import moments
 from backups.engine.progress import duration, human_bytes
 
 from .conditions import Level, Observation, present
@@ -171,4 +170,4 @@ def _space(repositories: Iterable[RepositoryFact]) -> Space:
 
 def now() -> Verdict:
     """The verdict at this moment."""
-    return verdict(gather(timezone.now()))
+    return verdict(gather(moments.now()))

@@ -17,7 +17,8 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo, available_timezones
 
 from cronsim import CronSim, CronSimError
-from django.utils import timezone
+
+from backups import moments
 
 _LARGEST_SHIFT = timedelta(days=1, hours=1)
 """Larger than any change of clocks: Samoa once skipped a whole day."""
@@ -84,7 +85,7 @@ def latest_slot(cron: str, zone: str, after: datetime, until: datetime) -> datet
 def check(cron: str, zone: str) -> str:
     """The problem of a cron expression or a zone, as a sentence; empty when it has none."""
     try:
-        if not slots_after(cron, zone, timezone.now(), 1):
+        if not slots_after(cron, zone, moments.now(), 1):
             return f"{cron!r} is never due"
     except ValueError as problem:
         return str(problem)

@@ -3,8 +3,8 @@
 from typing import Any
 
 from django.db import transaction
-from django.utils import timezone
 
+from backups import moments
 from backups.conf import configuration
 from backups.engine.errors import UsageError
 from backups.identity import audit
@@ -73,7 +73,7 @@ def change_plan(actor: Actor, plan: Plan, **values: Any) -> Plan:
         if not changed:
             return plan
         if {"cron", "time_zone"} & set(changed):
-            plan.served = timezone.now()
+            plan.served = moments.now()
         plan.save()
         audit.record(
             actor,
@@ -97,7 +97,7 @@ def _switch(actor: Actor, plan: Plan, *, enabled: bool) -> Plan:
         before = {"enabled": plan.enabled}
         plan.enabled, plan.paused_by = enabled, "" if enabled else actor.name
         if enabled:
-            plan.served = timezone.now()
+            plan.served = moments.now()
         plan.save(update_fields=["enabled", "paused_by", "served", "changed"])
         audit.record(
             actor, "plan.resumed" if enabled else "plan.paused", f"plan:{plan.name}", before=before, after={"enabled": enabled}

@@ -7,8 +7,8 @@ from zoneinfo import available_timezones
 
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
-from django.utils import timezone
 
+from backups import moments
 from backups.engine.errors import EngineError, UsageError
 from backups.engine.names import ONE_LINE
 from backups.jobs.types import job_type
@@ -69,7 +69,7 @@ def _about_time(plan: Plan) -> Iterator[str]:
         return
     try:
         in_words(plan.cron)
-        if not slots_after(plan.cron, plan.time_zone, timezone.now(), 1):
+        if not slots_after(plan.cron, plan.time_zone, moments.now(), 1):
             yield f"cron: {plan.cron!r} is never due."
     except ValueError as problem:
         yield f"cron: {problem}."

@@ -5,9 +5,11 @@ from zoneinfo import ZoneInfo
 
 from django import template
 from django.utils import timezone
+from django.utils.formats import date_format
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
+from backups import moments
 from backups.catalog.losses import Loss, loss_of, unconfirmed
 from backups.engine import progress
 from backups.models import IndexedBackup
@@ -46,13 +48,19 @@ def days(count: float) -> str:
 @register.filter
 def ago(time: datetime | None) -> str:
     """How long ago, or how far ahead: ``14 min ago``, ``in 3 h``."""
-    return "never" if time is None else progress.ago((timezone.now() - time).total_seconds())
+    return "never" if time is None else progress.ago((moments.now() - time).total_seconds())
+
+
+@register.filter
+def at(time: datetime, form: str) -> str:
+    """A time in the site's zone, as Django's filter ``date`` writes it, which leaves it in UTC where ``USE_TZ`` is off."""
+    return date_format(timezone.localtime(time), form)
 
 
 @register.filter
 def elapsed(time: datetime) -> str:
     """The time since *time*: ``3 min``."""
-    return progress.duration(max(0, round((timezone.now() - time).total_seconds())))
+    return progress.duration(max(0, round((moments.now() - time).total_seconds())))
 
 
 @register.simple_tag

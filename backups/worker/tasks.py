@@ -5,9 +5,9 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from django.db import DatabaseError
-from django.utils import timezone
 from django_q.models import Task
 
+from backups import moments
 from backups.alerts.evaluation import evaluate_rules
 from backups.catalog import index
 from backups.conf import configuration
@@ -73,7 +73,7 @@ def tick(host: str) -> None:
     """
     if host != configuration().host:
         return
-    now = timezone.now()
+    now = moments.now()
     steps: tuple[tuple[str, Callable[[], object]], ...] = (
         ("write the heartbeat", heartbeat.beat),
         ("end jobs without a worker", lambda: reconcile(host)),
@@ -98,7 +98,7 @@ def tick(host: str) -> None:
 
 
 def _wake_for_waiting(host: str) -> None:
-    if lifecycle.runnable(host, timezone.now()).exists():
+    if lifecycle.runnable(host, moments.now()).exists():
         queue.wake(host)
 
 
@@ -117,6 +117,6 @@ def remove_old_records(now: datetime) -> int:
     ended = Job.objects.filter(state__in=Job.ENDED, finished__lt=now - timedelta(days=config.keep_jobs_days))
     removed += Job.objects.filter(pk__in=list(ended.values_list("pk", flat=True)[:500])).delete()[0]
     removed += IdempotencyKey.objects.filter(created__lt=now - timedelta(days=1)).delete()[0]
-    removed += int(Task.objects.using(config.database).filter(stopped__lt=now - _QUEUE_DAYS).delete()[0])
+    removed += int(Task.objects.using(config.database).filter(stopped__lt=moments.of_project(now - _QUEUE_DAYS)).delete()[0])
     restored_accounts.remove_orphans()
     return removed + forget_lost(now)

@@ -6,8 +6,8 @@ from typing import Any
 
 from django.db import DatabaseError, connections, transaction
 from django.db.backends.utils import CursorWrapper
-from django.utils import timezone
 
+from backups import moments
 from backups.engine.runtime.wording import counted
 from consistency.declaration import VectorRecord, Writer, snapshot_maker
 from consistency.engine.context import Context
@@ -128,7 +128,7 @@ def _carry_out(made: Repair, writer: Writer, ctx: Context) -> None:
                 if step.state == Step.State.APPLIED:
                     step.finding.state = Finding.State.REPAIRED
             save_outcome(steps)
-    made.state, made.ended = Repair.State.DONE, timezone.now()
+    made.state, made.ended = Repair.State.DONE, moments.now()
     made.save()
 
 

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from django.db import connections
-from django.utils import timezone
 
+from backups import moments
 from consistency.declaration import VectorRecord, Writer
 from consistency.engine.compare import tolerance_of
 from consistency.engine.context import Context
@@ -46,7 +46,7 @@ def undo(made: Repair, *, actor: str = "", ctx: Context | None = None) -> Repair
         made.state, made.undone_by = Repair.State.UNDOING, actor or made.undone_by
         made.save()
         made.steps.filter(state=Step.State.PLANNED).update(
-            state=Step.State.SKIPPED, note="The repair was undone before this step began.", changed=timezone.now()
+            state=Step.State.SKIPPED, note="The repair was undone before this step began.", changed=moments.now()
         )
         put_back_all(made, project_writer(), ctx or Context())
     return made
@@ -56,7 +56,7 @@ def put_back_all(made: Repair, writer: Writer, ctx: Context) -> None:
     """Steps 3 and 4 of `undo`. The caller holds the lock."""
     states = [Step.State.BEGUN, Step.State.APPLIED, Step.State.UNDOING]
     waiting = made.steps.filter(state__in=states).order_by("-pk")
-    waiting.filter(action=Action.REBUILD_INDEX).update(state=Step.State.KEPT, note=_REBUILT, changed=timezone.now())
+    waiting.filter(action=Action.REBUILD_INDEX).update(state=Step.State.KEPT, note=_REBUILT, changed=moments.now())
     with ctx.phase("undo", f"repair {made.pk}", waiting.count()) as phase:
         for sides, steps in batches(waiting, ctx, phase, backwards=True):
             with _foreign_keys_off(sides.mapping.name), writer.changing():
@@ -67,7 +67,7 @@ def put_back_all(made: Repair, writer: Writer, ctx: Context) -> None:
                 if step.state == Step.State.UNDONE:
                     step.finding.state = Finding.State.OPEN
             save_outcome(steps)
-    made.state, made.undone = Repair.State.UNDONE, timezone.now()
+    made.state, made.undone = Repair.State.UNDONE, moments.now()
     made.save()
 
 

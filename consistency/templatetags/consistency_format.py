@@ -8,6 +8,7 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from backups import moments
 from backups.engine.runtime.wording import clock, duration
 from consistency.web import labels
 
@@ -22,7 +23,7 @@ def moment(time: datetime | None, style: str = "full") -> SafeString | str:
         return "\N{EN DASH}"
     local = timezone.localtime(time)
     hover = f"{local:%Y-%m-%d %H:%M:%S} {local.tzname()} ({time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC)"
-    seconds = round((timezone.now() - time).total_seconds())
+    seconds = round((moments.now() - time).total_seconds())
     ago = "just now" if seconds < 1 else f"{duration(seconds)} ago"
     shown = ago if style == "ago" else clock(local)
     return format_html('<time datetime="{}" title="{}">{}</time>', time.astimezone(UTC).isoformat(), hover, shown)

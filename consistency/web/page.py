@@ -8,8 +8,8 @@ from django.core.paginator import Page, Paginator
 from django.db.models import Model, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
-from django.utils import timezone
 
+from backups import moments
 from consistency.checking import SILENT
 from consistency.engine.errors import ConsistencyError
 from consistency.frame import Work, frame
@@ -42,7 +42,7 @@ def queue_work(request: HttpRequest, work: Work, message: str, back: str) -> Htt
 def running_context(request: HttpRequest) -> dict[str, Any]:
     """What runs or is unfinished now, and what this person may start."""
     joined = frame()
-    checking = Check.objects.filter(state=Check.State.RUNNING, heard__gt=timezone.now() - SILENT)
+    checking = Check.objects.filter(state=Check.State.RUNNING, heard__gt=moments.now() - SILENT)
     return {
         "queues": joined.queues,
         "unfinished": unfinished().first(),

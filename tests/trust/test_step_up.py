@@ -293,7 +293,7 @@ def test_freshness_is_on_the_server_and_of_one_session(empty_site, monkeypatch):
     # A clock that was set back does not make an old confirmation last
     earlier = timezone.now() - timedelta(days=1)
     request = other.get("/admin/backup/").wsgi_request
-    monkeypatch.setattr(step_up.timezone, "now", lambda: earlier)
+    monkeypatch.setattr(timezone, "now", lambda: earlier)
     assert not step_up.admit(request)
 
 

@@ -13,6 +13,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDi
 from django.urls import reverse
 from django.utils import timezone
 
+from backups import moments
 from backups.alerts import services
 from backups.alerts.evaluation import accepts
 from backups.engine.progress import counted
@@ -110,7 +111,7 @@ ALERTS = Keyset(Alert, "fired", "id")
 @page("backups.view_alert")
 def overview(request: HttpRequest) -> HttpResponse:
     """Firing alerts, channels, rules and history."""
-    now = timezone.now()
+    now = moments.now()
     firing = sorted(services.firing(), key=lambda alert: (-_ORDER[alert.severity], alert.fired or now))
     channels = [_channel_line(channel) for channel in AlertChannel.objects.prefetch_related("rules", "plans")]
     rules = _rule_lines(firing, [line.channel for line in channels])
@@ -182,7 +183,7 @@ def _bars(now: datetime) -> list[Bar]:
 
 
 def _rule_lines(firing: Iterable[Alert], channels: Sequence[AlertChannel]) -> list[RuleLine]:
-    known, unsure = conditions(), unjudged(timezone.now())
+    known, unsure = conditions(), unjudged(moments.now())
     counts: dict[str, int] = {}
     for alert in firing:
         counts[alert.rule] = counts.get(alert.rule, 0) + 1

@@ -5,8 +5,8 @@ from datetime import timedelta
 from typing import Any
 
 from django.http import HttpRequest
-from django.utils import timezone
 
+from backups import moments
 from backups.jobs.types import PREVIEW
 from backups.models import Job
 
@@ -29,7 +29,7 @@ def preview_of(selection: RestoreSelection, state: str) -> Job | None:
             named = None
     if named is not None:
         return named if is_preview_of(named, selection) else None
-    fresh = previews.filter(created__gt=timezone.now() - _FRESH).exclude(state__in=(Job.State.FAILED, Job.State.CANCELLED))
+    fresh = previews.filter(created__gt=moments.now() - _FRESH).exclude(state__in=(Job.State.FAILED, Job.State.CANCELLED))
     return next((job for job in fresh[:10] if is_preview_of(job, selection) and not is_outdated(job, state)), None)
 
 
@@ -40,7 +40,7 @@ def is_outdated(job: Job, state: str) -> bool:
 
 def is_from_just_now(job: Job) -> bool:
     """Whether it ended within the last minute: data that is written to all the time is never in the state of its preview."""
-    return job.finished is not None and timezone.now() - job.finished < _JUST_NOW
+    return job.finished is not None and moments.now() - job.finished < _JUST_NOW
 
 
 def is_preview_of(job: Job, selection: RestoreSelection) -> bool:

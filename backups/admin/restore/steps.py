@@ -8,8 +8,8 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render as render_template
 from django.urls import reverse
-from django.utils import timezone
 
+from backups import moments
 from backups.conf import configuration
 from backups.engine.errors import UsageError
 from backups.identity.sign_in import actor_of
@@ -93,7 +93,7 @@ def _around(at: str, set_name: str) -> dict[str, Any]:
         "after": after,
         "lost": moment - before.time if before else None,
         "more": after.time - moment if after else None,
-        "ahead": moment > timezone.now(),
+        "ahead": moment > moments.now(),
     }
 
 

@@ -6,8 +6,8 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django.core.management.base import BaseCommand
-from django.utils import timezone
 
+from backups import moments
 from backups.engine.progress import counted
 from backups.monitoring import health
 
@@ -22,7 +22,7 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        found = health.run_checks(timezone.now())
+        found = health.run_checks(moments.now())
         if options["json"]:
             self.stdout.write(json.dumps(found.as_json()))
         else:

@@ -7,8 +7,8 @@ from typing import Any
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AbstractUser
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.utils import timezone
 
+from backups import moments
 from backups.engine.errors import EngineError
 from backups.identity import permissions, tokens
 from backups.identity.audit import Actor
@@ -39,7 +39,7 @@ class Command(BaseCommand):
         if not user.is_active:
             raise CommandError(f"The account {options['user']} is not active. No token was created.")
         scopes = sorted(set(options["scope"]))
-        expires = timezone.now() + timedelta(days=options["days"]) if not options["no_expiry"] else None
+        expires = moments.now() + timedelta(days=options["days"]) if not options["no_expiry"] else None
         try:
             actor = Actor(name="manage.py", via=Job.Via.COMMAND)
             issued = tokens.issue_token(actor, user, (options["name"] or " ".join(scopes))[:120], scopes, expires)
