@@ -18,7 +18,6 @@ from .chroma_files.errors import BrokenIndex
 from .chroma_files.hnsw import index_stamps
 from .chroma_files.records import count_records
 from .chroma_files.tables import DATABASE, Collection, check_supported, list_collections, pending_ids, refuse_links, reread
-from .chroma_files.whole import check_index
 from .errors import EngineError, PermissionMissing, RepositoryTooNew
 from .evidence.keys import Keys
 from .gate import Gate
@@ -270,6 +269,8 @@ def _check_chroma(directory: Path, report: Diagnosis, ctx: Context) -> None:
 
 def _check_index(directory: Path, database: sqlite3.Connection, listed: Collection, report: Diagnosis) -> None:
     """Check an index; one that contradicts itself and does not change for a second is broken, else it is being written."""
+    from .chroma_files.whole import check_index  # numpy is loaded only to check one
+
     folder = directory / listed.vector_segment
     subject = f"{directory} {listed.name}"
     why = ""

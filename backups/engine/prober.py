@@ -17,7 +17,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .chroma_files.digests import digest_collections
 from .chroma_files.errors import BrokenIndex
 from .runtime.child import Server
 from .runtime.sqlite import connect
@@ -50,6 +49,8 @@ class Prober:
         return {name: getattr(verdict, name) for name in ("damage", "findings", "partial", "broken_keys", "rows")}
 
     def digests(self, directory: str) -> dict[str, Any]:
+        from .chroma_files.digests import digest_collections  # numpy is loaded only for a Chroma directory
+
         try:
             found = digest_collections(Path(directory), {}, self._beat)
         except BrokenIndex as problem:

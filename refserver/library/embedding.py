@@ -2,7 +2,11 @@
 
 An embedder returns unit vectors; the cosine of two of them is the similarity of the texts. Its `model` is stored with every
 vector, because vectors of different models cannot be compared.
+
+numpy is loaded with the first vector: it would add a tenth to the start of every management command.
 """
+
+from __future__ import annotations
 
 import re
 from collections import Counter
@@ -10,13 +14,15 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from hashlib import blake2b
 from math import log
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
 from django.conf import settings
 
-Matrix = npt.NDArray[np.float32]
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Matrix = npt.NDArray[np.float32]
 
 _WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)?")
 _SLOTS = 8
@@ -57,6 +63,8 @@ class HashedWords:
     dimension = 384
 
     def embed(self, texts: Sequence[str]) -> Matrix:
+        import numpy as np
+
         matrix = np.zeros((len(texts), self.dimension), dtype=np.float32)
         for row, text in enumerate(texts):
             for word, count in Counter(_words(text)).items():
@@ -96,6 +104,8 @@ class ChromaMiniLM:
         self._function = function
 
     def embed(self, texts: Sequence[str]) -> Matrix:
+        import numpy as np
+
         if not texts:
             return np.zeros((0, self.dimension), dtype=np.float32)
         return np.asarray(self._function(list(texts)), dtype=np.float32)
@@ -121,6 +131,8 @@ def to_blob(vector: npt.NDArray[np.float32]) -> bytes:
 
 def from_blob(blob: bytes | memoryview) -> Matrix:
     """The vector stored in *blob*."""
+    import numpy as np
+
     return np.frombuffer(blob, dtype="<f4").astype(np.float32)
 
 

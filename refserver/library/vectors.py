@@ -14,19 +14,22 @@ normalised itself, which differ in the last bit from those in SQLite; with "l2" 
 bit by bit.
 """
 
+from __future__ import annotations
+
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import numpy as np
 from django.conf import settings
 
 from backups.engine.gate import Gate
-from refserver.library.embedding import Matrix
+
+if TYPE_CHECKING:
+    from refserver.library.embedding import Matrix
 
 _T = TypeVar("_T")
 
@@ -123,6 +126,8 @@ class VectorStore:
 
     def records(self, name: CollectionName, ids: Sequence[str]) -> dict[str, Record]:
         """The records of *ids* that the collection holds, by id."""
+        import numpy as np
+
         found: dict[str, Record] = {}
         with self._reading(name) as collection:
             if collection is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pkgutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ ENGINE = sorted(
 )
 SHARED = "pydantic,numpy,rich,email.message"
 """Imported once, before the children are forked: most modules need them, and they take most of the time."""
-LEAN = ("backups.engine.capture.holder", "backups.engine.capture.packer")
+LEAN = ("backups.engine.capture.holder", "backups.engine.capture.packer", "backups.engine.prober")
 
 # A fresh interpreter without Django forks a child for each module, so that each is the first of the engine to be imported
 LOAD = """
@@ -63,9 +64,18 @@ def test_engine_module_loads_without_django_and_chroma(module, loaded):
     assert not {"django_q", "chromadb", "refserver"} & set(loaded[module]["loaded"])
 
 
-def test_capture_children_start_quickly():
+def test_children_start_quickly():
     for module, answer in load("json", LEAN).items():
         assert not answer["error"] and not {"pydantic", "rich", "numpy", "dotenv"} & set(answer["loaded"]), module
+
+
+def test_commands_that_need_no_vectors_load_no_numpy():
+    code = "import sys, django; django.setup(); import backups.engine.doctor; print('numpy' in sys.modules)"
+    environment = os.environ | {"DJANGO_SETTINGS_MODULE": "refserver.settings", "REFSERVER_ENV_FILE": "/dev/null"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment, check=True
+    )
+    assert done.stdout == "False\n"
 
 
 def test_import_contracts_hold():
