@@ -10,6 +10,7 @@ from typing import Any
 from zoneinfo import available_timezones
 
 from django.core.exceptions import ImproperlyConfigured
+from whitenoise.compress import Compressor  # type: ignore[import-untyped]
 
 from backups.engine.config import ENGINE_SETTINGS
 from backups.engine.errors import UsageError
@@ -233,6 +234,8 @@ STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": "refserver.web.CollectedFiles"},
 }
+# Only debuggers load source maps, and compressing them would take as long as everything else together
+WHITENOISE_SKIP_COMPRESS_EXTENSIONS = [*Compressor.SKIP_COMPRESS_EXTENSIONS, "map"]
 
 # --- The REST interface -------------------------------------------------------------------------------------
 # The defaults of backups.api, also for the routes that other apps add below /api/v1/ (backups.api.urls).
