@@ -2,6 +2,7 @@
 PYTHON := .venv/bin/python
 .DEFAULT_GOAL := help
 .PHONY: help install serve check lint types imports test gate-versions wheel-versions soak quick bench bench-short audit lock clean
+unexport PYTHONDONTWRITEBYTECODE  # as in scripts/test.sh
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'

@@ -11,6 +11,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/environment.sh
 source scripts/environment.sh
 
+# Tests start some 4,000 Python processes. Where this is set, each compiles every module that it imports.
+unset PYTHONDONTWRITEBYTECODE
 make_environment requirements-test.lock
 if (($#)); then
     exec .venv/bin/python -m pytest "$@"
