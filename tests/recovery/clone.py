@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc")
-KEPT = ("backups", "consistency", "refserver", "scripts", "docs", "templates")
+KEPT = ("backups", "backups_consistency", "consistency", "refserver", "scripts", "docs", "templates")
 
 State = tuple[int, int, int]
 """The number of papers in SQLite, records in Chroma, and documents in the folder; each added document changes all three."""
