@@ -101,6 +101,13 @@ class UnfinishedExchange:
         stores = self.journal.targets if self.journal is not None else ()
         return tuple(Source(kind=store.kind, name=store.name, path=store.path) for store in stores)
 
+    @property
+    def created(self) -> tuple[Source, ...]:
+        """Those of them that did not exist before."""
+        stores = self.journal.targets if self.journal is not None else ()
+        existed = {store.path for store in stores if store.existed}
+        return tuple(source for source in self.sources if source.path not in existed)
+
     def as_error(self, left: str) -> ExchangeUnfinished:
         """The error that refuses to go on; *left* says what was left unchanged. Its hint has the commands in full."""
         hint = None

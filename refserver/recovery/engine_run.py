@@ -103,6 +103,8 @@ class EngineRun:
 
     def report_checks(self, answer: dict[str, Any]) -> None:
         """Report size, time and what was checked of a restore that succeeded."""
+        if not answer["id"]:  # an undo that only moved stores aside
+            return
         size, seconds = human_bytes(answer["bytes"]), duration(answer["seconds"])
         opened = "" if answer.get("damaged") else ", every store was opened"
         self._report.write(f"    {size} in {seconds}; every block matched its hash{opened}")

@@ -75,7 +75,8 @@ class InPlaceRestore:
         report, targets = self._report, self._plan.targets
         self._interruption.check()
         made = self._make_folders()
-        report.step("Staging the backup and checking it; nothing is stopped yet")
+        if targets:
+            report.step("Staging the backup and checking it; nothing is stopped yet")
         error = self._restore()
         if (
             isinstance(error, RestoreRefused)
@@ -94,7 +95,8 @@ class InPlaceRestore:
                     with contextlib.suppress(OSError):
                         folder.rmdir()
             raise error
-        self._check_live(targets)
+        if targets:
+            self._check_live(targets)
 
     def _stop(self) -> None:
         """Stop what uses the stores, now that their replacements are ready. Raises `SourceBusy` if one is still open."""
@@ -103,10 +105,11 @@ class InPlaceRestore:
             self._stopped = True
             self._stop_services()
             self._refuse_open_stores()
-        self._report.step("Making a safety backup, exchanging the stores")
+        if self._plan.targets:
+            self._report.step("Making a safety backup, exchanging the stores")
 
     def _refuse_open_stores(self) -> None:
-        opened = services.holders(self._plan.targets)
+        opened = services.holders((*self._plan.targets, *self._plan.aside))
         if opened and not self._go_on_while_open:
             raise SourceBusy(
                 f"{_open_text(opened)}. Nothing was changed.",
@@ -163,6 +166,7 @@ class InPlaceRestore:
         if error is None:
             self.stores = Stores.UNDONE if self._plan.end is End.UNDO else Stores.NEW
             self.safety_backup = self.safety_backup or result.answer["checks"].get("safety_backup", "")
+            self.aside += [(Path(path), Path(place)) for path, place in result.answer["checks"].get("moved_aside", {}).items()]
             self._engine.report_checks(result.answer)
         elif isinstance(error, RestoreIncomplete):
             self.safety_backup = self.safety_backup or str(error.details.get("safety_backup") or "")

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from backups.engine.progress import duration, human_bytes
 from backups.engine.repository.folder import Repository
-from backups.engine.restore.in_place import plan_in_place
+from backups.engine.restore.dry_run import plan_in_place
 from backups.engine.restore.to_folder import check_manifest
 from backups.engine.shrinkage import unconfirmed_loss
 from backups.engine.types import Backup, Source
@@ -33,7 +33,8 @@ class End(StrEnum):
 class Plan:
     """A restore in place: *sources* are all stores of the backup's set, *targets* the ones to replace.
 
-    With *end*, an interrupted restore is ended by it.
+    With *end*, an interrupted restore is ended by it. An undo moves *aside* the stores that did not exist before; if none did,
+    there are no *targets*, and *backup* is the one whose restore is undone.
     """
 
     backup: Backup
@@ -42,6 +43,7 @@ class Plan:
     targets: Sequence[Source]
     running: Sequence[Service]
     end: End | None = None
+    aside: Sequence[Source] = ()
 
 
 def show_backup(repository: Repository, backup: Backup, only: str | None, locations: Locations, report: Report) -> None:
@@ -64,21 +66,29 @@ def show_backup(repository: Repository, backup: Backup, only: str | None, locati
 
 def show_plan(repository: Repository, plan: Plan, report: Report) -> None:
     """Report what is replaced and stopped. Raises what the restore would raise before it changes anything."""
-    if all(source.path.parent.is_dir() for source in plan.targets):
-        planned = plan_in_place(repository, plan.backup, tuple(plan.sources), only=plan.only)["targets"]
+    if not plan.targets:
+        sizes_now = {}
+    elif all(source.path.parent.is_dir() for source in plan.targets):
+        sources = tuple(source for source in plan.sources if source not in plan.aside)
+        planned = plan_in_place(repository, plan.backup, sources, only=plan.only)["targets"]
         sizes_now = {item["target"]: item["bytes_now"] for item in planned}
     else:
         check_manifest(repository, plan.backup)
         sizes_now = {}
     sizes_after = {(record.kind, record.name): record.bytes for record in plan.backup.manifest.sources}
     opened = services.holders(plan.targets)
-    report.write("Replaces")
+    if plan.targets:
+        report.write("Replaces")
     for target in plan.targets:
         size = sizes_now.get(os.path.realpath(target.path))
         before = "missing" if size is None else human_bytes(size)
         report.write(f"  {target.path}: {before} now, {human_bytes(sizes_after[target.kind, target.name])} after")
         if processes := opened.get(str(target.path)):
             report.write(f"    open in {processes}")
+    if plan.aside:
+        report.write("Moves aside")
+    for source in plan.aside:
+        report.write(f"  {source.path}, which did not exist before that restore")
     stops = ", ".join(service.title for service in plan.running) or "nothing: no running RefServer was found"
     report.write(f"Stops          {stops}")
 
@@ -86,14 +96,21 @@ def show_plan(repository: Repository, plan: Plan, report: Report) -> None:
 def show_steps(plan: Plan, locations: Locations, report: Report) -> None:
     """Report each step of a dry run."""
     missing = sorted({target.path.parent for target in plan.targets if not target.path.parent.is_dir()})
-    steps = [
-        *(f"make the folder {folder}" for folder in missing),
+    staging = (
         f"stage {plan.backup.id}{f' --only {plan.only}' if plan.only else ''} next to the stores, check every block against"
         " its hash, open the stores and compare",
-        *(f"stop {service.title}" for service in plan.running),
-        "refuse if a process still has a store open (with --yes: continue if the engine can)",
+    )
+    exchanging = (
         "make a safety backup of the current stores in the repository; a store too damaged for one is moved aside",
         "exchange the stores, all at one instant; check them again; undo the exchange if that fails",
+    )
+    steps = [
+        *(f"make the folder {folder}" for folder in missing),
+        *(staging if plan.targets else ()),
+        *(f"stop {service.title}" for service in plan.running),
+        "refuse if a process still has a store open (with --yes: continue if the engine can)",
+        *(exchanging if plan.targets else ()),
+        *(f"move {source.path} aside" for source in plan.aside),
         *(f"start {service.title}" for service in plan.running),
         f"write a report into {locations.recovery}",
     ]

@@ -94,7 +94,10 @@ class Recovery:
     def _restore(self, repository: Repository, plan: Plan) -> int:
         """Preview, confirm and restore. Raises `DamageFound` if the backup is damaged, before anything is stopped."""
         request, report = self._request, self._report
-        show_backup(repository, plan.backup, plan.only, self._locations, report)
+        if plan.targets:
+            show_backup(repository, plan.backup, plan.only, self._locations, report)
+        else:
+            report.write(f"Before the restore of {plan.backup.id} none of its stores existed.")
         show_plan(repository, plan, report)
         if request.dry_run:
             show_steps(plan, self._locations, report)
@@ -166,17 +169,17 @@ class Recovery:
                 if unfinished is not None
                 else "Nothing was changed.",
             )
-        backup_id = journal.backup if end is End.FINISH else journal.safety_backup
-        if not backup_id:
-            raise RestoreRefused("No store existed before that restore: it can only be finished. Nothing was changed.")
         self._report.write(unfinished.message)
+        aside = unfinished.created if end is End.UNDO else ()
+        backup_id = journal.backup if end is End.FINISH or not journal.safety_backup else journal.safety_backup
         return Plan(
             backup=repository.load(journal.set, backup_id),
             only=journal.only if end is End.FINISH else None,
             sources=unfinished.sources,
-            targets=unfinished.sources,
+            targets=[source for source in unfinished.sources if source not in aside],
             running=services.running(self._locations),
             end=end,
+            aside=aside,
         )
 
     def _offered_end(self) -> End | None:

@@ -314,6 +314,24 @@ def test_a_mixed_restore_leaves_the_service_stopped_for_the_next_recovery(clone:
     assert clone.recover("--finish", "--yes").returncode == 1
 
 
+def test_an_undo_where_nothing_existed_moves_the_new_stores_aside(clone: Clone) -> None:
+    (clone.root / "sitecustomize.py").write_text(FAULTS)
+    (clone.root / "fault").write_text("in-place-checked:kill")
+    shutil.rmtree(clone.root / "var/data")
+    assert "MIXED" in clone.recover("--latest", "--yes", lasting="yes").stdout
+    (clone.root / "fault").unlink()
+    planned = clone.recover("--undo", "--dry-run")
+    assert planned.returncode == 0 and "none of its stores existed" in planned.stdout, planned.stderr
+    assert f"move {clone.root}/var/data/refserver.sqlite3 aside" in planned.stdout and "safety backup" not in planned.stdout
+    undone = clone.recover("--undo", "--yes")
+    assert undone.returncode == 0 and "The data is OLD" in undone.stdout, undone.stdout
+    kept = sorted(
+        path.name.partition(".before-")[0] for path in (clone.root / "var/data").iterdir() if ".gate" not in path.name
+    )
+    assert kept == ["chroma", "documents", "refserver.sqlite3"]
+    assert undone.stdout.count("Moved aside ") == 3
+
+
 @pytest.mark.parametrize(
     ("number", "when"), [(signal.SIGINT, "Stopping"), (signal.SIGTERM, "held up"), (signal.SIGHUP, "Staging")]
 )

@@ -21,9 +21,10 @@ from backups.engine.doctor import diagnose
 from backups.engine.errors import DamageFound, EngineError, RestoreIncomplete, RestoreRefused, RestoreUndone
 from backups.engine.gate import Gate
 from backups.engine.restore.commands import Commands
+from backups.engine.restore.dry_run import plan_in_place
 from backups.engine.restore.ending import finish_exchange
 from backups.engine.restore.exchange import swap
-from backups.engine.restore.in_place import plan_in_place, restore_in_place
+from backups.engine.restore.in_place import restore_in_place
 from backups.engine.restore.to_folder import Restored, restore_to
 from backups.engine.runtime import durable
 from backups.engine.types import Source, SourceKind

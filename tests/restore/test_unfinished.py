@@ -202,18 +202,67 @@ def test_a_roll_back_that_fails_keeps_the_record_and_starts_nothing(scene: Scene
     clear(scene)
 
 
-def test_what_did_not_exist_cannot_be_brought_back(scene: Scene) -> None:
-    for path in scene.folder.glob("app.sqlite3*"):
-        path.unlink()
-    arguments = ["restore", scene.backup.id, "--in-place", "--yes", "--only=sqlite:app", *scene.arguments[:1]]
-    arguments.append(f"--repo={scene.repository.folder}")
-    assert refbackup(*arguments, cwd=scene.folder, REFBACKUP_FAULT="in-place-database:kill").code == -signal.SIGKILL
+def lose(scene: Scene, *places: str) -> None:
+    for place in places:
+        for path in scene.folder.glob(f"{place}*"):
+            durable.remove_tree(path) if path.is_dir() else path.unlink()
+
+
+def asides(scene: Scene) -> dict[str, Path]:
+    return {path.name.partition(".before-")[0]: path for path in scene.folder.glob("*.before-*")}
+
+
+def test_an_undo_moves_aside_what_did_not_exist_also_after_it_is_killed(scene: Scene) -> None:
+    lose(scene, "app.sqlite3", "papers")
+    before = rows_of(scene.databases[1])
+    kill_in_exchange(scene, "in-place-database@2")
     found = unfinished_exchange(scene.sources)
-    assert found is not None
-    with pytest.raises(RestoreRefused, match="did not exist"):
-        finish_exchange(found, scene.repository, context(), undo=True)
-    finish_exchange(found, scene.repository, context())
-    assert rows_of(scene.databases[0]) == scene.backed_up[0]
+    assert found is not None and [source.name for source in found.created] == ["app", "papers"]
+    assert rows_of(scene.databases[0]) == scene.backed_up[0] and scene.files.exists()
+    planned = command(scene, "restore", "--undo", "--dry-run", "--json").json
+    assert planned["moved_aside"] == [str(scene.databases[0]), str(scene.files)]
+    assert command(scene, "restore", "--undo", "--yes", REFBACKUP_FAULT="in-place-vacated:kill").code == -signal.SIGKILL
+    again = unfinished_exchange(scene.sources)
+    assert again is not None and again.created == found.created
+    undone = command(scene, "restore", "--undo", "--yes", "--json")
+    assert undone.code == 0, undone.err
+    assert not scene.databases[0].exists() and not scene.files.exists() and rows_of(scene.databases[1]) == before
+    kept = asides(scene)
+    assert rows_of(kept["app.sqlite3"]) == scene.backed_up[0] and tree_of(kept["papers"]) == scene.backed_up[2]
+    assert undone.json["checks"]["moved_aside"] == {str(scene.files): str(kept["papers"])}, "the other one was moved before"
+    clear(scene)
+
+
+@pytest.mark.parametrize("fault", ["in-place-vacated", ""])
+def test_an_undo_where_nothing_existed_needs_no_backup(scene: Scene, fault: str, tmp_path: Path) -> None:
+    lose(scene, "app.sqlite3", "more.sqlite3", "papers")
+    kill_in_exchange(scene, "in-place-checked")
+    if fault:
+        assert command(scene, "restore", "--undo", "--yes", REFBACKUP_FAULT=f"{fault}:kill").code == -signal.SIGKILL
+        assert unfinished_exchange(scene.sources) is not None
+    change_rows(scene.databases[1], "written since", [5])
+    ran = tmp_path / "ran"
+    commands = [f"--stop-command=mkdir {ran}", f"--start-command=mkdir {ran}/started"]
+    undone = command(scene, "restore", "--undo", "--yes", *commands)
+    assert undone.code == 0 and "nothing was there before it" in undone.out, undone.err
+    assert (ran / "started").exists()
+    assert not any(source.path.exists() for source in scene.sources)
+    kept = asides(scene)
+    assert kept.keys() == {"app.sqlite3", "more.sqlite3", "papers"}
+    assert rows_of(kept["more.sqlite3"]) != scene.backed_up[1], "what was written since is kept"
+    clear(scene)
+
+
+def test_what_cannot_be_moved_aside_keeps_the_record_and_starts_nothing(scene: Scene, tmp_path: Path) -> None:
+    lose(scene, "app.sqlite3")
+    kill_in_exchange(scene, "in-place-checked")
+    started = f"--start-command=mkdir {tmp_path / 'started'}"
+    with scene.databases[0].open("rb"):
+        refused = command(scene, "restore", "--undo", "--yes", started)
+    assert refused.code == 1 and "is open in" in refused.err and unfinished_exchange(scene.sources) is not None
+    assert not (tmp_path / "started").exists() and not asides(scene)
+    assert command(scene, "restore", "--finish", "--yes", started).code == 0
+    assert scene.state() == scene.backed_up and (tmp_path / "started").exists()
     clear(scene)
 
 

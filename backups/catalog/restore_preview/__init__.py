@@ -40,7 +40,7 @@ from backups.engine.config import check_set_name
 from backups.engine.errors import EngineError, from_os_error
 from backups.engine.extract import extract
 from backups.engine.repository.folder import Repository
-from backups.engine.restore.in_place import plan_in_place
+from backups.engine.restore.dry_run import plan_in_place
 from backups.engine.restore.to_folder import plan, select, wanted_by
 from backups.engine.runtime.context import Context
 from backups.engine.runtime.space import need_space

@@ -15,8 +15,9 @@ from ..progress import counted, duration, human_bytes
 from ..repository.folder import open_repository
 from ..repository.suspicion import is_unchecked
 from ..restore.commands import Commands
+from ..restore.dry_run import plan_in_place
 from ..restore.ending import finish_exchange
-from ..restore.in_place import plan_in_place, restore_in_place
+from ..restore.in_place import restore_in_place
 from ..restore.salvage import find_for_salvage
 from ..restore.to_folder import Restored, restore_to, select
 from ..shrinkage import unconfirmed_loss
@@ -158,13 +159,20 @@ def _finish(call: Call) -> Outcome:
     only = None if arguments.undo or journal is None else journal.only
     if journal is not None:
         backup_id = journal.safety_backup if arguments.undo else journal.backup
+        aside = [str(source.path) for source in unfinished.created] if arguments.undo else []
+        would = [f"{backup_id} would be restored"] if backup_id else []
+        would += [f"{path}, which did not exist before, would be moved aside" for path in aside]
         if arguments.dry_run:
-            text = f"{unfinished.message}\nDry run: {backup_id or 'nothing'} would be restored. Nothing was changed."
-            return Outcome({"dry_run": True, "id": backup_id, "message": unfinished.message}, text)
-        _confirm(call, backup_id)
+            text = f"{unfinished.message}\nDry run: {'; '.join(would)}. Nothing was changed."
+            answer = {"dry_run": True, "id": backup_id, "message": unfinished.message, "moved_aside": aside}
+            return Outcome(answer, text)
+        what = f"To undo the restore of {journal.backup}: {'; '.join(would).replace(' would be', ' is')}." if aside else ""
+        _confirm(call, backup_id or journal.backup, what)
     restored = finish_exchange(
         unfinished, repository, call.ctx, undo=arguments.undo, commands=_commands(call), wait=arguments.wait
     )
+    if not restored.id:
+        return Outcome({**asdict(restored), "missing": []}, _text(restored))
     code = DamageFound.exit_code if restored.damaged else 0
     return _outcome(asdict(restored), _text(restored), repository.find(restored.id, None), only, code)
 
@@ -196,7 +204,7 @@ def _wait_for_go(descriptor: int) -> None:
         raise RestoreRefused("The caller did not go on. Nothing was changed.")
 
 
-def _confirm(call: Call, backup_id: str) -> None:
+def _confirm(call: Call, backup_id: str, what: str = "") -> None:
     """Ask for the backup's id on a terminal; without a terminal, require ``--yes``. Raises `RestoreRefused`."""
     if call.arguments.yes:
         return
@@ -204,7 +212,8 @@ def _confirm(call: Call, backup_id: str) -> None:
         raise RestoreRefused(
             "A restore in place replaces live data and needs confirmation, but there is no terminal.", hint="Give --yes."
         )
-    sys.stderr.write(f"This replaces live data with {backup_id}. A safety backup is made first.\nType the id to continue: ")
+    what = what or f"This replaces live data with {backup_id}. A safety backup is made first."
+    sys.stderr.write(f"{what}\nType the id {backup_id} to continue: ")
     sys.stderr.flush()
     if sys.stdin.readline().strip() != backup_id:
         raise RestoreRefused("The id was not typed. Nothing was changed.")
@@ -220,6 +229,12 @@ def _text(restored: Restored) -> str:
             f"written to {restored.to}. Nothing was written."
         )
         return "\n".join([line, *damaged])
+    aside = [
+        f"{path}, which did not exist before that restore, is now {place}"
+        for path, place in restored.checks.get("moved_aside", {}).items()
+    ]
+    if not restored.id:
+        return "\n".join([f"The restore is undone: nothing was there before it ({restored.to}).", *aside])
     rate = human_bytes(restored.bytes / max(restored.seconds, 1e-3))
     lines = [
         f"{restored.id} restored to {restored.to}: {human_bytes(restored.bytes)} in {duration(restored.seconds)} ({rate}/s)"
@@ -229,7 +244,7 @@ def _text(restored: Restored) -> str:
     if restored.lost:
         lines.append(f"{counted(len(restored.lost), 'block')} could not be read and replaced by zeros:")
     lines += [f"  {b.path}, bytes {b.offset} to {b.offset + b.bytes}: {b.message}" for b in restored.lost]
-    return "\n".join(lines + damaged)
+    return "\n".join(lines + aside + damaged)
 
 
 def _planned_text(planned: dict[str, Any]) -> str:

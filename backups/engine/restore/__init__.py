@@ -5,8 +5,10 @@ module         contents
 ============== ========================================================================================
 ``to_folder``  restore into a new folder; choosing and counting what is restored, for both kinds
 ``salvage``    backups whose manifest is lost, described by their archives
-``in_place``   restore over live stores, from the checks to the start command; its plan
+``in_place``   restore over live stores, from the checks to the start command
+``dry_run``    what that would do
 ``ending``     ending an interrupted one: finishing or undoing it
+``vacate``     stores that did not exist before, moved aside by an undo
 ``targets``    the live stores, and which of them cannot be replaced
 ``stage``      replacements staged beside the live stores, and checked
 ``safety``     the safety backup of the live stores

@@ -6,15 +6,11 @@ snapshot, and writers wait. Chroma directories and folders of files are exchange
 """
 
 import sqlite3
-import stat
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
-from ..capture.owners import owners
 from ..check_stores import Findings
-from ..chroma_files.tables import DATABASE
 from ..errors import (
     DamageFound,
     RestoreIncomplete,
@@ -24,9 +20,9 @@ from ..errors import (
 )
 from ..names import DATA
 from ..repository.folder import Repository
-from ..runtime import durable, folders
+from ..runtime import durable
 from ..runtime.context import Context
-from ..types import Backup, Depth, Problem, Source, SourceKind
+from ..types import Backup, Depth, Problem, Source
 from ..unfinished import (
     Journal,
     JournalStore,
@@ -46,7 +42,8 @@ from .roll_back import chroma_positions, quick_check, roll_back
 from .safety import can_be_backed_up, discard, make_safety_backup
 from .stage import check_staged, fit_to_live, stage
 from .targets import Target, find_targets, folders_of, refuse_nested
-from .to_folder import Restored, check_manifest
+from .to_folder import Restored
+from .vacate import refuse_in_use, vacate, vacated
 from .writes import StoreWritten, Watch
 
 _TRIES = 3
@@ -62,6 +59,7 @@ def restore_in_place(
     only: str | None = None,
     commands: Commands = NO_COMMANDS,
     wait: float = 30.0,
+    created: tuple[Source, ...] = (),
 ) -> Restored:
     """Replace the stores at *sources* (matched by kind and name; by default where *backup* was made) with those of *backup*.
 
@@ -75,6 +73,8 @@ def restore_in_place(
     5. Record the exchange (`unfinished`). Lock all databases, then all gates; go back   each store either old or new, and
        to 4 if a store was written to since; exchange the folders; commit the databases. the record
     6. Check the live stores, and run the ``check`` command. If either fails, roll back. the same
+       Move aside what is *created* (`vacate`): an undo gives the stores that the restore
+       which it undoes had made.
     7. Remove the record. Run the ``start`` command, also after an error.                staging folders
     ==================================================================================== ==============================
 
@@ -87,13 +87,13 @@ def restore_in_place(
     `RestoreIncomplete` (says what is where).
     """
     began = time.monotonic()
-    targets = find_targets(backup, only, sources, ctx)
+    targets, new = find_targets(backup, only, sources, ctx), vacated(created)
     refuse_nested(targets, repository, backup, sources)
     try:
-        paths = [target.path for target in targets]
+        paths = [target.path for target in (*targets, *new)]
         with exclusive_restore(paths) as own:
             remove_abandoned(paths, ctx.log)
-            exchange = _Exchange(repository, backup, targets, only, commands, wait, ctx, own)
+            exchange = _Exchange(repository, backup, targets, new, only, commands, wait, ctx, own)
             size, findings = exchange.run()
     except OSError as problem:
         raise from_os_error(problem, "Restoring in place") from problem
@@ -102,7 +102,7 @@ def restore_in_place(
         to=", ".join(str(target.path) for target in targets),
         seconds=round(time.monotonic() - began, 3),
         bytes=size,
-        checks={**findings.checks, "safety_backup": exchange.safety},
+        checks={**findings.checks, "safety_backup": exchange.safety, **({"moved_aside": exchange.moved} if created else {})},
         damaged=tuple(problem.model_dump(mode="json") for problem in findings.problems),
     )
 
@@ -115,6 +115,7 @@ class _Exchange:
         repository: Repository,
         backup: Backup,
         targets: list[Target],
+        new: list[Target],
         only: str | None,
         commands: Commands,
         wait: float,
@@ -125,6 +126,7 @@ class _Exchange:
         self._repository = repository
         self._backup = backup
         self._targets = targets
+        self._new = new
         self._only = only
         self._commands = commands
         self._wait = wait
@@ -133,6 +135,7 @@ class _Exchange:
         self._folders = sorted({target.stage for target in targets})
         self._earlier = self._find_earlier()
         self.safety = ""
+        self.moved: dict[str, str] = {}
 
     def run(self) -> tuple[int, Findings]:
         """Returns the bytes written and the results of the checks."""
@@ -156,7 +159,7 @@ class _Exchange:
         """
         for folder in self._folders:
             folder.mkdir(mode=0o700)
-        self._own(self._folders)
+        self._own([*self._folders, *(self._earlier.folders if self._earlier else ())])
         durable.reach("in-place-staging")
         try:
             return stage(self._repository, self._backup, self._targets, self._ctx)
@@ -167,9 +170,11 @@ class _Exchange:
 
     def _find_earlier(self) -> UnfinishedExchange | None:
         """An interrupted exchange of these stores, which this restore completes. Raises `ExchangeUnfinished`."""
-        paths = [target.path for target in self._targets]
+        paths = [target.path for target in (*self._targets, *self._new)]
         earlier = interrupted(paths)
         if earlier is None:
+            if self._new:
+                raise RestoreRefused("That restore was ended by another process. Nothing was changed.")
             return None
         covered = (
             self._only is None if earlier.journal is None else {store.path for store in earlier.journal.targets} <= set(paths)
@@ -199,7 +204,8 @@ class _Exchange:
             ) from problem
         except BaseException:
             end_journals(self._folders)
-            self._commands.run_start(self._ctx)
+            if self._earlier is None:  # else the stores are still of different times
+                self._commands.run_start(self._ctx)
             raise
         durable.reach("in-place-checked")
         if failure := self._end():
@@ -216,6 +222,7 @@ class _Exchange:
         saved_targets: list[Target] = []
         for attempt in range(1, _TRIES + 1):
             try:
+                refuse_in_use(self._new, self._commands, self._wait)
                 with Watch(self._targets) as watch:
                     before, saved = saved, self._make_safety_backup()
                     if before is not None:
@@ -226,6 +233,9 @@ class _Exchange:
                     write_journal(self._folders, journal)
                     durable.reach("in-place-recorded")
                     _exchange_and_check(self._targets, watch, self._commands, self._wait, self._ctx)
+                if self._new:
+                    replaced = self._earlier.folders if self._earlier is not None else ()
+                    self.moved = vacate(self._new, replaced, self._commands, self._wait, self._began, self._ctx)
                 self._keep_unsaved(saved_targets)
                 return
             except RestoreIncomplete as problem:
@@ -263,8 +273,10 @@ class _Exchange:
         """The record of this exchange. One that completes an earlier exchange keeps naming what finishes or undoes that."""
         earlier = self._earlier.journal if self._earlier is not None else None
         token, began = self._ctx.token(), self._ctx.now()
-        if earlier is not None and {store.path for store in earlier.targets} == {target.path for target in self._targets}:
+        existed = {target.path: can_be_backed_up(target) for target in self._targets}
+        if earlier is not None and {store.path for store in earlier.targets} == {*existed, *(new.path for new in self._new)}:
             safety = earlier.safety_backup
+            existed |= {store.path: store.existed for store in earlier.targets}
             if self._backup.id in (earlier.backup, earlier.safety_backup):
                 return earlier.model_copy(update={"token": token, "began": began})
         return Journal(
@@ -276,9 +288,7 @@ class _Exchange:
             safety_backup=safety,
             only=self._only,
             targets=tuple(
-                JournalStore(
-                    kind=target.record.kind, name=target.record.name, path=target.path, existed=can_be_backed_up(target)
-                )
+                JournalStore(kind=target.record.kind, name=target.record.name, path=target.path, existed=existed[target.path])
                 for target in self._targets
             ),
         )
@@ -343,45 +353,3 @@ def _exchange_and_check(targets: list[Target], watch: Watch, commands: Commands,
             )
         roll_back(targets, opened, wait)
         raise RestoreUndone(f"{failure} The restore was rolled back.")
-
-
-def plan_in_place(
-    repository: Repository, backup: Backup, sources: tuple[Source, ...], *, only: str | None = None
-) -> dict[str, Any]:
-    """What `restore_in_place` would do: ``{"id", "dry_run", "targets": [{"store", "target", "bytes_now", ...}]}``.
-
-    Raises the errors of step 1, and `DamageFound` if the manifest was changed.
-    """
-    targets = find_targets(backup, only, sources, Context())
-    refuse_nested(targets, repository, backup, sources)
-    check_manifest(repository, backup)
-    planned = [
-        {
-            "store": target.record.prefix,
-            "target": str(target.path),
-            "bytes_now": _bytes_at(target.path),
-            "bytes_after": target.record.bytes,
-            "how": _how(target),
-        }
-        for target in targets
-    ]
-    return {"id": backup.id, "dry_run": True, "targets": planned}
-
-
-def _how(target: Target) -> str:
-    if target.record.kind is SourceKind.SQLITE:
-        return "online, in one transaction" if target.is_database() else "put in place as a file; old logs are set aside"
-    if target.record.kind is SourceKind.FILES:
-        return "exchanged in one step"
-    if target.gate:
-        return "exchanged in one step, under the gate"
-    holders = owners(target.path / DATABASE, parent=True)
-    return f"exchanged; open without a gate in {holders}: needs a stop command" if holders else "exchanged"
-
-
-def _bytes_at(path: Path) -> int | None:
-    if not path.exists():
-        return None
-    if path.is_file():
-        return path.stat().st_size
-    return sum(status.st_size for _, status in folders.below(path) if not stat.S_ISDIR(status.st_mode))

@@ -82,13 +82,14 @@ def keep_unsaved(target: Target, stage: Path, moment: datetime, ctx: Context) ->
         if aside.is_dir() and any(aside.iterdir()) and not (aside / DATABASE).exists():  # a replacement has one
             left = [(target.path, aside)]
     for old, aside in left:
-        place = _free_name(old.with_name(f"{old.name}.before-{moment:%Y%m%dT%H%M%SZ}"))
+        place = free_name(old.with_name(f"{old.name}.before-{moment:%Y%m%dT%H%M%SZ}"))
         aside.rename(place)
         durable.sync_folder(place.parent)
         ctx.log(f"{target.record.prefix}: {old.name}, which no backup holds, is kept as {place.name}")
 
 
-def _free_name(place: Path) -> Path:
+def free_name(place: Path) -> Path:
+    """*place*, or the first ``PLACE.2``, ``PLACE.3`` ... that nothing has."""
     names = itertools.chain([place], (place.with_name(f"{place.name}.{number}") for number in itertools.count(2)))
     return next(name for name in names if not os.path.lexists(name))
 
