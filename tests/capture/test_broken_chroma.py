@@ -9,6 +9,7 @@ import struct
 import time
 from collections.abc import Callable
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from backups.engine.chroma_files.errors import BrokenIndex
 from backups.engine.chroma_files.hnsw import check_structure, read_header
 from backups.engine.chroma_files.id_table import labels
 from backups.engine.chroma_files.tables import list_collections, open_at_rest, pending_ids
+from backups.engine.repository.folder import initialise, open_repository
 from backups.engine.runtime.context import Context
 from tests.capture.conftest import Bench, Start, Stores, chroma_source
 from tests.capture.processes import Peer, run, until
@@ -109,32 +111,62 @@ BREAKS = {
 }
 
 
+@pytest.fixture(scope="module")
+def _backed_up(_grown: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Grown stores in ``live`` and a full backup of them, to be copied."""
+    folder = tmp_path_factory.mktemp("backed-up")
+    shutil.copytree(_grown, folder / "live")
+    bench = Bench(initialise(folder / "repository", datetime.now(UTC)), folder)
+    bench.create(*Stores(folder / "live/app.sqlite3", folder / "live/chroma").sources)
+    return folder
+
+
+@pytest.fixture
+def backed_up(_backed_up: Path, tmp_path: Path) -> tuple[Bench, Stores]:
+    """A repository with one full backup of stores that are still as they were."""
+    folder = Path(shutil.copytree(_backed_up, tmp_path / "site"))
+    repository = open_repository(folder / "repository")
+    return Bench(repository, folder), Stores(folder / "live/app.sqlite3", folder / "live/chroma")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("broken", BREAKS)
 def test_a_broken_directory_is_reported_kept_and_skipped(
-    bench: Bench, stores: Stores, broken: str, monkeypatch: pytest.MonkeyPatch
+    backed_up: tuple[Bench, Stores], broken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    good = bench.create(*stores.sources).backup
+    bench, stores = backed_up
+    good = bench.latest()
     BREAKS[broken](stores.segment)
     monkeypatch.setattr(doctor, "_STANDS_STILL", 0.1)
     assert not doctor.diagnose(None, (chroma_source(stores.chroma),), Context()).ok
 
+    damaged = bench.create(*stores.sources, kind="incremental", within=2).backup
+
+    assert damaged.verification == "damaged" and damaged.manifest.parent == good
+    assert [problem.code for problem in damaged.manifest.problems] == ["chroma_structure"]
+    assert [line for line in bench.lines if line.startswith("DAMAGED chroma/vectors")]
+    assert bench.latest() == good
+    kept = bench.restore(damaged) / "chroma/vectors"
+    for file in (entry for entry in stores.chroma.rglob("*") if entry.is_file() and entry.suffix == ".bin"):
+        assert (kept / file.relative_to(stores.chroma)).read_bytes() == file.read_bytes()
+
+
+@pytest.mark.slow
+def test_no_backup_is_built_on_one_of_a_broken_directory(backed_up: tuple[Bench, Stores]) -> None:
+    bench, stores = backed_up
+    good = bench.latest()
+    BREAKS["header missing"](stores.segment)
     ended = run(
         "create", "--repo", bench.repository.folder, "--kind", "incremental", "--verify", "none", "--within", "2",
         "--sqlite", stores.database, "--chroma", stores.chroma,
     )  # fmt: skip
-
     assert ended.code == 6, ended
     assert ended.json["verification"] == "damaged"
     assert [problem["code"] for problem in ended.json["problems"]] == ["chroma_structure"]
     assert [line for line in ended.json["log"] if line.startswith("DAMAGED chroma/chroma")]
-    assert bench.latest() == good.id
-    damaged = bench.repository.find(ended.json["id"], None)
-    kept = bench.restore(damaged) / "chroma/chroma"
-    for file in (entry for entry in stores.chroma.rglob("*") if entry.is_file() and entry.suffix == ".bin"):
-        assert (kept / file.relative_to(stores.chroma)).read_bytes() == file.read_bytes()
+    assert bench.latest() == good
     following = bench.create(*stores.sources, kind="incremental", within=2).backup
-    assert following.manifest.parent == good.id, "a damaged backup is built on"
+    assert following.manifest.parent == good, "a damaged backup is built on"
 
 
 @pytest.mark.slow
