@@ -10,26 +10,32 @@ from pathlib import Path
 import pytest
 from django.core.management import call_command
 
+from tests.fixtures.once import made_once
 from tests.library.places import Places, at
 
 
 @pytest.fixture(scope="session")
 def empty_places(tmp_path_factory, django_db_blocker) -> Places:
     """Migrated databases, to be copied."""
-    with at(Places(tmp_path_factory.mktemp("empty"))) as places, django_db_blocker.unblock():
-        for alias in ("default", "control"):
-            call_command("migrate", database=alias, verbosity=0)
-    return places
+
+    def fill(root: Path) -> None:
+        with at(Places(root)), django_db_blocker.unblock():
+            for alias in ("default", "control"):
+                call_command("migrate", database=alias, verbosity=0)
+
+    return Places(made_once(tmp_path_factory, "empty", fill))
 
 
 @pytest.fixture(scope="session")
 def sample_places(empty_places, tmp_path_factory, django_db_blocker) -> Places:
     """The sample library, to be copied."""
-    root = tmp_path_factory.mktemp("sample") / "library"
-    shutil.copytree(empty_places.root, root)
-    with at(Places(root)) as places, django_db_blocker.unblock():
-        call_command("load_sample", stdout=io.StringIO())
-    return places
+
+    def fill(root: Path) -> None:
+        shutil.copytree(empty_places.root, root, dirs_exist_ok=True)
+        with at(Places(root)), django_db_blocker.unblock():
+            call_command("load_sample", stdout=io.StringIO())
+
+    return Places(made_once(tmp_path_factory, "sample", fill))
 
 
 @pytest.fixture

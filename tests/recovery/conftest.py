@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fixtures.once import made_once
 from tests.library.conftest import empty_places, sample_places
 from tests.recovery.clone import Clone, copy_of, copy_project
 
@@ -16,19 +17,22 @@ __all__ = ["empty_places", "sample_places"]
 @pytest.fixture(scope="session")
 def template(sample_places, tmp_path_factory) -> Clone:
     """65 documents in a full backup, 66 in an incremental one, 67 live. Do not change it."""
-    clone = Clone(copy_project(tmp_path_factory.mktemp("recovery") / "refserver"))
-    var = clone.root / "var"
-    var.mkdir()
-    shutil.copytree(sample_places.root / "data", var / "data")
-    shutil.copy(sample_places.root / "control.sqlite3", var)
-    clone.refbackup("init", "--repo", clone.repository)
-    for number, kind in enumerate(("full", "incremental")):
-        clone.refbackup("create", "--repo", clone.repository, "--kind", kind, "--verify", "hashes", *clone.stores)
-        document = clone.root / f"added-{number}.md"
-        document.write_text(f"# A finding of day {number}\n\nIt is about backups.\n")
-        done = clone.run(".venv/bin/python", "manage.py", "ingest", document)
-        assert done.returncode == 0, done.stderr
-    return clone
+
+    def fill(root: Path) -> None:
+        clone = Clone(copy_project(root))
+        var = clone.root / "var"
+        var.mkdir()
+        shutil.copytree(sample_places.root / "data", var / "data")
+        shutil.copy(sample_places.root / "control.sqlite3", var)
+        clone.refbackup("init", "--repo", clone.repository)
+        for number, kind in enumerate(("full", "incremental")):
+            clone.refbackup("create", "--repo", clone.repository, "--kind", kind, "--verify", "hashes", *clone.stores)
+            document = clone.root / f"added-{number}.md"
+            document.write_text(f"# A finding of day {number}\n\nIt is about backups.\n")
+            done = clone.run(".venv/bin/python", "manage.py", "ingest", document)
+            assert done.returncode == 0, done.stderr
+
+    return Clone(made_once(tmp_path_factory, "recovery", fill))
 
 
 @pytest.fixture
