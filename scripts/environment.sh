@@ -42,7 +42,7 @@ make_environment() {
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e '.[refserver]' \
         || fail "installing this project into .venv failed; see pip's message above."
     # Also for a service that may not write here: each of its processes would compile the modules that it imports.
-    .venv/bin/python -m compileall -q backups consistency refserver \
+    .venv/bin/python -m compileall -q backups backups_consistency consistency refserver \
         || fail "compiling the modules failed; see the message above."
     printf '%s\n' "$wanted" > "$stamp"
 }
