@@ -11,11 +11,14 @@
             "control": ["sqlite:control=/srv/control.sqlite3"],
         },
         "KEPT_APART": ["control"],                      # sets that are never restored in place: they hold the control database
+        "ADMIN_SITE": "office",                         # name of the admin site around the pages; by default that in the URLs
+        "API_RATES": {"caller": "600/minute"},          # request rates of the REST interface: api.throttling
         "HOST": "",                                     # this machine's name; empty: its host name
         "QUEUE": {"url": "redis://host:6379/0", "password": ""},  # a Redis server; empty: the control database
         "JOBS_AT_ONCE": 2,                              # jobs that run at the same time on a host
         "RESTORE_FOLDER": "/srv/restored",              # parent of the folders that pages and REST restore into
         "RUN_FOLDER": "/srv/run",                       # pid files and the worker's heartbeat
+        "MANAGE": "/srv/app/manage.py",                 # runs the management commands of jobs; empty: python -m django
         "KINDS": ["project.jobs.CHECK"],                # further job types, as paths to `jobs.job_type.JobType` objects
         "METRICS": ["project.metrics.more"],            # further metrics, as paths to generators of metric families
         "EXAMINE": "project.jobs.examination",          # function from a set's name to a command: engine.application_check
@@ -72,10 +75,13 @@ class Configuration:
     repositories: Mapping[str, Path]
     sets: Mapping[str, tuple[Source, ...]]
     kept_apart: frozenset[str]
+    admin_site: str = ""
+    api_rates: Mapping[str, str | None] = field(default_factory=dict)
     host: str
     jobs_at_once: int
     restore_folder: Path
     run_folder: Path
+    manage: Path | None = None
     kinds: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
     urls: tuple[str, ...] = ()
@@ -217,9 +223,12 @@ def read(given: Mapping[str, Any]) -> Configuration:
         repositories=repositories,
         sets=sets,
         kept_apart=apart,
+        admin_site=str(given.get("ADMIN_SITE", "")),
+        api_rates=dict(given.get("API_RATES", {})),
         host=given.get("HOST") or socket.gethostname(),
         restore_folder=Path(given.get("RESTORE_FOLDER") or first.with_name("restored")),
         run_folder=Path(given.get("RUN_FOLDER") or first.with_name("run")),
+        manage=Path(given["MANAGE"]) if given.get("MANAGE") else None,
         kinds=tuple(given.get("KINDS", ())),
         address=str(given.get("ADDRESS", "")).rstrip("/"),
         alert_detectors=tuple(given.get("ALERT_DETECTORS", ())),

@@ -13,16 +13,16 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from django.conf import settings
 from pydantic import Field
 
+import consistency
 from backups.conf import configuration
 from backups.engine.errors import EngineError
 from backups.engine.progress import counted
 from backups.engine.types import SourceKind
 from backups.jobs.arguments import Arguments, BackupArguments
 from backups.jobs.job_type import JobType
-from backups.jobs.types import engine, job_type, management
+from backups.jobs.types import engine, environment, job_type, management
 from backups.models import IndexedBackup, Job
 from consistency.engine.errors import ConsistencyError, RepairRefused
 from consistency.engine.findings import FindingKind
@@ -128,7 +128,7 @@ def snapshot(reason: str) -> str:
     """
     arguments = BackupArguments(backup="snapshot", note=reason, verify="hashes")
     command = [*job_type("backup").command(arguments, ""), "--wait", _WAIT]
-    done = subprocess.run(command, cwd=settings.BASE_DIR, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     try:
         answer = json.loads(done.stdout.splitlines()[-1])
     except (ValueError, IndexError):
@@ -167,7 +167,7 @@ def copies_from_backups(database: Path) -> Generator[tuple[str, Path | None], No
             only = f"{source.kind}:{source.name}"
             more = (row.backup_id, "--to", str(target), "--only", only)
             command = engine("restore", Arguments(repository=row.repository), *more)
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+            done = subprocess.run(command, env=environment(), stdin=subprocess.DEVNULL, capture_output=True, check=False)
             yield row.backup_id, target / source.prefix if done.returncode == 0 else None
 
 
@@ -181,5 +181,5 @@ def examination(set_name: str) -> str:
         described = json.dumps(description().as_json(), separators=(",", ":"))
     except ConsistencyError:
         return ""  # `manage.py check` reports the problem of the declaration; the backup is made anyway
-    place = f"PYTHONPATH={settings.BASE_DIR}"
+    place = f"PYTHONPATH={Path(consistency.__file__).parents[1]}"
     return shlex.join(["env", place, sys.executable, "-m", "consistency.probe", "--copy", "{folder}", "{instant}", described])

@@ -113,6 +113,7 @@ BACKUPS: dict[str, Any] = {
     },
     "KEPT_APART": [*_CONTROL_SET],
     "QUEUE": _QUEUE,
+    "MANAGE": str(BASE_DIR / "manage.py"),
     "HOST": _HOST,
     "JOBS_AT_ONCE": _JOBS_AT_ONCE,
     "RESTORE_FOLDER": str(REFSERVER_RESTORED),
@@ -243,26 +244,11 @@ REST_FRAMEWORK: dict[str, Any] = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["backups.api.authentication.Bearer", "backups.api.authentication.AdminSession"],
     "DEFAULT_PERMISSION_CLASSES": ["backups.api.permissions.Permitted"],
     "DEFAULT_THROTTLE_CLASSES": [f"backups.api.throttling.{name}Rate" for name in ("Anonymous", "Caller", "Changes")],
-    "DEFAULT_THROTTLE_RATES": {},  # names and defaults: backups.api.throttling
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_SCHEMA_CLASS": "backups.api.openapi.Describer",
     "EXCEPTION_HANDLER": "backups.api.problems.answer",
     "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
-}
-_TAGS = (
-    *("Status", "Backups", "Jobs", "Schedules", "Repositories", "Consistency", "Audit", "Tokens", "Reference"),
-    "Earlier clients",
-)
-SPECTACULAR_SETTINGS: dict[str, Any] = {
-    "TITLE": "RefServer Backups",
-    "DESCRIPTION": "Create, verify and restore backups that capture SQLite and ChromaDB at the same instant.",
-    "VERSION": "1",
-    "OAS_VERSION": "3.1.1",
-    "SCHEMA_PATH_PREFIX": "/api/v1",
-    "SERVE_INCLUDE_SCHEMA": False,
-    "POSTPROCESSING_HOOKS": [],
-    "TAGS": [{"name": name} for name in _TAGS],
 }
 CACHES = {
     # Counts requests, for throttling. Several web processes must share one, such as django.core.cache.backends.redis.

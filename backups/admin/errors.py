@@ -5,9 +5,10 @@ A project names them in its root URLs: ``handler403 = "backups.admin.errors.not_
 
 from collections.abc import Callable
 
-from django.contrib import admin
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.views import defaults
+
+from backups.identity import admin_site
 
 from .frame import is_framed, render
 
@@ -34,7 +35,7 @@ def _framed(
     request: HttpRequest, exception: Exception, title: str, status: int, otherwise: str, hint: str = ""
 ) -> HttpResponse | None:
     """The error in the frame, with the text of *exception* or *otherwise*; None outside the admin, and without staff rights."""
-    if not is_framed(request) or not hasattr(request, "user") or not admin.site.has_permission(request):
+    if not is_framed(request) or not hasattr(request, "user") or not admin_site.admits(request):
         return None
     [said, *_] = exception.args or [""]
     said = said if isinstance(said, str) and said else otherwise  # for an address without a page it is a dictionary

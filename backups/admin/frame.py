@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from django.contrib import admin, messages
+from django.contrib import messages
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
 from django.db.models import Model, QuerySet
@@ -21,6 +21,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_protect
 
 from backups.engine.errors import HTTP_STATUS, EngineError, UsageError
+from backups.identity import admin_site
 from backups.identity.permissions import groups_with
 from backups.models import Job
 
@@ -63,8 +64,8 @@ def page(permission: str = "", *, methods: tuple[str, ...] = ("GET",)) -> Callab
     def decorate(view: View) -> View:
         @functools.wraps(view)
         def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-            if not admin.site.has_permission(request):
-                return redirect_to_login(request.get_full_path(), reverse("admin:login"))
+            if not admin_site.admits(request):
+                return redirect_to_login(request.get_full_path(), admin_site.sign_in_address())
             if request.method not in (*methods, *(("HEAD",) if "GET" in methods else ())):
                 return HttpResponseNotAllowed(methods)
             if permission:
@@ -93,7 +94,7 @@ def render(
     addresses = [address for _, address in tabs]
     marked = badges(addresses, _address(ALERTS), (context or {}).get("conditions")) if top in addresses else {}
     full = {
-        **admin.site.each_context(request),
+        **admin_site.site().each_context(request),
         "title": title,
         "tabs": [
             {"label": tab.label, "address": address, "here": address == here, "badge": marked.get(address)}

@@ -6,22 +6,21 @@ from typing import Any
 from urllib.parse import urlencode
 
 import segno
+from django.apps import apps
 from django.contrib import admin, messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils.safestring import SafeString, mark_safe
 from django.views.decorators.debug import sensitive_post_parameters
-from django_otp.plugins.otp_static.models import StaticDevice
-from django_otp.plugins.otp_totp.models import TOTPDevice
 
-from backups.identity import second_factor, step_up
+from backups.identity import admin_site, second_factor, step_up
 from backups.identity.sign_in import actor_of, password_problem
 
 from .frame import View, page, render, return_address, say
 
 # The admin's own pages for these models would show keys and codes to administrators of accounts.
-for model in (TOTPDevice, StaticDevice):
+for model in (apps.get_model("otp_totp.TOTPDevice"), apps.get_model("otp_static.StaticDevice")):
     if admin.site.is_registered(model):
         admin.site.unregister(model)
 
@@ -51,7 +50,8 @@ def overview(request: HttpRequest) -> HttpResponse:
         codes = second_factor.confirm(request, request.POST.get("code", ""))
         if codes:
             say(request, "Second factor set up. Store the recovery codes in a safe place.")
-            return _page(request, {"codes": codes, "fresh": True, "onward": return_address(request, reverse("admin:index"))})
+            onward = return_address(request, admin_site.address("index"))
+            return _page(request, {"codes": codes, "fresh": True, "onward": onward})
         return _page(
             request, {"problem": "That code is wrong. Check the phone's clock, and enter the code that the app shows now."}
         )
@@ -73,7 +73,7 @@ def code(request: HttpRequest) -> HttpResponse:
     """The second step of signing in."""
     user: Any = request.user
     if second_factor.session_is_strong(request):
-        return redirect(return_address(request, reverse("admin:index")))
+        return redirect(return_address(request, admin_site.address("index")))
     if second_factor.device_of(user) is None:
         return redirect(_with_next(request, "backups:second_factor"))
     problem = ""
@@ -84,9 +84,9 @@ def code(request: HttpRequest) -> HttpResponse:
             if checked.by == "recovery code":
                 text = f"That recovery code is used up. You have {checked.left} left; create new ones before you run out."
                 say(request, text, level=messages.WARNING)
-            return redirect(return_address(request, reverse("admin:index")))
+            return redirect(return_address(request, admin_site.address("index")))
         problem = "That code is wrong." + (f" Try again in {checked.wait} s." if checked.wait else "")
-    context = {"problem": problem, "next": return_address(request, reverse("admin:index")), "tabs": []}
+    context = {"problem": problem, "next": return_address(request, admin_site.address("index")), "tabs": []}
     return render(request, "backups/second_factor_code.html", "Second factor", context, status=403 if problem else 200)
 
 
@@ -102,7 +102,7 @@ def _page(request: HttpRequest, context: dict[str, Any]) -> HttpResponse:
         "required": second_factor.required(),
         "picture": _picture(pending.config_url) if pending is not None else "",
         "key": _grouped(pending.bin_key) if pending is not None else "",
-        "next": return_address(request, reverse("admin:index")),
+        "next": return_address(request, admin_site.address("index")),
         **({} if strong else {"tabs": []}),
     }
     status = 403 if any(name.endswith("problem") for name in context) else 200
@@ -123,4 +123,4 @@ def _grouped(key: bytes) -> str:
 
 
 def _with_next(request: HttpRequest, name: str) -> str:
-    return f"{reverse(name)}?{urlencode({'next': return_address(request, reverse('admin:index'))})}"
+    return f"{reverse(name)}?{urlencode({'next': return_address(request, admin_site.address('index'))})}"

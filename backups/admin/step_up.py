@@ -11,7 +11,7 @@ from django.urls import reverse
 from django.utils.http import urlencode
 from django.views.decorators.debug import sensitive_post_parameters
 
-from backups.identity import step_up
+from backups.identity import admin_site, step_up
 from backups.identity.step_up import Condition
 
 from .frame import View, page, render, return_address, say
@@ -72,7 +72,7 @@ def ask(request: HttpRequest, *, keep: bool = True) -> HttpResponse | None:
 @page(methods=("GET", "POST"))
 def confirm(request: HttpRequest) -> HttpResponse:
     """Confirm the session, and go on to the address in ``next``, such as a download."""
-    onward, problem = return_address(request, reverse("admin:index")), ""
+    onward, problem = return_address(request, admin_site.address("index")), ""
     if request.method == "POST":
         problem = step_up.confirm(request, request.POST.get(FIELD, ""))
         if not problem:

@@ -2,12 +2,13 @@
 
 import re
 
+from django.apps import apps
 from django.urls import URLPattern, path, register_converter
 from django.urls.converters import StringConverter
 
 from backups.engine.names import DATA, MANIFEST, SUMS
 
-from . import audit, dashboard, jobs, plans, readiness, second_factor, step_up, tokens
+from . import audit, dashboard, jobs, plans, readiness, step_up, tokens
 from .alerts import channels, rules, subscription
 from .alerts import overview as alerts
 from .backups import delete, holding
@@ -87,6 +88,11 @@ urlpatterns: list[URLPattern] = [
     path("audit/verify/", audit.verify, name="audit_verify"),
     path("audit/export.<str:form>", audit.export, name="audit_export"),
     path("confirm/", step_up.confirm, name="confirm"),
-    path("second-factor/", second_factor.overview, name="second_factor"),
-    path("second-factor/code/", second_factor.code, name="second_factor_code"),
 ]
+if apps.is_installed("django_otp.plugins.otp_totp") and apps.is_installed("django_otp.plugins.otp_static"):
+    from . import second_factor  # its models must be installed
+
+    urlpatterns += [
+        path("second-factor/", second_factor.overview, name="second_factor"),
+        path("second-factor/code/", second_factor.code, name="second_factor_code"),
+    ]

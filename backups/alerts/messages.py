@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from django.template.loader import render_to_string
+from django.urls import get_script_prefix, reverse
 from django.utils.dateparse import parse_datetime
 
 from backups import __version__
@@ -41,7 +42,7 @@ def test(channel_name: str, by: str, now: datetime) -> dict[str, Any]:
         "subject": channel_name,
         "text": f"{by} sent a test to {channel_name}. Nothing is wrong.",
         "todo": "No action is needed.",
-        "page": _absolute("/admin/backup/alerts/"),
+        "page": _absolute(reverse("backups:alerts")),
         "help": "",
         "since": now.astimezone(UTC).isoformat(),
         "resolved": None,
@@ -76,7 +77,9 @@ def _alert(alert: Alert) -> dict[str, Any]:
 
 
 def _absolute(path: str) -> str:
-    return f"{configuration().address}{path}" if path and configuration().address else ""
+    """An address of this site, for mails. The path has the prefix below which the project runs; ``ADDRESS`` may have it too."""
+    base = configuration().address.removesuffix(get_script_prefix().rstrip("/"))
+    return f"{base}{path}" if path and base else ""
 
 
 def subject(message: dict[str, Any]) -> str:

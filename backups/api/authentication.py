@@ -3,13 +3,12 @@
 from dataclasses import replace
 from typing import Any
 
-from django.contrib import admin
 from django.http import HttpRequest
 from rest_framework.authentication import BaseAuthentication, SessionAuthentication, get_authorization_header
 from rest_framework.exceptions import PermissionDenied
 from rest_framework.request import Request
 
-from backups.identity import tokens
+from backups.identity import admin_site, tokens
 from backups.identity.audit import Actor
 from backups.identity.second_factor import session_is_strong
 from backups.identity.sign_in import actor_of, address_of
@@ -57,7 +56,7 @@ class AdminSession(SessionAuthentication):
         user = getattr(django_request, "user", None)
         if user is None or not user.is_active:
             return None
-        if not admin.site.has_permission(django_request) or not session_is_strong(django_request):
+        if not admin_site.admits(django_request) or not session_is_strong(django_request):
             raise Refused(
                 403,
                 "session_refused",

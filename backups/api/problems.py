@@ -12,6 +12,7 @@ from django.core.exceptions import RequestDataTooBig, SuspiciousOperation
 from django.core.signals import got_request_exception
 from django.db import OperationalError
 from django.http import Http404, JsonResponse, UnreadablePostError
+from django.urls import NoReverseMatch, reverse
 from rest_framework import exceptions
 from rest_framework.response import Response
 
@@ -56,7 +57,6 @@ CODES = {
 }
 HINTS = {
     401: "Send `Authorization: Bearer TOKEN` with a token from the page Tokens or `manage.py backup_token`, or sign in.",
-    404: "See /api/v1/schema for the addresses.",
     405: "The header Allow lists the supported methods.",
     406: "Accept application/json.",
     415: "Send JSON, with Content-Type: application/json.",
@@ -89,8 +89,20 @@ class Refused(exceptions.APIException):
 
 
 def unknown(what: str, name: object, listed: str, *, code: str = "not_found") -> Refused:
-    """404: there is no *what* with this name. *listed* is the address below ``/api/v1/`` that lists them."""
-    return Refused(404, code, f"There is no {what} {name}.", f"GET /api/v1/{listed} lists them.")
+    """404: there is no *what* with this name. *listed* is the address that lists them, below that of the interface."""
+    return Refused(404, code, f"There is no {what} {name}.", f"GET {_top()}{listed} lists them.")
+
+
+def hint_of(status: int) -> str:
+    """What to do about an error that has no hint of its own."""
+    return f"See {_top()}schema for the addresses." if status == 404 else HINTS.get(status, "")
+
+
+def _top() -> str:
+    try:
+        return reverse("backups-api:schema").removesuffix("schema")
+    except NoReverseMatch:
+        return ""  # the project has these routes under a namespace of its own
 
 
 def body(status: int, code: str, detail: str, hint: str = "", more: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -139,7 +151,7 @@ def _refused(problem: Exception) -> Refused | None:
     if isinstance(problem, exceptions.APIException):
         return _from_framework(problem)
     if isinstance(problem, Http404):
-        return Refused(404, "not_found", str(problem) or "Nothing exists at this address.", HINTS[404])
+        return Refused(404, "not_found", str(problem) or "Nothing exists at this address.", hint_of(404))
     if isinstance(problem, DjangoDenied):
         return Refused(403, "not_allowed", str(problem) or "The account lacks the permission.")
     if isinstance(problem, RequestDataTooBig):
@@ -159,7 +171,7 @@ def _from_framework(problem: exceptions.APIException) -> Refused:
         headers["WWW-Authenticate"] = scheme
     if (wait := getattr(problem, "wait", None)) is not None:
         headers["Retry-After"] = str(max(1, int(wait)))
-    return Refused(status, CODES.get(status, "failed"), _as_text(problem.detail), HINTS.get(status, ""), headers=headers)
+    return Refused(status, CODES.get(status, "failed"), _as_text(problem.detail), hint_of(status), headers=headers)
 
 
 def _as_text(detail: Any) -> str:

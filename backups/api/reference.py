@@ -4,36 +4,68 @@ import functools
 import re
 from typing import Any
 
-from django.contrib import admin
 from django.contrib.auth.views import redirect_to_login
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import render
-from django.urls import resolve, reverse
+from django.urls import get_script_prefix, resolve, reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt, ensure_csrf_cookie
 from django.views.decorators.http import require_safe
-from drf_spectacular.generators import SchemaGenerator
+from drf_spectacular.generators import EndpointEnumerator, SchemaGenerator
+from drf_spectacular.settings import SPECTACULAR_DEFAULTS, patched_settings
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from backups.engine.errors import BackupNotFound
+from backups.identity import admin_site
 
-from . import problems
+from . import legacy, problems
 from .operation import Operation
+from .resource import Resource
+
+_NOT_PATCHED = ("SERVE_", "DEFAULT_GENERATOR_CLASS")
+_TAGS = (
+    *("Status", "Backups", "Jobs", "Schedules", "Repositories", "Consistency", "Audit", "Tokens", "Session", "Reference"),
+    legacy.TAG,
+)
+_SETTINGS: dict[str, Any] = {
+    **{name: value for name, value in SPECTACULAR_DEFAULTS.items() if not name.startswith(_NOT_PATCHED)},
+    "TITLE": "Backups",
+    "DESCRIPTION": "Create, verify and restore backups that capture SQLite and ChromaDB at the same instant.",
+    "VERSION": "1",
+    "OAS_VERSION": "3.1.1",
+    "POSTPROCESSING_HOOKS": [],
+}
+"""In place of the project's ``SPECTACULAR_SETTINGS``, which describe its own interface."""
+
+
+class _OwnEndpoints(EndpointEnumerator):
+    """The routes of this interface; the project's other views are not even looked at."""
+
+    def should_include_endpoint(self, path: str, callback: Any) -> bool:
+        own = issubclass(getattr(callback, "cls", type(None)), Resource)
+        return own and bool(super().should_include_endpoint(path, callback))
+
+
+class _Generator(SchemaGenerator):
+    endpoint_inspector_cls = _OwnEndpoints
 
 
 @functools.cache
 def description() -> dict[str, Any]:
     """The OpenAPI document. It is the same for every account, and generated once per process."""
-    generator = SchemaGenerator()  # type: ignore[no-untyped-call]
-    document: dict[str, Any] = generator.get_schema(request=None, public=True)  # type: ignore[no-untyped-call]
-    return document
+    with patched_settings(_SETTINGS):
+        generator = _Generator()  # type: ignore[no-untyped-call]
+        document: dict[str, Any] = generator.get_schema(request=None, public=True)  # type: ignore[no-untyped-call]
+    used = {tag for methods in document["paths"].values() for method in methods.values() for tag in method.get("tags", ())}
+    return document | {"tags": [{"name": name} for name in _TAGS if name in used]}
 
 
 @Operation(responses={200: {"application/json": {"type": "object"}}})
 def show_schema(request: Request) -> HttpResponseBase:
     """Get the OpenAPI 3.1 description of this interface."""
-    return Response(description())
+    below = request._request.META.get("SCRIPT_NAME") or get_script_prefix().rstrip("/")
+    return Response(description() | ({"servers": [{"url": below}]} if below else {}))
 
 
 _LISTED = {
@@ -59,7 +91,7 @@ def not_found(request: HttpRequest) -> HttpResponse:
             _LISTED[asked["list"]], asked["name"], asked["list"], code=BackupNotFound.code if backup else "not_found"
         )
         return problems.plain(404, problem.code, str(problem.detail), problem.hint)
-    return problems.plain(404, "not_found", "Nothing exists at this address.", problems.HINTS[404])
+    return problems.plain(404, "not_found", "Nothing exists at this address.", problems.hint_of(404))
 
 
 @require_safe
@@ -67,6 +99,6 @@ def not_found(request: HttpRequest) -> HttpResponse:
 @ensure_csrf_cookie
 def page(request: HttpRequest) -> HttpResponse:
     """The description to read and try, for users of the admin."""
-    if not admin.site.has_permission(request):
-        return redirect_to_login(request.get_full_path(), reverse("admin:login"))
+    if not admin_site.admits(request):
+        return redirect_to_login(request.get_full_path(), admin_site.sign_in_address())
     return render(request, "backups/api.html", {"schema": reverse("backups-api:schema")})

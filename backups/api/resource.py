@@ -1,10 +1,10 @@
-"""The view behind every address of this interface."""
+"""The view behind every address of this interface. Nothing depends on the project's setting ``REST_FRAMEWORK``."""
 
 from collections.abc import Callable
 from typing import Any
 
 from django.http import HttpResponseBase
-from rest_framework.negotiation import BaseContentNegotiation
+from rest_framework.negotiation import BaseContentNegotiation, DefaultContentNegotiation
 from rest_framework.parsers import JSONParser
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
@@ -28,6 +28,8 @@ class Resource(APIView):
     throttle_classes: Any = (AnonymousRate, CallerRate, ChangesRate)
     parser_classes = (JSONParser,)
     renderer_classes = (JSONRenderer,)
+    content_negotiation_class = DefaultContentNegotiation
+    metadata_class = versioning_class = None
     schema = Describer()
     tag = ""
     """The heading of its operations in the OpenAPI description."""

@@ -1,17 +1,17 @@
 """Request rates, counted in Django's cache (setting ``CACHES``): several web processes need a shared one.
 
-``REST_FRAMEWORK["DEFAULT_THROTTLE_RATES"]`` replaces a default, by its scope: a number per ``second``, ``minute``, ``hour`` or
+``BACKUPS["API_RATES"]`` replaces a default, by its scope: a number per ``second``, ``minute``, ``hour`` or
 ``day``, or None for no limit.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rest_framework.request import Request
-from rest_framework.settings import api_settings
 from rest_framework.throttling import SimpleRateThrottle
 
+from backups.conf import configuration
 from backups.identity.sign_in import address_of
 from backups.models import ApiToken
 
@@ -27,9 +27,7 @@ class Rate(SimpleRateThrottle):
     default = ""
 
     def get_rate(self) -> str | None:
-        configured: dict[str, Any] = api_settings.DEFAULT_THROTTLE_RATES or {}
-        rate: str | None = configured.get(str(self.scope), self.default)
-        return rate
+        return configuration().api_rates.get(str(self.scope), self.default)
 
     def get_cache_key(self, request: Request, view: APIView | None) -> str | None:
         """The key of the counter; None if the rate does not apply."""

@@ -164,7 +164,8 @@ class Gate:
 
     def process_view(self, request: HttpRequest, view: object, args: object, kwargs: object) -> HttpResponse | None:
         match = request.resolver_match
-        if (match is not None and match.view_name in OPEN) or session_is_strong(request):
+        name = ":".join([*match.app_names, match.url_name or ""]) if match is not None else ""  # of any admin site
+        if name in OPEN or session_is_strong(request):
             return None
         return refuse(request)
 

@@ -14,7 +14,6 @@ import subprocess
 import time
 from typing import Any
 
-from django.conf import settings
 from django.db import DatabaseError, IntegrityError, connections
 
 from backups.conf import REPOSITORY_AWAY, configuration
@@ -27,7 +26,7 @@ from . import completion, interruption, leftovers, lifecycle
 from .child_output import ChildOutput, storable
 from .heartbeat import touch_heartbeat
 from .job_type import Work
-from .types import INCOMPLETE, job_type, job_types
+from .types import INCOMPLETE, environment, job_type, job_types
 
 WRITE_EVERY = 0.5
 """Seconds between writes of progress to the job's row."""
@@ -81,8 +80,7 @@ def run(job: Job) -> Job:
         parent = os.getpid()
         child = subprocess.Popen(
             command,
-            cwd=settings.BASE_DIR,
-            env={**os.environ, **configuration().key_environment, "PYTHONUNBUFFERED": "1", processes.JOB_VARIABLE: str(job.pk)},
+            env={**environment(), "PYTHONUNBUFFERED": "1", processes.JOB_VARIABLE: str(job.pk)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

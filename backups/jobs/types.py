@@ -5,12 +5,11 @@ reliable, and keeps live files out of the process that answers requests.
 """
 
 import functools
+import os
 import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
-from django.conf import settings
 from django.utils.module_loading import import_string
 
 from backups.catalog.holds import indexed
@@ -54,8 +53,14 @@ def engine(verb: str, arguments: Arguments, *more: str) -> list[str]:
 
 
 def management(command: str, *more: str) -> list[str]:
-    """``manage.py COMMAND`` of the project."""
-    return [sys.executable, str(Path(settings.BASE_DIR) / "manage.py"), command, *more]
+    """A management command of the project, by the file of ``BACKUPS["MANAGE"]`` or else by Django itself."""
+    file = configuration().manage
+    return [sys.executable, *([str(file)] if file is not None else ["-m", "django"]), command, *more]
+
+
+def environment() -> dict[str, str]:
+    """The environment of a command: that of this process, with its keys and modules, whatever made them importable."""
+    return {**os.environ, **configuration().key_environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
 def examination(set_name: str) -> list[str]:

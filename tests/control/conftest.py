@@ -19,7 +19,7 @@ from backups.identity.audit import Actor
 from backups.models import Job
 from backups.worker import tasks
 from tests.library.conftest import empty_places, library, sample_library, sample_places
-from tests.library.places import Places
+from tests.library.places import ROOT, Places
 
 __all__ = ["empty_places", "library", "sample_library", "sample_places"]
 
@@ -86,6 +86,7 @@ def settings_of(places: Places) -> dict[str, object]:
         },
         "KEPT_APART": ["control"],
         "HOST": HOST,
+        "MANAGE": str(ROOT / "manage.py"),
         "CONTROL_APPS": ["sessions", "axes"],
         "EXTENSIONS": [],
         "RESTORE_FOLDER": str(places.root / "restored"),

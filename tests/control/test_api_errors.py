@@ -8,7 +8,6 @@ import pytest
 from django.core.cache import cache
 from django.db import OperationalError
 from django.test import Client
-from rest_framework.settings import api_settings
 
 from backups.api import problems
 from backups.engine import errors
@@ -107,14 +106,14 @@ def test_unavailable_database_sends_retry_after(empty_site, monkeypatch):
     assert answer.headers["Retry-After"] == "5"
 
 
-def _rates(monkeypatch, **rates: str) -> None:
-    monkeypatch.setattr(api_settings, "DEFAULT_THROTTLE_RATES", rates)
+def _rates(settings, **rates: str) -> None:
+    settings.BACKUPS = settings.BACKUPS | {"API_RATES": rates}
     cache.clear()
 
 
-def test_each_token_has_its_own_rate(empty_site, monkeypatch):
+def test_each_token_has_its_own_rate(empty_site, settings):
     first, second = bearer(empty_site, "ada", "operator"), bearer(empty_site, "bob", "operator")
-    _rates(monkeypatch, caller="3/minute", changes="1/minute")
+    _rates(settings, caller="3/minute", changes="1/minute")
     json_of(send(first, BACKUPS, {}), 202)
     answer = send(first, BACKUPS, {})
     problem(answer, 429, "too_many_requests")
@@ -124,9 +123,9 @@ def test_each_token_has_its_own_rate(empty_site, monkeypatch):
     json_of(second.get(BACKUPS), 200)
 
 
-def test_anonymous_requests_and_invalid_tokens_are_throttled_by_address(empty_site, monkeypatch):
+def test_anonymous_requests_and_invalid_tokens_are_throttled_by_address(empty_site, settings):
     good = bearer(empty_site, "ada", "viewer")
-    _rates(monkeypatch, anonymous="2/minute", bad_tokens="2/minute")
+    _rates(settings, anonymous="2/minute", bad_tokens="2/minute")
     assert [Client().get(BACKUPS).status_code for _ in range(3)] == [401, 401, 429]
     assert [Client().get("/readyz").status_code for _ in range(1)] == [429]
     assert Client(REMOTE_ADDR="192.0.2.7").get(BACKUPS).status_code == 401

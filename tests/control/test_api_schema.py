@@ -15,7 +15,6 @@ from django.core.cache import cache
 from django.core.wsgi import get_wsgi_application
 from django.db import connections
 from jsonschema_rs import Draft202012Validator
-from rest_framework.settings import api_settings
 from schemathesis.config import SchemathesisConfig
 from schemathesis.engine import from_schema
 from schemathesis.engine.events import FatalError, NonFatalError, ScenarioFinished
@@ -80,9 +79,9 @@ def test_every_route_describes_its_permission_and_errors():
 
 
 @pytest.fixture
-def whole_site(site, monkeypatch):
+def whole_site(site, settings):
     """A site with objects of every kind and no rate limits."""
-    monkeypatch.setattr(api_settings, "DEFAULT_THROTTLE_RATES", {rate.scope: None for rate in RATES})
+    settings.BACKUPS = settings.BACKUPS | {"API_RATES": {rate.scope: None for rate in RATES}}
     cache.clear()
     defaults.install()
     for note in ("one", "two"):

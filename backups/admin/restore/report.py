@@ -3,7 +3,6 @@
 import uuid
 from typing import Any
 
-from django.contrib import admin
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import render as render_template
 from django.urls import reverse
@@ -11,6 +10,7 @@ from django.utils.cache import add_never_cache_headers
 
 from backups.engine.errors import BackupNotFound
 from backups.engine.progress import counted
+from backups.identity import admin_site
 from backups.jobs.types import PREVIEW, RESTORE, RESTORE_IN_PLACE
 from backups.models import IndexedBackup, Job
 
@@ -30,7 +30,7 @@ def report(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
 
 def report_live(request: HttpRequest, job_id: uuid.UUID) -> HttpResponseBase:
     """The live part of the report. An account that the restore itself signed out gets an explanation, not a sign-in form."""
-    if not admin.site.has_permission(request) or not request.user.has_perm("backups.restore_backup"):
+    if not admin_site.admits(request) or not request.user.has_perm("backups.restore_backup"):
         response = render_template(request, "backups/restore_signed_out.html", {"job_id": job_id}, status=286)
         add_never_cache_headers(response)
         return response

@@ -3,8 +3,6 @@
 
 (() => {
   const main = document.getElementById("api");
-  const cookie = (name) =>
-    document.cookie.split("; ").map((pair) => pair.split("=")).find(([key]) => key === name)?.[1] ?? "";
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const follow = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
   dark.addEventListener("change", follow);
@@ -24,7 +22,7 @@
       // If a token was entered, the session is not sent.
       if (request.headers.Authorization) request.credentials = "omit";
       else if (!["GET", "HEAD"].includes((request.method || "GET").toUpperCase())) {
-        request.headers["X-CSRFToken"] = cookie("csrftoken");
+        request.headers["X-CSRFToken"] = document.querySelector('meta[name="csrf-token"]').content;
       }
       return request;
     },

@@ -3,8 +3,8 @@
 (function () {
   // Add the CSRF token to every htmx request.
   document.addEventListener("htmx:configRequest", function (event) {
-    const cookie = document.cookie.split("; ").find((part) => part.startsWith("csrftoken="));
-    if (cookie) event.detail.headers["X-CSRFToken"] = decodeURIComponent(cookie.slice("csrftoken=".length));
+    const token = document.querySelector('meta[name="csrf-token"]');
+    if (token) event.detail.headers["X-CSRFToken"] = token.content;
   });
   // Do not poll while the tab is hidden.
   document.addEventListener("htmx:beforeRequest", function (event) {
