@@ -29,6 +29,7 @@
         "ALERT_HOSTS": ["hooks.slack.com", "*.example.org", "10.0.0.0/8"],  # allowed webhook hosts; empty: public ones
         "PROMISED_RPO_MINUTES": 60,
         "PROMISED_RTO_MINUTES": 5,
+        "CALLED": {"EMAIL_HOST": "APP_SMTP_HOST"},      # what hints call settings and commands here (`called`)
         "KEEP_JOBS_DAYS": 400,                          # retention of ended jobs
         "KEEP_LOGS_DAYS": 30,                           # retention of their log lines
         "SIGNING_KEY": "/srv/signing_key",              # file of the key that signs backups; empty: none (engine.evidence)
@@ -59,6 +60,9 @@ from .engine.types import Source, SourceKind
 
 CONTROL = "control"
 """The alias of the control database, unless the setting gives another."""
+
+WORKER = "manage.py backups_worker"
+"""The command that runs the workers."""
 
 REPOSITORY_AWAY = "Mount its disk, or correct its path in the settings."
 """What to do about a configured repository that is not available. Never to create it: an empty one on the mount point of a
@@ -156,7 +160,7 @@ _NUMBERS = {
     "KEEP_JOBS_DAYS": (400, 1, 100_000),
     "KEEP_LOGS_DAYS": (30, 1, 100_000),
 }
-_KNOWN = {entry.name.upper() for entry in fields(Configuration)} - {"PROBLEMS"} | {"EXTENSIONS"}
+_KNOWN = {entry.name.upper() for entry in fields(Configuration)} - {"PROBLEMS"} | {"CALLED", "EXTENSIONS"}
 
 
 @functools.cache
@@ -172,6 +176,11 @@ def configuration() -> Configuration:
 def control_database() -> str:
     """The alias of the control database, also while the rest of the setting is invalid."""
     return str(getattr(settings, "BACKUPS", {}).get("DATABASE", CONTROL))
+
+
+def called(name: str) -> str:
+    """What a person here sets or types for a setting or command: a variable of the environment, say. *name* by default."""
+    return str(getattr(settings, "BACKUPS", {}).get("CALLED", {}).get(name, name))
 
 
 def given() -> dict[str, Any]:

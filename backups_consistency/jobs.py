@@ -24,6 +24,7 @@ from backups.jobs.arguments import Arguments, BackupArguments
 from backups.jobs.job_type import JobType
 from backups.jobs.types import engine, environment, job_type, management
 from backups.models import IndexedBackup, Job
+from consistency.declaration import option
 from consistency.engine.errors import ConsistencyError, RepairRefused
 from consistency.engine.findings import FindingKind
 from consistency.resolution import description
@@ -101,6 +102,7 @@ CHECK = JobType(
     arguments=CheckArguments,
     command=lambda arguments, job: _command(job, *(["--repair", "safe", "--unattended"] if arguments.repair else [])),
     attempts=2,
+    ready=lambda: bool(option("DECLARATION")),
     permission="consistency.run_check",
     **_SHOWN,
 )

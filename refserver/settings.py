@@ -122,6 +122,15 @@ BACKUPS: dict[str, Any] = {
     "TRUSTED_KEYS": BACKUP_TRUSTED_KEYS,
     "ADDRESS": _ADDRESS,
     "ALERT_HOSTS": _ALERT_HOSTS,
+    "CALLED": {
+        "manage.py backups_worker": "manage.py serve",
+        "refbackup restore": "scripts/disaster_recovery.sh",
+        "BACKUPS['ALERT_HOSTS']": "REFSERVER_ALERT_HOSTS",
+        "BACKUPS['PROMISED_RTO_MINUTES']": "REFSERVER_PROMISED_RTO_MINUTES",
+        "BACKUPS['REPOSITORIES']": "BACKUP_SECOND_REPOSITORY",
+        "EMAIL_HOST": "REFSERVER_EMAIL_HOST",
+        "EMAIL_USE_TLS": "REFSERVER_EMAIL_SECURITY",
+    },
     "PROMISED_RPO_MINUTES": _PROMISED_RPO,
     "PROMISED_RTO_MINUTES": _PROMISED_RTO,
 }

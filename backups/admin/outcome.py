@@ -8,6 +8,7 @@ from typing import Any
 
 from backups import moments
 from backups.catalog.losses import loss_of, unconfirmed
+from backups.conf import WORKER, called
 from backups.engine.check_stores import NO_CLIENT, without_client
 from backups.engine.progress import counted, duration, human_bytes
 from backups.jobs.types import BACKUP, job_types
@@ -68,7 +69,7 @@ def _waiting(job: Job) -> JobSummary:
             tone="warn",
             word=f"{word}:",
             sentence=f"the worker {silence}.",
-            hint="Start it with `manage.py serve`, or read its output to see why it stopped.",
+            hint=f"Start it with `{called(WORKER)}`, or read its output to see why it stopped.",
         )
     if job.not_before > now + timedelta(seconds=1):
         return JobSummary(tone="", word=word, sentence=f"for attempt {job.attempt} of {job.attempts}, {ago(job.not_before)}.")

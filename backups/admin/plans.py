@@ -14,7 +14,7 @@ from django.shortcuts import render as render_template
 from pydantic import ValidationError
 
 from backups import moments
-from backups.conf import configuration
+from backups.conf import WORKER, called, configuration
 from backups.engine.errors import UsageError
 from backups.engine.progress import counted
 from backups.identity.sign_in import actor_of
@@ -95,6 +95,7 @@ def overview(request: HttpRequest) -> HttpResponse:
         "silent": is_silent(beat, now),
         "beat": beat,
         "host": host,
+        "start": called(WORKER),
     }
     return render(request, "backups/plans.html", "Plans", context)
 

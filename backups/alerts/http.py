@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 from urllib.parse import SplitResult, urlsplit
 
-from backups.conf import configuration
+from backups.conf import called, configuration
 
 LONGEST = 10.0
 """Seconds for a whole request."""
@@ -35,6 +35,7 @@ LARGEST = 64 << 10
 
 _READ = 2048
 _KEPT = 300
+_HOSTS = "BACKUPS['ALERT_HOSTS']"
 _METADATA = frozenset(
     map(ipaddress.ip_address, ("100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"))
 )
@@ -88,7 +89,7 @@ def _check_host(host: str) -> None:
         if isinstance(problem, Refused):
             raise
         if allowed and not _named(host, allowed) and not any(_network(entry) for entry in allowed):
-            raise Refused(f"{host} is not among the hosts that BACKUPS['ALERT_HOSTS'] allows.") from None
+            raise Refused(f"{host} is not among the hosts that {called(_HOSTS)} allows.") from None
 
 
 def _check_address(address: _Address, host: str) -> None:
@@ -100,15 +101,14 @@ def _check_address(address: _Address, host: str) -> None:
     if any(address in network for entry in allowed if (network := _network(entry)) is not None):
         return
     if allowed and not _named(host, allowed):
-        raise Refused(f"{host} is not among the hosts that BACKUPS['ALERT_HOSTS'] allows.")
+        raise Refused(f"{host} is not among the hosts that {called(_HOSTS)} allows.")
     never = address.is_link_local or address.is_multicast or address.is_unspecified or address in _METADATA
     if never or (address.is_reserved and not address.is_loopback):
         raise Refused(f"{host} is at {address}, where no receiver can be.")
     internal = not address.is_global or (isinstance(address, ipaddress.IPv6Address) and address.is_site_local)
     if internal and not _named(host, allowed):
         raise Refused(
-            f"{host} is at {address}, on this machine or in an internal network, and BACKUPS['ALERT_HOSTS'] "
-            "(REFSERVER_ALERT_HOSTS) does not list it."
+            f"{host} is at {address}, on this machine or in an internal network, and {called(_HOSTS)} does not list it."
         )
 
 

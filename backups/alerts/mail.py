@@ -13,6 +13,8 @@ from django.core.mail import EmailMultiAlternatives, get_connection
 from django.core.mail.backends.smtp import EmailBackend
 from django.core.validators import EmailValidator
 
+from backups.conf import called
+
 from . import messages
 from .http import Answer, within
 
@@ -72,7 +74,7 @@ def send(to: Sequence[str], message: dict[str, Any], uid: str) -> Answer:
     if not to:
         return Answer(ok=False, text="No address to send to.")
     if settings.EMAIL_BACKEND == SMTP and not settings.EMAIL_HOST:
-        return Answer(ok=False, text="No mail server is configured: set REFSERVER_EMAIL_HOST (the setting EMAIL_HOST).")
+        return Answer(ok=False, text=f"No mail server is configured: set {called('EMAIL_HOST')}.")
     # Built here: the thread must not use the database, and templates may
     connection: Any = _Backend() if settings.EMAIL_BACKEND == SMTP else get_connection()
     mail = _compose(to, message, uid, connection)
@@ -84,7 +86,7 @@ def send(to: Sequence[str], message: dict[str, Any], uid: str) -> Answer:
     except smtplib.SMTPResponseException as problem:
         return Answer(ok=False, status=problem.smtp_code, text=f"{_step(problem)}: {_text(problem.smtp_error)}")
     except smtplib.SMTPNotSupportedError:
-        return Answer(ok=False, text="The mail server offers no STARTTLS or no login; check REFSERVER_EMAIL_SECURITY.")
+        return Answer(ok=False, text=f"The mail server offers no STARTTLS or no login; check {called('EMAIL_USE_TLS')}.")
     except smtplib.SMTPServerDisconnected:
         return Answer(ok=False, text="The mail server closed the connection.")
     except smtplib.SMTPException as problem:

@@ -3,7 +3,6 @@
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
-from django.contrib.auth.models import AbstractUser
 from django.db.models import Q
 from django.http import HttpResponseBase
 from django.urls import reverse
@@ -123,7 +122,6 @@ def create_token(request: Request, *, body: NewToken) -> HttpResponseBase:
             more={"scopes": missing},
         )
     user: Any = request.user
-    assert isinstance(user, AbstractUser)
     expires = moments.now() + timedelta(days=body.days) if body.days is not None else None
     issued = tokens.issue_token(actor(request), user, body.name, scopes, expires)
     model = IssuedToken(**TokenSchema.model_validate(issued.token).model_dump(), secret=issued.secret)

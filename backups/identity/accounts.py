@@ -5,6 +5,7 @@ has a fingerprint of its password's hash, keyed with ``SECRET_KEY``. Hashes them
 """
 
 import contextlib
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,7 +15,7 @@ from typing import Any, Self, TypeVar
 from django.apps import apps
 from django.contrib.auth import get_user_model
 from django.contrib.auth.hashers import UNUSABLE_PASSWORD_PREFIX
-from django.core.exceptions import FieldDoesNotExist
+from django.core.exceptions import FieldDoesNotExist, ValidationError
 from django.db import DatabaseError, connections, router
 from django.utils.crypto import salted_hmac
 from pydantic import TypeAdapter
@@ -27,6 +28,8 @@ Query = Callable[[str], Iterable[Sequence[Any]]]
 """Runs an SQL statement without parameters and returns its rows."""
 
 _TRIES = 3
+_KEY = re.compile(r"[0-9A-Za-z_-]{1,64}")
+"""A number, or a UUID as SQLite holds it."""
 
 MOST_READ = 50_000
 """Of more accounts than this, only those with rights are read."""
@@ -168,7 +171,7 @@ def read(query: Query) -> Accounts | None:
     where = ""
     if total > MOST_READ:
         flags = [f"{quoted(known[flag])} = 1" for flag in ("is_superuser", "is_staff") if flag in known]
-        keys = ", ".join(str(int(key)) for key in {*groups, *own} if key.isdigit())
+        keys = ", ".join(f"'{key}'" for key in {*groups, *own} if _KEY.fullmatch(key))
         where = " WHERE " + " OR ".join([*flags, f"{quoted(shape.key)} IN ({keys})"])
     found = {}
     for key, name, *values in query(f"SELECT {', '.join(map(quoted, columns))} FROM {quoted(shape.table)}{where}"):
@@ -176,7 +179,7 @@ def read(query: Query) -> Accounts | None:
         number = str(key)
         found[str(name)] = Account(
             name=str(name),
-            number=number,
+            number=_as_in_python(key),
             second_factor=number in devices,
             password=_fingerprint(row.get("password")),
             groups=groups.get(number, ()),
@@ -250,6 +253,14 @@ def _reading(reader: Callable[[Query], T]) -> T | None:
 def text_of(value: bytes) -> str:
     """Text of a database, also where it is not UTF-8, for ``text_factory``."""
     return value.decode("utf-8", "backslashreplace")
+
+
+def _as_in_python(key: Any) -> str:
+    """A primary key as the model's instances have it: SQLite holds a UUID without its dashes."""
+    try:
+        return str(get_user_model()._meta.pk.to_python(key))
+    except ValidationError:
+        return str(key)
 
 
 def _permission_names(query: Query) -> dict[str, str]:

@@ -50,6 +50,7 @@ class JobType(Generic[A]):
     - ``killable``: it may be killed when it does not end after a request to cancel.
     - ``limit``: seconds after which it is stopped.
     - ``planned``: plans may have this type.
+    - ``ready``: whether the project has what it needs. A default plan is made once it is.
     - ``prepare`` and ``complete``: called before the command starts and before its end is recorded (`completion`). ``complete``
       is also called when the worker died, and must tolerate being called twice. Both may raise ``DatabaseError`` or
       ``OSError``.
@@ -66,6 +67,7 @@ class JobType(Generic[A]):
     limit: int = 24 * 3600
     permission: str = "backups.create_backup"
     planned: bool = True
+    ready: Callable[[], bool] = lambda: True
     prepare: Callable[[Work], None] = _nothing
     complete: Callable[[Work], None] = _nothing
     sentence: Callable[[dict[str, Any]], str] | None = None

@@ -13,10 +13,11 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+from django.db import connections
 from django.db.models import Max, Q
 
 from backups import moments
-from backups.conf import configuration
+from backups.conf import WORKER, called, configuration
 from backups.engine.doctor import has_wal_reset_bug
 from backups.engine.progress import duration
 from backups.jobs.types import BACKUP
@@ -43,6 +44,7 @@ DRILL_LOST = timedelta(days=4 * DRILL_OVERDUE_DAYS)
 
 
 _CONTROL_PLAN = "daily-control"
+_REPOSITORIES = "BACKUPS['REPOSITORIES']"
 _VITAL = frozenset({"recovery_point", "recovery_time", "drill"})
 """Without these a recovery is not confirmed, whatever the score."""
 
@@ -59,7 +61,7 @@ class State(StrEnum):
     MISSED = "missed"
     UNTESTED = "untested"
     UNKNOWN = "unknown"
-    """It cannot be judged while a repository is not available."""
+    """It cannot be judged: a repository is not available, or it is on a server that is not looked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +155,9 @@ class ReadinessFacts:
     control: datetime | None = None
     """Instant of the newest backup of the control database that is not damaged."""
     has_control: bool = True
+    """Whether a set that is kept apart holds it."""
+    control_on_server: bool = False
+    """Whether it is not a file, and so is backed up with the tools of its server, if at all."""
     sqlite: tuple[int, ...] = field(default_factory=lambda: sqlite3.sqlite_version_info)
 
 
@@ -254,7 +259,7 @@ def _drill(seen: _Evidence) -> Judgement:
 def _second_copy(seen: _Evidence) -> Judgement:
     copied = seen.more.copied
     if len(seen.facts.repositories) < 2:
-        todo = "Add a second repository on another disk or host (BACKUP_SECOND_REPOSITORY)."
+        todo = f"Add a second repository on another disk or host ({called(_REPOSITORIES)})."
         return State.UNTESTED, "All backups are in one place and would be lost together.", todo
     if copied is None:
         return State.MISSED, "The second repository holds no proven backup.", "Run the plan that backs up to it."
@@ -277,7 +282,7 @@ def _proven(seen: _Evidence) -> Judgement:
 
 def _automation(seen: _Evidence) -> Judgement:
     if "worker" in seen.held:
-        return State.MISSED, seen.held["worker"].text, "Start it with `manage.py serve`."
+        return State.MISSED, seen.held["worker"].text, f"Start it with `{called(WORKER)}`."
     if "plans" in seen.held or not any(plan.kind == BACKUP.name for plan in seen.verdict.next):
         return State.MISSED, "No plan makes backups on time.", "Resume a plan, or add one."
     return State.MET, "A plan makes backups, and the worker runs."
@@ -305,8 +310,12 @@ def _space(seen: _Evidence) -> Judgement:
 
 def _control(seen: _Evidence) -> Judgement:
     backed_up = seen.more.control
+    if seen.more.control_on_server:
+        text = "The control database is on a database server; whether that is backed up is not known here."
+        return State.UNKNOWN, text, "Back it up with the tools of its server."
     if not seen.more.has_control:
-        return State.MET, "The control database is on a database server, which has its own backups."
+        todo = "Give it a set of its own in BACKUPS['SETS'], and name that set in BACKUPS['KEPT_APART']."
+        return State.UNTESTED, "The control database is in no set: jobs, plans and audit would be lost with this machine.", todo
     if backed_up is None:
         text = "The control database was never backed up: jobs, plans and audit would be lost with this machine."
         return State.UNTESTED, text, "Run the plan daily-control."
@@ -369,6 +378,7 @@ def gather(now: datetime) -> ReadinessFacts:
         alert_worked=delivered.aggregate(at=Max("finished"))["at"],
         control=_newest(IndexedBackup.objects.filter(set__in=apart).exclude(verification__in=IndexedBackup.UNUSABLE)),
         has_control=bool(apart),
+        control_on_server=connections[config.database].vendor != "sqlite",
     )
 
 

@@ -60,13 +60,15 @@ DEFAULTS = (
 def install(*, again: bool = False) -> list[str]:
     """Make the default plans that are missing, and this host's tick. Returns the names of what was made.
 
-    Plans whose job type, set or repository does not exist are left out, and, unless *again*, plans that were removed.
+    Plans whose job type, set or repository does not exist, or is not ready, are left out, and, unless *again*, plans that
+    were removed.
     """
     config = configuration()
     made = []
     with transaction.atomic(using=config.database):
         for default in DEFAULTS:
-            if default.kind not in job_types() or str(default.arguments.get("set", config.default_set)) not in config.sets:
+            kind = job_types().get(default.kind)
+            if kind is None or not kind.ready() or str(default.arguments.get("set", config.default_set)) not in config.sets:
                 continue
             if str(default.arguments.get("repository", config.default_repository)) not in config.repositories:
                 continue

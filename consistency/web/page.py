@@ -11,6 +11,7 @@ from django.urls import reverse
 
 from backups import moments
 from consistency.checking import SILENT
+from consistency.declaration import option
 from consistency.engine.errors import ConsistencyError
 from consistency.frame import Work, frame
 from consistency.models import Check
@@ -45,10 +46,11 @@ def running_context(request: HttpRequest) -> dict[str, Any]:
     checking = Check.objects.filter(state=Check.State.RUNNING, heard__gt=moments.now() - SILENT)
     return {
         "queues": joined.queues,
+        "declared": bool(option("DECLARATION")),
         "unfinished": unfinished().first(),
         "checking": list(checking.order_by("pk")[:3]),
         "can": {
-            "check": joined.queues and request.user.has_perm("consistency.run_check"),
+            "check": joined.queues and bool(option("DECLARATION")) and request.user.has_perm("consistency.run_check"),
             "repair": joined.queues and request.user.has_perm("consistency.repair_finding"),
         },
         **joined.running(request),

@@ -16,6 +16,7 @@ from django.utils import timezone
 from backups import moments
 from backups.alerts import services
 from backups.alerts.evaluation import accepts
+from backups.conf import WORKER, called
 from backups.engine.progress import counted
 from backups.identity.sign_in import actor_of
 from backups.models import Alert, AlertChannel, AlertDelivery, AlertLook, AlertRule, AlertSubscription, Severity
@@ -150,7 +151,7 @@ def _sentence(firing: Sequence[Alert], rules: Sequence[RuleLine], channels: Sequ
         return Sentence(
             tone="warn",
             text="Rules are not evaluated: the worker is not running.",
-            more="Start it with manage.py serve, or read its log.",
+            more=f"Start it with {called(WORKER)}, or read its log.",
         )
     if not sending and not AlertSubscription.objects.exists():
         return Sentence(

@@ -5,7 +5,6 @@ from datetime import timedelta
 from typing import Any
 
 from django.contrib.auth import get_user_model
-from django.contrib.auth.models import AbstractUser
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from backups import moments
@@ -33,8 +32,8 @@ class Command(BaseCommand):
         if not 1 <= options["days"] <= 3650:
             raise CommandError("--days must be from 1 to 3650. No token was created.")
         users = get_user_model()._default_manager
-        user = users.filter(**{get_user_model().USERNAME_FIELD: options["user"]}).first()
-        if not isinstance(user, AbstractUser):
+        user: Any = users.filter(**{get_user_model().USERNAME_FIELD: options["user"]}).first()
+        if user is None:
             raise CommandError(f"There is no account {options['user']!r}. No token was created.")
         if not user.is_active:
             raise CommandError(f"The account {options['user']} is not active. No token was created.")

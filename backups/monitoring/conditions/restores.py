@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from datetime import timedelta
 
+from backups.conf import called
 from backups.engine.progress import duration
 from backups.monitoring.facts import Facts
 
@@ -12,10 +13,13 @@ DRILL_OVERDUE_DAYS = 8.0
 """A drill runs every week, and may be a day late."""
 
 
+_TARGET = "BACKUPS['PROMISED_RTO_MINUTES']"
+
+
 @condition(
     "slow_restore",
     "A restore takes longer than the target",
-    todo="Use a faster disk for the repository, or raise the target (REFSERVER_PROMISED_RTO_MINUTES).",
+    todo=f"Use a faster disk for the repository, or raise the target ({called(_TARGET)}).",
     link="backups:dashboard",
 )
 def slow_restore(facts: Facts, threshold: float) -> Iterator[Observation]:

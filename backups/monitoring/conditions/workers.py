@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
+from backups.conf import WORKER, called
 from backups.engine.progress import duration
 from backups.models import Severity
 from backups.monitoring.facts import Facts
@@ -36,7 +37,7 @@ LEAST_SLOW_SECONDS = 300.0
 WAITING_HOURS = 6.0
 """Longer than any job normally runs."""
 
-_START = "Start it with `manage.py serve`, or read its output to see why it stopped."
+_START = f"Start it with `{called(WORKER)}`, or read its output to see why it stopped."
 
 
 def is_silent(heartbeat: datetime | None, now: datetime) -> bool:
