@@ -3,10 +3,10 @@
 import json
 from datetime import datetime
 from typing import Any
-from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from django.contrib.auth import get_user_model
 
+from backups.engine.runtime.outgoing import switch_address
 from backups.models import AlertChannel, AlertDelivery, AlertSubscription
 
 from . import http, mail, messages, signature
@@ -53,19 +53,11 @@ def address_of(person: AlertSubscription) -> str | None:
     return getattr(user, user.get_email_field_name(), "") or None
 
 
-def ping_address(target: str, event: str, run: str = "") -> str:
-    """The URL of a dead man's switch for *event*: ``/start`` or ``/fail`` is appended to the path, the run to the query."""
-    parts = urlsplit(target)
-    path = parts.path.rstrip("/") + {"start": "/start", "fail": "/fail"}.get(event, "")
-    query = "&".join(part for part in (parts.query, urlencode({"rid": run}) if run else "") if part)
-    return urlunsplit((parts.scheme, parts.netloc, path or "/", query, ""))
-
-
 def _ping(target: str, delivery: AlertDelivery) -> Answer:
     message = delivery.message
     event = "success" if delivery.event == "test" else delivery.event
     body = str(message.get("text") or f"Test of {messages.site()}")[:1000].encode("utf-8")
-    return http.post(ping_address(target, event, message.get("run", "")), body, _headers("text/plain; charset=utf-8"))
+    return http.post(switch_address(target, event, message.get("run", "")), body, _headers("text/plain; charset=utf-8"))
 
 
 def _headers(content_type: str, more: dict[str, str] | None = None) -> dict[str, str]:

@@ -1,83 +1,49 @@
-"""HTTP requests to webhooks and dead man's switches: where they may go, how long they may take, what is kept of the answer.
+"""Requests to webhooks and dead man's switches: where they may go.
 
-A person who may change alerts chooses an address that this server then calls. To prevent server-side request forgery:
-
-- Only ``http`` and ``https``, without credentials in the address; always POST, with fixed headers.
-- The name is resolved once, every address it has is checked, and the connection goes to a checked address, so a DNS answer that
-  changes in between has no effect. Proxies from the environment are not used.
-- Link-local, multicast, unspecified and reserved addresses and those of cloud metadata services are refused. This machine and
-  internal networks are refused unless ``BACKUPS["ALERT_HOSTS"]`` lists the host or the network. That also limits targets to
-  those it lists.
-- Redirects are reported, not followed. Of the answer 2 KB are read and 300 characters kept, without secrets.
-- 10 seconds from name resolution to the answer.
+A person who may change alerts chooses an address that this server then calls. To prevent server-side request forgery,
+link-local, multicast, unspecified and reserved addresses and those of cloud metadata services are refused. This machine and
+internal networks are refused unless ``BACKUPS["ALERT_HOSTS"]`` lists the host or the network. That also limits targets to those
+it lists. The rest is in `engine.runtime.outgoing`.
 """
 
-import contextlib
-import http.client
 import ipaddress
-import socket
-import ssl
-import threading
-import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, wait
-from dataclasses import dataclass
-from typing import TypeVar
-from urllib.parse import SplitResult, urlsplit
+from collections.abc import Mapping
+from urllib.parse import SplitResult
 
 from backups.conf import called, configuration
+from backups.engine.runtime import outgoing
+from backups.engine.runtime.outgoing import LONGEST, Address, Answer, Refused, masked, within, without_secret
 
-LONGEST = 10.0
-"""Seconds for a whole request."""
+__all__ = ["LONGEST", "Answer", "Refused", "check", "masked", "post", "within", "without_secret"]
 
-LARGEST = 64 << 10
-"""Bytes of a request's body."""
-
-_READ = 2048
-_KEPT = 300
 _HOSTS = "BACKUPS['ALERT_HOSTS']"
 _METADATA = frozenset(
     map(ipaddress.ip_address, ("100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"))
 )
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052
 
-_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-T = TypeVar("T")
+
+class _AlertHosts:
+    """The rules above."""
+
+    def check_host(self, parts: SplitResult) -> None:
+        _check_host(parts.hostname or "")
+
+    def check_address(self, address: Address, parts: SplitResult) -> None:
+        _check_address(address, parts.hostname or "")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """The outcome of a delivery; ``retry_after`` is the delay that the receiver asked for, in seconds."""
-
-    ok: bool
-    text: str
-    status: int | None = None
-    retry_after: float | None = None
-
-
-class Refused(ValueError):
-    """An address that must not be called; the message says why and contains no secret."""
+_RULES = _AlertHosts()
 
 
 def check(address: str) -> SplitResult:
     """Parse and check an address, without resolving its name. Raises `Refused`."""
-    try:
-        parts = urlsplit(address)
-        port = parts.port
-    except ValueError as problem:
-        raise Refused("It is not an address.") from problem
-    if parts.scheme not in ("http", "https"):
-        raise Refused("It must begin with https:// or http://.")
-    if not parts.hostname or any(ord(letter) <= 32 or ord(letter) == 127 for letter in address):
-        raise Refused("It names no host.")
-    if not parts.netloc.isascii() or not (parts.path + parts.query).isascii():
-        raise Refused("It contains non-ASCII characters: write the host in its xn-- form, and percent-encode the path.")
-    if parts.username is not None or parts.password is not None:
-        raise Refused("It contains a user name or password; receivers take secrets in the path.")
-    if port == 0:
-        raise Refused("Port 0 is invalid.")
-    _check_host(parts.hostname)
-    return parts
+    return outgoing.parse(address, _RULES)
+
+
+def post(address: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+    """Send *body* to *address*. Errors are returned as an answer; nothing is raised."""
+    return outgoing.post(address, body, headers, _RULES, LONGEST)
 
 
 def _check_host(host: str) -> None:
@@ -92,7 +58,7 @@ def _check_host(host: str) -> None:
             raise Refused(f"{host} is not among the hosts that {called(_HOSTS)} allows.") from None
 
 
-def _check_address(address: _Address, host: str) -> None:
+def _check_address(address: Address, host: str) -> None:
     if isinstance(address, ipaddress.IPv6Address):  # some embed an IPv4 address
         teredo = address.teredo
         translated = ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF) if address in _NAT64 else None
@@ -122,147 +88,3 @@ def _network(entry: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None
         return ipaddress.ip_network(entry)
     except ValueError:
         return None
-
-
-def masked(address: str) -> str:
-    """An address for display: ``https://hooks.slack.com/…x7Qd``."""
-    try:
-        parts = urlsplit(address)
-    except ValueError:
-        return "…"
-    rest = address[len(f"{parts.scheme}://{parts.netloc}") :].strip("/")
-    end = rest[-4:] if len(rest) > 12 else ""
-    return f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}/{f'…{end}' if rest else ''}"
-
-
-def post(address: str, body: bytes, headers: Mapping[str, str]) -> Answer:
-    """Send *body* to *address*. Errors are returned as an answer; nothing is raised."""
-    if len(body) > LARGEST:
-        return Answer(ok=False, text=f"The message has {len(body)} bytes; the maximum is {LARGEST}.")
-    try:
-        parts = check(address)
-    except Refused as problem:
-        return Answer(ok=False, text=f"Not sent: {problem}")
-    seconds = LONGEST
-    opened: list[socket.socket] = []
-    began = time.monotonic()
-
-    def call() -> Answer:
-        left = seconds - (time.monotonic() - began)
-        return _exchange(parts, body, headers, left, opened)
-
-    host = parts.hostname or ""
-    try:
-        answer = within(seconds, call, lambda: _close(opened))
-    except Refused as problem:
-        return Answer(ok=False, text=f"Not sent: {problem}")
-    except TimeoutError:
-        return Answer(ok=False, text=f"{host} gave no answer within {seconds:g} s.")
-    except UnicodeError:
-        return Answer(ok=False, text=f"{host} is not a valid host name.")
-    except socket.gaierror as problem:
-        return Answer(ok=False, text=f"{host} cannot be resolved: {problem.strerror}.")
-    except ssl.SSLCertVerificationError as problem:
-        return Answer(ok=False, text=f"The certificate of {host} is invalid: {problem.verify_message}.")
-    except ssl.SSLError as problem:
-        return Answer(ok=False, text=f"TLS with {host} failed: {problem.reason}.")
-    except OSError as problem:
-        return Answer(ok=False, text=f"{host} cannot be reached: {problem.strerror or type(problem).__name__}.")
-    except http.client.HTTPException as problem:
-        return Answer(ok=False, text=f"{host} does not speak HTTP: {type(problem).__name__}.")
-    return Answer(ok=answer.ok, status=answer.status, text=without_secret(answer.text, address), retry_after=answer.retry_after)
-
-
-def within(seconds: float, call: Callable[[], T], abort: Callable[[], None]) -> T:
-    """Return or raise what *call* does. After *seconds*, call *abort*, which must end it, and raise `TimeoutError`.
-
-    Socket timeouts bound each step only, so a receiver that sends a byte now and then never exceeds them, and resolving
-    a name has no timeout. *call* runs in a thread and must not use the database.
-    """
-    answer: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            answer.set_result(call())
-        except BaseException as raised:  # noqa: BLE001  # raised by the caller's thread
-            answer.set_exception(raised)
-
-    threading.Thread(target=run, name="outgoing", daemon=True).start()
-    if not wait([answer], seconds).done:
-        abort()
-        raise TimeoutError(f"No answer within {seconds:g} s.")
-    return answer.result()
-
-
-def _exchange(
-    parts: SplitResult, body: bytes, headers: Mapping[str, str], seconds: float, opened: list[socket.socket]
-) -> Answer:
-    host = parts.hostname or ""
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    connection = http.client.HTTPConnection(host, port, timeout=seconds)
-    connection.sock = _connect(host, port, seconds, opened)
-    if parts.scheme == "https":
-        secure = ssl.create_default_context().wrap_socket(connection.sock, server_hostname=host, do_handshake_on_connect=False)
-        opened.append(secure)
-        secure.do_handshake()
-        connection.sock = secure
-    name = f"[{host}]" if ":" in host else host
-    with contextlib.closing(connection):
-        connection.request(
-            "POST",
-            (parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
-            body=body,
-            headers={**headers, "Host": name if parts.port is None else f"{name}:{port}", "Connection": "close"},
-        )
-        response = connection.getresponse()
-        text = _plain(response.read(_READ))
-        wanted = response.headers.get("Retry-After", "")
-        if 300 <= response.status < 400:
-            where = urlsplit(response.headers.get("Location", "")).hostname or "another place"
-            text = f"It redirects to {where}; redirects are not followed. Enter the final address."
-        return Answer(
-            ok=200 <= response.status < 300,
-            status=response.status,
-            text=text or response.reason,
-            retry_after=float(wanted) if wanted.isdecimal() and len(wanted) < 7 else None,
-        )
-
-
-def _connect(host: str, port: int, seconds: float, opened: list[socket.socket]) -> socket.socket:
-    resolved = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    for *_, place in resolved:
-        _check_address(ipaddress.ip_address(str(place[0]).partition("%")[0]), host)
-    problem: OSError = ConnectionError("no address")
-    for family, kind, protocol, _, place in resolved[:4]:
-        channel = socket.socket(family, kind, protocol)
-        opened.append(channel)
-        channel.settimeout(seconds)
-        try:
-            channel.connect(place)
-        except OSError as raised:
-            channel.close()
-            problem = raised
-        else:
-            return channel
-    raise problem
-
-
-def _close(opened: list[socket.socket]) -> None:
-    """Shut the sockets down, so that a thread waiting for one gets an error."""
-    for channel in opened:
-        with contextlib.suppress(OSError):
-            channel.shutdown(socket.SHUT_RDWR)
-
-
-def _plain(content: bytes) -> str:
-    text = content.decode("utf-8", "replace")
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())[:_KEPT]
-
-
-def without_secret(text: str, address: str) -> str:
-    """*text* without the parts of *address* that may be secret: a receiver may echo the request."""
-    parts = urlsplit(address)
-    secret = [address, parts.path, parts.query, *parts.path.split("/"), *parts.query.replace("=", "&").split("&")]
-    for part in sorted({part for part in secret if len(part.strip("/")) >= 6}, key=len, reverse=True):
-        text = text.replace(part, "…")
-    return text
