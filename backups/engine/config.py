@@ -46,6 +46,9 @@ ENGINE_SETTINGS = frozenset(
         "BACKUP_SHRINK_LEAST",
         "BACKUP_MAY_SHRINK",
         "BACKUP_CHROMA_PYTHON",
+        "BACKUP_LOG_FILE",
+        "BACKUP_HEARTBEAT_URL",
+        "BACKUP_HEARTBEAT_URL_FILE",
         *SOURCE_SETTINGS.values(),
         *EARLIER_NAMES.values(),
     }
@@ -63,6 +66,8 @@ _PATHS = (
     "BACKUP_REPOSITORY",
     "BACKUP_SIGNING_KEY",
     "BACKUP_CHROMA_PYTHON",
+    "BACKUP_LOG_FILE",
+    "BACKUP_HEARTBEAT_URL_FILE",
     *SOURCE_SETTINGS.values(),
     *EARLIER_NAMES.values(),
 )
@@ -87,6 +92,8 @@ class Settings:
     reread_hours: float
     allowance: Allowance
     chroma_python: Path | None = None
+    log_file: Path | None = None
+    heartbeat_url: str = ""
     signing_key: Path | None = None
     trusted_keys: tuple[str, ...] = ()
     unknown: tuple[UnknownSetting, ...] = ()
@@ -147,6 +154,8 @@ def read_settings(env: Environment) -> Settings:
             names=tuple(filter(None, may_shrink.split(os.pathsep))),
         ),
         chroma_python=Path(python).absolute() if (python := env.text("BACKUP_CHROMA_PYTHON", "")) else None,
+        log_file=Path(log_file).absolute() if (log_file := env.text("BACKUP_LOG_FILE", "")) else None,
+        heartbeat_url=_heartbeat(env),
         signing_key=Path(signing_key) if (signing_key := env.text("BACKUP_SIGNING_KEY", "")) else None,
         trusted_keys=tuple(filter(None, env.text("BACKUP_TRUSTED_KEYS", "").split(os.pathsep))),
         unknown=env.unknown(
@@ -177,6 +186,20 @@ def _repository(env: Environment, given: str) -> Path | None:
     except UsageError as problem:
         env.problem("BACKUP_REPOSITORY", problem.message.rstrip("."), problem.hint.split(".")[0])
         return None
+
+
+def _heartbeat(env: Environment) -> str:
+    address = env.secret("BACKUP_HEARTBEAT_URL")
+    if not address:
+        return ""
+    from .runtime.heartbeat import check_heartbeat  # HTTP and TLS take a while to import
+    from .runtime.outgoing import Refused
+
+    try:
+        return check_heartbeat(address)
+    except Refused as problem:
+        env.problem("BACKUP_HEARTBEAT_URL", str(problem).rstrip("."), "write the URL of the dead man's switch")
+        return ""
 
 
 def _depth(env: Environment, name: str, default: str) -> Depth | None:

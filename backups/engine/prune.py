@@ -1,5 +1,8 @@
 """Removes backups that retention does not keep. `repository.retention` decides, without side effects."""
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -20,8 +23,19 @@ class Pruned:
     dry_run: bool
 
 
-def prune(repository: Repository, set_name: str, policy: Policy, ctx: Context, *, dry_run: bool, trash: timedelta) -> Pruned:
+def prune(
+    repository: Repository,
+    set_name: str,
+    policy: Policy,
+    ctx: Context,
+    *,
+    dry_run: bool,
+    trash: timedelta,
+    wait: float = 0.0,
+) -> Pruned:
     """Move backups that *policy* does not keep to the trash, and delete backups that were in it for longer than *trash*.
+
+    It waits *wait* seconds for writers and readers to end.
 
     It needs no free space, and empties the trash first. Dependents go before what they depend on, so that a crash leaves only
     usable backups. Backups whose manifest cannot be read stay. Raises `UsageError` for an empty policy, `RepositoryLocked`, and
@@ -31,7 +45,7 @@ def prune(repository: Repository, set_name: str, policy: Policy, ctx: Context, *
     try:
         if dry_run:
             return Pruned(decisions=_decide(repository, set_name, policy, ctx), emptied=(), dry_run=True)
-        with repository.writing("prune", now), repository.removing():
+        with _alone(repository, ctx, wait):
             decisions = _decide(repository, set_name, policy, ctx)
             emptied = repository.empty_trash(now, trash)
             for backup_id in removal_order(candidates(repository.backups(set_name)), decisions):
@@ -44,13 +58,21 @@ def prune(repository: Repository, set_name: str, policy: Policy, ctx: Context, *
     return Pruned(decisions=decisions, emptied=tuple(emptied), dry_run=False)
 
 
-def empty_trash(repository: Repository, ctx: Context, *, dry_run: bool) -> list[str]:
+@contextmanager
+def _alone(repository: Repository, ctx: Context, wait: float) -> Iterator[None]:
+    """Be the only process that writes to or reads from the repository, after *wait* seconds at most."""
+    until = time.monotonic() + wait
+    with repository.writing("prune", ctx.now(), wait), repository.removing(max(0.0, until - time.monotonic())):
+        yield
+
+
+def empty_trash(repository: Repository, ctx: Context, *, dry_run: bool, wait: float = 0.0) -> list[str]:
     """Delete everything in the trash, and return its names. Needs no free space. Raises `RepositoryLocked`."""
     now = ctx.now()
     try:
         if dry_run:
             return repository.in_trash(now, timedelta(0))
-        with repository.writing("prune", now), repository.removing():
+        with _alone(repository, ctx, wait):
             return repository.empty_trash(now, timedelta(0))
     except OSError as problem:
         raise from_os_error(problem, "Emptying the trash") from problem

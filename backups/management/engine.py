@@ -24,7 +24,10 @@ from backups.jobs import types
 from backups.jobs.job_type import Work
 
 _NOT_AUDITED = frozenset(
-    {"run", "json", "progress", "verbosity", "settings", "pythonpath", "traceback", "no_color", "force_color", "skip_checks"}
+    {
+        *("run", "json", "progress", "quiet", "log_file", "heartbeat"),
+        *("verbosity", "settings", "pythonpath", "traceback", "no_color", "force_color", "skip_checks"),
+    }
 )
 
 
@@ -89,7 +92,7 @@ class EngineCommand(BaseCommand):
         try:
             connections.close_all()
             outcome = cli.perform(arguments, settings)
-            code = cli.answer(outcome, arguments.json)
+            code = cli.answer(outcome, arguments.json, arguments.quiet)
             made = str(outcome.json.get("id") or "")
             work.backup_id, work.target = made, f"backup:{made}" if made else work.target
             audit.record(actor, f"{kind}.{'failed' if code else 'succeeded'}", work.target, after={"code": code})

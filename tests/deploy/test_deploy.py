@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.docs.pages import blocks
+
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 METRIC = re.compile(r"\brefbackup_\w+")
@@ -44,6 +46,19 @@ def test_systemd_accepts_the_units(tmp_path):
     broken = tmp_path / "refserver.service"
     broken.write_text(broken.read_text().replace("KillMode=mixed", "KillMode=all-of-them"))
     assert "all-of-them" in run(analyze, "verify", "--man=no", broken).stderr
+
+
+def test_systemd_accepts_the_documented_timers(tmp_path):
+    analyze = tool("systemd-analyze")
+    page = ROOT / "docs/how-to/run-unattended.md"
+    units = {block.marker.removeprefix("file: "): block.text for block in blocks(page) if block.language == "ini"}
+    assert len(units) == 3
+    for name, text in units.items():
+        runnable = re.sub(r"^(ExecStart=)\S+", rf"\1{sys.executable}", text, flags=re.MULTILINE)
+        (tmp_path / name.replace("@.", "@full.")).write_text(runnable)
+        (tmp_path / name.replace("@.", "@incremental.")).write_text(runnable)
+    done = run(analyze, "verify", "--man=no", *sorted(tmp_path.iterdir()))
+    assert done.returncode == 0 and not done.stderr.strip(), done.stderr
 
 
 def test_a_stop_signals_only_the_supervisor_and_waits_for_jobs():

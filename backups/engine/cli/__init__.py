@@ -10,6 +10,7 @@ one a command  ``create``, ``verify``, ``restore``, ...: its arguments, what it 
 ``parser``     the list of commands; imports the module of the command that was given, and no other
 ``call``       what a command gets (`Call`) and returns (`Outcome`)
 ``arguments``  arguments that several commands take
+``reporting``  the log file and the dead man's switch of a run
 ``text``       what several commands print
 ============== ==========================================================================================
 

@@ -34,6 +34,8 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repo", metavar="REPO", help="folder of the repository (BACKUP_REPOSITORY)")
     parser.add_argument("--set", metavar="NAME", help="set of backups to work on (default: default)")
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    parser.add_argument("--quiet", action="store_true", help="print nothing when it succeeds, except warnings")
+    parser.add_argument("--log-file", metavar="FILE", help="append what is done to this file (BACKUP_LOG_FILE)")
     parser.add_argument(
         "--progress", choices=("auto", "lines", "json", "none"), default="auto", help="form of progress on standard error"
     )
@@ -48,6 +50,26 @@ def add_id(parser: argparse.ArgumentParser, default: str | None = None) -> None:
         default=default,
         help="id, unique prefix, latest, latest:full or @2026-11-20T10:00Z; SET/ID also names the set",
     )
+
+
+def add_heartbeat(parser: argparse.ArgumentParser, setting: str = "") -> None:
+    """The dead man's switch."""
+    parser.add_argument(
+        "--heartbeat",
+        type=_heartbeat,
+        metavar="URL",
+        help=f"dead man's switch to call at the end, after a failure with /fail{f' ({setting})' if setting else ''}",
+    )
+
+
+def _heartbeat(value: str) -> str:
+    from ..runtime.heartbeat import check_heartbeat  # HTTP and TLS take a while to import
+    from ..runtime.outgoing import Refused
+
+    try:
+        return check_heartbeat(value)
+    except Refused as problem:
+        raise argparse.ArgumentTypeError(str(problem)) from None
 
 
 def add_examine(parser: argparse.ArgumentParser) -> None:

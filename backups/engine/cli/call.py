@@ -1,7 +1,6 @@
 """What every command gets and returns."""
 
 import argparse
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from ..evidence.keys import Keys, keys_for, lost_key
 from ..repository.folder import Repository, open_repository
 from ..runtime.context import Context
 from ..types import Backup, Problem, Source, SourceKind
+from .reporting import Reporting
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,7 @@ class Call:
     arguments: argparse.Namespace
     settings: Settings
     ctx: Context
+    reporting: Reporting
     skipped: list[tuple[str, Problem]] = field(default_factory=list)
 
     def repository_path(self) -> Path:
@@ -70,8 +71,8 @@ class Call:
         return backup
 
     def warn(self, text: str) -> None:
-        """Write a line to standard error, whatever ``--progress`` says."""
-        sys.stderr.write(f"Warning: {text}\n")
+        """Write a line to standard error, whatever ``--progress`` says, and to the log file."""
+        self.reporting.warn(text)
 
     def set_name(self) -> str | None:
         """``--set``, if given."""

@@ -10,13 +10,14 @@ from ..create import Created, Request, create_backup
 from ..progress import duration, human_bytes
 from ..shrinkage import unconfirmed_loss
 from ..types import BackupKind, Depth
-from .arguments import add_examine, add_sources, seconds
+from .arguments import add_examine, add_heartbeat, add_sources, seconds
 from .call import Call, Outcome
 from .text import damage_lines, manifest_json, missing_json, missing_lines, proof_words, unchecked_lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Sources, kind, and how to verify."""
+    add_heartbeat(parser, "BACKUP_HEARTBEAT_URL")
     add_sources(parser)
     parser.add_argument(
         "--kind", choices=[kind.value for kind in BackupKind], default=BackupKind.FULL.value, help="default: full"

@@ -4,13 +4,14 @@ import argparse
 
 from ..application_check import ApplicationCheck
 from ..drill import drill_backup, passed
-from .arguments import add_examine, add_id, command
+from .arguments import add_examine, add_heartbeat, add_id, command
 from .call import Call, Outcome
 from .verify import proof_json, proof_text, verdicts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The backup, and the application's checks."""
+    add_heartbeat(parser)
     add_id(parser, default="latest")
     parser.add_argument(
         "--probe",

@@ -10,6 +10,7 @@ from ..prune import empty_trash, prune, refuse_empty
 from ..repository.folder import Repository
 from ..repository.retention import Decision, Policy, PolicyError, parse_duration
 from ..unfinished import abandoned, exclusive_restore, remove_abandoned
+from .arguments import add_heartbeat, seconds
 from .call import Call, Outcome
 from .text import table
 
@@ -18,6 +19,7 @@ _PERIODS = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The retention rules."""
+    add_heartbeat(parser)
     for period in _PERIODS:
         parser.add_argument(
             f"--keep-{period}",
@@ -29,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verified-floor", type=int, default=2, metavar="N", help="never remove the newest N verified backups")
     parser.add_argument("--all-sets", action="store_true", help="apply the rules to every set")
     parser.add_argument("--empty-trash", action="store_true", help="delete the backups in the trash now; needs no rule")
+    parser.add_argument("--wait", type=seconds, default=0.0, metavar="SECONDS", help="wait for the repository's locks")
     parser.add_argument("--dry-run", action="store_true", help="print what would be removed, and why")
 
 
@@ -49,12 +52,12 @@ def run(call: Call) -> Outcome:
     trash = timedelta(hours=0.0 if arguments.empty_trash else call.settings.trash_hours)
     set_name = call.set_or_all()
     if arguments.empty_trash and policy.is_empty:
-        emptied = empty_trash(repository, call.ctx, dry_run=arguments.dry_run)
+        emptied = empty_trash(repository, call.ctx, dry_run=arguments.dry_run, wait=arguments.wait)
         answer = {"kept": [], "removed": [], "dry_run": arguments.dry_run, "emptied": emptied}
         return Outcome(answer, _emptied_text(emptied, arguments.dry_run))
     repository.require_backups(set_name)
     results = [
-        prune(repository, name, policy, call.ctx, dry_run=arguments.dry_run, trash=trash)
+        prune(repository, name, policy, call.ctx, dry_run=arguments.dry_run, trash=trash, wait=arguments.wait)
         for name in ([set_name] if set_name else repository.sets())
     ]
     decisions = [item for result in results for item in result.decisions]

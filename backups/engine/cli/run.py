@@ -17,6 +17,7 @@ from ..runtime.ownership import give_to_owner
 from ..unfinished import unfinished_exchange
 from .call import Call, Outcome
 from .parser import build_parser
+from .reporting import Reporting
 from .text import program, runnable, shown
 
 _REPORT_UNFINISHED = frozenset({"create", "doctor", "restore"})
@@ -39,28 +40,51 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(problem, arguments.json, repository=getattr(arguments, "repo", None) or "")
     except OSError as problem:
         return fail(from_os_error(problem, arguments.command), arguments.json)
-    return answer(outcome, arguments.json)
+    return answer(outcome, arguments.json, arguments.quiet)
 
 
 def perform(arguments: argparse.Namespace, settings: Settings) -> Outcome:
     """Run the command of the parsed *arguments*, with progress on standard error. Raises `EngineError`.
 
-    SIGINT and SIGTERM cancel it. Unknown settings, and an interrupted restore of the sources, are reported there too.
+    SIGINT and SIGTERM cancel it. Unknown settings, and an interrupted restore of the sources, are reported there too. The log
+    file gets what is done, the dead man's switch the result.
     """
+    command = getattr(arguments, "command", None) or "refbackup"
+    file = getattr(arguments, "log_file", None)
+    heartbeat = getattr(arguments, "heartbeat", None) or (settings.heartbeat_url if command == "create" else "")
+    reporting = Reporting(command, Path(file).absolute() if file else settings.log_file, heartbeat)
+    reporting.line("begins")
+    try:
+        outcome = _perform(arguments, settings, reporting)
+    except EngineError as problem:
+        reporting.end(f"{problem.message}\n{problem.hint}", problem.exit_code)
+        raise
+    reporting.end(outcome.text, outcome.exit_code)
+    return outcome
+
+
+def _perform(arguments: argparse.Namespace, settings: Settings, reporting: Reporting) -> Outcome:
     for unknown in settings.unknown:
-        sys.stderr.write(f"Warning: {unknown.message} {unknown.hint}\n")
-    quiet = getattr(arguments, "command", "") == "list"
-    show_event, log, close = progress.chosen("none" if quiet else arguments.progress)
+        reporting.warn(f"{unknown.message} {unknown.hint}")
+    quiet = arguments.progress == "auto" and getattr(arguments, "quiet", False)
+    silent = quiet or getattr(arguments, "command", "") == "list"
+    show_event, show_log, close = progress.chosen("none" if silent else arguments.progress)
+
+    def log(line: str) -> None:
+        show_log(line)
+        reporting.line(line)
+
     try:
         with cancel_on_signals() as cancelled:
             call = Call(
                 arguments,
                 settings,
                 Context(on_progress=show_event, on_log=log, should_cancel=cancelled, chroma_python=settings.chroma_python),
+                reporting,
             )
             if getattr(arguments, "command", "") not in _REPORT_UNFINISHED and (left := unfinished_exchange(call.sources())):
                 error = left.as_error("")
-                sys.stderr.write(f"Warning: {error.message} {error.hint}\n")
+                reporting.warn(f"{error.message} {error.hint}")
             outcome: Outcome = arguments.run(call)
             if call.skipped:
                 skipped = [{"id": one, "problem": problem.model_dump(mode="json")} for one, problem in call.skipped]
@@ -77,8 +101,10 @@ def perform(arguments: argparse.Namespace, settings: Settings) -> Outcome:
     return outcome
 
 
-def answer(outcome: Outcome, as_json: bool) -> int:
-    """Print the outcome of a command and return its exit code."""
+def answer(outcome: Outcome, as_json: bool, quiet: bool = False) -> int:
+    """Print the outcome of a command, with *quiet* only that of a failure, and return its exit code."""
+    if quiet and outcome.exit_code == 0:
+        return 0
     sys.stdout.write((json.dumps(outcome.json) if as_json else shown(outcome.text)) + "\n")
     return outcome.exit_code
 

@@ -13,13 +13,14 @@ from ..repository.soundness import Soundness
 from ..repository.suspicion import suspicions
 from ..types import Backup, Depth, Problem, Proof
 from ..verify import verify_many
-from .arguments import add_examine
+from .arguments import add_examine, add_heartbeat
 from .call import Call, Outcome
 from .text import unchecked_lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The backups, and how deep to look."""
+    add_heartbeat(parser)
     parser.add_argument("id", nargs="*", metavar="ID", help="default: latest")
     parser.add_argument("--all", action="store_true", help="every backup of the set")
     parser.add_argument("--all-sets", action="store_true", help="every backup of every set")

@@ -119,8 +119,8 @@ class BaseRepository(ABC):
         """Keep backups from being removed. Raises `RepositoryLocked`."""
 
     @abstractmethod
-    def removing(self) -> AbstractContextManager[None]:
-        """Keep readers out. Raises `RepositoryLocked`."""
+    def removing(self, wait: float = 0.0) -> AbstractContextManager[None]:
+        """Keep readers out. Raises `RepositoryLocked` after *wait* seconds."""
 
     @abstractmethod
     def stage(self, backup_id: str, token: str) -> Path:

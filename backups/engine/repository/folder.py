@@ -80,8 +80,8 @@ class Repository(BaseRepository):
     def reading(self) -> AbstractContextManager[None]:
         return leases.reading(self.content)
 
-    def removing(self) -> AbstractContextManager[None]:
-        return leases.removing(self.content)
+    def removing(self, wait: float = 0.0) -> AbstractContextManager[None]:
+        return leases.removing(self.content, wait)
 
     # Reading
 

@@ -5,6 +5,7 @@
 ``durable``   writes that survive a crash
 ``folders``   folders of any depth
 ``locks``     file locks
+``outgoing``  HTTP requests to webhooks and dead man's switches
 ``processes`` identities of processes, and how children end
 ``space``     whether a disk has room
 ``threads``   work done ahead by threads
