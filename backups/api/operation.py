@@ -157,7 +157,7 @@ def _read_body(request: Request, body: TypeAdapter[Any]) -> Any:
     try:
         return body.validate_json(content, strict=True)
     except ValidationError as problem:
-        tagged = body.core_schema["type"] == "tagged-union"  # the path then begins with the tag, which is no part of the body
+        tagged = body.core_schema["type"] == "tagged-union"  # the path then begins with the tag, which the body does not have
         faults = [
             {"pointer": "#" + "".join(f"/{part}" for part in path[tagged:]), "detail": text} for path, text in _faults(problem)
         ]

@@ -12,7 +12,7 @@ from .runtime.context import Context
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adopted:
-    """The backups of each set that are signed now, and those that could not be read."""
+    """The backups of each set that are signed now, and the unreadable ones."""
 
     signed: dict[str, list[str]]
     left_out: list[str]

@@ -50,7 +50,7 @@ def _end(job: Job) -> bool:
     job.state, job.result, job.backup_id = state, result, backup_id or job.backup_id
     job.error = _error(job)
     completion.complete(job)
-    with transaction.atomic(using=configuration().database):  # whoever sees the end sees why
+    with transaction.atomic(using=configuration().database):  # the end is never visible without its reason
         if not lifecycle.end(job, state, result=result, error=job.error, backup_id=backup_id):
             return False
         lifecycle.say(job, _what_happened(job), JobLog.Level.ERROR if result is None else JobLog.Level.WARNING)

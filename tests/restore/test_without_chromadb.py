@@ -1,4 +1,4 @@
-"""Where chromadb is not installed: a proof says that no client opened Chroma, and whoever shows it says no more."""
+"""Where chromadb is not installed: a proof says that no client opened Chroma, and no display of it claims more."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """What would run after a restore and does not run now: triggers and views of databases, embedding functions of collections.
 
 A database runs its triggers on each write and its views on each read; Chroma's client builds the embedding function that a
-collection names, with its settings, such as an address to send documents to. So whoever can write to the repository could run
-something by them.
+collection names, with its settings, such as an address to send documents to. So anybody who can write to the repository could
+run something by them.
 """
 
 import contextlib

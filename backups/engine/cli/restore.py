@@ -120,7 +120,7 @@ def run(call: Call) -> Outcome:
 
 
 def _refuse_idle(arguments: argparse.Namespace, names: tuple[str, ...], target: str) -> None:
-    """Raise `UsageError` for an option that has no effect with *target*: whoever gives it expects one."""
+    """Raise `UsageError` for an option that has no effect with *target*."""
     idle = [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name) not in (None, False, "")]
     if idle:
         raise UsageError(f"{' and '.join(idle)} cannot be used with {target}.", hint="Nothing was restored.")

@@ -1,6 +1,6 @@
 """Signed evidence: which backups, proofs and holds this host's key, or a trusted one, vouches for.
 
-Whoever can write to a repository can put anything there, remove it, or bring back an earlier copy. What tells a real backup
+Anybody who can write to a repository can put anything there, remove it, or bring back an earlier copy. What tells a real backup
 from a forged one is a signature whose key lies outside of the repository:
 
 =========== ============================================================================================

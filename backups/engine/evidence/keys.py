@@ -139,7 +139,7 @@ def lost_key(repository: Path, file: Path | None) -> str:
 def read_keys(file: Path, trusted: Sequence[str] = ()) -> Keys | None:
     """The key in *file*, which may be missing, with *trusted* public keys in base64. None if there is neither.
 
-    Raises `UsageError` for something that is not a key, for what is no regular file and for a file that others may read,
+    Raises `UsageError` for something that is not a key, for anything but a regular file, and for a file that others may read,
     `PermissionMissing` for one that this user may not.
     """
     content = _content(file)
@@ -221,7 +221,7 @@ def keys_for(repository: Path, file: Path | None, trusted: Sequence[str] = (), *
 
 
 def _refuse_inside(file: Path, repository: Path) -> None:
-    """Raise `UsageError` if the key or the memory beside it lies in the repository, where those who can forge would find it."""
+    """Raise `UsageError` if the key or the memory beside it lies in the repository, where a forger would find it."""
     places = (Path(os.path.realpath(place)) for place in (file, memory_folder(file)))
     if any(place.is_relative_to(os.path.realpath(repository)) for place in places):
         raise UsageError(

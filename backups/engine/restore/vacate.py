@@ -50,7 +50,7 @@ def vacate(
     """Move the *stores* aside. *folders* are the staging folders of the restore that made them.
 
     What that restore had replaced, of which there is no backup, is kept beside it. Returns where each path is now. Raises
-    `RestoreIncomplete` if a store cannot be moved: then those that were moved are back.
+    `RestoreIncomplete` if a store cannot be moved: then the ones already moved are back.
     """
     moved: list[tuple[Path, Path]] = []
     stores, folders = list(stores), list(folders)
