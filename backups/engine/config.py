@@ -12,7 +12,7 @@ from .errors import UsageError
 from .left_out import MOST_PATTERNS, wrong_pattern
 from .names import NAME, ONE_LINE, printable
 from .runtime.environment import Environment, UnknownSetting
-from .types import DEFAULT_ALLOWANCE, LONGEST_NOTE, Allowance, Depth, Source, SourceKind
+from .types import LONGEST_NOTE, Depth, Source, SourceKind
 
 SOURCE_SETTINGS = {
     SourceKind.SQLITE: "BACKUP_SQLITE",
@@ -72,6 +72,20 @@ _PATHS = (
     *EARLIER_NAMES.values(),
 )
 _KEY_BESIDE_FILE = "var/signing_key"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowance:
+    """What may shrink unnoticed: up to ``percent`` of what a table, collection or folder held, or any part of one that held
+    fewer than ``least`` rows, records or files, and the tables and collections whose ``SOURCE.NAME`` matches a pattern. The
+    bytes of a folder may too, if it also held less than a mebibyte. Losing everything is always noticed."""
+
+    percent: float = 50.0
+    least: int = 100
+    names: tuple[str, ...] = ("*.django_session", "*.django_q_*", "*.backups_idempotencykey", "*.backups_joblog")
+
+
+DEFAULT_ALLOWANCE = Allowance()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

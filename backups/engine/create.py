@@ -16,18 +16,16 @@ from .. import __version__
 from .application_check import NO_CHECK, ApplicationCheck
 from .capture.cut import STEP_TIMEOUT, Cut, Instant
 from .capture.digests import digest_source
-from .config import REREAD_HOURS
+from .config import DEFAULT_ALLOWANCE, REREAD_HOURS, Allowance
 from .errors import EngineError, SourceBroken, UsageError, from_os_error
 from .repository.base import STAMP, stamp
 from .repository.folder import Repository
 from .repository.soundness import SOURCE_SUSPECT, UNVOUCHED
 from .runtime import durable
 from .runtime.context import Context
-from .shrinkage import compare, hold_until_confirmed
+from .shrinkage import compare, end_returned, hold_until_confirmed
 from .sources import LogWatch, check_sources, log_cut, pack_request, record_of, size_of
 from .types import (
-    DEFAULT_ALLOWANCE,
-    Allowance,
     Backup,
     BackupKind,
     DataFile,
@@ -184,7 +182,10 @@ def _create(repository: Repository, request: Request, ctx: Context) -> tuple[Bac
                 continue
             durable.remove_tree(scratch)
             before = None if request.safety else parent or next(usable_parents(repository.newest_first(request.set)), None)
-            packed.sources, lost = compare(before, packed.sources, request.allowance, repository.ids(request.set))
+            earlier = usable_parents(repository.newest_first(request.set))
+            whole = kind is not BackupKind.SNAPSHOT
+            existing = repository.ids(request.set)
+            packed.sources, lost = compare(before, packed.sources, request.allowance, existing, earlier, whole=whole)
             for item in lost:
                 ctx.log(f"SHRUNK {item.message}")
             manifest = _manifest(backup_id, kind, request, parent, packed, lost, ctx)
@@ -192,6 +193,8 @@ def _create(repository: Repository, request: Request, ctx: Context) -> tuple[Bac
                 hold_until_confirmed(repository, before, manifest)
             if why := repository.publish(staged, manifest):
                 ctx.log(f"NOT IN THE JOURNAL {backup_id}, which is published: {why}")
+            if before is not None:
+                end_returned(repository, manifest)
             return Backup(manifest=manifest), reason
         finally:
             durable.remove_tree(staged)

@@ -1,5 +1,7 @@
 """Notices stores that lost all or most of their content: a disk that is not mounted, an emptied table, truncated files.
 
+A store that is not backed up any more is such a loss too: sources may be left out by mistake, or be meant to.
+
 Such a backup is as sound as any other, so no verification finds it. What it was compared with is held until a person confirms.
 
 Every backup is compared with the most that earlier ones hold, so that several small losses count as one large one. What a store
@@ -13,14 +15,16 @@ has less of, but has not lost, is its peak, which each manifest takes over from 
 A reported loss replaces the peak: it is reported once, and the hold reminds of it until someone confirms it.
 """
 
-from collections.abc import Collection, Iterable
+import itertools
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from fnmatch import fnmatchcase
 
 from .capture.rows import REST
+from .config import Allowance
 from .errors import EngineError
 from .repository.folder import Repository
-from .types import MOST_PEAKS, Allowance, Backup, Hold, Manifest, Peak, Shrunk, SourceKind, SourceRecord
+from .types import MOST_PEAKS, STORES, Backup, Hold, Manifest, Peak, Shrunk, SourceKind, SourceRecord
 
 _MOST_TOLD = 50
 """Sentences about lost content that a hold keeps."""
@@ -35,28 +39,51 @@ _FILES, _BYTES = ("files", ""), ("bytes", "")
 
 
 def compare(
-    before: Backup | None, now: tuple[SourceRecord, ...], allowance: Allowance, existing: Collection[str]
+    before: Backup | None,
+    now: tuple[SourceRecord, ...],
+    allowance: Allowance,
+    existing: Collection[str],
+    earlier_backups: Iterable[Backup] = (),
+    *,
+    whole: bool = True,
 ) -> tuple[tuple[SourceRecord, ...], tuple[Shrunk, ...]]:
     """The sources *now* with their peaks, and what they lost since *before* and earlier backups.
 
-    A source that lost everything is one entry. *existing* has the ids of the set's backups.
+    A source that lost everything is one entry, and so is one that *before* has and *now* has not, if that is to be *whole*. One
+    that is back is compared with the last of *earlier_backups*, newest first, that has it. *existing* has the ids of the set's
+    backups.
     """
     if before is None:
         return now, ()
-    old = {record.prefix: record for record in before.manifest.sources}
+    old = _last_of({record.prefix for record in now}, before, earlier_backups)
     sources: list[SourceRecord] = []
     lost: list[Shrunk] = []
     for record in now:
         peaks: Iterable[Peak] = ()
         if record.prefix in old:
-            found, peaks = _of_source(_most(before.id, old[record.prefix]), record, allowance)
-            for peak, after in found or _of_broken(old[record.prefix], record, before.id, allowance):
+            held_in, last = old[record.prefix]
+            found, peaks = _of_source(_most(held_in, last), record, allowance)
+            for peak, after in found or _of_broken(last, record, held_in, allowance):
                 earlier = None if peak.backup == before.id else peak.backup if peak.backup in existing else ""
                 told = {"unit": peak.unit, "name": peak.name, "before": peak.count, "after": after, "backup": earlier}
                 lost.append(Shrunk.model_validate({"source": record.prefix, **told}))
         highest = sorted(peaks, key=lambda peak: -peak.count)[:MOST_PEAKS]
         sources.append(record.model_copy(update={"peaks": tuple(highest)}))
-    return tuple(sources), tuple(lost)
+    present = {record.prefix for record in now}
+    missing = [record.prefix for record in before.manifest.sources if record.prefix not in present] if whole else []
+    gone = [Shrunk(source=prefix, unit=STORES, before=1, after=0) for prefix in missing]
+    return tuple(sources), (*gone, *lost)
+
+
+def _last_of(prefixes: set[str], before: Backup, earlier: Iterable[Backup]) -> Mapping[str, tuple[str, SourceRecord]]:
+    """The id and the record of the last backup, from *before* on, that has each source."""
+    old: dict[str, tuple[str, SourceRecord]] = {}
+    for backup in itertools.chain([before], earlier):
+        held = {record.prefix: (backup.id, record) for record in backup.manifest.sources if record.prefix in prefixes}
+        old = held | old
+        if old.keys() == prefixes:
+            break
+    return old
 
 
 def _of_broken(old: SourceRecord, new: SourceRecord, before: str, allowance: Allowance) -> Iterable[tuple[Peak, int]]:
@@ -145,6 +172,29 @@ def hold_until_confirmed(repository: Repository, before: Backup, manifest: Manif
                 backup = repository.read(manifest.set, backup_id)
         hold = backup.hold or Hold(time=manifest.time, note=f"{manifest.id} holds much less", automatic=True)
         repository.set_hold(backup, hold.model_copy(update={"shrunk": (*hold.shrunk, *lines)[:_MOST_TOLD]}))
+
+
+def end_returned(repository: Repository, manifest: Manifest) -> None:
+    """Take from the holds of a set what they tell of stores that are in its new backup again; what those lost is told anew."""
+    present = {record.prefix for record in manifest.sources}
+    for backup_id, hold in repository.holds(manifest.set):
+        if hold is None or not hold.signed or not hold.shrunk:
+            continue
+        lines = tuple(line for line in hold.shrunk if not _is_back(repository, manifest.set, line, present))
+        if lines != hold.shrunk:
+            with suppress(EngineError):
+                remains = hold.model_copy(update={"shrunk": lines}) if lines or not hold.automatic else None
+                repository.set_hold(repository.read(manifest.set, backup_id), remains)
+
+
+def _is_back(repository: Repository, set_name: str, line: str, present: set[str]) -> bool:
+    """Whether a line of a hold tells of a store that is *present*."""
+    [(text, since)] = told_in([line])
+    try:
+        told = repository.read(set_name, since).manifest.shrunk if since else ()
+    except EngineError:
+        return False
+    return any(item.unit == STORES and item.message == text and item.source in present for item in told)
 
 
 def told_in(lines: Iterable[str]) -> list[tuple[str, str]]:

@@ -208,23 +208,14 @@ class Pause(_Stored):
     chroma: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Allowance:
-    """What may shrink unnoticed: up to ``percent`` of what a table, collection or folder held, or any part of one that held
-    fewer than ``least`` rows, records or files, and the tables and collections whose ``SOURCE.NAME`` matches a pattern. The
-    bytes of a folder may too, if it also held less than a mebibyte. Losing everything is always noticed."""
-
-    percent: float = 50.0
-    least: int = 100
-    names: tuple[str, ...] = ("*.django_session", "*.django_q_*", "*.backups_idempotencykey", "*.backups_joblog")
-
-
-DEFAULT_ALLOWANCE = Allowance()
+STORES = "stores"
+"""The unit of a source that is missing as a whole."""
 
 
 class Shrunk(_Stored):
     """A table, collection or folder, or with an empty ``name`` a whole source, that lost all or most of its content.
 
+    With the unit `STORES`, the source is not in the backup at all.
     ``backup`` is the earlier backup that held ``before``: null for the backup before, empty if it was removed since.
     """
 
@@ -239,6 +230,8 @@ class Shrunk(_Stored):
     def message(self) -> str:
         """A sentence for people, without its full stop."""
         what = f"{self.name} in {self.source}" if self.name else self.source
+        if self.unit == STORES:
+            return f"{what} was not backed up, as it was in the backup before"
         where = "the backup before" if self.backup is None else self.backup or "an earlier backup, which was removed since"
         return f"{what} has {self.after:,} {self.unit}, {self.before:,} in {where}"
 

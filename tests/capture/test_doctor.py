@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from backups.engine import doctor
-from backups.engine.doctor import Advice, Finding, diagnose
+from backups.engine.diagnosis import Advice, Finding
+from backups.engine.doctor import diagnose
 from backups.engine.errors import SourceBroken
 from backups.engine.runtime import live_check
 from backups.engine.runtime.context import Context

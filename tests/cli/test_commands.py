@@ -173,7 +173,7 @@ def test_pruned_backups_stay_in_the_trash_until_it_expires(
 ) -> None:
     repo = ["--repo", mine.repository.folder]
     code, newer = run("create", f"--sqlite=other={database}", "--no-verify", *repo)
-    assert code == 0
+    assert code == 0 and run("release", mine.ids[-1], *repo)[0] == 0, "held, as the newer one has other stores"
     code, done = run("prune", "--keep-last", "1", *repo)
     assert {item["id"] for item in done["removed"]} == set(mine.ids) and done["emptied"] == []
     assert len([*(mine.repository.folder / "trash").iterdir()]) == 4
@@ -186,6 +186,7 @@ def test_pruned_backups_stay_in_the_trash_until_it_expires(
 def test_a_prune_that_is_killed_leaves_only_usable_backups(mine: History, tmp_path: Path, run: Run, database: Path) -> None:
     repo = ["--repo", mine.repository.folder]
     assert run("create", f"--sqlite=other={database}", "--no-verify", *repo)[0] == 0
+    assert run("release", mine.ids[-1], *repo)[0] == 0
     for step in ("publish@2", "published@1"):
         done = refbackup("prune", "--keep-last=1", "--verified-floor=0", *repo, cwd=tmp_path, REFBACKUP_FAULT=f"{step}:kill")
         assert done.code == -signal.SIGKILL

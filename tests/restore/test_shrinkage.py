@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from backups.engine.cli import main
+from backups.engine.config import DEFAULT_ALLOWANCE, Allowance
 from backups.engine.monitoring_check import Level, judge
 from backups.engine.repository.folder import Repository, initialise
 from backups.engine.shrinkage import compare, unconfirmed_loss
-from backups.engine.types import DEFAULT_ALLOWANCE, Allowance, Depth, Hold, Source, SourceKind
+from backups.engine.types import STORES, Depth, Hold, Source, SourceKind
 from tests.restore.stores import Chroma, back_up, make_database, vector
 
 
@@ -165,3 +166,47 @@ def test_a_peak_outlives_its_backup_and_a_table_that_cannot_be_counted(repositor
     third = back_up(repository, sources)
     assert [(item.before, item.backup) for item in third.manifest.shrunk] == [(200, "")]
     assert repository.load("default", second.id).hold is not None, "the best that is left"
+
+
+def test_a_store_that_is_left_out_is_told_until_it_is_back_or_confirmed(
+    repository: Repository, tmp_path: Path, capsys: Any
+) -> None:
+    path, folder = tmp_path / "app.sqlite3", tmp_path / "documents"
+    make_database(path, 200)
+    folder.mkdir()
+    for number in range(120):
+        (folder / str(number)).write_text("content")
+    both = (sqlite_source(path), Source(kind=SourceKind.FILES, name="documents", path=folder))
+    whole = back_up(repository, both)
+    partial = back_up(repository, both[:1], "incremental")
+    assert [(item.source, item.unit, item.after) for item in partial.manifest.shrunk] == [("files/documents", STORES, 0)]
+    assert not partial.damaged
+    again = f"{back_up(repository, both[:1]).id} holds far less than {whole.id}, which is held until someone releases it"
+    told = f"{again}: files/documents was not backed up, as it was in the backup before"
+    where = f"--repo={repository.folder}"
+    for command in (["list"], ["show", "latest"], ["doctor"], ["restore", "latest", "--to", str(tmp_path / "to"), "--dry-run"]):
+        assert main([*command, where]) == 0
+        said = capsys.readouterr()
+        assert told in said.out + said.err, command
+    assert told in judge(repository.scan("default"), datetime.now(UTC), max_age=26, free=1 << 40).text
+    assert not back_up(repository, both[:1], "snapshot").manifest.shrunk
+
+    for number in range(100):
+        (folder / str(number)).unlink()
+    back = back_up(repository, both, "incremental")
+    [lost] = back.manifest.shrunk
+    assert (lost.unit, lost.before, lost.after, lost.backup) == ("files", 120, 20, whole.id), "compared with what it was"
+    hold = repository.load("default", whole.id).hold
+    assert hold is not None and hold.shrunk == (f"{lost.message} ({back.id})",), "it is back, with less"
+    assert main(["release", whole.id, where]) == 0
+
+    back_up(repository, both[:1])
+    assert repository.load("default", back.id).hold is not None
+    back_up(repository, both)
+    assert repository.load("default", back.id).hold is None, "nothing is lost"
+    last = repository.ids("default")[0]
+    for number, expected in enumerate([1, 0, 0]):
+        assert len(back_up(repository, both[1:]).manifest.shrunk) == expected
+        if not number:
+            assert main(["release", last, where]) == 0, "it was meant to be left out"
+    assert not unconfirmed_loss(repository.holds("default"), repository.ids("default")[0])

@@ -1,12 +1,15 @@
 """``refbackup list``"""
 
 import argparse
+from collections.abc import Iterator
 from typing import Any
 
 from ..check_stores import unchecked
 from ..progress import human_bytes
 from ..repository.base import Unreadable
+from ..repository.folder import Repository
 from ..repository.suspicion import suspicions
+from ..shrinkage import unconfirmed_loss
 from ..types import Backup, Hold
 from .call import Call, Outcome
 from .text import manifest_json, proof_words, table
@@ -25,10 +28,17 @@ def run(call: Call) -> Outcome:
         repository.require_backups(set_name)
     items = repository.scan(set_name)
     noticed = [problem for name in ([set_name] if set_name else repository.sets()) for problem in suspicions(repository, name)]
-    lines = [listed_text(items), *(f"NOTICED {problem.message}" for problem in noticed)]
+    lines = [listed_text(items), *(f"WARNING {loss}" for loss in _losses(repository, items))]
+    lines += [f"NOTICED {problem.message}" for problem in noticed]
     answer = {"backups": [listed_json(item) for item in items]}
     answer |= {"noticed": [problem.model_dump(mode="json") for problem in noticed]} if noticed else {}
     return Outcome(answer, "\n".join(lines))
+
+
+def _losses(repository: Repository, items: list[Backup | Unreadable]) -> Iterator[str]:
+    """What the newest backup of each set lacks for which an earlier one is held."""
+    newest = {item.manifest.set: item.id for item in reversed(items) if isinstance(item, Backup) and not item.manifest.safety}
+    return filter(None, (unconfirmed_loss(repository.holds(name), backup_id) for name, backup_id in newest.items()))
 
 
 def listed_json(item: Backup | Unreadable) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def run(call: Call) -> Outcome:
     for problem in backup.problems:
         call.warn(f"{backup.id} is damaged: {problem.message}")
     if loss := unconfirmed_loss(repository.holds(backup.manifest.set), backup.id):
-        call.ctx.log(f"SHRUNK {loss}.")
+        call.warn(f"{loss}.")
     if mixed := mixture(backup.manifest):
         call.ctx.log(f"MIXED {mixed}")
     if is_unchecked(repository, backup):

@@ -6,6 +6,7 @@ from typing import Any
 from ..check_stores import unchecked
 from ..progress import counted, duration, human_bytes
 from ..repository.soundness import results
+from ..shrinkage import unconfirmed_loss
 from ..types import Backup
 from ..unfinished import mixture
 from .arguments import add_id
@@ -21,8 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(call: Call) -> Outcome:
     """Show manifest, proofs and hold."""
-    backup = call.backup(call.repository())
-    return Outcome(_json(backup), _text(backup))
+    repository = call.repository()
+    backup = call.backup(repository)
+    loss = unconfirmed_loss(repository.holds(backup.manifest.set), backup.id) if not backup.manifest.safety else ""
+    return Outcome(_json(backup), "\n".join([_text(backup), *([f"  WARNING   {loss}"] if loss else [])]))
 
 
 def _json(backup: Backup) -> dict[str, Any]:
