@@ -10,6 +10,7 @@ from .compare import differences
 from .faults import Fault, Section, find_faults
 from .locations import CONTROL, DEFAULT, ROOT, Locations
 from .report import runnable
+from .stopped import KilledRecovery, killed_recovery
 
 _NEXT, _INDENTED = "\n", "\n       "
 
@@ -34,9 +35,29 @@ def look(locations: Locations) -> tuple[str, bool]:
             lines.append(f"         -> {ROOT / 'DISASTER_RECOVERY.md'}, section “{Section.DIFFERENT.value}”")
             well = False
     lines = [*lines, *(f"PROBLEM  {fault.as_text().replace(_NEXT, _INDENTED)}" for fault in faults)]
+    if killed := killed_recovery(locations):
+        lines += _killed_lines(killed, locations)
+        well = False
     running = ", ".join(service.title for service in services.running(locations))
     lines.append(f"RUNS     {running or 'no running RefServer was found'}")
     return "\n".join(lines), well
+
+
+def _killed_lines(killed: KilledRecovery, locations: Locations) -> list[str]:
+    """What a killed recovery left, how to go on, and how to go back if it had exchanged the stores."""
+    script = f"{ROOT}/scripts/disaster_recovery.sh"
+    lines = [f"PROBLEM  {killed.message}", f"         -> {script} --finish starts it"]
+    repository = _repository(locations)
+    made = [
+        item.id
+        for item in (repository.backups() if repository is not None else ())
+        if item.manifest.safety and killed.began is not None and item.manifest.finished >= killed.began
+    ]
+    if made:
+        lines.append(f"         -> {script} --backup-id {made[0]} brings back the data from before it: its safety backup")
+    elif killed.began is not None and repository is not None:
+        lines.append("         It had made no safety backup.")
+    return lines
 
 
 def _repository(locations: Locations) -> Repository | None:

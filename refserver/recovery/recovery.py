@@ -18,7 +18,7 @@ from backups.engine.runtime import durable, locks
 from backups.engine.runtime.context import Context
 from backups.engine.runtime.ownership import give_to_owner
 from backups.engine.types import Backup, Depth, Problem
-from backups.engine.unfinished import unfinished_exchange
+from backups.engine.unfinished import UnfinishedExchange, unfinished_exchange
 from backups.engine.verify import record_failure
 
 from . import services
@@ -29,6 +29,7 @@ from .interruption import Interruption
 from .locations import CONTROL, DEFAULT, ROOT, Locations, read_locations
 from .preview import End, Plan, show_backup, show_plan, show_steps
 from .report import Report
+from .stopped import killed_recovery, start_left, stopped
 
 ANSWER_SECONDS = 900.0
 """How long to wait for the id to be typed."""
@@ -72,6 +73,8 @@ class Recovery:
         request, report = self._request, self._report
         repository = self._locations.open_repository()
         end = request.end or self._offered_end()
+        if end is End.FINISH and self._interrupted() is None and self._start_left():
+            return 0
         if end is not None:
             plan = self._plan_end(repository, end)
         else:
@@ -113,8 +116,9 @@ class Recovery:
                     self._interruption,
                     go_on_while_open=request.yes,
                     stop_services=lambda: services_stopped.enter_context(
-                        services.stopped(
+                        stopped(
                             plan.running,
+                            plan.backup.id,
                             self._locations,
                             report,
                             self._interruption,
@@ -157,17 +161,36 @@ class Recovery:
             running=services.running(self._locations),
         )
 
+    def _interrupted(self) -> UnfinishedExchange | None:
+        return unfinished_exchange([*self._locations.stores(DEFAULT), *self._locations.stores(CONTROL)])
+
+    def _start_left(self) -> bool:
+        """Start what a recovery left stopped that was killed before or after its exchange; whether there was one."""
+        killed = killed_recovery(self._locations)
+        if killed is None:
+            return False
+        self._report.write(killed.message)
+        if self._request.dry_run:
+            self._report.write("Dry run: it would be started. Nothing was changed.")
+            return True
+        with self._lock():
+            self._report.keep(self._locations.recovery)
+            try:
+                start_left(killed, self._locations, self._report)
+            finally:
+                self._give_to_owners()
+        return True
+
     def _plan_end(self, repository: Repository, end: End) -> Plan:
         """What finishes or undoes the interrupted restore. Raises `RestoreRefused` if there is none, or its record is lost."""
-        stores = [*self._locations.stores(DEFAULT), *self._locations.stores(CONTROL)]
-        unfinished = unfinished_exchange(stores)
+        unfinished = self._interrupted()
         journal = unfinished.journal if unfinished is not None else None
         if unfinished is None or journal is None:
             raise RestoreRefused(
                 unfinished.message if unfinished is not None else "No restore was interrupted in the exchange.",
                 hint="Restore a backup of all stores with --backup-id ID. Nothing was changed."
                 if unfinished is not None
-                else "Nothing was changed.",
+                else "Nothing was changed. --look names the safety backup of a recovery that was killed after it.",
             )
         self._report.write(unfinished.message)
         aside = unfinished.created if end is End.UNDO else ()

@@ -1,11 +1,10 @@
-"""The processes that use the stores: found, stopped for a restore, and started again, also after a killed recovery.
+"""The processes that use the stores: found, stopped and started.
 
 Two can be stopped: the systemd unit ``refserver``, and a ``manage.py serve`` that holds its pid file. Other processes that have
 a store open are only named.
 """
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -13,19 +12,17 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from backups.engine.capture.owners import owners
-from backups.engine.errors import Cancelled, EngineError, PermissionMissing, SourceBusy
-from backups.engine.runtime import durable, locks
+from backups.engine.errors import EngineError, PermissionMissing, SourceBusy
+from backups.engine.runtime import locks
 from backups.engine.types import Source, SourceKind
 
-from .interruption import Interruption
 from .locations import UNIT, Locations, unit_properties
-from .report import Report
 from .waiting import STOP_SECONDS, wait_for_end
 
 START_SECONDS = 60.0
@@ -60,7 +57,7 @@ class Service(Protocol):
         """Start it and return how to see that it is running. Raises `NotStarted`."""
 
     def as_json(self) -> dict[str, Any]:
-        """Plain data, from which `stopped` makes it again."""
+        """Plain data, from which `service_from` makes it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,82 +297,11 @@ def holders(targets: Sequence[Source]) -> dict[str, str]:
     return found
 
 
-@contextlib.contextmanager
-def stopped(
-    to_stop: Sequence[Service],
-    locations: Locations,
-    report: Report,
-    interruption: Interruption,
-    *,
-    may_start: Callable[[], bool],
-) -> Iterator[None]:
-    """Stop services; start them again at the end, also after an error, if *may_start* allows.
-
-    Services that a killed recovery left stopped are started, too. Raises what stopping or starting raises.
-    """
-    file = locations.recovery / "stopped.json"
-    left = [service for service in _load(file) if not _is_among(service, to_stop)]
-    if left:
-        names = ", ".join(service.title for service in left)
-        report.write(f"An earlier recovery did not finish and left {names} stopped: it will be started, too.")
-
-    def say(text: str) -> None:
-        report.write(f"    {text}")
-
-    to_start = [*left]
-    _save(file, [*to_stop, *left])
-    failed: EngineError | None = None
-    try:
-        for service in to_stop:
-            report.step(f"Stopping {service.title}")
-            to_start.insert(0, service)
-            try:
-                service.stop(interruption.check, say)
-            except Cancelled:  # it is stopping already: wait, or it would not be started again
-                service.stop(lambda: None, say)
-                raise
-        yield
-    finally:
-        if may_start() or not to_start:
-            failed = _start(to_start, locations, report)
-            with contextlib.suppress(OSError):
-                file.unlink(missing_ok=True)
-        else:
-            names = ", ".join(service.title for service in to_start)
-            report.write(f"\nNot started, because the stores may be of different times: {names}.")
-    if failed is not None:
-        raise failed
-
-
-def _start(to_start: Sequence[Service], locations: Locations, report: Report) -> EngineError | None:
-    """Start the services and return the last failure."""
-    failed: EngineError | None = None
-    for service in reversed(to_start):
-        if any(_is_among(service, [other]) for other in running(locations)):
-            continue  # it did not stop, or was started meanwhile
-        report.step(f"Starting {service.title.partition(' (')[0]}")
-        try:
-            report.write(f"    {service.start()}")
-        except EngineError as problem:
-            failed = problem
-            report.write(f"    {problem.message}\n    -> {problem.hint}")
-    return failed
-
-
-def _is_among(service: Service, others: Sequence[Service]) -> bool:
+def is_among(service: Service, others: Sequence[Service]) -> bool:
     """Whether one of *others* is the same service, though perhaps another process."""
     return any(type(service) is type(other) for other in others)
 
 
-def _save(file: Path, to_start: Sequence[Service]) -> None:
-    """The file holds a process's environment: only its owner may read it."""
-    durable.write_file(file, json.dumps([service.as_json() for service in to_start]).encode(), 0o600)
-
-
-def _load(file: Path) -> list[Service]:
-    """What a killed recovery had stopped."""
-    try:
-        saved = json.loads(file.read_bytes())
-        return [SystemdUnit(one["unit"]) if "unit" in one else ServeProcess(**one["serve"]) for one in saved]
-    except (OSError, ValueError, TypeError, KeyError):
-        return []
+def service_from(saved: dict[str, Any]) -> Service:
+    """The service of which *saved* is `Service.as_json`. Raises ``TypeError`` and ``KeyError``."""
+    return SystemdUnit(saved["unit"]) if "unit" in saved else ServeProcess(**saved["serve"])

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 
+from backups.engine.repository.folder import open_repository
 from refserver.recovery.__main__ import main
 from tests.recovery.clone import ROOT, Clone, copy_project, free_port
 
@@ -312,6 +313,43 @@ def test_a_mixed_restore_leaves_the_service_stopped_for_the_next_recovery(clone:
         assert answer(port) == "first"
     assert clone.state() == LIVE
     assert clone.recover("--finish", "--yes").returncode == 1
+
+
+@pytest.mark.parametrize("at", ["Making a safety backup", "Checking the live stores"])
+def test_a_killed_recovery_is_named_and_what_it_stopped_is_started(clone: Clone, at: str) -> None:
+    port = free_port()
+    newest = clone.ids()[0]
+    with service(clone, port):
+        with subprocess.Popen(
+            ["scripts/disaster_recovery.sh", "--latest", "--yes"],
+            cwd=clone.root,
+            env=clone.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        ) as process:
+            assert process.stdout
+            for line in process.stdout:
+                if at in line:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    break
+        looked = clone.recover("--look")
+        assert looked.returncode == 1
+        assert f"PROBLEM  The recovery of {newest}, begun at " in looked.stdout
+        assert "left manage.py serve" in looked.stdout and "disaster_recovery.sh --finish starts it" in looked.stdout
+        if at == "Checking the live stores":
+            safety = next(item.id for item in open_repository(clone.repository).backups("default") if item.manifest.safety)
+            assert f"--backup-id {safety} brings back the data from before it" in looked.stdout
+        undo = clone.recover("--undo", "--yes")
+        assert undo.returncode == 1 and "--look names the safety backup" in undo.stderr
+        planned = clone.recover("--finish", "--dry-run")
+        assert planned.returncode == 0 and "Nothing was changed" in planned.stdout
+        finished = clone.recover("--finish")
+        assert finished.returncode == 0 and "Starting manage.py serve" in finished.stdout, finished.stdout
+        assert answer(port) == "first"
+        assert "was killed" not in clone.recover("--look").stdout
+    assert clone.recover("--finish", "--yes").returncode == 1, "nothing is left to do"
 
 
 def test_an_undo_where_nothing_existed_moves_the_new_stores_aside(clone: Clone) -> None:
