@@ -39,12 +39,11 @@ from refserver.library import catalogue, unsettled, vectors
 from refserver.library.catalogue import change
 from refserver.library.models import Paper
 from tests.consistency.documents import document
+from tests.consistency.settings import QUICK
 from tests.consistency.stores import DESCRIPTION, Home, plant
 from tests.library.places import ROOT, Places
 
 pytestmark = pytest.mark.slow
-
-QUICK = {"DECLARATION": "refserver.library.consistency.DECLARATION", "SETTLE_SECONDS": 0.05}
 
 
 def test_a_batch_of_a_thousand_papers_has_no_findings(library: Places, settings: Any) -> None:

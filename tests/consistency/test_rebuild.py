@@ -21,7 +21,8 @@ from refserver.library import vectors
 from refserver.library.models import PageEmbedding
 from refserver.library.vectors import PAGES, Edit, Record, store
 from tests.consistency.indexes import SETTINGS, client_of, index_on_disk, segment_of
-from tests.consistency.test_repair import QUICK, checked
+from tests.consistency.settings import QUICK
+from tests.consistency.test_repair import checked
 from tests.library.places import Places, assert_equal_stores
 
 
@@ -162,7 +163,8 @@ def test_writer_that_cannot_recreate_is_refused_before_anything_changes(indexed:
 KILL = """
 import os, signal, sys
 from django.conf import settings
-settings.CONSISTENCY = {"DECLARATION": "refserver.library.consistency.DECLARATION", "SETTLE_SECONDS": 0.05}
+from tests.consistency.settings import QUICK
+settings.CONSISTENCY = QUICK
 import chromadb.api.client
 import chromadb.api.models.Collection as models
 from backups.engine.chroma_files import vectors as files

@@ -40,9 +40,8 @@ from refserver.library import vectors
 from refserver.library.models import Embedding, Metadata, PageEmbedding, Paper
 from refserver.library.vectors import PAGES, PAPERS, Edit, Record, store
 from tests.consistency import declarations
+from tests.consistency.settings import QUICK
 from tests.library.places import Places, assert_equal_stores
-
-QUICK = {"DECLARATION": "refserver.library.consistency.DECLARATION", "SETTLE_SECONDS": 0.05}
 
 
 @pytest.fixture(autouse=True)
@@ -324,7 +323,8 @@ def test_a_cancelled_repair_is_resumed(sample_library: Places, monkeypatch: pyte
 KILL = """
 import os, signal, sys
 from django.conf import settings
-settings.CONSISTENCY = {"DECLARATION": "refserver.library.consistency.DECLARATION", "SETTLE_SECONDS": 0.05}
+from tests.consistency.settings import QUICK
+settings.CONSISTENCY = QUICK
 from consistency.models import Check, Repair
 from consistency.repairs import repair, steps, undo
 from consistency.repairs.plan import plan_repair
