@@ -34,6 +34,7 @@
         "KEEP_LOGS_DAYS": 30,                           # retention of their log lines
         "SIGNING_KEY": "/srv/signing_key",              # file of the key that signs backups; empty: none (engine.evidence)
         "TRUSTED_KEYS": [],                             # public keys of other hosts, in base64
+        "ENCRYPTION_KEY": "/srv/encryption_key",        # file of the key that opens backups; empty: none (engine.encryption)
     }
 """
 
@@ -51,6 +52,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
 from .engine.config import parse_source
+from .engine.encryption.keyring import keyring_for
 from .engine.errors import EngineError, RepositoryMissing, UsageError
 from .engine.evidence.keys import Keys, keys_for
 from .engine.names import NAME
@@ -99,6 +101,7 @@ class Configuration:
     keep_logs_days: int
     signing_key: Path | None = None
     trusted_keys: tuple[str, ...] = ()
+    encryption_key: Path | None = None
     problems: tuple[str, ...] = ()
 
     @property
@@ -116,11 +119,15 @@ class Configuration:
                 f"There is no repository {name!r}.", hint=f"The setting BACKUPS has: {', '.join(self.repositories)}."
             )
         try:
-            return open_repository(self.repositories[name], self.keys(self.repositories[name]))
+            return self.opened(self.repositories[name])
         except RepositoryMissing as problem:
             if problem.hint != RepositoryMissing.default_hint:
                 raise  # it is there, and cannot be read
             raise RepositoryMissing(problem.message, hint=REPOSITORY_AWAY) from problem
+
+    def opened(self, folder: Path) -> Repository:
+        """The repository in *folder*, with the keys of the settings. Raises `EngineError`."""
+        return open_repository(folder, self.keys(folder), keyring_for(folder, self.encryption_key))
 
     def keys(self, repository: Path) -> Keys | None:
         """The keys that decide what counts in a repository; None if there is no key. Raises `EngineError`."""
@@ -129,7 +136,11 @@ class Configuration:
     @property
     def key_environment(self) -> dict[str, str]:
         """The settings of the keys as ``refbackup`` reads them from the environment."""
-        given = {"BACKUP_SIGNING_KEY": str(self.signing_key or ""), "BACKUP_TRUSTED_KEYS": os.pathsep.join(self.trusted_keys)}
+        given = {
+            "BACKUP_SIGNING_KEY": str(self.signing_key or ""),
+            "BACKUP_TRUSTED_KEYS": os.pathsep.join(self.trusted_keys),
+            "BACKUP_ENCRYPTION_KEY": str(self.encryption_key or ""),
+        }
         return {name: value for name, value in given.items() if value}
 
     def sources(self, set_name: str) -> tuple[Source, ...]:
@@ -247,6 +258,7 @@ def read(given: Mapping[str, Any]) -> Configuration:
         examine=str(given.get("EXAMINE", "")),
         signing_key=Path(given["SIGNING_KEY"]) if given.get("SIGNING_KEY") else None,
         trusted_keys=tuple(given.get("TRUSTED_KEYS", ())),
+        encryption_key=Path(given["ENCRYPTION_KEY"]) if given.get("ENCRYPTION_KEY") else None,
         problems=tuple(problems),
         **numbers,
     )

@@ -30,6 +30,7 @@ BACKUP_REPOSITORY = _env.text("BACKUP_REPOSITORY", "var/backups")
 if "://" not in BACKUP_REPOSITORY:  # the address of an object store is used unchanged
     BACKUP_REPOSITORY = str(_env.path("BACKUP_REPOSITORY", "var/backups"))
 BACKUP_SIGNING_KEY = _env.path("BACKUP_SIGNING_KEY", "var/signing_key")
+BACKUP_ENCRYPTION_KEY = _env.path("BACKUP_ENCRYPTION_KEY", "var/encryption_key")
 BACKUP_TRUSTED_KEYS = [key for key in _env.text("BACKUP_TRUSTED_KEYS", "").split(os.pathsep) if key]
 _SECOND_REPOSITORY = _env.text("BACKUP_SECOND_REPOSITORY", "")
 REFSERVER_RUN_DIR = _env.path("REFSERVER_RUN_DIR", "var/run")
@@ -120,6 +121,7 @@ BACKUPS: dict[str, Any] = {
     "RUN_FOLDER": str(REFSERVER_RUN_DIR),
     "SIGNING_KEY": str(BACKUP_SIGNING_KEY),
     "TRUSTED_KEYS": BACKUP_TRUSTED_KEYS,
+    "ENCRYPTION_KEY": str(BACKUP_ENCRYPTION_KEY),
     "ADDRESS": _ADDRESS,
     "ALERT_HOSTS": _ALERT_HOSTS,
     "CALLED": {

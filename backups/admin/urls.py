@@ -6,7 +6,7 @@ from django.apps import apps
 from django.urls import URLPattern, path, register_converter
 from django.urls.converters import StringConverter
 
-from backups.engine.names import DATA, MANIFEST, SUMS
+from backups.catalog.downloads import FILES
 
 from . import audit, dashboard, jobs, plans, readiness, step_up, tokens
 from .alerts import channels, rules, subscription
@@ -18,7 +18,7 @@ from .restore import report, steps
 
 
 class _FileName(StringConverter):
-    regex = "|".join(re.escape(name) for name in (DATA, MANIFEST, SUMS))
+    regex = "|".join(re.escape(name) for name in FILES)
 
 
 class _Switch(StringConverter):

@@ -7,6 +7,7 @@ from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.plumbing import ResolvedComponent
 from pydantic import BaseModel, TypeAdapter
 
+from backups.catalog.downloads import FILES
 from backups.engine.names import BACKUP_ID, NAME
 from backups.identity.permissions import SCOPES
 from backups.identity.step_up import always
@@ -40,7 +41,7 @@ PATH_PARAMETERS: dict[str, dict[str, Any]] = {
     "token_id": {"schema": _NUMBER},
     "number": {"schema": _NUMBER},
     "name": {"schema": {"type": "string", "pattern": rf"^{NAME.pattern}$"}, "description": "Name of the repository or plan."},
-    "file_name": {"schema": {"type": "string", "enum": ["data.tar.zst", "manifest.json", "SHA256SUMS"]}},
+    "file_name": {"schema": {"type": "string", "enum": [*FILES]}},
 }
 _IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",

@@ -12,9 +12,12 @@ method:
 ``permissions = {"GET": "consistency.view_check", "POST": "consistency.run_check"}``.
 """
 
+import re
+
 from django.urls import URLPattern, path, re_path, register_converter
 from django.urls.converters import IntConverter, StringConverter
 
+from backups.catalog.downloads import FILES
 from backups.engine.names import BACKUP_ID, NAME
 
 from . import audit, backups, jobs, plans, reference, repositories, session, status, tokens
@@ -24,7 +27,7 @@ from .throttling import AnonymousRate, AuditVerifyRate, CallerRate
 _CONVERTERS = (
     ("backup_id", StringConverter, "latest|" + BACKUP_ID.pattern.replace("(", "(?:")),
     ("rb_name", StringConverter, NAME.pattern),
-    ("rb_file", StringConverter, r"data\.tar\.zst|manifest\.json|SHA256SUMS"),
+    ("rb_file", StringConverter, "|".join(map(re.escape, FILES))),
     ("rb_number", IntConverter, "[0-9]{1,15}"),
 )
 for _name, _base, _regex in _CONVERTERS:

@@ -17,14 +17,21 @@ from django.http import FileResponse, HttpRequest, HttpResponse, HttpResponseBas
 from django.utils.http import http_date, parse_http_date_safe
 
 from backups.conf import configuration
+from backups.engine.encryption.chain import ENVELOPE
 from backups.engine.errors import BackupNotFound, DamageFound, from_os_error
-from backups.engine.names import DATA, MANIFEST, SUMS
+from backups.engine.names import DATA, MANIFEST, SEALED_DATA, SUMS
 from backups.engine.repository.folder import Repository
 from backups.identity import audit
 from backups.identity.audit import Actor
 from backups.models import IndexedBackup
 
-FILES = {DATA: "application/zstd", MANIFEST: "application/json", SUMS: "text/plain; charset=us-ascii"}
+FILES = {
+    DATA: "application/zstd",
+    SEALED_DATA: "application/octet-stream",
+    MANIFEST: "application/json",
+    ENVELOPE: "application/json",
+    SUMS: "text/plain; charset=us-ascii",
+}
 """The files of a backup that can be downloaded, and their media types."""
 
 _PIECE = 1 << 20
@@ -81,8 +88,8 @@ def answer(request: HttpRequest, row: IndexedBackup, name: str, actor: Actor) ->
 
 
 def _tag(repository: Repository, row: IndexedBackup, name: str, file: BinaryIO) -> str:
-    """The strong entity tag of a file: its published SHA-256; that of the checksum file itself is computed."""
-    if name == SUMS:
+    """The strong entity tag of a file: its published SHA-256; that of a file without one is computed."""
+    if name in (SUMS, ENVELOPE):
         content = file.read(_PIECE)
         file.seek(0)
         return f'"{hashlib.sha256(content).hexdigest()}"'

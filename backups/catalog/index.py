@@ -248,6 +248,7 @@ def _row(name: str, backup: Backup, seen: str, check: FailedCheck | None) -> Ind
         verified_at=backup.verified_at,
         held=backup.hold is not None,
         hold_note=backup.hold.note if backup.hold else "",
+        encrypted=manifest.encryption is not None,
         safety=manifest.safety,
         sources=[
             {

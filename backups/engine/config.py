@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dotenv import find_dotenv
 
+from .allowance import DEFAULT_ALLOWANCE, Allowance
 from .errors import UsageError
 from .left_out import MOST_PATTERNS, wrong_pattern
 from .names import NAME, ONE_LINE, printable
@@ -42,6 +43,7 @@ ENGINE_SETTINGS = frozenset(
         "BACKUP_REREAD_HOURS",
         "BACKUP_SIGNING_KEY",
         "BACKUP_TRUSTED_KEYS",
+        "BACKUP_ENCRYPTION_KEY",
         "BACKUP_SHRINK_PERCENT",
         "BACKUP_SHRINK_LEAST",
         "BACKUP_MAY_SHRINK",
@@ -65,13 +67,14 @@ _MOST_HOURS = 100_000
 _PATHS = (
     "BACKUP_REPOSITORY",
     "BACKUP_SIGNING_KEY",
+    "BACKUP_ENCRYPTION_KEY",
     "BACKUP_CHROMA_PYTHON",
     "BACKUP_LOG_FILE",
     "BACKUP_HEARTBEAT_URL_FILE",
     *SOURCE_SETTINGS.values(),
     *EARLIER_NAMES.values(),
 )
-_KEY_BESIDE_FILE = "var/signing_key"
+_KEYS_BESIDE_FILE = {"BACKUP_SIGNING_KEY": "var/signing_key", "BACKUP_ENCRYPTION_KEY": "var/encryption_key"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,13 +113,14 @@ class Settings:
     heartbeat_url: str = ""
     signing_key: Path | None = None
     trusted_keys: tuple[str, ...] = ()
+    encryption_key: Path | None = None
     unknown: tuple[UnknownSetting, ...] = ()
 
 
 def environment() -> Environment:
     """The process's environment and the nearest ``.env`` at or above the working folder, whose paths start at its folder.
 
-    An empty value in the file counts as not set. The signing key is by default in ``var/signing_key`` beside the file.
+    An empty value in the file counts as not set. The keys are by default in ``var`` beside the file.
     """
     place = Path(find_dotenv(usecwd=True) or os.devnull)
     env = Environment.load(place, Path())
@@ -125,8 +129,8 @@ def environment() -> Environment:
         if name in values and name not in os.environ:
             paths = values[name].split(os.pathsep)
             values[name] = os.pathsep.join(_beside(path, place.parent) for path in paths if path)
-    if place.name == ".env" and "BACKUP_SIGNING_KEY" not in values:
-        values["BACKUP_SIGNING_KEY"] = str(place.parent / _KEY_BESIDE_FILE)
+    if place.name == ".env":
+        values = {**{name: str(place.parent / path) for name, path in _KEYS_BESIDE_FILE.items()}, **values}
     env.values = values
     return env
 
@@ -172,6 +176,7 @@ def read_settings(env: Environment) -> Settings:
         heartbeat_url=_heartbeat(env),
         signing_key=Path(signing_key) if (signing_key := env.text("BACKUP_SIGNING_KEY", "")) else None,
         trusted_keys=tuple(filter(None, env.text("BACKUP_TRUSTED_KEYS", "").split(os.pathsep))),
+        encryption_key=Path(key) if (key := env.text("BACKUP_ENCRYPTION_KEY", "")) else None,
         unknown=env.unknown(
             ENGINE_SETTINGS | _PROJECT_SETTINGS, prefixes=("BACKUP_", "REFBACKUP_"), resembling=("REFSERVER_", "CHROMA_")
         ),

@@ -6,21 +6,22 @@ The way of the data: live stores → the cut (`capture.cut`) → blocks → stag
 import itertools
 import os
 import time
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from .. import __version__
+from .allowance import DEFAULT_ALLOWANCE, Allowance
 from .application_check import NO_CHECK, ApplicationCheck
 from .capture.cut import STEP_TIMEOUT, Cut, Instant
 from .capture.digests import digest_source
 from .config import DEFAULT_ALLOWANCE, REREAD_HOURS, Allowance
 from .errors import EngineError, SourceBroken, UsageError, from_os_error
+from .parent import Begun, begin, refuse_plain, usable_parents
 from .repository.base import STAMP, stamp
 from .repository.folder import Repository
-from .repository.soundness import SOURCE_SUSPECT, UNVOUCHED
+from .repository.soundness import SOURCE_SUSPECT
 from .runtime import durable
 from .runtime.context import Context
 from .shrinkage import compare, end_returned, hold_until_confirmed
@@ -30,6 +31,7 @@ from .types import (
     BackupKind,
     DataFile,
     Depth,
+    Encryption,
     Manifest,
     Problem,
     Shrunk,
@@ -162,25 +164,24 @@ def _create(repository: Repository, request: Request, ctx: Context) -> tuple[Bac
         sources = [source for source in sources if source.kind is SourceKind.SQLITE]
         if not sources:
             raise UsageError("A snapshot holds only SQLite databases, and none is given.")
+    refuse_plain(repository, request.set)
     parents: list[Backup] = []
     if request.kind is BackupKind.INCREMENTAL:
         parents = list(itertools.islice(usable_parents(repository.newest_first(request.set)), _PARENT_TRIES))
+    rereads = partial(_reads_all, request=request, ctx=ctx)
     for attempt in range(1, TORN_TRIES + 1):
         began = _moment(repository, request.set, ctx)
         token = ctx.token()
         staged = repository.stage(f"{stamp(began)}-{request.kind}-{token}", ctx.token())
         try:
-            scratch = staged / "scratch"
-            scratch.mkdir()
-            with Cut(ctx, scratch) as cut:
-                parent, reason = _begin(cut, repository, request, parents, staged, stamp(began), token, ctx)
-                kind = BackupKind.FULL if request.kind is BackupKind.INCREMENTAL and parent is None else request.kind
-                backup_id = f"{stamp(began)}-{kind}-{token}"
+            with repository.working_folder(staged, ctx.token()) as scratch, Cut(ctx, scratch) as cut:
+                name = (stamp(began), token)
+                begun = begin(cut, repository, request.set, request.kind, parents, rereads, staged, name, ctx)
+                parent = begun.parent
                 packed = _pack(cut, sources, repository, request, parent, scratch, ctx)
             if packed.torn and attempt < TORN_TRIES:
                 ctx.log(f"The copy is inconsistent and is taken again: {'; '.join(packed.torn)}")
                 continue
-            durable.remove_tree(scratch)
             before = None if request.safety else parent or next(usable_parents(repository.newest_first(request.set)), None)
             earlier = usable_parents(repository.newest_first(request.set))
             whole = kind is not BackupKind.SNAPSHOT
@@ -188,14 +189,14 @@ def _create(repository: Repository, request: Request, ctx: Context) -> tuple[Bac
             packed.sources, lost = compare(before, packed.sources, request.allowance, existing, earlier, whole=whole)
             for item in lost:
                 ctx.log(f"SHRUNK {item.message}")
-            manifest = _manifest(backup_id, kind, request, parent, packed, lost, ctx)
+            manifest = _manifest(begun, request, packed, lost, ctx)
             if before is not None and lost:
                 hold_until_confirmed(repository, before, manifest)
-            if why := repository.publish(staged, manifest):
-                ctx.log(f"NOT IN THE JOURNAL {backup_id}, which is published: {why}")
+            if why := repository.publish(staged, manifest, begun.chain):
+                ctx.log(f"NOT IN THE JOURNAL {manifest.id}, which is published: {why}")
             if before is not None:
                 end_returned(repository, manifest)
-            return Backup(manifest=manifest), reason
+            return Backup(manifest=manifest), begun.reason
         finally:
             durable.remove_tree(staged)
     raise AssertionError("the last attempt returns")
@@ -212,61 +213,6 @@ def _moment(repository: Repository, set_name: str, ctx: Context) -> datetime:
     if after - now > timedelta(minutes=1):
         ctx.log(f"The newest backup, {newest}, is in the future; the new id is one second later")
     return after
-
-
-def usable_parents(backups: Iterable[Backup]) -> Iterator[Backup]:
-    """The *backups* that an incremental may build on, in their order: undamaged ones that hold every store.
-
-    Safety backups are excluded: they may hold only some stores, and retention removes them after their release.
-    """
-    return (
-        item
-        for item in backups
-        if item.manifest.kind is not BackupKind.SNAPSHOT and not item.manifest.safety and not item.damaged
-    )
-
-
-def _begin(
-    cut: Cut,
-    repository: Repository,
-    request: Request,
-    parents: list[Backup],
-    staged: Path,
-    moment: str,
-    token: str,
-    ctx: Context,
-) -> tuple[Backup | None, str]:
-    """Open the staged archive on the newest readable parent. Returns the parent, or None and why an incremental has none."""
-    where: dict[str, Any] = {
-        "folder": str(staged),
-        "repository": str(repository.folder),
-        "set_name": request.set,
-        "timeout": STEP_TIMEOUT,
-        "check": ctx.check,
-    }
-    reasons = []
-    for parent in parents:
-        owner = f"{moment}-{BackupKind.INCREMENTAL}-{token}"
-        problem = cut.packer.ask("begin", owner=owner, parent=parent.id, reread=_reads_all(parent, request, ctx), **where)
-        if problem is None:
-            return parent, ""
-        ctx.log(f"{parent.id} cannot be the parent: {problem}")
-        reasons.append(f"{parent.id} is damaged")
-    kind = BackupKind.FULL if request.kind is BackupKind.INCREMENTAL else request.kind
-    cut.packer.ask("begin", owner=f"{moment}-{kind}-{token}", parent=None, **where)
-    if request.kind is not BackupKind.INCREMENTAL:
-        return None, ""
-    reason = "; ".join(reasons) or _unvouched(repository, request.set)
-    reason = reason or f"the set {request.set} has no undamaged full or incremental backup yet"
-    ctx.log(f"The incremental becomes a full backup: {reason}")
-    return None, reason
-
-
-def _unvouched(repository: Repository, set_name: str) -> str:
-    """Why the newest backup cannot be a parent, if that is because nobody signed it or what it needs."""
-    newest = next(repository.newest_first(set_name), None)
-    inherited = newest.inherited if newest is not None else ()
-    return next((problem.message.removesuffix(".") for problem in inherited if problem.code == UNVOUCHED), "")
 
 
 def _reads_all(parent: Backup, request: Request, ctx: Context) -> bool:
@@ -349,10 +295,8 @@ def _refuse_unknown_files(repository: Repository, request: Request, sources: lis
 
 
 def _manifest(
-    backup_id: str,
-    kind: BackupKind,
+    begun: Begun,
     request: Request,
-    parent: Backup | None,
     packed: _Packed,
     lost: tuple[Shrunk, ...],
     ctx: Context,
@@ -361,10 +305,12 @@ def _manifest(
         for problem in record.problems:
             ctx.log(f"DAMAGED {record.prefix}: {problem.message}")
     left = len(ctx.lines) - MOST_LINES
+    parent = begun.parent
     return Manifest(
-        id=backup_id,
+        format=1 if begun.chain is None else 2,
+        id=begun.id,
         set=request.set,
-        kind=kind,
+        kind=begun.kind,
         parent=parent.id if parent is not None else None,
         time=packed.instant.time,
         read_all=packed.instant.time if packed.read_all or parent is None else parent.manifest.read_all,
@@ -377,6 +323,7 @@ def _manifest(
         bytes_stored=packed.data.bytes,
         pause_ms=packed.instant.pauses,
         data=packed.data,
+        encryption=Encryption(**begun.chain.header.as_json()) if begun.chain is not None else None,
         safety=request.safety,
         mixed=request.mixed,
         job=request.job,

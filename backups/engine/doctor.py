@@ -14,6 +14,7 @@ from .chroma_files.hnsw import index_stamps
 from .chroma_files.records import count_records
 from .chroma_files.tables import DATABASE, Collection, check_supported, list_collections, pending_ids, refuse_links, reread
 from .diagnosis import LEAST_SPACE, Advice, Diagnosis, check_space
+from .encryption.keyring import Keyring
 from .errors import EngineError
 from .evidence.keys import Keys
 from .gate import Gate
@@ -41,8 +42,14 @@ def has_wal_reset_bug(version: tuple[int, ...]) -> bool:
     return version >= (3, 7, 0) and not fixed
 
 
-def diagnose(repository: Path | None, sources: tuple[Source, ...], ctx: Context, keys: Keys | None = None) -> Diagnosis:
-    """Check the version of SQLite, each of *sources*, and the *repository* (None: not given) with *keys*."""
+def diagnose(
+    repository: Path | None,
+    sources: tuple[Source, ...],
+    ctx: Context,
+    keys: Keys | None = None,
+    keyring: Keyring | None = None,
+) -> Diagnosis:
+    """Check the version of SQLite, each of *sources*, and the *repository* (None: not given) with *keys* and *keyring*."""
     report = Diagnosis()
     _check_versions(report)
     for source in sources:
@@ -61,7 +68,7 @@ def diagnose(repository: Path | None, sources: tuple[Source, ...], ctx: Context,
     if repository is None:
         report.add("note", "repository", "none given", "Give --repo or set BACKUP_REPOSITORY.")
     else:
-        check_repository(repository, keys, report)
+        check_repository(repository, keys, keyring, report)
     return report
 
 

@@ -1,12 +1,13 @@
 """Drills: a backup is restored as in an emergency, checked by the application too, and timed."""
 
 import contextlib
+import itertools
 import os
 
 from .application_check import ApplicationCheck
 from .archive.reader import Archives
 from .errors import EngineError
-from .names import DATA
+from .names import ARCHIVES
 from .repository.folder import Repository
 from .runtime.context import Context
 from .types import Backup, Depth, Proof
@@ -39,9 +40,9 @@ def forget_cached(repository: Repository, backup: Backup) -> None:
     with contextlib.suppress(EngineError), Archives(locate) as archives:
         tree = archives.tree(backup.id)
         needed |= {ref.backup for entry in tree.entries.values() for ref in tree.refs(entry)}
-    for name in needed:
+    for name, archive in itertools.product(needed, ARCHIVES):
         with contextlib.suppress(OSError):
-            descriptor = repository.open_file(backup.manifest.set, name, DATA)
+            descriptor = repository.open_file(backup.manifest.set, name, archive)
             try:
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             finally:

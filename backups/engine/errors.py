@@ -14,6 +14,7 @@
     ├─ RepositoryLocked         repository_locked   7   another process writes to or reads from the repository
     ├─ NoSpace                  no_space            8   a disk or quota is full
     ├─ Cancelled                cancelled           9   cancelled by a user or a signal
+    ├─ KeyMissing               key_missing        10   backups are encrypted, and no key at hand opens them
     ├─ BackupInUse              in_use              1   the backup is held, or other backups need it
     ├─ PermissionMissing        permission          1   the operating system denied access
     ├─ RestoreRefused           restore_refused     1   a restore stopped before it changed anything
@@ -119,6 +120,15 @@ class Cancelled(EngineError):
     default_hint = "Nothing was published. Run the command again when you are ready."
 
 
+class KeyMissing(EngineError):
+    code = "key_missing"
+    exit_code = 10
+    default_hint = (
+        "Name a recipient's key, or the recovery kit, in BACKUP_ENCRYPTION_KEY. Without one, nobody can read these backups. "
+        "Nothing was changed."
+    )
+
+
 class BackupInUse(EngineError):
     code = "in_use"
     default_hint = "Nothing was deleted."
@@ -175,6 +185,7 @@ HTTP_STATUS: dict[str, int] = {
     "exchange_unfinished": 409,
     "cancelled": 409,
     "no_repository": 503,
+    "key_missing": 503,
     "source_broken": 503,
     "no_space": 507,
 }

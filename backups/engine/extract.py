@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from .archive.blocks import BLOCK, ZEROS, ZEROS_DIGEST
-from .archive.reader import Archives, BlockDamaged
+from .archive.locate import BlockDamaged
+from .archive.reader import Archives
 from .archive.table import Entry, EntryType, FrameRef, Tree
 from .errors import DamageFound
 from .runtime import folders

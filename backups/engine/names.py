@@ -11,6 +11,9 @@ BACKUP_ID: Final = re.compile(r"([0-9]{8}T[0-9]{6}Z)-(full|incremental|snapshot)
 
 MANIFEST: Final = "manifest.json"
 DATA: Final = "data.tar.zst"
+SEALED_DATA: Final = "data.tar.zst.enc"
+"""An archive that is encrypted."""
+ARCHIVES: Final = (DATA, SEALED_DATA)
 SUMS: Final = "SHA256SUMS"
 
 

@@ -6,23 +6,26 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from .diagnosis import Advice, Diagnosis, check_space
+from .encryption.keyring import Keyring
 from .errors import EngineError, PermissionMissing, RepositoryTooNew
 from .evidence.keys import Keys
 from .progress import counted, human_bytes
+from .recipients import encryption_findings
 from .repository.base import Unreadable, set_of
-from .repository.folder import SCRATCH, STAGING, Repository, open_repository
+from .repository.folder import Repository, open_repository
+from .repository.scratch import SCRATCH, STAGING
 from .repository.suspicion import suspicions
 from .shrinkage import unconfirmed_loss
 
 
-def check_repository(folder: Path, keys: Keys | None, report: Diagnosis) -> None:
+def check_repository(folder: Path, keys: Keys | None, keyring: Keyring | None, report: Diagnosis) -> None:
     """Add what is found about the repository in *folder*. Changes nothing."""
     try:
-        repository = open_repository(folder, keys)
+        repository = open_repository(folder, keys, keyring)
     except EngineError as problem:
         report.add("problem", str(folder), problem.message, problem.hint)
         return
-    for check in (_check_backups, _check_losses, _check_evidence, _check_debris, _check_trash):
+    for check in (_check_backups, _check_losses, _check_evidence, _check_encryption, _check_debris, _check_trash):
         try:
             check(repository, report)
         except OSError as problem:  # such as a link in the place of a folder: the other folders are checked all the same
@@ -84,6 +87,11 @@ def _check_evidence(repository: Repository, report: Diagnosis) -> None:
         report.add("ok", str(repository.folder), evidence.keys.words)
     for problem in (one for name in sets for one in suspicions(repository, name)):
         report.add("problem", str(repository.folder), problem.message.removesuffix("."), Advice.LOOK)
+
+
+def _check_encryption(repository: Repository, report: Diagnosis) -> None:
+    for level, message, advice in encryption_findings(repository):
+        report.add(level, str(repository.folder), message, advice)
 
 
 def _check_debris(repository: Repository, report: Diagnosis) -> None:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from .left_out import LONGEST_PATTERN, MOST_LEFT_OUT, MOST_PATTERNS, Absence
-from .names import BACKUP_ID, NAME, in_one_line, printable
+from .names import BACKUP_ID, DATA, NAME, SEALED_DATA, in_one_line, printable
 
 Name = Annotated[str, StringConstraints(pattern=rf"^{NAME.pattern}$")]
 Id = Annotated[str, StringConstraints(pattern=rf"^{BACKUP_ID.pattern}$")]
@@ -236,15 +236,23 @@ class Shrunk(_Stored):
         return f"{what} has {self.after:,} {self.unit}, {self.before:,} in {where}"
 
 
+class Encryption(_Stored):
+    """The chain of an encrypted backup: the id of its full backup, and the commitment to its key (`encryption.chain`)."""
+
+    chain: Id
+    commitment: Hex
+
+
 class Manifest(_Stored):
     """``manifest.json``: everything about a backup except its table.
 
     ``time`` is the instant of the cut. ``safety`` marks the safety backup of a restore in place; ``mixed``, that stores may be
     of different times. ``job`` is the caller's name for the run, by which it finds the backup if it missed the end of the run.
     ``read_all`` is when every file was last read, by this backup or an ancestor; others trust the times of files.
+    Of one that is ``locked`` (encrypted, and no key at hand opens it) only ids, times and sizes are known.
     """
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 1
     id: Id
     set: Name
     kind: BackupKind
@@ -260,7 +268,8 @@ class Manifest(_Stored):
     bytes_stored: Size
     pause_ms: Pause = Pause()
     data: DataFile
-    encryption: None = None
+    encryption: Encryption | None = None
+    locked: bool = Field(default=False, exclude=True)
     safety: bool = False
     mixed: bool = False
     job: Short = ""
@@ -272,6 +281,11 @@ class Manifest(_Stored):
     def problems(self) -> tuple[Problem, ...]:
         """Damage of the sources found at capture; a backup with any is damaged."""
         return tuple(problem for source in self.sources for problem in source.problems)
+
+    @property
+    def archive(self) -> str:
+        """The name of the archive's file."""
+        return DATA if self.encryption is None else SEALED_DATA
 
     @property
     def incomplete(self) -> bool:

@@ -15,13 +15,14 @@ from typing import Any
 
 from .application_check import NO_CHECK, ApplicationCheck
 from .archive.blocks import BLOCK
-from .archive.reader import Archives, BlockDamaged
+from .archive.locate import BlockDamaged
+from .archive.reader import Archives
 from .archive.sharing import Spot, sharers
 from .archive.table import EntryType, FrameRef, Tree
 from .check_stores import Findings, check_stores, unchecked_in
 from .errors import DamageFound, RepositoryTooNew, from_os_error
 from .extract import data_bytes, extract
-from .names import DATA, MANIFEST, SUMS
+from .names import MANIFEST, SUMS
 from .repository.folder import Repository
 from .repository.soundness import PROOFS
 from .runtime.context import Context, Phase
@@ -72,11 +73,13 @@ def verify_backup(
     With *written_only*, ``hashes`` checks only the blocks in the backup's own archive, all of which were just written: a
     backup every ten seconds cannot read all its ancestors each time. They were checked when they were made.
 
-    Damage gives a failed proof. Errors mean that the backup could not be verified: `NoSpace`, `Cancelled`, `RepositoryLocked`.
+    Damage gives a failed proof. Errors mean that the backup could not be verified: `NoSpace`, `Cancelled`, `RepositoryLocked`,
+    and `KeyMissing` for one that no key at hand opens.
     A crash leaves a scratch folder, which the next backup removes.
     """
     began = time.monotonic()
     findings = Findings()
+    repository.sealing.chain_of(backup.manifest)
     try:
         with repository.reading():
             with ThreadPoolExecutor(1) as beside:
@@ -189,18 +192,18 @@ def verify_many(
 def _check_files(repository: Repository, backup: Backup, ctx: Context) -> Findings:
     """Compare manifest and archive with ``SHA256SUMS``, and the archive with the manifest."""
     findings = Findings()
-    wanted = backup.manifest.data
+    wanted, archive = backup.manifest.data, backup.manifest.archive
     try:
         expected = repository.expected_sums(backup.manifest.set, backup.id)
     except DamageFound as damage:
         findings.add("checksums", damage.message, file=SUMS)
-        expected = {DATA: wanted.sha256}
+        expected = {archive: wanted.sha256}
     for name in sorted(expected):
         total = hashlib.sha256()
         try:
             with os.fdopen(repository.open_file(backup.manifest.set, backup.id, name), "rb") as file:
                 size = os.fstat(file.fileno()).st_size
-                if name == DATA and size != wanted.bytes:
+                if name == archive and size != wanted.bytes:
                     message = f"{name} has {size} bytes instead of {wanted.bytes}."
                     findings.add("archive_size", message, file=name, offset=min(size, wanted.bytes))
                     continue
@@ -286,7 +289,7 @@ def _tree(archives: Archives, backup: Backup, findings: Findings) -> Tree | None
         raise
     except DamageFound as damage:
         spot = (str(damage.details.get("id", backup.id)), None)
-        findings.add("table", damage.message, spot, file=DATA, offset=damage.details.get("offset"))
+        findings.add("table", damage.message, spot, file=backup.manifest.archive, offset=damage.details.get("offset"))
         return None
 
 
@@ -326,7 +329,7 @@ def _with_others(repository: Repository, backup: Backup, findings: Findings) -> 
             affected: set[str]
             if problem in findings.spots:
                 affected = set(shared[findings.spots[problem]])
-            elif problem.file == DATA:
+            elif problem.file == backup.manifest.archive:
                 affected = {other for spot in own for other in shared[spot]}
             else:
                 affected = set()
@@ -368,7 +371,7 @@ def _check_restore(
                 _check_blocks(repository, backup, findings, ctx, Checked(), written_only=False)
                 if not findings.problems:
                     spot = _spot(damage, backup.id)
-                    findings.add("block", damage.message, spot, file=DATA, offset=spot[1])
+                    findings.add("block", damage.message, spot, file=backup.manifest.archive, offset=spot[1])
                 return
         findings.checks["restore_seconds"] = round(time.monotonic() - began, 3)
         check_stores(backup, scratch, findings, ctx)

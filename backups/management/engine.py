@@ -18,7 +18,6 @@ from backups.engine import cli
 from backups.engine.config import Settings, environment, read_settings
 from backups.engine.errors import EngineError, RestoreRefused, UsageError
 from backups.engine.names import BACKUP_ID
-from backups.engine.repository.folder import open_repository
 from backups.identity import audit
 from backups.jobs import types
 from backups.jobs.job_type import Work
@@ -117,7 +116,7 @@ class EngineCommand(BaseCommand):
         set_name = arguments.set or config.default_set
         if getattr(arguments, "in_place", False):
             folder = Path(arguments.repo)
-            backup = open_repository(folder, config.keys(folder)).find(arguments.id, arguments.set)
+            backup = config.opened(folder).find(arguments.id, arguments.set)
             set_name = backup.manifest.set
             self._refuse_kept_apart(config, set_name)
         sources = (
@@ -134,6 +133,7 @@ class EngineCommand(BaseCommand):
             examine_command=examine,
             signing_key=config.signing_key,
             trusted_keys=config.trusted_keys,
+            encryption_key=config.encryption_key,
         )
 
     def _refuse_kept_apart(self, config: Configuration, set_name: str) -> None:

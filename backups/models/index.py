@@ -44,6 +44,7 @@ class IndexedBackup(models.Model):
     verified_at = moments.MomentField(null=True, blank=True)
     held = models.BooleanField(default=False)
     hold_note = models.TextField(blank=True)
+    encrypted = models.BooleanField(default=False)
     safety = models.BooleanField(default=False, help_text="Safety backup of the stores that a restore in place replaced.")
     sources = models.JSONField(default=list, help_text='[{"kind", "name", "bytes", "files", "method"}]')
     proofs = models.PositiveIntegerField(default=0)

@@ -149,6 +149,8 @@ class ReadinessFacts:
     """Instant of the newest proven backup in a repository other than the first."""
     encrypted: bool | None = None
     """Whether the first repository is on an encrypted disk; None if unknown."""
+    recent_encrypted: int = 0
+    """How many of the recent backups are encrypted."""
     alert_channels: int = 0
     alert_worked: datetime | None = None
     """When a message was last delivered to a channel."""
@@ -324,12 +326,17 @@ def _control(seen: _Evidence) -> Judgement:
 
 
 def _encryption(seen: _Evidence) -> Judgement:
+    if seen.more.recent and seen.more.recent_encrypted == seen.more.recent:
+        return State.MET, "All recent backups are encrypted."
     if seen.more.encrypted:
         return State.MET, "The repository is on an encrypted disk."
+    if seen.more.recent_encrypted:
+        text = f"{seen.more.recent_encrypted:,} of the {seen.more.recent:,} recent backups are encrypted."
+        return State.PARTLY, text, "Encrypt the backups of every set."
     text = "The repository is not on an encrypted disk, and archives are not encrypted themselves."
     if seen.more.encrypted is None:
         text = "Whether the repository's disk is encrypted is unknown, and archives are not encrypted themselves."
-    return State.UNTESTED, text, "Put the repository on an encrypted disk (LUKS)."
+    return State.UNTESTED, text, "Encrypt the backups: `refbackup key init`. Or put the repository on an encrypted disk (LUKS)."
 
 
 def _sqlite(seen: _Evidence) -> Judgement:
@@ -373,6 +380,7 @@ def gather(now: datetime) -> ReadinessFacts:
         recent=recent.count(),
         recent_proven=recent.filter(proven).count(),
         copied=_newest(recent.filter(proven, repository__in=others, set__in=mains)),
+        recent_encrypted=recent.filter(encrypted=True).count(),
         encrypted=on_encrypted_disk(config.repositories[first]),
         alert_channels=AlertChannel.objects.filter(enabled=True).exclude(pk__in=switches).count(),
         alert_worked=delivered.aggregate(at=Max("finished"))["at"],

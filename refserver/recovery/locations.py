@@ -10,6 +10,7 @@ from pathlib import Path
 from dotenv import dotenv_values
 
 from backups.engine.config import ENGINE_SETTINGS
+from backups.engine.encryption.keyring import keyring_for
 from backups.engine.errors import UsageError
 from backups.engine.evidence.keys import keys_for
 from backups.engine.repository.folder import Repository, open_repository
@@ -55,10 +56,15 @@ class Locations:
     def signing_key(self) -> Path:
         return ROOT / (self.values.get("BACKUP_SIGNING_KEY") or "var/signing_key")
 
+    @property
+    def encryption_key(self) -> Path:
+        return ROOT / (self.values.get("BACKUP_ENCRYPTION_KEY") or "var/encryption_key")
+
     def open_repository(self) -> Repository:
         """The repository; where there is a key, unsigned backups are damaged in it. Raises `EngineError`."""
         trusted = self.values.get("BACKUP_TRUSTED_KEYS", "").split(os.pathsep)
-        return open_repository(self.repository, keys_for(self.repository, self.signing_key, tuple(filter(None, trusted))))
+        keys = keys_for(self.repository, self.signing_key, tuple(filter(None, trusted)))
+        return open_repository(self.repository, keys, keyring_for(self.repository, self.encryption_key))
 
     @property
     def pid_file(self) -> Path:
@@ -72,7 +78,8 @@ class Locations:
     def child_environment(self) -> dict[str, str]:
         """The environment for the engine: this process's, with the engine's settings from all sources."""
         settings = {name: self.values[name] for name in ENGINE_SETTINGS if self.values.get(name)}
-        return {**os.environ, **settings, "BACKUP_SIGNING_KEY": str(self.signing_key)}
+        keys = {"BACKUP_SIGNING_KEY": str(self.signing_key), "BACKUP_ENCRYPTION_KEY": str(self.encryption_key)}
+        return {**os.environ, **settings, **keys}
 
     def stores(self, set_name: str) -> tuple[Source, ...]:
         """The live stores of a set: the control database, or the library's."""

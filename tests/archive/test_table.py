@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from backups.engine.archive import table as archive_table
 from backups.engine.archive.blocks import BLOCK, MAX_DEPTH
+from backups.engine.archive.locate import Stored
 from backups.engine.archive.paths import check_path, link_stays_inside
-from backups.engine.archive.reader import Archives, Stored, _check_links
+from backups.engine.archive.reader import Archives, _check_links
 from backups.engine.archive.table import (
     Entry,
     EntryType,
@@ -176,7 +177,9 @@ class Lone(Archives):
         def locate(backup: str) -> Stored:
             if backup not in parents:
                 raise DamageFound(f"no {backup}")
-            return Stored(folder=Enclosure(path), parent=parents[backup], table_offset=0, table_bytes=1, table_blake3="")
+            return Stored(
+                folder=Enclosure(path), backup=backup, parent=parents[backup], table_offset=0, table_bytes=1, table_blake3=""
+            )
 
         super().__init__(locate)
 

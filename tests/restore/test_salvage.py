@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from backups.engine.archive.reader import Archives, locate_in, locate_table
+from backups.engine.archive.locate import locate_in, locate_table
+from backups.engine.archive.reader import Archives
+from backups.engine.encryption.chains import OneChain
 from backups.engine.errors import DamageFound
 from backups.engine.repository.folder import initialise
 from backups.engine.runtime.enclosure import Enclosure
@@ -51,16 +53,16 @@ def scene(tmp_path: Path) -> Scene:
 def test_the_archive_says_what_the_manifest_says(scene: Scene) -> None:
     backups = Enclosure(scene.folder(0).parent)
     ids = [backup.id for backup in scene.backups]
-    located = locate_in(backups)
+    located = locate_in(backups, OneChain())
     for backup_id in ids:
-        found, expected = locate_table(backups.inside(backup_id), backup_id), located(backup_id)
+        found, expected = locate_table(backups.inside(backup_id), backup_id, OneChain()), located(backup_id)
         assert found.parent in (expected.parent, None), "a table that is whole needs no parent"
         assert found == replace(expected, parent=found.parent)
     with Archives(located) as archives:
         expected = [archives.tree(backup_id) for backup_id in ids]
     for backup_id in ids:
         (backups.path(backup_id) / "manifest.json").write_bytes(b"\0" * 100)
-    with Archives(locate_in(backups, salvage=True)) as archives:
+    with Archives(locate_in(backups, OneChain(), salvage=True)) as archives:
         assert [archives.tree(backup_id) for backup_id in ids] == expected
 
 
@@ -91,7 +93,7 @@ def test_what_is_said_of_a_backup_that_another_needs_without_its_manifest(scene:
     else:
         manifest.write_bytes((scene.folder(0) / "manifest.json").read_bytes() if how == "another" else b"\0")
     with pytest.raises(DamageFound) as damage:
-        locate_in(Enclosure(scene.folder(0).parent))(scene.backups[1].id)
+        locate_in(Enclosure(scene.folder(0).parent), OneChain())(scene.backups[1].id)
     said = {"gone": "has no manifest", "garbage": "cannot be read", "another": "is that of another backup"}[how]
     assert said in damage.value.message and scene.backups[1].id in damage.value.message
     assert "--salvage" in damage.value.hint

@@ -12,8 +12,9 @@ from backups.catalog.lineage import draw, lineage, shares
 from backups.catalog.losses import loss_of, unconfirmed
 from backups.conf import REPOSITORY_AWAY, configuration
 from backups.engine.check_stores import unchecked, unchecked_in
+from backups.engine.encryption.chain import ENVELOPE
 from backups.engine.errors import BackupNotFound, EngineError, UsageError
-from backups.engine.names import BACKUP_ID, DATA, MANIFEST, SUMS
+from backups.engine.names import BACKUP_ID, DATA, MANIFEST, SEALED_DATA, SUMS
 from backups.engine.progress import clock
 from backups.engine.repository.soundness import results
 from backups.engine.types import Backup, Depth, Proof, SourceKind, SourceRecord
@@ -55,11 +56,18 @@ def backup(request: HttpRequest, backup_id: str) -> HttpResponse:
     made_by = next((job for job in about if str(job.pk) == row.job), None)
     if made_by is None and row.job:
         made_by = _job(row.job)
+    locked = stored is not None and stored.manifest.locked
     context = {
         "row": row,
         "stored": stored,
         "unreadable": unreadable,
-        "verdict": _verdict(row, unreadable, unchecked(stored) if stored else [], away=bool(away)),
+        "verdict": _verdict(
+            row,
+            unreadable,
+            unchecked(stored) if stored else [],
+            away=bool(away),
+            locked=locked,
+        ),
         "away": away,
         "usable": not row.missing and not away,
         "family": family,
@@ -72,11 +80,17 @@ def backup(request: HttpRequest, backup_id: str) -> HttpResponse:
         "made_by": made_by,
         "may": permissions_of(request),
         "delete": deletions([row])[0],
-        "files": [DATA, MANIFEST, SUMS] if downloads.permitted(request.user, row) else [],
+        "files": _files(row) if downloads.permitted(request.user, row) else [],
         "better": _better(row) if row.damaged else None,
         "saved": 1 - row.bytes_stored / row.bytes_source if row.bytes_source else None,
     }
     return render(request, "backups/backup.html", "Backup", context)
+
+
+def _files(row: IndexedBackup) -> list[str]:
+    """The names of the files to download, the archive first."""
+    envelope = [ENVELOPE] if row.encrypted and not row.parent_id else []
+    return [SEALED_DATA if row.encrypted else DATA, MANIFEST, *envelope, SUMS]
 
 
 def _row(given: Mapping[str, str], backup_id: str) -> IndexedBackup:
@@ -98,7 +112,9 @@ def _job(number: str) -> Job | None:
         return None  # another scheduler made the backup and gave the run an id of its own
 
 
-def _verdict(row: IndexedBackup, unreadable: EngineError | None, parts: list[str], *, away: bool) -> dict[str, str]:
+def _verdict(
+    row: IndexedBackup, unreadable: EngineError | None, parts: list[str], *, away: bool, locked: bool
+) -> dict[str, str]:
     """Whether a backup can be relied on, in two sentences."""
     if away:
         return {"state": "bad", "proof": "Unknown: its repository is not available.", "more": REPOSITORY_AWAY}
@@ -106,6 +122,9 @@ def _verdict(row: IndexedBackup, unreadable: EngineError | None, parts: list[str
         return {"state": "bad", "proof": "It is missing from its repository.", "more": row.problem}
     if unreadable is not None:
         return {"state": "bad", "proof": "Its manifest cannot be read.", "more": unreadable.message}
+    if locked:
+        more = "Name a recipient's key in BACKUP_ENCRYPTION_KEY to restore it."
+        return {"state": "warn", "proof": "It is encrypted, and no key here opens it.", "more": more}
     if row.damaged:
         return {"state": "bad", "proof": "It is damaged. Do not rely on it.", "more": row.problem}
     if row.check_failed_at is not None:

@@ -3,166 +3,26 @@
 from __future__ import annotations
 
 import errno
-import json
-import mmap
-import os
 import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import BinaryIO
+from contextlib import closing
 
 import zstandard
 
-from ..errors import DamageFound, EngineError, from_os_error
-from ..names import BACKUP_ID, DATA, MANIFEST
-from ..runtime.enclosure import Enclosure, NotAllowed
+from ..errors import DamageFound, from_os_error
 from .blocks import ZEROS, ZEROS_DIGEST, BrokenFrame, decompress, digest
+from .files import ArchiveFile
+from .locate import BlockDamaged, Locate, Stored, read_table, unreadable
 from .paths import check_path, link_stays_inside
-from .table import MAX_TABLE_BYTES, EntryType, Frame, FrameRef, Frames, Table, Tree, decompress_table, unpack
+from .sealed import NotAuthentic
+from .table import EntryType, Frame, FrameRef, Frames, Table, Tree, decompress_table, unpack
 from .writer import SKIPPABLE_BLOCK, SKIPPABLE_TABLE
 
 _OPEN_FILES = 64
 _LITTLE = 1 << 10
 """Compressed bytes decompressed at once where a size is not known: they become 32 MiB at most."""
-MAX_MANIFEST_BYTES = 1 << 26
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stored:
-    """The *folder* of a backup, the place of the table in its archive, and its parent, all from its manifest."""
-
-    folder: Enclosure
-    parent: str | None
-    table_offset: int
-    table_bytes: int
-    table_blake3: str
-
-    def open(self) -> int:
-        """A new descriptor of the archive. Raises ``OSError``."""
-        return self.folder.open_file(DATA)
-
-
-Locate = Callable[[str], Stored]
-"""From a backup's id to its archive. Raises `DamageFound`."""
-
-
-def locate_in(set_folder: Enclosure, *, salvage: bool = False) -> Locate:
-    """A `Locate` for the backups of one set that reads each manifest once, and of it only what it needs.
-
-    With *salvage*, the archive itself says where its table is (`locate_table`) if the manifest cannot be read, is that of
-    another backup, or names another place.
-    """
-    known: dict[str, Stored] = {}
-
-    def locate(backup: str) -> Stored:
-        if backup not in known:
-            if not BACKUP_ID.fullmatch(backup):
-                raise DamageFound(f"{backup!r} is not the id of a backup.")
-            try:
-                found = _located(set_folder.inside(backup), backup)
-                if salvage:
-                    read_table(found, backup)
-                known[backup] = found
-            except DamageFound:
-                if not salvage:
-                    raise
-                known[backup] = locate_table(set_folder.inside(backup), backup)
-        return known[backup]
-
-    return locate
-
-
-def _located(folder: Enclosure, backup: str) -> Stored:
-    try:
-        manifest = json.loads(read_manifest(folder))
-        if manifest["id"] != backup:
-            raise DamageFound(f"The manifest of {backup} is that of another backup.", hint=salvage_hint(backup), id=backup)
-        data = manifest["data"]
-        stored = Stored(
-            folder=folder,
-            parent=manifest["parent"],
-            table_offset=int(data["table_offset"]),
-            table_bytes=int(data["table_bytes"]),
-            table_blake3=str(data["table_blake3"]),
-        )
-    except FileNotFoundError:
-        if folder.is_folder():
-            message = f"The backup {backup} has no manifest; its archive may be intact."
-            raise DamageFound(message, hint=salvage_hint(backup), id=backup) from None
-        raise DamageFound(f"The backup {backup}, which others need, is missing.", id=backup) from None
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as problem:
-        raise DamageFound(
-            f"The manifest of {backup} cannot be read: {problem}.", hint=salvage_hint(backup), id=backup
-        ) from None
-    in_bounds = 0 <= stored.table_offset <= 1 << 62 and 0 < stored.table_bytes <= MAX_TABLE_BYTES
-    if not in_bounds or not isinstance(stored.parent, str | None):
-        raise DamageFound(f"The manifest of {backup} names an impossible table or parent.", id=backup)
-    return stored
-
-
-def salvage_hint(backup: str) -> str:
-    """What to do about a backup whose manifest is lost or wrong."""
-    return (
-        "Restore a sound backup: `refbackup verify --all` finds one. Without one, the archive may do without its manifest: "
-        f"`refbackup restore {backup} --to DIR --salvage`, or --salvage with the id of a backup that builds on it."
-    )
-
-
-def locate_table(folder: Enclosure, backup: str) -> Stored:
-    """The archive of *backup* without its manifest: the table is the skippable frame that ends it. Raises `DamageFound`.
-
-    The parent of an incremental is the newest backup that its table names; writers name it since version 0.3.
-    """
-    try:
-        with os.fdopen(folder.open_file(DATA), "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            head = -1
-            while (head := content.rfind(struct.pack("<I", SKIPPABLE_TABLE), 0, head if head >= 0 else len(content))) >= 0:
-                size = int.from_bytes(content[head + 4 : head + 8], "little")
-                if head + 8 + size == len(content):
-                    break
-            stored = content[head + 8 :] if head >= 0 else b""
-    except (OSError, ValueError) as problem:
-        raise DamageFound(f"The archive of {backup} cannot be read: {problem}.", id=backup) from None
-    if not stored:
-        raise DamageFound(f"The archive of {backup} does not end with its table.", id=backup)
-    table = unpack(backup, decompress_table(backup, stored), check_path)
-    named = [name for name in table.backups if name != backup]
-    return Stored(
-        folder=folder,
-        parent=None if table.whole else max(named, default=None),
-        table_offset=head + 8,
-        table_bytes=len(stored),
-        table_blake3=digest(stored).hex(),
-    )
-
-
-def read_manifest(folder: Enclosure) -> bytes:
-    """The bytes of a backup's manifest. Raises ``OSError``, also for a file that is too large."""
-    return folder.read(MANIFEST, MAX_MANIFEST_BYTES)
-
-
-class BlockDamaged(DamageFound):
-    """A stored frame was changed or lost; the message names its archive and offset."""
-
-    def __init__(self, message: str, *, backup: str, offset: int) -> None:
-        super().__init__(f"{message} (archive of {backup}, byte {offset})", id=backup, offset=offset)
-        self.backup = backup
-        self.offset = offset
-
-
-def read_table(where: Stored, backup: str) -> bytes:
-    """The compressed table at its place, compared with its hash. Raises `DamageFound`."""
-    try:
-        with os.fdopen(where.open(), "rb") as file:
-            file.seek(where.table_offset)
-            stored = file.read(where.table_bytes)
-    except OSError as problem:
-        raise _unreadable(backup, problem) from problem
-    if len(stored) != where.table_bytes or digest(stored).hex() != where.table_blake3:
-        raise BlockDamaged("The table was changed after it was written", backup=backup, offset=where.table_offset)
-    return stored
 
 
 class Archives:
@@ -249,6 +109,8 @@ class Archives:
         file = self._file(ref.backup)
         try:
             content = file.read(frame.offset, frame.stored)
+        except NotAuthentic as problem:
+            raise BlockDamaged(f"A block cannot be decrypted: {problem}", backup=ref.backup, offset=frame.offset) from None
         except OSError as problem:
             if problem.errno == errno.EIO:
                 raise BlockDamaged("The disk cannot read a block", backup=ref.backup, offset=frame.offset) from None
@@ -283,19 +145,19 @@ class Archives:
 
 
 class _File:
-    """A descriptor that `close` closes once no thread reads it."""
+    """An archive that `close` closes once no thread reads it."""
 
-    def __init__(self, opened: Callable[[], int], backup: str) -> None:
+    def __init__(self, opened: Callable[[], ArchiveFile], backup: str) -> None:
         try:
-            self._descriptor = opened()
+            self._archive = opened()
         except OSError as problem:
-            raise _unreadable(backup, problem) from problem
+            raise unreadable(backup, problem) from problem
         self._users = 0
         self._closing = False
         self._lock = threading.Lock()
 
     def read(self, offset: int, length: int) -> bytes:
-        return os.pread(self._descriptor, length, offset)
+        return self._archive.read(offset, length)
 
     def take(self) -> None:
         with self._lock:
@@ -305,21 +167,13 @@ class _File:
         with self._lock:
             self._users -= 1
             if self._closing and not self._users:
-                os.close(self._descriptor)
+                self._archive.close()
 
     def close(self) -> None:
         with self._lock:
             self._closing = True
             if not self._users:
-                os.close(self._descriptor)
-
-
-def _unreadable(backup: str, problem: OSError) -> EngineError:
-    if isinstance(problem, FileNotFoundError):
-        return DamageFound(f"The archive of {backup} is missing.", id=backup)
-    if isinstance(problem, NotAllowed):
-        return DamageFound(f"The archive of {backup} cannot be read: {problem}.", id=backup)
-    return from_os_error(problem, f"Reading the archive of {backup}")
+                self._archive.close()
 
 
 def _check_links(tree: Tree) -> None:
@@ -338,7 +192,7 @@ def _check_links(tree: Tree) -> None:
 def _first_corrupt_gap(frames: Frames, where: Stored) -> int | None:
     extents = [(frame.offset, frame.stored, SKIPPABLE_BLOCK) for frame in map(frames.__getitem__, range(len(frames)))]
     at = 0
-    with os.fdopen(where.open(), "rb") as file:
+    with closing(where.open()) as archive:
         for offset, stored, magic in [*extents, (where.table_offset, where.table_bytes, SKIPPABLE_TABLE)]:
             if offset < at:
                 return offset
@@ -346,24 +200,21 @@ def _first_corrupt_gap(frames: Frames, where: Stored) -> int | None:
             if magic == SKIPPABLE_TABLE or where.parent is not None:
                 head = struct.pack("<II", magic, stored)
                 end = offset - len(head)
-                file.seek(max(at, end))
-                if end < at or file.read(len(head)) != head:
+                if end < at or archive.read(end, len(head)) != head:
                     return max(at, end)
-            file.seek(at)
-            if not _decompresses(file, end - at):
+            if not _decompresses(archive, at, end):
                 return at
             at = offset + stored
-        file.seek(at)
-        return at if file.read(1) else None
+        return at if archive.read(at, 1) else None
 
 
-def _decompresses(file: BinaryIO, left: int) -> bool:
-    """Whether the next *left* bytes are complete zstd frames with correct checksums. Reads and decompresses them in pieces."""
+def _decompresses(archive: ArchiveFile, at: int, end: int) -> bool:
+    """Whether the bytes from *at* to *end* are complete zstd frames with correct checksums. It reads pieces."""
     one, piece = None, b""
-    while piece or left:
+    while piece or at < end:
         if not piece:
-            piece = file.read(min(_LITTLE, left))
-            left -= len(piece)
+            piece = archive.read(at, min(_LITTLE, end - at))
+            at += len(piece)
             if not piece:
                 return False
         one = one or zstandard.ZstdDecompressor().decompressobj()

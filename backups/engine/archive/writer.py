@@ -7,25 +7,19 @@ ignores. So is the table, at the end of both.
 
 from __future__ import annotations
 
-import hashlib
-import os
 import struct
 import tarfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
-from ..runtime import durable
 from .blocks import compress, digest
+from .files import Mark as FileMark
+from .files import Output
 from .table import Entry, EntryType, Frame, FrameRef, TableWriter, Tree, compress_table
 
 SKIPPABLE_BLOCK: Final = 0x184D2A50
 SKIPPABLE_TABLE: Final = 0x184D2A5F
 _SKIPPABLE = struct.Struct("<II")
-_BUFFER = 1 << 20
-_VECTOR = 256
-"""The most pieces in one call; every system accepts as many."""
-
 _TAR_BLOCK = 512
 
 README = """This is an incremental backup ({owner}).
@@ -38,7 +32,7 @@ sha256sum -c SHA256SUMS && tar --zstd -xf data.tar.zst
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """Sizes and checksums of a finished archive; fields of `types.DataFile`."""
+    """Sizes and checksums of a finished archive; fields of `types.DataFile`. ``bytes`` and ``sha256`` are those of the file."""
 
     bytes: int
     sha256: str
@@ -51,24 +45,17 @@ class Written:
 class Mark:
     """A point to which an archive can be truncated."""
 
-    offset: int
-    sums: hashlib._Hash
+    file: FileMark
     frames: int
 
 
 class ArchiveWriter:
     """Appends to a staged archive, which is incomplete before `finish`. The caller publishes it."""
 
-    def __init__(self, path: Path, table: TableWriter, *, parent: str | None) -> None:
+    def __init__(self, output: Output, table: TableWriter, *, parent: str | None) -> None:
         self.table = table
         self._plain = parent is None
-        self._path = path
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        self._pending: list[bytes] = []
-        self._pending_bytes = 0
-        self._offset = 0
-        self._begun = 0
-        self._sums = hashlib.sha256()
+        self._output = output
         self._gap = bytearray()
         if parent is not None:
             content = README.format(owner=table.owner, parent=parent).encode()
@@ -101,23 +88,19 @@ class ArchiveWriter:
         """Append the frame of a block and return its number."""
         self._flush_gap()
         if not self._plain:
-            self._write(_SKIPPABLE.pack(SKIPPABLE_BLOCK, len(stored)))
-        number = self.table.add_frame(Frame(hashed, self._offset, len(stored), raw, base, depth))
-        self._write(stored)
+            self._output.write(_SKIPPABLE.pack(SKIPPABLE_BLOCK, len(stored)))
+        number = self.table.add_frame(Frame(hashed, self._output.offset, len(stored), raw, base, depth))
+        self._output.write(stored)
         return number
 
     def mark(self) -> Mark:
         """The current end, to return to when a file changed while it was read."""
         self._flush_gap()
-        return Mark(self._offset, self._sums.copy(), self.table.count)
+        return Mark(self._output.mark(), self.table.count)
 
     def rewind(self, mark: Mark) -> None:
-        """Truncate the archive to *mark*."""
-        self._drain()
-        os.ftruncate(self._descriptor, mark.offset)
-        os.lseek(self._descriptor, mark.offset, os.SEEK_SET)
-        self._offset, self._sums = mark.offset, mark.sums.copy()
-        self._begun = min(self._begun, mark.offset)
+        """Go back to *mark*."""
+        self._output.rewind(mark.file)
         self._gap.clear()
         self.table.truncate(mark.frames)
 
@@ -127,37 +110,13 @@ class ArchiveWriter:
             self._gap += bytes(2 * _TAR_BLOCK)
         self._flush_gap()
         table = compress_table(self.table.pack(tree, parent))
-        self._write(_SKIPPABLE.pack(SKIPPABLE_TABLE, len(table)))
-        offset = self._offset
-        self._write(table)
-        self._drain()
-        durable.reach("archive-sync")
-        os.fsync(self._descriptor)
-        os.close(self._descriptor)
-        return Written(self._offset, self._sums.hexdigest(), offset, len(table), digest(table).hex())
+        self._output.write(_SKIPPABLE.pack(SKIPPABLE_TABLE, len(table)))
+        offset = self._output.offset
+        self._output.write(table)
+        size, sha256 = self._output.finish()
+        return Written(size, sha256, offset, len(table), digest(table).hex())
 
     def _flush_gap(self) -> None:
         if self._gap:
-            self._write(compress(bytes(self._gap)))
+            self._output.write(compress(bytes(self._gap)))
             self._gap.clear()
-
-    def _write(self, content: bytes) -> None:
-        self._pending.append(content)
-        self._pending_bytes += len(content)
-        self._offset += len(content)
-        self._sums.update(content)
-        if self._pending_bytes >= _BUFFER or len(self._pending) >= _VECTOR:
-            self._drain()
-
-    def _drain(self) -> None:
-        durable.reach("archive-write")
-        written = os.writev(self._descriptor, self._pending)
-        if written < self._pending_bytes:
-            rest = memoryview(b"".join(self._pending))[written:]
-            while rest:
-                rest = rest[os.write(self._descriptor, rest) :]
-        if self._offset - self._begun >= durable.WRITEBACK_BYTES:
-            durable.begin_writeback(self._descriptor, self._begun, self._offset - self._begun)
-            self._begun = self._offset
-        self._pending.clear()
-        self._pending_bytes = 0

@@ -22,12 +22,18 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from ..archive.reader import Archives, locate_in
+from ..archive.files import Output, PlainOutput
+from ..archive.locate import locate_in
+from ..archive.reader import Archives
+from ..archive.sealed import SALT_BYTES, SealedOutput
 from ..archive.table import Entry, EntryType, Identity, TableWriter, Tree
 from ..archive.writer import ArchiveWriter
 from ..chroma_files.tables import DATABASE
-from ..errors import DamageFound
+from ..encryption.chain import ChainKey
+from ..encryption.chains import OneChain
+from ..errors import DamageFound, KeyMissing
 from ..left_out import Absence, Patterns, bounded
+from ..names import DATA, SEALED_DATA
 from ..runtime import folders
 from ..runtime.child import Server
 from ..runtime.enclosure import Enclosure
@@ -78,20 +84,30 @@ class Packer:
         self._without_times = devices_without_times()
 
     def begin(
-        self, owner: str, folder: str, repository: str, set_name: str, parent: str | None, *, reread: bool = False
+        self,
+        owner: str,
+        folder: str,
+        repository: str,
+        set_name: str,
+        parent: str | None,
+        *,
+        chain: dict[str, str] | None = None,
+        reread: bool = False,
     ) -> str | None:
         """Begin, or begin again without a parent. Returns why the parent cannot be used, or None.
 
+        *chain* is the id and the key, in hexadecimal digits, with which the parent is read and the archive is encrypted.
         With *reread*, every file is read, also one that seems to be the same as in the parent.
         """
+        self._chain = ChainKey(set_name, chain["id"], bytes.fromhex(chain["key"])) if chain is not None else None
         why = None
         self._reread = reread
         self._parent = None
         if parent is not None:
             try:
-                self._archives = Archives(locate_in(Enclosure(Path(repository), f"backups/{set_name}")))
+                self._archives = Archives(locate_in(Enclosure(Path(repository), f"backups/{set_name}"), OneChain(self._chain)))
                 self._parent = self._archives.tree(parent)
-            except DamageFound as damage:
+            except (DamageFound, KeyMissing) as damage:
                 why, parent = damage.message, None
         self._owner = owner
         self._folder = Path(folder)
@@ -119,7 +135,7 @@ class Packer:
     def pack(self, sources: list[dict[str, Any]], partial_bytes: int, whole_bytes: int) -> dict[str, Any]:
         """*partial_bytes* and *whole_bytes* are those of the parent's table (`types.DataFile`)."""
         tallies: dict[str, Tally] = {}
-        self._writer = ArchiveWriter(self._folder / "data.tar.zst", self._table, parent=self._parent_id)
+        self._writer = ArchiveWriter(self._output(), self._table, parent=self._parent_id)
         with pool() as threads:
             self._blocks = BlockStore(self._writer, self._tree, self._archives, threads, self._count)
             for source in sources:
@@ -137,6 +153,12 @@ class Packer:
             "read_all": self._reread or self._parent is None,
             "sources": {prefix: asdict(tally) for prefix, tally in tallies.items()},
         }
+
+    def _output(self) -> Output:
+        if self._chain is None:
+            return PlainOutput(self._folder / DATA)
+        salt = os.urandom(SALT_BYTES)
+        return SealedOutput(PlainOutput(self._folder / SEALED_DATA), self._chain.of_archive(self._owner, salt), salt)
 
     # One method for each kind of source
 

@@ -19,11 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(call: Call) -> Outcome:
     """Sign everything in the repository; exit code 5 if a backup could not be read and was not signed."""
     path = call.repository_path()
-    before = open_repository(path, call.keys(path))
+    before = open_repository(path, call.keys(path), call.keyring(path))
     for problem in (one for name in before.sets() for one in suspicions(before, name)):
         call.ctx.log(f"NOTICED {problem.message}")
     _confirm(call, sum(len(before.ids(name)) for name in before.sets()))
-    adopted = adopt(open_repository(path, call.keys(path, make=True)), call.ctx)
+    adopted = adopt(open_repository(path, call.keys(path, make=True), call.keyring(path)), call.ctx)
     total = sum(map(len, adopted.signed.values()))
     text = f"{counted(total, 'backup')} signed."
     if adopted.left_out:

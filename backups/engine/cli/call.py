@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Settings, check_path, check_set_name, parse_source
+from ..encryption.keyring import Keyring, keyring_for
 from ..errors import UsageError
 from ..evidence.keys import Keys, keys_for, lost_key
 from ..repository.folder import Repository, open_repository
@@ -45,11 +46,15 @@ class Call:
         path = self.repository_path()
         if lost := lost_key(path, self.settings.signing_key):
             self.warn(f"{lost}.")
-        return open_repository(path, self.keys(path))
+        return open_repository(path, self.keys(path), self.keyring(path))
 
     def keys(self, repository: Path, *, make: bool = False) -> Keys | None:
         """The keys of the settings, for a repository; with *make*, a missing signing key is created."""
         return keys_for(repository, self.settings.signing_key, self.settings.trusted_keys, make=make)
+
+    def keyring(self, repository: Path) -> Keyring | None:
+        """The encryption key of the settings, and what is remembered beside it for a repository."""
+        return keyring_for(repository, self.settings.encryption_key)
 
     def backup(self, repository: Repository) -> Backup:
         """The backup that the ID argument selects. If it is incomplete and its id was not given, a line says so."""

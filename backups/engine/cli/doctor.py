@@ -19,7 +19,8 @@ def run(call: Call) -> Outcome:
     """Diagnose; exit code 1 if there is a problem. Works without a repository."""
     path = call.arguments.repo or call.settings.repository
     keys = call.keys(Path(path)) if path else None
-    diagnosis = diagnose(Path(path) if path else None, call.sources(), call.ctx, keys)
+    keyring = call.keyring(Path(path)) if path else None
+    diagnosis = diagnose(Path(path) if path else None, call.sources(), call.ctx, keys, keyring)
     if path and (lost := lost_key(Path(path), call.settings.signing_key)):
         diagnosis.add("problem", str(path), lost, "Put the key back. If it is lost, sign with a new one: refbackup adopt.")
     text = runnable(diagnosis.as_text(), program(), call.arguments.repo or "")

@@ -52,6 +52,7 @@ def listed_json(item: Backup | Unreadable) -> dict[str, Any]:
             "time": None,
             "bytes_source": None,
             "bytes_stored": None,
+            "encrypted": None,
             "verified_at": None,
             "verification": "damaged",
             "unchecked": [],
@@ -94,11 +95,11 @@ def listed_text(items: list[Backup | Unreadable]) -> str:
                 manifest.id,
                 manifest.set,
                 f"{manifest.time:%Y-%m-%d %H:%M:%S}",
-                human_bytes(manifest.bytes_source),
+                human_bytes(manifest.bytes_source) if not manifest.locked else "",
                 human_bytes(manifest.bytes_stored),
                 proof_words(item),
                 _held(item.hold),
-                manifest.note,
+                manifest.note if not manifest.locked else "encrypted: no key here opens it",
             )
         )
     return table(rows, right=(3, 4))

@@ -21,6 +21,7 @@ COMMANDS = {
     "drill": "Restore a backup into scratch, check and time it, and record the result.",
     "restore": "Restore a backup into a folder or in place.",
     "adopt": "Sign everything in a repository as it is.",
+    "key": "Encrypt backups: make keys and the recovery kit, and choose who can read them.",
     "prune": "Remove backups that no retention rule keeps.",
     "doctor": "Check sources and repository, and give advice.",
 }

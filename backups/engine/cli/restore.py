@@ -155,7 +155,7 @@ def _finish(call: Call) -> Outcome:
     if journal is None or arguments.repo:
         repository = call.repository()
     else:
-        repository = open_repository(journal.repository, call.keys(journal.repository))
+        repository = open_repository(journal.repository, call.keys(journal.repository), call.keyring(journal.repository))
     only = None if arguments.undo or journal is None else journal.only
     if journal is not None:
         backup_id = journal.safety_backup if arguments.undo else journal.backup

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from .. import progress
 from ..config import Settings, environment, read_settings
+from ..encryption.keyring import MEMORY
 from ..errors import EngineError, UsageError, from_os_error
 from ..evidence.keys import memory_folder
+from ..runtime import secret_file
 from ..runtime.context import Context, cancel_on_signals
 from ..runtime.ownership import give_to_owner
 from ..unfinished import unfinished_exchange
@@ -98,6 +100,9 @@ def _perform(arguments: argparse.Namespace, settings: Settings, reporting: Repor
         if key := settings.signing_key:
             give_to_owner(key)
             give_to_owner(memory_folder(key))
+        if key := settings.encryption_key:
+            for path in (key, *(secret_file.memory_folder(key, kind) for kind in MEMORY)):
+                give_to_owner(path)
     return outcome
 
 

@@ -42,11 +42,14 @@ def _text(backup: Backup) -> str:
         f"{manifest.id} in set {manifest.set}" + (f": {manifest.note}" if manifest.note else ""),
         f"  cut       {manifest.time.isoformat(timespec='milliseconds')} on {manifest.host}",
         f"  parent    {manifest.parent or 'none'}",
+        *([f"  key       of the chain {manifest.encryption.chain}"] if manifest.encryption else []),
         f"  size      {human_bytes(manifest.bytes_source)} in {human_bytes(manifest.bytes_stored)}",
         f"  pause     SQLite {manifest.pause_ms.sqlite:.1f} ms, Chroma {manifest.pause_ms.chroma:.1f} ms",
         f"  hold      {(backup.hold.reason or 'held') if backup.hold else 'none'}",
         f"  proof     {proof_words(backup)}",
     ]
+    if manifest.locked:
+        lines.append("  ENCRYPTED no key here opens it: name one in BACKUP_ENCRYPTION_KEY")
     if mixed := mixture(manifest):
         lines.append(f"  MIXED     {mixed}")
     lines += [

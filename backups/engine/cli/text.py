@@ -55,6 +55,7 @@ def manifest_json(manifest: Manifest) -> dict[str, Any]:
         "time": manifest.time.isoformat(),
         "bytes_source": manifest.bytes_source,
         "bytes_stored": manifest.bytes_stored,
+        "encrypted": manifest.encryption is not None,
     }
 
 

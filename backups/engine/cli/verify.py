@@ -5,7 +5,7 @@ from typing import Any
 
 from ..application_check import ApplicationCheck
 from ..check_stores import unchecked_in
-from ..errors import UsageError
+from ..errors import EngineError, KeyMissing, UsageError
 from ..progress import duration, human_bytes
 from ..repository.base import Unreadable, set_of
 from ..repository.folder import Repository
@@ -34,7 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(call: Call) -> Outcome:
-    """Verify; exit code 4 if there is no backup, 5 if one is damaged or unreadable, or damaged and skipped by ``latest``."""
+    """Verify; exit code 4 if there is no backup, 5 if one is damaged or unreadable, or damaged and skipped by ``latest``.
+
+    Exit code 10 if all others are sound, and no key at hand opens some.
+    """
     repository = call.repository()
     arguments = call.arguments
     depth = Depth(arguments.depth)
@@ -52,6 +55,8 @@ def run(call: Call) -> Outcome:
     else:
         backups = [call.find(repository, name, call.set_name()) for name in arguments.id or ["latest"]]
     application = ApplicationCheck(examine=arguments.examine or call.settings.examine_command)
+    locked = {backup.id: _locked(repository, backup) for backup in backups if backup.manifest.locked}
+    backups = [backup for backup in backups if not backup.manifest.locked]
     proved = verify_many(repository, backups, depth, call.ctx, application=application)
     proofs = verdicts(repository, list(zip(backups, proved, strict=True)))
     unverified = {item.id: item.problem for item in unreadable} | dict(call.skipped)
@@ -64,10 +69,21 @@ def run(call: Call) -> Outcome:
     results += [_unverified_json(one, problem, depth) for one, problem in unverified.items()]
     lines = [proof_text(proof) for proof in proofs]
     lines += [f"{one}: DAMAGED, not read\n  {problem.code}: {problem.message}" for one, problem in unverified.items()]
+    results += [_unverified_json(one, problem, depth) for one, problem in locked.items()]
+    lines += [f"{one}: ENCRYPTED, not read\n  {problem.code}: {problem.message}" for one, problem in locked.items()]
     lines += [f"NOTICED {problem.message}" for problem in noticed]
-    answer: dict[str, Any] = {"ok": ok, "results": results}
+    answer: dict[str, Any] = {"ok": ok and not locked, "results": results}
     answer |= {"noticed": [problem.model_dump(mode="json") for problem in noticed]} if noticed else {}
-    return Outcome(answer, "\n".join(lines), 0 if ok else 5)
+    return Outcome(answer, "\n".join(lines), 5 if not ok else KeyMissing.exit_code if locked else 0)
+
+
+def _locked(repository: Repository, backup: Backup) -> Problem:
+    """Why an encrypted backup cannot be verified."""
+    try:
+        repository.sealing.chain_of(backup.manifest)
+    except EngineError as problem:
+        return Problem(code=problem.code, message=problem.message)
+    raise AssertionError("it opens")
 
 
 def verdicts(repository: Repository, proved: list[tuple[Backup, Proof]]) -> list[Proof]:

@@ -8,16 +8,15 @@ import base64
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import EngineError, PermissionMissing, UsageError, from_os_error
-from ..runtime import durable
+from ..errors import EngineError, UsageError, from_os_error
+from ..runtime import durable, secret_file
+from ..runtime.secret_file import read_secret, refuse_inside
 
-_MOST_KEY_BYTES = 1 << 14
 _MOST_HEADS_BYTES = 1 << 24
 _PUBLIC_BYTES = 32
 
@@ -112,12 +111,11 @@ class Keys:
 
 def memory_folder(file: Path) -> Path:
     """Where the ends of journals are remembered for the key in *file*."""
-    return file.with_name(f"{file.name}.heads")
+    return secret_file.memory_folder(file, "heads")
 
 
 def _memory_file(file: Path, repository: Path) -> Path:
-    name = hashlib.sha256(os.fsencode(os.path.realpath(repository))).hexdigest()[:32]
-    return memory_folder(file) / f"{name}.json"
+    return secret_file.memory_file(file, "heads", repository)
 
 
 def lost_key(repository: Path, file: Path | None) -> str:
@@ -142,7 +140,7 @@ def read_keys(file: Path, trusted: Sequence[str] = ()) -> Keys | None:
     Raises `UsageError` for something that is not a key, for anything but a regular file, and for a file that others may read,
     `PermissionMissing` for one that this user may not.
     """
-    content = _content(file)
+    content = read_secret(file, "BACKUP_SIGNING_KEY", "to restore without it")
     if content is None and not trusted:
         return None
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -173,26 +171,6 @@ def read_keys(file: Path, trusted: Sequence[str] = ()) -> Keys | None:
     return Keys(file, private, public, own)
 
 
-def _content(file: Path) -> bytes | None:
-    try:
-        with os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb") as opened:
-            status = os.fstat(opened.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise UsageError(f"{file} is not a regular file.", hint="Correct BACKUP_SIGNING_KEY. Nothing was changed.")
-            if stat.S_IMODE(status.st_mode) & 0o077:
-                raise UsageError(f"{file} can be read by others.", hint=f"chmod 600 {file}. Nothing was changed.")
-            return opened.read(_MOST_KEY_BYTES)
-    except FileNotFoundError:
-        return None
-    except PermissionError as problem:
-        raise PermissionMissing(
-            f"The signing key {file} cannot be read: {problem.strerror}.",
-            hint="Run as the user who may, or set BACKUP_SIGNING_KEY to nothing to restore without it. Nothing was changed.",
-        ) from problem
-    except OSError as problem:
-        raise from_os_error(problem, f"Reading the signing key {file}") from problem
-
-
 def make_key(file: Path) -> bool:
     """Create a signing key with mode 0600 in *file*, unless it exists. Returns whether it was created. Raises `EngineError`."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -214,20 +192,10 @@ def keys_for(repository: Path, file: Path | None, trusted: Sequence[str] = (), *
     if file is None:
         return None
     if make or trusted or file.exists():
-        _refuse_inside(file, repository)
+        refuse_inside(file, repository, ["heads"], "BACKUP_SIGNING_KEY")
     if make:
         make_key(file)
     return read_keys(file, trusted)
-
-
-def _refuse_inside(file: Path, repository: Path) -> None:
-    """Raise `UsageError` if the key or the memory beside it lies in the repository, where a forger would find it."""
-    places = (Path(os.path.realpath(place)) for place in (file, memory_folder(file)))
-    if any(place.is_relative_to(os.path.realpath(repository)) for place in places):
-        raise UsageError(
-            f"The signing key {file} lies inside the repository {repository}.",
-            hint="Keep it outside, where those with access to the repository cannot read it (BACKUP_SIGNING_KEY).",
-        )
 
 
 def _id(public: Any) -> str:

@@ -23,7 +23,7 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any
 
-from ..archive.reader import read_manifest
+from ..archive.locate import read_manifest
 from ..errors import NO_SPACE, EngineError
 from ..names import BACKUP_ID
 from ..runtime import durable

@@ -16,13 +16,17 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from ..archive.reader import Locate
+from ..archive.locate import Locate
 from ..errors import BackupInUse, BackupNotFound, DamageFound, EngineError, RepositoryTooNew, UsageError
-from ..names import BACKUP_ID, DATA, MANIFEST, NAME, SUMS
+from ..names import ARCHIVES, BACKUP_ID, DATA, MANIFEST, NAME, SUMS
 from ..types import Backup, BackupKind, Hold, Manifest, Problem, Proof
+from .sealing import Sealing
 from .soundness import Soundness
 
 FORMAT = 1
+MANIFEST_FORMAT = 2
+"""That of encrypted backups; others have 1."""
+
 STAMP = "%Y%m%dT%H%M%SZ"
 
 
@@ -47,6 +51,8 @@ def stamp(moment: datetime) -> str:
 
 class BaseRepository(ABC):
     """The operations on a repository. Errors are those of `backups.engine.errors`."""
+
+    sealing: Sealing
 
     # Implemented by a backend
 
@@ -171,7 +177,7 @@ class BaseRepository(ABC):
         """Read a backup's manifest, proofs and hold, without what it inherits. Raises as `load`."""
         content = self.read_manifest(set_name, backup_id)
         try:
-            manifest = parse_manifest(backup_id, content)
+            manifest = parse_manifest(set_name, backup_id, content, self.sealing)
         except RepositoryTooNew:
             # One flipped bit turns 1 into 3: a later format counts only if the manifest matches its checksum
             if self.expected_sums(set_name, backup_id)[MANIFEST] == hashlib.sha256(content).hexdigest():
@@ -300,7 +306,7 @@ class BaseRepository(ABC):
             if match is None:
                 raise DamageFound(f"{SUMS} of {backup_id} has a line that is not a checksum.", id=backup_id)
             sums[match[2]] = match[1]
-        if sums.keys() != {DATA, MANIFEST}:
+        if len(sums) != 2 or MANIFEST not in sums or not sums.keys() & set(ARCHIVES):
             raise DamageFound(f"{SUMS} of {backup_id} does not name {DATA} and {MANIFEST}.", id=backup_id)
         return sums
 
@@ -349,16 +355,16 @@ def split_name(wanted: str, set_name: str | None) -> tuple[str | None, str]:
     return named, rest
 
 
-def parse_manifest(backup_id: str, content: bytes) -> Manifest:
+def parse_manifest(set_name: str, backup_id: str, content: bytes, sealing: Sealing) -> Manifest:
     """Read a manifest. Raises `RepositoryTooNew` for a later format and `DamageFound` for anything else that is wrong."""
     try:
         version = json.loads(content).get("format")
     except (ValueError, AttributeError, RecursionError):
         raise DamageFound(f"The manifest of {backup_id} is not a JSON object.", id=backup_id) from None
-    if isinstance(version, int) and version > FORMAT:
-        raise RepositoryTooNew(f"Backup {backup_id} has format {version}; this version reads up to {FORMAT}.")
+    if isinstance(version, int) and version > MANIFEST_FORMAT:
+        raise RepositoryTooNew(f"Backup {backup_id} has format {version}; this version reads up to {MANIFEST_FORMAT}.")
     try:
-        return Manifest.model_validate_json(content)
+        return sealing.manifest(set_name, backup_id, content)
     except ValidationError as problem:
         where = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in problem.errors()[:5])
         raise DamageFound(f"The manifest of {backup_id} is not valid: {where}.", id=backup_id) from None

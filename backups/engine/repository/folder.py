@@ -17,37 +17,38 @@
       writer  readers  journal        locks (leases.py)
 """
 
-import os
 import stat
 import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from ..archive.reader import MAX_MANIFEST_BYTES, Locate, locate_in, read_manifest
+from ..archive.locate import MAX_MANIFEST_BYTES, Locate, locate_in, read_manifest
+from ..encryption.chain import ENVELOPE, ChainKey
+from ..encryption.keyring import Keyring
 from ..errors import (
     BackupNotFound,
     DamageFound,
     EngineError,
+    KeyMissing,
     UsageError,
     from_os_error,
 )
 from ..evidence.journal import Do
 from ..evidence.keys import Keys
 from ..evidence.vouch import STATEMENT, Evidence, sha256
-from ..names import BACKUP_ID, DATA, MANIFEST, NAME, SUMS
+from ..names import ARCHIVES, BACKUP_ID, MANIFEST, NAME, SEALED_DATA, SUMS
 from ..runtime import durable
 from ..runtime.enclosure import Enclosure, NotAllowed
 from ..types import Backup, Depth, Hold, Manifest, Proof
 from . import leases, trash
 from .about import ABOUT, is_unused, read_about, write_about
-from .base import BaseRepository, stamp
+from .base import BaseRepository, parse_manifest, stamp
+from .scratch import SCRATCH, STAGING, Debris, Scratch, inner_scratch
+from .sealing import Sealing, bare
 
-STAGING, SCRATCH = "staging", "scratch"
 MOST_SETS = 10_000
 MOST_SUMS_BYTES, MOST_HOLD_BYTES, MOST_PROOF_BYTES = 1 << 12, 1 << 16, 1 << 22
 
@@ -59,13 +60,17 @@ MOST_PROOFS = 40
 class Repository(BaseRepository):
     """An existing repository; `initialise` makes one, `open_repository` opens one."""
 
-    def __init__(self, folder: Path, keys: Keys | None = None, repository_id: str = "") -> None:
+    def __init__(self, folder: Path, keys: Keys | None = None, repository_id: str = "", keyring: Keyring | None = None) -> None:
         self.folder = folder
         self.content = Enclosure(folder)
         """All files and folders of the repository are opened, made and removed through it."""
         locked = partial(leases.journalling, self.content)
         self.evidence = Evidence(self.content, repository_id, keys, locked) if keys is not None else None
-        self.staging, self.scratch, self.trash = folder / STAGING, folder / SCRATCH, folder / "trash"
+        self.sealing = Sealing(self.content, keyring)
+        self.staging, self.trash = folder / STAGING, folder / "trash"
+        inside = folder / SCRATCH
+        self.scratch = keyring.scratch if keyring is not None and keyring.is_active else inside
+        self._debris = Debris(self.content, tuple(Scratch(place) for place in dict.fromkeys((self.scratch, inside))))
 
     def backup_folder(self, set_name: str, backup_id: str) -> Path:
         """Where a backup is or would be, for messages."""
@@ -102,7 +107,7 @@ class Repository(BaseRepository):
         return self.content.is_folder(f"backups/{set_name}/{backup_id}")
 
     def locate(self, set_name: str, *, salvage: bool = False) -> Locate:
-        return locate_in(self.content.inside(f"backups/{set_name}"), salvage=salvage)
+        return locate_in(self.content.inside(f"backups/{set_name}"), self.sealing.chains(set_name), salvage=salvage)
 
     def open_file(self, set_name: str, backup_id: str, name: str) -> int:
         return self._backup(set_name, backup_id).open_file(name)
@@ -157,8 +162,8 @@ class Repository(BaseRepository):
         for name in self._proof_names(set_name, backup_id):
             try:
                 content = folder.read(name, MOST_PROOF_BYTES)
-                proof = Proof.model_validate_json(content)
-            except (OSError, ValidationError):
+                proof = self.sealing.proof(set_name, backup_id, content)
+            except (OSError, ValueError, DamageFound):
                 continue  # a proof that cannot be read proves nothing
             if proof.id == backup_id:
                 found.append((proof, sha256(content), name))
@@ -183,21 +188,22 @@ class Repository(BaseRepository):
 
     def archive_bytes(self, set_name: str, backup_id: str) -> int | None:
         try:
-            found = self._backup(set_name, backup_id).status(DATA)
+            found = [self._backup(set_name, backup_id).status(name) for name in ARCHIVES]
         except OSError:
             return None
-        return found.st_size if found is not None and stat.S_ISREG(found.st_mode) else None
+        sizes = [one.st_size for one in found if one is not None and stat.S_ISREG(one.st_mode)]
+        return sizes[0] if len(sizes) == 1 else None
 
     def hold(self, set_name: str, backup_id: str) -> Hold | None:
         evidence = self._kept(set_name)
         try:
             content = self.read_hold(set_name, backup_id)
-            hold = Hold.model_validate_json(content)
+            hold = self.sealing.hold(set_name, backup_id, content)
         except FileNotFoundError:
             if evidence is None or not evidence.is_held(set_name, backup_id):
                 return None
             return Hold(time=_UNKNOWN, note="hold.json was removed, and nobody released it", signed=False)
-        except (OSError, ValidationError):
+        except (OSError, ValueError, DamageFound):
             return Hold(time=_UNKNOWN, note="hold.json cannot be read", signed=evidence is None)
         return hold.model_copy(update={"signed": evidence is None or evidence.has_hold(set_name, backup_id, content)})
 
@@ -219,7 +225,7 @@ class Repository(BaseRepository):
         folder.make_folder()
         older = [(digest, name) for old, digest, name in self._counted(set_name, proof.id) if old.depth is proof.depth]
         surplus = older[: max(0, len(older) + 1 - MOST_PROOFS)]  # never what others planted, nor in its favour
-        content = proof.model_dump_json(exclude_defaults=True).encode()
+        content = self._stored(set_name, proof)
         folder.write_file(_proof_name(proof), content)
         why = ""
         if self.evidence is not None:
@@ -229,13 +235,22 @@ class Repository(BaseRepository):
             folder.unlink(name)
         return why
 
+    def _stored(self, set_name: str, proof: Proof) -> bytes:
+        """A proof as it is stored; of an encrypted backup without a readable manifest, only what is visible."""
+        try:
+            manifest = parse_manifest(set_name, proof.id, self.read_manifest(set_name, proof.id), self.sealing)
+            return self.sealing.stored_proof(proof, self.sealing.chain_of(manifest))
+        except (DamageFound, BackupNotFound, KeyMissing):
+            is_plain = self._backup(set_name, proof.id).status(SEALED_DATA) is None
+            return self.sealing.stored_proof(proof if is_plain else bare(proof), None)
+
     def set_hold(self, backup: Backup, hold: Hold | None) -> str:
         set_name, now = backup.manifest.set, datetime.now(UTC)
         folder = self._backup(set_name, backup.id)
         if folder.is_folder("hold.json"):  # it holds, like anything else of that name
             folder.remove_tree("hold.json")
         if hold is not None:
-            content = hold.model_dump_json().encode()
+            content = self.sealing.stored_hold(backup.id, hold, self.sealing.chain_of(backup.manifest))
             folder.write_file("hold.json", content)
             return self._record_done(set_name, Do.HOLD, backup.id, now, content)
         why = self.evidence.record(set_name, Do.RELEASE, backup.id, now) if self.evidence is not None else ""
@@ -254,60 +269,48 @@ class Repository(BaseRepository):
     # Making and removing
 
     def debris(self) -> list[str]:
-        """What interrupted or running backups and verifications have in the repository: ``staging/NAME``, ``scratch/NAME``."""
-        return [f"{folder}/{name}" for folder in (STAGING, SCRATCH) for name in self.content.names(folder)]
+        """What interrupted or running backups and verifications have left: ``staging/NAME``, ``scratch/NAME``."""
+        return self._debris.names()
 
     def clear_debris(self) -> list[str]:
-        cleared = []
-        for left in self.debris():
-            if left.startswith(SCRATCH) and _in_use(left.rpartition("/")[2]):
-                continue
-            try:
-                self.content.remove_tree(left)
-            except OSError as problem:  # leftovers take space, but must not block a backup
-                cleared.append(f"{left}, but not all of it: {problem.strerror or problem}")
-            else:
-                cleared.append(left)
-        return cleared
+        return self._debris.clear()
 
     def clear_scratch(self, pid: int) -> None:
         """Remove the scratch folders of a process that ended."""
-        for left in self.debris():
-            if left.startswith(f"{SCRATCH}/{pid}."):
-                self.content.remove_tree(left)
+        self._debris.clear_scratch(pid)
 
     def is_scratch(self, place: Path) -> bool:
-        """Whether *place* lies in a scratch folder of a running process, which nobody else clears."""
-        scratch = Path(os.path.realpath(self.folder), SCRATCH)
-        return any(_in_use(folder.name) for folder in place.parents if folder.parent == scratch)
+        """As `scratch.Scratch.holds`."""
+        return self._debris.holds(place)
 
-    @contextmanager
-    def scratch_folder(self, token: str) -> Iterator[Path]:
-        name = f"{SCRATCH}/{os.getpid()}.{token}"
-        try:
-            self.content.make_folder(name)
-            yield self.content.path(name)
-        finally:
-            self.content.remove_tree(name)
+    def scratch_folder(self, token: str) -> AbstractContextManager[Path]:
+        return Scratch(self.scratch).new(token)
+
+    def working_folder(self, staged: Path, token: str) -> AbstractContextManager[Path]:
+        """Where copies are captured for the backup that is made in *staged*: outside of a repository that is encrypted."""
+        return self.scratch_folder(token) if self.sealing.is_active else inner_scratch(staged)
 
     def stage(self, backup_id: str, token: str) -> Path:
         name = f"{STAGING}/{backup_id}.{token}"
         self.content.make_folder(name)
         return self.content.path(name)
 
-    def publish(self, staged: Path, manifest: Manifest) -> str:
+    def publish(self, staged: Path, manifest: Manifest, chain: ChainKey | None = None) -> str:
         """Write manifest and checksums into *staged*, sync it and move it to its place. The last step is one rename.
 
+        With a *chain*, the backup is encrypted with its key; a full backup also gets the chain's envelope.
         Returns why the journal does not have the backup yet, "" if it has, or none is kept.
         """
-        content = manifest.model_dump_json(indent=1).encode() + b"\n"
+        content = self.sealing.stored_manifest(manifest, chain)
         if len(content) > MAX_MANIFEST_BYTES:
             raise EngineError(
                 f"The manifest would take {len(content) >> 20} MiB, and no more than {MAX_MANIFEST_BYTES >> 20} can be read.",
                 hint="Back up Chroma directories with so many collections in sets of their own. Nothing was published.",
             )
+        if chain is not None and manifest.parent is None:
+            self.sealing.stage_chain(staged, chain)
         durable.write_file(staged / MANIFEST, content)
-        sums = f"{manifest.data.sha256}  {DATA}\n{sha256(content)}  {MANIFEST}\n"
+        sums = f"{manifest.data.sha256}  {manifest.archive}\n{sha256(content)}  {MANIFEST}\n"
         durable.write_file(staged / SUMS, sums.encode())
         signed = self.evidence.statement(manifest.set, manifest.id, content, manifest.finished) if self.evidence else None
         if signed is not None:
@@ -315,6 +318,10 @@ class Repository(BaseRepository):
         durable.sync_folder(staged)
         self.content.publish(f"{STAGING}/{staged.name}", f"backups/{manifest.set}/{manifest.id}")
         return self._record_done(manifest.set, Do.BACKUP, manifest.id, manifest.finished, content)
+
+    def write_envelope(self, chain: ChainKey, content: bytes) -> None:
+        """Replace the envelope of a chain, in one step. Raises ``OSError``."""
+        self._backup(chain.set, chain.chain).write_file(ENVELOPE, content)
 
     def remove(self, set_name: str, backup_id: str, now: datetime) -> None:
         if self.evidence is not None:
@@ -345,12 +352,6 @@ def _proof_name(proof: Proof) -> str:
     return f"{stamp(proof.time)}-{proof.time.microsecond:06d}-{proof.depth}.json"
 
 
-def _in_use(name: str) -> bool:
-    """Whether the process that made a scratch folder, named in it, is alive on this host."""
-    pid = name.split(".")[0]
-    return pid.isdigit() and Path("/proc", pid).exists()
-
-
 def initialise(folder: Path, now: datetime, keys: Keys | None = None) -> Repository:
     """Make a repository in *folder*, which is new or empty, and sign what is done there if there are *keys*.
 
@@ -374,6 +375,9 @@ def initialise(folder: Path, now: datetime, keys: Keys | None = None) -> Reposit
     return repository
 
 
-def open_repository(folder: Path, keys: Keys | None = None) -> Repository:
-    """The repository in *folder*; *keys* decide what counts there. Raises `RepositoryMissing` and `RepositoryTooNew`."""
-    return Repository(folder, keys, read_about(folder))
+def open_repository(folder: Path, keys: Keys | None = None, keyring: Keyring | None = None) -> Repository:
+    """The repository in *folder*; *keys* decide what counts there, *keyring* opens what is encrypted.
+
+    Raises `RepositoryMissing` and `RepositoryTooNew`.
+    """
+    return Repository(folder, keys, read_about(folder), keyring)

@@ -18,7 +18,6 @@ from ..errors import (
     RestoreUndone,
     from_os_error,
 )
-from ..names import DATA
 from ..repository.folder import Repository
 from ..runtime import durable
 from ..runtime.context import Context
@@ -164,7 +163,9 @@ class _Exchange:
         try:
             return stage(self._repository, self._backup, self._targets, self._ctx)
         except DamageFound as damage:
-            problem = Problem(code="restore", message=damage.message, file=DATA, offset=damage.details.get("offset"))
+            problem = Problem(
+                code="restore", message=damage.message, file=self._backup.manifest.archive, offset=damage.details.get("offset")
+            )
             record_failure(self._repository, self._backup, Depth.HASHES, [problem], self._ctx, damage=damage)
             raise
 

@@ -16,7 +16,7 @@ from ..archive.table import EntryType, Tree
 from ..check_stores import Findings, check_stores
 from ..errors import DamageFound, TargetOccupied, UsageError, from_os_error
 from ..extract import Lost, data_bytes, extract
-from ..names import DATA, MANIFEST
+from ..names import MANIFEST
 from ..repository.folder import Repository
 from ..repository.soundness import UNVOUCHED
 from ..runtime import durable
@@ -71,7 +71,10 @@ def wanted_by(records: tuple[SourceRecord, ...]) -> Callable[[str], bool]:
 
 
 def check_manifest(repository: Repository, backup: Backup) -> None:
-    """Raise `DamageFound` if the manifest was changed since it was published, or if nobody vouches for what is restored."""
+    """Raise `DamageFound` if the manifest was changed since it was published, or if nobody vouches for what is restored.
+
+    Raises `KeyMissing` if it is encrypted and no key at hand opens it.
+    """
     unvouched = next((problem for problem in backup.inherited if problem.code == UNVOUCHED), None)
     if unvouched is not None:
         raise DamageFound(
@@ -79,6 +82,7 @@ def check_manifest(repository: Repository, backup: Backup) -> None:
             hint="Restore another backup. If you know where this one is from, sign it first: refbackup adopt",
             id=backup.id,
         )
+    repository.sealing.chain_of(backup.manifest)
     expected = repository.expected_sums(backup.manifest.set, backup.id)[MANIFEST]
     content = repository.read_manifest(backup.manifest.set, backup.id)
     if hashlib.sha256(content).hexdigest() != expected:
@@ -191,7 +195,9 @@ def restore_to(
                     place.rmdir()
                 durable.publish(staged, place)
     except DamageFound as damage:
-        problem = Problem(code="restore", message=damage.message, file=DATA, offset=damage.details.get("offset"))
+        problem = Problem(
+            code="restore", message=damage.message, file=backup.manifest.archive, offset=damage.details.get("offset")
+        )
         if "problems" in damage.details:
             record_failure(repository, backup, Depth.RESTORE, [problem], ctx)
         else:

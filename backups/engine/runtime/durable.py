@@ -92,6 +92,13 @@ def create_file(path: Path, content: bytes, mode: int = 0o600) -> bool:
     return True
 
 
+def replace_file(new: Path, path: Path) -> None:
+    """Rename the synced file *new* to *path*, in the same folder, durably."""
+    reach("rename")
+    new.replace(path)
+    sync_folder(path.parent)
+
+
 @contextmanager
 def _staged(path: Path, content: bytes, mode: int) -> Iterator[Path]:
     """A synced file with *content* beside *path*, for the caller to publish; the folder is synced afterwards."""

@@ -1,0 +1,127 @@
+"""Chooses what a new backup builds on, and opens its archive."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from .capture.cut import STEP_TIMEOUT, Cut
+from .encryption.chain import ChainKey, new_chain
+from .errors import EngineError, KeyMissing
+from .repository.base import STAMP
+from .repository.folder import Repository
+from .repository.soundness import UNVOUCHED
+from .runtime.context import Context
+from .types import Backup, BackupKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """A backup whose archive is open: its id, its parent, why an incremental has none, and the chain that encrypts it."""
+
+    id: str
+    kind: BackupKind
+    parent: Backup | None = None
+    reason: str = ""
+    chain: ChainKey | None = None
+
+
+def usable_parents(backups: Iterable[Backup]) -> Iterator[Backup]:
+    """The *backups* that an incremental may build on, in their order: undamaged ones that hold every store.
+
+    Safety backups are excluded: they may hold only some stores, and retention removes them after their release.
+    """
+    return (
+        item
+        for item in backups
+        if item.manifest.kind is not BackupKind.SNAPSHOT and not (item.manifest.safety or item.manifest.locked or item.damaged)
+    )
+
+
+def begin(
+    cut: Cut,
+    repository: Repository,
+    set_name: str,
+    wanted: BackupKind,
+    parents: list[Backup],
+    rereads: Callable[[Backup], bool],
+    staged: Path,
+    name: tuple[str, str],
+    ctx: Context,
+) -> Begun:
+    """Open the archive in the folder *staged* on the newest readable one of *parents*, or on none.
+
+    *name* is the beginning and the end of the id. *rereads* says whether all files are read although the parent has them.
+    """
+    moment, token = name
+    where: dict[str, Any] = {
+        "folder": str(staged),
+        "repository": str(repository.folder),
+        "set_name": set_name,
+        "timeout": STEP_TIMEOUT,
+        "check": ctx.check,
+    }
+    reasons = []
+    for parent in parents:
+        if why := _ends_chain(repository, parent):
+            reasons.append(f"{parent.id} {why}")
+            continue
+        chain = repository.sealing.chain_of(parent.manifest)
+        owner = f"{moment}-{BackupKind.INCREMENTAL}-{token}"
+        reread = rereads(parent)
+        problem = cut.packer.ask("begin", owner=owner, parent=parent.id, chain=_shown(chain), reread=reread, **where)
+        if problem is None:
+            return Begun(id=owner, kind=BackupKind.INCREMENTAL, parent=parent, chain=chain)
+        ctx.log(f"{parent.id} cannot be the parent: {problem}")
+        reasons.append(f"{parent.id} is damaged")
+    kind = BackupKind.FULL if wanted is BackupKind.INCREMENTAL else wanted
+    owner = f"{moment}-{kind}-{token}"
+    chain = new_chain(set_name, owner) if repository.sealing.is_active else None
+    cut.packer.ask("begin", owner=owner, parent=None, chain=_shown(chain), **where)
+    if wanted is not BackupKind.INCREMENTAL:
+        return Begun(id=owner, kind=kind, chain=chain)
+    reason = "; ".join(reasons) or _unvouched(repository, set_name)
+    reason = reason or f"the set {set_name} has no undamaged full or incremental backup yet"
+    ctx.log(f"The incremental becomes a full backup: {reason}")
+    return Begun(id=owner, kind=kind, reason=reason, chain=chain)
+
+
+def _shown(chain: ChainKey | None) -> dict[str, str] | None:
+    """A chain's key for the packer, which gets it through a pipe."""
+    return {"id": chain.chain, "key": chain.key.hex()} if chain is not None else None
+
+
+def _ends_chain(repository: Repository, parent: Backup) -> str:
+    """Why no backup may continue the chain of *parent*, as the end of a sentence about it; "" if one may."""
+    if parent.manifest.encryption is None:
+        return "is not encrypted" if repository.sealing.is_active else ""
+    keyring = repository.sealing.keyring
+    since = keyring.policy.new_chains_after if keyring is not None and keyring.policy is not None else None
+    began = datetime.strptime(parent.manifest.encryption.chain[:16], STAMP).replace(tzinfo=UTC)
+    return "is of a chain that was ended" if since is not None and began <= since else ""
+
+
+def refuse_plain(repository: Repository, set_name: str) -> None:
+    """Raise `KeyMissing` if the newest backup of a set is encrypted, and the next one would not be."""
+    if repository.sealing.is_active:
+        return
+    newest = next(iter(repository.ids(set_name)), None)
+    if newest is None:
+        return
+    try:
+        encryption = repository.read(set_name, newest).manifest.encryption
+    except EngineError:
+        return  # whoever can damage it can remove it
+    if encryption is not None:
+        raise KeyMissing(
+            f"The backups of the set {set_name} are encrypted, and this host does not know for whom. No backup was made.",
+            hint="Name this host's key in BACKUP_ENCRYPTION_KEY. If it is lost, run `refbackup key init` with a new one.",
+        )
+
+
+def _unvouched(repository: Repository, set_name: str) -> str:
+    """Why the newest backup cannot be a parent, if that is because nobody signed it or what it needs."""
+    newest = next(repository.newest_first(set_name), None)
+    inherited = newest.inherited if newest is not None else ()
+    return next((problem.message.removesuffix(".") for problem in inherited if problem.code == UNVOUCHED), "")

@@ -1,0 +1,419 @@
+"""Backups that only recipients can read: nothing shows the data, every exchange is noticed, and no key loss is a surprise."""
+
+import json
+import os
+import shutil
+import stat
+from datetime import timedelta
+
+import pytest
+
+from backups.engine.encryption.chain import ENVELOPE, Recipient, envelope, new_chain
+from backups.engine.encryption.identity import make_identity, public_of, read_identity, recovery_key_in
+from backups.engine.encryption.keyring import read_keyring
+from backups.engine.errors import DamageFound, EngineError, KeyMissing, UsageError
+from backups.engine.names import MANIFEST
+from backups.engine.prune import prune
+from backups.engine.recipients import add_recipient, check_kit, opened_by_kit, remove_recipient, rotate, switch_on
+from backups.engine.repository.folder import open_repository
+from backups.engine.repository.retention import Policy
+from backups.engine.restore.to_folder import restore_to
+from backups.engine.runtime.secret_file import memory_file
+from backups.engine.types import Depth, Hold
+from backups.engine.verify import verify_backup
+from tests.encryption.conftest import SECRETS
+from tests.restore.stores import back_up, context, rows_of
+
+
+def restored(encrypted, backup, repository=None):
+    target = encrypted.folder / f"restored-{backup.id}"
+    restore_to(repository or encrypted.repository, backup, target, context())
+    return rows_of(target / "sqlite/personal-ledger.sqlite3", immutable=True), (
+        target / "files/plans/secret-plans.txt"
+    ).read_text()
+
+
+def expected(encrypted):
+    return rows_of(encrypted.database), (encrypted.files / "secret-plans.txt").read_text()
+
+
+def test_nothing_in_the_repository_shows_the_data(encrypted):
+    encrypted.repository.set_hold(encrypted.load(0), Hold(time=context().now(), note="a note that says much"))
+    files = [file for file in encrypted.place.rglob("*") if file.is_file()]
+    assert len(files) > 8
+    for file in files:
+        shown = file.read_bytes() + str(file.relative_to(encrypted.place)).encode()
+        assert not [secret for secret in SECRETS if secret in shown], file
+    private = encrypted.key.read_text().splitlines()[1]
+    assert not any(private.encode() in file.read_bytes() for file in files)
+    assert stat.S_IMODE(encrypted.key.stat().st_mode) == stat.S_IMODE(encrypted.kit.stat().st_mode) == 0o600
+    assert private not in repr(encrypted.keyring) and encrypted.load(0).hold.note == "a note that says much"
+    chain = encrypted.repository.sealing.chain_of(encrypted.load(0).manifest)
+    assert chain.key.hex() not in repr(chain) and str(chain.key) not in repr(chain)
+
+
+def test_no_plain_data_is_written_to_the_repository_meanwhile(encrypted, monkeypatch):
+    """Copies that are captured, and restores that are tested, lie beside the key."""
+    places = []
+    make = type(encrypted.repository).scratch_folder
+
+    def watched(self, token):
+        places.append(self.scratch)
+        return make(self, token)
+
+    monkeypatch.setattr(type(encrypted.repository), "scratch_folder", watched)
+    encrypted.back_up(verify=Depth.RESTORE)
+    assert len(places) == 2 and all(place.parent == encrypted.key.parent for place in places)
+    assert not list(encrypted.key.with_name("encryption_key.scratch").iterdir())
+
+
+def test_backups_are_restored_verified_and_continued(encrypted):
+    assert [encrypted.load(number).verification for number in (0, 1)] == ["restore", "hashes"]
+    assert restored(encrypted, encrypted.load(1)) == expected(encrypted)
+    third = encrypted.back_up("incremental", verify=Depth.RESTORE)
+    assert third.manifest.parent == encrypted.ids[1] and third.verification == "restore"
+    assert third.manifest.bytes_stored < 10_000
+    assert third.manifest.encryption.chain == encrypted.ids[0]
+    fourth = encrypted.back_up()
+    assert fourth.manifest.encryption.chain == fourth.id
+    assert fourth.manifest.encryption.commitment != third.manifest.encryption.commitment
+
+
+def test_without_a_key_everything_that_can_be_said_is_said(encrypted):
+    repository = open_repository(encrypted.place)
+    backup = repository.find("latest", None)
+    assert backup.manifest.locked and not backup.damaged and backup.verification == "hashes"
+    assert backup.manifest.parent == encrypted.ids[0] and backup.manifest.sources == ()
+    with pytest.raises(KeyMissing, match=r"Recipients: .*, recovery") as refused:
+        restore_to(repository, backup, encrypted.folder / "out", context())
+    assert refused.value.exit_code == 10 and refused.value.details["recipients"][-1] == "recovery"
+    with pytest.raises(KeyMissing):
+        verify_backup(repository, backup, Depth.HASHES, context())
+    assert not (encrypted.folder / "out").exists()
+    pruned = prune(repository, "default", Policy(keep_last=1, verified_floor=0), context(), dry_run=True, trash=timedelta(0))
+    assert all(decision.keep for decision in pruned.decisions)  # the newest needs its full backup
+
+
+def test_commands_without_a_key(encrypted):
+    none = encrypted.folder / "nothing"
+    listed = encrypted.run("list", "--json", key=none)
+    assert listed.code == 0 and [item["encrypted"] for item in json.loads(listed.out)["backups"]] == [True, True]
+    assert "no key here opens it" in encrypted.run("list", key=none).out
+    assert "no key here opens it" in encrypted.run("show", "latest", key=none).out
+    verified = encrypted.run("verify", "--all", key=none)
+    assert verified.code == 10 and verified.out.count("ENCRYPTED, not read") == 2
+    restore = encrypted.run("restore", "latest", "--to", encrypted.folder / "out", key=none)
+    assert restore.code == 10 and "Recipients: " in restore.err and not (encrypted.folder / "out").exists()
+    again = encrypted.run("restore", "latest", "--to", encrypted.folder / "out", key=encrypted.kit)
+    assert again.code == 0, again.err
+
+
+def test_another_key_opens_nothing(encrypted):
+    other = encrypted.folder / "other_key"
+    make_identity(other)
+    repository = open_repository(encrypted.place, None, read_keyring(other, encrypted.place))
+    with pytest.raises(KeyMissing, match="no key here opens them"):
+        restore_to(repository, repository.find("latest", None), encrypted.folder / "out", context())
+
+
+def test_the_recovery_kit_alone_restores(encrypted):
+    shutil.rmtree(encrypted.key.with_name("encryption_key.recipients"))
+    encrypted.key.unlink()
+    typed = encrypted.folder / "typed"
+    key = recovery_key_text(encrypted)
+    typed.write_text("  " + key.lower().replace("-", " ").replace("i", "1"))
+    typed.chmod(0o600)
+    repository = open_repository(encrypted.place, None, read_keyring(typed, encrypted.place))
+    assert restored(encrypted, repository.find("latest", None), repository) == expected(encrypted)
+
+
+def recovery_key_text(encrypted):
+    lines = encrypted.kit.read_text().splitlines()
+    first = next(number for number, line in enumerate(lines) if line.strip().startswith("RBKEY-"))
+    return lines[first].strip() + lines[first + 1].strip()
+
+
+def test_a_recovery_key_with_a_wrong_letter(encrypted):
+    key = recovery_key_text(encrypted)
+    assert recovery_key_in(key) is not None and recovery_key_in("no key") is None
+    for wrong in (key[:-1], key.replace(key[8], "A" if key[8] != "A" else "B", 1), key[:12]):
+        with pytest.raises(UsageError, match="wrong or missing letter"):
+            recovery_key_in(wrong)
+
+
+def test_nothing_is_encrypted_before_the_kit_is_read_back(encrypted):
+    shutil.rmtree(encrypted.place)
+    other = encrypted.kit.read_text()
+    shutil.rmtree(encrypted.key.parent)
+    assert encrypted.run("init").code == 0
+    kit = encrypted.folder / "new.txt"
+    made = encrypted.run("key", "init", "--kit", kit)
+    assert made.code == 0 and "Nothing is encrypted yet" in made.out and "RBKEY" not in made.out
+    assert encrypted.back_up().manifest.encryption is None
+    with pytest.raises(UsageError, match="not the recovery key of this repository"):
+        check_kit(encrypted.repository, encrypted.keyring, other, context())
+    assert encrypted.back_up().manifest.encryption is None
+    checked = encrypted.run("key", "check", "--kit", kit)
+    assert checked.code == 0 and "Encryption is on" in checked.out
+    created = encrypted.run("create", "--sqlite", encrypted.database, "--kind", "incremental")
+    assert created.code == 0 and "is not encrypted" in created.err  # why it became a full backup
+    assert encrypted.repository.find("latest", None).manifest.encryption is not None
+    assert encrypted.run("key", "init", "--kit", encrypted.folder / "third.txt").code == 2
+
+
+def test_no_backup_becomes_plain_because_the_key_is_lost(encrypted):
+    """Whoever removes what this host remembers, or its setting, does not make it store plain data."""
+    shutil.rmtree(encrypted.key.with_name("encryption_key.recipients"))
+    with pytest.raises(KeyMissing, match="does not know for whom"):
+        encrypted.back_up()
+    with pytest.raises(KeyMissing, match="does not know for whom"):
+        encrypted.back_up("incremental")
+    assert len(encrypted.ids) == 2
+    refused = encrypted.run("create", "--sqlite", encrypted.database, key=encrypted.folder / "nothing")
+    assert refused.code == 10 and "No backup was made" in refused.err
+
+
+def test_what_this_host_remembers_must_be_readable(encrypted):
+    remembered = memory_file(encrypted.key, "recipients", encrypted.place)
+    remembered.write_text('{"repository": "x", "recipients": [{"name": "host", "public": "short"}]}')
+    with pytest.raises(EngineError, match="for whom backups are encrypted"):
+        _ = encrypted.keyring
+
+
+# Whoever writes to the repository
+
+
+def change_manifest(folder, **more):
+    manifest = folder / MANIFEST
+    manifest.write_text(json.dumps(json.loads(manifest.read_bytes()) | more))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"time": "2020-01-01T00:00:00Z"},
+        {"safety": True},
+        {"kind": "snapshot"},
+        {"sealed": ""},
+        {"sealed": "AAAA"},
+        {"encryption": {"chain": "20260101T000000Z-full-000001", "commitment": "0" * 64}},
+        {"note": "planted"},
+        {"data": {"bytes": 1, "sha256": "0" * 64}},
+        {"mixed": None},
+    ],
+    ids=str,
+)
+def test_a_changed_manifest(encrypted, change):
+    change_manifest(encrypted.backup_folder(1), **change)
+    with pytest.raises(DamageFound):
+        encrypted.load(1)
+
+
+def test_a_manifest_that_pretends_not_to_be_encrypted(encrypted):
+    folder = encrypted.backup_folder(1)
+    values = json.loads((folder / MANIFEST).read_bytes())
+    del values["encryption"]
+    (folder / MANIFEST).write_text(json.dumps(values))
+    with pytest.raises(DamageFound):
+        encrypted.load(1)
+
+
+def test_the_record_of_another_backup(encrypted):
+    first, second = (json.loads((encrypted.backup_folder(number) / MANIFEST).read_bytes()) for number in (0, 1))
+    change_manifest(encrypted.backup_folder(1), sealed=first["sealed"])
+    with pytest.raises(DamageFound, match="changed after it was written, or is that of another"):
+        encrypted.load(1)
+    change_manifest(encrypted.backup_folder(1), **{**first, "id": second["id"]})
+    with pytest.raises(DamageFound):
+        encrypted.load(1)
+
+
+def test_archives_exchanged(encrypted):
+    third = encrypted.back_up("incremental")
+    one, other = (
+        encrypted.backup_folder(1) / "data.tar.zst.enc",
+        encrypted.place / f"backups/default/{third.id}/data.tar.zst.enc",
+    )
+    one.write_bytes(other.read_bytes())
+    proof = verify_backup(encrypted.repository, encrypted.load(1), Depth.HASHES, context())
+    assert not proof.ok and any("decrypted" in problem.message for problem in proof.problems)
+
+
+def test_a_flipped_bit_is_named_with_what_needs_it(encrypted):
+    archive = encrypted.backup_folder(0) / "data.tar.zst.enc"
+    content = bytearray(archive.read_bytes())
+    content[50_000] ^= 1
+    archive.write_bytes(content)
+    proof = verify_backup(encrypted.repository, encrypted.load(0), Depth.HASHES, context())
+    assert {problem.code for problem in proof.problems} == {"archive", "block"}
+    assert all(encrypted.ids[1] in problem.also_in for problem in proof.problems if problem.code == "block")
+    with pytest.raises(DamageFound, match="cannot be decrypted"):
+        restore_to(encrypted.repository, encrypted.load(0), encrypted.folder / "out", context())
+    assert not (encrypted.folder / "out").exists()
+
+
+def test_an_envelope_of_somebody_else(encrypted):
+    """HPKE does not say who sealed: the commitment in the manifests tells a planted key from the real one."""
+    owner = public_of(read_identity(encrypted.key), "host")
+    planted = new_chain("default", encrypted.ids[0])
+    (encrypted.backup_folder(0) / ENVELOPE).write_bytes(envelope(planted, [owner]))
+    with pytest.raises(DamageFound, match="not that of its backups"):
+        encrypted.load(1)
+    (encrypted.backup_folder(0) / ENVELOPE).write_text("{")
+    with pytest.raises(DamageFound, match="cannot be read"):
+        encrypted.load(1)
+    (encrypted.backup_folder(0) / ENVELOPE).unlink()
+    with pytest.raises(DamageFound, match="is missing"):
+        encrypted.load(1)
+
+
+def test_proofs_cannot_be_changed_or_moved(encrypted):
+    (proof,) = (encrypted.backup_folder(1) / "proofs").iterdir()
+    stored = json.loads(proof.read_bytes())
+    assert set(stored) == {"id", "time", "ok", "depth", "scope", "drill", "encryption", "sealed"}
+    proof.write_text(json.dumps(stored | {"depth": "restore"}))
+    assert encrypted.load(1).proofs == ()
+
+
+# Recipients
+
+
+def test_a_recipient_added_opens_what_was_there_before(encrypted):
+    other = encrypted.folder / "other_key"
+    make_identity(other)
+    added = add_recipient(encrypted.repository, encrypted.keyring, public_of(read_identity(other), "auditor"), context())
+    assert added.done == (encrypted.ids[0],) and not added.left
+    repository = open_repository(encrypted.place, None, read_keyring(other, encrypted.place))
+    assert restored(encrypted, repository.find("latest", None), repository) == expected(encrypted)
+    for again in ("auditor", "another"):
+        with pytest.raises(UsageError, match="already"):
+            add_recipient(encrypted.repository, encrypted.keyring, public_of(read_identity(other), again), context())
+    assert encrypted.back_up("incremental").manifest.parent == encrypted.ids[1]
+
+
+def test_a_recipient_removed_opens_no_new_chain(encrypted):
+    other = encrypted.folder / "other_key"
+    make_identity(other)
+    add_recipient(encrypted.repository, encrypted.keyring, public_of(read_identity(other), "auditor"), context())
+    remove_recipient(encrypted.repository, encrypted.keyring, "auditor", context())
+    assert "auditor" not in (encrypted.backup_folder(0) / ENVELOPE).read_text()
+    created = encrypted.back_up("incremental")
+    assert created.manifest.kind == "full"  # the key of the old chain may have been kept
+    repository = open_repository(encrypted.place, None, read_keyring(other, encrypted.place))
+    assert repository.find("latest", None).manifest.locked
+    with pytest.raises(UsageError, match="a loss of the others would lose the backups"):
+        remove_recipient(encrypted.repository, encrypted.keyring, "recovery", context())
+
+
+def test_new_keys_replace_the_old_ones(encrypted):
+    before, old_kit = encrypted.key.read_text(), encrypted.kit.read_text()
+    kit = encrypted.folder / "host/second.txt"
+    rotated = rotate(encrypted.repository, encrypted.keyring, kit, context())
+    assert rotated.done == (encrypted.ids[0],) and not rotated.left
+    assert encrypted.key.read_text() != before
+    assert restored(encrypted, encrypted.load(1)) == expected(encrypted)
+    # The old kit is valid until the new one is read back, and the host's old key is not
+    assert opened_by_kit(encrypted.repository, old_kit) == opened_by_kit(encrypted.repository, kit.read_text()) == (1, [])
+    with pytest.raises(UsageError, match="not read back yet"):
+        rotate(encrypted.repository, encrypted.keyring, encrypted.folder / "third.txt", context())
+    check_kit(encrypted.repository, encrypted.keyring, kit.read_text(), context())
+    assert opened_by_kit(encrypted.repository, old_kit) == (0, [encrypted.ids[0]])
+    assert opened_by_kit(encrypted.repository, kit.read_text()) == (1, [])
+    old = encrypted.folder / "old_key"
+    old.write_text(before)
+    old.chmod(0o600)
+    assert open_repository(encrypted.place, None, read_keyring(old, encrypted.place)).find("latest", None).manifest.locked
+    assert encrypted.back_up("incremental").manifest.kind == "full"
+
+
+@pytest.mark.slow
+def test_a_rotation_killed_at_any_write(encrypted):
+    """Afterwards this host and the old kit open everything, and another rotation ends what was begun."""
+    old_kit = encrypted.kit.read_text()
+    for step in range(1, 20):
+        kit = encrypted.folder / f"host/kit-{step}.txt"
+        killed = encrypted.run("key", "rotate", "--kit", kit, fault=f"rename@{step}:kill")
+        assert restored(encrypted, encrypted.load(1)) == expected(encrypted)
+        shutil.rmtree(encrypted.folder / f"restored-{encrypted.ids[1]}")
+        assert opened_by_kit(encrypted.repository, old_kit) == (1, [])
+        if killed.code == 0:
+            break
+        policy = encrypted.keyring.policy
+        if policy.named("recovery-before") is not None:  # only the end is missing
+            check_kit(encrypted.repository, encrypted.keyring, kit.read_text(), context())
+            assert not encrypted.key.with_name("encryption_key.next").exists()
+            assert [one.name for one in encrypted.keyring.owners] and opened_by_kit(encrypted.repository, old_kit)[0] == 0
+            old_kit = kit.read_text()
+    assert step > 4
+    check_kit(encrypted.repository, encrypted.keyring, kit.read_text(), context())
+    assert len(json.loads((encrypted.backup_folder(0) / ENVELOPE).read_text())["recipients"]) == 2
+
+
+def test_the_chains_of_other_hosts_keep_their_recipients(encrypted):
+    other = encrypted.folder / "other/encryption_key"
+    keyring = read_keyring(other, encrypted.place)
+    switch_on(encrypted.repository, keyring, encrypted.folder / "other.txt", context())
+    check_kit(
+        encrypted.repository, read_keyring(other, encrypted.place), (encrypted.folder / "other.txt").read_text(), context()
+    )
+    theirs = open_repository(encrypted.place, None, read_keyring(other, encrypted.place))
+    backup = back_up(theirs, encrypted.sources, set="other")
+    place = encrypted.place / "backups/other" / backup.id / ENVELOPE
+    before = place.read_bytes()
+    rotate(encrypted.repository, encrypted.keyring, encrypted.folder / "host/second.txt", context())
+    assert place.read_bytes() == before
+
+
+def test_a_host_that_is_no_recipient_reads_the_chain_that_it_continues(encrypted):
+    shutil.rmtree(encrypted.place)
+    shutil.rmtree(encrypted.key.parent)
+    assert encrypted.run("init").code == 0
+    switch_on(encrypted.repository, encrypted.keyring, encrypted.kit, context(), host=False)
+    check_kit(encrypted.repository, encrypted.keyring, encrypted.kit.read_text(), context())
+    assert not encrypted.key.exists()
+    first = encrypted.back_up(verify=Depth.RESTORE)
+    second = encrypted.back_up("incremental", verify=Depth.RESTORE)
+    assert (first.verification, second.verification, second.manifest.parent) == ("restore", "restore", first.id)
+    third = encrypted.back_up()
+    # A thief who takes the server reads one chain
+    assert [backup.manifest.locked for backup in encrypted.repository.backups()] == [False, True, True]
+    pruned = prune(
+        encrypted.repository, "default", Policy(keep_last=1, verified_floor=0), context(), dry_run=False, trash=timedelta(0)
+    )
+    assert {item.id for item in pruned.decisions if not item.keep} == {first.id, second.id}
+    with_kit = open_repository(encrypted.place, None, read_keyring(encrypted.kit, encrypted.place))
+    assert restored(encrypted, with_kit.find(third.id, None), with_kit) == expected(encrypted)
+
+
+def test_a_lost_manifest_is_no_loss(encrypted):
+    for number in (0, 1):
+        (encrypted.backup_folder(number) / MANIFEST).unlink()
+    target = encrypted.folder / "saved"
+    saved = encrypted.run("restore", encrypted.ids[1], "--to", target, "--salvage")
+    assert saved.code == 0, saved.err
+    assert rows_of(target / "sqlite/personal-ledger.sqlite3", immutable=True) == rows_of(encrypted.database)
+
+
+def test_the_key_lies_outside_the_repository(encrypted):
+    inside = encrypted.place / "key"
+    shutil.copy2(encrypted.key, inside)
+    refused = encrypted.run("list", key=inside)
+    assert refused.code == 2 and "lies inside the repository" in refused.err
+    encrypted.key.chmod(0o640)
+    assert "can be read by others" in encrypted.run("list").err
+    kit = encrypted.run("key", "rotate", "--kit", encrypted.place / "kit")
+    assert kit.code == 2 and not (encrypted.place / "kit").exists()
+
+
+def test_wrong_arguments_of_key(encrypted):
+    for arguments in (
+        ("key", "add", "auditor"),
+        ("key", "add", "auditor", "short"),
+        ("key", "remove"),
+        ("key", "list", "name"),
+        ("key", "check", "--no-host"),
+        ("key", "rotate"),
+    ):
+        assert encrypted.run(*arguments).code == 2, arguments
+    assert Recipient("auditor", os.urandom(32)).text
+    assert encrypted.keyring.policy.checked - context().now() < timedelta(minutes=5)
