@@ -8,7 +8,6 @@ from pathlib import Path
 
 from dotenv import find_dotenv
 
-from .allowance import DEFAULT_ALLOWANCE, Allowance
 from .errors import UsageError
 from .left_out import MOST_PATTERNS, wrong_pattern
 from .names import NAME, ONE_LINE, printable

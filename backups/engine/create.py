@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 
 from .. import __version__
-from .allowance import DEFAULT_ALLOWANCE, Allowance
 from .application_check import NO_CHECK, ApplicationCheck
 from .capture.cut import STEP_TIMEOUT, Cut, Instant
 from .capture.digests import digest_source
@@ -184,7 +183,7 @@ def _create(repository: Repository, request: Request, ctx: Context) -> tuple[Bac
                 continue
             before = None if request.safety else parent or next(usable_parents(repository.newest_first(request.set)), None)
             earlier = usable_parents(repository.newest_first(request.set))
-            whole = kind is not BackupKind.SNAPSHOT
+            whole = begun.kind is not BackupKind.SNAPSHOT
             existing = repository.ids(request.set)
             packed.sources, lost = compare(before, packed.sources, request.allowance, existing, earlier, whole=whole)
             for item in lost:

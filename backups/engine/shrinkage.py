@@ -20,7 +20,6 @@ from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from fnmatch import fnmatchcase
 
-from .allowance import Allowance
 from .capture.rows import REST
 from .config import Allowance
 from .errors import EngineError

@@ -176,6 +176,7 @@ def answers(planted: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         "doctor": sources,
         "drill": [],
         "adopt": ["--yes"],
+        "key": ["list"],
         "delete": ["latest", "--yes"],
     }
     assert sorted(calls) == COMMANDS
@@ -184,6 +185,7 @@ def answers(planted: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         answer = io.StringIO()
         with redirect_stdout(answer), pytest.MonkeyPatch.context() as patch:
             patch.setenv("BACKUP_SIGNING_KEY", str(folder / "signing_key"))
+            patch.setenv("BACKUP_ENCRYPTION_KEY", str(folder / "encryption_key"))
             main([command, "--repo", str(folder / "repository"), "--json", "--progress", "none", *arguments])
         found[command] = json.loads(answer.getvalue())
     return found

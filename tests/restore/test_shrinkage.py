@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from backups.engine.allowance import DEFAULT_ALLOWANCE, Allowance
 from backups.engine.cli import main
 from backups.engine.config import DEFAULT_ALLOWANCE, Allowance
 from backups.engine.monitoring_check import Level, judge
