@@ -1,7 +1,7 @@
 """Sources, backups, manifests, proofs and holds.
 
 What is stored as JSON is a pydantic model: every field from a hostile or damaged repository is checked. Unknown fields are
-ignored; a change that older versions must not ignore raises ``format``."""
+ignored; a change that older versions must not ignore raises ``format``. The models refer to each other, hence one module."""
 
 from __future__ import annotations
 

@@ -150,7 +150,6 @@ class ReadinessFacts:
     encrypted: bool | None = None
     """Whether the first repository is on an encrypted disk; None if unknown."""
     recent_encrypted: int = 0
-    """How many of the recent backups are encrypted."""
     alert_channels: int = 0
     alert_worked: datetime | None = None
     """When a message was last delivered to a channel."""
@@ -331,7 +330,7 @@ def _encryption(seen: _Evidence) -> Judgement:
     if seen.more.encrypted:
         return State.MET, "The repository is on an encrypted disk."
     if seen.more.recent_encrypted:
-        text = f"{seen.more.recent_encrypted:,} of the {seen.more.recent:,} recent backups are encrypted."
+        text = f"{seen.more.recent_encrypted:,} of {seen.more.recent:,} recent backups are encrypted."
         return State.PARTLY, text, "Encrypt the backups of every set."
     text = "The repository is not on an encrypted disk, and archives are not encrypted themselves."
     if seen.more.encrypted is None:
