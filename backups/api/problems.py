@@ -90,19 +90,20 @@ class Refused(exceptions.APIException):
 
 def unknown(what: str, name: object, listed: str, *, code: str = "not_found") -> Refused:
     """404: there is no *what* with this name. *listed* is the address that lists them, below that of the interface."""
-    return Refused(404, code, f"There is no {what} {name}.", f"GET {_top()}{listed} lists them.")
+    return Refused(404, code, f"There is no {what} {name}.", f"GET {top()}{listed} lists them.")
 
 
 def hint_of(status: int) -> str:
     """What to do about an error that has no hint of its own."""
-    return f"See {_top()}schema for the addresses." if status == 404 else HINTS.get(status, "")
+    return f"See {top()}schema for the addresses." if status == 404 else HINTS.get(status, "")
 
 
-def _top() -> str:
+def top() -> str:
+    """The address of the interface; empty where the project has it under a namespace of its own."""
     try:
         return reverse("backups-api:schema").removesuffix("schema")
     except NoReverseMatch:
-        return ""  # the project has these routes under a namespace of its own
+        return ""
 
 
 def body(status: int, code: str, detail: str, hint: str = "", more: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 from django.contrib.auth.views import redirect_to_login
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import render
-from django.urls import get_script_prefix, resolve, reverse
+from django.urls import Resolver404, get_script_prefix, resolve, reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt, ensure_csrf_cookie
 from django.views.decorators.http import require_safe
@@ -78,20 +78,28 @@ _LISTED = {
     "consistency/issues": "finding",
     "consistency/repairs": "repair",
 }
-_MEMBER = re.compile(f"/(?P<list>{'|'.join(_LISTED)})/(?P<name>[^/]+)")
+_MEMBER = re.compile(f"(?P<list>{'|'.join(_LISTED)})/(?P<name>[^/]+)")
 
 
 @csrf_exempt
 def not_found(request: HttpRequest) -> HttpResponse:
     """A problem with 404, for any method and every other address below this interface; it says which name is none."""
-    asked = _MEMBER.search(request.path_info)
-    if asked is not None and resolve(request.path_info[: asked.end()]).func is not_found:  # nothing can have this name
+    below = request.path.removeprefix(problems.top())
+    asked = _MEMBER.match(below)
+    if asked is not None and _is_nothing(request.path_info.removesuffix(below) + asked[0]):  # nothing can have this name
         backup = asked["list"] == "backups"
         problem = problems.unknown(
             _LISTED[asked["list"]], asked["name"], asked["list"], code=BackupNotFound.code if backup else "not_found"
         )
         return problems.plain(404, problem.code, str(problem.detail), problem.hint)
     return problems.plain(404, "not_found", "Nothing exists at this address.", problems.hint_of(404))
+
+
+def _is_nothing(path: str) -> bool:
+    try:
+        return resolve(path).func is not_found
+    except Resolver404:
+        return True
 
 
 @require_safe

@@ -12,15 +12,17 @@ session.
 import hashlib
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from importlib import import_module
 from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.apps import apps
 from django.conf import settings
-from django.contrib.auth import SESSION_KEY
+from django.contrib.auth import SESSION_KEY, get_user_model
 from django.contrib.auth.signals import user_logged_in
-from django.contrib.sessions.backends import db
+from django.contrib.sessions.backends import cached_db, db
 from django.contrib.sessions.base_session import AbstractBaseSession
+from django.db import router
 from django.dispatch import receiver
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
@@ -114,6 +116,19 @@ def end_all() -> int:
     if not apps.is_installed("django.contrib.sessions"):
         return 0
     return int(apps.get_model("sessions", "Session")._default_manager.all().delete()[0])
+
+
+def can_be_ended() -> bool:
+    """Whether `end_all` ends every session: those of the engines in the cache, in files and in cookies it cannot reach."""
+    store = import_module(settings.SESSION_ENGINE).SessionStore
+    return issubclass(store, db.SessionStore) and not issubclass(store, cached_db.SessionStore)
+
+
+def are_restored() -> bool:
+    """Whether a restore of the accounts' database brings back sessions with it, those that were signed out too."""
+    if not apps.is_installed("django.contrib.sessions"):
+        return False
+    return router.db_for_write(apps.get_model("sessions", "Session")) == router.db_for_write(get_user_model())
 
 
 def _last_use(request: HttpRequest, now: datetime) -> datetime:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.db import DatabaseError, connections
 from pydantic import TypeAdapter
 
@@ -90,7 +91,9 @@ def settle(work: Work, *, compared: bool = True) -> None:
     touched = {one["name"] for part in ("appear", "change") for one in returned[part]} if before else set()
     touched |= {one.name for one in (*taken, *regained)}
     suspended = known_accounts.suspend_tokens(touched)
-    ended = sessions.end_all() if touched else 0
+    ended = sessions.end_all() if touched or (may_differ and sessions.are_restored()) else 0
+    if touched and not sessions.can_be_ended():
+        work.warn(f"Sessions are kept by {settings.SESSION_ENGINE}: whoever is signed in stays signed in. Empty it if you can.")
     changes |= {
         "withheld": [one.as_json() for one in taken][: account_changes.MOST_LISTED],
         "regained": [one.as_json() for one in regained][: account_changes.MOST_LISTED],

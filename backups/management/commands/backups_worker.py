@@ -6,13 +6,14 @@ from typing import Any
 from django.core.checks import Tags
 from django.core.management.base import BaseCommand
 
+from backups import checks
 from backups.worker.pool import WorkerPool
 
 
 class Command(BaseCommand):
     """Runs `backups.worker.pool`, which survives the death of its processes; Django-Q's own guard does not."""
 
-    requires_system_checks = (Tags.compatibility, Tags.database)  # a problem of the pages must not stop backups
+    requires_system_checks = (Tags.compatibility, checks.TAG)  # a problem of the pages must not stop backups
     help = "Run the workers of this host until Ctrl-C or SIGTERM. Running jobs are finished; a second signal interrupts them."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
