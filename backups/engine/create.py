@@ -16,7 +16,7 @@ from .application_check import NO_CHECK, ApplicationCheck
 from .capture.cut import STEP_TIMEOUT, Cut, Instant
 from .capture.digests import digest_source
 from .config import DEFAULT_ALLOWANCE, REREAD_HOURS, Allowance
-from .errors import EngineError, SourceBroken, UsageError, from_os_error
+from .errors import EngineError, NoSpace, SourceBroken, UsageError, from_os_error
 from .parent import Begun, begin, refuse_plain, usable_parents
 from .repository.base import STAMP, stamp
 from .repository.folder import Repository
@@ -136,6 +136,8 @@ def create_backup(repository: Repository, request: Request, ctx: Context) -> Cre
         try:
             depth = request.verify if request.safety else _depth(repository, backup, request.verify, ctx)
             proof = verify_backup(repository, backup, depth, ctx, written_only=True, application=request.application)
+            if proof.ok and proof.unrecorded:
+                raise NoSpace(f"The proof cannot be written: {proof.unrecorded}.")
         except EngineError as problem:
             raise type(problem)(
                 f"{backup.id} is published, but it could not be verified: {problem.message}",

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .progress import human_bytes
+from .runtime.space import LEAST_SPACE
 
 Level = Literal["ok", "note", "warning", "problem"]
 _LOW_SPACE = 1 << 30
-LEAST_SPACE = 64 << 10
 
 
 class Advice(StrEnum):

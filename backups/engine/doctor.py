@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import sqlite3
 import sys
 import time
@@ -13,7 +12,7 @@ from .chroma_files.errors import BrokenIndex
 from .chroma_files.hnsw import index_stamps
 from .chroma_files.records import count_records
 from .chroma_files.tables import DATABASE, Collection, check_supported, list_collections, pending_ids, refuse_links, reread
-from .diagnosis import LEAST_SPACE, Advice, Diagnosis, check_space
+from .diagnosis import Advice, Diagnosis, check_space
 from .encryption.keyring import Keyring
 from .errors import EngineError
 from .evidence.keys import Keys
@@ -22,6 +21,7 @@ from .progress import counted, human_bytes
 from .repository_diagnosis import check_repository
 from .runtime.context import Context
 from .runtime.live_check import check_live
+from .runtime.space import is_full
 from .runtime.sqlite import connect, is_interrupted, is_locked, primary_code
 from .runtime.time_limit import TimeLimit
 from .types import Source, SourceKind
@@ -134,7 +134,7 @@ def _report_unreadable(path: Path, problem: sqlite3.DatabaseError, report: Diagn
     """Report a database that SQLite refuses, with the advice for SQLite's reason."""
     if not os.access(path, os.R_OK | os.W_OK) or not os.access(path.resolve().parent, os.W_OK):
         report.add("problem", str(path), "this user cannot read and write it and its folder", Advice.OTHER_USER)
-    elif shutil.disk_usage(path.parent).free < LEAST_SPACE:
+    elif is_full(path.parent):
         report.add("problem", str(path), f"the disk is full, and SQLite needs space to read it: {problem}", Advice.FREE_SPACE)
     elif is_locked(problem):
         holders = owners(path) or "a process that this user cannot see"

@@ -294,7 +294,9 @@ class Manifest(_Stored):
 
 
 class Proof(_Stored):
-    """A stored result of a verification; ``scope`` is ``written`` if only the archive of the backup itself was read."""
+    """A stored result of a verification; ``scope`` is ``written`` if only the archive of the backup itself was read.
+
+    ``unrecorded`` says why it could not be stored, on a full disk."""
 
     id: Id
     time: AwareDatetime
@@ -306,6 +308,7 @@ class Proof(_Stored):
     checks: dict[str, Any] = {}
     drill: bool = False
     scope: Literal["needed", "written"] = "needed"
+    unrecorded: str = Field(default="", exclude=True)
 
     @property
     def reach(self) -> int:

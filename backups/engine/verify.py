@@ -20,7 +20,7 @@ from .archive.reader import Archives
 from .archive.sharing import Spot, sharers
 from .archive.table import EntryType, FrameRef, Tree
 from .check_stores import Findings, check_stores, unchecked_in
-from .errors import DamageFound, RepositoryTooNew, from_os_error
+from .errors import NO_SPACE, DamageFound, RepositoryTooNew, from_os_error
 from .extract import data_bytes, extract
 from .names import MANIFEST, SUMS
 from .repository.folder import Repository
@@ -73,8 +73,9 @@ def verify_backup(
     With *written_only*, ``hashes`` checks only the blocks in the backup's own archive, all of which were just written: a
     backup every ten seconds cannot read all its ancestors each time. They were checked when they were made.
 
-    Damage gives a failed proof. Errors mean that the backup could not be verified: `NoSpace`, `Cancelled`, `RepositoryLocked`,
-    and `KeyMissing` for one that no key at hand opens.
+    Damage gives a failed proof. A result for which the disk has no space is returned as `Proof.unrecorded`. Errors mean that
+    the backup could not be verified: `NoSpace`, `Cancelled`, `RepositoryLocked`, and `KeyMissing` for one that no key at hand
+    opens.
     A crash leaves a scratch folder, which the next backup removes.
     """
     began = time.monotonic()
@@ -114,8 +115,10 @@ def verify_backup(
             unrecorded = Problem(code=PROOFS, message=f"The result cannot be recorded: {problem}.")
             proof = proof.model_copy(update={"ok": False, "problems": (*proof.problems, unrecorded)})
         except OSError as problem:
+            if problem.errno in NO_SPACE:
+                proof = proof.model_copy(update={"unrecorded": f"{problem.strerror}"})
             is_read_only = problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
-            if proof.ok and not is_read_only:
+            if proof.ok and not is_read_only and not proof.unrecorded:
                 raise
             why = "the repository is read-only" if is_read_only else "it cannot be written"
             ctx.log(f"The result could not be recorded, because {why}: {problem}")

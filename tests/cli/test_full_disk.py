@@ -25,24 +25,32 @@ with contextlib.closing(sqlite3.connect(database)) as made:
     made.execute("INSERT INTO note VALUES (?)", [os.urandom(200_000).hex()])
     made.commit()
 
-def run(*words):
+def run(*words, repo=repo):
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         code = main([*map(str, words), "--json", "--progress=none", f"--repo={repo}"])
     return code, json.loads(out.getvalue())
 
+live = disk / "live.sqlite3"
+with contextlib.closing(sqlite3.connect(live)) as made:
+    made.execute("PRAGMA journal_mode = WAL")
+    made.execute("CREATE TABLE note (body TEXT)")
+assert run("init", repo=disk.parent / "elsewhere")[0] == 0
+
 assert run("init")[0] == 0
 ids = [run("create", f"--sqlite={database}", "--no-verify")[1]["id"] for _ in range(4)]
 assert run("hold", ids[0])[0] == 0
 
-def on_full_disk(*words):
+def on_full_disk(*words, **where):
     with contextlib.suppress(OSError), open(disk / "filler", "ab", buffering=0) as filler:
         while True:
             filler.write(b"x" * 4096)
     assert shutil.disk_usage(disk).free == 0
-    return run(*words)
+    return run(*words, **where)
 
 seen = {}
+seen["verify"] = on_full_disk("verify", "--all")
+seen["live"] = on_full_disk("create", f"--sqlite={live}", "--no-verify", repo=disk.parent / "elsewhere")
 seen["create"] = on_full_disk("create", f"--sqlite={database}", "--no-verify")
 seen["doctor"] = on_full_disk("doctor", f"--sqlite={database}")
 seen["release"] = on_full_disk("release", ids[0])
@@ -75,6 +83,13 @@ def test_what_frees_space_works_with_no_byte_free(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)
     ids = seen["ids"]
+    code, answer = seen["verify"]
+    assert code == 8 and answer["ok"] and [result["id"] for result in answer["results"]] == ids[::-1]
+    assert all("No space left" in result["unrecorded"] and result["bytes"] for result in answer["results"])
+    code, answer = seen["live"]
+    assert (code, answer["error"]["code"]) == (8, "no_space"), "the data's disk"
+    assert f"The disk of {disk / 'live.sqlite3'} is full" in answer["error"]["message"]
+    assert "nothing else is known to be wrong with the data" in answer["error"]["hint"]
     code, answer = seen["create"]
     assert (code, answer["error"]["code"]) == (8, "no_space")
     assert "prune --empty-trash" in answer["error"]["hint"]

@@ -43,7 +43,7 @@ from ..runtime.sqlite import connect, is_interrupted, is_locked
 from ..runtime.time_limit import TimeLimit
 from .owners import owners
 from .rows import Rows
-from .sqlite import Database, Pinned, begin_immediate, check_writable
+from .sqlite import Database, Pinned, begin_immediate, check_writable, refusal
 from .versions import Version, is_same_file, replaced, version_of
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Directory:
             if is_interrupted(problem):
                 raise _unread(self.path) from None
             if not is_locked(problem):
-                raise
+                raise refusal(file, "open", problem) from None
             raise _busy(self.path, "stayed locked by a writer") from None
         self._database.execute("PRAGMA busy_timeout = 0")
         self.check_same()

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import NoSpace, SourceBroken, SourceBusy
+from ..errors import EngineError, NoSpace, SourceBroken, SourceBusy
+from ..runtime.space import is_full
 from ..runtime.sqlite import connect, is_locked
 from .owners import owners
 from .rows import REST, Rows, count_rows, count_rows_of
@@ -68,10 +69,20 @@ def _ask(connection: sqlite3.Connection, statement: str) -> Any:
             time.sleep(0.0005)
 
 
+def refusal(path: Path, doing: str, problem: sqlite3.Error) -> EngineError:
+    """The error for a database that SQLite cannot open, lock or copy; on a full disk that is no fault of the database."""
+    if is_full(path.parent):
+        return NoSpace(
+            f"The disk of {path} is full, and SQLite needs space there to {doing} it: {problem}.",
+            hint="Free space on that disk; nothing else is known to be wrong with the data. No backup was made.",
+        )
+    return SourceBroken(f"SQLite cannot {doing} {path}: {problem}.")
+
+
 def begin_immediate(connection: sqlite3.Connection, path: Path, wait: float) -> bool:
     """Take the write lock of *path*, trying twice a millisecond. False if it stayed taken for *wait* seconds.
 
-    Raises `SourceBroken` if it cannot be locked at all, and ``sqlite3.DatabaseError`` if it is not a database.
+    Raises `SourceBroken` or `NoSpace` if it cannot be locked at all, and ``sqlite3.DatabaseError`` if it is not a database.
     """
     deadline = time.monotonic() + wait
     while True:
@@ -79,7 +90,7 @@ def begin_immediate(connection: sqlite3.Connection, path: Path, wait: float) -> 
             connection.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as problem:
             if not is_locked(problem):
-                raise SourceBroken(f"SQLite cannot lock {path}: {problem}.") from None
+                raise refusal(path, "lock", problem) from None
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.0005)
@@ -124,7 +135,7 @@ class Database:
     def open(self) -> None:
         """Connect and read the journal mode; if the file is not a database, `broken` says why.
 
-        Raises `SourceBroken` if the file cannot be opened, and `SourceBusy`.
+        Raises `SourceBroken` or `NoSpace` if the file cannot be opened, and `SourceBusy`.
         """
         check_writable(self.path)
         before = version_of(self.path)
@@ -137,7 +148,7 @@ class Database:
         except sqlite3.OperationalError as problem:
             if is_locked(problem):
                 raise SourceBusy(self._busy_message("stayed locked, so that it could not be read")) from None
-            raise SourceBroken(f"SQLite cannot open {self.path}: {problem}.") from None
+            raise refusal(self.path, "open", problem) from None
         except sqlite3.DatabaseError as problem:
             self.broken = str(problem)
             self._not_a_database = getattr(problem, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB
@@ -275,7 +286,7 @@ class Database:
         except sqlite3.DatabaseError as problem:
             if problem.sqlite_errorcode in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE):
                 raise NoSpace(f"The copy of {self.path} does not fit: the disk or quota is full.") from None
-            raise SourceBroken(f"SQLite cannot copy {self.path}: {problem}.") from None
+            raise refusal(self.path, "copy", problem) from None
         finally:
             target.close()
 

@@ -6,7 +6,7 @@ from ..application_check import ApplicationCheck
 from ..drill import drill_backup, passed
 from .arguments import add_examine, add_heartbeat, add_id, command
 from .call import Call, Outcome
-from .verify import proof_json, proof_text, verdicts
+from .verify import exit_code, proof_json, proof_text, verdicts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(call: Call) -> Outcome:
-    """Drill; exit code 5 if the backup is damaged, 1 if the probe failed."""
+    """Drill; exit code 5 if the backup is damaged, 1 if the probe failed, 8 if the disk has no space for the proof."""
     repository = call.repository()
     application = ApplicationCheck(
         probe=call.arguments.probe or call.settings.drill_command,
@@ -32,5 +32,5 @@ def run(call: Call) -> Outcome:
     )
     backup = call.backup(repository)
     (proof,) = verdicts(repository, [(backup, drill_backup(repository, backup, call.ctx, application))])
-    exit_code = 0 if passed(proof) else 1 if proof.ok else 5
-    return Outcome({"ok": passed(proof), "results": [proof_json(proof)]}, proof_text(proof), exit_code)
+    code = exit_code([proof]) if passed(proof) else 1 if proof.ok else 5
+    return Outcome({"ok": passed(proof), "results": [proof_json(proof)]}, proof_text(proof), code)

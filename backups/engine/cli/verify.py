@@ -5,7 +5,7 @@ from typing import Any
 
 from ..application_check import ApplicationCheck
 from ..check_stores import unchecked_in
-from ..errors import EngineError, KeyMissing, UsageError
+from ..errors import DamageFound, EngineError, KeyMissing, NoSpace, UsageError
 from ..progress import duration, human_bytes
 from ..repository.base import Unreadable, set_of
 from ..repository.folder import Repository
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(call: Call) -> Outcome:
     """Verify; exit code 4 if there is no backup, 5 if one is damaged or unreadable, or damaged and skipped by ``latest``.
 
-    Exit code 10 if all others are sound, and no key at hand opens some.
+    8 if all are sound, but the disk has no space for the proofs; 10 if all others are sound, and no key at hand opens some.
     """
     repository = call.repository()
     arguments = call.arguments
@@ -74,7 +74,13 @@ def run(call: Call) -> Outcome:
     lines += [f"NOTICED {problem.message}" for problem in noticed]
     answer: dict[str, Any] = {"ok": ok and not locked, "results": results}
     answer |= {"noticed": [problem.model_dump(mode="json") for problem in noticed]} if noticed else {}
-    return Outcome(answer, "\n".join(lines), 5 if not ok else KeyMissing.exit_code if locked else 0)
+    code = DamageFound.exit_code if not ok else KeyMissing.exit_code if locked else exit_code(proofs)
+    return Outcome(answer, "\n".join(lines), code)
+
+
+def exit_code(proofs: list[Proof]) -> int:
+    """The exit code of sound *proofs*: 8 if one could not be recorded, because it does not count then."""
+    return NoSpace.exit_code if any(proof.unrecorded for proof in proofs) else 0
 
 
 def _locked(repository: Repository, backup: Backup) -> Problem:
@@ -99,7 +105,8 @@ def _unverified_json(backup_id: str, problem: Problem, depth: Depth) -> dict[str
 
 def proof_json(proof: Proof) -> dict[str, Any]:
     """One result in the JSON of ``verify`` and ``drill``."""
-    return proof.model_dump(mode="json", exclude={"time", "drill", "scope"})
+    found = proof.model_dump(mode="json", exclude={"time", "drill", "scope"})
+    return found | ({"unrecorded": proof.unrecorded} if proof.unrecorded else {})
 
 
 def proof_text(proof: Proof) -> str:
@@ -109,6 +116,8 @@ def proof_text(proof: Proof) -> str:
         f"{proof.id}: {'ok' if proof.ok else 'DAMAGED'} ({proof.depth}, {human_bytes(proof.bytes)} in "
         f"{duration(proof.seconds)}, {rate}/s)"
     ]
+    if proof.unrecorded:
+        lines.append(f"  NOT RECORDED, so that it does not count: {proof.unrecorded}")
     if proof.blames_source:
         lines.append("  The bytes are as they were written, but the source was damaged when it was backed up:")
     for problem in proof.problems:

@@ -5,7 +5,15 @@ from pathlib import Path
 
 from ..errors import NoSpace
 
+LEAST_SPACE = 64 << 10
+"""With fewer bytes free, a disk counts as full: SQLite cannot even make the index of a log there."""
+
 _RESERVE = 16 << 20
+
+
+def is_full(folder: Path) -> bool:
+    """Whether the file system of an existing *folder* is full. Raises ``OSError``."""
+    return shutil.disk_usage(folder).free < LEAST_SPACE
 
 
 def need_space(folder: Path, size: int, purpose: str) -> None:
