@@ -17,7 +17,7 @@ from backups.engine.errors import BackupNotFound, EngineError, RepositoryMissing
 from backups.engine.names import BACKUP_ID
 from backups.engine.repository.base import STAMP
 from backups.engine.repository.folder import Repository
-from backups.engine.repository.soundness import Soundness
+from backups.engine.repository.soundness import Soundness, keeps_damage
 from backups.engine.types import Backup, Depth
 from backups.identity import audit
 from backups.models import IndexedBackup, Job
@@ -279,6 +279,8 @@ def _row(name: str, backup: Backup, seen: str, check: FailedCheck | None) -> Ind
 
 
 def _damaged_in(backup: Backup) -> str:
+    if keeps_damage(backup):
+        return ""
     return next(
         (problem.lies_in for problem in backup.problems if problem.lies_in is not None), backup.id if backup.damaged else ""
     )

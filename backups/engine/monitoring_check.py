@@ -22,6 +22,7 @@ from .evidence.keys import keys_for
 from .progress import counted, duration, human_bytes
 from .repository.base import Unreadable
 from .repository.folder import Repository, open_repository
+from .repository.soundness import keeps_damage
 from .runtime.context import Context
 from .shrinkage import unconfirmed_loss
 from .types import Backup, BackupKind, Depth, Proof
@@ -75,7 +76,7 @@ def judge(
     readable = [item for item in scanned if isinstance(item, Backup)]
     backups = [item for item in readable if not item.manifest.safety]
     usable = [item for item in backups if not item.damaged and item.manifest.kind is not BackupKind.SNAPSHOT]
-    damaged = [item.id for item in scanned if isinstance(item, Unreadable) or (item.damaged and not item.manifest.safety)]
+    damaged = [item.id for item in scanned if isinstance(item, Unreadable) or (item.damaged and not keeps_damage(item))]
     figures = [f"backups={len(backups)};;;0", f"damaged={len(damaged)};0;;0", f"free={free}B;;;0"]
     if not usable:
         reason = f"{len(damaged)} damaged, the newest {damaged[0]}" if damaged else "there are no backups"

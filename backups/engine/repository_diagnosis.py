@@ -14,6 +14,7 @@ from .recipients import encryption_findings
 from .repository.base import Unreadable, set_of
 from .repository.folder import Repository, open_repository
 from .repository.scratch import SCRATCH, STAGING
+from .repository.soundness import keeps_damage
 from .repository.suspicion import suspicions
 from .shrinkage import unconfirmed_loss
 
@@ -42,8 +43,8 @@ def _check_backups(repository: Repository, report: Diagnosis) -> None:
     closed = [item.id for item in unreadable if item.problem.code == PermissionMissing.code]
     broken = [item.id for item in unreadable if item.id not in {*newer, *closed}]
     unsound = [item for item in scanned if not isinstance(item, Unreadable) and item.damaged]
-    damaged = [item.id for item in unsound if not item.manifest.safety]
-    kept = [item.id for item in unsound if item.manifest.safety]
+    damaged = [item.id for item in unsound if not keeps_damage(item)]
+    kept = [item.id for item in unsound if keeps_damage(item)]
     proven = [item for item in scanned if not isinstance(item, Unreadable) and item.verified_at and not item.damaged]
     stored = sum(item.manifest.bytes_stored for item in scanned if not isinstance(item, Unreadable))
     report.add("ok", str(folder), f"{counted(len(scanned), 'backup')}, {human_bytes(stored)}, {len(proven)} verified")

@@ -31,7 +31,7 @@ from backups.plans.missed import Missed, missed_lately
 from . import facts
 from .conditions import gather_more
 from .recoveries import drills, last_of, possible_since, restores
-from .stored import absent_sources, damaged_backups, missing_backups, present_backups, repository_fact
+from .stored import absent_sources, damaged_backups, damaged_rows, missing_backups, present_backups, repository_fact
 
 _WINDOW = timedelta(days=30)
 _RECENT_JOBS = 10
@@ -321,7 +321,7 @@ def _counts(*, running: int, waiting: int) -> facts.Counts:
         backups=sum(by_proof.values()) - by_proof.get(IndexedBackup.Verification.MISSING, 0),
         missing=by_proof.get(IndexedBackup.Verification.MISSING, 0),
         proven=sum(by_proof.get(verification, 0) for verification in _PROVEN),
-        damaged=by_proof.get(IndexedBackup.Verification.DAMAGED, 0),
+        damaged=damaged_rows().count() if by_proof.get(IndexedBackup.Verification.DAMAGED) else 0,
         running=running,
         waiting=waiting,
     )

@@ -114,9 +114,14 @@ def absent_sources(config: Configuration, sets: Iterable[facts.SetFact]) -> Iter
                 yield facts.Probed(check="sources", code="source_broken", subject=str(source.path), message=message, hint=hint)
 
 
+def damaged_rows() -> QuerySet[IndexedBackup]:
+    """The damaged backups, without the safety backups that only hold a damaged store as it was: they have no ``damaged_in``."""
+    return IndexedBackup.objects.filter(verification=IndexedBackup.Verification.DAMAGED).exclude(safety=True, damaged_in="")
+
+
 def damaged_backups() -> tuple[facts.DamagedBackup, ...]:
     """The damaged backups, newest first, as far as they are read; as one where they share damage."""
-    rows = IndexedBackup.objects.filter(verification=IndexedBackup.Verification.DAMAGED).order_by("-time", "-backup_id")
+    rows = damaged_rows().order_by("-time", "-backup_id")
     found: dict[str, list[tuple[str, str, str]]] = {}
     for id_, set_name, problem, lies_in in rows.values_list("backup_id", "set", "problem", "damaged_in")[:_MOST_DAMAGED]:
         found.setdefault(lies_in or id_, []).append((id_, set_name, problem))

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from django.test import override_settings
@@ -13,8 +14,10 @@ from django.utils import timezone
 
 from backups.catalog import index
 from backups.engine.cli import main
+from backups.engine.doctor import diagnose
 from backups.engine.errors import EngineError
 from backups.engine.monitoring_check import Level
+from backups.engine.types import Source, SourceKind
 from backups.monitoring import health, metrics, readiness
 from backups.monitoring.conditions import present
 from backups.monitoring.gathering import gather
@@ -22,7 +25,7 @@ from backups.monitoring.verdict import verdict
 from refserver.recovery import check
 from tests.control.conftest import Site
 from tests.fixtures.history import history, mine
-from tests.restore.stores import History
+from tests.restore.stores import History, back_up, context
 from tests.restore.test_inherited_damage import flip_shared_block
 
 __all__ = ["history", "mine"]
@@ -117,6 +120,28 @@ def proven(empty_site: Site, mine: History, monkeypatch: pytest.MonkeyPatch) -> 
         index.refresh("main")
         assert verdict(gather(timezone.now())).newest is not None
         yield empty_site
+
+
+def test_a_safety_backup_of_a_damaged_store_is_no_damage_until_its_own_bytes_are(
+    proven: Site, mine: History, tmp_path: Path
+) -> None:
+    database = tmp_path / "app.sqlite3"
+    database.write_bytes(b"this was a database once " * 999)
+    kept = back_up(mine.repository, (Source(kind=SourceKind.SQLITE, name="app", path=database),), safety=True)
+
+    def counted() -> tuple[int, int, set[str], list[str]]:
+        index.refresh("main")
+        facts = gather(timezone.now())
+        told = check.answer(["--repo", str(mine.repository.folder)])
+        levels = [one.level for one in diagnose(mine.repository.folder, (), context()).findings if kept.id in one.message]
+        figure = int(told.figures.partition("damaged=")[2].partition(";")[0])
+        return facts.counts.damaged, figure, {one.code for one in present(facts) if "damage" in one.code}, levels
+
+    assert kept.damaged and counted() == (0, 0, set(), ["note"])
+    archive = mine.repository.backup_folder("default", kept.id) / "data.tar.zst"
+    archive.write_bytes(b"." * archive.stat().st_size)
+    verify(mine, kept.id)
+    assert counted() == (1, 1, {"damaged_some"}, ["problem"])
 
 
 @pytest.mark.parametrize("fault", sorted(SOUND_LEFT | NOTHING_LEFT, key=lambda one: one.__name__), ids=lambda one: one.__name__)

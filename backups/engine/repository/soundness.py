@@ -31,6 +31,12 @@ _Link = tuple[str | None, Problem | None]
 """A backup's parent, and what is wrong with its files."""
 
 
+def keeps_damage(backup: Backup) -> bool:
+    """Whether a damaged backup is the safety backup of a damaged store, and is as that store was: nothing is wrong with it."""
+    codes = {problem.code for problem in backup.problems}
+    return backup.manifest.safety and bool(codes) and codes <= {*SOURCE_PROBLEMS, SOURCE_SUSPECT}
+
+
 class Stored(Protocol):
     """What it takes of a repository to judge its backups; see `base.BaseRepository`."""
 
