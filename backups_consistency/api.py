@@ -21,6 +21,7 @@ from backups.api.permissions import require
 from backups.api.problems import Refused, unknown
 from backups.api.resource import resource
 from backups.api.schemas import RequestModel, ResponseModel, Text
+from backups.identity.step_up import always
 from backups.models import Job
 from consistency.engine.errors import ConsistencyError
 from consistency.engine.findings import Cause, FindingKind, Severity, State
@@ -189,11 +190,16 @@ def list_checks(request: Request, *, query: CheckQuery) -> Page[CheckSchema]:
     return page(request, query, query.matching(Check.objects.all()), ("pk",), CheckSchema.model_validate)
 
 
+def _repairs(request: Request, *, body: NewCheck) -> bool:
+    return bool(body.repair)
+
+
 @job_operation(
     "consistency.run_check",
     needs="Needs the permission `consistency.run_check`, with `repair` also `consistency.repair_finding`; a token needs the "
     "scope `consistency`.",
     body=NewCheck,
+    dangerous=_repairs,
 )
 def start_check(request: Request, *, body: NewCheck) -> Job:
     """Queue a check.
@@ -240,7 +246,7 @@ def plan_repair(request: Request, *, body: RepairRequest) -> RepairPlan:
     return _plan(body, _check_or_latest(body.check))
 
 
-@job_operation("consistency.repair_finding", body=RepairRequest, problems=(404, 409, 503))
+@job_operation("consistency.repair_finding", body=RepairRequest, problems=(404, 409, 503), dangerous=always)
 def start_repair(request: Request, *, body: RepairRequest) -> Job:
     """Queue a repair of findings.
 
@@ -281,7 +287,7 @@ def show_repair(request: Request, number: int) -> RepairSchema:
     return RepairSchema.model_validate(_find(Repair, number))
 
 
-@job_operation("consistency.repair_finding", problems=(409, 503))
+@job_operation("consistency.repair_finding", problems=(409, 503), dangerous=always)
 def undo_repair(request: Request, number: int) -> Job:
     """Undo a repair.
 
@@ -295,7 +301,7 @@ def undo_repair(request: Request, number: int) -> Job:
     return queue_once(actor(request), Work(do="undo", repair=row.pk))
 
 
-@job_operation("consistency.repair_finding", problems=(409, 503))
+@job_operation("consistency.repair_finding", problems=(409, 503), dangerous=always)
 def resume_repair(request: Request, number: int) -> Job:
     """Resume an interrupted repair, or an interrupted undo."""
     row = _find(Repair, number)

@@ -6,7 +6,7 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 
-from backups.admin import frame, running
+from backups.admin import frame, running, step_up
 from backups.engine.errors import EngineError
 from backups.identity.audit import Actor
 from backups.identity.sign_in import actor_of
@@ -50,8 +50,9 @@ class BackupsFrame(Frame):
 
     queues = True
 
-    def page(self, permission: str, methods: tuple[str, ...]) -> Callable[[View], View]:
-        return frame.page(permission, methods=methods)
+    def page(self, permission: str, methods: tuple[str, ...], *, dangerous: bool = False) -> Callable[[View], View]:
+        guard = frame.page(permission, methods=methods)
+        return (lambda view: guard(step_up.dangerous()(view))) if dangerous else guard
 
     def render(self, request: HttpRequest, template: str, title: str, context: dict[str, Any]) -> HttpResponse:
         return frame.render(request, template, title, context)

@@ -21,7 +21,7 @@ from backups.engine.errors import EngineError
 from backups.engine.progress import counted
 from backups.engine.types import SourceKind
 from backups.jobs.arguments import Arguments, BackupArguments
-from backups.jobs.job_type import JobType
+from backups.jobs.job_type import JobType, always
 from backups.jobs.types import engine, environment, job_type, management
 from backups.models import IndexedBackup, Job
 from consistency.declaration import option
@@ -95,7 +95,7 @@ def _repair_summary(repair: dict[str, Any]) -> str:
 
 
 _SHOWN: dict[str, Any] = {"sentence": _summary, "template": "consistency/outcome.html"}
-_REPAIRS: dict[str, Any] = {**_SHOWN, "permission": "consistency.repair_finding", "planned": False}
+_REPAIRS: dict[str, Any] = {**_SHOWN, "permission": "consistency.repair_finding", "planned": False, "dangerous": always}
 CHECK = JobType(
     name="check_consistency",
     title="Check consistency",
@@ -104,6 +104,7 @@ CHECK = JobType(
     attempts=2,
     ready=lambda: bool(option("DECLARATION")),
     permission="consistency.run_check",
+    dangerous=lambda arguments: bool(arguments.get("repair")),
     **_SHOWN,
 )
 REPAIR = JobType(name="repair_consistency", title="Repair findings", arguments=RepairArguments, command=_repair, **_REPAIRS)

@@ -49,8 +49,11 @@ class Frame:
     queues = False
     """Whether `queue` works."""
 
-    def page(self, permission: str, methods: tuple[str, ...]) -> Callable[[View], View]:
-        """A decorator: staff with *permission*, only these *methods*, CSRF protection, never cached."""
+    def page(self, permission: str, methods: tuple[str, ...], *, dangerous: bool = False) -> Callable[[View], View]:
+        """A decorator: staff with *permission*, only these *methods*, CSRF protection, never cached.
+
+        *dangerous*: a POST changes data, and a frame that can ask who is there does so first. The plain admin cannot.
+        """
 
         def decorate(view: View) -> View:
             permitted = permission_required(permission, raise_exception=True)(view)
@@ -85,14 +88,15 @@ def frame() -> Frame:
     return import_string(path)() if path else Frame()
 
 
-def page(permission: str, *, methods: tuple[str, ...] = ("GET",)) -> Callable[[View], View]:
+def page(permission: str, *, methods: tuple[str, ...] = ("GET",), dangerous: bool = False) -> Callable[[View], View]:
     """The decorator of each view. The project's frame is loaded for each request: settings are not read at import."""
 
     def decorate(view: View) -> View:
         @functools.wraps(view)
         def framed(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-            return frame().page(permission, methods)(view)(request, *args, **kwargs)
+            return frame().page(permission, methods, dangerous=dangerous)(view)(request, *args, **kwargs)
 
+        framed.dangerous = dangerous  # type: ignore[attr-defined]
         return framed
 
     return decorate

@@ -28,7 +28,7 @@ from backups.engine.errors import UsageError
 from backups.engine.names import BACKUP_ID
 from backups.identity.sign_in import actor_of
 from backups.jobs import lifecycle, submit
-from backups.jobs.types import RESTORE_IN_PLACE, deletes, job_type, job_types
+from backups.jobs.types import RESTORE_IN_PLACE, is_dangerous, job_type, job_types
 from backups.models import IndexedBackup, Job, JobLog, Plan
 from backups.models.listing import Cursor, Filter, Keyset, Part, chosen
 from backups.templatetags.backups_jobs import job_title, tone
@@ -220,12 +220,13 @@ def cancel(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
     return HttpResponseRedirect(return_address(request, found.get_absolute_url()))
 
 
-def _deletes(request: HttpRequest, job_id: uuid.UUID) -> bool:
-    return deletes(_find(job_id).kind)
+def _changes(request: HttpRequest, job_id: uuid.UUID) -> bool:
+    found = _find(job_id)
+    return is_dangerous(found.kind, found.arguments)
 
 
 @page("backups.view_job", methods=("POST",))
-@dangerous(_deletes)
+@dangerous(_changes)
 def again(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
     """Queue a job like this one, and go to it."""
     found = _find(job_id)

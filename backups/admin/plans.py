@@ -154,12 +154,12 @@ def one(request: HttpRequest, name: str) -> HttpResponse:
     return _form_page(request, "backups/plan.html", str(plan), form, context)
 
 
-def _switches_or_deletes(request: HttpRequest, name: str, what: str) -> bool:
-    return what != "run" or editing.deletes(found_or_404(Plan.objects.all(), "plan", name=name))
+def _switches_or_changes(request: HttpRequest, name: str, what: str) -> bool:
+    return what != "run" or editing.is_dangerous(found_or_404(Plan.objects.all(), "plan", name=name))
 
 
 @page("backups.run_plan", methods=("POST",))
-@dangerous(_switches_or_deletes)
+@dangerous(_switches_or_changes)
 def switch(request: HttpRequest, name: str, what: str) -> HttpResponse:
     """Pause, resume, or run a plan now."""
     plan, actor = found_or_404(Plan.objects.all(), "plan", name=name), actor_of(request)

@@ -23,6 +23,7 @@ from .jobs import job_operation
 from .operation import Operation
 from .paging import Page, PageQuery, page
 from .problems import Refused
+from .restored_code import Acknowledged, require_acknowledged
 from .schemas import Moment, Note, RequestModel, ResponseModel, Text
 
 Kind = Literal["full", "incremental", "snapshot"]
@@ -156,7 +157,7 @@ class RestoreToFolder(RequestModel, title="ToFolder"):
     check: Annotated[bool, Field(description="Open and check the restored stores.")] = True
 
 
-class RestoreInPlace(RequestModel, title="InPlace"):
+class RestoreInPlace(Acknowledged, title="InPlace"):
     """Restore over the live stores, after a safety backup of them."""
 
     to: Literal["in_place"]
@@ -301,7 +302,8 @@ def restore_backup(request: Request, backup_id: str, *, query: RepositoryQuery, 
     """Restore a backup to a new folder, or over the live stores.
 
     A restore in place first makes a safety backup of the live stores, and rolls back if a check fails. `confirm` is the
-    backup's id, even if the address says `latest`.
+    backup's id, even if the address says `latest`. Triggers, views and embedding functions that the live stores do not have
+    must be named, or all accepted: 409, `code_unconfirmed`.
     """
     return submit_restore(request, find_backup(backup_id, query.repository, query.set), body)
 
@@ -318,6 +320,7 @@ def submit_restore(request: Request, row: IndexedBackup, body: RestoreToFolder |
         return submit.restore_to_folder(actor(request), **values)
     if body.confirm != row.backup_id:
         raise RestoreRefused("`confirm` is not the id of the backup. Nothing was changed.", hint="Send the full id.")
+    require_acknowledged(row, body.only, body)
     values = {"backup_id": row.backup_id, **row.home, "only": body.only}
     return submit.restore_in_place(actor(request), typed=body.confirm, **values)
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from rest_framework.request import Request
 
 from backups.jobs import lifecycle, submit
-from backups.jobs.types import deletes, job_type
+from backups.jobs.types import is_dangerous, job_type
 from backups.models import Job
 
 from .authentication import actor
@@ -174,14 +174,15 @@ def cancel_job(request: Request, job_id: UUID) -> HttpResponseBase:
     return reply(job_schema(row), 200 if row.has_ended else 202)
 
 
-def _deletes(request: Request, job_id: UUID) -> bool:
-    return deletes(_find_job(job_id).kind)
+def _changes(request: Request, job_id: UUID) -> bool:
+    found = _find_job(job_id)
+    return is_dangerous(found.kind, found.arguments)
 
 
 @job_operation(
     "backups.view_job",
     needs="Needs the permission `backups.view_job` (scope `read`), and the permission of the job type with its scope.",
-    dangerous=_deletes,
+    dangerous=_changes,
     problems=(409, 503),
 )
 def run_job_again(request: Request, job_id: UUID) -> Job:

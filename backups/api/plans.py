@@ -206,11 +206,11 @@ def delete_schedule(request: Request, name: str) -> None:
     editing.remove_plan(actor(request), plan)
 
 
-def _deletes(request: Request, name: str) -> bool:
-    return editing.deletes(_find_plan(name))
+def _changes(request: Request, name: str) -> bool:
+    return editing.is_dangerous(_find_plan(name))
 
 
-@job_operation("backups.run_plan", dangerous=_deletes)
+@job_operation("backups.run_plan", dangerous=_changes)
 def run_schedule(request: Request, name: str) -> Job:
     """Run a plan now.
 

@@ -1,6 +1,6 @@
 """What a job type is: its arguments, its command, and what happens before and after the work."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -34,6 +34,15 @@ class Work:
     before: Any = None
 
 
+def _never(arguments: Mapping[str, Any]) -> bool:
+    return False
+
+
+def always(arguments: Mapping[str, Any]) -> bool:
+    """For `JobType.dangerous`: with any arguments."""
+    return True
+
+
 def _nothing(work: Work) -> None:
     """Do nothing: most types need no hook."""
 
@@ -51,6 +60,8 @@ class JobType(Generic[A]):
     - ``limit``: seconds after which it is stopped.
     - ``planned``: plans may have this type.
     - ``ready``: whether the project has what it needs. A default plan is made once it is.
+    - ``dangerous``: whether a job with these arguments deletes or changes what is there, so that a session must be confirmed
+      before one is queued (`identity.step_up`).
     - ``prepare`` and ``complete``: called before the command starts and before its end is recorded (`completion`). ``complete``
       is also called when the worker died, and must tolerate being called twice. Both may raise ``DatabaseError`` or
       ``OSError``.
@@ -68,6 +79,7 @@ class JobType(Generic[A]):
     permission: str = "backups.create_backup"
     planned: bool = True
     ready: Callable[[], bool] = lambda: True
+    dangerous: Callable[[Mapping[str, Any]], bool] = _never
     prepare: Callable[[Work], None] = _nothing
     complete: Callable[[Work], None] = _nothing
     sentence: Callable[[dict[str, Any]], str] | None = None

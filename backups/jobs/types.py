@@ -7,7 +7,7 @@ reliable, and keeps live files out of the process that answers requests.
 import functools
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from django.utils.module_loading import import_string
@@ -31,7 +31,7 @@ from .arguments import (
     RestoreInPlaceArguments,
     VerifyArguments,
 )
-from .job_type import JobType
+from .job_type import JobType, always
 
 INCOMPLETE = "incomplete"
 """Code of the warning of a backup job that made a backup from which files are missing; of its error in older jobs."""
@@ -186,6 +186,7 @@ RESTORE_IN_PLACE = JobType(
     command=_restore_in_place,
     writes=True,
     killable=False,
+    dangerous=always,
     prepare=restored_accounts.remember,
     complete=restored_accounts.settle,
     **_RESTORES,
@@ -199,6 +200,7 @@ DELETE = JobType(
     writes=True,
     permission="backups.delete_backup",
     planned=False,
+    dangerous=always,
 )
 PRUNE = JobType(
     name="prune",
@@ -208,6 +210,7 @@ PRUNE = JobType(
     writes=True,
     attempts=2,
     permission="backups.delete_backup",
+    dangerous=lambda arguments: not arguments.get("dry_run"),
 )
 
 
@@ -243,7 +246,7 @@ def job_type(name: str) -> JobType[Any]:
     return found
 
 
-def deletes(kind: str) -> bool:
-    """Whether jobs of this type delete backups. False for an unknown type."""
+def is_dangerous(kind: str, arguments: Mapping[str, Any]) -> bool:
+    """Whether such a job deletes or changes what is there (`JobType.dangerous`). False for an unknown type."""
     found = job_types().get(kind)
-    return found is not None and found.permission == PRUNE.permission
+    return found is not None and found.dangerous(arguments)

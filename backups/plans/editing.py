@@ -27,9 +27,9 @@ def needs(*kinds: str) -> tuple[str, ...]:
     return (_CHANGE, *sorted({known[kind].permission for kind in kinds if kind in known} - {_CHANGE}))
 
 
-def deletes(plan: Plan) -> bool:
-    """Whether the jobs of a plan delete backups."""
-    return types.deletes(plan.kind)
+def is_dangerous(plan: Plan) -> bool:
+    """Whether the jobs of a plan delete or change what is there."""
+    return types.is_dangerous(plan.kind, plan.arguments)
 
 
 def pause_plan(actor: Actor, plan: Plan) -> Plan:

@@ -29,7 +29,7 @@ _DONE = {
 }
 
 
-@page("consistency.view_check", methods=("GET", "POST"))
+@page("consistency.view_check", methods=("GET", "POST"), dangerous=True)
 def plan(request: HttpRequest, number: int) -> HttpResponse:
     """What a repair of a check's findings would do; POST queues it."""
     check = object_or_404(Check.objects.all(), number)
@@ -76,7 +76,7 @@ def repair(request: HttpRequest, number: int) -> HttpResponse:
     return render_page(request, "consistency/repair.html", f"Repair {shown.pk}", context)
 
 
-@page("consistency.repair_finding", methods=("POST",))
+@page("consistency.repair_finding", methods=("POST",), dangerous=True)
 def undo(request: HttpRequest, number: int) -> HttpResponse:
     """Queue the undoing of a repair."""
     shown = object_or_404(Repair.objects.all(), number)
@@ -90,7 +90,7 @@ def undo(request: HttpRequest, number: int) -> HttpResponse:
     return queue_work(request, Work(do="undo", repair=shown.pk), f"Undo of repair {shown.pk} queued.", back)
 
 
-@page("consistency.repair_finding", methods=("POST",))
+@page("consistency.repair_finding", methods=("POST",), dangerous=True)
 def resume(request: HttpRequest) -> HttpResponse:
     """Queue the resuming of the interrupted repair."""
     return queue_work(request, Work(do="resume"), "Resuming the repair is queued.", reverse("consistency:overview"))

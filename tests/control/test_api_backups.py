@@ -99,7 +99,7 @@ def test_restore_in_place_requires_the_id(site):
     program = bearer(site, "program", "restorer")
     problem(send(program, path, {"to": "in_place", "confirm": "latest"}), 409, "restore_refused")
     person = site.client("ada", "restorer")
-    body = {"to": "in_place", "confirm": made.backup_id}
+    body = {"to": "in_place", "confirm": made.backup_id, "code": "any"}
     problem(send(person, path, {**body, "confirm": made.backup_id[:-1]}), 409, "restore_refused")
     assert not Job.objects.filter(kind="restore_in_place").exists()
     job = json_of(send(person, path, body), 202)
@@ -112,7 +112,7 @@ def test_restore_in_place_requires_the_id(site):
 def test_control_set_is_not_restored_in_place(site):
     made = site.done(submit.back_up(site.actor, set="control", backup="full", verify="none"))
     client = bearer(site, "ada", "restorer")
-    body = {"to": "in_place", "confirm": made.backup_id}
+    body = {"to": "in_place", "confirm": made.backup_id, "code": "any"}
     assert (
         "holds the control database"
         in problem(send(client, f"{BACKUPS}/{made.backup_id}/restore", body), 409, "restore_refused")["detail"]

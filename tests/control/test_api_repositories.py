@@ -75,7 +75,7 @@ def test_missing_repository_is_reported(empty_site):
     assert "There is no repository" in json_of(client.get(path), 200)["problem"]
     assert "Mount its disk" in problem(send(client, f"{path}/hold", {}), 503, "no_repository")["hint"]
     problem(client.get(f"{path}/files/data.tar.zst"), 503, "no_repository")
-    restore = {"to": "in_place", "confirm": "20260101T000000Z-full-abcdef"}
+    restore = {"to": "in_place", "confirm": "20260101T000000Z-full-abcdef", "code": "any"}
     for verb, body in (
         ("verify", {}),
         ("drill", {}),

@@ -12,6 +12,8 @@ from django.db import connections
 
 from backups.jobs import submit
 from backups.models import Job
+from tests.control.rest import BACKUPS, bearer, problem, send
+from tests.control.test_backup_pages import indexed
 
 STEPS = "/admin/backup/restore/"
 EVIL = {"type": "known", "name": "ollama", "config": {"url": "http://attacker.example/"}}
@@ -69,3 +71,27 @@ def test_triggers_views_and_embedding_functions_are_named_and_confirmed(site):
     assert not Job.objects.filter(kind="restore_in_place").exists()
     assert client.post(f"{STEPS}confirm/", {**form, "code": "yes"}).status_code == 302
     assert Job.objects.filter(kind="restore_in_place").count() == 1
+
+
+def test_a_request_names_the_code(empty_site):
+    row = indexed()
+    program = bearer(empty_site, "rita", "restorer")
+    result = {"code": [{"kind": "trigger", "name": "planted"}, {"kind": "view", "name": "shown"}]}
+
+    def preview(**values) -> Job:
+        given = {"backup_id": row.backup_id, **row.home, "only": None, **values}
+        return Job.objects.create(kind="preview", state=Job.State.SUCCEEDED, arguments=given, result=result)
+
+    def restore(**values):
+        body = {"to": "in_place", "confirm": row.backup_id, **values}
+        return send(program, f"{BACKUPS}/{row.backup_id}/restore", body)
+
+    found, other = preview(), preview(set="other")
+    for job in (other, preview(only="sqlite"), preview(backup_id=indexed().backup_id)):
+        problem(restore(preview=str(job.pk), code=["trigger planted", "view shown"]), 409, "code_unconfirmed")
+    problem(restore(), 409, "code_unconfirmed")
+    problem(restore(code=["trigger planted", "view shown"]), 409, "code_unconfirmed")
+    refused = problem(restore(preview=str(found.pk), code=["view shown"]), 409, "code_unconfirmed")
+    assert refused["code"] == "code_unconfirmed" and refused["unnamed"] == ["trigger planted"]
+    assert not Job.objects.filter(kind="restore_in_place").exists()
+    assert restore(preview=str(found.pk), code=["trigger planted", "view shown"]).status_code == 202

@@ -24,6 +24,8 @@ from backups.api import urls as api
 from backups.api.operation import Operation
 from backups.identity import step_up
 from backups.models import AlertChannel, AlertRule, ApiToken, AuditEntry, IndexedBackup, Job, Plan
+from backups_consistency import api as consistency_api
+from consistency import urls as consistency_pages
 from tests.control.conftest import PASSWORD
 from tests.control.rest import bearer, json_of, problem, send
 from tests.control.test_backup_pages import indexed
@@ -88,11 +90,18 @@ DANGEROUS_OPERATIONS = {
     "forget_missing": ("POST", "/repositories/main/forget-missing", {}),
     "prune_repository": ("POST", "/repositories/main/prune", {"keep_last": 1}),
     "create_token": ("POST", "/tokens", {"name": "x", "scopes": ["read"]}),
+    "start_check": ("POST", "/consistency/checks", {"repair": "safe"}),
+    "start_repair": ("POST", "/consistency/repairs", {}),
+    "undo_repair": ("POST", "/consistency/repairs/1/undo", None),
+    "resume_repair": ("POST", "/consistency/repairs/1/resume", None),
 }
 HARMLESS_OPERATIONS = {
     "create_backup", "verify_backup", "drill_backup", "preview_restore", "hold_backup", "cancel_job",
     "reindex_repository", "verify_repository", "revoke_token", "confirm_session", "earlier_trigger",
+    "plan_repair",
 }  # fmt: skip
+CONSISTENCY_PAGES = {"plan", "undo", "resume"}
+HARMLESS_CONSISTENCY_PAGES = {"overview", "running", "check_now", "checks", "check", "finding", "repair"}
 
 
 @pytest.fixture
@@ -117,7 +126,7 @@ def age(client: Client, minutes: float = 11) -> Client:
 
 def operations() -> dict[str, tuple[str, Operation]]:
     found = {}
-    for pattern in (*api.urlpatterns, *legacy.urlpatterns):
+    for pattern in (*api.urlpatterns, *legacy.urlpatterns, *consistency_api.urlpatterns):
         for method in ("get", "post", "patch", "delete"):
             handler = getattr(getattr(pattern.callback, "view_class", None), method, None)
             if handler is not None:
@@ -135,6 +144,9 @@ def test_every_page_and_operation_is_classified():
     declared = {one.name for one in pages.urlpatterns if getattr(one.callback, "dangerous", None)}
     assert declared == set(DANGEROUS_PAGES)
     assert {one.name for one in pages.urlpatterns} - declared == HARMLESS_PAGES
+    declared = {one.name for one in consistency_pages.urlpatterns if one.callback.dangerous}
+    assert declared == CONSISTENCY_PAGES
+    assert {one.name for one in consistency_pages.urlpatterns} - declared == HARMLESS_CONSISTENCY_PAGES
     found = operations()
     declared = {name for name, (_, operation) in found.items() if operation.dangerous is not None}
     assert declared == set(DANGEROUS_OPERATIONS)
@@ -152,6 +164,9 @@ def test_every_dangerous_page_asks(empty_site, planted):
         if method == "POST":
             asked[name] = answer.status_code == 403 and FIELD in answer.content.decode()
     assert [name for name, whether in asked.items() if not whether] == [] and state() == before
+    for address in ("checks/1/repair/", "repairs/1/undo/", "repairs/resume/"):
+        answer = client.post(f"/admin/consistency/{address}")
+        assert answer.status_code == 403 and FIELD in answer.content.decode(), address
     assert client.get(f"/admin/backup/backups/{BACKUP}/").status_code == 200, "what is not dangerous goes on"
     fresh = age(client, -11)
     for name in ("tokens", "plan", "alert_channel_new"):
