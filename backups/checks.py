@@ -8,7 +8,7 @@ E006        no control database
 E009        a router keeps the tables from it
 E010        a control database of a kind that cannot be used without ``USE_TZ``
 E011        a path that depends on the current directory
-E012        ``MANAGE`` is no file
+E012        ``MANAGE`` names no file
 E013        a restore would replace the control database
 E014        the apps are installed in an order in which one hides the other
 W001, W002  the control database is restored with the application, or does not wait

@@ -265,7 +265,7 @@ def _words(file: Path) -> list[str]:
 
 
 def _locked(pid_file: Path) -> bool:
-    """Whether a `manage.py serve` is running: it holds the lock on its pid file (`refserver.supervisor.hold`)."""
+    """Whether a `manage.py serve` is running: it holds the lock on its pid file (`backups.worker.supervisor.hold`)."""
     try:
         with pid_file.open("rb") as stream:
             return not locks.acquire(stream.fileno(), shared=True)

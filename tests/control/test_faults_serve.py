@@ -25,7 +25,7 @@ SUPERVISE = """
 import dataclasses, sys, django
 django.setup()
 from refserver.management.commands.serve import programs
-from refserver.supervisor import supervise
+from backups.worker.supervisor import supervise
 worker = dataclasses.replace(programs("127.0.0.1", 1)[1], silent_after=6.0)
 supervise([worker], lambda line: print("serve:", line, file=sys.stderr, flush=True))
 """

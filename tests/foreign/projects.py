@@ -112,6 +112,10 @@ class Product(models.Model):
     vector = models.BinaryField(default=bytes)
 """
 
+PAGE = (ROOT / "docs" / "how-to" / "add-to-django.md").read_text(encoding="utf-8")
+BLOCK = PAGE.split("<!-- settings -->\n```python\n")[1].split("```")[0]
+"""The settings that the page tells to copy."""
+
 SHOP_SETTINGS = (
     """
 from pathlib import Path
@@ -153,23 +157,10 @@ REST_FRAMEWORK = {
     "UNAUTHENTICATED_USER": None,
     "ALLOWED_VERSIONS": ["9"],
 }
-# --- what docs/how-to/add-to-django.md says
-INSTALLED_APPS += ["backups_consistency", "backups", "consistency", "django_q", "drf_spectacular_sidecar"]
-DATABASES["control"] = {
-    "ENGINE": "django.db.backends.sqlite3",
-    "NAME": TOP / "data" / "control.sqlite3",
-    "OPTIONS": {"transaction_mode": "IMMEDIATE", "timeout": 20, "init_command": "PRAGMA journal_mode=WAL"},
-}
-DATABASE_ROUTERS = ["backups.routing.ControlRouter", *DATABASE_ROUTERS]
-BACKUPS = {
-    "REPOSITORIES": {"main": TOP / "backups"},
-    "SETS": {
-        "default": [f"sqlite:shop={TOP}/data/shop.sqlite3", f"chroma:vectors={TOP}/data/chroma"],
-        "control": [f"sqlite:control={TOP}/data/control.sqlite3"],
-    },
-    "KEPT_APART": ["control"],
-    "SIGNING_KEY": TOP / "data" / "signing_key",
-}
+"""
+    + BLOCK.replace('Path("/srv/app/data")', 'TOP / "data"').replace('Path("/srv/backups/app")', 'TOP / "backups"')
+    + """
+BACKUPS["SETS"]["default"].pop()  # no folder of files
 CONSISTENCY = {"DECLARATION": "shop.mirror.DECLARATION", "SETTLE_SECONDS": 0.05}
 """
 )

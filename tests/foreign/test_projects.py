@@ -60,7 +60,7 @@ def the_shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     try:
         project.run(PREPARE.format(name="'ada@example.org'"))
         project.run(CHROMA)
-        project.start("backups_worker")
+        project.start("backups_worker", "--web", "sleep 1000")
         yield project
     finally:
         project.stop()

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from refserver.supervisor import AlreadyRunning, hold
+from backups.worker.supervisor import AlreadyRunning, hold
 from tests.library.places import ROOT, Places
 
 SUPERVISE = """
 import sys
 from pathlib import Path
-from refserver import supervisor
+from backups.worker import supervisor
 supervisor._FIRST_PAUSE = 0.05
 folder, *names = sys.argv[1:]
 programs = [

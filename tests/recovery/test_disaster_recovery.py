@@ -33,7 +33,7 @@ FULL, NEWEST, LIVE = (65, 130, 65), (66, 132, 66), (67, 134, 67)
 SERVICE = """
 import http.server, os, signal, sys
 from pathlib import Path
-from refserver.supervisor import hold
+from backups.worker.supervisor import hold
 class Answer(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200); self.end_headers(); self.wfile.write(os.environ["MARK"].encode())

@@ -15,7 +15,7 @@ from refserver.recovery.locations import Locations
 SERVE = """
 import sys
 from pathlib import Path
-from refserver.supervisor import Program, hold, supervise
+from backups.worker.supervisor import Program, hold, supervise
 worker = Program(name="worker", command=[sys.executable, sys.argv[2]], environment={}, stop_within=30.0, drain_within=600.0)
 with hold(Path(sys.argv[1])):
     supervise([worker], print)

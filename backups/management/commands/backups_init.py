@@ -29,16 +29,16 @@ Step = tuple[str, bool]
 
 
 class Command(BaseCommand):
-    """Runs as often as you like: what is there stays as it is."""
+    """Runs as often as you like: existing tables, keys, repositories and plans stay as they are."""
 
     requires_system_checks = (checks.TAG,)
     help = (
         "Make the control database, the signing key, the repositories, the default plans and the alert rules, as far as they "
-        "are missing, and say what was made and what was there."
+        "are missing. Each line says whether it was made or was there before."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--json", action="store_true", help="print one JSON object: what was made, and what was there")
+        parser.add_argument("--json", action="store_true", help="print one JSON object: lists of both")
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Stop at the first problem: what was made until then stays, and the next run goes on from there."""

@@ -13,7 +13,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from backups.jobs.heartbeat import heartbeat_file
-from refserver.supervisor import AlreadyRunning, Program, hold, supervise
+from backups.worker.supervisor import AlreadyRunning, Program, hold, supervise
 
 _STOP_WITHIN = 30.0
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (named to be shown as what can be opened)
