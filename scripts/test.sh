@@ -17,8 +17,8 @@ make_environment requirements-test.lock
 if (($#)); then
     exec .venv/bin/python -m pytest "$@"
 fi
-# A file's tests stay together, because they share servers that take seconds to start. Files run in the order of their names, not
-# those with many tests first: the longest tests are alone in their files, and would all be left for the end.
+# A file's tests stay together, because they share servers that take seconds to start. Files run in the order of tests/conftest.py,
+# not those with many tests first: the longest tests are alone in their files, and would all be left for the end.
 # One process more than there are cores, because tests wait for children and servers.
 cores=$(nproc)
 options=(-n $((cores < 4 ? cores + 1 : 4)) --dist loadfile --no-loadscope-reorder ${ALL_PROGRAMS:+--all-programs})

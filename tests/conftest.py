@@ -13,6 +13,15 @@ MEASURED = ("archive", "capture", "cli", "engine", "restore")
 MEASURED_ATTACKS = ("test_forged_backups.py", "test_forged_journals.py", "test_hostile_chroma.py")
 """Modules of the suite ``trust`` that attack the engine alone."""
 
+LONGEST = (
+    "library/test_serve_script.py",
+    "recovery/test_document.py",
+    "recovery/test_disaster_recovery.py",
+    "packaging",
+    "restore",
+)
+"""What starts first, since a process that starts a long file last leaves the others without work."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all-programs", action="store_true", help="fail if a test is skipped because a program is missing")
@@ -39,9 +48,15 @@ def is_measured(item: pytest.Item) -> bool:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     only = config.getoption("--only")
-    left = [item for item in items if only and is_measured(item) != (only == "measured")]
-    config.hook.pytest_deselected(items=left)
-    items[:] = [item for item in items if item not in set(left)]
+    chosen = [item for item in items if not only or is_measured(item) == (only == "measured")]
+    config.hook.pytest_deselected(items=list(set(items) - set(chosen)))
+    items[:] = sorted(chosen, key=position)
+
+
+def position(item: pytest.Item) -> int:
+    """The place of a test among `LONGEST`; all others come after them, in the order of their names."""
+    name = item.path.relative_to(item.config.rootpath / "tests").as_posix()
+    return next((place for place, long in enumerate(LONGEST) if name.startswith(long)), len(LONGEST))
 
 
 def missing_programs(config: pytest.Config) -> list[str]:
