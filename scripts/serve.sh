@@ -52,6 +52,9 @@ first_backup() {
     count=$(count_in backups <<< "$listed")
     if ((count > 0)); then
         printf 'Backups: %s in %s\n' "$count" "$BACKUP_REPOSITORY"
+        [[ -e $BACKUP_SIGNING_KEY ]] || printf '%s\n' \
+            "Nobody signs them: forged and removed backups would not be noticed. Look at what is there, then sign it:" \
+            "  .venv/bin/refbackup adopt --repo $(printf '%q' "$BACKUP_REPOSITORY")"
         return
     fi
     say "Making and verifying the first backup"
@@ -68,6 +71,10 @@ plans() {
     manage backup_reindex --changed >/dev/null
 }
 
+kept_key() {
+    if [[ -e $BACKUP_SIGNING_KEY ]]; then printf ' (keep a copy in a safe place)'; else printf ' (missing)'; fi
+}
+
 where_to_look() {
     local host=$1 port=$2
     [[ $host == 0.0.0.0 ]] && host=127.0.0.1
@@ -80,6 +87,7 @@ where_to_look() {
   Administration   http://$host:$port/admin/
   $administrator
   Repository       $BACKUP_REPOSITORY
+  Signing key      $BACKUP_SIGNING_KEY$(kept_key)
 
   Add documents:   .venv/bin/python manage.py ingest PATH...
   See the backups: .venv/bin/refbackup list --repo $(printf '%q' "$BACKUP_REPOSITORY")
@@ -107,6 +115,7 @@ main() {
     local settings
     settings=$(.venv/bin/python manage.py locations --shell)
     eval "$settings"
+    export BACKUP_SIGNING_KEY BACKUP_ENCRYPTION_KEY
     prepare
     first_backup
     plans

@@ -119,7 +119,8 @@ class Settings:
 def environment() -> Environment:
     """The process's environment and the nearest ``.env`` at or above the working folder, whose paths start at its folder.
 
-    An empty value in the file counts as not set. The keys are by default in ``var`` beside the file.
+    An empty value in the file counts as not set. The keys are by default in ``var`` beside the file or, without
+    a file, in ``var`` of the nearest folder at or above the working folder that has one of them there.
     """
     place = Path(find_dotenv(usecwd=True) or os.devnull)
     env = Environment.load(place, Path())
@@ -128,10 +129,16 @@ def environment() -> Environment:
         if name in values and name not in os.environ:
             paths = values[name].split(os.pathsep)
             values[name] = os.pathsep.join(_beside(path, place.parent) for path in paths if path)
-    if place.name == ".env":
-        values = {**{name: str(place.parent / path) for name, path in _KEYS_BESIDE_FILE.items()}, **values}
+    home = place.parent if place.name == ".env" else _folder_with_keys(Path.cwd())
+    if home is not None:
+        values = {**{name: str(home / path) for name, path in _KEYS_BESIDE_FILE.items()}, **values}
     env.values = values
     return env
+
+
+def _folder_with_keys(start: Path) -> Path | None:
+    folders = (start, *start.parents)
+    return next((one for one in folders if any((one / path).is_file() for path in _KEYS_BESIDE_FILE.values())), None)
 
 
 def _beside(given: str, folder: Path) -> str:
