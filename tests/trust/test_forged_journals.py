@@ -3,6 +3,8 @@
 import hashlib
 import os
 import shutil
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -15,7 +17,7 @@ from backups.engine.prune import delete
 from backups.engine.repository.suspicion import suspicions
 from backups.engine.types import Depth, Source, SourceKind
 from backups.engine.verify import verify_backup
-from tests.restore.stores import context
+from tests.restore.stores import ROOT, context
 from tests.trust.signed import Signed
 
 LINES = {
@@ -140,3 +142,26 @@ def test_a_key_that_is_gone_is_named(signed: Signed) -> None:
     assert listed.code == 0 and "signing_key is missing" in listed.err
     shutil.rmtree(memory_folder(signed.key))  # as on a host that never signed
     assert "is missing" not in signed.run("list").err
+
+
+@pytest.mark.parametrize("place", ["first", "between", "last"])
+def test_a_long_line_costs_no_memory(signed, place):
+    """As JSON it would take 900 MB; the process may take 300 more than it has."""
+    lines = signed.journal.read_bytes().splitlines(keepends=True)
+    planted = b'{"a":[' + b",".join([b"{}"] * 10_000_000) + b"]}\n"
+    lines.insert({"first": 0, "between": 2, "last": len(lines)}[place], planted)
+    signed.journal.write_bytes(b"".join(lines))
+    code = (
+        "import pathlib, resource, sys\n"
+        "from backups.engine.evidence.keys import keys_for\n"
+        "from backups.engine.repository.folder import open_repository\n"
+        "from backups.engine.repository.suspicion import suspicions\n"
+        "folder, key = map(pathlib.Path, sys.argv[1:])\n"
+        "repository = open_repository(folder, keys_for(folder, key))\n"
+        "size = int(pathlib.Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (size + (300 << 20),) * 2)\n"
+        "print(*(problem.code for problem in suspicions(repository, 'default')))\n"
+    )
+    arguments = [sys.executable, "-c", code, str(signed.folder / "repository"), str(signed.key)]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout.split()[0]) == (0, "journal"), done.stderr

@@ -22,6 +22,7 @@ file, no clock.
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -37,6 +38,13 @@ LEAST_BEFORE_STATE = 128 << 10
 
 _MOST_UNSIGNED = 1000
 """Lines at the end that are looked at for a signature."""
+
+MOST_LINE_BYTES = 64 << 10
+"""Only a state is longer. Others are not parsed: JSON takes thirty times its size in memory."""
+
+_TAIL = 1 << 10
+_KEY = re.compile(rb'"key":"([0-9a-f]{16})"')
+_SIGNATURE = re.compile(rb',"signature":"([A-Za-z0-9+/=]{1,100})"')
 
 _START = "0" * 64
 _LINE, _STATEMENT = b"refbackup journal 1\n", b"refbackup backup 1\n"
@@ -170,6 +178,8 @@ def repository_in(keys: Keys | None, content: bytes) -> tuple[str, bool] | None:
 
 def _signed(keys: Keys, purpose: bytes, content: bytes) -> dict[str, Any] | None:
     """The JSON object *content* without its signature, if a trusted key signed it for *purpose*."""
+    if not _may_be_signed(keys, purpose, content):
+        return None
     try:
         entry = json.loads(content)
         signature = entry.pop("signature")
@@ -179,15 +189,47 @@ def _signed(keys: Keys, purpose: bytes, content: bytes) -> dict[str, Any] | None
     return entry if trusted else None
 
 
+def _may_be_signed(keys: Keys, purpose: bytes, content: bytes) -> bool:
+    """Whether it is worth the memory to parse *content*: of a long line, the signature is checked on the bytes as they are."""
+    if len(content) <= MOST_LINE_BYTES:
+        return True
+    tail = max(0, len(content) - _TAIL)
+    key, signature = _KEY.search(content, tail), _SIGNATURE.search(content, tail)
+    if key is None or signature is None:
+        return False
+    signed = b"".join((purpose, content[: signature.start()], content[signature.end() :]))
+    return keys.is_signed(key[1].decode(), signed, signature[1].decode())
+
+
 def _follows(line: bytes, head: Head) -> bool:
     try:
-        return bool(json.loads(line)["previous"] == head.sha256)
+        return len(line) <= MOST_LINE_BYTES and bool(json.loads(line)["previous"] == head.sha256)
     except UNREADABLE:
         return False
 
 
 def _canonical(entry: Mapping[str, Any]) -> bytes:
     return json.dumps(entry, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _broken_link(lines: list[bytes]) -> int:
+    """The number of the last line that is not the one whose hash the next has; 0 if there is none. *lines* end signed.
+
+    Read from the end, so that no line is parsed which nothing vouches for, and the first, which may be long, not at all.
+    """
+    expected = ""
+    for number in range(len(lines), 0, -1):
+        line = lines[number - 1]
+        if expected and hashlib.sha256(line).hexdigest() != expected:
+            return number
+        if number > 1:
+            if len(line) > MOST_LINE_BYTES:
+                return number
+            try:
+                expected = str(json.loads(line)["previous"])
+            except UNREADABLE:
+                return number
+    return 0
 
 
 def parse(content: bytes, keys: Keys, belongs: Callable[[Mapping[str, Any]], bool]) -> Journal:
@@ -206,6 +248,8 @@ def parse(content: bytes, keys: Keys, belongs: Callable[[Mapping[str, Any]], boo
     else:
         problem = "no trusted key signed its last lines" if lines else "it is empty"
         return Journal(problem=problem)
+    if number := _broken_link(lines[:end]):
+        return Journal(problem=f"line {number} was changed, or a line before it was removed")
     journal = Journal()
     for number, line in enumerate(lines[:end], 1):
         try:
