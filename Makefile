@@ -28,7 +28,7 @@ imports: ## The import contracts of pyproject.toml
 test: ## The whole suite, with coverage of the engine
 	scripts/test.sh
 
-quick: install ## The tests not marked slow, in about three minutes on two cores
+quick: install ## The tests not marked slow, in less than two minutes on two idle cores
 	$(PYTHON) -m pytest -m "not slow" -q -n $$(($$(nproc) < 4 ? $$(nproc) + 1 : 4)) --dist loadfile
 
 soak: install ## Backups under writers and random kills, four times as long as in the suite
