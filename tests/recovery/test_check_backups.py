@@ -95,6 +95,7 @@ def test_every_set_is_checked(clone: Clone) -> None:
     assert level(clone.check("--set", "typo")) == 2
 
 
+@pytest.mark.slow
 def test_a_read_only_repository(clone: Clone) -> None:
     """Root can write regardless of modes, unless its capability is dropped."""
     for path in [*clone.repository.rglob("*"), clone.repository]:

@@ -290,6 +290,7 @@ def test_vectors_at_the_edges_of_float32(tmp_path: Path, prober: Probers, space:
         check(copied(tmp_path / "chroma", tmp_path), prober)
 
 
+@pytest.mark.slow
 def test_empty_and_missing_collections(tmp_path: Path, prober: Probers) -> None:
     with Chroma(tmp_path / "chroma") as chroma:
         chroma.create("dropped")

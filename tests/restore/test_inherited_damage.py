@@ -127,6 +127,7 @@ def break_index(path: Path) -> None:
         database.execute("UPDATE sqlite_schema SET sql = 'CREATE INDEX by_tag ON item (body)' WHERE name = 'by_tag'")
 
 
+@pytest.mark.slow
 def test_a_damaged_source_is_suspected_until_a_test_restore_passes(tmp_path: Path) -> None:
     from datetime import UTC, datetime
 

@@ -64,6 +64,7 @@ def test_locks_show_an_open_database_where_the_kernel_grants_no_lease(tmp_path: 
         assert owners.is_open_elsewhere(file) is True
 
 
+@pytest.mark.slow
 @in_namespace
 def test_a_broken_database_that_an_unseen_process_has_open_is_not_replaced(tmp_path: Path) -> None:
     database = tmp_path / "app.sqlite3"

@@ -66,6 +66,7 @@ def create(scene: Scene) -> Ran:
     return scene.run("create", "--sqlite", f"app={scene.root / 'app.sqlite3'}")
 
 
+@pytest.mark.slow
 def test_links_in_the_place_of_its_folders(scene: Scene) -> None:
     for name in ("staging", "scratch", "trash"):
         shutil.rmtree(scene.repository / name, ignore_errors=True)
@@ -105,6 +106,7 @@ def test_a_link_in_the_place_of_the_proofs(scene: Scene) -> None:
     scene.assert_untouched()
 
 
+@pytest.mark.slow
 def test_proofs_that_cannot_be_read_stop_no_other_verification(scene: Scene) -> None:
     first = scene.backup
     shutil.rmtree(first / "proofs")
@@ -126,6 +128,7 @@ def test_a_link_in_the_place_of_a_hold(scene: Scene) -> None:
     scene.assert_untouched()
 
 
+@pytest.mark.slow
 def test_a_folder_in_the_place_of_a_hold_is_released(scene: Scene) -> None:
     (scene.backup / "hold.json/deep").mkdir(parents=True)
     assert "hold.json cannot be read" in scene.run("show", scene.backup.name).out

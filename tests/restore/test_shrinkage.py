@@ -89,6 +89,7 @@ def test_a_hold_that_was_there_remains(repository: Repository, tmp_path: Path, c
         assert json.loads(capsys.readouterr().out)["hold"] == remains
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_not_mounted(repository: Repository, tmp_path: Path) -> None:
     folder = tmp_path / "documents"
     folder.mkdir()

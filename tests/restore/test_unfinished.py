@@ -212,6 +212,7 @@ def asides(scene: Scene) -> dict[str, Path]:
     return {path.name.partition(".before-")[0]: path for path in scene.folder.glob("*.before-*")}
 
 
+@pytest.mark.slow
 def test_an_undo_moves_aside_what_did_not_exist_also_after_it_is_killed(scene: Scene) -> None:
     lose(scene, "app.sqlite3", "papers")
     before = rows_of(scene.databases[1])
@@ -253,6 +254,7 @@ def test_an_undo_where_nothing_existed_needs_no_backup(scene: Scene, fault: str,
     clear(scene)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_moved_aside_keeps_the_record_and_starts_nothing(scene: Scene, tmp_path: Path) -> None:
     lose(scene, "app.sqlite3")
     kill_in_exchange(scene, "in-place-checked")

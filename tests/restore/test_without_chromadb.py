@@ -23,6 +23,7 @@ def hidden(tmp_path: Path) -> str:
     return f"{folder}:{ROOT}"
 
 
+@pytest.mark.slow
 def test_a_restore_without_the_client_claims_no_more_than_was_done(mine: History, tmp_path: Path, hidden: str) -> None:
     repo = f"--repo={mine.folder / 'repository'}"
     done = refbackup("verify", repo, "--depth=restore", "--json", cwd=tmp_path, PYTHONPATH=hidden)
@@ -44,6 +45,7 @@ def test_a_restore_without_the_client_claims_no_more_than_was_done(mine: History
     assert store.checks == f"records compared, but {WHY}"
 
 
+@pytest.mark.slow
 def test_a_proof_with_the_client_replaces_one_without(mine: History, tmp_path: Path, hidden: str) -> None:
     repo = f"--repo={mine.folder / 'repository'}"
     refbackup("verify", repo, "--depth=restore", cwd=tmp_path, PYTHONPATH=hidden)
