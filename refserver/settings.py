@@ -12,7 +12,7 @@ from zoneinfo import available_timezones
 from django.core.exceptions import ImproperlyConfigured
 from whitenoise.compress import Compressor  # type: ignore[import-untyped]
 
-from backups.engine.config import ENGINE_SETTINGS
+from backups.engine.config import ENGINE_SETTINGS, SOURCE_SETTINGS
 from backups.engine.errors import UsageError
 from backups.engine.runtime.environment import Environment
 from refserver.databases import control_database, queue, sqlite
@@ -87,7 +87,8 @@ _ALERT_HOSTS = _env.names("REFSERVER_ALERT_HOSTS", "")
 _LOG_FORMAT = _env.text("REFSERVER_LOG_FORMAT", "line", choices={"line", "json"})
 _LOG_LEVEL = _env.text("REFSERVER_LOG_LEVEL", "INFO", choices={"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"})
 
-ENVIRONMENT_NAMES = frozenset(_env.asked) | ENGINE_SETTINGS
+# The stores have names of their own here
+ENVIRONMENT_NAMES = frozenset(_env.asked) | ENGINE_SETTINGS.difference(SOURCE_SETTINGS.values())
 UNKNOWN_SETTINGS = _env.unknown(ENVIRONMENT_NAMES)  # `refserver.checks` warns of them
 try:
     _env.check()
