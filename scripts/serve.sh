@@ -75,6 +75,14 @@ kept_key() {
     if [[ -e $BACKUP_SIGNING_KEY ]]; then printf ' (keep a copy in a safe place)'; else printf ' (missing)'; fi
 }
 
+# Before anything is prepared: what is running must not be migrated under its feet, and its addresses are not these.
+refuse_second() {
+    local pid_file=$REFSERVER_RUN_DIR/serve.pid
+    [[ -e $pid_file ]] && command -v flock >/dev/null || return 0 # else `manage.py serve` refuses, a little later
+    flock --nonblock --shared "$pid_file" true && return 0
+    fail "RefServer is running already, as process $(cat "$pid_file"). Nothing was changed. To stop it: kill $(cat "$pid_file")"
+}
+
 where_to_look() {
     local host=$1 port=$2
     [[ $host == 0.0.0.0 ]] && host=127.0.0.1
@@ -116,6 +124,7 @@ main() {
     settings=$(.venv/bin/python manage.py locations --shell)
     eval "$settings"
     export BACKUP_SIGNING_KEY BACKUP_ENCRYPTION_KEY
+    refuse_second
     prepare
     first_backup
     plans

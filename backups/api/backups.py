@@ -10,8 +10,9 @@ from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 
 from backups.catalog import downloads, holds
+from backups.catalog.last_proven import PROVEN, sets_left_unproven
 from backups.conf import configuration
-from backups.engine.errors import EngineError, RestoreRefused
+from backups.engine.errors import BackupInUse, EngineError, RestoreRefused
 from backups.engine.repository.soundness import results
 from backups.identity.step_up import always
 from backups.jobs import submit
@@ -252,13 +253,25 @@ def _lineage(row: IndexedBackup) -> Lineage:
     return Lineage(needs=needs, needed_by=list(children.values_list("backup_id", flat=True)[:_MOST_CHILDREN]))
 
 
-@job_operation("backups.delete_backup", query=RepositoryQuery, problems=(409, 503), idempotency_key=False, dangerous=always)
-def delete_backup(request: Request, backup_id: str, *, query: RepositoryQuery) -> Job:
+class DeletionQuery(RepositoryQuery):
+    """Selects a repository and a set, and confirms the deletion of the last proven backup."""
+
+    last_proven: Annotated[bool, Field(description="Delete it also if its set has no other proven backup.")] = False
+
+
+@job_operation("backups.delete_backup", query=DeletionQuery, problems=(409, 503), idempotency_key=False, dangerous=always)
+def delete_backup(request: Request, backup_id: str, *, query: DeletionQuery) -> Job:
     """Delete a backup.
 
-    A held backup is refused. If another backup needs this one, the job fails and nothing is deleted.
+    A held backup is refused, and so is the last proven backup of a set unless `last_proven` is true. If another backup needs
+    this one, the job fails and nothing is deleted.
     """
     row = _reachable(find_backup(backup_id, query.repository, query.set))
+    if not query.last_proven and row.verification in PROVEN and (sets := sets_left_unproven([row])):
+        raise BackupInUse(
+            f"Without {row.backup_id}, the set {sets[0]} has no proven backup.",
+            hint="Make and verify another one first, or send last_proven=true. Nothing was deleted.",
+        )
     return submit.delete(actor(request), [row.backup_id], **row.home)
 
 

@@ -261,7 +261,7 @@ def _second_copy(seen: _Evidence) -> Judgement:
     copied = seen.more.copied
     if len(seen.facts.repositories) < 2:
         todo = f"Add a second repository on another disk or host ({called(_REPOSITORIES)})."
-        return State.UNTESTED, "All backups are in one place and would be lost together.", todo
+        return State.MISSED, "All backups are in one place and would be lost together.", todo
     if copied is None:
         return State.MISSED, "The second repository holds no proven backup.", "Run the plan that backs up to it."
     text = f"The newest proven backup in a second repository is {seen.age(copied)} old."
@@ -271,7 +271,7 @@ def _second_copy(seen: _Evidence) -> Judgement:
 def _proven(seen: _Evidence) -> Judgement:
     recent, proven = seen.more.recent, seen.more.recent_proven
     if not recent:
-        return State.UNTESTED, "No backup was made in the last 30 days.", "Back up now."
+        return State.MISSED, "No backup was made in the last 30 days.", "Back up now."
     share = proven / recent
     text = f"{proven:,} of {recent:,} backups of the last 30 days are proven ({share * 100:.0f} %)."
     if share >= ENOUGH_PROVEN:
@@ -292,7 +292,7 @@ def _automation(seen: _Evidence) -> Judgement:
 def _alerts(seen: _Evidence) -> Judgement:
     worked = seen.more.alert_worked
     if not seen.more.alert_channels:
-        return State.UNTESTED, "No alert channel: failures reach nobody.", "Add a channel, and send a test."
+        return State.MISSED, "No alert channel: failures reach nobody.", "Add a channel, and send a test."
     if worked is None:
         return State.UNTESTED, "No message has ever been delivered.", "Send a test."
     return seen.fresh(worked, ALERT_TESTED, f"A message was delivered to a channel {seen.age(worked)} ago.", "Send a test.")
@@ -301,7 +301,7 @@ def _alerts(seen: _Evidence) -> Judgement:
 def _space(seen: _Evidence) -> Judgement:
     space, condition = seen.verdict.space, seen.held.get("space")
     if not space.size:
-        return State.UNTESTED, "The repository's disk cannot be read.", "Check its mount."
+        return State.UNKNOWN, "The repository's disk cannot be read.", "Check its mount."
     if condition is not None:
         state = State.PARTLY if condition.kind == full_soon.name else State.MISSED
         return state, condition.text, condition.todo
@@ -316,10 +316,10 @@ def _control(seen: _Evidence) -> Judgement:
         return State.UNKNOWN, text, "Back it up with the tools of its server."
     if not seen.more.has_control:
         todo = "Give it a set of its own in BACKUPS['SETS'], and name that set in BACKUPS['KEPT_APART']."
-        return State.UNTESTED, "The control database is in no set: jobs, plans and audit would be lost with this machine.", todo
+        return State.MISSED, "The control database is in no set: jobs, plans and audit would be lost with this machine.", todo
     if backed_up is None:
         text = "The control database was never backed up: jobs, plans and audit would be lost with this machine."
-        return State.UNTESTED, text, "Run the plan daily-control."
+        return State.MISSED, text, "Run the plan daily-control."
     text = f"The control database was backed up {seen.age(backed_up)} ago."
     return seen.fresh(backed_up, CONTROL_EVERY, text, "Check the plan daily-control.")
 
@@ -332,10 +332,10 @@ def _encryption(seen: _Evidence) -> Judgement:
     if seen.more.recent_encrypted:
         text = f"{seen.more.recent_encrypted:,} of {seen.more.recent:,} recent backups are encrypted."
         return State.PARTLY, text, "Encrypt the backups of every set."
-    text = "The repository is not on an encrypted disk, and archives are not encrypted themselves."
-    if seen.more.encrypted is None:
-        text = "Whether the repository's disk is encrypted is unknown, and archives are not encrypted themselves."
-    return State.UNTESTED, text, "Encrypt the backups: `refbackup key init`. Or put the repository on an encrypted disk (LUKS)."
+    unknown = seen.more.encrypted is None
+    text = "Whether the repository's disk is encrypted is unknown" if unknown else "The repository is not on an encrypted disk"
+    todo = "Encrypt the backups: `refbackup key init`. Or put the repository on an encrypted disk (LUKS)."
+    return State.UNKNOWN if unknown else State.MISSED, f"{text}, and archives are not encrypted themselves.", todo
 
 
 def _sqlite(seen: _Evidence) -> Judgement:

@@ -6,9 +6,10 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from backups.engine.cli.list import listed_text
+from backups.engine.cli.parser import unknown_option
 from backups.engine.config import check_set_name
 from backups.engine.errors import Cancelled, EngineError, UsageError, from_os_error
 from backups.engine.repository.base import Unreadable, stamp
@@ -25,8 +26,16 @@ _DATE = re.compile(r"\d{4}(-\d{2}){0,2}")
 
 
 class _Parser(argparse.ArgumentParser):
+    _given: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._given = sys.argv[1:] if args is None else list(args)
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}.", hint=f"See scripts/{NAME} --help. Nothing was changed.")
+        raise UsageError(
+            f"{unknown_option(self, self._given) or message}.", hint=f"See scripts/{NAME} --help. Nothing was changed."
+        )
 
 
 def parser() -> argparse.ArgumentParser:

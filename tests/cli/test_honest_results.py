@@ -123,3 +123,8 @@ def test_every_backup_warns_of_an_emptied_folder_until_the_hold_is_released(cli:
         assert code == 0 and f"Warning: {made['id']} holds far less than {held}" in cli.said
     assert cli.text("release", held)[0] == 0
     assert cli.json(*create)[0] == 0 and cli.said == ""
+
+
+def test_a_misspelt_option_is_named(cli: Cli) -> None:
+    code, answer = cli.json("show", "--st=other")
+    assert code == 2 and answer["error"]["message"] == "there is no option --st (did you mean --set?)."

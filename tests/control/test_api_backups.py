@@ -48,6 +48,10 @@ def test_backup_life_cycle(site):
     assert site.done(Job.objects.get(pk=deletion["id"])).state == "succeeded"
     problem(client.get(f"{BACKUPS}/{child.backup_id}"), 404, "no_backup")
 
+    last = problem(client.delete(f"{BACKUPS}/{listed['id']}"), 409, "in_use")
+    assert "the set default has no proven backup" in last["detail"] and "last_proven=true" in last["hint"]
+    json_of(client.delete(f"{BACKUPS}/{listed['id']}?last_proven=true"), 202)
+
     entry = AuditEntry.objects.filter(action="backup.held").get()
     assert (entry.who, entry.via, entry.token, entry.address) == ("ada", "api", "ada's (rsb_" + entry.token[11:], "127.0.0.1")
 

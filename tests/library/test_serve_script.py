@@ -69,6 +69,9 @@ def test_the_first_run_installs_and_backs_up_and_the_second_only_starts(tmp_path
         port = free.getsockname()[1]
     server = serve(copy, port)
     wait_until_it_answers(port, server)
+    second = serve(copy, port)
+    refused, _ = second.communicate(timeout=120)
+    assert second.returncode == 1 and "Preparing the databases" not in refused
     said = stop(server)
     assert "password" in said
     assert "proof: restore" in said

@@ -6,6 +6,7 @@ from django.contrib import messages
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 
+from backups.catalog.last_proven import sets_left_unproven
 from backups.catalog.lineage import lineage
 from backups.engine.errors import UsageError
 from backups.engine.progress import counted
@@ -71,21 +72,8 @@ def delete(request: HttpRequest) -> HttpResponse:
         "going": going,
         "staying": [one for one in decided if one.why],
         "bytes": sum(row.bytes_stored for row in going),
-        "last_proven": _sets_without_proof(going),
+        "last_proven": sets_left_unproven(going),
         "back": back,
     }
     title = "Delete this backup?" if len(rows) == 1 else f"Delete {counted(len(rows), 'backup')}?"
     return render(request, "backups/backup_delete.html", title, context)
-
-
-def _sets_without_proof(going: list[IndexedBackup]) -> list[str]:
-    """The sets that would have no proven backup left."""
-    found = []
-    ids = [row.backup_id for row in going]
-    for repository, name in sorted({(row.repository, row.set) for row in going if not row.safety}):
-        proven = IndexedBackup.objects.filter(
-            repository=repository, set=name, verification__in=("hashes", "restore"), safety=False
-        )
-        if not proven.exclude(backup_id__in=ids).exists():
-            found.append(name)
-    return found

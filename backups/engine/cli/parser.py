@@ -1,11 +1,16 @@
 """The parser of ``refbackup``."""
 
 import argparse
+import difflib
+import itertools
+import sys
+from collections.abc import Sequence
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ... import __version__
 from ..errors import UsageError
+from ..names import printable
 from .arguments import add_common, given
 
 COMMANDS = {
@@ -28,11 +33,33 @@ COMMANDS = {
 """Each command with its help. The module of that name in this package has its arguments and does the work."""
 
 
+def unknown_option(parser: argparse.ArgumentParser, given: Sequence[str]) -> str:
+    """What is wrong with the first of the words *given* that is no option of *parser*, without its full stop; "" if none is.
+
+    A misspelt option would otherwise be reported as what it was to give, such as a missing ID.
+    """
+    if parser._subparsers is not None:  # the options of commands are not its own
+        return ""
+    names = [name for name in parser._option_string_actions if name.startswith("--")]
+    words = itertools.takewhile(lambda word: word != "--", given)
+    unknown = next((word for word in (word.partition("=")[0] for word in words) if word[:2] == "--" and word not in names), "")
+    if not unknown:
+        return ""
+    close = difflib.get_close_matches(unknown, names, 1)
+    return f"there is no option {printable(unknown)}" + (f" (did you mean {close[0]}?)" if close else "")
+
+
 class _Parser(argparse.ArgumentParser):
     """Raises `UsageError`, so that wrong usage is reported as JSON too when ``--json`` is given."""
 
+    _given: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._given = sys.argv[1:] if args is None else list(args)
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}.", hint=f"See `{self.prog} --help`.")
+        raise UsageError(f"{unknown_option(self, self._given) or message}.", hint=f"See `{self.prog} --help`.")
 
 
 def build_parser(*only: str) -> argparse.ArgumentParser:

@@ -61,7 +61,8 @@ def manifest_json(manifest: Manifest) -> dict[str, Any]:
 
 def damage_lines(backup: Backup) -> list[str]:
     """A line for each problem of *backup*."""
-    return [f"  DAMAGED {problem.source or ''}: {problem.message}" for problem in backup.problems]
+    where = ((f" {problem.source}" if problem.source else "", problem.message) for problem in backup.problems)
+    return [f"  DAMAGED{source}: {message}" for source, message in where]
 
 
 def unchecked_lines(parts: list[str]) -> list[str]:
