@@ -53,7 +53,8 @@ _PARENT_TRIES = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What to back up and how. ``wait`` and ``within`` limit the wait for the repository's lock and for a cut, in seconds.
+    """What to back up and how. ``wait`` and ``within`` limit the wait for the repository's lock and for a cut, in seconds,
+    ``max_pause`` the time that an attempt at the cut holds writers up.
 
     ``force`` also backs up stores that an interrupted restore in place left mixed; a safety backup always does, and its caller
     says whether they are ``mixed``.
@@ -68,6 +69,7 @@ class Request:
     verify: Depth | None = None
     wait: float = 0.0
     within: float = 30.0
+    max_pause: float = 1.0
     safety: bool = False
     mixed: bool = False
     force: bool = False
@@ -238,7 +240,7 @@ def _pack(
     ctx: Context,
 ) -> _Packed:
     with ctx.phase("create", "cut") as phase:
-        instant = cut.take(sources, request.within)
+        instant = cut.take(sources, request.within, request.max_pause)
         _refuse_unknown_files(repository, request, sources, instant)
         phase.pause_ms = instant.pauses.model_dump()
         log_cut(instant, ctx)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from backups.engine.capture.holder import Directory
+from backups.engine.capture.directory import Directory
 from backups.engine.errors import SourceBroken, SourceBusy, UsageError
 from tests.capture.conftest import Bench, Start, Stores, accounts, sqlite_source, storing
 from tests.capture.peers import ACCOUNTS, EACH

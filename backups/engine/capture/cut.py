@@ -7,6 +7,7 @@ all its own locks on it; and neither is the caller, which may be a web server wi
 from __future__ import annotations
 
 import contextlib
+import time
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +21,7 @@ from .sqlite import Pinned
 HOLDER = "backups.engine.capture.holder"
 PACKER = "backups.engine.capture.packer"
 REFRESH_TIMEOUT = 60.0
-"""Seconds that Chroma may stay locked while its changes are copied; after that the cut fails."""
+"""Seconds beyond the longest pause after which a packer that copies under the lock counts as hanging."""
 
 STEP_TIMEOUT = 900.0
 """Seconds without a message after which a child counts as hanging."""
@@ -69,12 +70,15 @@ class Cut:
         """The path of a source's copy until it is packed."""
         return self._scratch / source.prefix.replace("/", "-")
 
-    def take(self, sources: list[Source], within: float) -> Instant:
+    def take(self, sources: list[Source], within: float, max_pause: float) -> Instant:
         """Take the cut, trying for *within* seconds. Raises `SourceBusy`, `SourceBroken` and `Cancelled`.
 
         1. Connect; before any lock, copy Chroma and the databases that cannot be pinned.
         2. Take all locks; pin SQLite, whose writers then continue.
         3. Copy what changed in Chroma since 1, and let its writers continue.
+
+        If 2 and 3 hold writers up for more than *max_pause* seconds, they are let continue, what is left is copied meanwhile,
+        and it is tried again.
 
         A crash leaves only scratch files: the locks are the children's.
         """
@@ -88,11 +92,16 @@ class Cut:
             chroma=[[s.name, str(s.path)] for s in chroma],
         )
         self.packer.finish(timeout=STEP_TIMEOUT, check=self._ctx.check)
-        locked = self._ask(self.holder, "lock", within=within)
-        changed = {}
-        if chroma:  # Chroma's writers are waiting
+        deadline = time.monotonic() + within
+        while True:
+            left = max(0.0, deadline - time.monotonic())
+            locked = self._ask(self.holder, "lock", within=left, max_pause=max_pause)
             raw = [source.prefix for source in chroma if source.name in locked["raw"]]
-            changed = self.packer.ask("refresh", timeout=REFRESH_TIMEOUT, check=self._ctx.check, raw=raw)
+            changed = self._refresh(raw, max_pause - locked["held"]) if chroma else {}
+            if changed is not None:
+                break
+            self._ask(self.holder, "back_off", last=time.monotonic() > deadline)
+            self._refresh(raw, None)
         paused = self._ask(self.holder, "unlock")
         return Instant(
             time=datetime.fromisoformat(locked["time"]),
@@ -103,6 +112,14 @@ class Cut:
             pause={(SourceKind(kind), name): ms for kind, names in paused.items() for name, ms in names.items()},
             changed=changed,
         )
+
+    def _refresh(self, raw: list[str], seconds: float | None) -> dict[str, bool] | None:
+        """Copy what changed in Chroma, for at most *seconds*: None if that is too short."""
+        limit = STEP_TIMEOUT if seconds is None else REFRESH_TIMEOUT + seconds
+        answer: dict[str, bool] | None = self.packer.ask(
+            "refresh", timeout=limit, check=self._ctx.check, raw=raw, seconds=seconds
+        )
+        return answer
 
     def copy_pinned(self, instant: Instant) -> None:
         """Copy through SQLite the databases that could not be pinned in place."""

@@ -7,6 +7,7 @@ do       does                                                                   
 ======== ==================================================================================== =========================
 open     connects; copies databases that cannot be pinned                                     versions of Chroma's tables
 lock     takes all locks, pins SQLite and lets its writers continue; Chroma stays locked      time, pins, attempts
+back_off lets all writers continue, to take the locks again later                             -
 unlock   lets Chroma's writers continue                                                       pauses in milliseconds
 copy     copies the databases that could not be pinned in place                               -
 digest   reads a staged Chroma directory                                                      digests of collections
@@ -21,8 +22,8 @@ SQLite before it holds Chroma, so the opposite order could deadlock with it. Eve
 
 from __future__ import annotations
 
-import contextlib
 import functools
+import math
 import random
 import sqlite3
 import time
@@ -32,19 +33,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..chroma_files.errors import BrokenIndex, NotChroma
-from ..chroma_files.hnsw import check_structure
-from ..chroma_files.quiescence import QuiescenceProblem, Unrest, quiescence_problems
-from ..chroma_files.tables import DATABASE, check_supported, refuse_links
-from ..errors import EngineError, SourceBroken, SourceBusy
-from ..gate import Gate, GateTimeout
+from ..chroma_files.errors import BrokenIndex
+from ..chroma_files.quiescence import Unrest
+from ..chroma_files.tables import DATABASE
+from ..errors import EngineError
 from ..runtime.child import Server
-from ..runtime.sqlite import connect, is_interrupted, is_locked
-from ..runtime.time_limit import TimeLimit
-from .owners import owners
+from .directory import Directory, busy, unread
 from .rows import Rows
-from .sqlite import Database, Pinned, begin_immediate, check_writable, refusal
-from .versions import Version, is_same_file, replaced, version_of
+from .sqlite import Database, Pinned
 
 if TYPE_CHECKING:
     from ..chroma_files.digests import CollectionDigest
@@ -58,177 +54,7 @@ SQLITE_WAIT = 5.0
 CHROMA_WAIT = 0.1
 """Seconds to wait for a further lock, in each attempt, while writers of the stores locked so far are held up."""
 
-CONNECT_WAIT = 10.0
-"""Seconds to wait for a write to end when a directory is opened."""
-
-REST_WAIT = 0.1
-"""Seconds to wait, with all locks held, for HNSW files that are being written."""
-
-TABLES_WAIT = 10.0
-"""Seconds that reading Chroma's tables may take in one attempt, with all locks held; never more than the cut has left."""
-
-STANDS_STILL = {Unrest.WRITE_PENDING: 1.0, Unrest.INDEX_WRITTEN: 3.0, Unrest.LOG_IN_USE: float("inf")}
-"""Seconds, in which writers had the lock most of the time, after which what has not moved is not being written.
-
-A writer that waits for the lock gets it within a tenth of that. One that was killed never comes back, and Chroma applies what
-it left when the collection is next used.
-"""
-
-
-class Directory:
-    """One Chroma directory during the cut."""
-
-    def __init__(self, name: str, path: Path) -> None:
-        self.name = name
-        self.path = path
-        self.held_ms = 0.0
-        self.version = ""
-        self.broken: str | None = None
-        self.contradiction: str | None = None
-        self._unmoved: dict[tuple[object, ...], tuple[QuiescenceProblem, float]] = {}
-        self._standing: set[tuple[object, ...]] = set()
-        self._gate = Gate(path)
-        self._open = contextlib.ExitStack()
-        self._locked_at = 0.0
-        self._database: sqlite3.Connection | None = None
-        self._version: Version | None = None
-        self._checkpointer: sqlite3.Connection | None = None
-
-    def connect(self) -> None:
-        """Open ``chroma.sqlite3``; if it cannot be read as a database, `broken` says why."""
-        file = self.path / DATABASE
-        if not file.is_file():
-            raise SourceBroken(
-                f"{self.path} holds no {DATABASE}, so it is not a Chroma directory.",
-                hint="Give the directory that PersistentClient or `chroma run --path` uses.",
-            )
-        refuse_links(self.path)
-        check_writable(file)
-        self._version = version_of(file)
-        self._database = connect(file)
-        self._database.execute(f"PRAGMA busy_timeout = {int(CONNECT_WAIT * 1000)}")
-        try:
-            with TimeLimit(self._database, CONNECT_WAIT + TABLES_WAIT):
-                self.version = check_supported(self.path, self._database)
-        except NotChroma as problem:
-            self.broken = problem.message
-        except sqlite3.OperationalError as problem:
-            if is_interrupted(problem):
-                raise _unread(self.path) from None
-            if not is_locked(problem):
-                raise refusal(file, "open", problem) from None
-            raise _busy(self.path, "stayed locked by a writer") from None
-        self._database.execute("PRAGMA busy_timeout = 0")
-        self.check_same()
-        if self.broken is None and self._database.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
-            self._checkpointer = connect(file)
-
-    def check_same(self) -> None:
-        """Raise `SourceBusy` if ``chroma.sqlite3`` is no longer the file that is open here."""
-        if not is_same_file(version_of(self.path / DATABASE), self._version):
-            raise replaced(self.path / DATABASE)
-
-    def lock(self, wait: float) -> bool:
-        """Hold up writers, through the application's gate where there is one. False after *wait* seconds."""
-        if self.broken is not None:
-            return True
-        assert self._database is not None
-        gated = self._gate.exists()
-        if gated:
-            try:
-                self._open.enter_context(self._gate.exclusive(wait))
-            except GateTimeout:
-                return False
-        since = time.monotonic()
-        try:
-            if not begin_immediate(self._database, self.path / DATABASE, wait):
-                self._open.close()
-                return False
-            self._locked_at = since if gated else time.monotonic()
-        except sqlite3.DatabaseError as problem:
-            self.broken = str(problem)
-        return True
-
-    def wait_until_quiescent(self, within: float) -> QuiescenceProblem | None:
-        """Wait until the index files are at rest. None when they are, else why not.
-
-        Raises `SourceBroken` if the tables cannot be read in *within* seconds, at least one and at most `TABLES_WAIT`.
-        """
-        if self.broken is not None:
-            return None
-        assert self._database is not None
-        with TimeLimit(self._database, min(TABLES_WAIT, max(1.0, within))):
-            return self._look_until_quiescent(self._database)
-
-    def _look_until_quiescent(self, database: sqlite3.Connection) -> QuiescenceProblem | None:
-        deadline = time.monotonic() + REST_WAIT
-        while True:
-            try:
-                problems = quiescence_problems(self.path, database, self._standing)
-                problem = next(iter(problems), None) or self._fold_log()
-            except sqlite3.DatabaseError as broken:
-                if is_interrupted(broken):
-                    raise _unread(self.path) from None
-                self.broken = str(broken)
-                return None
-            if problem is None:
-                return None
-            if problem.reason is Unrest.WRITE_PENDING or time.monotonic() > deadline:
-                self._note(problems)
-                return problem
-            time.sleep(0.005)
-
-    def _note(self, problems: list[QuiescenceProblem]) -> None:
-        """Remember since when nothing moves; what has not for long enough stands still (`STANDS_STILL`)."""
-        now = time.monotonic()
-        known = self._unmoved
-        self._unmoved = {item.mark: known.get(item.mark, (item, now)) for item in problems}
-        for item, since in self._unmoved.values():
-            if now - since >= STANDS_STILL[item.reason]:
-                self._settle(item)
-
-    def _settle(self, problem: QuiescenceProblem) -> None:
-        """Take what stands still as it is. An index that contradicts itself is broken: nobody will complete it."""
-        self._standing.add(problem.mark)
-        if problem.reason is Unrest.INDEX_WRITTEN:
-            try:
-                check_structure(self.path / problem.segment)
-            except BrokenIndex as broken:
-                self.contradiction = self.contradiction or f"{problem.segment}/{broken.file}: {broken}, and nobody writes to it"
-
-    def is_left_alone(self) -> bool:
-        """Whether nobody has the directory open, so that what has not moved until now never will."""
-        if not self._unmoved or owners(self.path / DATABASE, parent=True):
-            return False
-        for item, _ in self._unmoved.values():
-            self._settle(item)
-        self._unmoved.clear()
-        return True
-
-    def _fold_log(self) -> QuiescenceProblem | None:
-        """Checkpoint a ``chroma.sqlite3`` that was set to WAL mode, with the lock held; why not, when a reader prevents it."""
-        if self._checkpointer is None:
-            return None
-        busy, log, checkpointed = self._checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        if busy == 0 and log == checkpointed:
-            return None
-        return QuiescenceProblem(Unrest.LOG_IN_USE, "a reader needs the log of chroma.sqlite3", ())
-
-    def unlock(self) -> None:
-        """Let writers continue."""
-        if self._locked_at:
-            assert self._database is not None
-            self._database.execute("ROLLBACK")
-            self.held_ms = max(self.held_ms, (time.monotonic() - self._locked_at) * 1000)
-            self._locked_at = 0.0
-        self._open.close()
-
-    def release(self) -> None:
-        """End everything."""
-        self.unlock()
-        for connection in (self._checkpointer, self._database):
-            if connection is not None:
-                connection.close()
+_LONGER = "Allow a longer pause with --max-pause, or make the backup when less is written. No backup was made."
 
 
 class Holder:
@@ -239,6 +65,7 @@ class Holder:
         self._databases: list[Database] = []
         self._directories: list[Directory] = []
         self._pins: dict[str, Pinned] = {}
+        self._max_pause = math.inf
 
     def open(self, sqlite: list[list[str]], chroma: list[list[str]]) -> dict[str, str]:
         for name, path, staged in sqlite:
@@ -254,13 +81,19 @@ class Holder:
             directory.connect()
         return {item.name: item.version for item in self._directories}
 
-    def lock(self, within: float) -> dict[str, Any]:
-        """Try for *within* seconds. Raises `SourceBusy`, naming the processes that may hold the lock."""
+    def lock(self, within: float, max_pause: float) -> dict[str, Any]:
+        """Try for *within* seconds, and hold writers up for at most *max_pause* in each attempt.
+
+        Raises `SourceBusy`, naming the processes that may hold the lock, and `SourceBroken` for tables too long to read in it.
+        """
+        self._max_pause = max_pause
         deadline = time.monotonic() + within
         pause = 0.005
         attempts = 0
         while True:
             attempts += 1
+            for directory in self._directories:
+                directory.count()
             refusal = self._try(deadline, last=attempts >= PIN_TRIES)
             if refusal is None:
                 break
@@ -279,6 +112,7 @@ class Holder:
             "pins": {name: astuple(pin) for name, pin in self._pins.items()},
             "broken": {item.name: why for item in self._directories if (why := item.broken or item.contradiction)},
             "raw": [item.name for item in self._directories if item.broken],
+            "held": max((item.held_for for item in self._directories), default=0.0),
         }
 
     def _try(self, deadline: float, *, last: bool) -> Callable[[], EngineError] | None:
@@ -287,24 +121,37 @@ class Holder:
         In the *last* attempt a database that cannot be read in place is pinned for copying.
         """
         wait = max(0.0, min(SQLITE_WAIT, deadline - time.monotonic()))
+        until = math.inf  # no writer is held up yet
         for database in self._databases:
             if not database.lock(wait):
                 return database.busy
-            wait = CHROMA_WAIT
+            until = min(until, time.monotonic() + self._max_pause)
+            wait = min(CHROMA_WAIT, self._max_pause)
         for directory in self._directories:
-            if not directory.lock(CHROMA_WAIT):
-                return functools.partial(_busy, directory.path, "stayed locked by a writer")
+            if not directory.lock(min(CHROMA_WAIT, self._max_pause)):
+                return functools.partial(busy, directory.path, "stayed locked by a writer")
+            until = min(until, time.monotonic() + self._max_pause)
         for directory in self._directories:
             directory.check_same()
-            problem = directory.wait_until_quiescent(deadline - time.monotonic())
+            problem = directory.wait_until_quiescent(max(0.0, until - time.monotonic()))
+            if problem is not None and problem.reason is Unrest.TABLES_UNREAD:
+                return functools.partial(unread, directory.path, self._max_pause)
             if problem is not None:
-                return functools.partial(_busy, directory.path, f"did not come to rest: {problem.message}")
+                return functools.partial(busy, directory.path, f"did not come to rest: {problem.message}")
         for database in self._databases:
             pinned = database.pin(self._step, last=last)
             if pinned is None:
                 return database.busy
             self._pins[database.name] = pinned
         return None
+
+    def back_off(self, last: bool) -> None:
+        """Let writers continue: copying their changes took too long. Raises `SourceBusy` if it was the *last* attempt."""
+        self._undo()
+        if last:
+            what = f"was written to so much that its changes could not be copied in a pause of {self._max_pause:g} s"
+            places = sorted(self._directories, key=lambda item: item.held_ms)
+            raise busy(places[-1].path, what, hint=_LONGER)
 
     def unlock(self) -> dict[str, Any]:
         for directory in self._directories:
@@ -366,23 +213,11 @@ def _as_json(item: CollectionDigest) -> dict[str, Any]:
     }
 
 
-def _busy(path: Path, what: str) -> SourceBusy:
-    holders = owners(path / DATABASE)
-    return SourceBusy(f"{path} {what}; it is open in {holders}." if holders else f"{path} {what}.")
-
-
-def _unread(path: Path) -> SourceBroken:
-    return SourceBroken(
-        f"Reading the tables of {path / DATABASE} took too long, and its writers would have had to wait.",
-        hint="Allow more time with --within. If that does not help, look for tables that are larger than they should be.",
-    )
-
-
 def main() -> None:
     """Serve one backup."""
     server = Server()
     holder = Holder(server)
-    names = ("open", "lock", "unlock", "copy", "digest", "count", "release")
+    names = ("open", "lock", "back_off", "unlock", "copy", "digest", "count", "release")
     server.serve({name: getattr(holder, name) for name in names}, on_end=holder.release)
 
 

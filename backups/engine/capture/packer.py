@@ -8,12 +8,14 @@ do      does                                                                    
 ======= ========================================================================= =====================================
 begin   opens the staged archive, reads the parent's tree                         why the parent cannot be used
 stage   copies Chroma directories ahead of the lock                               -
-refresh the same under the lock: only what changed since                          whether anything differs from the parent
+refresh the same under the lock: only what changed since                          whether anything differs from the parent,
+                                                                                  or None: not done within the given seconds
 pack    reads every source, writes the archive                                    what was written, by source
 ======= ========================================================================= =====================================
 """
 
 import errno
+import math
 import os
 import stat
 import threading
@@ -41,7 +43,7 @@ from ..runtime.threads import pool
 from .block_store import BlockStore, ReadFailed
 from .files import LeaveOut, Listed, devices_without_times, has_attributes, open_regular, reason_of, status_of, walk
 from .free_pages import blank_free_pages
-from .staging import DirectoryCopy, Seen, identify, is_unchanged, storable_time
+from .staging import DirectoryCopy, Overdue, Seen, identify, is_unchanged, storable_time
 from .versions import replaced, version_of
 
 _TRIES: Final = 3
@@ -127,9 +129,13 @@ class Packer:
             self._copies[prefix] = DirectoryCopy(Path(live), Path(staged), entries)
         self.refresh([])
 
-    def refresh(self, raw: list[str]) -> dict[str, bool]:
-        for prefix, copy in self._copies.items():
-            self._seen[prefix] = copy.refresh(raw=prefix in raw)
+    def refresh(self, raw: list[str], seconds: float | None = None) -> dict[str, bool] | None:
+        until = math.inf if seconds is None else time.monotonic() + seconds
+        try:
+            for prefix, copy in self._copies.items():
+                self._seen[prefix] = copy.refresh(raw=prefix in raw, until=until)
+        except Overdue:
+            return None
         return {prefix: bool(copy.touched) for prefix, copy in self._copies.items()}
 
     def pack(self, sources: list[dict[str, Any]], partial_bytes: int, whole_bytes: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ A file counts as unchanged when its inode, size, mtime and ctime are those seen 
 of time stamps (git's rule for racy entries). Other files are compared byte by byte, and written only where they differ.
 """
 
+import math
 import os
 import stat
 import time
@@ -18,6 +19,7 @@ GRAIN_NS = 2_000_000_000
 """The coarsest granularity of time stamps that is allowed for."""
 
 _PIECE = 1 << 20
+_RANGE = 1 << 26
 LOGS = ("chroma.sqlite3-journal", "chroma.sqlite3-wal", "chroma.sqlite3-shm")
 """Files of SQLite's locks and logs in a Chroma directory, not of the data."""
 
@@ -61,6 +63,10 @@ class Seen:
         return stat.S_ISDIR(self.status.st_mode)
 
 
+class Overdue(Exception):
+    """The time for copying is over; what was copied stays, and the next refresh goes on."""
+
+
 class DirectoryCopy:
     """A copy, in *staged*, of the files of a live Chroma directory that differ from those in the parent backup.
 
@@ -75,8 +81,8 @@ class DirectoryCopy:
         self.touched: set[str] = set()
         """The folders, "" for the directory itself, in which a file was changed or removed since the parent."""
 
-    def refresh(self, *, raw: bool = False) -> list[Seen]:
-        """Update the copy and list the live directory, folders before their content.
+    def refresh(self, *, raw: bool = False, until: float = math.inf) -> list[Seen]:
+        """Update the copy and list the live directory, folders before their content. Raises `Overdue` after *until*.
 
         The database's logs are left out, because the lock is held and they are empty. A *raw* copy, of a database that SQLite
         cannot read, has them: a repair needs them.
@@ -104,21 +110,22 @@ class DirectoryCopy:
                 continue
             folder = path.rpartition("/")[0]
             staged = path in moved or (folder != "" and folder in self.touched) or (bool(moved) and path == DATABASE)
+            _check_time(until)
             if staged:
-                self._update(path, status, now)
+                self._update(path, status, now, until)
             seen.append(Seen(path, status, identify(status, now), staged))
         self._drop(seen)
         return seen
 
-    def _update(self, path: str, status: os.stat_result, now: int) -> None:
+    def _update(self, path: str, status: os.stat_result, now: int, until: float) -> None:
         before = self._copied.get(path)
         if before is not None and before[1] and _stamp(before[0]) == _stamp(status):
             return
         source, target = self.live / path, self.staged / path
         if before is None or not target.exists():
-            _copy(source, target)
+            _copy(source, target, until)
         else:
-            _patch(source, target)
+            _patch(source, target, until)
         self._copied[path] = (status, identify(status, now).trusted)
 
     def _drop(self, seen: list[Seen]) -> None:
@@ -132,25 +139,32 @@ def _stamp(status: os.stat_result) -> tuple[int, int, int, int]:
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _copy(source: Path, target: Path) -> None:
+def _check_time(until: float) -> None:
+    if time.monotonic() > until:
+        raise Overdue
+
+
+def _copy(source: Path, target: Path, until: float) -> None:
     """Copy a file, by reference where the file system supports it (``copy_file_range``)."""
     try:
         with source.open("rb") as live, target.open("wb") as copy:
-            while os.copy_file_range(live.fileno(), copy.fileno(), 1 << 30):
-                pass
+            while os.copy_file_range(live.fileno(), copy.fileno(), _RANGE):
+                _check_time(until)
     except FileNotFoundError:
         target.unlink(missing_ok=True)
     except OSError:
         with source.open("rb") as live, target.open("wb") as copy:
             while piece := live.read(_PIECE):
+                _check_time(until)
                 copy.write(piece)
 
 
-def _patch(source: Path, target: Path) -> None:
+def _patch(source: Path, target: Path, until: float) -> None:
     """Make *target* equal to *source*, writing only the pieces that differ."""
     with source.open("rb", buffering=0) as live, target.open("r+b", buffering=0) as copy:
         offset = 0
         while piece := live.read(_PIECE):
+            _check_time(until)
             if os.pread(copy.fileno(), len(piece), offset) != piece:
                 os.pwrite(copy.fileno(), piece, offset)
             offset += len(piece)

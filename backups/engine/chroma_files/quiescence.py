@@ -13,7 +13,8 @@ from typing import NamedTuple
 from . import hnsw
 from .errors import BrokenIndex
 from .id_table import PICKLE, labels
-from .tables import Collection, list_collections
+from .log_tally import LogTally
+from .tables import Collection
 
 
 class Unrest(Enum):
@@ -21,6 +22,7 @@ class Unrest(Enum):
 
     WRITE_PENDING = "a write is in the log and not in the metadata; it waits for the lock that the caller holds"
     INDEX_WRITTEN = "the HNSW files are being rewritten, which needs no lock"
+    TABLES_UNREAD = "reading the tables takes longer than writers may be held up"
     LOG_IN_USE = "a reader needs the write-ahead log of chroma.sqlite3"
 
 
@@ -34,29 +36,25 @@ class QuiescenceProblem(NamedTuple):
 
 
 def quiescence_problems(
-    directory: Path, database: sqlite3.Connection, standing: Container[tuple[object, ...]] = ()
+    directory: Path, database: sqlite3.Connection, tally: LogTally, standing: Container[tuple[object, ...]] = ()
 ) -> list[QuiescenceProblem]:
     """Why the files are not at rest; empty when they are, and stay so until the caller unlocks ``chroma.sqlite3``.
 
-    Call it with the lock held. What has one of the marks *standing* is passed over: nothing moves there, although a record is
-    left to do. That is a state which Chroma completes when the collection is next used, and as good as any.
+    Call it with the lock held; *tally* is brought up to date. What has one of the marks *standing* is passed over: nothing
+    moves there, although a record is left to do. That is a state which Chroma completes when the collection is next used, and
+    as good as any.
 
     Raises ``sqlite3.DatabaseError`` and `SourceBroken` as `tables.list_collections` does.
     """
     found = []
-    for collection in list_collections(database):
-        after = min(collection.metadata_at, collection.vector_at)
-        newest, waiting = database.execute(
-            "SELECT CAST(coalesce(max(seq_id), 0) AS INTEGER), coalesce(sum(seq_id > ?), 0) FROM embeddings_queue"
-            " WHERE seq_id > ? AND substr(topic, -36) = ?",
-            (collection.vector_at, after, collection.id),
-        ).fetchone()
+    for collection in tally.update(database):
+        newest = tally.newest.get(collection.id, 0)
         mark: tuple[object, ...] = (collection.id, collection.metadata_at, newest)
         if collection.metadata_at < newest and mark not in standing:
             message = f"a write to {collection.name} is under way"
             found.append(QuiescenceProblem(Unrest.WRITE_PENDING, message, mark))
             continue
-        if waiting < collection.sync_threshold:
+        if tally.waiting.get(collection.id, 0) < collection.sync_threshold:
             continue
         mark = (collection.id, collection.vector_at, *hnsw.index_stamps(directory / collection.vector_segment))
         if mark not in standing and not _is_synced(directory, database, collection):

@@ -9,9 +9,10 @@ place of tables are refused, and what describes collections is bounded. What is 
 its square; callers that hold up writers set a `TimeLimit`.
 """
 
+import functools
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ LONGEST = 1 << 20
 
 MOST_COLLECTIONS = 100_000
 _MOST_GROUPS = 100
+_LONGEST_KEPT = 1 << 14
 _LONGEST_NAME = 1024
 """Characters; Chroma allows 512 for the name of a collection."""
 
@@ -129,7 +131,7 @@ def list_collections(database: sqlite3.Connection) -> list[Collection]:
     is not supported.
     """
     with _bounded(database):
-        listed = list(_collections(database, f"ORDER BY c.name, c.id LIMIT {MOST_COLLECTIONS + 1}"))
+        listed = list(_collections(database, "", order=f"ORDER BY c.name, c.id LIMIT {MOST_COLLECTIONS + 1}"))
     if len(listed) > MOST_COLLECTIONS:
         raise sqlite3.DatabaseError(f"there are more than {MOST_COLLECTIONS:,} collections")
     return listed
@@ -167,23 +169,32 @@ def _bounded(database: sqlite3.Connection) -> Iterator[None]:
         database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, before)
 
 
-def _collections(database: sqlite3.Connection, clause: str, *arguments: str) -> Iterator[Collection]:
+def _collections(database: sqlite3.Connection, clause: str, *arguments: str, order: str = "") -> Iterator[Collection]:
+    """Collections by one query for each table: tables without an index are not searched again for every collection."""
     present = {row[1] for row in database.execute("PRAGMA table_info(collections)")}
     settings = ", ".join(f"c.{column}" if column in present else "NULL" for column in ("schema_str", "config_json_str"))
-    rows = database.execute(f"SELECT c.id, c.name, c.dimension, {settings} FROM collections c {clause}", arguments)
+    chosen = f"IN (SELECT c.id FROM collections c {clause})"
+    segments_of: dict[str, dict[str, tuple[str, str, object]]] = {}
+    for collection, segment, kind, scope, at in database.execute(
+        "SELECT s.collection, s.id, s.type, s.scope, m.seq_id FROM segments s LEFT JOIN max_seq_id m ON m.segment_id = s.id"
+        f" WHERE s.collection {chosen} LIMIT {4 * MOST_COLLECTIONS}",
+        arguments,
+    ):
+        segments_of.setdefault(collection, {})[scope] = (segment, kind, at)
+    legacy_of: dict[str, dict[str, Any]] = {}
+    for collection, key, value in database.execute(
+        "SELECT collection_id, key, coalesce(str_value, int_value) FROM collection_metadata"
+        f" WHERE key IN ('hnsw:space', 'hnsw:sync_threshold') AND collection_id {chosen} LIMIT {4 * MOST_COLLECTIONS}",
+        arguments,
+    ):
+        legacy_of.setdefault(collection, {})[key] = value
+    rows = database.execute(f"SELECT c.id, c.name, c.dimension, {settings} FROM collections c {clause} {order}", arguments)
     for identifier, name, dimension, schema, config in rows:
         if not all(isinstance(text, str) and len(text) <= _LONGEST_NAME for text in (identifier, name)):
             raise sqlite3.DatabaseError("a collection has no name or id, or one that Chroma does not allow")
         if not isinstance(dimension, int | None):
             raise sqlite3.DatabaseError(f"the dimension of the collection {name} is not a number")
-        segments = {
-            scope: (segment, kind, _position(at))
-            for segment, kind, scope, at in database.execute(
-                "SELECT s.id, s.type, s.scope, m.seq_id FROM segments s LEFT JOIN max_seq_id m ON m.segment_id = s.id"
-                " WHERE s.collection = ?",
-                (identifier,),
-            )
-        }
+        segments = segments_of.get(identifier, {})
         metadata, _, metadata_at = segments.get("METADATA", ("", "", 0))
         vector, kind, vector_at = segments.get("VECTOR", ("", HNSW_TYPE, 0))
         if not all(isinstance(one, str) and "/" not in one and "\0" not in one and one != ".." for one in (metadata, vector)):
@@ -191,10 +202,11 @@ def _collections(database: sqlite3.Connection, clause: str, *arguments: str) -> 
         if kind != HNSW_TYPE:
             raise SourceBroken(f"The collection {name} uses segments of type {kind}, which are not supported.")
         try:
-            space, threshold = _settings(database, identifier, schema, config)
+            space, threshold = _settings(legacy_of.get(identifier, {}), schema, config)
         except _UNREADABLE as problem:
             raise sqlite3.DatabaseError(f"the settings of the collection {name} cannot be read: {problem}") from None
-        yield Collection(identifier, name, dimension, space, threshold, metadata, vector, metadata_at, vector_at)
+        at = _position(metadata_at), _position(vector_at)
+        yield Collection(identifier, name, dimension, space, threshold, metadata, vector, *at)
 
 
 def _position(at: object) -> int:
@@ -209,31 +221,40 @@ _UNREADABLE = (ValueError, TypeError, AttributeError, OverflowError, RecursionEr
 """What Python raises for settings that are not JSON, or not of the form that Chroma writes."""
 
 
-def _settings(database: sqlite3.Connection, collection: str, schema: str | None, config: str | None) -> tuple[str, int]:
+def _settings(legacy: Mapping[str, Any], schema: str | None, config: str | None) -> tuple[str, int]:
     """The distance and the sync threshold of a collection, from wherever its version of Chroma keeps them.
 
     From 1.3 on that is ``schema_str``; 1.0 to 1.2 wrote ``config_json_str``, as ``{"vector_index": {"hnsw": ...}}``; 0.x wrote
     keys of the collection's metadata, which Chroma still prefers to a configuration of defaults. Later versions leave them.
     """
-    declared: dict[str, Any] = {}
-    if schema:
-        index = json.loads(schema).get("keys", {}).get("#embedding", {}).get("float_list", {}).get("vector_index", {})
-        declared = index.get("config") or {}
-    configured: dict[str, Any] = json.loads(config) if config else {}
-    configured = configured.get("vector_index", configured).get("hnsw") or {}
+    declared, configured = _read(_declared, schema), _read(_configured, config)
     if (configured.get("space"), configured.get("sync_threshold")) == (DEFAULT_SPACE, DEFAULT_SYNC_THRESHOLD):
         configured = {}
-    legacy = dict(
-        database.execute(
-            "SELECT key, coalesce(str_value, int_value) FROM collection_metadata WHERE collection_id = ?"
-            " AND key IN ('hnsw:space', 'hnsw:sync_threshold')",
-            (collection,),
-        )
-    )
     space = declared.get("space") or configured.get("space") or legacy.get("hnsw:space") or DEFAULT_SPACE
     hnsw = declared.get("hnsw") or configured
     threshold = hnsw.get("sync_threshold") or legacy.get("hnsw:sync_threshold") or DEFAULT_SYNC_THRESHOLD
     return str(space), int(threshold)
+
+
+def _read(how: Callable[[str], dict[str, Any]], settings: str | None) -> dict[str, Any]:
+    """What *how*, which has a cache, finds in *settings*: most collections have the same. Long ones are not kept."""
+    if not settings:
+        return {}
+    return how(settings) if len(settings) < _LONGEST_KEPT else how.__wrapped__(settings)  # type: ignore[attr-defined]
+
+
+@functools.lru_cache(maxsize=128)
+def _declared(schema: str) -> dict[str, Any]:
+    index = json.loads(schema).get("keys", {}).get("#embedding", {}).get("float_list", {}).get("vector_index", {})
+    declared: dict[str, Any] = index.get("config") or {}
+    return declared
+
+
+@functools.lru_cache(maxsize=128)
+def _configured(config: str) -> dict[str, Any]:
+    configured: dict[str, Any] = json.loads(config)
+    found: dict[str, Any] = configured.get("vector_index", configured).get("hnsw") or {}
+    return found
 
 
 def embedding_functions(database: sqlite3.Connection) -> dict[str, str]:

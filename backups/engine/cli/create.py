@@ -35,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--wait", type=seconds, default=0.0, metavar="SECONDS", help="wait for the repository's lock")
     parser.add_argument("--within", type=seconds, default=30.0, metavar="SECONDS", help="time limit for taking the cut")
+    parser.add_argument(
+        "--max-pause", type=seconds, default=1.0, metavar="SECONDS", help="hold writers up for at most this long (default: 1)"
+    )
 
 
 def run(call: Call) -> Outcome:
@@ -52,6 +55,7 @@ def run(call: Call) -> Outcome:
         verify=depth,
         wait=arguments.wait,
         within=arguments.within,
+        max_pause=arguments.max_pause,
         force=arguments.force,
         job=check_note(arguments.job),
         allowance=call.settings.allowance,

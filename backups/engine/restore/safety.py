@@ -42,6 +42,7 @@ def make_safety_backup(
         verify=Depth.HASHES,
         wait=60.0,
         within=within,
+        max_pause=max(within, 1.0),
         safety=True,
         mixed=mixed,
     )
