@@ -23,13 +23,15 @@ class LogTally:
 
     newest: dict[str, int] = field(default_factory=dict)
     waiting: dict[str, int] = field(default_factory=dict)
-    _collections: list[Collection] = field(default_factory=list)
+    _behind: list[Collection] = field(default_factory=list)
+    _applied: dict[str, int] = field(default_factory=dict)
     _version: int | None = None
     _upto: int = 0
 
     def update(self, database: sqlite3.Connection) -> list[Collection]:
-        """Read what was written since the last update, and return the collections.
+        """Read what was written since the last update, and return the collections that have not applied all of their log.
 
+        They are those whose metadata or, by the threshold at which it is written, whose index is behind the log.
         Raises ``sqlite3.DatabaseError`` and `SourceBroken` as `tables.list_collections` does.
         """
         (version,) = database.execute("PRAGMA data_version").fetchone()
@@ -37,14 +39,19 @@ class LogTally:
             self._version = None  # until all is read
             collections = list_collections(database)
             self._count(database, collections)
-            self._collections, self._version = collections, version
-        return self._collections
+            self._behind = [one for one in collections if self._is_behind(one)]
+            self._version = version
+        return self._behind
+
+    def _is_behind(self, one: Collection) -> bool:
+        return one.metadata_at < self.newest.get(one.id, 0) or self.waiting.get(one.id, 0) >= one.sync_threshold
 
     def _count(self, database: sqlite3.Connection, collections: list[Collection]) -> None:
         """Count the new records; all of them, if a vector segment has applied more since."""
         applied = {one.id: one.vector_at for one in collections}
-        if any(applied.get(one.id, one.vector_at) != one.vector_at for one in self._collections):
+        if any(applied.get(name, at) != at for name, at in self._applied.items()):
             self.newest, self.waiting, self._upto = {}, {}, 0
+        self._applied = applied
         while True:
             rows = database.execute(
                 f"SELECT substr(topic, -36), seq_id FROM embeddings_queue WHERE seq_id > ? ORDER BY seq_id LIMIT {_PIECE}",
