@@ -11,6 +11,7 @@ from .errors import EngineError, PermissionMissing, RepositoryTooNew
 from .evidence.keys import Keys
 from .progress import counted, human_bytes
 from .recipients import encryption_findings
+from .repository.arrivals import ARRIVING
 from .repository.base import Unreadable, set_of
 from .repository.folder import Repository, open_repository
 from .repository.scratch import SCRATCH, STAGING
@@ -105,6 +106,10 @@ def _check_debris(repository: Repository, report: Diagnosis) -> None:
                 f"{counted(count, 'folder')} of {what}, or of a running one",
                 "The next backup removes them.",
             )
+    if arrived := repository.content.names(ARRIVING):
+        place = str(repository.folder / ARRIVING)
+        message = f"{counted(len(arrived), 'part')} of an interrupted copy, or of a running one"
+        report.add("note", place, message, "The next refbackup copy goes on from there.")
 
 
 def _check_trash(repository: Repository, report: Diagnosis) -> None:

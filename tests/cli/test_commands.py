@@ -463,7 +463,7 @@ def test_every_argument_has_a_help_text() -> None:
     (commands,) = (action for action in parser._actions if action.dest == "command")
     assert set(commands.choices) == {
         "init", "create", "list", "show", "files", "verify", "restore", "drill", "hold", "release", "delete", "prune", "doctor",
-        "adopt", "key",
+        "adopt", "key", "copy",
     }  # fmt: skip
     for sub in commands.choices.values():
         for action in sub._actions:

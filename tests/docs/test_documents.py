@@ -10,6 +10,7 @@ import subprocess
 import sys
 import unicodedata
 from contextlib import redirect_stdout
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 from backups.engine import errors
 from backups.engine.cli import build_parser, main
 from backups.engine.config import ENGINE_SETTINGS
+from backups.engine.repository.folder import initialise
 from tests.docs.pages import ROOT, blocks, documents, name
 
 LINK = re.compile(r"(?<!\\)\[[^\]\n]*\]\(([^)\s]+)\)")
@@ -177,9 +179,11 @@ def answers(planted: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         "drill": [],
         "adopt": ["--yes"],
         "key": ["list"],
+        "copy": ["--to", str(folder / "other")],
         "delete": ["latest", "--yes"],
     }
     assert sorted(calls) == COMMANDS
+    initialise(folder / "other", datetime.now(UTC))
     found = {}
     for command, arguments in calls.items():
         answer = io.StringIO()

@@ -43,7 +43,10 @@ class Call:
 
     def repository(self) -> Repository:
         """The open repository, with the keys of the settings."""
-        path = self.repository_path()
+        return self.open_repository(self.repository_path())
+
+    def open_repository(self, path: Path) -> Repository:
+        """The repository in *path*, with the keys of the settings."""
         if lost := lost_key(path, self.settings.signing_key):
             self.warn(f"{lost}.")
         return open_repository(path, self.keys(path), self.keyring(path))

@@ -25,6 +25,7 @@ COMMANDS = {
     "verify": "Verify backups; exit code 5 if damage is found.",
     "drill": "Restore a backup into scratch, check and time it, and record the result.",
     "restore": "Restore a backup into a folder or in place.",
+    "copy": "Copy backups to another repository, and read them back there.",
     "adopt": "Sign everything in a repository as it is.",
     "key": "Encrypt backups: make keys and the recovery kit, and choose who can read them.",
     "prune": "Remove backups that no retention rule keeps.",

@@ -13,7 +13,7 @@ from ..names import in_one_line
 from ..types import Backup, Depth, Manifest, SourceRecord
 
 _MOST_MISSING = 20
-_VERBS = "create|list|show|files|verify|drill|restore|hold|release|delete|prune|doctor|adopt|init"
+_VERBS = "create|list|show|files|verify|drill|restore|hold|release|delete|prune|doctor|adopt|init|copy"
 _COMMAND = re.compile(rf"(?<![\w./-])refbackup ({_VERBS})\b(?![^`.,;:\n]* --repo)")
 
 

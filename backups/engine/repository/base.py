@@ -1,7 +1,7 @@
 """The interface of a repository, and the operations that are the same for every backend.
 
 A backend (`folder` is the only one) stores manifests, archives, proofs and holds, publishes and removes backups in one step
-each, and provides locks. Finding, loading and deleting by rules is done here.
+each, receives copies (`arrivals`), and provides locks. Finding, loading and deleting by rules is done here.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ from ..archive.locate import Locate
 from ..errors import BackupInUse, BackupNotFound, DamageFound, EngineError, RepositoryTooNew, UsageError
 from ..names import ARCHIVES, BACKUP_ID, DATA, MANIFEST, NAME, SUMS
 from ..types import Backup, BackupKind, Hold, Manifest, Problem, Proof
+from .arrivals import Arrivals
 from .sealing import Sealing
 from .soundness import Soundness
 
@@ -52,7 +53,9 @@ def stamp(moment: datetime) -> str:
 class BaseRepository(ABC):
     """The operations on a repository. Errors are those of `backups.engine.errors`."""
 
+    id: str
     sealing: Sealing
+    arrivals: Arrivals
 
     # Implemented by a backend
 
@@ -150,6 +153,10 @@ class BaseRepository(ABC):
     @abstractmethod
     def empty_trash(self, now: datetime, grace: timedelta) -> list[str]:
         """Free what `in_trash` names, and return its names."""
+
+    @abstractmethod
+    def discarded(self) -> set[tuple[str, str]]:
+        """Set and id of what the trash holds, and of the last 10,000 that left it."""
 
     @abstractmethod
     def deleted(self, gone: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:

@@ -11,10 +11,11 @@
         hold.json                     exists while the backup is held
       backups/<set>/journal.jsonl     what is vouched for (`evidence`); in a repository that is signed
       staging/<id>.<token>/           a backup being made; a later run clears what a crash left
+      arriving/<set>.<id>.<digits>/   a backup being copied here (arrivals.py)
       trash/<deleted>.<set>.<id>/     deleted, kept for a grace period
       trash/.emptied                  what left the trash
       scratch/<token>/                restores made for verification
-      writer  readers  journal        locks (leases.py)
+      writer readers journal copying  locks (leases.py)
 """
 
 import stat
@@ -45,6 +46,7 @@ from ..runtime.enclosure import Enclosure, NotAllowed
 from ..types import Backup, Depth, Hold, Manifest, Proof
 from . import leases, trash
 from .about import ABOUT, is_unused, read_about, write_about
+from .arrivals import Arrivals
 from .base import BaseRepository, parse_manifest, stamp
 from .scratch import SCRATCH, STAGING, Debris, Scratch, inner_scratch
 from .sealing import Sealing, bare
@@ -62,11 +64,13 @@ class Repository(BaseRepository):
 
     def __init__(self, folder: Path, keys: Keys | None = None, repository_id: str = "", keyring: Keyring | None = None) -> None:
         self.folder = folder
+        self.id = repository_id
         self.content = Enclosure(folder)
         """All files and folders of the repository are opened, made and removed through it."""
         locked = partial(leases.journalling, self.content)
         self.evidence = Evidence(self.content, repository_id, keys, locked) if keys is not None else None
         self.sealing = Sealing(self.content, keyring)
+        self.arrivals = Arrivals(self.content, self.evidence)
         self.staging, self.trash = folder / STAGING, folder / "trash"
         inside = folder / SCRATCH
         self.scratch = keyring.scratch if keyring is not None and keyring.is_active else inside
@@ -333,6 +337,9 @@ class Repository(BaseRepository):
 
     def empty_trash(self, now: datetime, grace: timedelta) -> list[str]:
         return trash.empty(self.content, now, grace)
+
+    def discarded(self) -> set[tuple[str, str]]:
+        return trash.deleted(self.content)
 
     def deleted(self, gone: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
         said = trash.deleted(self.content)

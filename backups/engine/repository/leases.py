@@ -8,6 +8,7 @@ file      shared                                  exclusive
 writer    -                                       create, hold, delete, prune: one at a time
 readers   restore, verify, every other reader     delete and prune, which remove backups
 journal   -                                       the next line of a journal (`evidence`)
+copying   -                                       copies into the repository: one at a time
 ========= ======================================= =============================================
 """
 
@@ -108,4 +109,13 @@ def journalling(folder: Enclosure, wait: float = 30.0) -> Iterator[None]:
     with _locked(folder, "journal", wait) as descriptor:
         if descriptor is None:
             raise RepositoryLocked(f"Another process writes a journal of the repository {folder.root}.")
+        yield
+
+
+@contextmanager
+def receiving(folder: Enclosure, wait: float = 0.0) -> Iterator[None]:
+    """Be the only one that copies into the repository. Raises `RepositoryLocked` after *wait* seconds."""
+    with _locked(folder, "copying", wait) as descriptor:
+        if descriptor is None:
+            raise RepositoryLocked(f"Another process is copying backups into the repository {folder.root}.")
         yield
