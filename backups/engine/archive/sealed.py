@@ -93,15 +93,15 @@ class SealedOutput:
         return self._below.finish()
 
     def _write_segments(self) -> None:
-        with memoryview(bytes(self._pending)) as pending:
-            whole = (len(pending) - 1) // SEGMENT * SEGMENT
+        whole = (len(self._pending) - 1) // SEGMENT * SEGMENT
+        with memoryview(self._pending) as pending:
             for start in range(0, whole, SEGMENT):
                 self._seal(pending[start : start + SEGMENT])
         del self._pending[:whole]
 
     def _seal(self, content: bytes | memoryview, associated: bytes | None = None) -> None:
-        sealed = self._cipher.encrypt(_NONCE.pack(self._generation, self._number), content, associated)
-        self._below.write(_GENERATION.pack(self._generation) + sealed)
+        self._below.write(_GENERATION.pack(self._generation))
+        self._below.write(self._cipher.encrypt(_NONCE.pack(self._generation, self._number), content, associated))
         self._number += 1
 
 
@@ -132,10 +132,12 @@ class SealedFile:
     def _read(self, offset: int, length: int) -> bytes:
         if not length:
             return b""
-        first, last = offset // SEGMENT, (offset + length - 1) // SEGMENT
-        text = b"".join(self._segment(number) for number in range(first, last + 1))
-        start = offset - first * SEGMENT
-        return text[start : start + length]
+        first, start = divmod(offset, SEGMENT)
+        end = offset + length
+        pieces = [memoryview(self._segment(number)) for number in range(first, -(-end // SEGMENT))]
+        pieces[-1] = pieces[-1][: end - (first + len(pieces) - 1) * SEGMENT]
+        pieces[0] = pieces[0][start:]
+        return b"".join(pieces)
 
     def _segment(self, number: int) -> bytes:
         recent = self._recent  # small frames lie side by side in one segment
