@@ -175,7 +175,10 @@ def hold_until_confirmed(repository: Repository, before: Backup, manifest: Manif
 
 
 def end_returned(repository: Repository, manifest: Manifest) -> None:
-    """Take from the holds of a set what they tell of stores that are in its new backup again; what those lost is told anew."""
+    """Take from the holds of a set what they say about stores that are in its new backup again.
+
+    What such a store has lost meanwhile is in holds of its own (`compare`).
+    """
     present = {record.prefix for record in manifest.sources}
     for backup_id, hold in repository.holds(manifest.set):
         if hold is None or not hold.signed or not hold.shrunk:
@@ -188,7 +191,7 @@ def end_returned(repository: Repository, manifest: Manifest) -> None:
 
 
 def _is_back(repository: Repository, set_name: str, line: str, present: set[str]) -> bool:
-    """Whether a line of a hold tells of a store that is *present*."""
+    """Whether a line of a hold is about a store that is *present*."""
     [(text, since)] = told_in([line])
     try:
         told = repository.read(set_name, since).manifest.shrunk if since else ()

@@ -1,4 +1,4 @@
-"""Stops services for a restore and starts them again, also those that a killed recovery left stopped."""
+"""Stops services for a restore and starts them again, also after a recovery was killed."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ from .services import Service, is_among, running, service_from
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KilledRecovery:
-    """A recovery that was killed after it had begun to stop *services*, which do not run. ``backup`` is the one it restored.
+    """A recovery that was killed while *services* were stopped for it; they do not run. ``backup`` is what it restored.
 
     The record of an older version has no ``backup`` and no ``began``.
     """
