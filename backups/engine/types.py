@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
@@ -25,6 +25,16 @@ LONGEST_NOTE = 4096
 Printable = Annotated[str, BeforeValidator(lambda text: printable(text) if isinstance(text, str) else text)]
 Short = Annotated[str, StringConstraints(max_length=LONGEST_NOTE), AfterValidator(in_one_line)]
 Pattern = Annotated[str, StringConstraints(max_length=LONGEST_PATTERN)]
+T = TypeVar("T")
+
+
+def _bounded(rows: Any) -> Any:
+    if isinstance(rows, dict) and len(rows) > MOST_ROWS:  # pydantic would look at all of them first
+        raise ValueError(f"there are more than {MOST_ROWS:,}")
+    return rows
+
+
+Items = Annotated[tuple[T, ...], Field(fail_fast=True)]  # a description of each of a million errors takes gigabytes
 
 
 class BackupKind(StrEnum):
@@ -80,7 +90,7 @@ class Problem(_Stored):
     file: Printable | None = None
     offset: int | None = None
     message: Printable
-    also_in: tuple[str, ...] = ()
+    also_in: Items[str] = ()
     lies_in: str | None = None
 
 
@@ -142,8 +152,8 @@ class Peak(_Stored):
     backup: Id
 
 
-MOST_PEAKS = 1_000
-"""Peaks that a manifest keeps for a source: the highest."""
+MOST_PEAKS, MOST_ROWS = 1_000, 10_000
+"""Peaks that a manifest keeps for a source, the highest, and tables whose rows are read from it."""
 
 
 class SourceRecord(_Stored):
@@ -166,13 +176,13 @@ class SourceRecord(_Stored):
     pause_ms: float = 0.0
     same_instant: bool = True
     version: str | None = None
-    collections: tuple[Collection, ...] = ()
-    rows: dict[str, Size] = {}
-    uncounted: tuple[str, ...] = ()
-    peaks: Annotated[tuple[Peak, ...], Field(max_length=MOST_PEAKS)] = ()
-    problems: tuple[Problem, ...] = ()
-    left_out: Annotated[tuple[LeftOut, ...], Field(max_length=MOST_LEFT_OUT)] = ()
-    exclude: Annotated[tuple[Pattern, ...], Field(max_length=MOST_PATTERNS)] = ()
+    collections: Items[Collection] = ()
+    rows: Annotated[dict[str, Size], BeforeValidator(_bounded)] = {}
+    uncounted: Items[str] = ()
+    peaks: Annotated[Items[Peak], Field(max_length=MOST_PEAKS)] = ()
+    problems: Items[Problem] = ()
+    left_out: Annotated[Items[LeftOut], Field(max_length=MOST_LEFT_OUT)] = ()
+    exclude: Annotated[Items[Pattern], Field(max_length=MOST_PATTERNS)] = ()
 
     @property
     def missing(self) -> tuple[LeftOut, ...]:
@@ -263,7 +273,7 @@ class Manifest(_Stored):
     host: Short = ""
     engine: Short = ""
     note: Short = ""
-    sources: tuple[SourceRecord, ...]
+    sources: Items[SourceRecord]
     bytes_source: Size
     bytes_stored: Size
     pause_ms: Pause = Pause()
@@ -273,9 +283,9 @@ class Manifest(_Stored):
     safety: bool = False
     mixed: bool = False
     job: Short = ""
-    replaces: tuple[Id, ...] = ()
-    shrunk: tuple[Shrunk, ...] = ()
-    log: tuple[str, ...] = ()
+    replaces: Items[Id] = ()
+    shrunk: Items[Shrunk] = ()
+    log: Items[str] = ()
 
     @property
     def problems(self) -> tuple[Problem, ...]:
@@ -304,7 +314,7 @@ class Proof(_Stored):
     depth: Depth
     seconds: float
     bytes: Size
-    problems: tuple[Problem, ...] = ()
+    problems: Items[Problem] = ()
     checks: dict[str, Any] = {}
     drill: bool = False
     scope: Literal["needed", "written"] = "needed"
@@ -336,7 +346,7 @@ class Hold(_Stored):
 
     time: AwareDatetime
     note: Short = ""
-    shrunk: tuple[Printable, ...] = ()
+    shrunk: Items[Printable] = ()
     automatic: bool = False
     signed: bool = Field(default=True, exclude=True)
 

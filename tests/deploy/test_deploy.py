@@ -142,3 +142,15 @@ def test_logrotate_accepts_its_file(tmp_path):
     done = run(logrotate, "--force", "--state", tmp_path / "state", rules)
     assert done.returncode == 0, done.stderr
     assert log.read_text() == "" and (tmp_path / "refserver.log.1").read_text() == "a line\n"
+
+
+@pytest.mark.parametrize("unit", ["refserver.service", "refserver-check.service"])
+def test_a_taken_over_service_reaches_little_of_the_machine(unit, tmp_path):
+    analyze = tool("systemd-analyze")
+    done = run(analyze, "security", "--offline=true", "--no-pager", "--threshold=20", DEPLOY / "systemd" / unit)
+    assert done.returncode == 0, done.stdout + done.stderr
+    open_to_all = tmp_path / unit
+    open_to_all.write_text(
+        (DEPLOY / "systemd" / unit).read_text().replace("CapabilityBoundingSet=\n", "").replace("Private", "X")
+    )
+    assert run(analyze, "security", "--offline=true", "--no-pager", "--threshold=20", open_to_all).returncode

@@ -23,7 +23,11 @@ from .table import MAX_TABLE_BYTES, decompress_table, unpack
 from .writer import SKIPPABLE_TABLE
 
 _PIECE = 1 << 20
-MAX_MANIFEST_BYTES = 1 << 26
+MAX_MANIFEST_BYTES = 1 << 24
+"""A manifest that is larger is not read: it describes some 27,000 collections of Chroma."""
+
+MAX_MANIFEST_COMMAS = 500_000
+"""A value that takes two bytes in JSON takes up to two hundred in memory, so the number of values is bounded as well."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,8 +190,8 @@ def _last_table(archive: ArchiveFile) -> tuple[int, bytes]:
 
 
 def read_manifest(folder: Enclosure) -> bytes:
-    """The bytes of a backup's manifest. Raises ``OSError``, also for a file that is too large."""
-    return folder.read(MANIFEST, MAX_MANIFEST_BYTES)
+    """The bytes of a backup's manifest. Raises ``OSError``, also for a file that is too large, or has too many values."""
+    return folder.read(MANIFEST, MAX_MANIFEST_BYTES, MAX_MANIFEST_COMMAS)
 
 
 class BlockDamaged(DamageFound):

@@ -29,6 +29,7 @@ MANIFEST_FORMAT = 2
 """That of encrypted backups; others have 1."""
 
 STAMP = "%Y%m%dT%H%M%SZ"
+_MOST_SAID = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -373,8 +374,8 @@ def parse_manifest(set_name: str, backup_id: str, content: bytes, sealing: Seali
     try:
         return sealing.manifest(set_name, backup_id, content)
     except ValidationError as problem:
-        where = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in problem.errors()[:5])
-        raise DamageFound(f"The manifest of {backup_id} is not valid: {where}.", id=backup_id) from None
+        where = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in problem.errors(include_input=False)[:5])
+        raise DamageFound(f"The manifest of {backup_id} is not valid: {where[:_MOST_SAID]}.", id=backup_id) from None
 
 
 def _stamped(backup_id: str) -> datetime:

@@ -26,7 +26,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
-from ..archive.locate import MAX_MANIFEST_BYTES, Locate, locate_in, read_manifest
+from ..archive.locate import MAX_MANIFEST_BYTES, MAX_MANIFEST_COMMAS, Locate, locate_in, read_manifest
 from ..encryption.chain import ENVELOPE, ChainKey
 from ..encryption.keyring import Keyring
 from ..errors import (
@@ -53,6 +53,7 @@ from .sealing import Sealing, bare
 
 MOST_SETS = 10_000
 MOST_SUMS_BYTES, MOST_HOLD_BYTES, MOST_PROOF_BYTES = 1 << 12, 1 << 16, 1 << 22
+MOST_PROOF_COMMAS = 150_000
 
 _UNKNOWN = datetime.fromisoformat("1970-01-01T00:00:00Z")
 MOST_PROOFS = 40
@@ -165,7 +166,7 @@ class Repository(BaseRepository):
         found = []
         for name in self._proof_names(set_name, backup_id):
             try:
-                content = folder.read(name, MOST_PROOF_BYTES)
+                content = folder.read(name, MOST_PROOF_BYTES, MOST_PROOF_COMMAS)
                 proof = self.sealing.proof(set_name, backup_id, content)
             except (OSError, ValueError, DamageFound):
                 continue  # a proof that cannot be read proves nothing
@@ -306,7 +307,7 @@ class Repository(BaseRepository):
         Returns why the journal does not have the backup yet, "" if it has, or none is kept.
         """
         content = self.sealing.stored_manifest(manifest, chain)
-        if len(content) > MAX_MANIFEST_BYTES:
+        if len(content) > MAX_MANIFEST_BYTES or content.count(b",") > MAX_MANIFEST_COMMAS:
             raise EngineError(
                 f"The manifest would take {len(content) >> 20} MiB, and no more than {MAX_MANIFEST_BYTES >> 20} can be read.",
                 hint="Back up Chroma directories with so many collections in sets of their own. Nothing was published.",

@@ -118,13 +118,15 @@ class Enclosure:
                 os.close(descriptor)
         raise NotAllowed(self.path(path), f"is {_KINDS.get(kind, 'a special file')}")
 
-    def read(self, path: str, most: int) -> bytes:
-        """The content of a file that may have up to *most* bytes."""
+    def read(self, path: str, most: int, commas: int | None = None) -> bytes:
+        """The content of a file of up to *most* bytes, and with up to so many *commas*, which bounds the values of JSON."""
         with os.fdopen(self.open_file(path), "rb") as file:
             size = os.fstat(file.fileno()).st_size
             content = file.read(most + 1) if size <= most else b""
         if size > most or len(content) > most:
             raise NotAllowed(self.path(path), f"has {max(size, len(content)):,} bytes; at most {most:,} are read")
+        if commas is not None and content.count(b",") > commas:
+            raise NotAllowed(self.path(path), f"has more than {commas:,} values")
         return content
 
     def status(self, path: str) -> os.stat_result | None:
