@@ -21,7 +21,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_protect
 
 from backups.engine.errors import HTTP_STATUS, EngineError, UsageError
-from backups.identity import admin_site
+from backups.identity import admin_site, four_eyes
 from backups.identity.permissions import groups_with
 from backups.models import Job
 
@@ -41,6 +41,7 @@ class Tab:
 
 
 ALERTS = Tab("backups:alerts", "Alerts", "backups.view_alert")
+APPROVALS = Tab("backups:approvals", "Approvals", "backups.view_audit")
 TABS = (
     Tab("backups:dashboard", "Overview", "backups.view_backup"),
     Tab("backups:backups", "Backups", "backups.view_backup"),
@@ -52,6 +53,7 @@ TABS = (
     ALERTS,
     Tab("backups:tokens", "Tokens", "backups.issue_token"),
     Tab("backups:audit", "Audit", "backups.view_audit"),
+    APPROVALS,
 )
 
 
@@ -87,7 +89,7 @@ def render(
     request: HttpRequest, template: str, title: str, context: dict[str, Any] | None = None, *, status: int = 200
 ) -> HttpResponse:
     """A whole page: *template* extends ``backups/base.html``."""
-    tabs = [(tab, address) for tab in TABS if (address := _address(tab)) and request.user.has_perm(tab.permission)]
+    tabs = [(tab, address) for tab in TABS if (address := _address(tab)) and _is_shown(request, tab)]
     top = _address(TABS[0])  # all other addresses begin with that of the overview
     fitting = (address for _, address in tabs if request.path.startswith(address) and (address != top or request.path == top))
     here = max(fitting, key=len, default="")
@@ -103,6 +105,10 @@ def render(
         **(context or {}),
     }
     return render_template(request, template, full, status=status)
+
+
+def _is_shown(request: HttpRequest, tab: Tab) -> bool:
+    return request.user.has_perm(tab.permission) and (tab is not APPROVALS or four_eyes.is_required())
 
 
 def refused(request: HttpRequest, problem: EngineError) -> HttpResponse:

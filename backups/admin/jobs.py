@@ -26,6 +26,7 @@ from backups import moments
 from backups.conf import configuration
 from backups.engine.errors import UsageError
 from backups.engine.names import BACKUP_ID
+from backups.identity import four_eyes
 from backups.identity.sign_in import actor_of
 from backups.jobs import lifecycle, submit
 from backups.jobs.types import RESTORE_IN_PLACE, is_dangerous, job_type, job_types
@@ -226,7 +227,7 @@ def _changes(request: HttpRequest, job_id: uuid.UUID) -> bool:
 
 
 @page("backups.view_job", methods=("POST",))
-@dangerous(_changes)
+@dangerous(_changes, second=four_eyes.RUN)
 def again(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
     """Queue a job like this one, and go to it."""
     found = _find(job_id)

@@ -17,6 +17,7 @@ from backups import moments
 from backups.conf import WORKER, called, configuration
 from backups.engine.errors import UsageError
 from backups.engine.progress import counted
+from backups.identity import four_eyes
 from backups.identity.sign_in import actor_of
 from backups.jobs.arguments import PruneArguments
 from backups.jobs.types import PRUNE, job_type, job_types
@@ -101,7 +102,7 @@ def overview(request: HttpRequest) -> HttpResponse:
 
 
 @page("backups.change_plan", methods=("GET", "POST"))
-@dangerous(saved)
+@dangerous(saved, second=four_eyes.PLANS)
 def new(request: HttpRequest) -> HttpResponse:
     """Choose a job type, then fill in its form."""
     name = request.GET.get("kind", "")
@@ -122,7 +123,7 @@ def new(request: HttpRequest) -> HttpResponse:
 
 
 @page("backups.view_plan", methods=("GET", "POST"))
-@dangerous(saved)
+@dangerous(saved, second=four_eyes.PLANS)
 def one(request: HttpRequest, name: str) -> HttpResponse:
     """One plan: its times, its jobs, and its form."""
     plan = found_or_404(Plan.objects.all(), "plan", name=name)
@@ -159,7 +160,7 @@ def _switches_or_changes(request: HttpRequest, name: str, what: str) -> bool:
 
 
 @page("backups.run_plan", methods=("POST",))
-@dangerous(_switches_or_changes)
+@dangerous(_switches_or_changes, second=four_eyes.PLANS)
 def switch(request: HttpRequest, name: str, what: str) -> HttpResponse:
     """Pause, resume, or run a plan now."""
     plan, actor = found_or_404(Plan.objects.all(), "plan", name=name), actor_of(request)
@@ -179,7 +180,7 @@ def switch(request: HttpRequest, name: str, what: str) -> HttpResponse:
 
 
 @page("backups.change_plan", methods=("GET", "POST"))
-@dangerous()
+@dangerous(second=four_eyes.PLANS)
 def delete(request: HttpRequest, name: str) -> HttpResponse:
     """Confirm, then delete the plan."""
     plan = found_or_404(Plan.objects.all(), "plan", name=name)
@@ -236,7 +237,7 @@ class ImportForm(forms.Form):
 
 
 @page("backups.change_plan", methods=("GET", "POST"))
-@dangerous(saved)
+@dangerous(saved, second=four_eyes.PLANS)
 def import_plans(request: HttpRequest) -> HttpResponse:
     """Show what a file would change; a second submit applies it."""
     form = ImportForm(request.POST or None, request.FILES or None)

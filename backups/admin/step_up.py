@@ -11,12 +11,14 @@ from django.urls import reverse
 from django.utils.http import urlencode
 from django.views.decorators.debug import sensitive_post_parameters
 
-from backups.identity import admin_site, step_up
+from backups.identity import admin_site, four_eyes, step_up
+from backups.identity.four_eyes import Subject
 from backups.identity.step_up import Condition
 
+from . import second_person
 from .frame import View, page, render, return_address, say
 
-FIELD = "step_up_answer"
+FIELD, CSRF = "step_up_answer", "csrfmiddlewaretoken"
 
 
 def posted(request: HttpRequest, *_: Any, **__: Any) -> bool:
@@ -29,16 +31,23 @@ def saved(request: HttpRequest, *_: Any, **__: Any) -> bool:
     return request.method == "POST" and request.POST.get("do") == "save"
 
 
-def dangerous(when: Condition = posted) -> Callable[[View], View]:
-    """A decorator below `page`: the view runs for a session that was confirmed lately; *when* says for which requests."""
+def dangerous(when: Condition = posted, *, second: Subject | None = None) -> Callable[[View], View]:
+    """A decorator below `page`: the view runs for a session that was confirmed lately; *when* says for which requests.
+
+    With *second*, it then takes the approval of a second person where the project requires that (`identity.four_eyes`).
+    """
 
     def decorate(view: View) -> View:
         @functools.wraps(view)
         def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-            question = ask(request) if when(request, *args, **kwargs) else None
+            question: HttpResponseBase | None = None
+            if when(request, *args, **kwargs):
+                question = ask(request)
+                if question is None and second is not None and four_eyes.is_required():
+                    question = second_person.settle(request, second, kwargs, left=(CSRF, FIELD))
             return view(request, *args, **kwargs) if question is None else question
 
-        guarded.dangerous = when  # type: ignore[attr-defined]
+        guarded.dangerous, guarded.second = when, second  # type: ignore[attr-defined]
         secret: Callable[[View], View] = sensitive_post_parameters(FIELD)
         return secret(guarded)
 
@@ -63,8 +72,7 @@ def ask(request: HttpRequest, *, keep: bool = True) -> HttpResponse | None:
         if sent:
             say(request, "Nothing was done. Confirm that it is you, then fill in the form again.", level=messages.WARNING)
         return redirect(f"{reverse('backups:confirm')}?{urlencode({'next': request.get_full_path()})}")
-    left = ("csrfmiddlewaretoken", FIELD)
-    kept = [(name, value) for name, values in request.POST.lists() if name not in left for value in values]
+    kept = second_person.fields(request, (CSRF, FIELD))
     return _page(request, request.get_full_path(), kept, problem, status=403)
 
 

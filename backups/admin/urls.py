@@ -8,7 +8,7 @@ from django.urls.converters import StringConverter
 
 from backups.catalog.downloads import FILES
 
-from . import audit, dashboard, jobs, plans, readiness, step_up, tokens
+from . import approvals, audit, dashboard, jobs, plans, readiness, step_up, tokens
 from .alerts import channels, rules, subscription
 from .alerts import overview as alerts
 from .backups import delete, holding
@@ -87,6 +87,8 @@ urlpatterns: list[URLPattern] = [
     path("audit/", audit.overview, name="audit"),
     path("audit/verify/", audit.verify, name="audit_verify"),
     path("audit/export.<str:form>", audit.export, name="audit_export"),
+    path("approvals/", approvals.overview, name="approvals"),
+    path("approvals/<uuid:key>/decide/", approvals.decide, name="approval_decide"),
     path("confirm/", step_up.confirm, name="confirm"),
 ]
 if apps.is_installed("django_otp.plugins.otp_totp") and apps.is_installed("django_otp.plugins.otp_static"):

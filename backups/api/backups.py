@@ -14,6 +14,7 @@ from backups.catalog.last_proven import PROVEN, sets_left_unproven
 from backups.conf import configuration
 from backups.engine.errors import BackupInUse, EngineError, RestoreRefused
 from backups.engine.repository.soundness import results
+from backups.identity import four_eyes
 from backups.identity.step_up import always
 from backups.jobs import submit
 from backups.jobs.arguments import Name, Only
@@ -259,7 +260,10 @@ class DeletionQuery(RepositoryQuery):
     last_proven: Annotated[bool, Field(description="Delete it also if its set has no other proven backup.")] = False
 
 
-@job_operation("backups.delete_backup", query=DeletionQuery, problems=(409, 503), idempotency_key=False, dangerous=always)
+_DELETES: dict[str, Any] = {"dangerous": always, "second": four_eyes.DELETE, "idempotency_key": False}
+
+
+@job_operation("backups.delete_backup", query=DeletionQuery, problems=(409, 503), **_DELETES)
 def delete_backup(request: Request, backup_id: str, *, query: DeletionQuery) -> Job:
     """Delete a backup.
 
@@ -310,7 +314,14 @@ def _replaces(request: Request, *, body: RestoreToFolder | RestoreInPlace, **_: 
     return isinstance(body, RestoreInPlace)
 
 
-@job_operation("backups.restore_backup", query=RepositoryQuery, body=RestoreRequest, problems=(409, 503), dangerous=_replaces)
+@job_operation(
+    "backups.restore_backup",
+    query=RepositoryQuery,
+    body=RestoreRequest,
+    problems=(409, 503),
+    dangerous=_replaces,
+    second=four_eyes.RESTORE,
+)
 def restore_backup(request: Request, backup_id: str, *, query: RepositoryQuery, body: RestoreToFolder | RestoreInPlace) -> Job:
     """Restore a backup to a new folder, or over the live stores.
 
@@ -348,7 +359,14 @@ def hold_backup(request: Request, backup_id: str, *, query: RepositoryQuery, bod
     return backup_schema(holds.hold(actor(request), row, body.note))
 
 
-@Operation("backups.hold_backup", query=RepositoryQuery, responses={200: BackupSchema}, problems=(409, 503), dangerous=always)
+@Operation(
+    "backups.hold_backup",
+    query=RepositoryQuery,
+    responses={200: BackupSchema},
+    problems=(409, 503),
+    dangerous=always,
+    second=four_eyes.RELEASE,
+)
 def release_backup(request: Request, backup_id: str, *, query: RepositoryQuery) -> BackupSchema:
     """Release a held backup."""
     row = find_backup(backup_id, query.repository, query.set)

@@ -11,6 +11,7 @@ from django.urls import reverse
 from pydantic import Field
 from rest_framework.request import Request
 
+from backups.identity import four_eyes
 from backups.jobs import lifecycle, submit
 from backups.jobs.types import is_dangerous, job_type
 from backups.models import Job
@@ -183,6 +184,7 @@ def _changes(request: Request, job_id: UUID) -> bool:
     "backups.view_job",
     needs="Needs the permission `backups.view_job` (scope `read`), and the permission of the job type with its scope.",
     dangerous=_changes,
+    second=four_eyes.RUN,
     problems=(409, 503),
 )
 def run_job_again(request: Request, job_id: UUID) -> Job:

@@ -11,6 +11,7 @@
 from django.urls import URLPattern, path
 from rest_framework.request import Request
 
+from backups.identity import four_eyes
 from backups.jobs.arguments import BackupId
 from backups.models import Job
 
@@ -36,7 +37,12 @@ def _replaces(request: Request, *, body: LegacyRestoreRequest) -> bool:
 
 
 @job_operation(
-    "backups.restore_backup", name="earlier_restore", dangerous=_replaces, body=LegacyRestoreRequest, problems=(404, 409, 503)
+    "backups.restore_backup",
+    name="earlier_restore",
+    dangerous=_replaces,
+    second=four_eyes.RESTORE,
+    body=LegacyRestoreRequest,
+    problems=(404, 409, 503),
 )
 def restore(request: Request, *, body: LegacyRestoreRequest) -> Job:
     """Restore a backup whose id is in the body."""

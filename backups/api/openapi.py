@@ -39,6 +39,7 @@ PATH_PARAMETERS: dict[str, dict[str, Any]] = {
     },
     "job_id": {"schema": {"type": "string", "format": "uuid"}},
     "token_id": {"schema": _NUMBER},
+    "approval_id": {"schema": {"type": "string", "format": "uuid"}},
     "number": {"schema": _NUMBER},
     "name": {"schema": {"type": "string", "pattern": rf"^{NAME.pattern}$"}, "description": "Name of the repository or plan."},
     "file_name": {"schema": {"type": "string", "enum": [*FILES]}},
@@ -60,7 +61,8 @@ _DESCRIPTIONS = {
     304: "The client's copy is current.",
     400: "The request is invalid; `errors` lists the faults.",
     401: "No token and no session, or an invalid token.",
-    403: "The account or the token lacks a permission; or a session must be confirmed first (`step_up`).",
+    403: "The account or the token lacks a permission; or a session must be confirmed first (`step_up`), "
+    "or a second person has to approve (`approval`).",
     404: "Not found.",
     406: "Only application/json is available.",
     409: "Not possible now: see `code` and `hint`.",
@@ -173,8 +175,9 @@ def _needs(operation: Operation) -> str:
 def _takes(operation: Operation) -> str:
     if operation.dangerous is None:
         return ""
+    more = " Where two people are required, it takes an approval (`approval`)." if operation.second is not None else ""
     which = "" if operation.dangerous is always else " some of these requests only when"
-    return f" With a session, it accepts{which or ' requests only when'} the account was confirmed lately (`step_up`)."
+    return f" With a session, it accepts{which or ' requests only when'} the account was confirmed lately (`step_up`).{more}"
 
 
 def _path_parameters(path: str) -> list[dict[str, Any]]:

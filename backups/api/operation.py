@@ -22,11 +22,12 @@ from rest_framework.parsers import JSONParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from backups.identity import step_up
+from backups.engine.errors import UsageError
+from backups.identity import four_eyes, step_up
 from backups.jobs.job_type import contains_nul
 
 from . import idempotency
-from .authentication import token_of
+from .authentication import actor, token_of
 from .problems import Refused
 
 Handler = Callable[..., HttpResponseBase]
@@ -50,6 +51,8 @@ class Operation:
     public: bool = False
     dangerous: step_up.Condition | None = None
     """For which requests a session must have been confirmed lately (403, ``step_up``); called with the handler's arguments."""
+    second: four_eyes.Subject | None = None
+    """Dangerous requests also take the approval of a second person, where the project requires that (403, ``approval``)."""
     query: type[BaseModel] | None = None
     body: Any = None
     responses: Mapping[int, Any] = field(default_factory=dict)
@@ -68,6 +71,7 @@ class Operation:
 
         @functools.wraps(function)
         def handle(request: Request, **arguments: Any) -> HttpResponseBase:
+            route = dict(arguments)
             if declared.query is not None:
                 arguments["query"] = _read_query(request, declared.query)
             if body is not None:
@@ -75,6 +79,8 @@ class Operation:
 
             if declared.dangerous is not None and declared.dangerous(request, **arguments):
                 _require_confirmed(request)
+                if declared.second is not None and four_eyes.is_required():
+                    _require_approval(request, declared.second, route)
 
             def respond() -> HttpResponseBase:
                 result = function(request, **arguments)
@@ -120,6 +126,31 @@ def _require_confirmed(request: Request) -> None:
             f"{reverse('backups:confirm')}; then repeat the request.",
             more={"by": given},
         )
+
+
+APPROVAL, REASON = "Approval", "Approval-Reason"
+"""Headers: the id of an approved request, which this one repeats; why a request that is not approved yet is needed."""
+
+
+def _require_approval(request: Request, subject: four_eyes.Subject, route: Mapping[str, Any]) -> None:
+    """Return for a request that was approved, and use the approval up. Raises `Refused`, and `EngineError`."""
+    if route.get("backup_id") == "latest":  # another one by the time it is approved
+        raise UsageError("An approval is for one backup. Nothing was done.", hint="Name it by its id instead of `latest`.")
+    django_request = request._request
+    content = (("body", django_request.body.decode("utf-8", "replace")),)
+    sent = four_eyes.Sent(subject, str(request.method), django_request.get_full_path(), content, route)
+    by = actor(request)
+    if key := request.headers.get(APPROVAL, ""):
+        four_eyes.admit(by, key, sent)
+        return
+    if reason := request.headers.get(REASON, ""):
+        row = four_eyes.ask(by, sent, reason)
+        hint = f"Once somebody else has approved it, repeat the request with the header {APPROVAL}: {row.pk}."
+        raise Refused(
+            403, "approval", "The request waits for a second person. Nothing was done.", hint, more={"id": str(row.pk)}
+        )
+    hint = f"Send it with the header {REASON}, which says why it is needed."
+    raise Refused(403, "approval", "This takes the approval of a second person. Nothing was done.", hint)
 
 
 # Reading query and body: every fault is a `Refused` with 4xx

@@ -12,6 +12,7 @@ from rest_framework.request import Request
 
 from backups import moments
 from backups.engine.errors import UsageError
+from backups.identity import four_eyes
 from backups.identity.step_up import always
 from backups.jobs.arguments import Name
 from backups.models import Job, Plan
@@ -157,6 +158,7 @@ def list_schedules(request: Request, *, query: PlanQuery) -> PlanList:
     "backups.change_plan",
     needs=_NEEDS,
     dangerous=always,
+    second=four_eyes.PLANS,
     body=NewPlan,
     responses={201: PlanSchema},
     problems=(409,),
@@ -181,6 +183,7 @@ def show_schedule(request: Request, name: str) -> PlanSchema:
     "backups.change_plan",
     needs=_NEEDS,
     dangerous=always,
+    second=four_eyes.PLANS,
     body=PlanChange,
     responses={200: PlanSchema},
 )
@@ -195,7 +198,7 @@ def change_schedule(request: Request, name: str, *, body: PlanChange) -> PlanSch
     return _schema(editing.change_plan(actor(request), plan, **values))
 
 
-@Operation("backups.change_plan", needs=_NEEDS, dangerous=always, responses={204: None})
+@Operation("backups.change_plan", needs=_NEEDS, dangerous=always, second=four_eyes.PLANS, responses={204: None})
 def delete_schedule(request: Request, name: str) -> None:
     """Delete a plan.
 
@@ -210,7 +213,7 @@ def _changes(request: Request, name: str) -> bool:
     return editing.is_dangerous(_find_plan(name))
 
 
-@job_operation("backups.run_plan", dangerous=_changes)
+@job_operation("backups.run_plan", dangerous=_changes, second=four_eyes.RUN)
 def run_schedule(request: Request, name: str) -> Job:
     """Run a plan now.
 
@@ -219,13 +222,13 @@ def run_schedule(request: Request, name: str) -> Job:
     return scheduling.run(_find_plan(name), actor(request))
 
 
-@Operation("backups.run_plan", dangerous=always, responses={200: PlanSchema})
+@Operation("backups.run_plan", dangerous=always, second=four_eyes.PLANS, responses={200: PlanSchema})
 def pause_schedule(request: Request, name: str) -> PlanSchema:
     """Pause a plan until it is resumed."""
     return _schema(editing.pause_plan(actor(request), _find_plan(name)))
 
 
-@Operation("backups.run_plan", dangerous=always, responses={200: PlanSchema})
+@Operation("backups.run_plan", dangerous=always, second=four_eyes.PLANS, responses={200: PlanSchema})
 def resume_schedule(request: Request, name: str) -> PlanSchema:
     """Resume a plan.
 

@@ -25,7 +25,8 @@ from .resource import Resource
 
 _NOT_PATCHED = ("SERVE_", "DEFAULT_GENERATOR_CLASS")
 _TAGS = (
-    *("Status", "Backups", "Jobs", "Schedules", "Repositories", "Consistency", "Audit", "Tokens", "Session", "Reference"),
+    *("Status", "Backups", "Jobs", "Schedules", "Repositories", "Consistency"),
+    *("Audit", "Tokens", "Approvals", "Session", "Reference"),
     legacy.TAG,
 )
 _SETTINGS: dict[str, Any] = {

@@ -11,6 +11,7 @@ from rest_framework.request import Request
 from backups.catalog import missing
 from backups.conf import configuration
 from backups.engine.errors import EngineError, UsageError
+from backups.identity import four_eyes
 from backups.identity.step_up import always
 from backups.jobs import submit
 from backups.jobs.arguments import BackupId, Name, Retention
@@ -145,7 +146,14 @@ class Forgotten(ResponseModel):
     ids: list[str]
 
 
-@Operation("backups.delete_backup", dangerous=always, body=ForgetRequest, responses={200: Forgotten}, problems=(503,))
+@Operation(
+    "backups.delete_backup",
+    dangerous=always,
+    second=four_eyes.DELETE,
+    body=ForgetRequest,
+    responses={200: Forgotten},
+    problems=(503,),
+)
 def forget_missing(request: Request, name: str, *, body: ForgetRequest) -> Forgotten:
     """Confirm that missing backups are lost, and forget them.
 
@@ -165,7 +173,7 @@ def _deletes(request: Request, *, body: PruneRequest, **_: Any) -> bool:
     return not body.dry_run
 
 
-@job_operation("backups.delete_backup", dangerous=_deletes, body=PruneRequest)
+@job_operation("backups.delete_backup", dangerous=_deletes, second=four_eyes.DELETE, body=PruneRequest)
 def prune_repository(request: Request, name: str, *, body: PruneRequest) -> Job:
     """Delete the backups that no retention rule keeps, or only report them.
 

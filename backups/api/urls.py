@@ -20,7 +20,7 @@ from django.urls.converters import IntConverter, StringConverter
 from backups.catalog.downloads import FILES
 from backups.engine.names import BACKUP_ID, NAME
 
-from . import audit, backups, jobs, plans, reference, repositories, session, status, tokens
+from . import approvals, audit, backups, jobs, plans, reference, repositories, session, status, tokens
 from .resource import OneRepresentation, resource
 from .throttling import AnonymousRate, AuditVerifyRate, CallerRate
 
@@ -79,6 +79,9 @@ urlpatterns: list[URLPattern] = [
     ),
     path("tokens", resource("Tokens", get=tokens.list_tokens, post=tokens.create_token), name="tokens"),
     path("tokens/<rb_number:token_id>", resource("Tokens", get=tokens.show_token, delete=tokens.revoke_token), name="token"),
+    path("approvals", resource("Approvals", get=approvals.list_approvals), name="approvals"),
+    path("approvals/<uuid:approval_id>", resource("Approvals", get=approvals.show_approval), name="approval"),
+    path("approvals/<uuid:approval_id>/decide", resource("Approvals", post=approvals.decide_approval)),
     path("session/confirm", resource("Session", post=session.confirm_session), name="confirm_session"),
     path("status", resource("Status", get=status.show_status), name="status"),
     path("readiness", resource("Status", get=status.show_readiness), name="readiness"),

@@ -7,6 +7,7 @@ key: after a restore the key may belong to another account.
 
 from .access import ApiToken, IdempotencyKey, KnownAccount
 from .alerts import Alert, AlertChannel, AlertDelivery, AlertLook, AlertRule, AlertSubscription, Severity
+from .approvals import Approval
 from .audit import AuditEntry
 from .index import IndexedBackup
 from .jobs import Job, JobLog, Worker
@@ -20,6 +21,7 @@ __all__ = [
     "AlertRule",
     "AlertSubscription",
     "ApiToken",
+    "Approval",
     "AuditEntry",
     "IdempotencyKey",
     "IndexedBackup",

@@ -249,6 +249,18 @@ class Clock:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OpenApproval:
+    """A request that takes two people, and is open, or was declared an emergency lately."""
+
+    id: str
+    title: str
+    by: str
+    reason: str
+    decided_by: str = ""
+    emergency: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FailingChannel:
     """An alert channel that has given up messages and delivered none since."""
 
@@ -305,6 +317,7 @@ class Facts:
     """Size of the first set's stores; read only while there is no backup."""
     failing_channels: tuple[FailingChannel, ...] = ()
     audit_break: AuditBreak | None = None
+    approvals: tuple[OpenApproval, ...] = ()
     probed: tuple[Probed, ...] = ()
     broken: Mapping[str, str] = field(default_factory=dict)
     """Detectors of the project that raised, and what; filled in by alert evaluation."""

@@ -8,12 +8,12 @@ import contextlib
 import itertools
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from statistics import median
 from typing import Any
 
-from django.db.models import CharField, Count, F
+from django.db.models import CharField, Count, F, Q
 from django.db.models.functions import Cast, Substr
 from django.utils import timezone
 
@@ -21,10 +21,10 @@ from backups.catalog.losses import shrunk_since, unconfirmed
 from backups.conf import Configuration, configuration
 from backups.engine.runtime import folders
 from backups.engine.types import SourceKind
-from backups.identity import audit
+from backups.identity import audit, four_eyes
 from backups.jobs.heartbeat import heartbeat_file
 from backups.jobs.types import BACKUP, HEALTH, INCOMPLETE
-from backups.models import AlertChannel, AlertDelivery, AlertLook, AuditEntry, IndexedBackup, Job, Plan, Worker
+from backups.models import AlertChannel, AlertDelivery, AlertLook, Approval, AuditEntry, IndexedBackup, Job, Plan, Worker
 from backups.plans import cron
 from backups.plans.missed import Missed, missed_lately
 
@@ -36,6 +36,7 @@ from .stored import absent_sources, damaged_backups, damaged_rows, missing_backu
 _WINDOW = timedelta(days=30)
 _RECENT_JOBS = 10
 _MOST_PLANS = 200
+_MOST_APPROVALS = 100
 _LONGEST_WALK = 0.02
 _MOST_RUNS = 50
 """How many runs of a plan are read to count failures in a row."""
@@ -100,6 +101,7 @@ def gather(now: datetime, probed: tuple[facts.Probed, ...] | None = None) -> fac
         bytes_to_back_up=_source_bytes(config) if all(one.newest is None for one in sets) else None,
         failing_channels=tuple(_failing_channels(now)),
         audit_break=_audit_break(),
+        approvals=tuple(_approvals(now)),
         probed=(*absent_sources(config, sets), *(_last_probed(now) if probed is None else probed)),
         more=more,
         broken=broken,
@@ -270,6 +272,21 @@ def _failing_channels(now: datetime) -> list[facts.FailingChannel]:
         lost = own.filter(state=AlertDelivery.State.GIVEN_UP, created__gt=now - _GIVEN_UP_WITHIN).count()
         failing.append(facts.FailingChannel(name=channel.name, id=channel.pk, count=lost, answer=last.answer[:200]))
     return failing
+
+
+def _approvals(now: datetime) -> Iterator[facts.OpenApproval]:
+    """The open requests, and the emergencies of the last day."""
+    open_now = Q(state__in=Approval.OPEN, expires__gt=now)
+    rows = Approval.objects.filter(open_now | Q(emergency__gt=now - timedelta(days=1))).order_by("asked", "pk")
+    for row in rows[:_MOST_APPROVALS]:
+        yield facts.OpenApproval(
+            id=str(row.pk),
+            title=four_eyes.SUBJECTS[row.subject].title,
+            by=row.username,
+            reason=row.reason,
+            decided_by=row.decided_by if row.state == Approval.State.APPROVED else "",
+            emergency=row.emergency is not None,
+        )
 
 
 def _audit_break() -> facts.AuditBreak | None:

@@ -34,6 +34,7 @@ from django_q.worker import worker
 
 from backups.conf import configuration
 from backups.engine.runtime import processes
+from backups.identity import four_eyes
 from backups.jobs import interruption, queue
 from backups.jobs.interruption import Request
 
@@ -154,6 +155,7 @@ class WorkerPool:
     def _clear_queue(self) -> None:
         try:
             queue.clear(configuration().host)
+            four_eyes.end_open()
         except DatabaseError as problem:
             _log.warning("The queue cannot be cleared: %s. Its messages wake workers, and do no harm", problem)
 

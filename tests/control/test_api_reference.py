@@ -9,7 +9,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "api.md"
 HEAD = "| method and address | summary | permission | scope |\n| --- | --- | --- | --- |"
 OWN = {
     "bad_token": 401, "csrf": 403, "session_refused": 403, "second_factor": 403, "step_up": 403, "scope": 403,
-    "code_unconfirmed": 409,
+    "code_unconfirmed": 409, "approval": 403, "session_needed": 403,
     "idempotency_key": 400, "cursor": 400, "json": 400, "no_session": 409, "not_ended": 409, "idempotency_key_in_use": 409,
     "length": 411, "idempotency_key_used": 422, "database": 503,
 }  # fmt: skip

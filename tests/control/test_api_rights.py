@@ -15,7 +15,7 @@ from django.utils import timezone
 from backups.api.reference import description
 from backups.engine.repository.folder import initialise
 from backups.identity import tokens
-from backups.models import ApiToken, IndexedBackup, Job, Plan, Worker
+from backups.models import ApiToken, Approval, IndexedBackup, Job, Plan, Worker
 from tests.control.conftest import HOST, settings_of
 from tests.control.rest import EVERY_SCOPE, json_of, send, with_token
 from tests.library.places import Places, at
@@ -64,6 +64,8 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "POST /tokens": ({"operator", "restorer"}, {"tokens"}),
     "GET /tokens/{token_id}": ({"operator", "restorer"}, {"tokens"}),
     "DELETE /tokens/{token_id}": ({"operator", "restorer"}, {"tokens"}),
+    "GET /approvals": (ALL, {"read"}),
+    "GET /approvals/{approval_id}": (ALL, {"read"}),
     "GET /status": (ALL, {"read"}),
     "GET /readiness": (ALL, {"read"}),
     "GET /schema": (ALL | {"none"}, set(EVERY_SCOPE)),
@@ -73,6 +75,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "GET /admin/backup/history": (ALL, {"read"}),
     "POST /admin/backup/restore": ({"restorer"}, {"restore"}),
 }
+TAKES_A_SESSION = {"POST /session/confirm", "POST /approvals/{approval_id}/decide"}
 BODIES = {
     "POST /backups/{backup_id}/restore": {"to": "folder", "folder": "x"},
     "POST /admin/backup/restore": {"backup_id": BACKUP, "restore": {"to": "folder", "folder": "x"}},
@@ -93,7 +96,7 @@ def routes() -> set[str]:
 
 
 def test_every_route_is_in_the_table():
-    assert routes() == set(TABLE) | {"POST /session/confirm"}, "which takes a session: tests/trust/test_step_up.py"
+    assert routes() == set(TABLE) | TAKES_A_SESSION, "tests/trust/test_step_up.py"
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +113,7 @@ def made(empty_places, tmp_path_factory, django_db_blocker):
     ):
         job = Job.objects.create(kind="backup", host="elsewhere", state=Job.State.FAILED)
         now = timezone.now()
+        approval = Approval.objects.create(subject="delete", method="POST", address="/", content=[], expires=now)
         IndexedBackup.objects.create(
             repository="main", backup_id=BACKUP, set="default", kind="full", time=now, finished=now, verification="hashes"
         )
@@ -121,7 +125,7 @@ def made(empty_places, tmp_path_factory, django_db_blocker):
             sessions[name] = Client()
             sessions[name].force_login(people[name], "django.contrib.auth.backends.ModelBackend")
             issued[name] = tokens.issue(people[name], name, EVERY_SCOPE, None)
-        yield {"job": job, "sessions": sessions, "tokens": issued}
+        yield {"job": job, "approval": approval, "sessions": sessions, "tokens": issued}
 
 
 def ask(client: Client, route: str, made: dict, token_id: int) -> int:
@@ -131,7 +135,14 @@ def ask(client: Client, route: str, made: dict, token_id: int) -> int:
     if not path.startswith(("/admin", "/readyz")):
         path = V1 + path
     name = "main" if "/repositories" in path else "plan"
-    path = path.format(backup_id=BACKUP, job_id=made["job"].pk, token_id=token_id, name=name, file_name="SHA256SUMS")
+    path = path.format(
+        backup_id=BACKUP,
+        job_id=made["job"].pk,
+        approval_id=made["approval"].pk,
+        token_id=token_id,
+        name=name,
+        file_name="SHA256SUMS",
+    )
     path += "?cron=0+3+*+*+*" if path.endswith("schedule-times") else ""
     if "schedules" in path:
         Plan.objects.get_or_create(name="plan", defaults={"kind": "health", "cron": "0 3 * * *"})

@@ -23,6 +23,7 @@ from backups.monitoring.facts import (
     Facts,
     FailingChannel,
     LossFact,
+    OpenApproval,
     PlanFact,
     Probed,
     RepositoryFact,
@@ -124,6 +125,9 @@ PLANTED: dict[str, list[dict[str, Any]]] = {
     "job_slow": [running(heartbeat=NOW, seconds=4000, usual=900)],
     "clock_jumped": [{"clocks": (Clock(host="here", jumped=NOW, jumped_by=-7200),)}],
     "audit_broken": [{"audit_break": AuditBreak(entry=2, why="it is missing")}],
+    "emergency": [{"approvals": (OpenApproval(id="a", title="Restore in place", by="ada", reason="x", emergency=True),)}],
+    "approval_waits": [{"approvals": (OpenApproval(id="a", title="Restore in place", by="ada", reason="x"),)}],
+    "approval_given": [{"approvals": (OpenApproval(id="a", title="Restore in place", by="ada", reason="x", decided_by="b"),)}],
     "channel_unheard": [{"failing_channels": (FailingChannel(name="ops", id=1, count=1, answer="404"),)}],
     "detector_broken": [{"broken": {"papers": "KeyError: 'x'"}}],
 }

@@ -15,7 +15,8 @@ TERM = re.compile(r"^\*\*([^*]+)\*\*: ", re.MULTILINE)
 TERMS = (  # noqa: SIM905
     "backup,set,chain,full,incremental,snapshot,cut,block,delta,manifest,repository,source,plan,job,job type,worker,"
     "proof,drill,restore,safety backup,hold,prune,retention,rpo,rto,finding,repair,condition,alert,channel,recipient,"
-    "mark,control database,consistency check,preview,lock,trash,signing key,journal,adopt,chain key,recovery kit,locked"
+    "mark,control database,consistency check,preview,lock,trash,signing key,journal,adopt,chain key,recovery kit,locked,"
+    "approval"
 ).split(",")
 
 # What must not stand for a term; code in backticks is exempt, so that fixed names such as `/schedules/` may be cited

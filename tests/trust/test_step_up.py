@@ -59,6 +59,7 @@ DANGEROUS_PAGES = {
     "alert_channel": ("POST", ["channel"], {"name": "x"}),
     "alert_channel_key": ("POST", ["channel"], {}),
     "alert_channel_remove": ("POST", ["channel"], {}),
+    "approval_decide": ("POST", ["00000000-0000-0000-0000-000000000000"], {"do": "approve"}),
     "tokens": ("POST", [], {"name": "x"}),
     "token_resume": ("POST", ["token"], {}),
 }
@@ -68,6 +69,7 @@ HARMLESS_PAGES = {
     "job_live", "job_log", "cancel", "plans", "plan_export", "plan_times", "plan_retention", "readiness",
     "drill", "alerts", "alert_channel_test", "alert", "alert_acknowledge", "token_revoke", "audit",
     "audit_verify", "audit_export", "second_factor", "second_factor_code", "confirm",
+    "approvals",
 }  # fmt: skip
 
 DANGEROUS_OPERATIONS = {
@@ -90,6 +92,7 @@ DANGEROUS_OPERATIONS = {
     "forget_missing": ("POST", "/repositories/main/forget-missing", {}),
     "prune_repository": ("POST", "/repositories/main/prune", {"keep_last": 1}),
     "create_token": ("POST", "/tokens", {"name": "x", "scopes": ["read"]}),
+    "decide_approval": ("POST", "/approvals/00000000-0000-0000-0000-000000000000/decide", {"do": "approve"}),
     "start_check": ("POST", "/consistency/checks", {"repair": "safe"}),
     "start_repair": ("POST", "/consistency/repairs", {}),
     "undo_repair": ("POST", "/consistency/repairs/1/undo", None),
@@ -100,6 +103,12 @@ HARMLESS_OPERATIONS = {
     "reindex_repository", "verify_repository", "revoke_token", "confirm_session", "earlier_trigger",
     "plan_repair",
 }  # fmt: skip
+ALONE = {"download", "alerts_mine", "alert_channel_key", "tokens", "token_resume", "approval_decide"}
+"""What is dangerous and takes one person even where two are required."""
+ALONE_OPERATIONS = {
+    *("download_backup", "create_token", "decide_approval"),
+    *("start_check", "start_repair", "undo_repair", "resume_repair"),
+}
 CONSISTENCY_PAGES = {"plan", "undo", "resume"}
 HARMLESS_CONSISTENCY_PAGES = {"overview", "running", "check_now", "checks", "check", "finding", "repair"}
 
@@ -144,12 +153,14 @@ def test_every_page_and_operation_is_classified():
     declared = {one.name for one in pages.urlpatterns if getattr(one.callback, "dangerous", None)}
     assert declared == set(DANGEROUS_PAGES)
     assert {one.name for one in pages.urlpatterns} - declared == HARMLESS_PAGES
+    assert {one.name for one in pages.urlpatterns if getattr(one.callback, "second", None)} == DANGEROUS_PAGES.keys() - ALONE
     declared = {one.name for one in consistency_pages.urlpatterns if one.callback.dangerous}
     assert declared == CONSISTENCY_PAGES
     assert {one.name for one in consistency_pages.urlpatterns} - declared == HARMLESS_CONSISTENCY_PAGES
     found = operations()
     declared = {name for name, (_, operation) in found.items() if operation.dangerous is not None}
     assert declared == set(DANGEROUS_OPERATIONS)
+    assert {name for name, (_, operation) in found.items() if operation.second} == declared - ALONE_OPERATIONS
     assert {name for name, (method, _) in found.items() if method != "GET"} - declared == HARMLESS_OPERATIONS
 
 

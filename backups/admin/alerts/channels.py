@@ -9,6 +9,7 @@ from django.urls import reverse
 
 from backups.alerts import services
 from backups.alerts.signature import new_key
+from backups.identity import four_eyes
 from backups.identity.sign_in import actor_of
 from backups.models import AlertChannel, AlertDelivery, Plan
 
@@ -81,7 +82,7 @@ class ChannelForm(QuietHoursForm):
 
 
 @page("backups.change_alert", methods=("GET", "POST"))
-@dangerous()
+@dangerous(second=four_eyes.RECIPIENTS)
 def channel_new(request: HttpRequest, kind: str) -> HttpResponse:
     """Add a channel of a kind."""
     if kind not in AlertChannel.Kind.values:
@@ -90,7 +91,7 @@ def channel_new(request: HttpRequest, kind: str) -> HttpResponse:
 
 
 @page("backups.change_alert", methods=("GET", "POST"))
-@dangerous()
+@dangerous(second=four_eyes.RECIPIENTS)
 def channel(request: HttpRequest, pk: int) -> HttpResponse:
     """One channel with its form, and its latest messages."""
     found = found_or_404(AlertChannel.objects.all(), "channel", pk=pk)
@@ -138,7 +139,7 @@ def channel_key(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 @page("backups.change_alert", methods=("POST",))
-@dangerous()
+@dangerous(second=four_eyes.RECIPIENTS)
 def channel_remove(request: HttpRequest, pk: int) -> HttpResponse:
     """Delete a channel."""
     found = found_or_404(AlertChannel.objects.all(), "channel", pk=pk)

@@ -9,6 +9,7 @@ from django.urls import reverse
 from django.utils.text import slugify
 
 from backups.alerts import services
+from backups.identity import four_eyes
 from backups.identity.sign_in import actor_of
 from backups.models import AlertChannel, AlertRule
 from backups.monitoring.conditions import conditions
@@ -72,7 +73,7 @@ class RuleForm(ModelForm):
 
 
 @page("backups.view_alert", methods=("GET", "POST"))
-@dangerous()
+@dangerous(second=four_eyes.RECIPIENTS)
 def rule(request: HttpRequest, name: str) -> HttpResponse:
     """One rule, with its form for accounts that may change it."""
     found = found_or_404(AlertRule.objects.all(), "rule", name=name)
@@ -80,7 +81,7 @@ def rule(request: HttpRequest, name: str) -> HttpResponse:
 
 
 @page("backups.change_alert", methods=("GET", "POST"))
-@dangerous()
+@dangerous(second=four_eyes.RECIPIENTS)
 def rule_new(request: HttpRequest) -> HttpResponse:
     """Add a rule."""
     return _rule_form(request, AlertRule(), "Add a rule")
@@ -109,7 +110,7 @@ def _free_name(title: str) -> str:
 
 
 @page("backups.change_alert", methods=("POST",))
-@dangerous()
+@dangerous(second=four_eyes.RECIPIENTS)
 def rule_switch(request: HttpRequest, name: str) -> HttpResponse:
     """Enable or disable a rule."""
     found = found_or_404(AlertRule.objects.all(), "rule", name=name)
@@ -120,7 +121,7 @@ def rule_switch(request: HttpRequest, name: str) -> HttpResponse:
 
 
 @page("backups.change_alert", methods=("POST",))
-@dangerous()
+@dangerous(second=four_eyes.RECIPIENTS)
 def rule_remove(request: HttpRequest, name: str) -> HttpResponse:
     """Delete a rule that is not built in."""
     found = found_or_404(AlertRule.objects.all(), "rule", name=name)

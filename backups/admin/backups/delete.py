@@ -10,6 +10,7 @@ from backups.catalog.last_proven import sets_left_unproven
 from backups.catalog.lineage import lineage
 from backups.engine.errors import UsageError
 from backups.engine.progress import counted
+from backups.identity import four_eyes
 from backups.identity.sign_in import actor_of
 from backups.jobs import submit
 from backups.models import IndexedBackup
@@ -50,7 +51,7 @@ def deletions(rows: list[IndexedBackup]) -> list[Deletion]:
 
 
 @page("backups.delete_backup", methods=("GET", "POST"))
-@dangerous()
+@dangerous(second=four_eyes.DELETE)
 def delete(request: HttpRequest) -> HttpResponse:
     """Show which backups can be deleted and which cannot; a POST queues the deletion."""
     values = request.POST if request.method == "POST" else request.GET

@@ -18,6 +18,7 @@ from backups.engine.names import BACKUP_ID, DATA, MANIFEST, SEALED_DATA, SUMS
 from backups.engine.progress import clock
 from backups.engine.repository.soundness import results
 from backups.engine.types import Backup, Depth, Proof, SourceKind, SourceRecord
+from backups.identity import four_eyes
 from backups.identity.sign_in import actor_of
 from backups.identity.step_up import always
 from backups.jobs import submit, types
@@ -260,7 +261,7 @@ def _releases(request: HttpRequest, backup_id: str) -> bool:
 
 
 @page("backups.view_backup", methods=("POST",))
-@dangerous(_releases)
+@dangerous(_releases, second=four_eyes.RELEASE)
 def act(request: HttpRequest, backup_id: str) -> HttpResponse:
     """Verify, drill, hold or release one backup."""
     row = _row(request.POST, backup_id)

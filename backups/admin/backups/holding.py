@@ -7,6 +7,7 @@ from django.urls import reverse
 from backups.catalog import holds
 from backups.engine.errors import EngineError
 from backups.engine.progress import counted
+from backups.identity import four_eyes
 from backups.identity.sign_in import actor_of
 from backups.models import IndexedBackup
 
@@ -28,7 +29,7 @@ def hold(request: HttpRequest, rows: list[IndexedBackup]) -> None:
 
 
 @page("backups.hold_backup", methods=("GET", "POST"))
-@dangerous()
+@dangerous(second=four_eyes.RELEASE)
 def release(request: HttpRequest) -> HttpResponse:
     """Show the selected holds with their reasons; a POST releases them."""
     values = request.POST if request.method == "POST" else request.GET

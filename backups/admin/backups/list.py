@@ -12,6 +12,7 @@ from backups.conf import configuration
 from backups.engine.errors import UsageError
 from backups.engine.progress import counted
 from backups.engine.types import Depth
+from backups.identity import four_eyes
 from backups.identity.sign_in import actor_of
 from backups.jobs import submit
 from backups.models import IndexedBackup
@@ -133,7 +134,7 @@ def act_on_selected(request: HttpRequest) -> HttpResponse:
 
 
 @page("backups.delete_backup", methods=("POST",))
-@dangerous()
+@dangerous(second=four_eyes.DELETE)
 def forget(request: HttpRequest) -> HttpResponse:
     """Forget missing backups whose loss is acknowledged."""
     if not request.POST.get("sure"):

@@ -12,6 +12,7 @@ from django.urls import reverse
 from backups import moments
 from backups.conf import configuration
 from backups.engine.errors import UsageError
+from backups.identity import four_eyes
 from backups.identity.sign_in import actor_of
 from backups.jobs import submit
 from backups.jobs.types import PREVIEW
@@ -22,6 +23,7 @@ from ..backups.selection import BACKUPS, BackupFilter, page_of_backups
 from ..frame import page, say
 from ..protection import Protection
 from ..running import live
+from ..second_person import has_approved
 from ..step_up import dangerous
 from .preview import effect_on_current_user, is_from_just_now, is_outdated, preview_of, summarize_preview
 from .selection import RestoreSelection, RestoreTarget, is_occupied, render_step
@@ -206,7 +208,7 @@ def _replaces(request: HttpRequest) -> bool:
 
 
 @page("backups.restore_backup", methods=("GET", "POST"))
-@dangerous(_replaces)
+@dangerous(_replaces, second=four_eyes.RESTORE)
 def confirm(request: HttpRequest) -> HttpResponse:
     """The summary; where live data is replaced, the backup's id is required."""
     selection = RestoreSelection.of(request.POST if request.method == "POST" else request.GET)
@@ -254,7 +256,7 @@ def confirm(request: HttpRequest) -> HttpResponse:
 
 def _confirms(request: HttpRequest, selection: RestoreSelection, state: str) -> bool:
     """Whether the confirmed state is still that of the live data, or its change has been accepted beforehand."""
-    accepted = bool(selection.again and request.POST.get("accept"))
+    accepted = bool(selection.again and request.POST.get("accept")) or has_approved(request)
     return _once(request) is not None and (accepted or request.POST.get("state") == state)
 
 

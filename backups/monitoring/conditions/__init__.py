@@ -69,6 +69,9 @@ CONDITIONS: tuple[Condition, ...] = (
     workers.job_slow,
     workers.clock_jumped,
     control.audit_broken,
+    control.emergency,
+    control.approval_waits,
+    control.approval_given,
     control.channel_failing,
     control.detector_broken,
 )

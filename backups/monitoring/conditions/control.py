@@ -26,6 +26,46 @@ def audit_broken(facts: Facts, threshold: float) -> Iterator[Observation]:
 
 
 @condition(
+    "emergency",
+    "One person goes ahead alone",
+    todo="Talk to this person now. The request can be rejected until it is carried out, an hour after it began.",
+    link="backups:approvals",
+    severity=Severity.CRITICAL,
+)
+def emergency(facts: Facts, threshold: float) -> Iterator[Observation]:
+    for one in facts.approvals:
+        if one.emergency:
+            text = f"{one.by} declared an emergency, to do alone what takes two: {one.title}. Reason: {one.reason}"
+            yield Observation(subject=one.id, text=text)
+
+
+@condition(
+    "approval_waits",
+    "A request waits for a second person",
+    todo="Look at it, and approve or reject it.",
+    link="backups:approvals",
+    severity=Severity.INFO,
+)
+def approval_waits(facts: Facts, threshold: float) -> Iterator[Observation]:
+    for one in facts.approvals:
+        if not one.emergency and not one.decided_by:
+            yield Observation(subject=one.id, text=f"{one.by} asks for approval: {one.title}. Reason: {one.reason}")
+
+
+@condition(
+    "approval_given",
+    "A request was approved",
+    todo="Check that this was meant. It can be rejected until it is carried out.",
+    link="backups:approvals",
+    severity=Severity.INFO,
+)
+def approval_given(facts: Facts, threshold: float) -> Iterator[Observation]:
+    for one in facts.approvals:
+        if one.decided_by:
+            yield Observation(subject=one.id, text=f"{one.decided_by} approved for {one.by}: {one.title}. Reason: {one.reason}")
+
+
+@condition(
     "channel_unheard",
     "Messages to a channel fail",
     todo="Send a test, and correct its address.",
