@@ -14,7 +14,7 @@
         "ADMIN_SITE": "office",                         # name of the admin site around the pages; by default that in the URLs
         "API_RATES": {"caller": "600/minute"},          # request rates of the REST interface: api.throttling
         "HOST": "",                                     # this machine's name; empty: its host name
-        "QUEUE": {"url": "redis://host:6379/0", "password": ""},  # a Redis server; empty: the control database
+        "QUEUE": {"url": "redis://host:6379/0"},        # a Redis server; empty: the control database
         "JOBS_AT_ONCE": 2,                              # jobs that run at the same time on a host
         "RESTORE_FOLDER": "/srv/restored",              # parent of the folders that pages and REST restore into
         "RUN_FOLDER": "/srv/run",                       # pid files and the worker's heartbeat

@@ -69,7 +69,8 @@ def control_database(env: Environment, name: str, default: str) -> tuple[dict[st
 
 
 def queue(env: Environment, name: str) -> dict[str, str]:
-    """The queue of the setting *name*: ``database``, or ``redis://host:6379/0``. Returns ``BACKUPS["QUEUE"]``."""
+    """The queue of the setting *name*: ``database``, or ``redis://host:6379/0``. Returns its ``url`` and ``password``; nothing
+    for the database."""
     given = env.text(name, "database")
     password = env.secret(f"{name}_PASSWORD")
     if given == "database":

@@ -60,6 +60,7 @@ REFSERVER_DRAIN_SECONDS = _env.integer("REFSERVER_DRAIN_SECONDS", 600, least=0, 
 _HOST = _env.text("REFSERVER_HOST", "")
 _JOBS_AT_ONCE = _env.integer("REFSERVER_JOBS_AT_ONCE", 2, least=1, most=64)
 _QUEUE = queue(_env, "REFSERVER_QUEUE")
+BACKUPS_QUEUE_PASSWORD = _QUEUE.pop("password", "")
 _PROMISED_RPO = _env.integer("REFSERVER_PROMISED_RPO_MINUTES", 60, least=1, most=1_000_000)
 _PROMISED_RTO = _env.integer("REFSERVER_PROMISED_RTO_MINUTES", 5, least=1, most=1_000_000)
 

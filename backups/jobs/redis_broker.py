@@ -1,7 +1,7 @@
 """Django-Q's Redis broker with timeouts, which survives an outage of the server.
 
-``BACKUPS["QUEUE"]`` is ``{"url": "redis://host:6379/0", "password": ""}``: the password is not part of the address,
-which may be logged. Needs the extra ``hosts``.
+``BACKUPS["QUEUE"]`` is ``{"url": "redis://host:6379/0"}``. The password is a setting of its own, ``BACKUPS_QUEUE_PASSWORD``:
+the address and ``BACKUPS`` may be logged. Needs the extra ``hosts``.
 """
 
 import logging
@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 import redis
+from django.conf import settings
 from django_q.brokers.redis_broker import Redis
 
 from backups.conf import configuration
@@ -32,10 +33,9 @@ class RedisBroker(Redis):  # type: ignore[misc]  # django-q has no types
     @staticmethod
     def get_connection(list_key: str | None = None) -> Any:
         """A client, which connects at its first command."""
-        given = configuration().queue
         return redis.Redis.from_url(
-            given["url"],
-            password=given.get("password") or None,
+            configuration().queue["url"],
+            password=getattr(settings, "BACKUPS_QUEUE_PASSWORD", "") or None,
             socket_connect_timeout=_CONNECT_WITHIN,
             socket_timeout=_ANSWER_WITHIN,
         )
