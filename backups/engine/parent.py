@@ -112,7 +112,7 @@ def refuse_plain(repository: Repository, set_name: str) -> None:
     try:
         encryption = repository.read(set_name, newest).manifest.encryption
     except EngineError:
-        return  # whoever can damage it can remove it
+        return  # it can be removed as easily
     if encryption is not None:
         raise KeyMissing(
             f"The backups of the set {set_name} are encrypted, and this host does not know for whom. No backup was made.",

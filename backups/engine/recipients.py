@@ -25,7 +25,7 @@ RECOVERY_BEFORE = "recovery-before"
 
 @dataclass(frozen=True, slots=True)
 class Rewritten:
-    """The chains whose envelopes were written anew, and those that no key at hand opened, each with the reason."""
+    """The chains whose envelopes were rewritten, and for each chain that no key at hand opened, the reason."""
 
     done: tuple[str, ...]
     left: dict[str, str]
@@ -60,7 +60,7 @@ def switch_on(repository: Repository, keyring: Keyring, kit: Path, ctx: Context,
 
 
 def check_kit(repository: Repository, keyring: Keyring, text: str, ctx: Context) -> bool:
-    """Read a recovery kit, or the key as somebody typed it, back. Returns whether this switched encryption on.
+    """Read a recovery kit, or the key as it was typed, back. Returns whether this switched encryption on.
 
     After `rotate`, chains are no longer sealed to the recovery key before.
 
@@ -136,7 +136,7 @@ def rotate(repository: Repository, keyring: Keyring, kit: Path, ctx: Context) ->
 
     The chains that can be opened are sealed to the new keys, and no longer to this host's old one. The old kit stays valid
     until the new one is read back (`check_kit`). After a crash, run it again: a key is replaced only when the new one opens
-    everything that it opened. Whoever had an old key may have kept what it opened.
+    everything that it opened. An old key may have been copied, with everything that it opened.
     """
     policy = _policy(keyring)
     recovery = policy.named(RECOVERY)
@@ -167,7 +167,7 @@ def _in_force(recipients: Sequence[Recipient], policy: Policy) -> list[Recipient
 
 
 def _unnamed(recipients: Sequence[Recipient]) -> list[Recipient]:
-    """Without recovery keys: those of the policy, and those that a run left which was killed."""
+    """Without recovery keys, including the ones that a killed run left."""
     return [one for one in recipients if one.name not in (RECOVERY, RECOVERY_BEFORE)]
 
 
@@ -238,7 +238,7 @@ def _envelopes(repository: Repository) -> Iterable[tuple[Manifest, Envelope]]:
 def _rewrite(
     repository: Repository, policy: Policy, recipients: Callable[[list[Recipient]], tuple[Recipient, ...]], ctx: Context
 ) -> Rewritten:
-    """Write each envelope of this host's chains anew, for what *recipients* makes of those that it has.
+    """Rewrite each envelope of this host's chains, for what *recipients* makes of its recipients.
 
     Chains are this host's if the recovery key of the *policy* opens them; other hosts have other kits.
     """

@@ -56,6 +56,7 @@ def many(*, backups: int = 0, jobs: int = 0, lines: int = 0) -> str:
                 "verified_at": ended,
                 "held": "0",
                 "hold_note": "''",
+                "encrypted": "0",
                 "safety": "0",
                 "sources": f"'{_SOURCES}'",
                 "proofs": "1",

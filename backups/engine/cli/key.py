@@ -30,12 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("public", nargs="?", help="its public key in base64, as its `refbackup key list` prints it (add)")
     parser.add_argument("--kit", metavar="FILE", help="the recovery kit: a new file (init, rotate), or the one to read (check)")
     parser.add_argument(
-        "--no-host", action="store_true", help="this host is no recipient: it reads no more than the chain it continues (init)"
+        "--no-host",
+        action="store_true",
+        help="this host is not a recipient, and reads only the chain that it continues (init)",
     )
 
 
 def run(call: Call) -> Outcome:
-    """Do what the action says; exit code 10 if a chain could not be sealed anew because no key here opens it."""
+    """Do what the action says; exit code 10 if a chain could not be sealed again because no key here opens it."""
     arguments = call.arguments
     path = call.repository_path()
     keyring = call.keyring(path)
@@ -125,7 +127,7 @@ def _read(kit: str | None) -> str:
 
 
 def _rewritten(result: Rewritten, what: str, then: str = "") -> Outcome:
-    lines = [f"{what}. {counted(len(result.done), 'chain')} sealed anew. {then}".rstrip()]
+    lines = [f"{what}. {counted(len(result.done), 'chain')} sealed again. {then}".rstrip()]
     lines += [f"NOT CHANGED {message}" for message in result.left.values()]
     answer = {"rewritten": list(result.done), "left": result.left}
     return Outcome(answer, "\n".join(lines), KeyMissing.exit_code if result.left else 0)

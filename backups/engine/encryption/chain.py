@@ -1,7 +1,7 @@
 """Chain keys: made, sealed to recipients, opened again; and what is derived from one.
 
 HPKE (RFC 9180, base mode, DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-256-GCM), HKDF (RFC 5869) with SHA-256. ``chain.json``
-beside a full backup is its *envelope*: the chain key, sealed to each recipient. Adding or removing a recipient writes it anew.
+beside a full backup is its *envelope*: the chain key, sealed to each recipient. Adding or removing a recipient rewrites it.
 """
 
 import base64
@@ -29,7 +29,7 @@ _HEX: Final = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class Recipient:
-    """Somebody who can open backups: a name, and an X25519 public key of 32 bytes."""
+    """One who can open backups: a name, and an X25519 public key of 32 bytes."""
 
     name: str
     public: bytes
@@ -138,7 +138,7 @@ class Envelope:
     def open(self, identities: Iterable[Any], header: Header | None = None) -> ChainKey:
         """The chain key, with the first private key of *identities* that fits. Raises `KeyMissing`, `DamageFound`.
 
-        Without a *header*, which tells whether the key is the right one, whoever wrote the envelope chose the key.
+        Without a *header*, which tells whether the key is the right one, the writer of the envelope may have chosen it.
         """
         from cryptography.exceptions import InvalidTag
 

@@ -80,7 +80,7 @@ def written(key: bytes) -> str:
 
 
 def recovery_key_in(text: str) -> Any | None:
-    """The recovery key in a recovery kit, or as somebody typed it: case, spaces and breaks do not matter. None without one.
+    """The recovery key in a recovery kit, or as it was typed: case, spaces and breaks do not matter. None without one.
 
     Raises `UsageError` for one with a wrong letter.
     """

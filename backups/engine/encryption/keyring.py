@@ -4,7 +4,7 @@
 ``KEY``                        the host's private key, or a recovery kit
 ``KEY.next``                   the key that takes its place, while it is rotated
 ``KEY.recipients/*.json``      for whom this host encrypts there (`Policy`), by repository
-``KEY.chains/*.json``          the keys of the chains that it continues, if it is no recipient itself
+``KEY.chains/*.json``          the keys of the chains that it continues, where it is not a recipient itself
 ``KEY.scratch/``               restores that are not kept, and copies that are being captured: never in the repository
 ============================== ===================================================================================
 """
@@ -65,7 +65,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Keyring:
-    """The private keys at hand and the policy for one repository. Read anew by each operation."""
+    """The private keys at hand and the policy for one repository. Each operation reads it again."""
 
     file: Path
     repository: Path

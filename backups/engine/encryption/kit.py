@@ -1,4 +1,4 @@
-"""The recovery kit: one page to print, with which somebody restores when the server and its keys are gone."""
+"""The recovery kit: one page to print, to restore from when the server and its keys are gone."""
 
 from datetime import datetime
 from importlib import resources
@@ -9,7 +9,7 @@ _SCRIPT: Final = "open_backup.py"
 
 _TEXT: Final = """RECOVERY KIT of encrypted backups, made by refbackup on {made}
 
-Whoever has this page can read the backups; without it and without this
+Anyone with this page can read the backups; without it and without this
 host's key, nobody can. Print it, and keep it where neither the server nor
 the backups are: in a safe, with a notary, in another building.
 
