@@ -277,8 +277,8 @@ def _failing_channels(now: datetime) -> list[facts.FailingChannel]:
 def _approvals(now: datetime) -> Iterator[facts.OpenApproval]:
     """The open requests, and the emergencies of the last day."""
     open_now = Q(state__in=Approval.OPEN, expires__gt=now)
-    rows = Approval.objects.filter(open_now | Q(emergency__gt=now - timedelta(days=1))).order_by("asked", "pk")
-    for row in rows[:_MOST_APPROVALS]:
+    rows = Approval.objects.filter(open_now | Q(emergency__gt=now - timedelta(days=1))).order_by()
+    for row in sorted(rows[:_MOST_APPROVALS], key=lambda one: (one.asked, one.pk)):
         yield facts.OpenApproval(
             id=str(row.pk),
             title=four_eyes.SUBJECTS[row.subject].title,
