@@ -58,7 +58,7 @@ def _check_sqlite(record: SourceRecord, path: Path, findings: Findings, ctx: Con
         findings.problems.extend(record.problems)
         return
     with ctx.phase("verify", f"check {record.prefix}", record.bytes) as phase:
-        answer = _ask_prober(ctx, "sqlite", findings, record, path=str(path))
+        answer = _ask_prober(ctx, "sqlite", findings, record, path.parent, path=str(path))
         phase.reach(record.bytes)
     if answer is None:
         return
@@ -106,14 +106,14 @@ def _check_chroma(record: SourceRecord, directory: Path, findings: Findings, ctx
         findings.problems.extend(record.problems)
         return
     with ctx.phase("verify", f"compare {record.prefix}", record.bytes) as phase:
-        pages = _ask_prober(ctx, "sqlite", findings, record, path=str(directory / DATABASE))
+        pages = _ask_prober(ctx, "sqlite", findings, record, directory, path=str(directory / DATABASE))
         if pages is None:
             return
         for message in pages["damage"]:
             findings.add("chroma_structure", message, source=record.name, file=f"{record.prefix}/{DATABASE}")
         if pages["damage"]:
             return
-        answer = _ask_prober(ctx, "digests", findings, record, directory=str(directory))
+        answer = _ask_prober(ctx, "digests", findings, record, directory, directory=str(directory))
         if answer is None:
             return
         if "problem" in answer:
@@ -182,9 +182,11 @@ def _compare_digests(record: SourceRecord, found: dict[str, dict[str, Any]], fin
                 )
 
 
-def _ask_prober(ctx: Context, do: str, findings: Findings, record: SourceRecord, **arguments: str) -> dict[str, Any] | None:
-    """The answer of a new prober about a store; None, and a problem, if it crashes or hangs."""
-    with Child(PROBER) as child:
+def _ask_prober(
+    ctx: Context, do: str, findings: Findings, record: SourceRecord, folder: Path, **arguments: str
+) -> dict[str, Any] | None:
+    """The answer of a new prober about a store in *folder*; None, and a problem, if it crashes or hangs."""
+    with Child(PROBER, only=folder) as child:
         return _ask(child, ctx, do, findings, record, **arguments)
 
 

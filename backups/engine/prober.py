@@ -13,12 +13,14 @@ digests ``{"collections": {id: {"name", "count", "indexed", "recent", "records"}
 from __future__ import annotations
 
 import sqlite3
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from .chroma_files.errors import BrokenIndex
 from .runtime.child import Server
+from .runtime.sandbox import confine
 from .runtime.sqlite import connect
 from .runtime.sqlite_check import check_content
 
@@ -70,7 +72,8 @@ class Prober:
 
 
 def main() -> None:
-    """Serve one verification."""
+    """Serve one verification, confined to the folder that is the argument."""
+    confine(Path(sys.argv[1]))
     server = Server()
     prober = Prober(server)
     server.serve({name: getattr(prober, name) for name in ("sqlite", "digests")})

@@ -35,8 +35,8 @@ class Probers:
 
 
 @pytest.fixture(scope="module")
-def prober() -> Iterator[Probers]:
-    with Child(PROBER) as files, Child(CLIENT_PROBER) as client:
+def prober(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Probers]:
+    with Child(PROBER, only=tmp_path_factory.getbasetemp()) as files, Child(CLIENT_PROBER) as client:
         yield Probers(files, client)
 
 

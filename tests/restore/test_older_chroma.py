@@ -109,7 +109,7 @@ def upgraded_from_1(directory: Path) -> None:
 @pytest.mark.parametrize("age", [upgraded_from_1, pickle_as_object], ids=["1.0 to 1.2", "0.5 and 0.6"])
 @pytest.mark.slow
 def test_an_upgraded_directory_is_read_as_chroma_reads_it(directory: Path, age: Callable[[Path], None]) -> None:
-    with Child(PROBER) as prober, Child(CLIENT_PROBER) as client:
+    with Child(PROBER, only=directory) as prober, Child(CLIENT_PROBER) as client:
         before = prober.ask("digests", timeout=60, directory=str(directory))
         age(directory)
         assert prober.ask("digests", timeout=60, directory=str(directory)) == before

@@ -30,6 +30,8 @@ from ..errors import EngineError, from_json, from_os_error
 
 _ROOT = Path(__file__).resolve().parents[3]
 _LINE = 65_536
+_HARMLESS = frozenset({"PATH", "HOME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "OMP_NUM_THREADS"})
+_OF_PYTHON = ("PYTHON", "LC_", "COVERAGE_")
 _ELSEWHERE = """
 import importlib.util, runpy, sys
 folder, module = sys.argv[1:]
@@ -45,9 +47,10 @@ class Child:
     """A child process that runs ``main`` of *module*. It ends with the context, and is killed on an error.
 
     With *python*, it runs in that interpreter, which need not have this package. Raises ``OSError`` if there is none.
+    With *only*, it gets that folder as its argument, to confine itself to it (`sandbox`), and no settings from the environment.
     """
 
-    def __init__(self, module: str, python: Path | None = None) -> None:
+    def __init__(self, module: str, python: Path | None = None, *, only: Path | None = None) -> None:
         environment = dict(os.environ)
         if python is None:
             environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), environment.get("PYTHONPATH")]))
@@ -55,6 +58,11 @@ class Child:
         else:
             environment.pop("PYTHONPATH", None)
             command = [str(python), "-c", _ELSEWHERE, str(_ROOT / "backups"), module]
+        if only is not None:
+            environment = {
+                name: value for name, value in environment.items() if name in _HARMLESS or name.startswith(_OF_PYTHON)
+            }
+            command.append(str(only))
         self._name = module.rsplit(".", 1)[-1]
         self._process = subprocess.Popen(
             command,
