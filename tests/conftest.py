@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 
 MACHINE = "this machine"
-MEASURED = ("archive", "capture", "cli", "engine", "restore")
+MEASURED = ("archive", "capture", "cli", "copies", "encryption", "engine", "restore")
 MEASURED_ATTACKS = ("test_forged_backups.py", "test_forged_journals.py", "test_hostile_chroma.py")
 """Modules of the suite ``trust`` that attack the engine alone."""
 
