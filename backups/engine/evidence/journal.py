@@ -42,6 +42,9 @@ _MOST_UNSIGNED = 1000
 MOST_LINE_BYTES = 64 << 10
 """Only a state is longer. Others are not parsed: JSON takes thirty times its size in memory."""
 
+_MOST_LINES = 1 << 17
+"""More do not fit into the largest journal."""
+
 _TAIL = 1 << 10
 _KEY = re.compile(rb'"key":"([0-9a-f]{16})"')
 _SIGNATURE = re.compile(rb',"signature":"([A-Za-z0-9+/=]{1,100})"')
@@ -238,6 +241,8 @@ def parse(content: bytes, keys: Keys, belongs: Callable[[Mapping[str, Any]], boo
     An incomplete last line, as a crash leaves it, is ignored; lines that no trusted key signed are a ``warning`` at the end
     and a ``problem`` elsewhere.
     """
+    if content.count(b"\n") > _MOST_LINES:
+        return Journal(problem="it has more lines than any journal")
     lines = content.split(b"\n")[:-1]
     end = len(lines)
     while end and end > len(lines) - _MOST_UNSIGNED:

@@ -116,7 +116,11 @@ class Evidence:
             return "" if known.manifest == sha256(manifest) else "its manifest is not the one that was signed"
         if not journal.problem and backup_id <= journal.newest:
             return "it was deleted, or never made here; if it is to count again, `refbackup adopt` signs it"
-        return "" if self._is_stated(set_name, backup_id, manifest) else "it is not signed"
+        return (
+            ""
+            if self._is_stated(set_name, backup_id, manifest)
+            else "it is not signed; if it is yours, `refbackup adopt` signs it"
+        )
 
     def _is_stated(self, set_name: str, backup_id: str, manifest: bytes) -> bool:
         try:

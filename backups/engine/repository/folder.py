@@ -20,8 +20,8 @@
 
 import stat
 import zlib
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -39,7 +39,7 @@ from ..errors import (
 )
 from ..evidence.journal import Do
 from ..evidence.keys import Keys
-from ..evidence.vouch import STATEMENT, Evidence, sha256
+from ..evidence.vouch import STATEMENT, Evidence, journal_file, sha256
 from ..names import ARCHIVES, BACKUP_ID, MANIFEST, NAME, SEALED_DATA, SUMS
 from ..runtime import durable
 from ..runtime.enclosure import Enclosure, NotAllowed
@@ -154,25 +154,37 @@ class Repository(BaseRepository):
         return tuple(proof for proof, _, _ in self._counted(set_name, backup_id))
 
     def _counted(self, set_name: str, backup_id: str) -> list[tuple[Proof, str, str]]:
-        found = self.stored_proofs(set_name, backup_id)
         if (evidence := self._kept(set_name)) is None:
-            return found
-        counted = evidence.counted(set_name, backup_id, {digest for _, digest, _ in found})
-        return [one for one in found if one[1] in counted and one[2] == _proof_name(one[0])]
+            return self.stored_proofs(set_name, backup_id)
+        counted = evidence.counted(set_name, backup_id, self.proof_digests(set_name, backup_id))
+        return [one for one in self.stored_proofs(set_name, backup_id, counted) if one[2] == _proof_name(one[0])]
 
-    def stored_proofs(self, set_name: str, backup_id: str) -> list[tuple[Proof, str, str]]:
-        """The readable proofs of a backup, including ones that do not count, each with its file's SHA-256 and name."""
-        folder = self._backup(set_name, backup_id).inside("proofs")
+    def proof_digests(self, set_name: str, backup_id: str) -> set[str]:
+        """The SHA-256 of each file among a backup's proofs."""
+        return {sha256(content) for _, content in self._proof_files(set_name, backup_id)}
+
+    def stored_proofs(
+        self, set_name: str, backup_id: str, among: Collection[str] | None = None
+    ) -> list[tuple[Proof, str, str]]:
+        """The readable proofs of a backup, including ones that do not count, each with its file's SHA-256 and name.
+
+        With *among*, files with another SHA-256 are not parsed.
+        """
         found = []
-        for name in self._proof_names(set_name, backup_id):
-            try:
-                content = folder.read(name, MOST_PROOF_BYTES, MOST_PROOF_COMMAS)
-                proof = self.sealing.proof(set_name, backup_id, content)
-            except (OSError, ValueError, DamageFound):
-                continue  # a proof that cannot be read proves nothing
-            if proof.id == backup_id:
-                found.append((proof, sha256(content), name))
+        for name, content in self._proof_files(set_name, backup_id) if among is None or among else ():
+            digest = sha256(content)
+            if among is None or digest in among:
+                with suppress(ValueError, DamageFound):
+                    proof = self.sealing.proof(set_name, backup_id, content)
+                    if proof.id == backup_id:
+                        found.append((proof, digest, name))
         return found
+
+    def _proof_files(self, set_name: str, backup_id: str) -> Iterator[tuple[str, bytes]]:
+        folder = self._backup(set_name, backup_id).inside("proofs")
+        for name in self._proof_names(set_name, backup_id):
+            with suppress(OSError):  # a proof that cannot be read proves nothing
+                yield name, folder.read(name, MOST_PROOF_BYTES, MOST_PROOF_COMMAS)
 
     def proofs_hidden(self, set_name: str, backup_id: str) -> str:
         try:
@@ -232,11 +244,9 @@ class Repository(BaseRepository):
         surplus = older[: max(0, len(older) + 1 - MOST_PROOFS)]  # never what others planted, nor in its favour
         content = self._stored(set_name, proof)
         folder.write_file(_proof_name(proof), content)
-        why = ""
-        if self.evidence is not None:
-            more = {"dropped": [digest for digest, _ in surplus]} if surplus else {}
-            why = self.evidence.record(set_name, Do.PROOF, proof.id, proof.time, sha256=sha256(content), **more)
-        for _, name in surplus:
+        more = {"dropped": [digest for digest, _ in surplus]} if surplus else {}
+        why = self._record_done(set_name, Do.PROOF, proof.id, proof.time, content, **more)
+        for _, name in surplus if not why else ():
             folder.unlink(name)
         return why
 
@@ -262,12 +272,12 @@ class Repository(BaseRepository):
         folder.unlink("hold.json")
         return why
 
-    def _record_done(self, set_name: str, do: Do, backup_id: str, now: datetime, content: bytes) -> str:
+    def _record_done(self, set_name: str, do: Do, backup_id: str, now: datetime, content: bytes, **more: list[str]) -> str:
         """Record what has been done, and is not undone by an error here: that is returned."""
+        if self.evidence is None:
+            return ""
         try:
-            return (
-                self.evidence.record(set_name, do, backup_id, now, sha256=sha256(content)) if self.evidence is not None else ""
-            )
+            return self.evidence.record(set_name, do, backup_id, now, sha256=sha256(content), **more)
         except (EngineError, OSError) as problem:
             return str(problem).removesuffix(".")
 
@@ -322,7 +332,10 @@ class Repository(BaseRepository):
             durable.write_file(staged / STATEMENT, signed)
         durable.sync_folder(staged)
         self.content.publish(f"{STAGING}/{staged.name}", f"backups/{manifest.set}/{manifest.id}")
-        return self._record_done(manifest.set, Do.BACKUP, manifest.id, manifest.finished, content)
+        why = self._record_done(manifest.set, Do.BACKUP, manifest.id, manifest.finished, content)
+        if not why and self._kept(manifest.set) is None and self.content.status(journal_file(manifest.set)) is not None:
+            why = "no key here continues it; on hosts that sign, the backup is damaged until `refbackup adopt` signs it there"
+        return why
 
     def write_envelope(self, chain: ChainKey, content: bytes) -> None:
         """Replace the envelope of a chain, in one step. Raises ``OSError``."""

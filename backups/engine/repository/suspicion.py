@@ -34,17 +34,16 @@ def suspicions(repository: Repository, set_name: str) -> list[Problem]:
     for backup_id in repository.vanished(set_name):
         message = f"{backup_id} is gone from the set {set_name}, and nobody with a key deleted it."
         found.append(Problem(code=VANISHED, message=message, lies_in=backup_id))
-    for backup_id, hold in repository.holds(set_name):
+    for backup_id, hold in () if journal.problem else repository.holds(set_name):
         if hold is not None and not hold.signed:
             message = f"{backup_id} is held: {hold.reason}."
             found.append(Problem(code=TAMPERED_HOLD, message=message, lies_in=backup_id))
     for backup_id in ids:
         known = journal.backups.get(backup_id)
-        if known is not None and known.proofs:
-            there = {digest for _, digest, _ in repository.stored_proofs(set_name, backup_id)}
-            if lost := len(set(known.proofs) - there):
-                message = f"{lost} of {len(known.proofs)} proofs of {backup_id} are gone; earlier ones do not count."
-                found.append(Problem(code=LOST_PROOFS, message=message, lies_in=backup_id))
+        signed = set(known.proofs) if known is not None else set()
+        if signed and (lost := len(signed - repository.proof_digests(set_name, backup_id))):
+            message = f"{lost} of {len(signed)} proofs of {backup_id} are gone; earlier ones do not count."
+            found.append(Problem(code=LOST_PROOFS, message=message, lies_in=backup_id))
     return found
 
 
