@@ -1,4 +1,4 @@
-"""What the pages of backups and of a restore say first: the conditions that make stored backups unusable."""
+"""What the pages of backups and of a restore say first: the conditions that make stored backups unusable or doubtful."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from backups import moments
 from backups.monitoring.conditions import Level, Observation, present
 from backups.monitoring.conditions.backups import damage, newest_damaged, no_proven_backup
+from backups.monitoring.conditions.evidence import holds_changed, journal_changed, key_lost, proofs_lost
 from backups.monitoring.conditions.repositories import UNREADABLE, backups_missing, repository_missing
 from backups.monitoring.gathering import gather
 
-_ABOUT = (repository_missing, UNREADABLE, backups_missing, no_proven_backup, newest_damaged, damage)
+_ABOUT = (
+    *(repository_missing, UNREADABLE, backups_missing, no_proven_backup, newest_damaged, damage),
+    *(journal_changed, key_lost, proofs_lost, holds_changed),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -50,6 +50,10 @@ DEFAULTS = (
     Default("worker-silent", "worker_silent", threshold=AWAY_MINUTES, severity=_CRITICAL),
     Default("job-slow", "job_slow"),
     Default("backups-missing", "backups_missing", severity=_CRITICAL),
+    Default("journal-changed", "journal_changed", severity=_CRITICAL),
+    Default("holds-changed", "holds_changed"),
+    Default("proofs-lost", "proofs_lost"),
+    Default("signing-key-lost", "key_lost", severity=_CRITICAL),
     Default("repository-away", "repository_away", lasting=2, severity=_CRITICAL),
     Default("repository-read-only", "read_only", lasting=2, severity=_CRITICAL),
     Default("repository-unreadable", "repository_unreadable", severity=_CRITICAL),
@@ -76,6 +80,7 @@ REPORTED_BY = {
     "no_plan": "no-proven-backup",
     "worker_never_started": None,
     "slow_restore": None,
+    "unsigned": None,
     "plan_missed": "worker-silent",
     "plan_never_due": "no-proven-backup",
     "plan_refused": "no-proven-backup",
@@ -84,8 +89,8 @@ REPORTED_BY = {
 }
 """The conditions without a rule, and the rule that reports what follows.
 
-None: without a worker no rule is evaluated, and a slow restore is for the overview. In the other direction, `plan-failed` does
-not fire for a failure whose cause has a rule of its own (`conditions.plans`).
+None: without a worker no rule is evaluated, and a slow restore and an unsigned repository are for the overview. In the other
+direction, `plan-failed` does not fire for a failure whose cause has a rule of its own (`conditions.plans`).
 """
 
 

@@ -99,6 +99,7 @@ class BackupSchema(ResponseModel, title="Backup"):
     ] = None
     check_failed: Annotated[str, Field(description="Why it did.")] = ""
     job: str | None
+    not_signed: Annotated[str, Field(description="In the answer to holding or releasing it: why nothing vouches for that.")] = ""
 
 
 class Lineage(ResponseModel):
@@ -170,9 +171,9 @@ class RestoreInPlace(Acknowledged, title="InPlace"):
 RestoreRequest = Annotated[RestoreToFolder | RestoreInPlace, Field(discriminator="to")]
 
 
-def backup_schema(row: IndexedBackup) -> BackupSchema:
+def backup_schema(row: IndexedBackup, not_signed: str = "") -> BackupSchema:
     """A backup of the index."""
-    return BackupSchema.of(row, **_values(row))
+    return BackupSchema.of(row, **_values(row), not_signed=not_signed)
 
 
 def _values(row: IndexedBackup) -> dict[str, Any]:
@@ -356,7 +357,8 @@ def hold_backup(request: Request, backup_id: str, *, query: RepositoryQuery, bod
     Neither retention nor a request deletes a held backup until it is released.
     """
     row = find_backup(backup_id, query.repository, query.set)
-    return backup_schema(holds.hold(actor(request), row, body.note))
+    held = holds.hold(actor(request), row, body.note)
+    return backup_schema(held.row, held.unsigned)
 
 
 @Operation(
@@ -370,7 +372,8 @@ def hold_backup(request: Request, backup_id: str, *, query: RepositoryQuery, bod
 def release_backup(request: Request, backup_id: str, *, query: RepositoryQuery) -> BackupSchema:
     """Release a held backup."""
     row = find_backup(backup_id, query.repository, query.set)
-    return backup_schema(holds.release(actor(request), row))
+    released = holds.release(actor(request), row)
+    return backup_schema(released.row, released.unsigned)
 
 
 _FILE = {"application/zstd": {"type": "string", "format": "binary"}, "application/json": {}, "text/plain": {"type": "string"}}

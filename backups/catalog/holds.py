@@ -1,5 +1,7 @@
 """Holds: backups that retention keeps whatever its rules."""
 
+from dataclasses import dataclass
+
 from backups import moments
 from backups.conf import configuration
 from backups.engine.config import check_note
@@ -15,33 +17,47 @@ from .index import refresh_one
 _HOLD_WAIT = 2.0
 
 
-def hold(actor: Actor, row: IndexedBackup, note: str) -> IndexedBackup:
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """The backup as it is now, and why that is not signed, without a full stop; "" if it is, or need not be."""
+
+    row: IndexedBackup
+    unsigned: str
+
+    @property
+    def words(self) -> str:
+        """A sentence for people about what is not signed; "" if there is nothing to say."""
+        done = "held" if self.row.held else "released"
+        return f"{self.row.backup_id} is {done}, and nothing vouches for that: {self.unsigned}." if self.unsigned else ""
+
+
+def hold(actor: Actor, row: IndexedBackup, note: str) -> Changed:
     """Hold a backup. Raises `RepositoryLocked` while another process writes."""
     return _set_hold(actor, row, Hold(time=moments.now(), note=check_note(note)))
 
 
-def release(actor: Actor, row: IndexedBackup) -> IndexedBackup:
+def release(actor: Actor, row: IndexedBackup) -> Changed:
     """Release a hold; one because of a loss is confirmed by it. Raises `RepositoryLocked` while another process writes."""
     return _set_hold(actor, row, None)
 
 
-def _set_hold(actor: Actor, row: IndexedBackup, new: Hold | None) -> IndexedBackup:
+def _set_hold(actor: Actor, row: IndexedBackup, new: Hold | None) -> Changed:
     opened, backup = stored(row)
     action = "backup.held" if new else "backup.released"
     with opened.writing("hold", moments.now(), wait=_HOLD_WAIT):
         if new is None and backup.hold is not None:
             new = backup.hold.confirmed
-        opened.set_hold(backup, new)
+        why = opened.set_hold(backup, new)
     audit.record(
         actor,
         action,
         f"backup:{row.backup_id}",
         before={"held": row.held, "note": row.hold_note} | ({"losses": row.losses} if row.losses else {}),
-        after={"held": new is not None, "note": new.note if new else ""},
+        after={"held": new is not None, "note": new.note if new else ""} | ({"not_signed": why} if why else {}),
     )
     changed = refresh_one(row)
     assert changed is not None
-    return changed
+    return Changed(changed, why)
 
 
 def indexed(backup_id: str, repository: str = "", set_name: str = "") -> IndexedBackup:

@@ -22,7 +22,7 @@ from backups.engine.types import Backup, Depth
 from backups.identity import audit
 from backups.models import IndexedBackup, Job
 
-from . import failed_checks
+from . import failed_checks, notices
 from .failed_checks import FailedCheck
 
 _log = logging.getLogger(__name__)
@@ -52,17 +52,16 @@ def refresh(name: str, *, everything: bool = False) -> Change:
 
     Changes are found by modification times of folders and manifests and by the sizes of archives: publishing, deleting, a hold
     and a proof each change a folder of the backup. Damage within files is not noticed here. Backups that nobody deleted and
-    that are gone become `missing`. Raises `RepositoryMissing`.
+    that are gone become `missing`, and what else was changed without the key is noted (`notices`). Raises `RepositoryMissing`.
     """
     repository = configuration().open(name)
     known = {(row.set, row.backup_id): row for row in _known(name)}
     places = [(set_name, backup_id) for set_name in repository.sets() for backup_id in repository.ids(set_name)]
     times = Counter(backup_id for _, backup_id in {*places, *known})
     twins = {backup_id for backup_id, count in times.items() if count > 1}
+    seen = {place: repository.seen(*place) for place in places}
     changed = [
-        place
-        for place in places
-        if everything or place not in known or place[1] in twins or known[place].seen != repository.seen(*place)
+        place for place in places if everything or place not in known or place[1] in twins or known[place].seen != seen[place]
     ]
     change = _update(name, repository, known, changed, known.keys() - set(places), found=len(places))
     unknown = [
@@ -73,6 +72,7 @@ def refresh(name: str, *, everything: bool = False) -> Change:
     for row in rows:
         row.verification = IndexedBackup.Verification.MISSING
     IndexedBackup.objects.bulk_create(rows, ignore_conflicts=True)
+    notices.look(name, repository, seen)
     return replace(change, missing=change.missing + len(rows))
 
 

@@ -279,6 +279,17 @@ class AuditBreak:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NoticeFact:
+    """Something that was noticed in a repository (`catalog.notices`), in a set, about a backup; both may be empty."""
+
+    repository: str
+    code: str
+    set: str = ""
+    backup: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Probed:
     """A problem that only `backup_health` can find, because it reads whole stores and repositories."""
 
@@ -318,6 +329,7 @@ class Facts:
     failing_channels: tuple[FailingChannel, ...] = ()
     audit_break: AuditBreak | None = None
     approvals: tuple[OpenApproval, ...] = ()
+    noticed: tuple[NoticeFact, ...] = ()
     probed: tuple[Probed, ...] = ()
     broken: Mapping[str, str] = field(default_factory=dict)
     """Detectors of the project that raised, and what; filled in by alert evaluation."""

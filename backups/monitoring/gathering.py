@@ -18,6 +18,7 @@ from django.db.models.functions import Cast, Substr
 from django.utils import timezone
 
 from backups.catalog.losses import shrunk_since, unconfirmed
+from backups.catalog.notices import noticed
 from backups.conf import Configuration, configuration
 from backups.engine.runtime import folders
 from backups.engine.types import SourceKind
@@ -102,6 +103,7 @@ def gather(now: datetime, probed: tuple[facts.Probed, ...] | None = None) -> fac
         failing_channels=tuple(_failing_channels(now)),
         audit_break=_audit_break(),
         approvals=tuple(_approvals(now)),
+        noticed=tuple(_notices(config)),
         probed=(*absent_sources(config, sets), *(_last_probed(now) if probed is None else probed)),
         more=more,
         broken=broken,
@@ -294,6 +296,12 @@ def _audit_break() -> facts.AuditBreak | None:
     verified = audit.verified()
     broken = (verified.after or {}).get("broken") if verified is not None else None
     return facts.AuditBreak(entry=broken["number"], why=str(broken["why"])) if broken else None
+
+
+def _notices(config: Configuration) -> Iterator[facts.NoticeFact]:
+    for name in config.repositories:
+        for one in noticed(name):
+            yield facts.NoticeFact(repository=name, code=one.code, set=one.set, backup=one.backup, text=one.text)
 
 
 def _last_probed(now: datetime) -> tuple[facts.Probed, ...]:

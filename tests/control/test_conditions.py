@@ -24,6 +24,7 @@ from backups.monitoring.facts import (
     FailingChannel,
     LossFact,
     OpenApproval,
+    NoticeFact,
     PlanFact,
     Probed,
     RepositoryFact,
@@ -55,6 +56,10 @@ def job(minutes: float) -> EndedJob:
 
 def disk(**values: Any) -> dict[str, Any]:
     return {"repositories": (replace(MAIN, **values),)}
+
+
+def noticed(code: str, **about: str) -> dict[str, Any]:
+    return {"noticed": (NoticeFact(repository="main", code=code, text="Something was changed.", **about),)}
 
 
 def plan(**values: Any) -> dict[str, Any]:
@@ -103,6 +108,11 @@ PLANTED: dict[str, list[dict[str, Any]]] = {
     "worker_never_started": [{"workers": ()}],
     "repository_away": [disk(there=False)],
     "backups_missing": [disk(missing=300, missing_held=14, missing_named=("a", "b", "c"))],
+    "journal_changed": [noticed("journal", set="default"), noticed("journal", set="a") | disk(name="second")],
+    "holds_changed": [noticed("tampered_hold", set="default", backup="a")],
+    "proofs_lost": [noticed("lost_proofs", set="default", backup="a")],
+    "key_lost": [noticed("key_lost")],
+    "unsigned": [noticed("unsigned")],
     "read_only": [disk(writable=False)],
     "repository_unreadable": [
         {"probed": (Probed(check="repositories", code="damaged", subject="main", message="Odd.", hint="Check it."),)}

@@ -28,6 +28,7 @@ from backups.monitoring.stored import unavailable
 from ..frame import page, render, require, say, say_queued
 from ..step_up import dangerous
 from .delete import deletions
+from .holding import warn_of_unsigned
 from .selection import jobs_about, permissions_of
 
 _MOST_TABLES = 200
@@ -277,12 +278,14 @@ def act(request: HttpRequest, backup_id: str) -> HttpResponse:
     elif what == "hold":
         require(request, "backups.hold_backup")
         note = request.POST.get("note", "").strip()
-        holds.hold(actor, row, note)
+        held = holds.hold(actor, row, note)
         say(request, f"The backup is held{f': {note}' if note else ''}. Prune keeps it until it is released.")
+        warn_of_unsigned(request, [held])
     elif what == "release":
         require(request, "backups.hold_backup")
-        holds.release(actor, row)
+        released = holds.release(actor, row)
         say(request, "The backup is released. The retention rules apply to it again.")
+        warn_of_unsigned(request, [released])
     else:
         raise UsageError(f"Unknown action {what!r}.", hint="Nothing was changed.")
     return HttpResponseRedirect(row.get_absolute_url())

@@ -19,13 +19,13 @@ from .selection import selected
 def hold(request: HttpRequest, rows: list[IndexedBackup]) -> None:
     """Hold *rows* with the note of the form, and say which could not be held."""
     actor, note = actor_of(request), request.POST.get("note", "").strip()
-    refused = []
+    refused, done = [], []
     for row in rows:
         try:
-            holds.hold(actor, row, note)
+            done.append(holds.hold(actor, row, note))
         except EngineError as problem:
             refused.append(f"{row.backup_id}: {problem.message}")
-    _say_done(request, len(rows) - len(refused), f"held{f': {note}' if note else ''}", refused)
+    _say_done(request, done, f"held{f': {note}' if note else ''}", refused)
 
 
 @page("backups.hold_backup", methods=("GET", "POST"))
@@ -48,17 +48,24 @@ def release(request: HttpRequest) -> HttpResponse:
 
 
 def _release(request: HttpRequest, rows: list[IndexedBackup]) -> None:
-    refused = []
+    refused, done = [], []
     for row in rows:
         try:
-            holds.release(actor_of(request), row)
+            done.append(holds.release(actor_of(request), row))
         except EngineError as problem:
             refused.append(f"{row.backup_id}: {problem.message}")
-    _say_done(request, len(rows) - len(refused), "released", refused)
+    _say_done(request, done, "released", refused)
 
 
-def _say_done(request: HttpRequest, done: int, what: str, refused: list[str]) -> None:
+def warn_of_unsigned(request: HttpRequest, done: list[holds.Changed]) -> None:
+    """Say which holds and releases nothing vouches for, and why."""
+    if unsigned := [one.words for one in done if one.unsigned]:
+        say(request, " ".join(unsigned), level=messages.WARNING)
+
+
+def _say_done(request: HttpRequest, done: list[holds.Changed], what: str, refused: list[str]) -> None:
     if done:
-        say(request, f"{counted(done, 'backup')} {what}.")
+        say(request, f"{counted(len(done), 'backup')} {what}.")
+    warn_of_unsigned(request, done)
     if refused:
         say(request, f"Not {what.partition(':')[0]}: " + "; ".join(refused), level=messages.WARNING)

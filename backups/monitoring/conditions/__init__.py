@@ -21,7 +21,7 @@ from backups.conf import configuration
 from backups.models import Severity
 from backups.monitoring.facts import Facts
 
-from . import backups, control, plans, repositories, restores, workers
+from . import backups, control, evidence, plans, repositories, restores, workers
 from .condition import Condition, Level, Observation
 
 __all__ = [
@@ -51,6 +51,11 @@ CONDITIONS: tuple[Condition, ...] = (
     workers.worker_never_started,
     repositories.repository_missing,
     repositories.backups_missing,
+    evidence.journal_changed,
+    evidence.holds_changed,
+    evidence.proofs_lost,
+    evidence.key_lost,
+    evidence.unsigned,
     repositories.read_only,
     repositories.UNREADABLE,
     repositories.SOURCE_BROKEN,
