@@ -57,6 +57,7 @@ from datetime import timedelta
 from django.core.management import call_command
 from django.utils import timezone
 from backups.conf import configuration
+from backups.engine.evidence.keys import make_key
 from backups.engine.repository.folder import initialise
 from backups.models import Plan
 call_command("make_admin")
@@ -65,7 +66,9 @@ call_command("backup_plans_install")
 now = timezone.now()
 Plan.objects.exclude(name="hourly-incremental").update(enabled=False)
 Plan.objects.filter(enabled=True).update(cron=f"{(now - timedelta(minutes=3)).minute} * * * *", served=now)
-initialise(configuration().repositories["main"], now)
+folder = configuration().repositories["main"]
+make_key(configuration().signing_key)
+initialise(folder, now, configuration().keys(folder))
 """
 
 

@@ -56,6 +56,7 @@ class Places:
                 "REFSERVER_OPEN_LIBRARY": "yes",
                 "REFSERVER_SECRET_KEY": "only-for-tests-" * 4,
                 "BACKUP_REPOSITORY": str(self.root / "backups"),
+                "BACKUP_SIGNING_KEY": str(self.root / "signing_key"),
                 "DJANGO_SETTINGS_MODULE": "refserver.settings",
                 "PYTHONPATH": str(ROOT),
             }

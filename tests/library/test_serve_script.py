@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sqlite3
+import stat
 import subprocess
 import time
 import urllib.request
@@ -89,6 +90,8 @@ def test_the_first_run_installs_and_backs_up_and_the_second_only_starts(tmp_path
     )
     [backup] = json.loads(listed.stdout)["backups"]
     assert (backup["kind"], backup["verification"]) == ("full", "restore")
+    assert stat.S_IMODE((copy / "var/signing_key").stat().st_mode) == 0o600
+    assert (copy / "var/backups/backups/default/journal.jsonl").exists(), "the first backup is signed"
 
     server = serve(copy, port)
     wait_until_it_answers(port, server)

@@ -58,7 +58,7 @@ class Signed:
 
     def run(self, *arguments: object, **environment: str):
         place = self.folder / "repository"
-        return refbackup(*arguments, "--repo", place, cwd=self.folder, BACKUP_SIGNING_KEY=str(self.key), **environment)
+        return refbackup(*arguments, "--repo", place, cwd=self.folder, **{"BACKUP_SIGNING_KEY": str(self.key), **environment})
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import errno
 import ipaddress
+import os
 import socket
 import sys
 from argparse import ArgumentParser
@@ -12,6 +13,9 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
+from backups.conf import configuration
+from backups.engine.errors import EngineError
+from backups.engine.evidence.keys import lost_key, make_key
 from backups.jobs.heartbeat import heartbeat_file
 from backups.worker.supervisor import AlreadyRunning, Program, hold, supervise
 
@@ -39,12 +43,26 @@ class Command(BaseCommand):
         try:
             with hold(pid_file):
                 _require_free(bind, port)
+                self._make_signing_key()
                 self._say(f"http://{_shown(bind)}:{port}/ (Ctrl-C stops it)")
                 gracefully = supervise(programs(bind, port), self._say)
         except AlreadyRunning as error:
             raise CommandError(f"RefServer is {error}. Stop it first, or use it.") from error
         if not gracefully:
             raise SystemExit(1)
+
+    def _make_signing_key(self) -> None:
+        """For an installation that is older than signatures; where the key is lost, a new one would hide that."""
+        config = configuration()
+        key = config.signing_key
+        if key is None or os.path.lexists(key) or any(lost_key(folder, key) for folder in config.repositories.values()):
+            return
+        try:
+            make_key(key)
+        except EngineError as problem:
+            self._say(f"backups are not signed: {problem.message}")
+            return
+        self._say(f"made the signing key {key}. Keep a copy of it in a safe place; `refbackup adopt` signs what there is.")
 
     def _say(self, message: str) -> None:
         self.stderr.write(f"serve: {message}", str)
