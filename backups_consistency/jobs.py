@@ -168,7 +168,7 @@ def copies_from_backups(database: Path) -> Generator[tuple[str, Path | None], No
         with repository.scratch_folder(secrets.token_hex(4)) as folder:
             target = folder / "copy"
             only = f"{source.kind}:{source.name}"
-            more = (row.backup_id, "--to", str(target), "--only", only)
+            more = (f"{row.set}/{row.backup_id}", "--to", str(target), "--only", only)
             command = engine("restore", Arguments(repository=row.repository), *more)
             done = subprocess.run(command, env=environment(), stdin=subprocess.DEVNULL, capture_output=True, check=False)
             yield row.backup_id, target / source.prefix if done.returncode == 0 else None

@@ -44,9 +44,8 @@ def summarize(job: Job) -> JobSummary:
         share = f", {job.fraction * 100:.0f} %" if job.fraction is not None else ""
         return JobSummary(tone=tone, word=f"{word}:", sentence=f"{phase}{share}.")
     if job.state == Job.State.SUCCEEDED:
-        row = (
-            IndexedBackup.objects.filter(repository=job.repository, backup_id=job.backup_id).first() if job.backup_id else None
-        )
+        about = IndexedBackup.objects.filter(repository=job.repository, backup_id=job.backup_id)
+        row = (about.filter(set=job.set).first() or about.first()) if job.backup_id else None
         loss = loss_of(row, unconfirmed()) if row is not None and job.kind == BACKUP.name else None
         if loss is not None:
             hint = f"The complete backup {loss.complete.backup_id} is held until the loss is confirmed."

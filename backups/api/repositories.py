@@ -22,7 +22,7 @@ from .backups import VerifyRequest
 from .jobs import job_operation
 from .operation import Operation
 from .problems import unknown
-from .schemas import RequestModel, ResponseModel
+from .schemas import RequestModel, ResponseModel, Text
 
 
 class RepositorySchema(ResponseModel, title="Repository"):
@@ -138,6 +138,7 @@ class ForgetRequest(RequestModel, title="Forgetting"):
     """The missing backups to forget; by default all of the repository."""
 
     ids: Annotated[tuple[BackupId, ...], Field(max_length=500, description="Only these.")] = ()
+    set: Annotated[Text, Field(description="Only of this set.")] = ""
 
 
 class Forgotten(ResponseModel):
@@ -160,7 +161,8 @@ def forget_missing(request: Request, name: str, *, body: ForgetRequest) -> Forgo
     Backups that vanish from a repository though nobody deleted them stay listed as `missing`, and a critical alert stays open,
     until this is called. The repository is read first; what has come back is kept.
     """
-    return Forgotten(ids=missing.forget_missing(actor(request), repository=_checked(name), backup_ids=body.ids))
+    found = missing.forget_missing(actor(request), repository=_checked(name), set=body.set, backup_ids=body.ids)
+    return Forgotten(ids=found)
 
 
 @job_operation("backups.verify_backup", body=VerifySetRequest)

@@ -83,7 +83,7 @@ def answer(request: HttpRequest, row: IndexedBackup, name: str, actor: Actor) ->
         raise
     if request.method == "GET" and response.status_code in (200, 206):
         part = response.headers.get("Content-Range", "")
-        audit.record(actor, "backup.downloaded", f"backup:{row.backup_id}", after={"file": name, "range": part})
+        audit.record(actor, "backup.downloaded", f"backup:{row.backup_id}", after={"file": name, "range": part, **row.home})
     return response
 
 

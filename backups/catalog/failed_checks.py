@@ -77,6 +77,8 @@ def note(job: Job) -> list[str]:
     if job.state == Job.State.CANCELLED:
         return []
     rows = IndexedBackup.objects.filter(repository=job.repository)
+    if job.kind in ("verify", "drill") and job.arguments.get("set"):
+        rows = rows.filter(set=job.arguments["set"])
     if job.state == Job.State.SUCCEEDED:
         return _lift(job, rows)
     rows = rows.exclude(verification__in=IndexedBackup.UNUSABLE)

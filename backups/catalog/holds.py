@@ -53,7 +53,7 @@ def _set_hold(actor: Actor, row: IndexedBackup, new: Hold | None) -> Changed:
         action,
         f"backup:{row.backup_id}",
         before={"held": row.held, "note": row.hold_note} | ({"losses": row.losses} if row.losses else {}),
-        after={"held": new is not None, "note": new.note if new else ""} | ({"not_signed": why} if why else {}),
+        after={"held": new is not None, "note": new.note if new else "", **row.home} | ({"not_signed": why} if why else {}),
     )
     changed = refresh_one(row)
     assert changed is not None

@@ -122,11 +122,12 @@ def damaged_rows() -> QuerySet[IndexedBackup]:
 def damaged_backups() -> tuple[facts.DamagedBackup, ...]:
     """The damaged backups, newest first, as far as they are read; as one where they share damage."""
     rows = damaged_rows().order_by("-time", "-backup_id")
-    found: dict[str, list[tuple[str, str, str]]] = {}
-    for id_, set_name, problem, lies_in in rows.values_list("backup_id", "set", "problem", "damaged_in")[:_MOST_DAMAGED]:
-        found.setdefault(lies_in or id_, []).append((id_, set_name, problem))
+    found: dict[tuple[str, str, str], list[tuple[str, str, str]]] = {}
+    told = rows.values_list("repository", "backup_id", "set", "problem", "damaged_in")
+    for repository, id_, set_name, problem, lies_in in told[:_MOST_DAMAGED]:
+        found.setdefault((repository, set_name, lies_in or id_), []).append((id_, set_name, problem))
     damaged = []
-    for lies_in, members in found.items():
+    for (_, _, lies_in), members in found.items():
         _, set_name, problem = next((one for one in members if one[0] == lies_in), members[-1])
         others = tuple(id_ for id_, _, _ in members if id_ != lies_in)
         itself = len(others) < len(members)

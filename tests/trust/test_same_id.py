@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from backups.catalog import holds, index
+from backups.catalog import failed_checks, holds, index
 from backups.engine.errors import UsageError
 from backups.engine.names import DATA, MANIFEST, SUMS
 from backups.jobs import submit
 from backups.jobs.types import RESTORE_IN_PLACE
 from backups.models import IndexedBackup, Job
+from backups.monitoring import stored
 from tests.restore.stores import refbackup
 
 pytestmark = pytest.mark.slow
@@ -94,3 +95,33 @@ def test_shell_asks_for_the_set(site, made):
     deleted = run("delete", f"forged/{made}")
     assert deleted.code == 0, deleted.err
     assert run("show", "latest").code == 0
+
+
+def test_the_loss_or_damage_of_one_is_not_that_of_the_other(site, made):
+    plant(site.repository.folder, made)
+    index.refresh("main")
+    damaged = {(one.id, one.set, one.affected) for one in stored.damaged_backups()}
+    assert damaged == {(made, "forged", ()), (made, "default", ())}
+    (site.repository.folder / "backups/forged" / made / DATA).write_bytes(b"")
+    site.done(submit.verify(site.actor, backup_ids=[made], depth="hashes", set="forged"))
+    assert dict(IndexedBackup.objects.values_list("set", "check_found_damage")) == {"default": False, "forged": False}
+    for name in ("default", "forged"):
+        shutil.rmtree(site.repository.folder / "backups" / name / made)
+    index.refresh("main")
+    assert set(IndexedBackup.objects.values_list("set", "verification")) == {("default", "missing"), ("forged", "missing")}
+    forged = IndexedBackup.objects.get(set="forged")
+    page = site.client("root", superuser=True).post(f"{LIST}forget/", {"id": [forged.address], "sure": "yes"})
+    assert page.status_code == 302 and [row.set for row in IndexedBackup.objects.all()] == ["default"]
+
+
+def test_a_failed_check_of_one_is_not_that_of_the_other(site, made):
+    plant(site.repository.folder, made)
+    index.refresh("main")
+    IndexedBackup.objects.update(verification="hashes")
+    error = {"code": "failed", "message": "The process was killed."}
+    arguments = {"set": "forged", "backup_ids": [made]}
+    IndexedBackup.objects.update(verified_at=None)
+    job = Job(kind="verify", state=Job.State.FAILED, repository="main", set="forged", arguments=arguments, error=error)
+    job.started = IndexedBackup.objects.get(set="default").time
+    assert failed_checks.note(job) == [made]
+    assert dict(IndexedBackup.objects.values_list("set", "check_failed")) == {"default": "", "forged": error["message"]}

@@ -142,8 +142,7 @@ def forget(request: HttpRequest) -> HttpResponse:
     actor, ids = actor_of(request), request.POST.getlist("id")
     rows = [row for row in selected(ids) if row.missing]
     count = 0
-    for repository in sorted({row.repository for row in rows}):
-        mine = [row.backup_id for row in rows if row.repository == repository]
-        count += len(forget_missing(actor, repository=repository, backup_ids=mine))
+    for (repository, set_name), mine in by_home(rows).items():
+        count += len(forget_missing(actor, repository=repository, set=set_name, backup_ids=mine))
     say(request, f"{counted(count, 'missing backup')} acknowledged as lost, and forgotten.")
     return HttpResponseRedirect(reverse("backups:backups"))

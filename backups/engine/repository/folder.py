@@ -231,7 +231,7 @@ class Repository(BaseRepository):
     def seen(self, set_name: str, backup_id: str) -> str:
         """A short text that is another one after every change of a backup, its proofs, its hold or the size of its archive."""
         folder = self._backup(set_name, backup_id)
-        changed = ".".join(f"{_changed(folder, path):x}" for path in ("", "proofs", MANIFEST))
+        changed = ".".join(f"{folder.changed(path):x}" for path in ("", "proofs", MANIFEST))
         vouched = self.evidence.state_of(set_name, backup_id) if self.evidence is not None else ""
         return f"{changed}.{self.archive_bytes(set_name, backup_id)}.{zlib.crc32(set_name.encode()):x}{vouched}"
 
@@ -359,14 +359,6 @@ class Repository(BaseRepository):
         said = trash.deleted(self.content)
         signed = {place: self.evidence.was_removed(*place) if self.evidence is not None else None for place in gone}
         return {place for place, removed in signed.items() if (place in said if removed is None else removed)}
-
-
-def _changed(folder: Enclosure, path: str) -> int:
-    try:
-        found = folder.status(path)
-    except OSError:
-        return 0  # reading it will tell why
-    return found.st_mtime_ns if found is not None else 0
 
 
 def _proof_name(proof: Proof) -> str:

@@ -138,6 +138,14 @@ class Enclosure:
         except FileNotFoundError:
             return None
 
+    def changed(self, path: str) -> int:
+        """When an entry, or the folder, was changed last, in nanoseconds; 0 if there is none, or it cannot be looked at."""
+        try:
+            found = self.status(path)
+        except OSError:
+            return 0
+        return found.st_mtime_ns if found is not None else 0
+
     def is_folder(self, path: str = "") -> bool:
         """Whether there is a folder, and not a link to one."""
         try:
