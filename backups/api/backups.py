@@ -99,7 +99,9 @@ class BackupSchema(ResponseModel, title="Backup"):
     ] = None
     check_failed: Annotated[str, Field(description="Why it did.")] = ""
     job: str | None
-    not_signed: Annotated[str, Field(description="In the answer to holding or releasing it: why nothing vouches for that.")] = ""
+    not_signed: Annotated[str, Field(description="In the answer to holding or releasing it: why nothing vouches for that.")] = (
+        ""
+    )
 
 
 class Lineage(ResponseModel):
@@ -185,8 +187,7 @@ def _values(row: IndexedBackup) -> dict[str, Any]:
     }
 
 
-_LONGEST_CHAIN = 1000
-_MOST_CHILDREN = 500
+_LONGEST_CHAIN, _MOST_CHILDREN = 1000, 500
 
 
 def find_backup(backup_id: str, repository: str = "", set_name: str = "") -> IndexedBackup:
@@ -356,9 +357,7 @@ def hold_backup(request: Request, backup_id: str, *, query: RepositoryQuery, bod
 
     Neither retention nor a request deletes a held backup until it is released.
     """
-    row = find_backup(backup_id, query.repository, query.set)
-    held = holds.hold(actor(request), row, body.note)
-    return backup_schema(held.row, held.unsigned)
+    return backup_schema(*holds.hold(actor(request), find_backup(backup_id, query.repository, query.set), body.note))
 
 
 @Operation(
@@ -371,9 +370,7 @@ def hold_backup(request: Request, backup_id: str, *, query: RepositoryQuery, bod
 )
 def release_backup(request: Request, backup_id: str, *, query: RepositoryQuery) -> BackupSchema:
     """Release a held backup."""
-    row = find_backup(backup_id, query.repository, query.set)
-    released = holds.release(actor(request), row)
-    return backup_schema(released.row, released.unsigned)
+    return backup_schema(*holds.release(actor(request), find_backup(backup_id, query.repository, query.set)))
 
 
 _FILE = {"application/zstd": {"type": "string", "format": "binary"}, "application/json": {}, "text/plain": {"type": "string"}}

@@ -1,6 +1,6 @@
 """Holds: backups that retention keeps whatever its rules."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from backups import moments
 from backups.conf import configuration
@@ -17,8 +17,7 @@ from .index import refresh_one
 _HOLD_WAIT = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class Changed:
+class Changed(NamedTuple):
     """The backup as it is now, and why that is not signed, without a full stop; "" if it is, or need not be."""
 
     row: IndexedBackup
