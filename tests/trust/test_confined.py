@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -83,3 +84,18 @@ def test_the_prober_opens_no_store_elsewhere_and_knows_no_secret(tmp_path: Path,
         with pytest.raises(EngineError, match="unable to open database file"):
             child.ask("sqlite", timeout=60, path=str(tmp_path / "outside/app.sqlite3"))
     assert os.listdir(tmp_path / "outside") == ["app.sqlite3"]
+
+
+def test_packages_installed_beside_the_engine_can_be_loaded(tmp_path: Path) -> None:
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "packages/beside.py").write_text("")
+    shutil.copytree(ROOT / "backups/engine", tmp_path / "packages/backups/engine", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "backups/__init__.py", tmp_path / "packages/backups")
+    script = (
+        "import sys; from pathlib import Path; from backups.engine.runtime.sandbox import confine; confine(Path(sys.argv[1]))"
+    )
+    command = [sys.executable, "-P", "-c", f"{script}; import beside", str(tmp_path / "inside")]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "packages")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr

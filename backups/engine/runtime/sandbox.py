@@ -75,14 +75,18 @@ def _restrict_files(libc: ctypes.CDLL, folder: Path) -> Confined:
         return Confined.NOTHING
     try:
         package = Path(__file__).resolve().parents[2]
-        here = {os.path.realpath(place or ".") for place in (Path.cwd(), package.parent)}
-        modules = [place for place in sys.path if os.path.realpath(place or ".") not in here]
+        modules = [place for place in sys.path if not _holds_more_than_modules(Path(place).resolve(), package.parent)]
         for place in (*_SYSTEM, _SELF, sys.prefix, sys.base_prefix, str(package), *modules):
             _allow(libc, rules, place, _READ)
         _allow(libc, rules, str(folder), every & ~1)
         return Confined.NOTHING if libc.syscall(_RESTRICT_SELF, rules, 0) else Confined.FILES
     finally:
         os.close(rules)
+
+
+def _holds_more_than_modules(place: Path, packages: Path) -> bool:
+    """Whether settings and data may lie there: where the caller is, and in a checkout of this project."""
+    return (place / "pyproject.toml").exists() if place == packages else place == Path.cwd()
 
 
 def _allow(libc: ctypes.CDLL, rules: int, place: str, rights: int) -> None:
