@@ -4,7 +4,7 @@ Only a host with a key can tell, so each host keeps its own list: the newest of 
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 
 from backups import moments
@@ -37,18 +37,22 @@ class Notice:
     text: str
 
 
-def noticed(name: str) -> list[Notice]:
-    """What the hosts with a key noticed in a repository, as of their last look."""
-    return list(dict.fromkeys(one for notices in _by_host(name).values() for one in notices))
+def noticed(names: Collection[str]) -> dict[str, list[Notice]]:
+    """What the hosts with a key noticed in each of these repositories, as of their last look."""
+    found: dict[str, list[Notice]] = {name: [] for name in names}
+    for (name, _), notices in _last(names).items():
+        found[name].extend(one for one in notices if one not in found[name])
+    return found
 
 
-def _by_host(name: str) -> dict[str, list[Notice]]:
-    found: dict[str, list[Notice]] = {}
-    entries = AuditEntry.objects.filter(target=f"repository:{name}", action=_ACTION).order_by("-number")
-    for after in entries.values_list("after", flat=True)[:_MOST_ENTRIES]:
+def _last(names: Collection[str]) -> dict[tuple[str, str], list[Notice]]:
+    """The newest notices by repository and host."""
+    targets = {f"repository:{name}": name for name in names}
+    entries = AuditEntry.objects.filter(target__in=targets, action=_ACTION).order_by("-number")
+    found: dict[tuple[str, str], list[Notice]] = {}
+    for target, after in entries.values_list("target", "after")[: _MOST_ENTRIES * len(targets)]:
         assert after is not None
-        if after["host"] not in found:
-            found[after["host"]] = [Notice(**one) for one in after["noticed"]]
+        found.setdefault((targets[target], after["host"]), [Notice(**one) for one in after["noticed"]])
     return found
 
 
@@ -68,7 +72,7 @@ def look(name: str, repository: Repository, seen: Mapping[tuple[str, str], str])
     state = hashlib.sha256(repr((lost, sets, ends, sorted(seen.items()), f"{moments.now():%d %H}")).encode()).hexdigest()
     if _looked.get(name) == state:
         return
-    last = _by_host(name).get(config.host, [])
+    last = _last([name]).get((name, config.host), [])
     now = sorted({*_of_key(lost, last), *_in(repository, sets)})[:_MOST]
     if now != last:
         after = {"host": config.host, "noticed": [asdict(one) for one in now]}

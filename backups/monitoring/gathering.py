@@ -299,8 +299,8 @@ def _audit_break() -> facts.AuditBreak | None:
 
 
 def _notices(config: Configuration) -> Iterator[facts.NoticeFact]:
-    for name in config.repositories:
-        for one in noticed(name):
+    for name, notices in noticed(config.repositories).items():
+        for one in notices:
             yield facts.NoticeFact(repository=name, code=one.code, set=one.set, backup=one.backup, text=one.text)
 
 

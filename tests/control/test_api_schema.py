@@ -49,7 +49,9 @@ def test_description_is_openapi_3_1_and_the_same_for_every_account(empty_site):
 
 
 COMPONENTS = """
-    Audit AuditPage AuditVerdict Backup BackupPage Cause Check Confirmation ConsistencyCheck ConsistencyCheckPage Counts
+    Approval ApprovalPage Audit AuditPage AuditVerdict Backup BackupPage Cause Check Confirmation ConsistencyCheck
+    ConsistencyCheckPage Counts
+    Decision
     EarlierRestore FindingKind Forgetting Forgotten Holding InPlace Issue IssuePage IssuedToken Job JobPage Lineage Log
     LogLine MadeRepair MadeRepairPage Measure NewBackup NewCheck NewSchedule NewToken NextRun
     Previewing Problem Progress Proving Pruning

@@ -101,7 +101,7 @@ def test_adopting_ends_it(signed_site):
     _minute()
     adopt(configuration().open("main"), context())
     _minute()
-    assert notices.noticed("main") == []
+    assert notices.noticed(["main"]) == {"main": []}
     assert AuditEntry.objects.filter(action="evidence.noticed").latest("number").after["noticed"] == []
 
 
@@ -110,7 +110,7 @@ def test_a_lost_key_hides_nothing_that_was_noticed(signed_site):
     _minute()
     lose_key(signed_site)
     _minute()
-    assert [one.code for one in notices.noticed("main")] == ["key_lost", "tampered_hold"]
+    assert [one.code for one in notices.noticed(["main"])["main"]] == ["key_lost", "tampered_hold"]
 
 
 def test_a_repository_that_is_not_signed_yet_says_what_to_run(signed_site):
