@@ -167,6 +167,7 @@ def _create(repository: Repository, request: Request, ctx: Context) -> tuple[Bac
         sources = [source for source in sources if source.kind is SourceKind.SQLITE]
         if not sources:
             raise UsageError("A snapshot holds only SQLite databases, and none is given.")
+    repository.sealing.read_again()
     refuse_plain(repository, request.set)
     parents: list[Backup] = []
     if request.kind is BackupKind.INCREMENTAL:

@@ -2,18 +2,19 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from .capture.cut import STEP_TIMEOUT, Cut
-from .encryption.chain import ChainKey, new_chain
-from .errors import EngineError, KeyMissing
-from .repository.base import STAMP
+from .encryption.chain import ChainKey, Header, new_chain
+from .errors import KeyMissing
 from .repository.folder import Repository
 from .repository.soundness import UNVOUCHED
 from .runtime.context import Context
 from .types import Backup, BackupKind
+
+_LOOKED_AT = 100
+"""Newest backups of a set that are looked at for encryption."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,26 +97,20 @@ def _ends_chain(repository: Repository, parent: Backup) -> str:
     """Why no backup may continue the chain of *parent*, as the end of a sentence about it; "" if one may."""
     if parent.manifest.encryption is None:
         return "is not encrypted" if repository.sealing.is_active else ""
-    keyring = repository.sealing.keyring
-    since = keyring.policy.new_chains_after if keyring is not None and keyring.policy is not None else None
-    began = datetime.strptime(parent.manifest.encryption.chain[:16], STAMP).replace(tzinfo=UTC)
-    return "is of a chain that was ended" if since is not None and began <= since else ""
+    keyring, encryption = repository.sealing.keyring, parent.manifest.encryption
+    begun = keyring is not None and keyring.continues(parent.manifest.set, Header(encryption.chain, encryption.commitment))
+    return "" if begun else "is of a chain that this host did not begin, or has ended"
 
 
 def refuse_plain(repository: Repository, set_name: str) -> None:
-    """Raise `KeyMissing` if the newest backup of a set is encrypted, and the next one would not be."""
+    """Raise `KeyMissing` for a plain backup in a set with encrypted ones, or in a new set beside encrypted ones."""
     if repository.sealing.is_active:
         return
-    newest = next(iter(repository.ids(set_name)), None)
-    if newest is None:
-        return
-    try:
-        encryption = repository.read(set_name, newest).manifest.encryption
-    except EngineError:
-        return  # it can be removed as easily
-    if encryption is not None:
+    sets = [set_name] if repository.ids(set_name) else repository.sets()
+    if any(repository.is_sealed(one, backup_id) for one in sets for backup_id in repository.ids(one)[:_LOOKED_AT]):
+        where = f"The set {set_name}" if sets == [set_name] else "The repository"
         raise KeyMissing(
-            f"The backups of the set {set_name} are encrypted, and this host does not know for whom. No backup was made.",
+            f"{where} holds encrypted backups, and this host does not know for whom to encrypt. No backup was made.",
             hint="Name this host's key in BACKUP_ENCRYPTION_KEY. If it is lost, run `refbackup key init` with a new one.",
         )
 

@@ -2,12 +2,12 @@
 
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from .encryption.chain import MOST_RECIPIENTS, Envelope, Header, Recipient, envelope
+from .encryption.chain import ENVELOPE, MOST_RECIPIENTS, Envelope, Header, Recipient, envelope
 from .encryption.identity import make_identity, new_recovery_key, public_of, read_identity, recovery_key_in
 from .encryption.keyring import RECOVERY, Keyring, Policy, next_key, promote_next_key
 from .encryption.kit import recovery_kit
@@ -18,7 +18,6 @@ from .runtime import durable
 from .runtime.context import Context
 from .types import Manifest
 
-_LOCK_WAIT = 10.0
 RECOVERY_BEFORE = "recovery-before"
 """The old recovery key, until the new one is read back."""
 
@@ -62,7 +61,7 @@ def switch_on(repository: Repository, keyring: Keyring, kit: Path, ctx: Context,
 def check_kit(repository: Repository, keyring: Keyring, text: str, ctx: Context) -> bool:
     """Read a recovery kit, or the key as it was typed, back. Returns whether this switched encryption on.
 
-    After `rotate`, chains are no longer sealed to the recovery key before.
+    All chains of this host are sealed to its recipients again; after `rotate`, no longer to the recovery key before.
 
     Raises `UsageError` for one that is not the recovery key of this repository.
     """
@@ -76,16 +75,14 @@ def check_kit(repository: Repository, keyring: Keyring, text: str, ctx: Context)
             "This is not the recovery key of this repository.",
             hint="Use the kit that `refbackup key init` or `key rotate` made last. Nothing was changed.",
         )
-    before = policy.named(RECOVERY_BEFORE)
-    if before is not None:
-        policy = replace(policy, recipients=_without(policy.recipients, (before,)))
-    _keep(keyring, replace(policy, checked=ctx.now()))
-    if before is not None:
-        try:
-            promote_next_key(keyring.file, policy)  # after a rotation that was killed
-        except OSError as problem:
-            raise from_os_error(problem, "Replacing this host's key") from problem
-        _rewrite(repository, policy, lambda now: _without(_in_force(now, policy), [before]), ctx)
+    before = [one for one in (policy.named(RECOVERY_BEFORE),) if one is not None]
+    policy = replace(policy, recipients=_without(policy.recipients, before), checked=ctx.now())
+    _keep(keyring, policy)
+    try:
+        promote_next_key(keyring.file, policy)  # after a rotation that was killed
+    except OSError as problem:
+        raise from_os_error(problem, "Replacing this host's key") from problem
+    _rewrite(repository, policy, before, ctx)
     return keyring.policy is not None and keyring.policy.checked is None
 
 
@@ -104,39 +101,48 @@ def opened_by_kit(repository: Repository, text: str) -> tuple[int, list[str]]:
 
 
 def add_recipient(repository: Repository, keyring: Keyring, recipient: Recipient, ctx: Context) -> Rewritten:
-    """Seal the chains that can be opened to *recipient* too, and all new ones. Raises `UsageError`."""
+    """Seal the chains that can be opened to *recipient* too, and all new ones. Can be repeated. Raises `UsageError`."""
     policy = _policy(keyring)
     if not NAME.fullmatch(recipient.name):
         raise UsageError(f"{recipient.name!r} cannot name a recipient: letters, digits, dots, dashes and underscores.")
-    if policy.named(recipient.name) is not None or any(one.public == recipient.public for one in policy.recipients):
-        raise UsageError(f"{recipient.name} or this key is a recipient already.", hint="Nothing was changed.")
+    same = [one for one in policy.recipients if one.name == recipient.name or one.public == recipient.public]
+    if same and same != [recipient]:
+        raise UsageError(f"{same[0].name} is a recipient already, with another name or key.", hint="Nothing was changed.")
     if len(policy.recipients) >= MOST_RECIPIENTS:
         raise UsageError(f"There are {MOST_RECIPIENTS} recipients already.", hint="Nothing was changed.")
-    _keep(keyring, replace(policy, recipients=(*policy.recipients, recipient)))
-    return _rewrite(repository, policy, lambda now: (*_without(now, [recipient]), recipient), ctx)
+    policy = replace(policy, recipients=(*_without(policy.recipients, same), recipient))
+    _keep(keyring, policy)
+    return _rewrite(repository, policy, [], ctx)
 
 
 def remove_recipient(repository: Repository, keyring: Keyring, name: str, ctx: Context) -> Rewritten:
-    """Seal nothing to a recipient any more, and begin new chains: it may have kept the keys of those it could open."""
+    """Seal nothing to a recipient any more, and begin new chains: it may have kept the keys of those it could open.
+
+    Can be repeated, as long as a chain is sealed to it. Raises `UsageError`.
+    """
     policy = _policy(keyring)
-    if policy.named(name) is None:
-        raise UsageError(f"There is no recipient {name!r}.", hint="`refbackup key list` shows them. Nothing was changed.")
     left = tuple(one for one in policy.recipients if one.name != name)
     if not left or name in (RECOVERY, RECOVERY_BEFORE):
         raise UsageError(
             f"Without {name} a loss of the others would lose the backups.",
             hint="`refbackup key rotate` makes a new recovery key in place of the old one. Nothing was changed.",
         )
-    _keep(keyring, replace(policy, recipients=left, new_chains_after=ctx.now()))
-    return _rewrite(repository, policy, lambda now: _without(now, [policy.named(name)]), ctx)
+    sealed = [one for _, found in _envelopes(repository) for one, _ in found.sealed if one.name == name]
+    gone = [one for one in (policy.named(name), *sealed) if one is not None]
+    if not gone:
+        raise UsageError(f"There is no recipient {name!r}.", hint="`refbackup key list` shows them. Nothing was changed.")
+    policy = replace(policy, recipients=left)
+    _keep(keyring, policy)
+    _end_chains(keyring)
+    return _rewrite(repository, policy, gone, ctx)
 
 
 def rotate(repository: Repository, keyring: Keyring, kit: Path, ctx: Context) -> Rewritten:
     """A new key for this host, if it is a recipient, a new recovery key in the file *kit*, and new chains from now on.
 
-    The chains that can be opened are sealed to the new keys, and no longer to this host's old one. The old kit stays valid
-    until the new one is read back (`check_kit`). After a crash, run it again: a key is replaced only when the new one opens
-    everything that it opened. An old key may have been copied, with everything that it opened.
+    The chains that can be opened are sealed to the new keys. The old kit stays valid until the new one is read back
+    (`check_kit`). This host's old key is kept beside the new one and opens what could not be sealed again: other
+    repositories, copies, damaged backups. After a crash, `check_kit` with the new kit ends it.
     """
     policy = _policy(keyring)
     recovery = policy.named(RECOVERY)
@@ -144,31 +150,19 @@ def rotate(repository: Repository, keyring: Keyring, kit: Path, ctx: Context) ->
         raise UsageError("A recovery kit was not read back yet.", hint="Run `refbackup key check` first. Nothing was changed.")
     own = next((one for one in policy.recipients if one in keyring.owners), None)
     key = new_recovery_key()
-    new = [public_of(recovery_key_in(key), RECOVERY)]
-    before = Recipient(RECOVERY_BEFORE, recovery.public)
+    new = [public_of(recovery_key_in(key), RECOVERY), Recipient(RECOVERY_BEFORE, recovery.public)]
     try:
         _write_kit(repository, kit, key, ctx)
         if own is not None:
-            following = next_key(keyring.file)
-            make_identity(following)
-            new.append(public_of(read_identity(following), own.name))
-        _rewrite(repository, policy, lambda now: (*_without(_unnamed(now), new), before, *new), ctx)
-        changed = replace(policy, recipients=(*_without(_unnamed(policy.recipients), [own]), *new, before))
-        keyring.keep(replace(changed, new_chains_after=ctx.now()))
+            make_identity(next_key(keyring.file))
+            new.append(public_of(read_identity(next_key(keyring.file)), own.name))
+        changed = replace(policy, recipients=(*_without(policy.recipients, [own, recovery]), *new))
+        keyring.keep(changed)
         promote_next_key(keyring.file, changed)
+        keyring.end_chains()
     except OSError as problem:
         raise from_os_error(problem, "Making new keys") from problem
-    return _rewrite(repository, changed, lambda now: tuple(_in_force(now, changed)), ctx)
-
-
-def _in_force(recipients: Sequence[Recipient], policy: Policy) -> list[Recipient]:
-    """Without keys in whose place the policy has another one of that name."""
-    return [one for one in recipients if policy.named(one.name) in (None, one)]
-
-
-def _unnamed(recipients: Sequence[Recipient]) -> list[Recipient]:
-    """Without recovery keys, including the ones that a killed run left."""
-    return [one for one in recipients if one.name not in (RECOVERY, RECOVERY_BEFORE)]
+    return _rewrite(repository, changed, [own], ctx)
 
 
 def _without(recipients: Sequence[Recipient], gone: Sequence[Recipient | None]) -> tuple[Recipient, ...]:
@@ -185,7 +179,7 @@ def _write_kit(repository: Repository, kit: Path, key: str, ctx: Context) -> Non
 
 def encryption_findings(repository: Repository) -> Iterator[tuple[Literal["ok", "note", "warning", "problem"], str, str]]:
     """What `doctor` says of encryption: the level, the message, and advice."""
-    keyring, sealing = repository.sealing.keyring, repository.sealing
+    keyring = repository.sealing.keyring
     policy = keyring.policy if keyring is not None else None
     if keyring is not None and policy is not None:
         names = ", ".join(one.name for one in policy.recipients)
@@ -197,6 +191,8 @@ def encryption_findings(repository: Repository) -> Iterator[tuple[Literal["ok", 
         if policy.named(RECOVERY_BEFORE) is not None:
             message = "the old recovery kit still opens its backups"
             yield "warning", message, "Read the new kit back: refbackup key check --kit FILE."
+    if policy is not None and keyring is not None and keyring.identities:
+        yield from _envelope_findings(repository, policy)
     backups = [backup.manifest for name in repository.sets() for backup in repository.backups(name)]
     if locked := [manifest.id for manifest in backups if manifest.locked]:
         more = f" and {len(locked) - 3:,} more" if len(locked) > 3 else ""
@@ -206,14 +202,46 @@ def encryption_findings(repository: Repository) -> Iterator[tuple[Literal["ok", 
         yield "problem", message, "Name this host's key in BACKUP_ENCRYPTION_KEY, or run refbackup key init with a new one."
     elif policy is None:
         yield "note", "its backups are not encrypted", "refbackup key init encrypts them for this host and a recovery kit."
-    elif sealing.is_active and (plain := sum(manifest.encryption is None for manifest in backups)):
-        yield "note", f"{plain:,} of its backups were made before, and are not encrypted", "Retention removes them in time."
+    elif policy.checked is not None:
+        plain = [manifest for manifest in backups if manifest.encryption is None]
+        later = [manifest.id for manifest in plain if manifest.finished > policy.checked]
+        if later:
+            message = f"not encrypted, though made after encryption was switched on: {', '.join(later[:3])}"
+            yield "problem", message, "Find out who made them. `latest` takes them like others."
+        if before := len(plain) - len(later):
+            yield (
+                "note",
+                f"{before:,} of its backups were made before, and are not encrypted",
+                "Retention removes them in time.",
+            )
+
+
+def _envelope_findings(
+    repository: Repository, policy: Policy
+) -> Iterator[tuple[Literal["ok", "note", "warning", "problem"], str, str]]:
+    wanted = {one.public for one in policy.recipients}
+    for manifest, found in _envelopes(repository):
+        listed = {one.public for one, _ in found.sealed}
+        if manifest.locked or wanted.isdisjoint(listed):
+            continue  # another host's
+        if altered := repository.sealing.altered_envelope(manifest):
+            yield "problem", f"{manifest.id}: {altered.removesuffix('.')}", "Find out who did it, then: refbackup key check."
+        elif lacking := [one.name for one in policy.recipients if one.public not in listed]:
+            message = f"the chain of {manifest.id} is not sealed to {', '.join(lacking)}"
+            yield "warning", message, "Seal it again: refbackup key check --kit FILE."
 
 
 def _policy(keyring: Keyring) -> Policy:
     if keyring.policy is None:
         raise UsageError("Encryption is not switched on here.", hint="`refbackup key init` does it. Nothing was changed.")
     return keyring.policy
+
+
+def _end_chains(keyring: Keyring) -> None:
+    try:
+        keyring.end_chains()
+    except OSError as problem:
+        raise from_os_error(problem, "Ending the chains") from problem
 
 
 def _keep(keyring: Keyring, policy: Policy) -> None:
@@ -235,30 +263,33 @@ def _envelopes(repository: Repository) -> Iterable[tuple[Manifest, Envelope]]:
                     continue
 
 
-def _rewrite(
-    repository: Repository, policy: Policy, recipients: Callable[[list[Recipient]], tuple[Recipient, ...]], ctx: Context
-) -> Rewritten:
-    """Rewrite each envelope of this host's chains, for what *recipients* makes of its recipients.
+def _rewrite(repository: Repository, policy: Policy, gone: Sequence[Recipient | None], ctx: Context) -> Rewritten:
+    """Seal this host's chains again: to the recipients of the *policy* and to others that they have, without those *gone*.
 
-    Chains are this host's if the recovery key of the *policy* opens them; other hosts have other kits.
+    Chains are this host's if its kit, or the one before, opens them. Recipients in an envelope that nobody with the chain's
+    key wrote are dropped. The caller is the writer.
     """
-    done, left = [], {}
-    own = {one.public for one in policy.recipients if one.name in (RECOVERY, RECOVERY_BEFORE)}
+    done, left, kits = [], {}, (RECOVERY, RECOVERY_BEFORE)
+    own = {one.public for one in (*policy.recipients, *gone) if one is not None and one.name in kits}
     try:
-        with repository.writing("key", ctx.now(), _LOCK_WAIT):
-            for manifest, found in list(_envelopes(repository)):
-                ctx.check()
-                named = [recipient for recipient, _ in found.sealed]
-                if own.isdisjoint(one.public for one in named):
-                    continue
-                try:
-                    chain = repository.sealing.chain_of(manifest)
-                except EngineError as problem:
-                    left[manifest.id] = problem.message
-                    continue
-                assert chain is not None
-                repository.write_envelope(chain, envelope(chain, recipients(named)))
-                done.append(manifest.id)
+        for manifest, found in list(_envelopes(repository)):
+            ctx.check()
+            named = [recipient for recipient, _ in found.sealed]
+            if own.isdisjoint(one.public for one in named):
+                continue
+            try:
+                chain = repository.sealing.chain_of(manifest)
+            except EngineError as problem:
+                left[manifest.id] = problem.message
+                continue
+            assert chain is not None
+            if not found.is_intact(chain):
+                ctx.log(f"ALTERED {manifest.id}: {ENVELOPE} named recipients that nobody with the key wrote; they are dropped")
+                named = []
+            others = [one for one in _without(named, [*policy.recipients, *gone]) if policy.named(one.name) is None]
+            others = [one for one in others if one.name != RECOVERY_BEFORE]
+            repository.write_envelope(chain, envelope(chain, [*policy.recipients, *others]))
+            done.append(manifest.id)
     except OSError as problem:
         raise from_os_error(problem, "Rewriting the envelopes") from problem
     return Rewritten(tuple(done), left)

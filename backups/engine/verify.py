@@ -20,6 +20,7 @@ from .archive.reader import Archives
 from .archive.sharing import Spot, sharers
 from .archive.table import EntryType, FrameRef, Tree
 from .check_stores import Findings, check_stores, unchecked_in
+from .encryption.chain import ENVELOPE
 from .errors import NO_SPACE, DamageFound, RepositoryTooNew, from_os_error
 from .extract import data_bytes, extract
 from .names import MANIFEST, SUMS
@@ -81,6 +82,8 @@ def verify_backup(
     began = time.monotonic()
     findings = Findings()
     repository.sealing.chain_of(backup.manifest)
+    if altered := repository.sealing.altered_envelope(backup.manifest):
+        findings.add("envelope", altered, file=ENVELOPE)
     try:
         with repository.reading():
             with ThreadPoolExecutor(1) as beside:

@@ -11,6 +11,7 @@ import pytest
 from backups.engine.encryption.keyring import Keyring, read_keyring
 from backups.engine.recipients import check_kit, switch_on
 from backups.engine.repository.folder import Repository, initialise, open_repository
+from backups.engine.runtime.secret_file import memory_file
 from backups.engine.types import Backup, Depth, Source, SourceKind
 from tests.fixtures.history import nobodys_settings
 from tests.restore.stores import back_up, change_rows, context, make_database, refbackup
@@ -87,4 +88,6 @@ def encrypted(made_encrypted, tmp_path):
     policy = made_encrypted.keyring.policy
     assert policy is not None
     copy.keyring.keep(policy)
+    places = [memory_file(one.key, "chains", one.place) for one in (made_encrypted, copy)]
+    shutil.copy2(*places)
     return copy

@@ -4,18 +4,27 @@ import json
 import os
 import shutil
 import stat
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from backups.engine.encryption.chain import ENVELOPE, Recipient, envelope, new_chain
+from backups.engine.encryption.chain import ENVELOPE, Recipient, envelope, new_chain, parse_public
 from backups.engine.encryption.identity import make_identity, public_of, read_identity, recovery_key_in
 from backups.engine.encryption.keyring import read_keyring
 from backups.engine.errors import DamageFound, EngineError, KeyMissing, UsageError
 from backups.engine.names import MANIFEST
 from backups.engine.prune import prune
-from backups.engine.recipients import add_recipient, check_kit, opened_by_kit, remove_recipient, rotate, switch_on
-from backups.engine.repository.folder import open_repository
+from backups.engine.recipients import (
+    add_recipient,
+    check_kit,
+    encryption_findings,
+    opened_by_kit,
+    remove_recipient,
+    rotate,
+    switch_on,
+)
+from backups.engine.repository.folder import initialise, open_repository
 from backups.engine.repository.retention import Policy
 from backups.engine.restore.to_folder import restore_to
 from backups.engine.runtime.secret_file import memory_file
@@ -285,9 +294,10 @@ def test_a_recipient_added_opens_what_was_there_before(encrypted):
     assert added.done == (encrypted.ids[0],) and not added.left
     repository = open_repository(encrypted.place, None, read_keyring(other, encrypted.place))
     assert restored(encrypted, repository.find("latest", None), repository) == expected(encrypted)
-    for again in ("auditor", "another"):
-        with pytest.raises(UsageError, match="already"):
-            add_recipient(encrypted.repository, encrypted.keyring, public_of(read_identity(other), again), context())
+    again = add_recipient(encrypted.repository, encrypted.keyring, public_of(read_identity(other), "auditor"), context())
+    assert again.done == added.done  # after a crash
+    with pytest.raises(UsageError, match="already"):
+        add_recipient(encrypted.repository, encrypted.keyring, public_of(read_identity(other), "another"), context())
     assert encrypted.back_up("incremental").manifest.parent == encrypted.ids[1]
 
 
@@ -312,7 +322,7 @@ def test_new_keys_replace_the_old_ones(encrypted):
     assert rotated.done == (encrypted.ids[0],) and not rotated.left
     assert encrypted.key.read_text() != before
     assert restored(encrypted, encrypted.load(1)) == expected(encrypted)
-    # The old kit is valid until the new one is read back, and the host's old key is not
+    # The old kit is valid until the new one is read back; nothing is sealed to the host's old key
     assert opened_by_kit(encrypted.repository, old_kit) == opened_by_kit(encrypted.repository, kit.read_text()) == (1, [])
     with pytest.raises(UsageError, match="not read back yet"):
         rotate(encrypted.repository, encrypted.keyring, encrypted.folder / "third.txt", context())
@@ -326,27 +336,137 @@ def test_new_keys_replace_the_old_ones(encrypted):
     assert encrypted.back_up("incremental").manifest.kind == "full"
 
 
+def test_a_copy_made_before_a_rotation_opens_afterwards(encrypted):
+    """What could not be sealed again, in a copy or after damage, opens with the key that is kept beside the new one."""
+    elsewhere = encrypted.folder / "elsewhere"
+    shutil.copytree(encrypted.place, elsewhere)
+    (encrypted.backup_folder(0) / ENVELOPE).rename(encrypted.folder / "away")
+    kit = encrypted.folder / "host/second.txt"
+    rotate(encrypted.repository, encrypted.keyring, kit, context())
+    check_kit(encrypted.repository, encrypted.keyring, kit.read_text(), context())
+    (encrypted.folder / "away").rename(encrypted.backup_folder(0) / ENVELOPE)
+    assert restored(encrypted, encrypted.load(1)) == expected(encrypted)
+    shutil.rmtree(encrypted.folder / f"restored-{encrypted.ids[1]}")
+    copy = open_repository(elsewhere, None, read_keyring(encrypted.key, elsewhere))
+    assert restored(encrypted, copy.find("latest", None), copy) == expected(encrypted)
+
+
+def test_a_planted_recipient_gets_no_key(encrypted):
+    """Whoever can write to the repository names a key of their own, and waits for the envelope to be written again."""
+    other = encrypted.folder / "other_key"
+    make_identity(other)
+    planted = public_of(read_identity(other), "evil")
+    place = encrypted.backup_folder(0) / ENVELOPE
+    content = json.loads(place.read_bytes())
+    content["recipients"].append({"name": "evil", "public": planted.text, "sealed": content["recipients"][0]["sealed"]})
+    place.write_text(json.dumps(content))
+    proof = verify_backup(encrypted.repository, encrypted.load(0), Depth.HASHES, context())
+    assert [problem.code for problem in proof.problems] == ["envelope"]
+    assert any("names recipients that nobody" in one[1] for one in encryption_findings(encrypted.repository))
+    check_kit(encrypted.repository, encrypted.keyring, encrypted.kit.read_text(), context())
+    assert "evil" not in place.read_text()
+    assert open_repository(encrypted.place, None, read_keyring(other, encrypted.place)).find("latest", None).manifest.locked
+    assert verify_backup(encrypted.repository, encrypted.load(0), Depth.HASHES, context()).ok
+
+
+def test_a_chain_of_somebody_else_is_not_continued(encrypted):
+    """A chain can be sealed to a public key by anyone: only those that this host began are continued."""
+    other = encrypted.folder / "other/encryption_key"
+    kit = encrypted.folder / "other.txt"
+    switch_on(encrypted.repository, read_keyring(other, encrypted.place), kit, context())
+    theirs = read_keyring(other, encrypted.place)
+    theirs.keep(
+        replace(theirs.policy, recipients=(*theirs.policy.recipients, *encrypted.keyring.owners), checked=context().now())
+    )
+    planted = back_up(open_repository(encrypted.place, None, read_keyring(other, encrypted.place)), encrypted.sources)
+    assert not encrypted.repository.load("default", planted.id).manifest.locked
+    made = encrypted.back_up("incremental")
+    assert made.manifest.parent == encrypted.ids[1] or made.manifest.kind == "full"
+    assert made.manifest.encryption.chain != planted.id
+
+
+def test_a_plain_backup_in_the_place_of_the_parent(encrypted):
+    """Its blocks would be taken for the real ones."""
+    parent, child = encrypted.ids
+    envelope_before = (encrypted.backup_folder(0) / ENVELOPE).read_bytes()
+    plain = encrypted.folder / "plain"
+    initialise(plain, context().now())
+    made = back_up(open_repository(plain), encrypted.sources)
+    shutil.rmtree(encrypted.backup_folder(0))
+    target = encrypted.place / "backups/default" / parent
+    shutil.move(plain / "backups/default" / made.id, target)
+    (target / MANIFEST).write_text((target / MANIFEST).read_text().replace(made.id, parent))
+    (target / ENVELOPE).write_bytes(envelope_before)
+    repository = encrypted.repository
+    with pytest.raises(DamageFound, match="not encrypted with the same key"):
+        restored(encrypted, repository.load("default", child), repository)
+
+
+def test_two_full_backups_of_a_host_that_is_no_recipient_in_one_process(encrypted):
+    shutil.rmtree(encrypted.place)
+    shutil.rmtree(encrypted.key.parent)
+    assert encrypted.run("init").code == 0
+    switch_on(encrypted.repository, encrypted.keyring, encrypted.kit, context(), host=False)
+    check_kit(encrypted.repository, encrypted.keyring, encrypted.kit.read_text(), context())
+    repository = encrypted.repository
+    for _ in range(2):
+        assert back_up(repository, encrypted.sources, verify=Depth.RESTORE).verification == "restore"
+
+
+def test_the_policy_is_read_when_the_lock_is_held(encrypted):
+    """A backup that waited must not encrypt for whom it was asked to before."""
+    waiting = encrypted.repository
+    kit = encrypted.folder / "host/second.txt"
+    rotate(encrypted.repository, encrypted.keyring, kit, context())
+    made = back_up(waiting, encrypted.sources)
+    names = {
+        one["public"]
+        for one in json.loads((encrypted.place / "backups/default" / made.id / ENVELOPE).read_text())["recipients"]
+    }
+    assert names == {one.text for one in encrypted.keyring.policy.recipients}
+
+
+@pytest.mark.parametrize("data", [{}, "x", None], ids=str)
+def test_visible_fields_of_another_form(encrypted, data):
+    change_manifest(encrypted.backup_folder(1), data=data)
+    for repository in (encrypted.repository, open_repository(encrypted.place)):
+        with pytest.raises(DamageFound):
+            repository.load("default", encrypted.ids[1])
+        assert len(repository.scan("default")) == 2
+
+
+def test_keys_that_give_no_secret_are_no_public_keys(encrypted):
+    assert encrypted.run("key", "add", "auditor", "A" * 43 + "=").code == 2
+    assert parse_public("A" * 43 + "=") is None and parse_public("") is None
+    assert encrypted.back_up().manifest.encryption is not None
+
+
+def test_a_locked_backup_is_held_without_a_note(encrypted):
+    none = encrypted.folder / "nothing"
+    assert encrypted.run("hold", encrypted.ids[0], key=none).code == 0
+    assert encrypted.run("hold", encrypted.ids[0], "--note", "why", key=none).code == 10
+    assert encrypted.load(0).hold is not None
+
+
 @pytest.mark.slow
 def test_a_rotation_killed_at_any_write(encrypted):
-    """Afterwards this host and the old kit open everything, and another rotation ends what was begun."""
-    old_kit = encrypted.kit.read_text()
+    """Afterwards this host and the old kit open everything, and reading the new kit back, or another rotation, ends it."""
     for step in range(1, 20):
-        kit = encrypted.folder / f"host/kit-{step}.txt"
+        old_kit, kit = encrypted.kit.read_text(), encrypted.folder / f"host/kit-{step}.txt"
         killed = encrypted.run("key", "rotate", "--kit", kit, fault=f"rename@{step}:kill")
         assert restored(encrypted, encrypted.load(1)) == expected(encrypted)
         shutil.rmtree(encrypted.folder / f"restored-{encrypted.ids[1]}")
         assert opened_by_kit(encrypted.repository, old_kit) == (1, [])
-        if killed.code == 0:
-            break
-        policy = encrypted.keyring.policy
-        if policy.named("recovery-before") is not None:  # only the end is missing
+        if encrypted.keyring.policy.named("recovery-before") is not None:
             check_kit(encrypted.repository, encrypted.keyring, kit.read_text(), context())
             assert not encrypted.key.with_name("encryption_key.next").exists()
-            assert [one.name for one in encrypted.keyring.owners] and opened_by_kit(encrypted.repository, old_kit)[0] == 0
-            old_kit = kit.read_text()
+            assert opened_by_kit(encrypted.repository, old_kit)[0] == 0
+            encrypted.kit = kit
+        if killed.code == 0:
+            break
     assert step > 4
-    check_kit(encrypted.repository, encrypted.keyring, kit.read_text(), context())
     assert len(json.loads((encrypted.backup_folder(0) / ENVELOPE).read_text())["recipients"]) == 2
+    assert len(encrypted.keyring.owners) == 1
 
 
 def test_the_chains_of_other_hosts_keep_their_recipients(encrypted):

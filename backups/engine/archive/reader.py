@@ -84,8 +84,16 @@ class Archives:
         for table in reversed(tables):
             tree = table.apply(tree)
         assert tree is not None
+        self._check_keys(backup, tree)
         _check_links(tree)
         return tree
+
+    def _check_keys(self, backup: str, tree: Tree) -> None:
+        """Raise `DamageFound` if a backup that *backup* builds on has another key: it was put in the place of the real one."""
+        chain = self._locate(backup).chain
+        for other in tree.backups if chain is not None else ():
+            if self._locate(other).chain != chain:
+                raise DamageFound(f"{other}, on which {backup} builds, is not encrypted with the same key.", id=other)
 
     def read(self, ref: FrameRef) -> bytes:
         """The block in the frame *ref*, decompressed and compared with its hash. Raises `BlockDamaged`."""

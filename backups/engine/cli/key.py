@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..encryption.chain import Recipient, parse_public
-from ..encryption.keyring import RECOVERY, Keyring
+from ..encryption.identity import SETTING
+from ..encryption.keyring import MEMORY, RECOVERY, Keyring, read_keyring
 from ..errors import EngineError, KeyMissing, UsageError
 from ..progress import counted
 from ..recipients import Rewritten, add_recipient, check_kit, opened_by_kit, remove_recipient, rotate, switch_on
 from ..repository.folder import Repository, open_repository
+from ..runtime.secret_file import refuse_inside
 from .call import Call, Outcome
 
 _ACTIONS: Final = ("init", "check", "list", "add", "remove", "rotate")
+_LOCK_WAIT: Final = 10.0
 _MOST_KIT_BYTES: Final = 1 << 20
 
 
@@ -47,7 +50,16 @@ def run(call: Call) -> Outcome:
             hint="Set BACKUP_ENCRYPTION_KEY to a file outside the repository; it need not exist. Nothing was changed.",
         )
     _refuse_unused(arguments)
-    repository = open_repository(path, call.keys(path), keyring)
+    refuse_inside(keyring.file, path, MEMORY, SETTING)
+    if arguments.action == "list":
+        return _list(open_repository(path, call.keys(path), keyring), keyring)
+    with open_repository(path, call.keys(path)).writing("key", call.ctx.now(), _LOCK_WAIT):
+        keyring = read_keyring(keyring.file, path)  # as it is now that nobody else changes it
+        return _change(call, open_repository(path, call.keys(path), keyring), keyring)
+
+
+def _change(call: Call, repository: Repository, keyring: Keyring) -> Outcome:
+    arguments = call.arguments
     match arguments.action:
         case "init":
             return _init(call, repository, keyring)
@@ -63,14 +75,14 @@ def run(call: Call) -> Outcome:
                 raise UsageError("Give the name of a recipient.", hint="Nothing was changed.")
             done = remove_recipient(repository, keyring, arguments.name, call.ctx)
             return _rewritten(done, "Removed", "The next backup of each set begins a new chain.")
-        case "rotate":
+        case _:
             return _rewritten(
                 rotate(repository, keyring, _kit(arguments), call.ctx),
                 "Made new keys",
                 f"The next backup of each set begins a new chain. Print {arguments.kit}, then read it back: "
-                f"refbackup key check --kit {arguments.kit}. Until then the old kit stays valid.",
+                f"refbackup key check --kit {arguments.kit}. Until then the old kit stays valid. Copies in other repositories "
+                "keep their recipients: keep the old kit as long as you keep those. This host's old key stays beside the new.",
             )
-    return _list(repository, keyring)
 
 
 def _refuse_unused(arguments: argparse.Namespace) -> None:
@@ -108,6 +120,7 @@ def _check(call: Call, repository: Repository, keyring: Keyring) -> Outcome:
         lines += [f"It does not open {one}." for one in closed]
     if switched:
         lines.append("Encryption is on: the next backup of each set is a full one, and encrypted. Backups made before are not.")
+    if call.arguments.kit:
         lines.append("Remove the kit from this machine if it is stored elsewhere.")
     answer = {"active": True, "switched_on": switched, "opened": opened, "not_opened": closed}
     return Outcome(answer, "\n".join(lines), KeyMissing.exit_code if closed else 0)

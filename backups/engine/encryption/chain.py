@@ -119,16 +119,30 @@ def envelope(chain: ChainKey, recipients: Sequence[Recipient]) -> bytes:
         }
         for one in recipients
     ]
-    return json.dumps({"format": 1, "chain": chain.chain, "recipients": sealed}, indent=1).encode() + b"\n"
+    content = {"format": 1, "chain": chain.chain, "recipients": sealed, "mac": _mac(chain, sealed)}
+    return json.dumps(content, indent=1).encode() + b"\n"
+
+
+def _mac(chain: ChainKey, sealed: object) -> str:
+    """The HMAC with SHA-256 (RFC 2104) of an envelope's recipients, under a key that only they and its writer have."""
+    content = json.dumps(sealed, sort_keys=True, separators=(",", ":")).encode()
+    return hmac.digest(_hkdf(chain.key, b"", _LABEL + b"/envelope"), content, "sha256").hex()
 
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A parsed ``chain.json``, which anyone may have written: who can open it is a claim, and the `Header` decides."""
+    """A parsed ``chain.json``, which anyone may have written: the `Header` tells whether its key is right, `is_intact` whether
+    its recipients are."""
 
     set: str
     chain: str
     sealed: tuple[tuple[Recipient, bytes], ...]
+    listed: tuple[dict[str, str], ...]
+    mac: str
+
+    def is_intact(self, chain: ChainKey) -> bool:
+        """Whether the writer of the recipients had the chain's key."""
+        return hmac.compare_digest(_mac(chain, list(self.listed)), self.mac)
 
     @property
     def names(self) -> list[str]:
@@ -188,13 +202,16 @@ def parse_envelope(set_name: str, chain: str, content: bytes) -> Envelope:
                 Recipient(in_one_line(str(one["name"])), base64.b64decode(one["public"], validate=True)),
                 base64.b64decode(one["sealed"], validate=True),
             )
-            for one in listed[:MOST_RECIPIENTS]
+            for one in listed
         )
+        if len(listed) > MOST_RECIPIENTS or any(len(one.public) != KEY_BYTES for one, _ in sealed):
+            raise ValueError
     except (ValueError, KeyError, TypeError, RecursionError):
         raise DamageFound(f"{ENVELOPE} of {chain} cannot be read.", id=chain) from None
     if found.get("format") != 1 or found.get("chain") != chain:
         raise DamageFound(f"{ENVELOPE} of {chain} is that of another chain, or of a later format.", id=chain)
-    return Envelope(set_name, chain, sealed)
+    listed_as = tuple({name: str(one[name]) for name in ("name", "public", "sealed")} for one in listed)
+    return Envelope(set_name, chain, sealed, listed_as, str(found.get("mac", "")))
 
 
 def parse_public(text: str) -> bytes | None:
@@ -203,7 +220,15 @@ def parse_public(text: str) -> bytes | None:
         content = base64.b64decode(text, validate=True)
     except ValueError:
         return None
-    return content if len(content) == KEY_BYTES else None
+    if len(content) != KEY_BYTES:
+        return None
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+
+    try:  # some points give no secret
+        _suite().encrypt(b"", X25519PublicKey.from_public_bytes(content))
+    except ValueError:
+        return None
+    return content
 
 
 def _suite() -> Any:

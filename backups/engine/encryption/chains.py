@@ -35,6 +35,10 @@ class Chains:
             self._known[header] = self.envelope(header.chain).open(self._identities, header)
         return self._known[header]
 
+    def know(self, chain: ChainKey) -> None:
+        """Take the key of a chain that was just begun."""
+        self._known[chain.header] = chain
+
     def before(self, backup_id: str) -> list[ChainKey]:
         found = []
         for full in reversed(self._folder.names()):

@@ -29,7 +29,8 @@ class Form:
             if outer not in whole:
                 continue
             if inner:
-                part.setdefault(outer, {})[inner] = whole[outer][inner]
+                if isinstance(whole[outer], dict) and inner in whole[outer]:
+                    part.setdefault(outer, {})[inner] = whole[outer][inner]
             else:
                 part[outer] = whole[outer]
         return part

@@ -74,7 +74,7 @@ class Repository(BaseRepository):
         self.arrivals = Arrivals(self.content, self.evidence)
         self.staging, self.trash = folder / STAGING, folder / "trash"
         inside = folder / SCRATCH
-        self.scratch = keyring.scratch if keyring is not None and keyring.is_active else inside
+        self.scratch = keyring.scratch if keyring is not None and (keyring.is_active or keyring.identities) else inside
         self._debris = Debris(self.content, tuple(Scratch(place) for place in dict.fromkeys((self.scratch, inside))))
 
     def backup_folder(self, set_name: str, backup_id: str) -> Path:
@@ -113,6 +113,10 @@ class Repository(BaseRepository):
 
     def locate(self, set_name: str, *, salvage: bool = False) -> Locate:
         return locate_in(self.content.inside(f"backups/{set_name}"), self.sealing.chains(set_name), salvage=salvage)
+
+    def is_sealed(self, set_name: str, backup_id: str) -> bool:
+        """Whether a backup's archive is encrypted, by its name alone."""
+        return self._backup(set_name, backup_id).status(SEALED_DATA) is not None
 
     def open_file(self, set_name: str, backup_id: str, name: str) -> int:
         return self._backup(set_name, backup_id).open_file(name)
@@ -256,7 +260,7 @@ class Repository(BaseRepository):
             manifest = parse_manifest(set_name, proof.id, self.read_manifest(set_name, proof.id), self.sealing)
             return self.sealing.stored_proof(proof, self.sealing.chain_of(manifest))
         except (DamageFound, BackupNotFound, KeyMissing):
-            is_plain = self._backup(set_name, proof.id).status(SEALED_DATA) is None
+            is_plain = not self.is_sealed(set_name, proof.id)
             return self.sealing.stored_proof(proof if is_plain else bare(proof), None)
 
     def set_hold(self, backup: Backup, hold: Hold | None) -> str:
@@ -265,7 +269,7 @@ class Repository(BaseRepository):
         if folder.is_folder("hold.json"):  # it holds, like anything else of that name
             folder.remove_tree("hold.json")
         if hold is not None:
-            content = self.sealing.stored_hold(backup.id, hold, self.sealing.chain_of(backup.manifest))
+            content = self.sealing.stored_hold(backup, hold)
             folder.write_file("hold.json", content)
             return self._record_done(set_name, Do.HOLD, backup.id, now, content)
         why = self.evidence.record(set_name, Do.RELEASE, backup.id, now) if self.evidence is not None else ""
@@ -303,7 +307,7 @@ class Repository(BaseRepository):
 
     def working_folder(self, staged: Path, token: str) -> AbstractContextManager[Path]:
         """Where copies are captured for the backup that is made in *staged*: outside of a repository that is encrypted."""
-        return self.scratch_folder(token) if self.sealing.is_active else inner_scratch(staged)
+        return inner_scratch(staged) if self.scratch.parent == self.folder else self.scratch_folder(token)
 
     def stage(self, backup_id: str, token: str) -> Path:
         name = f"{STAGING}/{backup_id}.{token}"
@@ -332,6 +336,8 @@ class Repository(BaseRepository):
             durable.write_file(staged / STATEMENT, signed)
         durable.sync_folder(staged)
         self.content.publish(f"{STAGING}/{staged.name}", f"backups/{manifest.set}/{manifest.id}")
+        if chain is not None and manifest.parent is None:
+            self.sealing.settle_chain(manifest.set)
         why = self._record_done(manifest.set, Do.BACKUP, manifest.id, manifest.finished, content)
         if not why and self._kept(manifest.set) is None and self.content.status(journal_file(manifest.set)) is not None:
             why = "no key here continues it; on hosts that sign, the backup is damaged until `refbackup adopt` signs it there"

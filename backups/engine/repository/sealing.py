@@ -6,12 +6,12 @@ from typing import Any
 
 from ..encryption.chain import ENVELOPE, ChainKey, Header, envelope
 from ..encryption.chains import Chains
-from ..encryption.keyring import Keyring
+from ..encryption.keyring import Keyring, read_keyring
 from ..encryption.record import HOLD, MANIFEST, PROOF, Form, chain_of, opened, sealed
-from ..errors import KeyMissing
+from ..errors import EngineError, KeyMissing
 from ..runtime import durable
 from ..runtime.enclosure import Enclosure
-from ..types import Hold, Manifest, Problem, Proof
+from ..types import Backup, Hold, Manifest, Problem, Proof
 
 LOCKED = "locked"
 """Code of the problem that it is encrypted what is wrong."""
@@ -44,7 +44,9 @@ class Sealing:
             if keyring is None:
                 self._sets[set_name] = Chains(folder, set_name)
             else:
-                self._sets[set_name] = Chains(folder, set_name, keyring.identities, keyring.current_chains())
+                begun = [one.opened for one in keyring.chains().get(set_name, ())]
+                current = [one for one in begun if one is not None]
+                self._sets[set_name] = Chains(folder, set_name, keyring.identities, current)
         return self._sets[set_name]
 
     # Reading. All raise `DamageFound`, and ``ValueError`` for what is not JSON
@@ -53,7 +55,13 @@ class Sealing:
         """A manifest; a locked one if it is encrypted and no key at hand opens it."""
         values, locked = self._whole(MANIFEST, set_name, backup_id, content)
         if locked:
-            data = {**values["data"], "table_offset": 0, "table_bytes": 0, "table_blake3": "0" * 64, "table_whole": False}
+            data = {
+                **(values["data"] if isinstance(values.get("data"), dict) else {}),
+                "table_offset": 0,
+                "table_bytes": 0,
+                "table_blake3": "0" * 64,
+                "table_whole": False,
+            }
             values |= {"sources": [], "bytes_source": 0, "bytes_stored": data.get("bytes"), "data": data, "locked": True}
         return Manifest.model_validate_json(json.dumps(values))
 
@@ -87,6 +95,8 @@ class Sealing:
             return opened(form, backup_id, stored, self.chains(set_name).open(chain)), False
         except KeyMissing:
             return form.shown(stored), True
+        except (KeyError, TypeError, AttributeError):
+            raise ValueError("a visible field has another form") from None
 
     # Writing
 
@@ -102,11 +112,17 @@ class Sealing:
             return proof.model_dump_json(exclude_defaults=True).encode()
         return sealed(PROOF, proof.id, proof.model_dump(mode="json"), chain)
 
-    def stored_hold(self, backup_id: str, hold: Hold, chain: ChainKey | None) -> bytes:
-        """The content of ``hold.json``."""
+    def stored_hold(self, backup: Backup, hold: Hold) -> bytes:
+        """The content of ``hold.json``. Raises `KeyMissing` for a note that cannot be encrypted."""
+        try:
+            chain = self.chain_of(backup.manifest)
+        except KeyMissing as problem:
+            if hold.note or hold.shrunk:
+                raise KeyMissing(f"{problem.message} Its note cannot be encrypted.", hint="Hold it without a note.") from None
+            chain = None
         if chain is None:
             return hold.model_dump_json().encode()
-        return sealed(HOLD, backup_id, hold.model_dump(mode="json"), chain)
+        return sealed(HOLD, backup.id, hold.model_dump(mode="json"), chain)
 
     def chain_of(self, manifest: Manifest) -> ChainKey | None:
         """The key of a backup; None for one that is not encrypted. Raises `KeyMissing` and `DamageFound`."""
@@ -117,5 +133,34 @@ class Sealing:
     def stage_chain(self, staged: Path, chain: ChainKey) -> None:
         """Write the envelope of a new chain into the staged full backup, and remember its key where this host needs it."""
         assert self.keyring is not None and self.keyring.policy is not None
-        self.keyring.keep_chain(chain)
         durable.write_file(staged / ENVELOPE, envelope(chain, self.keyring.policy.recipients))
+        self.keyring.begin_chain(chain)
+        self.chains(chain.set).know(chain)
+
+    def settle_chain(self, set_name: str) -> str:
+        """Forget the chain before, whose successor is published. Returns why that failed, "" if it did not."""
+        assert self.keyring is not None
+        try:
+            self.keyring.settle_chain(set_name)
+        except (EngineError, OSError) as problem:
+            return str(problem)
+        return ""
+
+    def read_again(self) -> None:
+        """Read what this host remembers again: others may have changed it while this process waited. Raises `EngineError`."""
+        if self.keyring is not None:
+            self.keyring = read_keyring(self.keyring.file, self.keyring.repository)
+            self._sets.clear()
+
+    def altered_envelope(self, manifest: Manifest) -> str:
+        """What is wrong with the envelope in a full backup that can be opened; "" if nothing is."""
+        if manifest.encryption is None or manifest.encryption.chain != manifest.id or manifest.locked:
+            return ""
+        chains = self.chains(manifest.set)
+        chain = chains.open(Header(manifest.encryption.chain, manifest.encryption.commitment))
+        try:
+            if chains.envelope(manifest.id).is_intact(chain):
+                return ""
+        except EngineError as problem:
+            return problem.message
+        return f"{ENVELOPE} was changed: it names recipients that nobody with the key wrote."

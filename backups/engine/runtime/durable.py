@@ -92,11 +92,12 @@ def create_file(path: Path, content: bytes, mode: int = 0o600) -> bool:
     return True
 
 
-def replace_file(new: Path, path: Path) -> None:
-    """Rename the synced file *new* to *path*, in the same folder, durably."""
+def move_file(file: Path, path: Path) -> None:
+    """Rename a synced file to *path*, on the same disk, durably."""
     reach("rename")
-    new.replace(path)
+    file.replace(path)
     sync_folder(path.parent)
+    sync_folder(file.parent)
 
 
 @contextmanager
