@@ -33,8 +33,8 @@ STEPS = [
 ]
 
 
-OTHERS = {"restore-write", "journal"}
-"""Steps of restores, besides the ones named ``in-place...``, and of signed repositories (tests/trust)."""
+OTHERS = {"restore-write", "journal", "arrive"}
+"""Steps of restores, besides the ones named ``in-place...``, of signed repositories (tests/trust), and of copies (tests/copies)."""
 
 
 def test_every_step_of_a_create_is_tested_here() -> None:

@@ -31,7 +31,7 @@ from ..errors import EngineError, from_json, from_os_error
 _ROOT = Path(__file__).resolve().parents[3]
 _LINE = 65_536
 _HARMLESS = frozenset({"PATH", "HOME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "OMP_NUM_THREADS"})
-_OF_PYTHON = ("PYTHON", "LC_", "COVERAGE_")
+_OF_PYTHON = ("PYTHON", "LC_")
 _ELSEWHERE = """
 import importlib.util, runpy, sys
 folder, module = sys.argv[1:]
