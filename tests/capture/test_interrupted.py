@@ -34,7 +34,7 @@ STEPS = [
 
 
 OTHERS = {"restore-write", "journal", "arrive"}
-"""Steps of restores, besides the ones named ``in-place...``, of signed repositories (tests/trust), and of copies (tests/copies)."""
+"""Steps of restores, besides the ones named ``in-place...``, of signed repositories (tests/trust) and copies (tests/copies)."""
 
 
 def test_every_step_of_a_create_is_tested_here() -> None:
