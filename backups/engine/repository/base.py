@@ -28,8 +28,10 @@ FORMAT = 1
 MANIFEST_FORMAT = 2
 """That of encrypted backups; others have 1."""
 
-STAMP = "%Y%m%dT%H%M%SZ"
 _MOST_SAID = 1000
+
+
+STAMP = "%Y%m%dT%H%M%SZ"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +51,11 @@ def set_of(item: Backup | Unreadable) -> str:
 def stamp(moment: datetime) -> str:
     """A moment in UTC as ids and file names write it: ``20261121T030000Z``."""
     return moment.strftime(STAMP)
+
+
+def proof_name(proof: Proof) -> str:
+    """The name of a proof's file."""
+    return f"{stamp(proof.time)}-{proof.time.microsecond:06d}-{proof.depth}.json"
 
 
 class BaseRepository(ABC):

@@ -47,7 +47,7 @@ from ..types import Backup, Depth, Hold, Manifest, Proof
 from . import leases, trash
 from .about import ABOUT, is_unused, read_about, write_about
 from .arrivals import Arrivals
-from .base import BaseRepository, parse_manifest, stamp
+from .base import BaseRepository, parse_manifest, proof_name, stamp
 from .scratch import SCRATCH, STAGING, Debris, Scratch, inner_scratch
 from .sealing import Sealing, bare
 
@@ -161,7 +161,7 @@ class Repository(BaseRepository):
         if (evidence := self._kept(set_name)) is None:
             return self.stored_proofs(set_name, backup_id)
         counted = evidence.counted(set_name, backup_id, self.proof_digests(set_name, backup_id))
-        return [one for one in self.stored_proofs(set_name, backup_id, counted) if one[2] == _proof_name(one[0])]
+        return [one for one in self.stored_proofs(set_name, backup_id, counted) if one[2] == proof_name(one[0])]
 
     def proof_digests(self, set_name: str, backup_id: str) -> set[str]:
         """The SHA-256 of each file among a backup's proofs."""
@@ -247,7 +247,7 @@ class Repository(BaseRepository):
         older = [(digest, name) for old, digest, name in self._counted(set_name, proof.id) if old.depth is proof.depth]
         surplus = older[: max(0, len(older) + 1 - MOST_PROOFS)]  # never what others planted, nor in its favour
         content = self._stored(set_name, proof)
-        folder.write_file(_proof_name(proof), content)
+        folder.write_file(proof_name(proof), content)
         more = {"dropped": [digest for digest, _ in surplus]} if surplus else {}
         why = self._record_done(set_name, Do.PROOF, proof.id, proof.time, content, **more)
         for _, name in surplus if not why else ():
@@ -365,10 +365,6 @@ class Repository(BaseRepository):
         said = trash.deleted(self.content)
         signed = {place: self.evidence.was_removed(*place) if self.evidence is not None else None for place in gone}
         return {place for place, removed in signed.items() if (place in said if removed is None else removed)}
-
-
-def _proof_name(proof: Proof) -> str:
-    return f"{stamp(proof.time)}-{proof.time.microsecond:06d}-{proof.depth}.json"
 
 
 def initialise(folder: Path, now: datetime, keys: Keys | None = None) -> Repository:
