@@ -250,7 +250,7 @@ class Clock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenApproval:
-    """A request that takes two people, and is open, or was declared an emergency lately."""
+    """A request that takes two people: it is open, or was carried out or declared an emergency lately."""
 
     id: str
     title: str
@@ -258,6 +258,7 @@ class OpenApproval:
     reason: str
     decided_by: str = ""
     emergency: bool = False
+    used: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

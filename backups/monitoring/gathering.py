@@ -277,17 +277,18 @@ def _failing_channels(now: datetime) -> list[facts.FailingChannel]:
 
 
 def _approvals(now: datetime) -> Iterator[facts.OpenApproval]:
-    """The open requests, and the emergencies of the last day."""
-    open_now = Q(state__in=Approval.OPEN, expires__gt=now)
-    rows = Approval.objects.filter(open_now | Q(emergency__gt=now - timedelta(days=1))).order_by()
+    """The open requests, those that two people carried out in the last hour, and the emergencies of the last day."""
+    lately = Q(state__in=Approval.OPEN, expires__gt=now) | Q(used__gt=now - timedelta(hours=1))
+    rows = Approval.objects.filter(lately | Q(emergency__gt=now - timedelta(days=1))).order_by()
     for row in sorted(rows[:_MOST_APPROVALS], key=lambda one: (one.asked, one.pk)):
         yield facts.OpenApproval(
             id=str(row.pk),
             title=four_eyes.SUBJECTS[row.subject].title,
             by=row.username,
             reason=row.reason,
-            decided_by=row.decided_by if row.state == Approval.State.APPROVED else "",
+            decided_by=row.decided_by if row.state in (Approval.State.APPROVED, Approval.State.USED) else "",
             emergency=row.emergency is not None,
+            used=row.state == Approval.State.USED,
         )
 
 

@@ -48,14 +48,14 @@ def emergency(facts: Facts, threshold: float) -> Iterator[Observation]:
 )
 def approval_waits(facts: Facts, threshold: float) -> Iterator[Observation]:
     for one in facts.approvals:
-        if not one.emergency and not one.decided_by:
+        if not (one.emergency or one.decided_by or one.used):
             yield Observation(subject=one.id, text=f"{one.by} asks for approval: {one.title}. Reason: {one.reason}")
 
 
 @condition(
     "approval_given",
     "A request was approved",
-    todo="Check that this was meant. It can be rejected until it is carried out.",
+    todo="Check that this was meant. Until it is carried out, it can be rejected.",
     link="backups:approvals",
     severity=Severity.INFO,
 )
