@@ -115,6 +115,8 @@ def judge(
     how = f"verified by {newest.verification}, not read again (--deep reads it)" if newest.verified_at else "not verified"
     if deep is not None and read:
         how = f"every byte read in {duration(deep.seconds)}"
+    if newest.manifest.locked:
+        how += ", encrypted, and no key here opens it"
     summary = f"{newest.id} is {duration(max(0.0, age))} old, {how}, {counted(len(backups), 'backup')}"
     return Answer(level=level, text="; ".join([*critical, *warnings, summary]), figures=" ".join(figures))
 

@@ -130,6 +130,18 @@ def verify_backup(
     return proof
 
 
+def changed_files(repository: Repository, backup: Backup, ctx: Context) -> list[Problem]:
+    """What ``SHA256SUMS`` tells of a backup without a key: files that are missing, or were changed after they were written.
+
+    Nothing is recorded. Raises `EngineError`.
+    """
+    try:
+        with repository.reading():
+            return _check_files(repository, backup, ctx).problems
+    except OSError as problem:
+        raise from_os_error(problem, f"Reading {backup.id}") from problem
+
+
 def record_failure(
     repository: Repository,
     backup: Backup,

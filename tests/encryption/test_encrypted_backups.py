@@ -110,9 +110,20 @@ def test_commands_without_a_key(encrypted):
     assert "no key here opens it" in encrypted.run("list", key=none).out
     assert "no key here opens it" in encrypted.run("show", "latest", key=none).out
     verified = encrypted.run("verify", "--all", key=none)
-    assert verified.code == 10 and verified.out.count("ENCRYPTED, not read") == 2
+    assert verified.code == 10 and verified.out.count("ENCRYPTED: its files are as they were written") == 2
+    archive = encrypted.backup_folder(1) / "data.tar.zst.enc"
+    content = archive.read_bytes()
+    archive.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    verified = encrypted.run("verify", "--all", key=none)
+    assert verified.code == 5 and "its SHA-256 differs" in verified.out
+    archive.write_bytes(content)
     restore = encrypted.run("restore", "latest", "--to", encrypted.folder / "out", key=none)
-    assert restore.code == 10 and "Recipients: " in restore.err and not (encrypted.folder / "out").exists()
+    assert (
+        restore.code == 10
+        and "Recipients: " in restore.err
+        and f"{none} does not exist" in restore.err
+        and not (encrypted.folder / "out").exists()
+    )
     again = encrypted.run("restore", "latest", "--to", encrypted.folder / "out", key=encrypted.kit)
     assert again.code == 0, again.err
 

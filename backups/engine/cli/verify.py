@@ -12,7 +12,7 @@ from ..repository.folder import Repository
 from ..repository.soundness import Soundness
 from ..repository.suspicion import suspicions
 from ..types import Backup, Depth, Problem, Proof
-from ..verify import verify_many
+from ..verify import changed_files, verify_many
 from .arguments import add_examine, add_heartbeat
 from .call import Call, Outcome
 from .text import unchecked_lines
@@ -55,11 +55,13 @@ def run(call: Call) -> Outcome:
     else:
         backups = [call.find(repository, name, call.set_name()) for name in arguments.id or ["latest"]]
     application = ApplicationCheck(examine=arguments.examine or call.settings.examine_command)
-    locked = {backup.id: _locked(repository, backup) for backup in backups if backup.manifest.locked}
+    closed = [backup for backup in backups if backup.manifest.locked]
+    changed = {backup.id: problems[0] for backup in closed if (problems := changed_files(repository, backup, call.ctx))}
+    locked = {backup.id: _locked(repository, backup) for backup in closed if backup.id not in changed}
     backups = [backup for backup in backups if not backup.manifest.locked]
     proved = verify_many(repository, backups, depth, call.ctx, application=application)
     proofs = verdicts(repository, list(zip(backups, proved, strict=True)))
-    unverified = {item.id: item.problem for item in unreadable} | dict(call.skipped)
+    unverified = {item.id: item.problem for item in unreadable} | changed | dict(call.skipped)
     items: list[Backup | Unreadable] = [*backups, *unreadable]
     asked = ([set_name] if set_name else repository.sets()) if every else []
     sets = sorted({*map(set_of, items), *asked})
@@ -70,7 +72,10 @@ def run(call: Call) -> Outcome:
     lines = [proof_text(proof) for proof in proofs]
     lines += [f"{one}: DAMAGED, not read\n  {problem.code}: {problem.message}" for one, problem in unverified.items()]
     results += [_unverified_json(one, problem, depth) for one, problem in locked.items()]
-    lines += [f"{one}: ENCRYPTED, not read\n  {problem.code}: {problem.message}" for one, problem in locked.items()]
+    lines += [
+        f"{one}: ENCRYPTED: its files are as they were written; no block was read\n  {problem.code}: {problem.message}"
+        for one, problem in locked.items()
+    ]
     lines += [f"NOTICED {problem.message}" for problem in noticed]
     answer: dict[str, Any] = {"ok": ok and not locked, "results": results}
     answer |= {"noticed": [problem.model_dump(mode="json") for problem in noticed]} if noticed else {}

@@ -128,7 +128,12 @@ class Sealing:
         """The key of a backup; None for one that is not encrypted. Raises `KeyMissing` and `DamageFound`."""
         if (encryption := manifest.encryption) is None:
             return None
-        return self.chains(manifest.set).open(Header(encryption.chain, encryption.commitment))
+        try:
+            return self.chains(manifest.set).open(Header(encryption.chain, encryption.commitment))
+        except KeyMissing as problem:
+            if self.keyring is None or self.keyring.identities:
+                raise
+            raise KeyMissing(f"{problem.message} {self.keyring.file} does not exist.", **problem.details) from None
 
     def stage_chain(self, staged: Path, chain: ChainKey) -> None:
         """Write the envelope of a new chain into the staged full backup, and remember its key where this host needs it."""
