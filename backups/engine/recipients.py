@@ -140,6 +140,8 @@ def remove_recipient(repository: Repository, keyring: Keyring, name: str, ctx: C
 def rotate(repository: Repository, keyring: Keyring, kit: Path, ctx: Context) -> Rewritten:
     """A new key for this host, if it is a recipient, a new recovery key in the file *kit*, and new chains from now on.
 
+    Also after the loss of this host's key: what that opened then needs the old kit.
+
     The chains that can be opened are sealed to the new keys. The old kit stays valid until the new one is read back
     (`check_kit`). This host's old key is kept beside the new one and opens what could not be sealed again: other
     repositories, copies, damaged backups. After a crash, `check_kit` with the new kit ends it.
@@ -148,7 +150,7 @@ def rotate(repository: Repository, keyring: Keyring, kit: Path, ctx: Context) ->
     recovery = policy.named(RECOVERY)
     if not keyring.is_active or recovery is None or policy.named(RECOVERY_BEFORE) is not None:
         raise UsageError("A recovery kit was not read back yet.", hint="Run `refbackup key check` first. Nothing was changed.")
-    own = next((one for one in policy.recipients if one in keyring.owners), None)
+    own = next((one for one in policy.recipients if one in keyring.owners), None) or policy.named(_host_name())
     key = new_recovery_key()
     new = [public_of(recovery_key_in(key), RECOVERY), Recipient(RECOVERY_BEFORE, recovery.public)]
     try:

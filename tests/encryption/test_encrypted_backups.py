@@ -347,6 +347,21 @@ def test_new_keys_replace_the_old_ones(encrypted):
     assert encrypted.back_up("incremental").manifest.kind == "full"
 
 
+def test_the_key_of_the_host_is_lost(encrypted):
+    """Backups go on meanwhile; new keys open what is made from then on, and the old kit what was before."""
+    encrypted.key.unlink()
+    assert [backup.manifest.locked for backup in encrypted.repository.backups()] == [True, True]
+    made = encrypted.back_up("incremental", verify=Depth.RESTORE)
+    assert (made.manifest.kind, made.verification) == ("full", "restore")
+    kit = encrypted.folder / "host/second.txt"
+    rotated = rotate(encrypted.repository, encrypted.keyring, kit, context())
+    assert rotated.done == (made.id,) and set(rotated.left) == {encrypted.ids[0]}
+    check_kit(encrypted.repository, encrypted.keyring, kit.read_text(), context())
+    assert restored(encrypted, encrypted.back_up()) == expected(encrypted)
+    old = open_repository(encrypted.place, None, read_keyring(encrypted.kit, encrypted.place))
+    assert restored(encrypted, old.find(encrypted.ids[1], None), old) == expected(encrypted)
+
+
 def test_a_copy_made_before_a_rotation_opens_afterwards(encrypted):
     """What could not be sealed again, in a copy or after damage, opens with the key that is kept beside the new one."""
     elsewhere = encrypted.folder / "elsewhere"
