@@ -76,12 +76,22 @@ def _restrict_files(libc: ctypes.CDLL, folder: Path) -> Confined:
     try:
         package = Path(__file__).resolve().parents[2]
         modules = [place for place in sys.path if not _holds_more_than_modules(Path(place).resolve(), package.parent)]
-        for place in (*_SYSTEM, _SELF, sys.prefix, sys.base_prefix, str(package), *modules):
+        links = [target for place in modules for target in _linked(place)]
+        for place in (*_SYSTEM, _SELF, sys.prefix, sys.base_prefix, str(package), *modules, *links):
             _allow(libc, rules, place, _READ)
         _allow(libc, rules, str(folder), every & ~1)
         return Confined.NOTHING if libc.syscall(_RESTRICT_SELF, rules, 0) else Confined.FILES
     finally:
         os.close(rules)
+
+
+def _linked(place: str) -> list[str]:
+    """What packages that are installed as symbolic links lead to: Landlock asks for the rights of the target."""
+    try:
+        with os.scandir(place) as entries:
+            return [os.path.realpath(entry.path) for entry in entries if entry.is_symlink()]
+    except OSError:
+        return []
 
 
 def _holds_more_than_modules(place: Path, packages: Path) -> bool:
