@@ -235,7 +235,7 @@ def create_backup(request: Request, *, body: NewBackup) -> Job:
 def show_backup(request: Request, backup_id: str, *, query: RepositoryQuery) -> BackupDetails:
     """Show a backup with its manifest, proofs and lineage."""
     row = find_backup(backup_id, query.repository, query.set)
-    values = _values(row) | {"lineage": _lineage(row), "manifest": None, "proof_history": []}
+    values = _values(row) | {"lineage": _lineage(row), "manifest": None, "proof_history": [], "not_signed": ""}
     try:
         _, stored = holds.stored(row)
     except EngineError as problem:

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 from django.db import connections
-from django.db.models import Max, Q
+from django.db.models import Count, Max, Q
 
 from backups import moments
 from backups.conf import WORKER, called, configuration
@@ -376,10 +376,12 @@ def gather(now: datetime) -> ReadinessFacts:
         state=AlertDelivery.State.DELIVERED, event__in=("fired", "escalated", "resolved", "test")
     ).exclude(recipient__in=[f"channel:{pk}" for pk in switches.values_list("pk", flat=True)])
     return ReadinessFacts(
-        recent=recent.count(),
-        recent_proven=recent.filter(proven).count(),
-        copied=_newest(recent.filter(proven, repository__in=others, set__in=mains)),
-        recent_encrypted=recent.filter(encrypted=True).count(),
+        **recent.aggregate(
+            recent=Count("pk"),
+            recent_proven=Count("pk", filter=proven),
+            copied=Max("time", filter=proven & Q(repository__in=others or [""], set__in=mains)),
+            recent_encrypted=Count("pk", filter=Q(encrypted=True)),
+        ),
         encrypted=on_encrypted_disk(config.repositories[first]),
         alert_channels=AlertChannel.objects.filter(enabled=True).exclude(pk__in=switches).count(),
         alert_worked=delivered.aggregate(at=Max("finished"))["at"],

@@ -132,5 +132,9 @@ def _find(places: Names[str, Path], name: str, what: str) -> Path:
 def _empty_database() -> sqlite3.Connection:
     """An empty database, for a Chroma directory that has never been written to."""
     database = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-    database.executescript("CREATE TABLE collections (id, name, dimension, database_id); CREATE TABLE databases (id, name);")
+    database.executescript(
+        "CREATE TABLE collections (id, name, dimension, database_id); CREATE TABLE databases (id, name);"
+        "CREATE TABLE collection_metadata (collection_id, key, str_value, int_value);"
+        "CREATE TABLE segments (id, type, scope, collection); CREATE TABLE max_seq_id (segment_id, seq_id);"
+    )
     return database

@@ -144,6 +144,7 @@ def ask(client: Client, route: str, made: dict, token_id: int) -> int:
         file_name="SHA256SUMS",
     )
     path += "?cron=0+3+*+*+*" if path.endswith("schedule-times") else ""
+    path += "?last_proven=true" if route == "DELETE /backups/{backup_id}" else ""
     if "schedules" in path:
         Plan.objects.get_or_create(name="plan", defaults={"kind": "health", "cron": "0 3 * * *"})
         Plan.objects.filter(name="made").delete()

@@ -335,7 +335,8 @@ def test_viewer_can_change_only_their_own_settings(empty_site):
         address = re.sub(r"{int:\w+>", "1", re.sub(r"{uuid:\w+>", str(uuid.UUID(int=1)), address))
         assert nobody.post(address, {"do": "hold"}).status_code in (286, 403, 405) or page.endswith(own[1:3]), page
         answer = viewer.post(address, {"do": "hold", "id": BACKUP})
-        assert answer.status_code in (286, 403, 405) or page.endswith(own), page
+        refused = (286, 403, 404, 405) if "/approvals/" in page else (286, 403, 405)  # requests of others are not named
+        assert answer.status_code in refused or page.endswith(own), page
     assert not Job.objects.exclude(kind__in=("backup", "audit_verify")).exists()
 
 
