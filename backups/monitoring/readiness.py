@@ -330,8 +330,8 @@ def _encryption(seen: _Evidence) -> Judgement:
     if seen.more.encrypted:
         return State.MET, "The repository is on an encrypted disk."
     if seen.more.recent_encrypted:
-        text = f"{seen.more.recent_encrypted:,} of {seen.more.recent:,} recent backups are encrypted."
-        return State.PARTLY, text, "Encrypt the backups of every set."
+        some = f"{seen.more.recent_encrypted:,} of {seen.more.recent:,} recent backups are encrypted."
+        return State.PARTLY, some, "Encrypt the backups of every set."
     unknown = seen.more.encrypted is None
     text = "Whether the repository's disk is encrypted is unknown" if unknown else "The repository is not on an encrypted disk"
     todo = "Encrypt the backups: `refbackup key init`. Or put the repository on an encrypted disk (LUKS)."
@@ -375,6 +375,7 @@ def gather(now: datetime) -> ReadinessFacts:
     delivered = AlertDelivery.objects.filter(
         state=AlertDelivery.State.DELIVERED, event__in=("fired", "escalated", "resolved", "test")
     ).exclude(recipient__in=[f"channel:{pk}" for pk in switches.values_list("pk", flat=True)])
+    control = IndexedBackup.objects.filter(set__in=apart).exclude(verification__in=IndexedBackup.UNUSABLE)
     return ReadinessFacts(
         **recent.aggregate(
             recent=Count("pk"),
@@ -385,15 +386,10 @@ def gather(now: datetime) -> ReadinessFacts:
         encrypted=on_encrypted_disk(config.repositories[first]),
         alert_channels=AlertChannel.objects.filter(enabled=True).exclude(pk__in=switches).count(),
         alert_worked=delivered.aggregate(at=Max("finished"))["at"],
-        control=_newest(IndexedBackup.objects.filter(set__in=apart).exclude(verification__in=IndexedBackup.UNUSABLE)),
+        control=control.aggregate(at=Max("time"))["at"],
         has_control=bool(apart),
         control_on_server=connections[config.database].vendor != "sqlite",
     )
-
-
-def _newest(rows: Any) -> datetime | None:
-    newest: datetime | None = rows.aggregate(at=Max("time"))["at"]
-    return newest
 
 
 def now() -> Readiness:
