@@ -18,8 +18,8 @@ from typing import Any
 from django.conf import settings
 from django.db import transaction
 from django.db.models import Model
-from django.utils import timezone
 
+from backups import moments
 from backups.conf import configuration
 from backups.engine.errors import RestoreRefused, UsageError
 from backups.engine.names import ONE_LINE
@@ -111,7 +111,7 @@ def ask(actor: Actor, sent: Sent, reason: str) -> Approval:
     reason = _checked(reason)
     if sum(len(name) + len(value) for name, value in sent.content) > _LARGEST:
         raise UsageError("The request is too large to be kept for approval.", hint="Nothing was done. Divide it.")
-    now = timezone.now()
+    now = moments.now()
     if Approval.objects.filter(state__in=Approval.OPEN, expires__gt=now).count() >= _MOST_OPEN:
         raise UsageError(f"{_MOST_OPEN} requests wait for approval.", hint="Nothing was done. Decide about those first.")
     with transaction.atomic(using=configuration().database):
@@ -136,7 +136,7 @@ def approve(actor: Actor, user: Any, row: Approval) -> None:
     why = why_not(user, row)
     if why:
         raise RestoreRefused(f"{why} Nothing was approved.", hint="Somebody else has to decide.")
-    _change(row, Approval.State.WAITING, state=Approval.State.APPROVED, **_decided(actor), expires=timezone.now() + LASTS)
+    _change(row, Approval.State.WAITING, state=Approval.State.APPROVED, **_decided(actor), expires=moments.now() + LASTS)
     _record(actor, "approval.approved", row, digest=row.digest)
 
 
@@ -170,7 +170,7 @@ def declare_emergency(actor: Actor, row: Approval) -> None:
     """Let the author of a request go ahead alone, an hour from now. Everybody is alerted, and may reject it until then."""
     if (actor.id, actor.name) != (row.user_id, row.username):
         raise RestoreRefused("Only the person who asked can go ahead alone.", hint="Nothing was changed.")
-    now = timezone.now()
+    now = moments.now()
     if row.emergency is not None:
         raise RestoreRefused("The emergency was declared before.", hint="Nothing was changed.")
     _change(row, Approval.State.WAITING, emergency=now, expires=now + ALONE_AFTER + LASTS)
@@ -190,7 +190,7 @@ def admit(actor: Actor, key: str, sent: Sent) -> Approval:
         raise RestoreRefused(
             "What was approved is not what was sent, or what it names has changed since. Nothing was done.", hint="Ask again."
         )
-    _change(row, row.state, state=Approval.State.USED, used=timezone.now())
+    _change(row, row.state, state=Approval.State.USED, used=moments.now())
     _record(actor, "approval.used", row, digest=row.digest, alone=row.decided is None)
     return row
 
@@ -199,7 +199,7 @@ def may_go_ahead(row: Approval) -> bool:
     """Whether an open request is approved, or its emergency has lasted an hour."""
     if row.state == Approval.State.APPROVED:
         return True
-    return row.emergency is not None and timezone.now() - row.emergency >= ALONE_AFTER
+    return row.emergency is not None and moments.now() - row.emergency >= ALONE_AFTER
 
 
 def state_of(row: Approval) -> str:
@@ -219,7 +219,7 @@ def find(key: str) -> Approval | None:
 
 def end_open() -> int:
     """End all open requests when the workers start: a restored control database may have brought back used ones."""
-    now = timezone.now()
+    now = moments.now()
     values = {"state": Approval.State.REJECTED, "decided": now, "decision": "The workers were started again."}
     with transaction.atomic(using=configuration().database):
         ended = int(Approval.objects.filter(state__in=Approval.OPEN, expires__gt=now).update(**values))
@@ -238,12 +238,12 @@ def _checked(reason: str) -> str:
 
 
 def _decided(actor: Actor) -> dict[str, Any]:
-    return {"decided": timezone.now(), "decided_by": actor.name[:150]}
+    return {"decided": moments.now(), "decided_by": actor.name[:150]}
 
 
 def _change(row: Approval, *states: str, **values: Any) -> None:
     """One conditional UPDATE, so that nothing is decided or used twice."""
-    now = timezone.now()
+    now = moments.now()
     if not Approval.objects.filter(pk=row.pk, state__in=states, expires__gt=now).update(**values):
         raise RestoreRefused("The request was decided, used or expired meanwhile.", hint="Nothing was changed. Look again.")
     row.refresh_from_db()

@@ -5,6 +5,8 @@ import uuid
 from django.db import models
 from django.utils import timezone
 
+from backups import moments
+
 
 class Approval(models.Model):
     """A dangerous request that one person made and another decides about. It is used once, exactly as it was shown."""
@@ -26,14 +28,14 @@ class Approval(models.Model):
     reason = models.CharField(max_length=500)
     user_id = models.CharField(max_length=64, help_text="Primary key of the account that asked.")
     username = models.CharField(max_length=150)
-    asked = models.DateTimeField(default=timezone.now)
-    expires = models.DateTimeField()
+    asked = moments.MomentField(default=timezone.now)
+    expires = moments.MomentField()
     state = models.CharField(max_length=8, choices=State, default=State.WAITING)
     decided_by = models.CharField(max_length=150, blank=True)
-    decided = models.DateTimeField(null=True, blank=True)
+    decided = moments.MomentField(null=True, blank=True)
     decision = models.CharField(max_length=500, blank=True, help_text="Why it was rejected.")
-    emergency = models.DateTimeField(null=True, blank=True, help_text="When the asking account said that it goes ahead alone.")
-    used = models.DateTimeField(null=True, blank=True)
+    emergency = moments.MomentField(null=True, blank=True, help_text="When the asking account said that it goes ahead alone.")
+    used = moments.MomentField(null=True, blank=True)
 
     class Meta:
         ordering = ("-asked", "-id")
@@ -46,4 +48,4 @@ class Approval(models.Model):
     @property
     def is_open(self) -> bool:
         """Whether it can still be decided about or carried out."""
-        return self.state in self.OPEN and self.expires > timezone.now()
+        return self.state in self.OPEN and self.expires > moments.now()
