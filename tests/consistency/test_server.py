@@ -25,6 +25,7 @@ from consistency.repairs.plan import plan_repair
 from consistency.repairs.repair import repair
 from consistency.repairs.undo import undo
 from refserver.library import vectors
+from tests.consistency.settings import QUICK
 from tests.consistency.stores import DESCRIPTION, Home, plant, vector_of
 from tests.library.places import Places
 
@@ -90,7 +91,7 @@ def test_a_server_is_repaired_and_the_repair_undone(sample_library: Places, sett
     wrong = vectors.Record(here.id, -here.vector, here.document, here.metadata)
     vectors.store().apply(vectors.Edit(write={vectors.PAGES: [wrong]}))
     vectors.store().close()
-    settings.CONSISTENCY = {"DECLARATION": "tests.consistency.declarations.SERVER", "SETTLE_SECONDS": 0.05}
+    settings.CONSISTENCY = QUICK | {"DECLARATION": "tests.consistency.declarations.SERVER"}
     with serving(sample_library.chroma) as address:
         settings.CHROMA_ADDRESS = address
         first = run_check()
