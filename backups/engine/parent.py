@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .capture.cut import STEP_TIMEOUT, Cut
-from .encryption.chain import ChainKey, Header, new_chain
+from .encryption.chain import ChainKey, new_chain
 from .errors import KeyMissing
 from .repository.folder import Repository
 from .repository.soundness import UNVOUCHED
@@ -65,10 +65,10 @@ def begin(
     }
     reasons = []
     for parent in parents:
-        if why := _ends_chain(repository, parent):
+        chain = repository.sealing.chain_of(parent.manifest)
+        if why := _ends_chain(repository, parent.manifest.set, chain):
             reasons.append(f"{parent.id} {why}")
             continue
-        chain = repository.sealing.chain_of(parent.manifest)
         owner = f"{moment}-{BackupKind.INCREMENTAL}-{token}"
         reread = rereads(parent)
         problem = cut.packer.ask("begin", owner=owner, parent=parent.id, chain=_shown(chain), reread=reread, **where)
@@ -93,12 +93,12 @@ def _shown(chain: ChainKey | None) -> dict[str, str] | None:
     return {"id": chain.chain, "key": chain.key.hex()} if chain is not None else None
 
 
-def _ends_chain(repository: Repository, parent: Backup) -> str:
-    """Why no backup may continue the chain of *parent*, as the end of a sentence about it; "" if one may."""
-    if parent.manifest.encryption is None:
+def _ends_chain(repository: Repository, set_name: str, chain: ChainKey | None) -> str:
+    """Why no backup may continue the *chain* of a parent, as the end of a sentence about it; "" if one may."""
+    if chain is None:
         return "is not encrypted" if repository.sealing.is_active else ""
-    keyring, encryption = repository.sealing.keyring, parent.manifest.encryption
-    begun = keyring is not None and keyring.continues(parent.manifest.set, Header(encryption.chain, encryption.commitment))
+    keyring = repository.sealing.keyring
+    begun = keyring is not None and keyring.continues(set_name, chain.header)
     return "" if begun else "is of a chain that this host did not begin, or has ended"
 
 

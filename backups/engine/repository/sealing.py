@@ -1,5 +1,6 @@
 """What is encrypted in a repository: opened with the keys at hand, or shown as far as it is visible."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -142,14 +143,11 @@ class Sealing:
         self.keyring.begin_chain(chain)
         self.chains(chain.set).know(chain)
 
-    def settle_chain(self, set_name: str) -> str:
-        """Forget the chain before, whose successor is published. Returns why that failed, "" if it did not."""
+    def settle_chain(self, set_name: str) -> None:
+        """Forget the chain before, whose successor is published. If that fails, the next full backup does it."""
         assert self.keyring is not None
-        try:
+        with contextlib.suppress(EngineError, OSError):
             self.keyring.settle_chain(set_name)
-        except (EngineError, OSError) as problem:
-            return str(problem)
-        return ""
 
     def read_again(self) -> None:
         """Read what this host remembers again: others may have changed it while this process waited. Raises `EngineError`."""
@@ -161,10 +159,10 @@ class Sealing:
         """What is wrong with the envelope in a full backup that can be opened; "" if nothing is."""
         if manifest.encryption is None or manifest.encryption.chain != manifest.id or manifest.locked:
             return ""
-        chains = self.chains(manifest.set)
-        chain = chains.open(Header(manifest.encryption.chain, manifest.encryption.commitment))
+        chain = self.chain_of(manifest)
+        assert chain is not None
         try:
-            if chains.envelope(manifest.id).is_intact(chain):
+            if self.chains(manifest.set).envelope(manifest.id).is_intact(chain):
                 return ""
         except EngineError as problem:
             return problem.message
