@@ -53,7 +53,7 @@ first_backup() {
     if ((count > 0)); then
         printf 'Backups: %s in %s\n' "$count" "$BACKUP_REPOSITORY"
         [[ -e $BACKUP_SIGNING_KEY ]] || printf '%s\n' \
-            "Nobody signs them: forged and removed backups would not be noticed. Look at what is there, then sign it:" \
+            "They are not signed: forged and removed backups would not be noticed. Check the list of backups, then sign them:" \
             "  .venv/bin/refbackup adopt --repo $(printf '%q' "$BACKUP_REPOSITORY")"
         return
     fi

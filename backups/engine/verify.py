@@ -131,7 +131,7 @@ def verify_backup(
 
 
 def changed_files(repository: Repository, backup: Backup, ctx: Context) -> list[Problem]:
-    """What ``SHA256SUMS`` tells of a backup without a key: files that are missing, or were changed after they were written.
+    """What ``SHA256SUMS`` shows without a key: files that are missing, or were changed after they were written.
 
     Nothing is recorded. Raises `EngineError`.
     """

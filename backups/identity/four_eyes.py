@@ -1,7 +1,7 @@
 """Four eyes: what one person requests, another approves. Off unless the setting ``BACKUPS_FOUR_EYES`` is true.
 
 Pages and REST pass each request of a subject below to `admit` before they act. One that nobody approved yet is kept with its
-reason; somebody else approves it in a session; then its author sends the same request again, once. The approval belongs to a
+reason; another person approves it in a session; then its author sends the same request again, once. The approval belongs to a
 hash of that request and of what it names, so another request, or the same for a backup, plan or channel that changed since, is
 refused. Permissions are checked again when it is sent. Commands are not held: who has a shell can change the database.
 """
@@ -107,7 +107,7 @@ def is_required() -> bool:
 
 
 def ask(actor: Actor, sent: Sent, reason: str) -> Approval:
-    """Keep a request until somebody else decides about it. Raises `UsageError` without a reason, or when too many wait."""
+    """Keep a request until another person decides about it. Raises `UsageError` without a reason, or when too many wait."""
     reason = _checked(reason)
     if sum(len(name) + len(value) for name, value in sent.content) > _LARGEST:
         raise UsageError("The request is too large to be kept for approval.", hint="Nothing was done. Divide it.")
@@ -135,7 +135,7 @@ def approve(actor: Actor, user: Any, row: Approval) -> None:
     """Approve a request. Raises `RestoreRefused` if the account may not, or the request is no longer waiting."""
     why = why_not(user, row)
     if why:
-        raise RestoreRefused(f"{why} Nothing was approved.", hint="Somebody else has to decide.")
+        raise RestoreRefused(f"{why} Nothing was approved.", hint="Another person has to decide.")
     _change(row, Approval.State.WAITING, state=Approval.State.APPROVED, **_decided(actor), expires=moments.now() + LASTS)
     _record(actor, "approval.approved", row, digest=row.digest)
 

@@ -125,7 +125,7 @@ def can_be_ended() -> bool:
 
 
 def are_restored() -> bool:
-    """Whether a restore of the accounts' database brings back sessions with it, those that were signed out too."""
+    """Whether a restore of the accounts' database also brings back sessions, including ones that were signed out."""
     if not apps.is_installed("django.contrib.sessions"):
         return False
     return router.db_for_write(apps.get_model("sessions", "Session")) == router.db_for_write(get_user_model())

@@ -60,7 +60,7 @@ class JobType(Generic[A]):
     - ``limit``: seconds after which it is stopped.
     - ``planned``: plans may have this type.
     - ``ready``: whether the project has what it needs. A default plan is made once it is.
-    - ``dangerous``: whether a job with these arguments deletes or changes what is there, so that a session must be confirmed
+    - ``dangerous``: whether a job with these arguments deletes or changes existing data, so that a session must be confirmed
       before one is queued (`identity.step_up`).
     - ``prepare`` and ``complete``: called before the command starts and before its end is recorded (`completion`). ``complete``
       is also called when the worker died, and must tolerate being called twice. Both may raise ``DatabaseError`` or

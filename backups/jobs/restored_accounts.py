@@ -93,7 +93,9 @@ def settle(work: Work, *, compared: bool = True) -> None:
     suspended = known_accounts.suspend_tokens(touched)
     ended = sessions.end_all() if touched or (may_differ and sessions.are_restored()) else 0
     if touched and not sessions.can_be_ended():
-        work.warn(f"Sessions are kept by {settings.SESSION_ENGINE}: whoever is signed in stays signed in. Empty it if you can.")
+        work.warn(
+            f"Sessions are kept by {settings.SESSION_ENGINE}: accounts that are signed in stay signed in. Empty it if you can."
+        )
     changes |= {
         "withheld": [one.as_json() for one in taken][: account_changes.MOST_LISTED],
         "regained": [one.as_json() for one in regained][: account_changes.MOST_LISTED],

@@ -247,6 +247,6 @@ def job_type(name: str) -> JobType[Any]:
 
 
 def is_dangerous(kind: str, arguments: Mapping[str, Any]) -> bool:
-    """Whether such a job deletes or changes what is there (`JobType.dangerous`). False for an unknown type."""
+    """Whether such a job deletes or changes existing data (`JobType.dangerous`). False for an unknown type."""
     found = job_types().get(kind)
     return found is not None and found.dangerous(arguments)

@@ -277,7 +277,7 @@ def _failing_channels(now: datetime) -> list[facts.FailingChannel]:
 
 
 def _approvals(now: datetime) -> Iterator[facts.OpenApproval]:
-    """The open requests, those that two people carried out in the last hour, and the emergencies of the last day."""
+    """The open requests, the ones carried out in the last hour, and the emergencies of the last day."""
     lately = Q(state__in=Approval.OPEN, expires__gt=now) | Q(used__gt=now - timedelta(hours=1))
     rows = Approval.objects.filter(lately | Q(emergency__gt=now - timedelta(days=1))).order_by()
     for row in sorted(rows[:_MOST_APPROVALS], key=lambda one: (one.asked, one.pk)):

@@ -28,7 +28,7 @@ def needs(*kinds: str) -> tuple[str, ...]:
 
 
 def is_dangerous(plan: Plan) -> bool:
-    """Whether the jobs of a plan delete or change what is there."""
+    """Whether the jobs of a plan delete or change existing data."""
     return types.is_dangerous(plan.kind, plan.arguments)
 
 

@@ -68,7 +68,7 @@ def with_collections(original: Path, target: Path, number: int, records: int = 5
 
 
 def steps_under_the_lock(path: Path, *, written: bool = False) -> int:
-    """Thousands of steps of SQLite's machine between lock and rest; *written*: somebody writes just before the lock."""
+    """Thousands of steps of SQLite's machine between lock and rest; *written*: an application writes just before the lock."""
     place = Directory("chroma", path)
     place.connect()
     try:

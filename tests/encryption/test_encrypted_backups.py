@@ -182,7 +182,7 @@ def test_nothing_is_encrypted_before_the_kit_is_read_back(encrypted):
 
 
 def test_no_backup_becomes_plain_because_the_key_is_lost(encrypted):
-    """Whoever removes what this host remembers, or its setting, does not make it store plain data."""
+    """Removing what this host remembers, or its setting, does not make it store plain data."""
     shutil.rmtree(encrypted.key.with_name("encryption_key.recipients"))
     with pytest.raises(KeyMissing, match="does not know for whom"):
         encrypted.back_up()
@@ -200,7 +200,7 @@ def test_what_this_host_remembers_must_be_readable(encrypted):
         _ = encrypted.keyring
 
 
-# Whoever writes to the repository
+# An attacker with write access to the repository
 
 
 def change_manifest(folder, **more):
@@ -378,7 +378,7 @@ def test_a_copy_made_before_a_rotation_opens_afterwards(encrypted):
 
 
 def test_a_planted_recipient_gets_no_key(encrypted):
-    """Whoever can write to the repository names a key of their own, and waits for the envelope to be written again."""
+    """An attacker adds a key to the envelope, and waits until the host rewrites it."""
     other = encrypted.folder / "other_key"
     make_identity(other)
     planted = public_of(read_identity(other), "evil")
@@ -396,7 +396,7 @@ def test_a_planted_recipient_gets_no_key(encrypted):
 
 
 def test_a_chain_of_somebody_else_is_not_continued(encrypted):
-    """A chain can be sealed to a public key by anyone: only those that this host began are continued."""
+    """A chain can be sealed to a public key by anyone: a host continues only its own."""
     other = encrypted.folder / "other/encryption_key"
     kit = encrypted.folder / "other.txt"
     switch_on(encrypted.repository, read_keyring(other, encrypted.place), kit, context())
@@ -440,7 +440,7 @@ def test_two_full_backups_of_a_host_that_is_no_recipient_in_one_process(encrypte
 
 
 def test_the_policy_is_read_when_the_lock_is_held(encrypted):
-    """A backup that waited must not encrypt for whom it was asked to before."""
+    """A backup that waited must not encrypt for recipients of an earlier policy."""
     waiting = encrypted.repository
     kit = encrypted.folder / "host/second.txt"
     rotate(encrypted.repository, encrypted.keyring, kit, context())

@@ -24,7 +24,7 @@ VECTORS = json.loads((ROOT / "docs/reference/encryption-vectors.json").read_text
 
 @pytest.fixture
 def program(encrypted):
-    """The script as somebody saves it from the kit."""
+    """The script, saved from the kit."""
     kit = encrypted.kit.read_text()
     path = encrypted.folder / "open_backup.py"
     path.write_text(kit.split("open_backup.py --------------------\n", 1)[1])

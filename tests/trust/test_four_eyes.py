@@ -77,7 +77,7 @@ def test_a_request_is_approved_by_another_and_used_once(empty_site, pair):
     assert carry_out(ada, asked).status_code == 409 and jobs() == 1, "once"
     actions = AuditEntry.objects.filter(action__startswith="approval.").order_by("number").values_list("action", "who")
     assert list(actions) == [("approval.asked", "ada"), ("approval.approved", "bob"), ("approval.used", "ada")]
-    # Two people who act between two looks of the worker are told of all the same
+    # Also when both people act between two looks of the worker
     kinds = {one.kind: one for one in observe(gathering.gather(timezone.now()))}
     assert kinds["approval_given"].text.startswith("bob approved for ada: ") and "approval_waits" not in kinds
 

@@ -1,4 +1,4 @@
-"""Conditions of signed evidence: what somebody changed in a repository without the key, and the key itself."""
+"""Conditions of signed evidence: changes to a repository without the key, and the key itself."""
 
 from collections.abc import Iterator
 
